@@ -1,0 +1,189 @@
+r"""Gaussian families over a task's latent $w_t$: one vector of $P$ weights for each of $C$ outputs.
+
+A classifier has one output per class, a regression model has one output; both are the same object
+here. Every family is stored by location $m$ and precision $\Lambda$, and offers the few operations
+that inference needs, batched over tasks:
+
+=======================  ==================================================================================
+in code                  on paper
+=======================  ==================================================================================
+`marginal(x)`            $\eta_{ic} = x_i^\top w_c \sim \mathcal N(x_i^\top m_c,\; x_i^\top \Lambda_c^{-1} x_i)$
+`gram(x, h)`             $\sum_i h_{ic}\, x_i x_i^\top$, in the family's own form
+`times(v)`, `solve(v)`   $\Lambda v$ and $\Lambda^{-1} v$
+`retract(G)`             $\Lambda + G + \tfrac12 G \Lambda^{-1} G$
+`kl(p)`                  $\mathrm{KL}(q \,\Vert\, p)$ in nats, summed over outputs
+=======================  ==================================================================================
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor
+
+__all__ = ["DiagonalGaussian", "FullGaussian", "Gaussian"]
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian(ABC):
+    r"""A Gaussian over weights, independent over outputs.
+
+    Args:
+        loc: location $m$, shape `(T, C, P)`.
+        precision: precision $\Lambda$, shape `(T, C, P)` (diagonal) or `(T, C, P, P)` (full).
+    """
+
+    loc: Tensor
+    precision: Tensor
+
+    def with_(self, loc: Tensor, precision: Tensor) -> Gaussian:
+        """Return a member of the same family with other parameters."""
+        return type(self)(loc, precision)
+
+    def expand(self, num_tasks: int, num_ways: int) -> Gaussian:
+        """Repeat parameters of shape `(P,)` or `(P, P)` over tasks and outputs, without copying."""
+        shape = (num_tasks, num_ways)
+        return self.with_(
+            self.loc.expand(*shape, *self.loc.shape), self.precision.expand(*shape, *self.precision.shape)
+        )
+
+    def __getitem__(self, index: slice) -> Gaussian:
+        """Choose tasks."""
+        return self.with_(self.loc[index], self.precision[index])
+
+    def marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return location and variance of the linear predictor, both of shape `(T, Q, C)`, for `x` `(T, Q, P)`."""
+        return torch.einsum("tqp,tcp->tqc", x, self.loc), self._variance(x)
+
+    @abstractmethod
+    def _variance(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def gram(self, x: Tensor, h: Tensor) -> Tensor:
+        r"""Return $\sum_i h_{ic} x_i x_i^\top$ in the shape of the precision; `x` `(T, Q, P)`, `h` `(T, Q, C)`."""
+
+    @abstractmethod
+    def times(self, v: Tensor) -> Tensor:
+        r"""Return $\Lambda v$ for `v` of shape `(T, C, P)`."""
+
+    @abstractmethod
+    def solve(self, v: Tensor) -> Tensor:
+        r"""Return $\Lambda^{-1} v$ for `v` of shape `(T, C, P)`."""
+
+    @abstractmethod
+    def retract(self, step: Tensor) -> Tensor:
+        r"""Return $\Lambda + G + \tfrac12 G \Lambda^{-1} G$, positive definite for every symmetric `step` $G$."""
+
+    @abstractmethod
+    def kl(self, other: Gaussian) -> Tensor:
+        r"""Return $\mathrm{KL}(q \Vert p)$ in nats, summed over outputs, shape `(T,)`."""
+
+    @abstractmethod
+    def distribution(self) -> TorchDistributionMixin:
+        """Return the Pyro distribution of batch shape `(T,)` and event shape `(C, P)`."""
+
+    @property
+    @abstractmethod
+    def scale(self) -> Tensor:
+        """Marginal standard deviations, shape `(T, C, P)`."""
+
+
+@dataclass(frozen=True, eq=False)
+class DiagonalGaussian(Gaussian):
+    r"""Independent weights: $w_{cp} \sim \mathcal N(m_{cp}, 1/\Lambda_{cp})$.
+
+    Examples:
+        >>> q = DiagonalGaussian(torch.ones(1, 1, 2), torch.full((1, 1, 2), 4.0))
+        >>> [v.item() for v in q.marginal(torch.ones(1, 1, 2))]
+        [2.0, 0.5]
+    """
+
+    def _variance(self, x: Tensor) -> Tensor:
+        return torch.einsum("tqp,tcp->tqc", x.square(), self.precision.reciprocal())
+
+    def gram(self, x: Tensor, h: Tensor) -> Tensor:
+        return torch.einsum("tqp,tqc->tcp", x.square(), h)
+
+    def times(self, v: Tensor) -> Tensor:
+        return self.precision * v
+
+    def solve(self, v: Tensor) -> Tensor:
+        return v / self.precision
+
+    def retract(self, step: Tensor) -> Tensor:
+        ratio = step / self.precision
+        return self.precision * (1 + ratio + ratio.square() / 2)
+
+    def kl(self, other: Gaussian) -> Tensor:
+        ratio = other.precision / self.precision
+        distance = other.precision * (self.loc - other.loc).square()
+        return ((ratio - 1 - ratio.log() + distance) / 2).sum((-2, -1))
+
+    def distribution(self) -> TorchDistributionMixin:
+        out: TorchDistributionMixin = dist.Normal(self.loc, self.scale).to_event(2)
+        return out
+
+    @property
+    def scale(self) -> Tensor:
+        return self.precision.rsqrt()
+
+
+@dataclass(frozen=True, eq=False)
+class FullGaussian(Gaussian):
+    r"""Correlated weights: $w_c \sim \mathcal N(m_c, \Lambda_c^{-1})$.
+
+    Examples:
+        >>> q = FullGaussian(torch.zeros(1, 1, 2), 2 * torch.eye(2).expand(1, 1, 2, 2))
+        >>> round(q.kl(FullGaussian(torch.ones(1, 1, 2), q.precision)).item(), 4)
+        2.0
+    """
+
+    def _factor(self) -> Tensor:
+        factor: Tensor = torch.linalg.cholesky(self.precision)
+        return factor
+
+    def _variance(self, x: Tensor) -> Tensor:
+        half: Tensor = torch.linalg.solve_triangular(self._factor(), x.mT.unsqueeze(1), upper=False)
+        return half.square().sum(-2).mT
+
+    def gram(self, x: Tensor, h: Tensor) -> Tensor:
+        return torch.einsum("tqp,tqc,tqr->tcpr", x, h, x)
+
+    def times(self, v: Tensor) -> Tensor:
+        return torch.einsum("tcpr,tcr->tcp", self.precision, v)
+
+    def solve(self, v: Tensor) -> Tensor:
+        return torch.cholesky_solve(v.unsqueeze(-1), self._factor()).squeeze(-1)
+
+    def retract(self, step: Tensor) -> Tensor:
+        half: Tensor = torch.linalg.solve_triangular(self._factor(), step, upper=False)
+        return self.precision + step + half.mT @ half / 2
+
+    def kl(self, other: Gaussian) -> Tensor:
+        mine, theirs = self._factor(), torch.linalg.cholesky(other.precision)
+        trace: Tensor = torch.linalg.solve_triangular(mine, theirs, upper=False).square().sum((-2, -1))
+        distance = (theirs.mT @ (self.loc - other.loc).unsqueeze(-1)).square().sum((-2, -1))
+        log_det = 2 * (_log_diag(mine) - _log_diag(theirs))
+        return ((trace - self.loc.shape[-1] + distance + log_det) / 2).sum(-1)
+
+    def covariance(self) -> Tensor:
+        r"""Return $\Lambda^{-1}$, shape `(T, C, P, P)`."""
+        out: Tensor = torch.cholesky_inverse(self._factor())
+        return out
+
+    def distribution(self) -> TorchDistributionMixin:
+        scale_tril = torch.linalg.cholesky(self.covariance())
+        out: TorchDistributionMixin = dist.MultivariateNormal(self.loc, scale_tril=scale_tril).to_event(1)
+        return out
+
+    @property
+    def scale(self) -> Tensor:
+        return self.covariance().diagonal(dim1=-2, dim2=-1).sqrt()
+
+
+def _log_diag(factor: Tensor) -> Tensor:
+    return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)

@@ -1,0 +1,116 @@
+r"""Refinement: $q_0 \to q_1 \to \dots \to q_K$ on the unlabelled queries.
+
+Step $k$ descends $F(q) = \sum_i \mathbb E_q[-\log p(y_i \mid \eta_i)] + \beta\,\mathrm{KL}(q \Vert p_\psi)$ along its
+natural gradient, with the synthetic $\xi$ in place of the gradient that would need the labels:
+
+$$ G_k = \sum_i \tfrac{1}{\varphi} \mathbb E[A''(\eta_i)]\, x_i x_i^\top + \beta\,(\Lambda_0 - \Lambda_k), \qquad
+   \Lambda_{k+1} = \Lambda_k + s_k G_k + \tfrac{s_k^2}{2} G_k \Lambda_k^{-1} G_k, $$
+
+$$ m_{k+1} = m_k - \rho_k \Lambda_{k+1}^{-1} \Big[ \sum_i \tfrac{1}{\varphi} x_i\, \xi_i
+   + \beta \kappa_k\, \Lambda_0 (m_k - \mu) \Big]. $$
+
+By the theorems of Bonnet and Price these are the gradients of $F$ with respect to the mean and the
+covariance; the second does not contain the labels, so only the first needs a synthetic gradient. The
+quadratic term keeps the precision positive definite for a step of any size and sign (Lin, Schmidt
+and Khan 2020, Handling the positive-definite constraint in the Bayesian learning rule).
+$\rho_k, \kappa_k, s_k$ are learned. $\kappa_k = s_k = 0$ and $\xi = 0$ at the start, so zero training
+means no refinement.
+
+This module never sees a label: its inputs are features and masks.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ebmeta.gaussian import Gaussian
+from ebmeta.likelihood import Likelihood
+from ebmeta.synthetic_gradient import QueryState, SyntheticGradient
+
+__all__ = ["Refiner"]
+
+
+class Refiner(nn.Module):
+    r"""K unrolled refinement steps with learned step sizes.
+
+    Args:
+        synthetic_gradient: the network $\xi$.
+        num_steps: number of steps in training, $K$.
+        step: initial size of the mean's step, $\rho_k$.
+
+    Raises:
+        ValueError: if `num_steps` is negative.
+    """
+
+    def __init__(self, synthetic_gradient: SyntheticGradient, num_steps: int, step: float = 1.0) -> None:
+        super().__init__()
+        if num_steps < 0:
+            raise ValueError(f"num_steps: expected 0 or more refinement steps, got {num_steps}")
+        self.synthetic_gradient = synthetic_gradient
+        self.num_steps = num_steps
+        self.log_step = nn.Parameter(torch.full((num_steps,), step).log())
+        self.prior_pull = nn.Parameter(torch.zeros(num_steps))
+        self.precision_step = nn.Parameter(torch.zeros(num_steps))
+
+    def forward(
+        self,
+        q: Gaussian,
+        prior: Gaussian,
+        likelihood: Likelihood,
+        query_x: Tensor,
+        query_mask: Tensor,
+        way_mask: Tensor,
+        beta: float,
+        num_steps: int | None = None,
+    ) -> list[Gaussian]:
+        r"""Return the whole path $q_0, \dots, q_K$.
+
+        Args:
+            q: $q_0$, shape `(T, C, P)`.
+            prior: $p_\psi$, shape `(T, C, P)`.
+            likelihood: $p(y \mid \eta)$.
+            query_x: features of the queries, shape `(T, Q, P)`.
+            query_mask: True where a query is real, shape `(T, Q)`.
+            way_mask: True where a class exists, shape `(T, C)`.
+            beta: information-bottleneck weight $\beta$.
+            num_steps: $K$; that of training by default. Steps beyond those trained repeat the last.
+
+        Returns:
+            $K + 1$ Gaussians, the initializer's first.
+
+        Raises:
+            ValueError: if `num_steps` is negative, or positive where none was trained.
+        """
+        steps = self.num_steps if num_steps is None else num_steps
+        if steps < 0:
+            raise ValueError(f"num_steps: expected 0 or more refinement steps, got {steps}")
+        if steps and not self.num_steps:
+            raise ValueError(f"num_steps: this model was built with no refinement steps, got {steps}")
+        path = [q]
+        x = query_x * query_mask.unsqueeze(-1)
+        for k in range(steps):
+            trained = min(k, self.num_steps - 1)
+            path.append(self._step(trained, path[-1], prior, likelihood, x, query_mask, way_mask, beta))
+        return path
+
+    def _step(
+        self,
+        k: int,
+        q: Gaussian,
+        prior: Gaussian,
+        likelihood: Likelihood,
+        x: Tensor,
+        query_mask: Tensor,
+        way_mask: Tensor,
+        beta: float,
+    ) -> Gaussian:
+        loc, var = q.marginal(x)
+        mean, curvature = likelihood.moments(loc, var, way_mask)
+        weight = query_mask.unsqueeze(-1) / likelihood.dispersion()
+        xi = self.synthetic_gradient(QueryState(q, x, loc, var, mean, query_mask, way_mask))
+        growth = q.gram(x, curvature * weight) + beta * (prior.precision - q.precision)
+        q_next = q.with_(q.loc, q.retract(self.precision_step[k] * growth))
+        slope = torch.einsum("tqp,tqc->tcp", x, xi * weight)
+        slope = slope + beta * self.prior_pull[k] * prior.times(q.loc - prior.loc)
+        return q.with_(q.loc - self.log_step[k].exp() * q_next.solve(slope), q_next.precision)

@@ -1,0 +1,201 @@
+r"""The synthetic gradient $\xi$: what the gradient of the query loss would be, were the labels known.
+
+For an exponential family the true gradient with respect to the linear predictor is
+$A'(\eta_i) - T(y_i)$ (over the dispersion). Its expectation given what is known is $A'(\eta_i) - r_i$
+with $r_i = \mathbb E[T(y_i) \mid \text{what is known}]$, so the residual form learns the *belief* $r$:
+
+- `ClassSyntheticGradient`: $r_i$ is a distribution over classes, from a network that commutes with
+  relabelling the classes and permuting the queries;
+- `RealSyntheticGradient`: $r_i$ is a predicted label, from the queries' mean features and $q$'s location;
+- `MLPSyntheticGradient`: the published form, a network of one query's logits, kept for comparison.
+
+Every one starts at $\xi = 0$, that is $r = A'(\eta)$: an untrained network changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ebmeta.gaussian import Gaussian
+from ebmeta.likelihood import NEVER
+
+__all__ = [
+    "ClassSyntheticGradient",
+    "ExchangeableLinear",
+    "MLPSyntheticGradient",
+    "QueryState",
+    "RealSyntheticGradient",
+    "SyntheticGradient",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class QueryState:
+    r"""What is known of the queries at one step of refinement: no labels.
+
+    Args:
+        q: the posterior so far, shape `(T, C, P)`.
+        x: query features $\phi(x^q)$, shape `(T, Q, P)`.
+        loc: location of $\eta$, shape `(T, Q, C)`.
+        var: variance of $\eta$, shape `(T, Q, C)`.
+        mean: $\mathbb E[A'(\eta)]$, shape `(T, Q, C)`.
+        query_mask: True where a query is real, shape `(T, Q)`.
+        way_mask: True where a class exists, shape `(T, C)`.
+    """
+
+    q: Gaussian
+    x: Tensor
+    loc: Tensor
+    var: Tensor
+    mean: Tensor
+    query_mask: Tensor
+    way_mask: Tensor
+
+
+class SyntheticGradient(nn.Module):
+    r"""Base class: a map from the state of the queries to $\xi$."""
+
+    def forward(self, state: QueryState) -> Tensor:
+        r"""Return $\xi$, shape `(T, Q, C)`: the stand-in for $A'(\eta) - T(y)$."""
+        raise NotImplementedError
+
+
+class ExchangeableLinear(nn.Module):
+    r"""A linear layer on a (query, class) table that commutes with permuting either axis.
+
+    $$ u_{ic} = W_1 h_{ic} + W_2 \bar h_{\cdot c} + W_3 \bar h_{i \cdot} + W_4 \bar h_{\cdot\cdot} + b $$
+
+    Means run over real entries only. Source: Hartford, Graham, Leyton-Brown and Ravanbakhsh 2018,
+    Deep models of interactions across sets.
+
+    Args:
+        inputs: features per cell.
+        outputs: features per cell after the layer.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.cell = nn.Linear(inputs, outputs)
+        self.by_class = nn.Linear(inputs, outputs, bias=False)
+        self.by_query = nn.Linear(inputs, outputs, bias=False)
+        self.overall = nn.Linear(inputs, outputs, bias=False)
+
+    def forward(self, h: Tensor, query_weight: Tensor, way_weight: Tensor) -> Tensor:
+        """Return the table, shape `(T, Q, C, outputs)`.
+
+        Args:
+            h: the table, shape `(T, Q, C, inputs)`.
+            query_weight: 1/Q for real queries and 0 else, shape `(T, Q)`.
+            way_weight: 1/C for real classes and 0 else, shape `(T, C)`.
+        """
+        over_queries = torch.einsum("tqcf,tq->tcf", h, query_weight)
+        over_ways = torch.einsum("tqcf,tc->tqf", h, way_weight)
+        over_both = torch.einsum("tcf,tc->tf", over_queries, way_weight)
+        out: Tensor = self.cell(h)
+        out = out + self.by_class(over_queries).unsqueeze(1)
+        out = out + self.by_query(over_ways).unsqueeze(2) + self.overall(over_both)[:, None, None]
+        return out
+
+
+class ClassSyntheticGradient(SyntheticGradient):
+    r"""$\xi_i = p_i - r_i$ with $r_i = \mathrm{softmax}(\log p_i + g_i)$ and $g$ an exchangeable network.
+
+    $g$ sees, for each (query, class) cell: $\log p$, $p$, the logit centred over classes, and the
+    log variance of the logit. Three layers; the means over queries and classes inside each layer
+    carry the context (how many queries a class has claimed, how sure the others are).
+
+    Args:
+        width: hidden features per cell.
+        depth: exchangeable layers.
+    """
+
+    def __init__(self, width: int = 32, depth: int = 2) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(ExchangeableLinear(width if k else 4, width) for k in range(depth))
+        self.readout = nn.Linear(width, 1)
+        nn.init.zeros_(self.readout.weight)
+        nn.init.zeros_(self.readout.bias)
+
+    def belief(self, state: QueryState) -> Tensor:
+        r"""Return $r$, the inferred class distribution of each query, shape `(T, Q, C)`."""
+        mask = state.way_mask.unsqueeze(1)
+        ways = mask.sum(-1, keepdim=True)
+        log_p = state.mean.clamp(min=1e-12).log()
+        loc = state.loc.masked_fill(~mask, 0.0)
+        centred = loc - loc.sum(-1, keepdim=True) / ways
+        h = torch.stack([log_p / 3, state.mean, centred / 5, state.var.clamp(min=1e-12).log()], -1)
+        h = h.masked_fill(~mask.unsqueeze(-1), 0.0)
+        query_weight = state.query_mask / state.query_mask.sum(1, keepdim=True)
+        way_weight = state.way_mask / state.way_mask.sum(1, keepdim=True)
+        query_weight, way_weight = query_weight.to(h.dtype), way_weight.to(h.dtype)
+        for layer in self.layers:
+            h = nn.functional.silu(layer(h, query_weight, way_weight))
+        logits = log_p + self.readout(h).squeeze(-1)
+        return torch.softmax(logits.masked_fill(~mask, NEVER), -1)
+
+    def forward(self, state: QueryState) -> Tensor:
+        return state.mean - self.belief(state)
+
+
+class RealSyntheticGradient(SyntheticGradient):
+    r"""$\xi_i = \eta_i - r_i$ with a predicted label $r_i = \eta_i + \phi(x_i)^\top \delta$.
+
+    $$ \delta = M u + g(u), \qquad u = [\bar x; \overline{x^2}; m] $$
+
+    The shift $\delta$ of the weights is a function of the queries' mean features and of $q$'s location:
+    where inputs carry information on $w$, it is in their distribution. The linear part suffices for a
+    linear-Gaussian world (theory: "What refinement targets"); a small network adds the rest.
+
+    Args:
+        num_weights: weights per output, $P$.
+        width: hidden units of the network.
+    """
+
+    def __init__(self, num_weights: int, width: int = 32) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3 * num_weights, num_weights)
+        self.hidden = nn.Linear(3 * num_weights, width)
+        self.readout = nn.Linear(width, num_weights)
+        for layer in (self.linear, self.readout):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, state: QueryState) -> Tensor:
+        weight = state.query_mask / state.query_mask.sum(1, keepdim=True)
+        weight = weight.to(state.x.dtype)
+        first = torch.einsum("tqp,tq->tp", state.x, weight).unsqueeze(1).expand_as(state.q.loc)
+        second = torch.einsum("tqp,tq->tp", state.x.square(), weight).unsqueeze(1).expand_as(state.q.loc)
+        context = torch.cat([first, second, state.q.loc], -1)
+        shift = self.linear(context) + self.readout(nn.functional.silu(self.hidden(context)))
+        return -torch.einsum("tqp,tcp->tqc", state.x, shift)
+
+
+class MLPSyntheticGradient(SyntheticGradient):
+    r"""The published form: $\xi_i = \mathrm{MLP}(\eta_i)$, one query at a time, for a fixed number of classes.
+
+    Neither equivariant to relabelling nor defined for another number of classes.
+    Source: Hu et al. 2020, Empirical Bayes transductive meta-learning with synthetic gradients.
+
+    Args:
+        n_way: the number of classes of every task.
+    """
+
+    def __init__(self, n_way: int) -> None:
+        super().__init__()
+        self.n_way = n_way
+        self.net = nn.Sequential(nn.Linear(n_way, 8 * n_way), nn.ReLU(), nn.Linear(8 * n_way, 8 * n_way), nn.ReLU())
+        self.readout = nn.Linear(8 * n_way, n_way)
+        nn.init.zeros_(self.readout.weight)
+        nn.init.zeros_(self.readout.bias)
+
+    def forward(self, state: QueryState) -> Tensor:
+        if state.loc.shape[-1] != self.n_way or not bool(state.way_mask.all()):
+            raise ValueError(
+                f"the per-query network was built for {self.n_way} classes in every task, "
+                f"got {sorted(set(state.way_mask.sum(1).tolist()))}"
+            )
+        out: Tensor = self.readout(self.net(state.loc))
+        return out

@@ -1,0 +1,244 @@
+r"""Tasks: a few labelled examples (support) and unlabelled inputs (query), many of them at a time.
+
+Tasks are ragged: each has its own number of classes (ways), support points and queries. A
+`TaskBatch` holds them as padded tensors with boolean masks, so that every later stage works on
+all tasks at once and never loops over them.
+
+========================  =======================================  =========================================
+on paper                  in code                                  shape
+========================  =======================================  =========================================
+$x^s_{ti}$, $y^s_{ti}$    `support_x`, `support_y`, `support_mask`  `(T, S, ...)`, `(T, S)`, `(T, S)`
+$x^q_{ti}$, $y^q_{ti}$    `query_x`, `query_y`, `query_mask`        `(T, Q, ...)`, `(T, Q)`, `(T, Q)`
+classes of task $t$       `way_mask`                               `(T, C)`; `C = 1` for real-valued labels
+========================  =======================================  =========================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+__all__ = ["TaskBatch"]
+
+
+def _pad(rows: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
+    """Stack tensors of unequal first dimension; also return the mask of what is real."""
+    first = rows[0]
+    out = first.new_zeros((len(rows), length, *first.shape[1:]))
+    mask = torch.zeros((len(rows), length), dtype=torch.bool)
+    for t, row in enumerate(rows):
+        out[t, : len(row)] = row
+        mask[t, : len(row)] = True
+    return out, mask
+
+
+def _check_finite(name: str, x: Tensor, mask: Tensor) -> None:
+    bad = ~torch.isfinite(x.flatten(2)).all(-1) & mask if x.dim() > 2 else ~torch.isfinite(x) & mask
+    if bool(bad.any()):
+        t, i = (int(v) for v in bad.nonzero()[0])
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity at task {t}, row {i}")
+
+
+@dataclass(frozen=True, eq=False)
+class TaskBatch:
+    """Ragged tasks as padded tensors with masks.
+
+    Args:
+        support_x: support inputs $x^s$, shape `(T, S, ...)`.
+        support_y: support labels $y^s$, shape `(T, S)`; integers below the number of ways, or reals.
+        query_x: query inputs $x^q$, shape `(T, Q, ...)`.
+        query_y: query labels $y^q$, shape `(T, Q)`, or None where they are unknown.
+        support_mask: True where a support row is real, shape `(T, S)`; all True by default.
+        query_mask: True where a query row is real, shape `(T, Q)`; all True by default.
+        way_mask: True where a class exists, shape `(T, C)`. By default `C` is one more than the
+            largest integer label, and 1 for real-valued labels.
+
+    Raises:
+        ValueError: if shapes do not match, a number is not finite, a label is no class of its task,
+            or a task has no query.
+
+    Examples:
+        >>> batch = TaskBatch(torch.zeros(2, 5, 3), torch.arange(5).expand(2, 5), torch.zeros(2, 7, 3))
+        >>> batch
+        TaskBatch(tasks=2, ways<=5, support<=5, queries<=7, features=(3,), unlabelled)
+    """
+
+    support_x: Tensor
+    support_y: Tensor
+    query_x: Tensor
+    query_y: Tensor | None = None
+    support_mask: Tensor = None  # type: ignore[assignment]  # filled in __post_init__
+    query_mask: Tensor = None  # type: ignore[assignment]
+    way_mask: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.support_x.dim() < 3 or self.query_x.dim() < 3:
+            raise ValueError(
+                "support_x and query_x: expected shapes (tasks, rows, features...), got "
+                f"{tuple(self.support_x.shape)} and {tuple(self.query_x.shape)}"
+            )
+        missing = {name for name in ("support_mask", "query_mask", "way_mask") if getattr(self, name) is None}
+        for name, x in (("support_mask", self.support_x), ("query_mask", self.query_x)):
+            if name in missing:
+                object.__setattr__(self, name, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
+        if "way_mask" in missing:
+            ways = 1
+            if not self.support_y.is_floating_point():
+                labels = [self.support_y] if self.query_y is None else [self.support_y, self.query_y]
+                ways = 1 + max((int(y.max()) for y in labels if y.numel()), default=0)
+            mask = torch.ones(len(self.support_x), ways, dtype=torch.bool, device=self.support_x.device)
+            object.__setattr__(self, "way_mask", mask)
+        self._validate()
+
+    def _validate(self) -> None:
+        tasks, support, queries = len(self.support_x), self.support_x.shape[1], self.query_x.shape[1]
+        expected = {
+            "support_y": (tasks, support),
+            "support_mask": (tasks, support),
+            "query_x": (tasks, queries, *self.support_x.shape[2:]),
+            "query_mask": (tasks, queries),
+            "way_mask": (tasks, self.way_mask.shape[-1]),
+        }
+        if self.query_y is not None:
+            expected["query_y"] = (tasks, queries)
+        for name, shape in expected.items():
+            got = tuple(getattr(self, name).shape)
+            if got != shape:
+                raise ValueError(f"{name}: expected shape {shape} to match support_x, got {got}")
+        if tasks == 0:
+            raise ValueError("expected at least one task, got 0")
+        if not bool(self.query_mask.any(1).all()):
+            t = int((~self.query_mask.any(1)).nonzero()[0])
+            raise ValueError(f"query_x: expected at least one query per task, got none in task {t}")
+        _check_finite("support_x", self.support_x, self.support_mask)
+        _check_finite("query_x", self.query_x, self.query_mask)
+        for name, y, mask in (
+            ("support_y", self.support_y, self.support_mask),
+            ("query_y", self.query_y, self.query_mask),
+        ):
+            if y is None:
+                continue
+            if y.is_floating_point():
+                _check_finite(name, y, mask)
+                continue
+            ways = self.way_mask.sum(1, keepdim=True)
+            bad = ((y < 0) | (y >= ways)) & mask
+            if bool(bad.any()):
+                t, i = (int(v) for v in bad.nonzero()[0])
+                raise ValueError(
+                    f"{name}: expected labels from 0 to {int(ways[t]) - 1} in task {t}, got {int(y[t, i])} at row {i}"
+                )
+
+    @classmethod
+    def from_tasks(
+        cls,
+        support_x: Sequence[Tensor],
+        support_y: Sequence[Tensor],
+        query_x: Sequence[Tensor],
+        query_y: Sequence[Tensor] | None = None,
+        num_ways: Sequence[int] | None = None,
+    ) -> TaskBatch:
+        """Collate unpadded tasks, one entry of each list a task.
+
+        Args:
+            support_x: inputs, each of shape `(S_t, ...)`.
+            support_y: labels, each of shape `(S_t,)`.
+            query_x: inputs, each of shape `(Q_t, ...)`.
+            query_y: labels, each of shape `(Q_t,)`, or None.
+            num_ways: number of classes of each task; default from the labels (1 if real-valued).
+
+        Returns:
+            The tasks, padded to the largest.
+
+        Raises:
+            ValueError: if the lists differ in length, or as for the constructor.
+        """
+        lengths = {len(support_x), len(support_y), len(query_x)}
+        lengths |= {len(v) for v in (query_y, num_ways) if v is not None}
+        if len(lengths) != 1 or not support_x:
+            raise ValueError(f"expected lists of one equal, positive length, got lengths {sorted(lengths)}")
+        for name, xs, ys in (("support", support_x, support_y), ("query", query_x, query_y)):
+            for t, (x, y) in enumerate(zip(xs, ys or xs, strict=True)):
+                if len(x) != len(y):
+                    raise ValueError(f"{name}_y: expected {len(x)} labels in task {t}, got {len(y)}")
+        sx, support_mask = _pad(support_x, max(map(len, support_x)))
+        sy, _ = _pad(support_y, sx.shape[1])
+        qx, query_mask = _pad(query_x, max(map(len, query_x)))
+        qy = None if query_y is None else _pad(query_y, qx.shape[1])[0]
+        if num_ways is None:
+            if sy.is_floating_point():
+                num_ways = [1] * len(sx)
+            else:
+                last = [sy] if qy is None else [sy, qy]
+                num_ways = [1 + max(int(y[t].max()) for y in last if y.shape[1]) for t in range(len(sx))]
+        ways = torch.as_tensor(list(num_ways))
+        way_mask = torch.arange(int(ways.max())) < ways[:, None]
+        return cls(sx, sy, qx, qy, support_mask, query_mask, way_mask)
+
+    @property
+    def num_tasks(self) -> int:
+        """Number of tasks, $T$."""
+        return len(self.support_x)
+
+    @property
+    def num_queries(self) -> Tensor:
+        """Number of real queries of each task, $Q_t$, shape `(T,)`."""
+        return self.query_mask.sum(1)
+
+    def _map(self, f: Callable[[Tensor], Tensor]) -> TaskBatch:
+        values = {k.name: getattr(self, k.name) for k in fields(self)}
+        new = object.__new__(TaskBatch)
+        for name, v in values.items():
+            object.__setattr__(new, name, None if v is None else f(v))
+        return new
+
+    def to(self, target: torch.device | str | torch.dtype) -> TaskBatch:
+        """Move to a device, or change the floating-point type.
+
+        Args:
+            target: a device or a floating-point `torch.dtype`.
+
+        Returns:
+            The same tasks there; integer labels and masks keep their type.
+        """
+        if isinstance(target, torch.dtype):
+            return self._map(lambda v: v.to(target) if v.is_floating_point() else v)
+        return self._map(lambda v: v.to(target))
+
+    def __getitem__(self, index: slice | Tensor | Sequence[int]) -> TaskBatch:
+        """Choose tasks by slice, mask or list of indices; padding stays as it is."""
+        return self._map(lambda v: v[index])
+
+    def __len__(self) -> int:
+        return self.num_tasks
+
+    def unlabelled(self) -> TaskBatch:
+        """Return the same tasks without query labels: all that inference may see."""
+        return replace(self, query_y=None)
+
+    def pooled(self) -> TaskBatch:
+        r"""Return tasks whose support *and* query are all labelled rows.
+
+        Conditioned on all labels, $q_0$ approximates $p(w \mid \text{all data})$ and the Gibbs
+        objective becomes the evidence lower bound of all data, which is tight where $q_0$ is exact.
+
+        Raises:
+            ValueError: if the query labels are absent.
+        """
+        if self.query_y is None:
+            raise ValueError("pooled: expected query labels, got unlabelled tasks")
+        x = torch.cat([self.support_x, self.query_x], 1)
+        y = torch.cat([self.support_y, self.query_y], 1)
+        mask = torch.cat([self.support_mask, self.query_mask], 1)
+        return replace(self, support_x=x, support_y=y, support_mask=mask, query_x=x, query_y=y, query_mask=mask)
+
+    def __repr__(self) -> str:
+        return (
+            f"TaskBatch(tasks={self.num_tasks}, ways<={self.way_mask.shape[1]}, "
+            f"support<={self.support_x.shape[1]}, queries<={self.query_x.shape[1]}, "
+            f"features={tuple(self.support_x.shape[2:])}, "
+            f"{'un' if self.query_y is None else ''}labelled)"
+        )
