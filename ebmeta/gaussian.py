@@ -166,9 +166,10 @@ class FullGaussian(Gaussian):
     def kl(self, other: Gaussian) -> Tensor:
         mine, theirs = self._factor(), torch.linalg.cholesky(other.precision)
         trace: Tensor = torch.linalg.solve_triangular(mine, theirs, upper=False).square().sum((-2, -1))
-        distance = (theirs.mT @ (self.loc - other.loc).unsqueeze(-1)).square().sum((-2, -1))
+        distance: Tensor = (theirs.mT @ (self.loc - other.loc).unsqueeze(-1)).square().sum((-2, -1))
         log_det = 2 * (_log_diag(mine) - _log_diag(theirs))
-        return ((trace - self.loc.shape[-1] + distance + log_det) / 2).sum(-1)
+        out: Tensor = ((trace - self.loc.shape[-1] + distance + log_det) / 2).sum(-1)
+        return out
 
     def covariance(self) -> Tensor:
         r"""Return $\Lambda^{-1}$, shape `(T, C, P, P)`."""

@@ -18,7 +18,7 @@ from sklearn.utils.multiclass import type_of_target
 
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["EpisodeSampler", "GroupSampler", "TaskSampler", "class_codes"]
+__all__ = ["EpisodeSampler", "GroupSampler", "TaskSampler", "class_codes", "generator"]
 
 Range = int | tuple[int, int]
 Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -39,7 +39,8 @@ def _range(name: str, value: Range, least: int) -> tuple[int, int]:
     return int(low), int(high)
 
 
-def _generator(seed: int, index: int) -> np.random.Generator:
+def generator(seed: int, index: int) -> np.random.Generator:
+    """Return the random generator of batch `index`: the same for equal (seed, index), everywhere."""
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index: expected non-negative integers, got {seed} and {index}")
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, index))))
@@ -147,7 +148,7 @@ class EpisodeSampler:
                 f"y: expected at least n_shot + n_query = {need} rows of every class, got "
                 f"{len(self._members[smallest])} of class {self.classes[smallest]!r}"
             )
-        _generator(seed, 0)
+        generator(seed, 0)
 
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
         """Draw batch number `index`, a pure function of (seed, index).
@@ -164,7 +165,7 @@ class EpisodeSampler:
         """
         if num_tasks < 1:
             raise ValueError(f"num_tasks: expected at least 1, got {num_tasks}")
-        rng = _generator(self.seed, index)
+        rng = generator(self.seed, index)
         rows: list[tuple[np.ndarray, np.ndarray]] = []
         labels: list[tuple[np.ndarray, np.ndarray]] = []
         ways: list[int] = []
@@ -252,7 +253,7 @@ class GroupSampler:
                 f"groups: expected at least n_support + 1 = {self.n_support[1] + 1} rows in every group, got "
                 f"{len(self._members[smallest])} in group {self.groups[smallest]!r}"
             )
-        _generator(seed, 0)
+        generator(seed, 0)
 
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
         """Draw batch number `index`: groups without replacement, while there are enough.
@@ -269,7 +270,7 @@ class GroupSampler:
         """
         if num_tasks < 1:
             raise ValueError(f"num_tasks: expected at least 1, got {num_tasks}")
-        rng = _generator(self.seed, index)
+        rng = generator(self.seed, index)
         total = len(self._members)
         chosen = rng.choice(total, num_tasks, replace=num_tasks > total)
         rows = []

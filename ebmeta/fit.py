@@ -1,0 +1,346 @@
+r"""Training: stochastic variational inference over batches of tasks.
+
+$$ \min_{\psi, \lambda, \xi, \rho, \kappa, s} \frac{1}{\sum_t Q_t} \sum_t \mathcal L_t \quad \text{(nats per query)} $$
+
+by Adam with a linear warm-up and a cosine decay. Iteration $n$ is a pure function of the parameters,
+the seed and $n$: batch, draws and learning rate depend on nothing else, so a run that was killed
+continues from its checkpoint to the same parameters, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from tqdm import tqdm
+
+from ebmeta.model import EmpiricalBayes
+from ebmeta.objective import Kind, Objective, Terms
+from ebmeta.persist import read_tensors, write_tensors
+from ebmeta.sampling import TaskSampler
+from ebmeta.tasks import TaskBatch
+
+__all__ = ["FitResult", "fit", "resolve_device"]
+
+WARM_UP = 0.1
+CLIP = 5.0
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What training did.
+
+    Args:
+        model: the trained model: the one given, at its best validation where there was one.
+        history: every term of the objective. Over `iteration` and refinement `step`: `nll` (nats per
+            query), `kl` (nats per task); over `iteration`: `loss` (nats per query), `learning_rate`.
+            With validation, the same terms over `validation_iteration` as `validation_nll`,
+            `validation_kl` and `validation_loss`.
+        best_iteration: iterations after which the returned parameters were reached.
+        stopped_early: whether validation ended the run.
+        seconds: wall time of this call.
+    """
+
+    model: EmpiricalBayes
+    history: xr.Dataset
+    best_iteration: int
+    stopped_early: bool
+    seconds: float
+
+
+@dataclass
+class _State:
+    """All that changes during training, and its way to and from a file."""
+
+    model: EmpiricalBayes
+    optimizer: torch.optim.Adam
+    settings: dict[str, Any]
+    iteration: int = 0
+    best_loss: float = math.inf
+    best_iteration: int = 0
+    stale: int = 0
+    stopped: bool = False
+    best: dict[str, Tensor] = field(default_factory=dict)
+    rows: dict[str, list[np.ndarray]] = field(default_factory=dict)
+
+    def record(self, **values: Any) -> None:
+        for name, value in values.items():
+            self.rows.setdefault(name, []).append(np.asarray(value, dtype=np.float64))
+
+    def save(self, path: Path) -> None:
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.items()}
+        for i, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{i}.{k}": v for k, v in slots.items()}
+        tensors |= {f"rows.{k}": torch.from_numpy(np.stack(v)) for k, v in self.rows.items()}
+        keys = ("iteration", "best_loss", "best_iteration", "stale", "stopped")
+        write_tensors(path, tensors, {"settings": self.settings, **{k: getattr(self, k) for k in keys}})
+
+    def load(self, path: Path) -> None:
+        tensors, header = read_tensors(path)
+        theirs = header.get("settings", {})
+        for name, mine in self.settings.items():
+            if theirs.get(name) != mine:
+                raise ValueError(
+                    f"{path}: expected a checkpoint of a run with {name}={mine}, got {theirs.get(name)}; "
+                    "continue that run with its own arguments, or choose another file"
+                )
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "adam": {}, "rows": {}}
+        for name, tensor in tensors.items():
+            group, _, rest = name.partition(".")
+            groups[group][rest] = tensor
+        try:
+            self.model.load_state_dict(groups["model"])
+        except RuntimeError as error:
+            raise ValueError(
+                f"{path}: expected a checkpoint of this model, got: {' '.join(str(error).split())}"
+            ) from None
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in groups["adam"].items():
+            index, _, slot = name.partition(".")
+            slots.setdefault(int(index), {})[slot] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
+        self.best = groups["best"]
+        self.rows = {k: list(v.numpy()) for k, v in groups["rows"].items()}
+        for name in ("iteration", "best_loss", "best_iteration", "stale", "stopped"):
+            setattr(self, name, header[name])
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Turn "auto" into a CUDA device where there is one and the CPU elsewhere.
+
+    Raises:
+        ValueError: if the device is unknown or not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device: expected 'auto', 'cpu' or 'cuda', got {device!r}") from None
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: expected a device of this machine, got {device!r} but no CUDA device is visible")
+    return resolved
+
+
+def _learning_rate(iteration: int, total: int, peak: float) -> float:
+    warm = max(1, int(WARM_UP * total))
+    if iteration < warm:
+        return peak * (iteration + 1) / warm
+    return peak * 0.5 * (1 + math.cos(math.pi * (iteration - warm) / max(1, total - warm)))
+
+
+def _seeded(seed: int, stream: int, index: int, device: torch.device) -> Any:
+    """Context in which torch's generators depend on (seed, stream, index) alone."""
+    key = int(np.random.SeedSequence((seed, stream, index)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    context = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+    class Seeded:
+        def __enter__(self) -> None:
+            context.__enter__()
+            torch.manual_seed(key)
+
+        def __exit__(self, *info: Any) -> None:
+            context.__exit__(*info)
+
+    return Seeded()
+
+
+def fit(
+    model: EmpiricalBayes,
+    tasks: TaskSampler,
+    num_iterations: int = 3000,
+    batch_size: int = 16,
+    *,
+    validation: TaskSampler | None = None,
+    objective: Kind | Objective = "predictive",
+    learning_rate: float = 5e-3,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    validate_every: int = 250,
+    validation_tasks: int = 256,
+    patience: int | None = 6,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 100,
+    progress: bool = True,
+) -> FitResult:
+    """Train a model on a stream of tasks, in place.
+
+    Args:
+        model: the model; it comes back on the device where it was.
+        tasks: source of training tasks; iteration n uses its batch number n.
+        num_iterations: optimiser steps.
+        batch_size: tasks per step, $T$.
+        validation: source of validation tasks (of other classes or groups). With it, the parameters of
+            the lowest validation loss are kept, and the run ends after `patience` validations without
+            a lower one.
+        objective: "predictive", "gibbs", "evidence", or an `Objective`.
+        learning_rate: Adam's peak learning rate.
+        seed: seed of the objective's draws (the tasks have their sampler's own).
+        device: "auto", "cpu", "cuda" or a `torch.device`.
+        validate_every: iterations between validations.
+        validation_tasks: tasks per validation, the same every time.
+        patience: validations without improvement before stopping, or None to never stop early.
+        checkpoint: file to which the whole state goes, and from which a run continues where it exists.
+        checkpoint_every: iterations between checkpoints.
+        progress: show a progress bar.
+
+    Returns:
+        The trained model and the history of every term.
+
+    Raises:
+        ValueError: if an argument is out of range, the tasks do not fit the model, the checkpoint is
+            of another run, or the loss stops being finite.
+        OSError: if the checkpoint cannot be written.
+    """
+    started = time.perf_counter()
+    counts = {
+        "num_iterations": num_iterations,
+        "batch_size": batch_size,
+        "validate_every": validate_every,
+        "validation_tasks": validation_tasks,
+        "checkpoint_every": checkpoint_every,
+        "patience": 1 if patience is None else patience,
+    }
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name}: expected at least 1, got {count}")
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate: expected a finite number above 0, got {learning_rate}")
+    if seed < 0:
+        raise ValueError(f"seed: expected a non-negative integer, got {seed}")
+    goal = objective if isinstance(objective, Objective) else Objective(objective)
+    place, home = resolve_device(device), next(model.parameters()).device
+    dtype = next(model.parameters()).dtype
+
+    model.to(place).train()
+    optimizer = torch.optim.Adam(list(model.trainable()), lr=learning_rate)
+    settings = {
+        **{k: counts[k] for k in ("num_iterations", "batch_size", "validate_every", "validation_tasks")},
+        "objective": [goal.kind, goal.num_draws, goal.anytime],
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "patience": patience,
+        "validation": validation is not None,
+    }
+    state = _State(model, optimizer, settings)
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and path.exists():
+        state.load(path)
+    elif model.predictor.center is not None and not bool(model.predictor.center.any()):
+        first = tasks.sample(batch_size, 0).to(place).to(dtype)
+        model.predictor.center_on(first.query_x, first.query_mask)
+
+    bar = tqdm(total=num_iterations, initial=state.iteration, desc="fit", unit="it", disable=not progress)
+    try:
+        while state.iteration < num_iterations and not state.stopped:
+            n = state.iteration
+            batch = tasks.sample(batch_size, n).to(place).to(dtype)
+            rate = _learning_rate(n, num_iterations, learning_rate)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            with _seeded(seed, 0, n, place):
+                terms = goal.terms(model, batch)
+            queries = terms.num_queries.sum()
+            loss = goal.total(terms) / queries
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.trainable(), CLIP)
+            if not math.isfinite(value := loss.item()):
+                raise ValueError(
+                    f"the loss became {value} at iteration {n}; expected finite: lower learning_rate "
+                    f"({learning_rate}), or bring the inputs to unit scale"
+                )
+            optimizer.step()
+            state.iteration = n + 1
+            state.record(loss=value, learning_rate=rate, **_means(terms))
+            if validation is not None and state.iteration % validate_every == 0:
+                _validate(state, goal, validation, validation_tasks, seed, place, dtype, patience)
+            bar.update()
+            if n % 20 == 0:
+                bar.set_postfix(nll=f"{state.rows['nll'][-1][-1]:.3f}", refresh=False)
+            done = state.iteration == num_iterations or state.stopped
+            if path is not None and (state.iteration % checkpoint_every == 0 or done):
+                state.save(path)
+    finally:
+        bar.close()
+        model.to(home)
+    best_iteration = state.iteration
+    if state.best:
+        model.load_state_dict(state.best)
+        best_iteration = state.best_iteration
+    model.eval()
+    history = _history(state, validate_every)
+    return FitResult(model, history, best_iteration, state.stopped, time.perf_counter() - started)
+
+
+def _means(terms: Terms) -> dict[str, np.ndarray]:
+    nll = terms.nll.detach().sum(1) / terms.num_queries.sum()
+    return {"nll": nll.cpu().numpy(), "kl": terms.kl.detach().mean(1).cpu().numpy()}
+
+
+def _validate(
+    state: _State,
+    goal: Objective,
+    validation: TaskSampler,
+    num_tasks: int,
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    patience: int | None,
+) -> None:
+    """Score the fixed validation tasks; keep the best parameters; decide whether to stop."""
+    model = state.model
+    model.eval()
+    parts: list[Terms] = []
+    with torch.no_grad():
+        for index, start in enumerate(range(0, num_tasks, 64)):
+            batch: TaskBatch = validation.sample(min(64, num_tasks - start), index).to(device).to(dtype)
+            with _seeded(seed, 1, index, device):
+                parts.append(goal.terms(model, batch))
+    model.train()
+    terms = Terms(
+        torch.cat([p.nll for p in parts], 1),
+        torch.cat([p.kl for p in parts], 1),
+        torch.cat([p.num_queries for p in parts]),
+        parts[0].beta,
+    )
+    means = _means(terms)
+    # The last step's NLL is what users get; for "evidence" the bound itself is the score.
+    score = (terms.loss if goal.kind == "evidence" else terms.nll)[-1].sum() / terms.num_queries.sum()
+    state.record(
+        validation_loss=(goal.total(terms) / terms.num_queries.sum()).item(),
+        validation_nll=means["nll"],
+        validation_kl=means["kl"],
+    )
+    if score.item() < state.best_loss:
+        state.best_loss, state.best_iteration, state.stale = score.item(), state.iteration, 0
+        state.best = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+    else:
+        state.stale += 1
+        state.stopped = patience is not None and state.stale >= patience
+
+
+def _history(state: _State, validate_every: int) -> xr.Dataset:
+    units = {"loss": "nats per query", "nll": "nats per query", "kl": "nats per task", "learning_rate": "1"}
+    variables = {}
+    for name, rows in state.rows.items():
+        time_dim = "validation_iteration" if name.startswith("validation_") else "iteration"
+        values = np.stack(rows)
+        dims = (time_dim, "step") if values.ndim == 2 else (time_dim,)
+        variables[name] = (dims, values, {"units": units[name.removeprefix("validation_")]})
+    data = xr.Dataset(variables)
+    coords = {"iteration": np.arange(1, state.iteration + 1)}
+    if "step" in data.dims:
+        coords["step"] = np.arange(data.sizes["step"])
+    if "validation_iteration" in data.dims:
+        coords["validation_iteration"] = validate_every * np.arange(1, data.sizes["validation_iteration"] + 1)
+    return data.assign_coords(coords)

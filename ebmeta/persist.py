@@ -1,0 +1,149 @@
+"""Saving and loading: tensors by safetensors, everything else by JSON; no pickle.
+
+A model folder holds `model.safetensors` (parameters and buffers) and `config.json` (the arguments that
+rebuild the model, and the version of this format). Files are replaced whole, so an interrupted write
+leaves the old ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from ebmeta.model import EmpiricalBayes
+
+__all__ = ["load", "read_tensors", "save", "write_tensors"]
+
+FORMAT_VERSION = 1
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON header to one file, replacing it whole.
+
+    Args:
+        path: the file; its folder is made where it does not exist.
+        tensors: named tensors, on any device.
+        header: JSON-serialisable facts.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    _replace(path, to_bytes(plain, metadata={"header": json.dumps(header)}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_tensors` wrote.
+
+    Raises:
+        OSError: if the file does not exist or cannot be read.
+        ValueError: if it is truncated or not such a file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a safetensors file, found none")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["header"])
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: expected a complete safetensors file written by ebmeta, got: {error}") from None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(model: EmpiricalBayes, folder: str | os.PathLike[str]) -> Path:
+    """Save a model to a folder.
+
+    Args:
+        model: a model built by `EmpiricalBayes.classifier` or `EmpiricalBayes.regressor`.
+        folder: where to; made where it does not exist.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OSError: if the folder cannot be written.
+        ValueError: if the model was built from parts, so that no arguments can rebuild it.
+    """
+    if model.config is None:
+        raise ValueError("save: expected a model from EmpiricalBayes.classifier or regressor, got one built from parts")
+    folder = Path(folder)
+    config = {
+        "format_version": FORMAT_VERSION,
+        "config": model.config,
+        "embedder": type(model.predictor.embedder).__name__ if model.predictor.embedder is not None else None,
+    }
+    write_tensors(folder / "model.safetensors", model.state_dict(), {"format_version": FORMAT_VERSION})
+    _replace(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    return folder
+
+
+def load(folder: str | os.PathLike[str], embedder: nn.Module | None = None) -> EmpiricalBayes:
+    """Load a model from a folder; its predictions are bit-equal to the saved model's.
+
+    Args:
+        folder: what `save` wrote.
+        embedder: a network of the same architecture, where the model was built with one.
+
+    Returns:
+        The model, on the CPU, in evaluation mode.
+
+    Raises:
+        OSError: if the folder or one of its files does not exist.
+        ValueError: if a file is truncated, written by a newer version, or does not fit the embedder.
+    """
+    folder = Path(folder)
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder}: expected a model folder with config.json, found none")
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        version, config, needs = int(stored["format_version"]), dict(stored["config"] or {}), stored.get("embedder")
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected the JSON of an ebmeta model, got: {error!r}") from None
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: expected format version {FORMAT_VERSION} or older, got {version}; a newer ebmeta wrote it"
+        )
+    if (needs is None) != (embedder is None):
+        wanted = "no embedder" if needs is None else f"embedder= a {needs}, with which the model was built"
+        raise ValueError(f"{folder}: expected {wanted}, got {embedder!r:.60}")
+    tensors, _ = read_tensors(folder / "model.safetensors")
+    kind = config.pop("kind", None)
+    if kind not in ("classifier", "regressor"):
+        raise ValueError(f"{path}: expected kind 'classifier' or 'regressor', got {kind!r}")
+    try:
+        model: EmpiricalBayes = getattr(EmpiricalBayes, kind)(**config, embedder=embedder)
+    except TypeError as error:
+        raise ValueError(f"{path}: expected the arguments of a {kind}, got: {error}") from None
+    wanted_keys, got_keys = set(model.state_dict()), set(tensors)
+    if wanted_keys != got_keys:
+        odd = sorted(wanted_keys ^ got_keys)
+        raise ValueError(f"{folder}: expected {len(wanted_keys)} tensors, got {len(got_keys)}; differing: {odd[:3]}")
+    dtypes = {t.dtype for t in tensors.values() if t.is_floating_point()}
+    if dtypes == {torch.float64}:
+        model.double()
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: {' '.join(str(error).split())}") from None
+    return model.eval()

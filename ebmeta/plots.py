@@ -1,0 +1,125 @@
+"""Plots: one seaborn figure per function, each on axes of the user's or its own, which it returns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from ebmeta.evaluate import reliability_bins
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["history", "refinement", "reliability"]
+
+
+def _axes(ax: Axes | None) -> Axes:
+    if ax is None:
+        from matplotlib.figure import Figure
+
+        ax = Figure(figsize=(4.8, 4.0), layout="constrained").subplots()
+    return ax
+
+
+def refinement(evaluation: xr.Dataset, metric: str = "accuracy", ax: Axes | None = None) -> Axes:
+    """Plot a metric against the refinement step, with its 95% interval.
+
+    Args:
+        evaluation: what `evaluate` returned.
+        metric: name of the metric.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: if the evaluation has no such metric.
+    """
+    import seaborn as sns
+
+    if metric not in evaluation or f"{metric}_half_width" not in evaluation:
+        names = [n for n in evaluation if f"{n}_half_width" in evaluation]
+        raise ValueError(f"metric: expected one of {names}, got {metric!r}")
+    ax = _axes(ax)
+    steps = np.arange(evaluation.sizes["step"])
+    mean, half = evaluation[metric].values, evaluation[f"{metric}_half_width"].values
+    color = sns.color_palette("deep")[0]
+    sns.lineplot(x=steps, y=mean, marker="o", ax=ax, color=color)
+    ax.fill_between(steps, mean - half, mean + half, alpha=0.2, color=color, linewidth=0)
+    units = evaluation[metric].attrs.get("units", "")
+    ax.set(xlabel="refinement step", ylabel=f"{metric} ({units})" if units not in ("", "1") else metric, xticks=steps)
+    sns.despine(ax=ax)
+    return ax
+
+
+def reliability(evaluation: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """Plot accuracy against confidence, before and after refinement: on the diagonal is calibrated.
+
+    Args:
+        evaluation: what `evaluate` returned for a classifier.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes; marker areas grow with the share of predictions in the bin.
+
+    Raises:
+        ValueError: if the evaluation has no confidences.
+    """
+    import seaborn as sns
+
+    if "confidence" not in evaluation:
+        raise ValueError("reliability: expected an evaluation of a classifier, got one without 'confidence'")
+    ax = _axes(ax)
+    ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", zorder=0)
+    last = evaluation.sizes["step"] - 1
+    palette = sns.color_palette("deep")
+    for color, step in zip((palette[7], palette[0]), sorted({0, last}), strict=False):
+        confidence = evaluation["confidence"].isel(step=step).values
+        real = ~np.isnan(confidence)
+        bins = reliability_bins(confidence[real], evaluation["correct"].isel(step=step).values[real])
+        full = bins["count"].values > 0
+        sns.scatterplot(
+            x=bins["confidence"].values[full],
+            y=bins["accuracy"].values[full],
+            size=bins["count"].values[full],
+            sizes=(15, 150),
+            legend=False,
+            color=color,
+            ax=ax,
+        )
+        label = f"K = {step}: ECE {float(evaluation['ece'].isel(step=step)):.3f}"
+        ax.plot(bins["confidence"].values[full], bins["accuracy"].values[full], color=color, label=label)
+    ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    ax.legend(frameon=False, loc="upper left")
+    sns.despine(ax=ax)
+    return ax
+
+
+def history(run: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """Plot the negative log likelihood over training, before and after refinement.
+
+    Args:
+        run: `FitResult.history`.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes; a running mean of the training batches, and dots for validation.
+    """
+    import seaborn as sns
+
+    ax = _axes(ax)
+    palette = sns.color_palette("deep")
+    window = max(1, run.sizes["iteration"] // 50)
+    last = run.sizes["step"] - 1
+    for color, step in zip((palette[7], palette[0]), sorted({0, last}), strict=False):
+        smooth = run["nll"].isel(step=step).rolling(iteration=window, min_periods=1).mean()
+        sns.lineplot(x=run["iteration"].values, y=smooth.values, ax=ax, color=color, label=f"training, K = {step}")
+        if "validation_nll" in run:
+            x, y = run["validation_iteration"].values, run["validation_nll"].isel(step=step).values
+            sns.scatterplot(x=x, y=y, ax=ax, color=color, label=f"validation, K = {step}")
+    ax.set(xlabel="iteration", ylabel="NLL (nats per query)")
+    ax.legend(frameon=False)
+    sns.despine(ax=ax)
+    return ax

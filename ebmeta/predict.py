@@ -1,0 +1,186 @@
+r"""Prediction: from a model and unlabelled tasks to a labelled tree of arrays.
+
+The tree has the groups that ArviZ knows, with leading dimensions `chain` (one) and `draw`:
+
+- `posterior`: `w` ~ q_K;
+- `posterior_predictive`: `query_y`;
+- `log_likelihood`, `observed_data`: `query_y`, where the batch carries query labels (they are recorded
+  beside the predictions and never used for them);
+- `constant_data`: support labels and the masks of padding;
+
+and one more, `predictive`: closed-form summaries after every refinement step, without sampling noise:
+`probs` (class probabilities), or `mean` and `std`; and `kl`, $\mathrm{KL}(q_k \Vert p_\psi)$ in nats.
+
+Padding is NaN in floating-point variables of `posterior_predictive`, `log_likelihood` and `predictive`,
+and -1 in integer ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ebmeta.gaussian import Gaussian
+from ebmeta.model import EmpiricalBayes
+from ebmeta.tasks import TaskBatch
+
+__all__ = ["Marginals", "marginals", "predict"]
+
+Groups = dict[str, dict[str, tuple[tuple[str, ...], np.ndarray]]]
+
+CHUNK = 64  # tasks per pass: bounds the memory of the integrals
+
+
+@dataclass(frozen=True, eq=False)
+class Marginals:
+    """Posterior path and predictive summaries of a batch, without sampling.
+
+    Args:
+        q: the final posterior, shape `(T, C, P)`.
+        query_features: features of the queries, shape `(T, Q, P)`.
+        summaries: arrays such as `probs`, each of shape `(steps, T, Q, ...)`.
+        kl: KL to the prior in nats, shape `(steps, T)`.
+    """
+
+    q: Gaussian
+    query_features: Tensor
+    summaries: dict[str, Tensor]
+    kl: Tensor
+
+
+def _match(model: EmpiricalBayes, batch: TaskBatch) -> TaskBatch:
+    parameter = next(model.parameters())
+    return batch.to(parameter.device).to(parameter.dtype)
+
+
+@torch.no_grad()
+def marginals(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None = None) -> list[Marginals]:
+    """Infer and summarise, in chunks of tasks; query labels are not looked at.
+
+    Args:
+        model: the model; its parameters decide device and floating-point type.
+        batch: $T$ tasks.
+        num_steps: refinement steps; those of training by default.
+
+    Returns:
+        One entry per chunk, in order.
+
+    Raises:
+        ValueError: if the tasks do not fit the model.
+    """
+    training = model.training
+    model.eval()
+    chunks = []
+    try:
+        for start in range(0, batch.num_tasks, CHUNK):
+            part = _match(model, batch[start : start + CHUNK].unlabelled())
+            path, prior, x = model.infer(part, num_steps)
+            rows = [model.likelihood.predict(*q.marginal(x), part.way_mask) for q in path]
+            summaries = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+            chunks.append(Marginals(path[-1], x, summaries, torch.stack([q.kl(prior) for q in path])))
+    finally:
+        model.train(training)
+    return chunks
+
+
+def predict(
+    model: EmpiricalBayes,
+    batch: TaskBatch,
+    *,
+    num_steps: int | None = None,
+    num_draws: int = 100,
+    seed: int = 0,
+) -> xr.DataTree:
+    """Predict the query labels of every task.
+
+    Args:
+        model: the model; its parameters decide device and floating-point type.
+        batch: $T$ tasks; query labels, where present, are recorded and never used.
+        num_steps: refinement steps, $K$; those of training by default.
+        num_draws: posterior draws; 0 leaves out the groups that need draws.
+        seed: seed of the draws; the global generator is left alone.
+
+    Returns:
+        A `DataTree` with the groups of this module's description; dimensions `chain`, `draw`, `step`,
+        `task`, `query`, `way`, `feature`, each with integer coordinates.
+
+    Raises:
+        ValueError: if the tasks do not fit the model, or `num_draws` or `num_steps` is negative.
+
+    Examples:
+        >>> import ebmeta
+        >>> model = ebmeta.EmpiricalBayes.classifier(num_features=3)
+        >>> batch = ebmeta.TaskBatch(torch.eye(3)[None], torch.arange(3)[None], torch.eye(3)[None])
+        >>> tree = ebmeta.predict(model, batch, num_draws=10)
+        >>> tree["predictive/probs"].isel(step=-1, task=0).argmax("way").values.tolist()
+        [0, 1, 2]
+    """
+    if num_draws < 0:
+        raise ValueError(f"num_draws: expected 0 or more, got {num_draws}")
+    chunks = marginals(model, batch, num_steps)
+    query = batch.query_mask.cpu().numpy()
+    way = batch.way_mask.cpu().numpy()
+    groups: Groups = {}
+
+    groups["predictive"] = {"kl": (("step", "task"), _numpy(torch.cat([c.kl for c in chunks], 1)))}
+    for name in chunks[0].summaries:
+        values = _numpy(torch.cat([c.summaries[name] for c in chunks], 1))
+        dims = ("step", "task", "query", "way")[: values.ndim]
+        keep = query[None] if values.ndim == 3 else (query[:, :, None] & way[:, None])[None]
+        groups["predictive"][name] = (dims, np.where(keep, values, np.nan))
+    if num_draws:
+        groups |= _draws(model, batch, chunks, num_draws, seed)
+    if batch.query_y is not None:
+        groups["observed_data"] = {"query_y": (("task", "query"), _blank(_numpy(batch.query_y), query))}
+    groups["constant_data"] = {
+        "support_y": (("task", "support"), _blank(_numpy(batch.support_y), batch.support_mask.cpu().numpy())),
+        "support_mask": (("task", "support"), batch.support_mask.cpu().numpy()),
+        "query_mask": (("task", "query"), query),
+        "way_mask": (("task", "way"), way),
+    }
+    tree = {}
+    for group, variables in groups.items():
+        data = xr.Dataset({name: (dims, values) for name, (dims, values) in variables.items()})
+        tree[f"/{group}"] = data.assign_coords({str(d): np.arange(n) for d, n in data.sizes.items()})
+    return xr.DataTree.from_dict(tree)
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    out: np.ndarray = tensor.detach().cpu().numpy()
+    return out
+
+
+def _blank(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return np.where(mask, values, np.nan if values.dtype.kind == "f" else -1)
+
+
+@torch.no_grad()
+def _draws(model: EmpiricalBayes, batch: TaskBatch, chunks: list[Marginals], num_draws: int, seed: int) -> Groups:
+    """Draw weights and labels from the final posterior."""
+    if seed < 0:
+        raise ValueError(f"seed: expected a non-negative integer, got {seed}")
+    weights, labels, scores = [], [], []
+    devices = [next(model.parameters()).device] if next(model.parameters()).device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        for index, chunk in enumerate(chunks):
+            part = _match(model, batch[index * CHUNK : (index + 1) * CHUNK])
+            w = chunk.q.distribution().sample((num_draws,))
+            eta = model.predictor(chunk.query_features, w)
+            weights.append(_numpy(w))
+            labels.append(_numpy(model.likelihood.distribution(eta, part.way_mask).sample()))
+            if part.query_y is not None:
+                scores.append(_numpy(model.likelihood.log_prob(part.query_y, eta, part.way_mask)))
+    query = batch.query_mask.cpu().numpy()
+    rows = ("chain", "draw", "task", "query")
+    groups: Groups = {
+        "posterior": {"w": (("chain", "draw", "task", "way", "feature"), np.concatenate(weights, 1)[None])},
+        "posterior_predictive": {"query_y": (rows, _blank(np.concatenate(labels, 1), query)[None])},
+    }
+    if scores:
+        groups["log_likelihood"] = {"query_y": (rows, np.where(query, np.concatenate(scores, 1), np.nan)[None])}
+    return groups
