@@ -45,7 +45,7 @@ class _FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no ty
             raise ValueError(f"support_y: expected {len(x)} labels, one per row of support_X, got {len(y)}")
         if self.model.predictor.embedder is None and x.shape[1:] != (self.model.predictor.num_features,):
             raise ValueError(
-                f"support_X: expected {self.model.predictor.num_features} features per row, got {x.shape[1:]}"
+                f"support_X: expected {self.model.predictor.num_features} features per row, got shape {tuple(x.shape[1:])}"
             )
         self.support_X_, self.support_y_, self.n_ways_ = x, torch.from_numpy(y), ways
         self.n_features_in_ = int(np.prod(x.shape[1:]))

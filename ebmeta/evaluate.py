@@ -143,7 +143,7 @@ def _scores(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None) -> x
         confidence, top = probs.max("way"), filled.argmax("way")
         correct = (top == y).astype(float).where(mask)
         queries: dict[str, xr.DataArray] = {
-            "nll": -np.log(of_truth.clip(min=np.finfo(np.float32).tiny)),
+            "nll": xr.apply_ufunc(np.log, of_truth.clip(min=np.finfo(np.float32).tiny)) * -1.0,
             "brier": (probs**2).sum("way") - 2 * of_truth + 1,
             "accuracy": correct,
         }
@@ -154,7 +154,7 @@ def _scores(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None) -> x
         queries = {
             "nll": (z**2 + np.log(2 * np.pi * std**2)) / 2,
             "squared_error": (y - mean) ** 2,
-            "coverage": (np.abs(z) <= Z90).astype(float),
+            "coverage": (z**2 <= Z90**2).astype(float),
         }
         extra = {}
     per_task = {k: v.where(mask).mean("query").transpose("step", "task") for k, v in queries.items()}

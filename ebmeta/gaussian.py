@@ -57,7 +57,7 @@ class Gaussian(ABC):
 
     def marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return location and variance of the linear predictor, both of shape `(T, Q, C)`, for `x` `(T, Q, P)`."""
-        return torch.einsum("tqp,tcp->tqc", x, self.loc), self._variance(x)
+        return x @ self.loc.mT, self._variance(x)
 
     @abstractmethod
     def _variance(self, x: Tensor) -> Tensor: ...
@@ -103,10 +103,10 @@ class DiagonalGaussian(Gaussian):
     """
 
     def _variance(self, x: Tensor) -> Tensor:
-        return torch.einsum("tqp,tcp->tqc", x.square(), self.precision.reciprocal())
+        return x.square() @ self.precision.reciprocal().mT
 
     def gram(self, x: Tensor, h: Tensor) -> Tensor:
-        return torch.einsum("tqp,tqc->tcp", x.square(), h)
+        return h.mT @ x.square()
 
     def times(self, v: Tensor) -> Tensor:
         return self.precision * v

@@ -24,6 +24,11 @@ __all__ = ["LIKELIHOODS", "Categorical", "Likelihood", "Normal", "gaussian_softm
 NEVER = -1e30  # a logit that no class can win with, finite so that 0 * NEVER stays 0
 
 
+def _scale(var: Tensor) -> Tensor:
+    """Return the standard deviation, with a finite gradient where the variance is zero (padded rows)."""
+    return var.clamp(min=1e-20).sqrt()
+
+
 class Likelihood(nn.Module):
     """Base class: what the rest of the library asks of a likelihood."""
 
@@ -72,7 +77,7 @@ class Likelihood(nn.Module):
             way_mask: True where a class exists, shape `(T, C)`.
             noise: standard normal draws, shape `(draws, T, Q, C)`; unused where a closed form exists.
         """
-        return self.log_prob(y, loc + var.sqrt() * noise, way_mask).mean(0)
+        return self.log_prob(y, loc + _scale(var) * noise, way_mask).mean(0)
 
     def predictive_log_prob(self, y: Tensor, loc: Tensor, var: Tensor, way_mask: Tensor, noise: Tensor) -> Tensor:
         r"""Return $\log \mathbb E_{q(\eta)}[p(y \mid \eta)]$ in nats, shape `(T, Q)`; arguments as above.
@@ -80,7 +85,7 @@ class Likelihood(nn.Module):
         The average over draws is biased low for few draws: each finite number of draws scores a
         slightly harder game than the exact mixture.
         """
-        logp = self.log_prob(y, loc + var.sqrt() * noise, way_mask)
+        logp = self.log_prob(y, loc + _scale(var) * noise, way_mask)
         return torch.logsumexp(logp, 0) - math.log(len(logp))
 
 
@@ -202,7 +207,7 @@ def gaussian_softmax(
         torch.as_tensor(v, dtype=loc.dtype, device=loc.device) for v in np.polynomial.hermite_e.hermegauss(num_nodes)
     )
     log_weights = torch.log(weights / weights.sum())
-    scale = var.sqrt()
+    scale = _scale(var)
     reach = nodes[-1] * scale
     low = (loc - reach).masked_fill(~mask, -math.inf).amax(-1, keepdim=True) - 3.6
     high = (loc + reach).masked_fill(~mask, -math.inf).amax(-1, keepdim=True) + 17.0

@@ -52,6 +52,7 @@ class Refiner(nn.Module):
         self.log_step = nn.Parameter(torch.full((num_steps,), step).log())
         self.prior_pull = nn.Parameter(torch.zeros(num_steps))
         self.precision_step = nn.Parameter(torch.zeros(num_steps))
+        self.input_step = nn.Parameter(torch.zeros(num_steps))
 
     def forward(
         self,
@@ -108,9 +109,14 @@ class Refiner(nn.Module):
         loc, var = q.marginal(x)
         mean, curvature = likelihood.moments(loc, var, way_mask)
         weight = query_mask.unsqueeze(-1) / likelihood.dispersion()
-        xi = self.synthetic_gradient(QueryState(q, x, loc, var, mean, query_mask, way_mask))
+        state = QueryState(q, x, loc, var, mean, query_mask, way_mask)
+        xi = self.synthetic_gradient(state)
         growth = q.gram(x, curvature * weight) + beta * (prior.precision - q.precision)
-        q_next = q.with_(q.loc, q.retract(self.precision_step[k] * growth))
-        slope = torch.einsum("tqp,tqc->tcp", x, xi * weight)
+        growth = self.precision_step[k] * growth
+        slope = (xi * weight).mT @ x
+        if (inputs := self.synthetic_gradient.inputs(state)) is not None:
+            score, information = inputs
+            growth, slope = growth + self.input_step[k] * information, slope - score
+        q_next = q.with_(q.loc, q.retract(growth))
         slope = slope + beta * self.prior_pull[k] * prior.times(q.loc - prior.loc)
         return q.with_(q.loc - self.log_step[k].exp() * q_next.solve(slope), q_next.precision)

@@ -62,6 +62,15 @@ class SyntheticGradient(nn.Module):
         r"""Return $\xi$, shape `(T, Q, C)`: the stand-in for $A'(\eta) - T(y)$."""
         raise NotImplementedError
 
+    def inputs(self, state: QueryState) -> tuple[Tensor, Tensor] | None:
+        r"""Return what the inputs themselves say about $w$, or None where that is left to $\xi$.
+
+        Returns:
+            The score $\zeta \approx \sum_i \nabla_w \log p(x_i \mid w)$, shape `(T, C, P)`, and its
+            information $J$, in the shape of the precision.
+        """
+        return None
+
 
 class ExchangeableLinear(nn.Module):
     r"""A linear layer on a (query, class) table that commutes with permuting either axis.
@@ -91,12 +100,11 @@ class ExchangeableLinear(nn.Module):
             query_weight: 1/Q for real queries and 0 else, shape `(T, Q)`.
             way_weight: 1/C for real classes and 0 else, shape `(T, C)`.
         """
-        over_queries = torch.einsum("tqcf,tq->tcf", h, query_weight)
-        over_ways = torch.einsum("tqcf,tc->tqf", h, way_weight)
-        over_both = torch.einsum("tcf,tc->tf", over_queries, way_weight)
-        out: Tensor = self.cell(h)
-        out = out + self.by_class(over_queries).unsqueeze(1)
-        out = out + self.by_query(over_ways).unsqueeze(2) + self.overall(over_both)[:, None, None]
+        over_queries = (query_weight.unsqueeze(1) @ h.flatten(2)).view(len(h), *h.shape[2:])
+        over_ways = (h * way_weight[:, None, :, None]).sum(2)
+        over_both = way_weight.unsqueeze(1) @ over_queries
+        out: Tensor = self.cell(h) + self.by_class(over_queries).unsqueeze(1)
+        out = out + (self.by_query(over_ways) + self.overall(over_both)).unsqueeze(2)
         return out
 
 
@@ -141,13 +149,14 @@ class ClassSyntheticGradient(SyntheticGradient):
 
 
 class RealSyntheticGradient(SyntheticGradient):
-    r"""$\xi_i = \eta_i - r_i$ with a predicted label $r_i = \eta_i + \phi(x_i)^\top \delta$.
+    r"""$\xi_i = \eta_i - r_i$ with a predicted label $r_i = \eta_i + \phi(x_i)^\top \delta$, and the score of the inputs.
 
-    $$ \delta = M u + g(u), \qquad u = [\bar x; \overline{x^2}; m] $$
+    $$ \delta = g(u), \qquad \zeta = Q\, M u, \qquad J = Q\, R R^\top, \qquad u = [\bar x; \overline{x^2}; m; 1] $$
 
-    The shift $\delta$ of the weights is a function of the queries' mean features and of $q$'s location:
-    where inputs carry information on $w$, it is in their distribution. The linear part suffices for a
-    linear-Gaussian world (theory: "What refinement targets"); a small network adds the rest.
+    Where inputs carry information on $w$, it is in their distribution, and the exact update is that of
+    the input likelihood $p(x_i \mid w)$: a gradient $\zeta$ of its logarithm with respect to $w$ and a
+    precision $J$. Both are linear-Gaussian exact (theory: "What refinement targets"); the small network
+    $g$ adds what is not linear.
 
     Args:
         num_weights: weights per output, $P$.
@@ -156,21 +165,27 @@ class RealSyntheticGradient(SyntheticGradient):
 
     def __init__(self, num_weights: int, width: int = 32) -> None:
         super().__init__()
-        self.linear = nn.Linear(3 * num_weights, num_weights)
+        self.score = nn.Linear(3 * num_weights, num_weights)
+        self.factor = nn.Parameter(0.3 * torch.eye(num_weights))
         self.hidden = nn.Linear(3 * num_weights, width)
         self.readout = nn.Linear(width, num_weights)
-        for layer in (self.linear, self.readout):
+        for layer in (self.score, self.readout):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    def _context(self, state: QueryState) -> Tensor:
+        weight = (state.query_mask / state.query_mask.sum(1, keepdim=True)).to(state.x.dtype)
+        moments = [torch.einsum("tqp,tq->tp", x, weight).unsqueeze(1) for x in (state.x, state.x.square())]
+        return torch.cat([*(m.expand_as(state.q.loc) for m in moments), state.q.loc], -1)
+
     def forward(self, state: QueryState) -> Tensor:
-        weight = state.query_mask / state.query_mask.sum(1, keepdim=True)
-        weight = weight.to(state.x.dtype)
-        first = torch.einsum("tqp,tq->tp", state.x, weight).unsqueeze(1).expand_as(state.q.loc)
-        second = torch.einsum("tqp,tq->tp", state.x.square(), weight).unsqueeze(1).expand_as(state.q.loc)
-        context = torch.cat([first, second, state.q.loc], -1)
-        shift = self.linear(context) + self.readout(nn.functional.silu(self.hidden(context)))
+        shift = self.readout(nn.functional.silu(self.hidden(self._context(state))))
         return -torch.einsum("tqp,tcp->tqc", state.x, shift)
+
+    def inputs(self, state: QueryState) -> tuple[Tensor, Tensor]:
+        queries = state.query_mask.sum(1)[:, None, None].to(state.x.dtype).expand_as(state.q.loc)
+        columns = self.factor.mT.expand(len(state.x), -1, -1)
+        return queries * self.score(self._context(state)), state.q.gram(columns, queries.mT)
 
 
 class MLPSyntheticGradient(SyntheticGradient):

@@ -1,0 +1,76 @@
+"""Small models and tasks that many tests share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ebmeta import EmpiricalBayes, TaskBatch
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def perturb(module: nn.Module, seed: int = 0, scale: float = 0.3) -> None:
+    """Move every parameter at random: refinement starts as the identity, which would make laws vacuous."""
+    g = generator(seed)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(scale * torch.randn(p.shape, generator=g, dtype=p.dtype))
+
+
+def class_tasks(
+    ways=(3, 5, 2, 4), shots=(2, 1, 3, 1), queries=(6, 4, 7, 5), features=4, seed=0, dtype=torch.float64, spread=1.0
+) -> TaskBatch:
+    """Ragged classification tasks: a normal cloud around each class's random centre, shuffled."""
+    g = generator(seed)
+    support_x, support_y, query_x, query_y = [], [], [], []
+    for way, shot, query in zip(ways, shots, queries, strict=True):
+        centre = 2 * torch.randn(way, features, generator=g, dtype=dtype)
+        for xs, ys, y in (
+            (support_x, support_y, torch.arange(way).repeat(shot)),
+            (query_x, query_y, torch.randint(way, (query,), generator=g)),
+        ):
+            xs.append(centre[y] + spread * torch.randn(len(y), features, generator=g, dtype=dtype))
+            ys.append(y)
+    return TaskBatch.from_tasks(support_x, support_y, query_x, query_y, list(ways))
+
+
+def real_tasks(
+    supports=(4, 2, 6, 3), queries=(6, 4, 7, 5), features=3, noise=0.5, seed=0, dtype=torch.float64
+) -> TaskBatch:
+    """Ragged linear-Gaussian tasks: weights around (1, ..., 1) of standard deviation 1/2, intercept included."""
+    g = generator(seed)
+    support_x, support_y, query_x, query_y = [], [], [], []
+    for s, q in zip(supports, queries, strict=True):
+        w = 1 + torch.randn(features + 1, generator=g, dtype=dtype) / 2
+        for xs, ys, n in ((support_x, support_y, s), (query_x, query_y, q)):
+            x = torch.randn(n, features, generator=g, dtype=dtype)
+            xs.append(x)
+            ys.append(x @ w[:-1] + w[-1] + noise * torch.randn(n, generator=g, dtype=dtype))
+    return TaskBatch.from_tasks(support_x, support_y, query_x, query_y)
+
+
+def classifier(features=4, num_steps=3, *, seed=0, scale=0.3, dtype=torch.float64, **kwargs) -> EmpiricalBayes:
+    """Build a perturbed classifier; `scale=0` leaves it as built."""
+    model = EmpiricalBayes.classifier(features, num_steps, width=8, **kwargs).to(dtype)
+    perturb(model, seed, scale)
+    return model
+
+
+def regressor(features=3, num_steps=3, *, seed=0, scale=0.3, dtype=torch.float64, **kwargs) -> EmpiricalBayes:
+    """Build a perturbed regressor; `scale=0` leaves it as built."""
+    model = EmpiricalBayes.regressor(features, num_steps=num_steps, width=8, **kwargs).to(dtype)
+    perturb(model, seed, scale)
+    return model
+
+
+def random_precision(shape: tuple[int, ...], size: int, g: torch.Generator) -> Tensor:
+    """Draw symmetric positive definite matrices, shape `(*shape, size, size)`."""
+    a = torch.randn(*shape, size, size, generator=g, dtype=torch.float64)
+    return a @ a.mT + torch.eye(size, dtype=torch.float64)
+
+
+def close(got: Tensor, expected: Tensor, tol: float = 1e-9) -> None:
+    torch.testing.assert_close(got, expected, atol=tol, rtol=tol)

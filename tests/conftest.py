@@ -1,0 +1,66 @@
+"""Fixtures: isolation of global state, the shared data, GPU tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        skip = pytest.mark.skip(reason="needs a CUDA device, and none is visible to torch")
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Run small tensors on one thread: faster, and other work on the machine is left in peace."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def torch_state() -> dict[str, object]:
+    return {
+        "dtype": torch.get_default_dtype(),
+        "threads": torch.get_num_threads(),
+        "grad": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "pyro validation": torch.distributions.Distribution._validate_args,
+        "module_local_params": pyro.settings.get("module_local_params"),
+    }
+
+
+@pytest.fixture(autouse=True)
+def _isolated() -> Iterator[None]:
+    """Give each test a fixed seed and its own parameter store; fail where it leaves global state changed."""
+    before = torch_state()
+    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
+        torch.manual_seed(0)
+        yield
+    assert torch_state() == before
+
+
+@pytest.fixture
+def rng_untouched() -> Iterator[None]:
+    """Fail where the test advances the global random generator."""
+    before = torch.get_rng_state()
+    yield
+    assert torch.equal(torch.get_rng_state(), before), "the global random generator was used"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the folder of real data, or skip."""
+    folder = Path(os.environ.get("EBMETA_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no data at {folder}; name its folder in EBMETA_DATA")
+    return folder
