@@ -43,10 +43,9 @@ class _FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no ty
         x = _rows("support_X", support_X)
         if len(x) != len(y):
             raise ValueError(f"support_y: expected {len(x)} labels, one per row of support_X, got {len(y)}")
-        if self.model.predictor.embedder is None and x.shape[1:] != (self.model.predictor.num_features,):
-            raise ValueError(
-                f"support_X: expected {self.model.predictor.num_features} features per row, got shape {tuple(x.shape[1:])}"
-            )
+        features = self.model.predictor.num_features
+        if self.model.predictor.embedder is None and x.shape[1:] != (features,):
+            raise ValueError(f"support_X: expected {features} features per row, got shape {tuple(x.shape[1:])}")
         self.support_X_, self.support_y_, self.n_ways_ = x, torch.from_numpy(y), ways
         self.n_features_in_ = int(np.prod(x.shape[1:]))
 

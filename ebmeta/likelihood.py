@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 __all__ = ["LIKELIHOODS", "Categorical", "Likelihood", "Normal", "gaussian_softmax"]
 
+CACHE = 2**19  # numbers per pass of the softmax integral: fits a processor's cache, bounds the memory
 NEVER = -1e30  # a logit that no class can win with, finite so that 0 * NEVER stays 0
 
 
@@ -203,20 +204,24 @@ def gaussian_softmax(
         0.8808
     """
     mask = way_mask.unsqueeze(-2).expand(loc.shape)
-    nodes, weights = (
-        torch.as_tensor(v, dtype=loc.dtype, device=loc.device) for v in np.polynomial.hermite_e.hermegauss(num_nodes)
-    )
-    log_weights = torch.log(weights / weights.sum())
-    scale = _scale(var)
-    reach = nodes[-1] * scale
-    low = (loc - reach).masked_fill(~mask, -math.inf).amax(-1, keepdim=True) - 3.6
-    high = (loc + reach).masked_fill(~mask, -math.inf).amax(-1, keepdim=True) + 17.0
-    grid = low + (high - low) * torch.linspace(0, 1, num_points, dtype=loc.dtype, device=loc.device)
-    # shape (..., Q, C, points, nodes)
-    u = loc[..., None, None] + scale[..., None, None] * nodes - grid[..., None, :, None]
-    exponent = log_weights - u.clamp(max=60.0).exp()
-    log_cdf = torch.logsumexp(exponent, -1).masked_fill(~mask.unsqueeze(-1), 0.0)
-    log_pdf = torch.logsumexp(exponent + u, -1)
-    log_term = (log_pdf - log_cdf) + log_cdf.sum(-2, keepdim=True)
-    p = log_term.exp().sum(-1).masked_fill(~mask, 0.0)
-    return p / p.sum(-1, keepdim=True)
+    rule = np.polynomial.hermite_e.hermegauss(num_nodes)
+    nodes, weights = (torch.as_tensor(v, dtype=loc.dtype, device=loc.device) for v in rule)
+    weights = weights / weights.sum()
+    unit = torch.linspace(0, 1, num_points, dtype=loc.dtype, device=loc.device)
+    rows = max(1, CACHE // (loc.shape[-1] * num_points * num_nodes))
+    out = []
+    parts = (torch.split(t.reshape(-1, t.shape[-1]), rows) for t in (loc, var, mask))
+    for m, v, real in zip(*parts, strict=True):
+        scale = _scale(v)
+        reach = nodes[-1] * scale
+        low = (m - reach).masked_fill(~real, -math.inf).amax(-1, keepdim=True) - 3.6
+        high = (m + reach).masked_fill(~real, -math.inf).amax(-1, keepdim=True) + 17.0
+        grid = low + (high - low) * unit
+        draws = m.unsqueeze(-1) + scale.unsqueeze(-1) * nodes
+        rate = (draws.unsqueeze(-2) - grid[:, None, :, None]).clamp(max=60.0).exp()  # (rows, C, points, nodes)
+        tail = torch.exp(-rate)
+        log_cdf = (tail @ weights).masked_fill(~real.unsqueeze(-1), 1.0).clamp(min=1e-37).log()
+        pdf = (tail * rate) @ weights
+        p = (pdf * torch.exp(log_cdf.sum(-2, keepdim=True) - log_cdf)).sum(-1).masked_fill(~real, 0.0)
+        out.append(p / p.sum(-1, keepdim=True))
+    return torch.cat(out).view(loc.shape)

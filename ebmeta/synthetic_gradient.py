@@ -149,9 +149,11 @@ class ClassSyntheticGradient(SyntheticGradient):
 
 
 class RealSyntheticGradient(SyntheticGradient):
-    r"""$\xi_i = \eta_i - r_i$ with a predicted label $r_i = \eta_i + \phi(x_i)^\top \delta$, and the score of the inputs.
+    r"""$\xi_i = \eta_i - r_i$ with a predicted label $r_i$, and the score of the inputs.
 
-    $$ \delta = g(u), \qquad \zeta = Q\, M u, \qquad J = Q\, R R^\top, \qquad u = [\bar x; \overline{x^2}; m; 1] $$
+    $$ r_i = \eta_i + \phi(x_i)^\top g(u), \quad \zeta = Q M u, \quad J = Q R R^\top $$
+
+    with $u = [\bar x; \overline{x^2}; m; 1]$.
 
     Where inputs carry information on $w$, it is in their distribution, and the exact update is that of
     the input likelihood $p(x_i \mid w)$: a gradient $\zeta$ of its logarithm with respect to $w$ and a
