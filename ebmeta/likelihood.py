@@ -175,7 +175,7 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {c.name: c for c in (Categorical, Nor
 
 
 def gaussian_softmax(
-    loc: Tensor, var: Tensor, way_mask: Tensor, *, num_nodes: int = 12, num_points: int = 48
+    loc: Tensor, var: Tensor, way_mask: Tensor, *, num_nodes: int | None = None, num_points: int | None = None
 ) -> Tensor:
     r"""Return $\mathbb E[\mathrm{softmax}(\eta)]$ for independent $\eta_c \sim \mathcal N(m_c, v_c)$, without sampling.
 
@@ -192,8 +192,8 @@ def gaussian_softmax(
         loc: $m$, shape `(..., Q, C)`.
         var: $v$, shape `(..., Q, C)`.
         way_mask: True where a class exists, shape `(..., C)`.
-        num_nodes: Gauss-Hermite nodes.
-        num_points: trapezoid points.
+        num_nodes: Gauss-Hermite nodes; by default 12, and 32 for a query with a variance above 1.
+        num_points: trapezoid points; by default 48, and 384 for such a query.
 
     Returns:
         Probabilities of the same shape; rows sum to one, padded ways are zero.
@@ -204,24 +204,36 @@ def gaussian_softmax(
         0.8808
     """
     mask = way_mask.unsqueeze(-2).expand(loc.shape)
+    m, v, real = (t.reshape(-1, t.shape[-1]) for t in (loc, var, mask))
+    if num_nodes is not None or num_points is not None:
+        return _softmax_integral(m, v, real, num_nodes or 12, num_points or 48).view(loc.shape)
+    wide = v.masked_fill(~real, 0.0).amax(-1) > 1
+    out = torch.empty_like(m)
+    for chosen, nodes, points in ((~wide, 12, 48), (wide, 32, 384)):
+        if bool(chosen.any()):
+            out[chosen] = _softmax_integral(m[chosen], v[chosen], real[chosen], nodes, points)
+    return out.view(loc.shape)
+
+
+def _softmax_integral(loc: Tensor, var: Tensor, real: Tensor, num_nodes: int, num_points: int) -> Tensor:
+    """Return the integral of `gaussian_softmax` for rows of shape `(N, C)`, a cacheful at a time."""
     rule = np.polynomial.hermite_e.hermegauss(num_nodes)
-    nodes, weights = (torch.as_tensor(v, dtype=loc.dtype, device=loc.device) for v in rule)
+    nodes, weights = (torch.as_tensor(r, dtype=loc.dtype, device=loc.device) for r in rule)
     weights = weights / weights.sum()
     unit = torch.linspace(0, 1, num_points, dtype=loc.dtype, device=loc.device)
     rows = max(1, CACHE // (loc.shape[-1] * num_points * num_nodes))
     out = []
-    parts = (torch.split(t.reshape(-1, t.shape[-1]), rows) for t in (loc, var, mask))
-    for m, v, real in zip(*parts, strict=True):
+    for m, v, ways in zip(*(torch.split(t, rows) for t in (loc, var, real)), strict=True):
         scale = _scale(v)
         reach = nodes[-1] * scale
-        low = (m - reach).masked_fill(~real, -math.inf).amax(-1, keepdim=True) - 3.6
-        high = (m + reach).masked_fill(~real, -math.inf).amax(-1, keepdim=True) + 17.0
+        low = (m - reach).masked_fill(~ways, -math.inf).amax(-1, keepdim=True) - 3.6
+        high = (m + reach).masked_fill(~ways, -math.inf).amax(-1, keepdim=True) + 17.0
         grid = low + (high - low) * unit
         draws = m.unsqueeze(-1) + scale.unsqueeze(-1) * nodes
         rate = (draws.unsqueeze(-2) - grid[:, None, :, None]).clamp(max=60.0).exp()  # (rows, C, points, nodes)
         tail = torch.exp(-rate)
-        log_cdf = (tail @ weights).masked_fill(~real.unsqueeze(-1), 1.0).clamp(min=1e-37).log()
+        log_cdf = (tail @ weights).masked_fill(~ways.unsqueeze(-1), 1.0).clamp(min=1e-37).log()
         pdf = (tail * rate) @ weights
-        p = (pdf * torch.exp(log_cdf.sum(-2, keepdim=True) - log_cdf)).sum(-1).masked_fill(~real, 0.0)
+        p = (pdf * torch.exp(log_cdf.sum(-2, keepdim=True) - log_cdf)).sum(-1).masked_fill(~ways, 0.0)
         out.append(p / p.sum(-1, keepdim=True))
-    return torch.cat(out).view(loc.shape)
+    return torch.cat(out)

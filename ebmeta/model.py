@@ -97,6 +97,11 @@ class EmpiricalBayes(nn.Module):
         self.config = config
         self._serial = next(_SERIAL)
 
+    def __getstate__(self) -> dict[str, Any]:
+        for parameter in self.parameters():
+            parameter.__dict__.pop("unconstrained", None)  # Pyro's weak reference cannot be pickled
+        return dict(self.__dict__)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         # A copy is another model: Pyro's parameter store must not take it for this one.
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -269,17 +274,23 @@ class EmpiricalBayes(nn.Module):
         """Return the path of `posterior`, the prior of the same shape, and the query features."""
         self.check(batch)
         prior = self.prior(batch.num_tasks, batch.way_mask.shape[1])
-        query_x = self.predictor.features(batch.query_x)
-        support_x = self.predictor.features(batch.support_x)
+        query_x = self.predictor.features(batch.query_x, batch.query_mask)
+        support_x = self.predictor.features(batch.support_x, batch.support_mask)
         q = self.initializer(prior, self.likelihood, support_x, batch.support_y, batch.support_mask)
         path = self.refiner(q, prior, self.likelihood, query_x, batch.query_mask, batch.way_mask, self.beta, num_steps)
         return path, prior, query_x
 
     def _register(self) -> None:
         """Tell Pyro of every trainable parameter, under a name that no other model has."""
+        store = pyro.get_param_store()
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                pyro.param(f"ebmeta{self._serial}.{name}", parameter)
+                key = f"ebmeta{self._serial}.{name}"
+                if key in store and store[key] is not parameter:
+                    del store[key]  # the parameter was replaced since
+                if not parameter.is_contiguous():
+                    parameter.data = parameter.data.contiguous()  # the store would keep a copy
+                pyro.param(key, parameter)
 
     def _bottleneck(self) -> AbstractContextManager[Any]:
         """Weigh site "w" by beta, so that the ELBO reads expected log likelihood - beta * KL."""
@@ -319,7 +330,7 @@ class EmpiricalBayes(nn.Module):
         return w
 
     def _labels(self, site: str, w: Tensor, way_mask: Tensor, x: Tensor, mask: Tensor, y: Tensor | None) -> None:
-        eta = self.predictor(self.predictor.features(x), w)
+        eta = self.predictor(self.predictor.features(x, mask), w)
         pyro.sample(site, self.likelihood.distribution(eta, way_mask).mask(mask).to_event(1), obs=y)
 
     def run_guide(self, batch: TaskBatch, observe: str = "query") -> Tensor:

@@ -61,24 +61,33 @@ class LinearPredictor(nn.Module):
             self.embedder.eval()
         return self
 
-    def embed(self, x: Tensor) -> Tensor:
-        """Return raw features, shape `(T, N, D)`, of inputs of shape `(T, N, ...)`."""
+    def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return raw features, shape `(T, N, D)`, of inputs of shape `(T, N, ...)`.
+
+        The embedder sees real rows only, so that statistics over its batch are theirs.
+        """
         if self.embedder is not None:
-            x = self.embedder(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            rows = x.flatten(0, 1)
+            if mask is None or bool(mask.all()):
+                x = self.embedder(rows).unflatten(0, x.shape[:2])
+            else:
+                real = self.embedder(rows[mask.flatten()])
+                x = real.new_zeros(*mask.shape, real.shape[-1]).masked_scatter(mask.unsqueeze(-1), real)
         if x.dim() != 3 or x.shape[-1] != self.num_features:
             raise ValueError(f"x: expected {self.num_features} features per input, got shape {tuple(x.shape[2:])}")
         return x
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         r"""Return $\phi(x)$, shape `(T, N, P)`.
 
         Args:
             x: inputs, shape `(T, N, ...)`.
+            mask: True where a row is real, shape `(T, N)`; all by default.
 
         Raises:
             ValueError: if an input does not have `num_features` features.
         """
-        x = self.embed(x)
+        x = self.embed(x, mask)
         if self.center is not None:
             return functional.normalize(x - self.center, dim=-1, eps=1e-6)
         return functional.pad(x, (0, 1), value=1.0)
@@ -96,4 +105,4 @@ class LinearPredictor(nn.Module):
     def center_on(self, x: Tensor, mask: Tensor) -> None:
         """Start the centre $c$ of a cosine head at the mean of the features of real rows."""
         if self.center is not None:
-            self.center.copy_(self.embed(x)[mask].mean(0))
+            self.center.copy_(self.embed(x, mask)[mask].mean(0))

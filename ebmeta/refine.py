@@ -52,7 +52,7 @@ class Refiner(nn.Module):
         self.log_step = nn.Parameter(torch.full((num_steps,), step).log())
         self.prior_pull = nn.Parameter(torch.zeros(num_steps))
         self.precision_step = nn.Parameter(torch.zeros(num_steps))
-        self.input_step = nn.Parameter(torch.zeros(num_steps))
+        self.input_step = nn.Parameter(torch.zeros(num_steps)) if synthetic_gradient.reads_inputs else None
 
     def forward(
         self,
@@ -114,8 +114,8 @@ class Refiner(nn.Module):
         growth = q.gram(x, curvature * weight) + beta * (prior.precision - q.precision)
         growth = self.precision_step[k] * growth
         slope = (xi * weight).mT @ x
-        if (inputs := self.synthetic_gradient.inputs(state)) is not None:
-            score, information = inputs
+        if self.input_step is not None:
+            score, information = self.synthetic_gradient.inputs(state)
             growth, slope = growth + self.input_step[k] * information, slope - score
         q_next = q.with_(q.loc, q.retract(growth))
         slope = slope + beta * self.prior_pull[k] * prior.times(q.loc - prior.loc)

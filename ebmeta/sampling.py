@@ -33,9 +33,13 @@ class TaskSampler(Protocol):
 
 
 def _range(name: str, value: Range, least: int) -> tuple[int, int]:
-    low, high = (value, value) if isinstance(value, (int, np.integer)) else value
-    if not least <= low <= high:
+    pair = (value, value) if isinstance(value, (int, np.integer)) else value
+    whole = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(v, (int, np.integer)) for v in pair)
+    if not whole:
+        raise ValueError(f"{name}: expected an integer or a pair of integers (low, high), got {value}")
+    if not least <= pair[0] <= pair[1]:
         raise ValueError(f"{name}: expected {least} <= low <= high, got {value}")
+    low, high = pair
     return int(low), int(high)
 
 
@@ -74,7 +78,13 @@ def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
         (['a', 'b'], [1, 0, 1])
     """
     array = np.asarray(y)
-    kind = type_of_target(array) if array.size else "empty"
+    try:
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError("no label")
+        np.unique(array)
+        kind = type_of_target(array) if array.size else "empty"
+    except (TypeError, ValueError):
+        kind = "missing or unsortable"
     if array.ndim != 1 or kind not in ("binary", "multiclass"):
         raise ValueError(
             f"{name}: expected one column of class labels (integers, strings or booleans), got {kind} "
@@ -134,7 +144,7 @@ class EpisodeSampler:
         self.n_way = _range("n_way", n_way, 1)
         self.n_shot = _range("n_shot", n_shot, 0)
         self.n_query = _range("n_query", n_query, 1)
-        if imbalance is not None and not imbalance > 0:
+        if imbalance is not None and not 0 < imbalance < np.inf:
             raise ValueError(f"imbalance: expected a concentration above 0, got {imbalance}")
         self.imbalance, self.transform, self.seed = imbalance, transform, seed
         order = np.argsort(codes, kind="stable")
@@ -231,16 +241,22 @@ class GroupSampler:
                 f"y: expected one column of numbers, got shape {self.y.shape} of {self.y.dtype} "
                 "(class labels go to EpisodeSampler)"
             )
-        groups = np.asarray(groups)
-        if not len(self.X) == len(self.y) == len(groups):
+        labels = list(groups)
+        if not len(self.X) == len(self.y) == len(labels) or not labels:
             raise ValueError(
-                f"expected X, y and groups of equal length, got {len(self.X)}, {len(self.y)} and {len(groups)}"
+                f"expected X, y and groups of equal length, got {len(self.X)}, {len(self.y)} and {len(labels)}"
             )
         if not np.isfinite(self.y).all():
             raise ValueError(
                 f"y: expected finite numbers, got NaN or infinity at row {int(np.argmin(np.isfinite(self.y)))}"
             )
-        self.groups, codes = np.unique(groups, return_inverse=True)
+        try:
+            number = {group: code for code, group in enumerate(sorted(set(labels)))}
+        except TypeError:
+            raise ValueError(f"groups: expected hashable, sortable labels, got {type(labels[0]).__name__}") from None
+        self.groups = np.empty(len(number), dtype=object)
+        self.groups[:] = list(number)
+        codes = np.array([number[group] for group in labels])
         self.n_support = _range("n_support", n_support, 0)
         if n_query is not None and n_query < 1:
             raise ValueError(f"n_query: expected at least 1, got {n_query}")

@@ -15,6 +15,7 @@ Every one starts at $\xi = 0$, that is $r = A'(\eta)$: an untrained network chan
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -62,14 +63,23 @@ class SyntheticGradient(nn.Module):
         r"""Return $\xi$, shape `(T, Q, C)`: the stand-in for $A'(\eta) - T(y)$."""
         raise NotImplementedError
 
-    def inputs(self, state: QueryState) -> tuple[Tensor, Tensor] | None:
-        r"""Return what the inputs themselves say about $w$, or None where that is left to $\xi$.
+    #: Whether `inputs` is defined.
+    reads_inputs: ClassVar[bool] = False
+
+    def inputs(self, state: QueryState) -> tuple[Tensor, Tensor]:
+        r"""Return what the inputs themselves say about $w$, where `reads_inputs`.
 
         Returns:
             The score $\zeta \approx \sum_i \nabla_w \log p(x_i \mid w)$, shape `(T, C, P)`, and its
             information $J$, in the shape of the precision.
         """
-        return None
+        raise NotImplementedError
+
+
+def _mean_weights(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return 1/n for the n real entries of each row of a mask and 0 elsewhere."""
+    weights = mask.to(dtype)
+    return weights / weights.sum(1, keepdim=True)
 
 
 class ExchangeableLinear(nn.Module):
@@ -136,9 +146,7 @@ class ClassSyntheticGradient(SyntheticGradient):
         centred = loc - loc.sum(-1, keepdim=True) / ways
         h = torch.stack([log_p / 3, state.mean, centred / 5, state.var.clamp(min=1e-12).log()], -1)
         h = h.masked_fill(~mask.unsqueeze(-1), 0.0)
-        query_weight = state.query_mask / state.query_mask.sum(1, keepdim=True)
-        way_weight = state.way_mask / state.way_mask.sum(1, keepdim=True)
-        query_weight, way_weight = query_weight.to(h.dtype), way_weight.to(h.dtype)
+        query_weight, way_weight = (_mean_weights(m, h.dtype) for m in (state.query_mask, state.way_mask))
         for layer in self.layers:
             h = nn.functional.silu(layer(h, query_weight, way_weight))
         logits = log_p + self.readout(h).squeeze(-1)
@@ -165,6 +173,8 @@ class RealSyntheticGradient(SyntheticGradient):
         width: hidden units of the network.
     """
 
+    reads_inputs = True
+
     def __init__(self, num_weights: int, width: int = 32) -> None:
         super().__init__()
         self.score = nn.Linear(3 * num_weights, num_weights)
@@ -176,7 +186,7 @@ class RealSyntheticGradient(SyntheticGradient):
             nn.init.zeros_(layer.bias)
 
     def _context(self, state: QueryState) -> Tensor:
-        weight = (state.query_mask / state.query_mask.sum(1, keepdim=True)).to(state.x.dtype)
+        weight = _mean_weights(state.query_mask, state.x.dtype)
         moments = [torch.einsum("tqp,tq->tp", x, weight).unsqueeze(1) for x in (state.x, state.x.square())]
         return torch.cat([*(m.expand_as(state.q.loc) for m in moments), state.q.loc], -1)
 

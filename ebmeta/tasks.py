@@ -27,6 +27,12 @@ __all__ = ["TaskBatch"]
 def _pad(rows: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
     """Stack tensors of unequal first dimension; also return the mask of what is real."""
     first = rows[0]
+    for t, row in enumerate(rows):
+        if row.shape[1:] != first.shape[1:] or row.dtype != first.dtype:
+            raise ValueError(
+                f"expected rows of shape {tuple(first.shape[1:])} and type {first.dtype} in every task, "
+                f"got {tuple(row.shape[1:])} and {row.dtype} in task {t}"
+            )
     out = first.new_zeros((len(rows), length, *first.shape[1:]))
     mask = torch.zeros((len(rows), length), dtype=torch.bool)
     for t, row in enumerate(rows):
@@ -80,6 +86,10 @@ class TaskBatch:
                 "support_x and query_x: expected shapes (tasks, rows, features...), got "
                 f"{tuple(self.support_x.shape)} and {tuple(self.query_x.shape)}"
             )
+        for name in ("support_y", "query_y"):
+            y = getattr(self, name)
+            if y is not None and not y.is_floating_point():
+                object.__setattr__(self, name, y.long())
         missing = {name for name in ("support_mask", "query_mask", "way_mask") if getattr(self, name) is None}
         for name, x in (("support_mask", self.support_x), ("query_mask", self.query_x)):
             if name in missing:
@@ -92,6 +102,15 @@ class TaskBatch:
             mask = torch.ones(len(self.support_x), ways, dtype=torch.bool, device=self.support_x.device)
             object.__setattr__(self, "way_mask", mask)
         self._validate()
+        for side in ("support", "query"):
+            mask = getattr(self, f"{side}_mask")
+            if bool(mask.all()):
+                continue
+            for name in (f"{side}_x", f"{side}_y"):
+                value = getattr(self, name)
+                if value is not None:  # padding may hold anything, so it is made to hold zeros
+                    real = mask.view(*mask.shape, *[1] * (value.dim() - 2))
+                    object.__setattr__(self, name, value.masked_fill(~real, 0))
 
     def _validate(self) -> None:
         tasks, support, queries = len(self.support_x), self.support_x.shape[1], self.query_x.shape[1]
@@ -108,6 +127,14 @@ class TaskBatch:
             got = tuple(getattr(self, name).shape)
             if got != shape:
                 raise ValueError(f"{name}: expected shape {shape} to match support_x, got {got}")
+            if name.endswith("mask") and getattr(self, name).dtype != torch.bool:
+                raise ValueError(f"{name}: expected a boolean mask, got {getattr(self, name).dtype}")
+        if bool((self.way_mask[:, 1:] & ~self.way_mask[:, :-1]).any()):
+            raise ValueError("way_mask: expected the classes of each task first and padding after them, got a gap")
+        if self.query_y is not None and self.query_y.is_floating_point() != self.support_y.is_floating_point():
+            raise ValueError(
+                f"query_y: expected labels of the kind of support_y, {self.support_y.dtype}, got {self.query_y.dtype}"
+            )
         if tasks == 0:
             raise ValueError("expected at least one task, got 0")
         if not bool(self.query_mask.any(1).all()):
@@ -173,6 +200,8 @@ class TaskBatch:
                 num_ways = [1] * len(sx)
             else:
                 last = [sy] if qy is None else [sy, qy]
+                if not any(y.shape[1] for y in last):
+                    raise ValueError("num_ways: expected the number of classes where there are no labels, got None")
                 num_ways = [1 + max(int(y[t].max()) for y in last if y.shape[1]) for t in range(len(sx))]
         ways = torch.as_tensor(list(num_ways))
         way_mask = torch.arange(int(ways.max())) < ways[:, None]
@@ -210,7 +239,8 @@ class TaskBatch:
 
     def __getitem__(self, index: slice | Tensor | Sequence[int]) -> TaskBatch:
         """Choose tasks by slice, mask or list of indices; padding stays as it is."""
-        return self._map(lambda v: v[index])
+        chosen = index if isinstance(index, slice) else torch.as_tensor(index)
+        return self._map(lambda v: v[chosen])
 
     def __len__(self) -> int:
         return self.num_tasks

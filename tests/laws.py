@@ -1,0 +1,345 @@
+"""Laws that every model obeys, whatever its parts: functions of a `Member` that raise where one breaks.
+
+Each law is stated on float64 models with all parameters moved at random, since an untrained refiner is
+the identity and would obey anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from builders import class_tasks, classifier, close, generator, perturb, real_tasks, regressor
+from torch import Tensor, nn
+
+from ebmeta import EmpiricalBayes, Objective, TaskBatch
+from ebmeta.gaussian import Gaussian
+from ebmeta.initializer import ConjugateInitializer, PrototypeInitializer
+from ebmeta.likelihood import Categorical, Normal
+from ebmeta.predictor import LinearPredictor
+from ebmeta.prior import DiagonalPrior
+from ebmeta.refine import Refiner
+from ebmeta.synthetic_gradient import ClassSyntheticGradient, RealSyntheticGradient
+
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model and tasks that suit it.
+
+    Args:
+        build: a new float64 model of `num_steps` steps, its parameters moved by `scale`.
+        tasks: ragged float64 tasks.
+        any_ways: defined for any number of classes and equivariant to their order.
+    """
+
+    build: Callable[..., EmpiricalBayes]
+    tasks: Callable[[], TaskBatch]
+    any_ways: bool = True
+
+    @property
+    def categorical(self) -> bool:
+        return self.build().likelihood.categorical
+
+
+def _moved(model: EmpiricalBayes, scale: float) -> EmpiricalBayes:
+    perturb(model.double(), scale=scale)
+    return model
+
+
+def _diagonal_regressor(num_steps: int = STEPS, scale: float = 0.3) -> EmpiricalBayes:
+    torch.manual_seed(0)
+    refiner = Refiner(RealSyntheticGradient(4, 8), num_steps)
+    parts = DiagonalPrior(4), Normal(), LinearPredictor(3, "linear"), ConjugateInitializer(), refiner
+    return _moved(EmpiricalBayes(*parts, beta=0.1), scale)
+
+
+def _linear_classifier(num_steps: int = STEPS, scale: float = 0.3) -> EmpiricalBayes:
+    torch.manual_seed(0)
+    refiner = Refiner(ClassSyntheticGradient(8, depth=3), num_steps)
+    parts = DiagonalPrior(5), Categorical(), LinearPredictor(4, "linear"), PrototypeInitializer(5, 1.0), refiner
+    return _moved(EmpiricalBayes(*parts, beta=1.0), scale)
+
+
+def _embedded_classifier(num_steps: int = STEPS, scale: float = 0.3) -> EmpiricalBayes:
+    torch.manual_seed(0)
+    embedder = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.Tanh())
+    return classifier(6, num_steps, scale=scale, embedder=embedder)
+
+
+def _images() -> TaskBatch:
+    batch = class_tasks()
+    return replace(batch, support_x=batch.support_x.unflatten(2, (2, 2)), query_x=batch.query_x.unflatten(2, (2, 2)))
+
+
+MEMBERS = {
+    "classifier": Member(lambda num_steps=STEPS, scale=0.3: classifier(4, num_steps, scale=scale), class_tasks),
+    "classifier-linear": Member(_linear_classifier, class_tasks),
+    "classifier-embedder": Member(_embedded_classifier, _images),
+    "classifier-mlp": Member(
+        lambda num_steps=STEPS, scale=0.3: classifier(
+            4, num_steps, scale=scale, synthetic_gradient="mlp", n_way=3, beta=0.3
+        ),
+        lambda: class_tasks(ways=(3, 3, 3, 3)),
+        any_ways=False,
+    ),
+    "regressor": Member(lambda num_steps=STEPS, scale=0.3: regressor(3, num_steps, scale=scale), real_tasks),
+    "regressor-diagonal": Member(_diagonal_regressor, real_tasks),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """All that inference says of a batch: the path, its divergence from the prior, and the predictions."""
+
+    path: list[Gaussian]
+    kl: Tensor
+    prediction: dict[str, Tensor]
+
+
+def outcome(model: EmpiricalBayes, batch: TaskBatch) -> Outcome:
+    path, prior, x = model.infer(batch)
+    prediction = model.likelihood.predict(*path[-1].marginal(x), batch.way_mask)
+    return Outcome(path, torch.stack([q.kl(prior) for q in path]), prediction)
+
+
+def _same(
+    got: Outcome,
+    expected: Outcome,
+    weights: Callable[[Tensor], Tensor] = lambda v: v,
+    queries: Callable[[Tensor], Tensor] = lambda v: v,
+) -> None:
+    """Compare; `weights` and `queries` map what was expected of `w` and of predictions to their new places."""
+    assert len(got.path) == len(expected.path)
+    for a, b in zip(got.path, expected.path, strict=True):
+        close(a.loc, weights(b.loc))
+        close(a.precision, weights(b.precision))
+    close(got.kl, expected.kl)
+    for name, value in expected.prediction.items():
+        close(got.prediction[name], queries(value))
+
+
+def relabelling_permutes_classes(member: Member) -> None:
+    model, batch = member.build(), member.tasks()
+    g = generator(1)
+    to = torch.arange(batch.way_mask.shape[1]).repeat(len(batch), 1)  # class c becomes class to[t, c]
+    for t, ways in enumerate(batch.way_mask.sum(1).tolist()):
+        while torch.equal(to[t, :ways], torch.arange(ways)):
+            to[t, :ways] = torch.randperm(ways, generator=g)
+    moved = replace(batch, support_y=to.gather(1, batch.support_y), query_y=to.gather(1, batch.query_y))
+    back = to.argsort(1)
+    tasks = torch.arange(len(batch))[:, None]
+    _same(outcome(model, moved), outcome(model, batch), lambda v: v[tasks, back], lambda p: p.mT[tasks, back].mT)
+
+
+def _shuffled(mask: Tensor, seed: int) -> Tensor:
+    order = torch.stack([torch.randperm(mask.shape[1], generator=generator(seed + t)) for t in range(len(mask))])
+    assert (order != torch.arange(mask.shape[1])).any(1).all()
+    return order
+
+
+def support_order_changes_nothing(member: Member) -> None:
+    model, batch = member.build(), member.tasks()
+    index = torch.arange(len(batch))[:, None], _shuffled(batch.support_mask, 1)
+    moved = replace(
+        batch,
+        support_x=batch.support_x[index],
+        support_y=batch.support_y[index],
+        support_mask=batch.support_mask[index],
+    )
+    _same(outcome(model, moved), outcome(model, batch))
+
+
+def query_order_permutes_predictions(member: Member) -> None:
+    model, batch = member.build(), member.tasks()
+    index = torch.arange(len(batch))[:, None], _shuffled(batch.query_mask, 1)
+    moved = replace(
+        batch, query_x=batch.query_x[index], query_y=batch.query_y[index], query_mask=batch.query_mask[index]
+    )
+    _same(outcome(model, moved), outcome(model, batch), queries=lambda v: v[index])
+
+
+def _pad(member: Member, batch: TaskBatch, fill: float | Tensor) -> TaskBatch:
+    """Add masked rows and ways, inputs set to `fill`, labels to 0."""
+
+    def wider(v: Tensor, extra: int, value: float | Tensor = 0) -> Tensor:
+        new = torch.zeros(len(v), extra, *v.shape[2:], dtype=v.dtype)
+        new[...] = value
+        return torch.cat([v, new], 1)
+
+    ways = 2 if member.categorical and member.any_ways else 0
+    return TaskBatch(
+        support_x=wider(batch.support_x, 3, fill),
+        support_y=wider(batch.support_y, 3),
+        query_x=wider(batch.query_x, 4, fill),
+        query_y=wider(batch.query_y, 4),
+        support_mask=wider(batch.support_mask, 3),
+        query_mask=wider(batch.query_mask, 4),
+        way_mask=wider(batch.way_mask, ways),
+    )
+
+
+def _score(model: EmpiricalBayes, batch: TaskBatch) -> Tensor:
+    """Return a scalar that depends on every prediction of a real query, without random numbers."""
+    out = outcome(model, batch)
+    if model.likelihood.categorical:
+        value = out.prediction["probs"].gather(-1, batch.query_y.unsqueeze(-1)).squeeze(-1)
+    else:
+        value = (out.prediction["mean"] - batch.query_y).square() + out.prediction["std"]
+    return torch.where(batch.query_mask, value, 0.0).sum() + out.kl.sum()
+
+
+def _gradients(model: EmpiricalBayes, value: Tensor) -> list[Tensor]:
+    parameters = list(model.parameters())
+    return list(torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True))
+
+
+def padding_changes_nothing(member: Member) -> None:
+    model, batch = member.build(), member.tasks()
+    fills = [1e3]
+    if model.predictor.center is not None and model.predictor.embedder is None:
+        fills.append(model.predictor.center.detach())  # where the norm of a feature vector is zero
+    expected = outcome(model, batch)
+    for fill in fills:
+        padded = _pad(member, batch, fill)
+        got = outcome(model, padded)
+        ways, queries = batch.way_mask.shape[1], batch.query_mask.shape[1]
+        got = Outcome(
+            [q.with_(q.loc[:, :ways], q.precision[:, :ways]) for q in got.path],
+            got.kl,
+            {k: v[:, :queries, :ways] if v.dim() == 3 else v[:, :queries] for k, v in got.prediction.items()},
+        )
+        _same(got, expected)
+        for a, b in zip(_gradients(model, _score(model, padded)), _gradients(model, _score(model, batch)), strict=True):
+            close(a, b, 1e-8)
+
+
+def tasks_do_not_see_each_other(member: Member) -> None:
+    model, batch = member.build(), member.tasks()
+    together = outcome(model, batch)
+    for t in range(len(batch)):
+        s, q, c = (int(m[t].sum()) for m in (batch.support_mask, batch.query_mask, batch.way_mask))
+        alone = TaskBatch.from_tasks(
+            [batch.support_x[t, :s]], [batch.support_y[t, :s]], [batch.query_x[t, :q]], [batch.query_y[t, :q]], [c]
+        )
+        got = outcome(model, alone)
+        for a, b in zip(got.path, together.path, strict=True):
+            close(a.loc[0], b.loc[t, :c])
+            close(a.precision[0], b.precision[t, :c])
+        close(got.kl[:, 0], together.kl[:, t])
+        for name, value in got.prediction.items():
+            expected = together.prediction[name][t, :q]
+            close(value[0], expected[:, :c] if value.dim() == 3 else expected)
+
+
+def no_support_gives_the_prior(member: Member) -> None:
+    model, batch = member.build(), member.tasks()
+    prior = model.prior(len(batch), batch.way_mask.shape[1])
+    masked = replace(batch, support_mask=torch.zeros_like(batch.support_mask))
+    absent = replace(
+        batch, **{name: getattr(batch, name)[:, :0] for name in ("support_x", "support_y", "support_mask")}
+    )
+    for empty in (masked, absent):
+        q = model.posterior(empty, num_steps=0)[0]
+        close(q.loc, prior.loc, 1e-14)
+        assert torch.equal(q.precision, prior.precision)
+
+
+def unseen_class_keeps_the_prior(member: Member) -> None:
+    model, batch = member.build(), member.tasks()
+    dropped = replace(batch, support_mask=batch.support_mask & (batch.support_y != 1))
+    prior, q = model.prior(len(batch), batch.way_mask.shape[1]), model.posterior(dropped, num_steps=0)[0]
+    close(q.loc[:, 1], prior.loc[:, 1], 1e-14)
+    assert torch.equal(q.precision[:, 1], prior.precision[:, 1])
+    assert bool((q.precision[:, 0] > prior.precision[:, 0]).all())  # a seen class does not
+
+
+def gradients_equal_finite_differences(member: Member) -> None:
+    model, batch = member.build(), member.tasks()
+    parameters = list(model.parameters())
+    start = [p.detach().clone() for p in parameters]
+    for kind in ("predictive", "gibbs", "evidence"):
+        objective = Objective(kind=kind, num_draws=3, anytime=0.5)
+
+        def loss(objective: Objective = objective) -> Tensor:
+            return objective.total(objective.terms(model, batch, generator=generator(7)))
+
+        gradient = _gradients(model, loss())
+        for seed in range(3):
+            g = generator(seed)
+            direction = [torch.randn(p.shape, generator=g, dtype=p.dtype) for p in parameters]
+            slope = sum((a * b).sum() for a, b in zip(gradient, direction, strict=True))
+            values = []
+            with torch.no_grad():
+                for step in (1e-5, -1e-5):
+                    for p, p0, d in zip(parameters, start, direction, strict=True):
+                        p.copy_(p0 + step * d)
+                    values.append(loss())
+                for p, p0 in zip(parameters, start, strict=True):
+                    p.copy_(p0)
+            close((values[0] - values[1]) / 2e-5, slope, 1e-6)
+
+
+def untrained_refinement_changes_nothing(member: Member) -> None:
+    model, batch = member.build(scale=0.0), member.tasks()
+    for part in (model.prior, model.likelihood, model.predictor, model.initializer):
+        perturb(part)
+    first, *rest = model.posterior(batch)
+    assert len(rest) == STEPS
+    for q in rest:
+        close(q.loc, first.loc, 1e-12)  # softmax(log p) equals p up to rounding
+        assert torch.equal(q.precision, first.precision)
+
+
+def trained_refinement_changes_every_step(member: Member) -> None:
+    """Show that the laws are about something: a moved model's steps do move."""
+    path = member.build().posterior(member.tasks())
+    for before, after in pairwise(path):
+        assert bool(((after.loc - before.loc).abs().amax((1, 2)) > 1e-3).all())
+        assert bool(((after.precision - before.precision).abs().flatten(1).amax(1) > 1e-3).all())
+
+
+def refinement_ignores_query_labels(member: Member) -> None:
+    model, batch = member.build(), member.tasks()
+    expected = model.posterior(batch)
+    changed = batch.query_y.flip(0) if not member.categorical else torch.zeros_like(batch.query_y)
+    assert not torch.equal(changed, batch.query_y)
+    for other in (batch.unlabelled(), replace(batch, query_y=changed)):
+        for a, b in zip(model.posterior(other), expected, strict=True):
+            assert torch.equal(a.loc, b.loc)
+            assert torch.equal(a.precision, b.precision)
+
+
+def extra_steps_repeat_the_last(member: Member) -> None:
+    model, longer, batch = member.build(), member.build(num_steps=STEPS + 2), member.tasks()
+    state = model.state_dict()
+    for name, _ in model.refiner.named_parameters(recurse=False):
+        value = state[f"refiner.{name}"]
+        state[f"refiner.{name}"] = torch.cat([value, value[-1:], value[-1:]])
+    longer.load_state_dict(state)
+    path = model.posterior(batch, STEPS + 2)
+    for a, b in zip(path, longer.posterior(batch), strict=True):
+        assert torch.equal(a.loc, b.loc)
+        assert torch.equal(a.precision, b.precision)
+    for a, b in zip(path, model.posterior(batch), strict=False):
+        assert torch.equal(a.loc, b.loc)
+
+
+#: Every law, and whom it binds.
+LAWS: dict[Callable[[Member], None], Callable[[Member], bool]] = {
+    relabelling_permutes_classes: lambda m: m.categorical and m.any_ways,
+    support_order_changes_nothing: lambda m: True,
+    query_order_permutes_predictions: lambda m: True,
+    padding_changes_nothing: lambda m: True,
+    tasks_do_not_see_each_other: lambda m: True,
+    no_support_gives_the_prior: lambda m: True,
+    unseen_class_keeps_the_prior: lambda m: m.categorical,
+    gradients_equal_finite_differences: lambda m: True,
+    untrained_refinement_changes_nothing: lambda m: True,
+    trained_refinement_changes_every_step: lambda m: True,
+    refinement_ignores_query_labels: lambda m: True,
+    extra_steps_repeat_the_last: lambda m: True,
+}

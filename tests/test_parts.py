@@ -1,0 +1,145 @@
+"""Prior, predictor, initializer and synthetic gradients: each against its formula, written out."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from builders import class_tasks, classifier, close, generator, perturb, real_tasks
+from torch import nn
+
+from ebmeta.gaussian import FullGaussian
+from ebmeta.initializer import PrototypeInitializer
+from ebmeta.likelihood import Categorical
+from ebmeta.predictor import LinearPredictor
+from ebmeta.prior import DiagonalPrior, FullPrior
+from ebmeta.synthetic_gradient import ClassSyntheticGradient, ExchangeableLinear, QueryState, RealSyntheticGradient
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
+
+
+def moved(module):
+    perturb(module.double(), scale=0.5)
+    return module
+
+
+def test_the_full_prior_has_the_covariance_of_its_factor():
+    prior = moved(FullPrior(3, scale=2.0))
+    factor = prior.scale_tril()
+    assert bool((factor.triu(1) == 0).all())
+    assert bool((factor.diagonal() > 0).all())
+    close(torch.linalg.inv(prior(2, 1).precision[1, 0]), factor @ factor.T)
+    close(prior(2, 1).loc[1, 0], prior.loc)
+
+
+def test_the_diagonal_prior_has_the_variance_of_its_scale():
+    prior = moved(DiagonalPrior(3, scale=2.0))
+    close(prior(2, 4).precision[1, 3], prior.log_scale.exp() ** -2)
+    close(prior(2, 4).loc[1, 3], prior.loc)
+
+
+@pytest.mark.parametrize("kind", [DiagonalPrior, FullPrior])
+def test_priors_start_at_their_scale_and_refuse_none(kind):
+    close(kind(2, scale=3.0)(1, 1).scale, torch.full((1, 1, 2), 3.0), 1e-6)
+    for bad in ((0, 1.0), (2, 0.0), (2, -1.0)):
+        with pytest.raises(ValueError, match="expected num_weights >= 1 and scale > 0, got"):
+            kind(*bad)
+
+
+def test_the_cosine_head_looks_at_directions_from_the_centre():
+    predictor, x = moved(LinearPredictor(3, "cosine")), normal(2, 4, 3)
+    shifted = x - predictor.center
+    close(predictor.features(x), shifted / shifted.square().sum(-1, keepdim=True).sqrt())
+    mask = torch.tensor([[True, True, False, True], [False, True, False, False]])
+    predictor.center_on(x, mask)
+    close(predictor.center, (x[0, 0] + x[0, 1] + x[0, 3] + x[1, 1]) / 4)
+
+
+def test_the_linear_head_has_an_intercept():
+    predictor, x, w = LinearPredictor(3, "linear"), normal(2, 4, 3), normal(5, 2, 6, 4, seed=1)
+    close(predictor(predictor.features(x), w)[3, 1, 2, 5], x[1, 2] @ w[3, 1, 5, :3] + w[3, 1, 5, 3])
+    assert predictor.num_weights == 4
+
+
+def test_a_frozen_embedder_stays_in_evaluation_mode():
+    frozen = LinearPredictor(3, "linear", nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), freeze_embedder=True)
+    free = LinearPredictor(3, "linear", nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)))
+    for predictor in (frozen, free):
+        predictor.train()
+    assert [m.training for m in frozen.embedder.modules()] == [False] * 3
+    assert [m.training for m in free.embedder.modules()] == [True] * 3
+
+
+def test_bad_predictors_are_refused():
+    with pytest.raises(ValueError, match="num_features: expected at least 1, got 0"):
+        LinearPredictor(0, "linear")
+    with pytest.raises(ValueError, match="head: expected 'cosine' or 'linear', got 'mlp'"):
+        LinearPredictor(2, "mlp")
+    with pytest.raises(ValueError, match=r"x: expected 3 features per input, got shape \(2, 2\)"):
+        LinearPredictor(3, "linear").features(torch.zeros(1, 4, 2, 2))
+
+
+def test_prototypes_are_the_posterior_of_noisy_looks_at_each_weight():
+    """Weight by weight: the conditional of a joint Gaussian of one weight and its class's examples."""
+    prior, init = moved(DiagonalPrior(4)), moved(PrototypeInitializer(4, amplitude=2.0))
+    batch = class_tasks()
+    q = init(prior(4, 5), Categorical(), batch.support_x, batch.support_y, batch.support_mask)
+    look = 1 / init.log_precision.exp()
+    sigma = (2 * prior.log_scale).exp()
+    for t in range(4):
+        for c in range(int(batch.way_mask[t].sum())):
+            x = init.log_amplitude.exp() * batch.support_x[t][batch.support_mask[t] & (batch.support_y[t] == c)]
+            for p in range(4):
+                joint = sigma[p] + look[p] * torch.eye(len(x), dtype=torch.float64)
+                gain = torch.linalg.solve(joint, sigma[p].expand(len(x)))
+                close(q.loc[t, c, p], prior.loc[p] + gain @ (x[:, p] - prior.loc[p]))
+                close(1 / q.precision[t, c, p], sigma[p] - gain.sum() * sigma[p])
+
+
+def test_the_exchangeable_layer_is_its_formula():
+    layer, h = moved(ExchangeableLinear(3, 2)), normal(1, 4, 5, 3)
+    queries, ways = torch.tensor([[0.5, 0.5, 0.0, 0.0]]).double(), torch.tensor([[0.25] * 4 + [0.0]]).double()
+    got = layer(h, queries, ways)
+    block = h[0, :2, :4]
+    for i in range(2):
+        for c in range(4):
+            expected = (
+                layer.cell(block[i, c])
+                + layer.by_class(block[:, c].mean(0))
+                + layer.by_query(block[i].mean(0))
+                + layer.overall(block.mean((0, 1)))
+            )
+            close(got[0, i, c], expected)
+
+
+def state(batch, model):
+    path, _, x = model.infer(batch)
+    loc, var = path[0].marginal(x)
+    mean = model.likelihood.moments(loc, var, batch.way_mask)[0]
+    return QueryState(path[0], x, loc, var, mean, batch.query_mask, batch.way_mask)
+
+
+def test_the_class_belief_is_a_distribution_over_real_classes():
+    batch = class_tasks()
+    s, xi = state(batch, classifier()), moved(ClassSyntheticGradient(8))
+    belief = xi.belief(s)
+    close(belief.sum(-1), torch.ones(4, 7, dtype=torch.float64), 1e-12)
+    assert bool((belief.masked_select(~batch.way_mask.unsqueeze(1)) == 0).all())
+    close(xi(s), s.mean - belief, 1e-15)
+    assert (belief - s.mean).abs().max() > 0.01
+
+
+def test_the_real_residual_is_a_shift_of_the_weights():
+    batch = real_tasks()
+    xi, x, q = moved(RealSyntheticGradient(3, 4)), batch.query_x, FullGaussian(normal(4, 1, 3), torch.eye(3).double())
+    s = SimpleNamespace(q=q, x=x, query_mask=batch.query_mask)
+    residual, (score, information) = xi(s), xi.inputs(s)
+    for t in range(4):
+        rows = x[t][batch.query_mask[t]]
+        u = torch.cat([rows.mean(0), rows.square().mean(0), q.loc[t, 0]])
+        close(residual[t, :, 0], -x[t] @ xi.readout(nn.functional.silu(xi.hidden(u))))
+        close(score[t, 0], len(rows) * xi.score(u))
+        close(information[t, 0], len(rows) * xi.factor @ xi.factor.T)
