@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,20 +140,13 @@ def _learning_rate(iteration: int, total: int, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (iteration - warm) / max(1, total - warm)))
 
 
-def _seeded(seed: int, stream: int, index: int, device: torch.device) -> Any:
-    """Context in which torch's generators depend on (seed, stream, index) alone."""
+@contextmanager
+def _seeded(seed: int, stream: int, index: int, device: torch.device) -> Iterator[None]:
+    """Make torch's generators depend on (seed, stream, index) alone, and put them back afterwards."""
     key = int(np.random.SeedSequence((seed, stream, index)).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    context = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-    class Seeded:
-        def __enter__(self) -> None:
-            context.__enter__()
-            torch.manual_seed(key)
-
-        def __exit__(self, *info: Any) -> None:
-            context.__exit__(*info)
-
-    return Seeded()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(key)
+        yield
 
 
 def fit(

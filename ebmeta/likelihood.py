@@ -186,7 +186,9 @@ def gaussian_softmax(
        F_j(z) = \mathbb E_\varepsilon \exp(-e^{m_j + \sqrt{v_j}\varepsilon - z}), \quad f_j = F_j'. $$
 
     Gauss-Hermite nodes in $\varepsilon$ and the trapezoid rule in $z$ make it equal the full
-    tensor-product Gauss-Hermite rule, at a cost linear instead of exponential in the number of classes.
+    tensor-product Gauss-Hermite rule, up to the trapezoid's error, at a cost linear instead of
+    exponential in the number of classes. Errors stay below 1e-6 for variances up to 4 and below 1e-3
+    up to 25; they reach 0.01 at 100.
 
     Args:
         loc: $m$, shape `(..., Q, C)`.

@@ -6,9 +6,9 @@ $$ \mathcal L_{\text{Gibbs}} = \sum_t \Big( \sum_i \mathbb E_{q_K}[-\log p(y_{ti
 $$ \mathcal L_{\text{predictive}} = \sum_t \Big( \sum_i -\log \mathbb E_{q_K}[p(y_{ti} \mid x_{ti}, w)]
    + \beta\, \mathrm{KL}(q_K \Vert p_\psi) \Big). $$
 
-The Gibbs form is the negative ELBO of the Pyro program (with its KL weighted by beta). The predictive
-form scores the probabilities that users get, and is the default for training: on validation classes it
-was the better calibrated of the two at equal accuracy. Both use the closed-form KL and draws in the
+The Gibbs form is the negative ELBO of the Pyro program, with its KL weighted by beta (and with
+`anytime=0`: training adds the earlier steps). The predictive form is a proper score of the probabilities
+that users get, and the default for training. Both use the closed-form KL and draws in the
 space of the linear predictor, which has a few numbers per query where `w` has hundreds per class.
 "evidence" is the Gibbs form with $q_0$ given *all* labels: type-II maximum likelihood of the prior.
 """

@@ -3,18 +3,20 @@ r"""Refinement: $q_0 \to q_1 \to \dots \to q_K$ on the unlabelled queries.
 Step $k$ descends $F(q) = \sum_i \mathbb E_q[-\log p(y_i \mid \eta_i)] + \beta\,\mathrm{KL}(q \Vert p_\psi)$ along its
 natural gradient, with the synthetic $\xi$ in place of the gradient that would need the labels:
 
-$$ G_k = \sum_i \tfrac{1}{\varphi} \mathbb E[A''(\eta_i)]\, x_i x_i^\top + \beta\,(\Lambda_0 - \Lambda_k), \qquad
-   \Lambda_{k+1} = \Lambda_k + s_k G_k + \tfrac{s_k^2}{2} G_k \Lambda_k^{-1} G_k, $$
+$$ G_k = s_k \Big[ \sum_i \tfrac{1}{\varphi} \mathbb E[A''(\eta_i)]\, x_i x_i^\top
+   + \beta\,(\Lambda_0 - \Lambda_k) \Big] + \nu_k J_k, \qquad
+   \Lambda_{k+1} = \Lambda_k + G_k + \tfrac12 G_k \Lambda_k^{-1} G_k, $$
 
 $$ m_{k+1} = m_k - \rho_k \Lambda_{k+1}^{-1} \Big[ \sum_i \tfrac{1}{\varphi} x_i\, \xi_i
-   + \beta \kappa_k\, \Lambda_0 (m_k - \mu) \Big]. $$
+   + \beta \kappa_k\, \Lambda_0 (m_k - \mu) - \zeta_k \Big]. $$
 
 By the theorems of Bonnet and Price these are the gradients of $F$ with respect to the mean and the
 covariance; the second does not contain the labels, so only the first needs a synthetic gradient. The
 quadratic term keeps the precision positive definite for a step of any size and sign (Lin, Schmidt
 and Khan 2020, Handling the positive-definite constraint in the Bayesian learning rule).
-$\rho_k, \kappa_k, s_k$ are learned. $\kappa_k = s_k = 0$ and $\xi = 0$ at the start, so zero training
-means no refinement.
+$\rho_k, \kappa_k, s_k, \nu_k$ are learned. $\zeta_k$ and $J_k$ are what the inputs themselves say about $w$,
+for synthetic gradients that read them. $\kappa_k = s_k = \nu_k = 0$ and $\xi = \zeta = 0$ at the start, so
+zero training means no refinement.
 
 This module never sees a label: its inputs are features and masks.
 """

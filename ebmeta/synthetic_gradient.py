@@ -161,12 +161,12 @@ class RealSyntheticGradient(SyntheticGradient):
 
     $$ r_i = \eta_i + \phi(x_i)^\top g(u), \quad \zeta = Q M u, \quad J = Q R R^\top $$
 
-    with $u = [\bar x; \overline{x^2}; m; 1]$.
+    with $u = [\bar x; \overline{x^2}; m]$ and $M$ affine.
 
     Where inputs carry information on $w$, it is in their distribution, and the exact update is that of
     the input likelihood $p(x_i \mid w)$: a gradient $\zeta$ of its logarithm with respect to $w$ and a
-    precision $J$. Both are linear-Gaussian exact (theory: "What refinement targets"); the small network
-    $g$ adds what is not linear.
+    precision $J$. For the queries of a linear-Gaussian world both have this form exactly (theory: "What
+    refinement targets"); the small network $g$ adds what is not linear.
 
     Args:
         num_weights: weights per output, $P$.

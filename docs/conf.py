@@ -1,0 +1,50 @@
+"""Sphinx configuration."""
+
+import sys
+from importlib.metadata import version as installed
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
+
+project = "ebmeta"
+author = "The ebmeta developers"
+copyright = author
+release = version = installed("ebmeta")
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx.ext.mathjax",
+    "sphinx_copybutton",
+    "sphinxcontrib.bibtex",
+    "docstrings",
+    "results",
+    "run_blocks",
+]
+exclude_patterns = ["_build", "_generated", "_ext"]
+default_role = "py:obj"
+
+myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+math_eqref_format = "({number})"
+
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_typehints_format = "short"
+
+bibtex_bibfiles = ["references.bib"]
+bibtex_reference_style = "author_year"
+
+copybutton_selector = "div:not(.output) > div.highlight > pre"
+copybutton_exclude = ".linenos, .gp, .go"
+
+results_folder = str(HERE.parent / "benchmarks" / "results")
+run_blocks_pages = ["tutorial"]
+
+html_theme = "furo"
+html_title = f"ebmeta {release}"
