@@ -22,7 +22,7 @@ from ebmeta.predict import predict
 from ebmeta.sampling import TaskSampler
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["calibration_error", "evaluate", "reliability_bins"]
+__all__ = ["calibration_error", "evaluate", "reliability_bins", "table"]
 
 BINS = 15
 Z95 = NormalDist().inv_cdf(0.975)
@@ -125,6 +125,28 @@ def evaluate(
         if name in result:
             result[name].attrs["units"] = unit
     return result
+
+
+def table(evaluation: xr.Dataset) -> str:
+    """Return the scores as text: a row per refinement step, each number with its 95% interval.
+
+    Args:
+        evaluation: what `evaluate` returned.
+
+    Examples:
+        >>> scores = xr.Dataset({"nll": ("step", [0.5]), "nll_half_width": ("step", [0.02])}, attrs={"num_tasks": 9})
+        >>> print(table(scores))
+          K              nll
+          0  0.5000 ± 0.0200
+        9 tasks, ± 95% interval over tasks
+    """
+    names = [str(n) for n in evaluation if f"{n}_half_width" in evaluation]
+    lines = ["  K" + "".join(f"{name:>17}" for name in names)]
+    for k in range(evaluation.sizes["step"]):
+        row = evaluation.isel(step=k)
+        lines.append(f"{k:3d}" + "".join(f"{float(row[n]):8.4f} ± {float(row[f'{n}_half_width']):.4f}" for n in names))
+    lines.append(f"{evaluation.attrs['num_tasks']} tasks, ± 95% interval over tasks")
+    return "\n".join(lines)
 
 
 def _scores(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None) -> xr.Dataset:

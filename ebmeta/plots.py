@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from ebmeta.evaluate import reliability_bins
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["history", "refinement", "reliability"]
+__all__ = ["history", "refinement", "reliability", "save_figure"]
 
 
 def _axes(ax: Axes | None) -> Axes:
@@ -21,6 +22,18 @@ def _axes(ax: Axes | None) -> Axes:
 
         ax = Figure(figsize=(4.8, 4.0), layout="constrained").subplots()
     return ax
+
+
+def save_figure(ax: Axes, path: Path) -> None:
+    """Write the figure of some axes to a file, and make its folder where there is none.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure = ax.get_figure(root=True)
+    if figure is not None:
+        figure.savefig(path, dpi=150)
 
 
 def refinement(evaluation: xr.Dataset, metric: str = "accuracy", ax: Axes | None = None) -> Axes:

@@ -1,0 +1,7 @@
+"""Run the command line as `python -m ebmeta`."""
+
+import sys
+
+from ebmeta.cli import main
+
+sys.exit(main())

@@ -1,0 +1,358 @@
+"""The command line: demo, train, predict, evaluate.
+
+Every command takes `--json FILE` for a machine-readable result, and `--config FILE`, a TOML file with a
+table per command whose values lie under the flags. Errors are one line, with exit code 2.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import cyclopts
+from cyclopts import App, Parameter
+
+if TYPE_CHECKING:
+    from ebmeta.model import EmpiricalBayes
+    from ebmeta.sampling import EpisodeSampler, GroupSampler
+
+__all__ = ["app", "main"]
+
+
+def _version() -> str:
+    from ebmeta import __version__
+
+    return __version__
+
+
+app = App(
+    name="ebmeta",
+    help="Empirical Bayes across many small tasks: train, predict with calibrated probabilities, evaluate.",
+    version=_version,
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+app.meta.group_parameters = cyclopts.Group("Common", sort_key=99)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Tasks:
+    """How rows become tasks.
+
+    Args:
+        label: name of the label column or array.
+        groups: name of the group column or array: real labels, one task per group. Without it, labels
+            are classes.
+        n_way: classes per task, a number or a range such as 2:10.
+        n_shot: labelled rows per class (per group, with groups), a number or a range.
+        n_query: queries per class; per task, with imbalance or groups.
+        imbalance: Dirichlet concentration of the query classes; balanced without it.
+    """
+
+    label: str = "y"
+    groups: str | None = None
+    n_way: str = "5"
+    n_shot: str = "1"
+    n_query: str = "15"
+    imbalance: float | None = None
+
+
+def _range(flag: str, text: str) -> tuple[int, int]:
+    low, _, high = str(text).partition(":")
+    try:
+        return int(low), int(high or low)
+    except ValueError:
+        raise ValueError(f"--{flag}: expected a number or a range such as 2:10, got {text!r}") from None
+
+
+def _sampler(path: Path, tasks: Tasks, seed: int) -> EpisodeSampler | GroupSampler:
+    from ebmeta.sampling import EpisodeSampler, GroupSampler
+    from ebmeta.tabular import read_table
+
+    table = read_table(path, tasks.label, tasks.groups)
+    if tasks.groups is not None:
+        return GroupSampler(table.X, table.y, table.groups, _range("n-shot", tasks.n_shot), seed=seed)
+    return EpisodeSampler(
+        table.X,
+        table.y,
+        _range("n-way", tasks.n_way),
+        _range("n-shot", tasks.n_shot),
+        _range("n-query", tasks.n_query),
+        imbalance=tasks.imbalance,
+        seed=seed,
+    )
+
+
+def _finish(result: dict[str, Any], json: Path | None) -> dict[str, Any]:
+    if json is not None:
+        if not json.parent.is_dir():
+            raise FileNotFoundError(f"{json}: expected an existing folder {json.parent}, found none")
+        json.write_text(json_module.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def _load(folder: Path) -> EmpiricalBayes:
+    from ebmeta.persist import load
+
+    return load(folder)
+
+
+@app.command
+def demo(
+    output: Path = Path("demo"),
+    *,
+    seed: int = 0,
+    num_iterations: int | None = None,
+    progress: bool = True,
+    json: Path | None = None,
+) -> None:
+    """Meta-train on handwritten digits and show what unlabelled queries are worth.
+
+    Args:
+        output: folder for the model, the predictions and the plots.
+        seed: seed of the whole run.
+        num_iterations: optimiser steps, for a shorter run.
+        progress: show a progress bar.
+        json: also write the result to this file.
+    """
+    from ebmeta.demo import run
+
+    options = {} if num_iterations is None else {"num_iterations": num_iterations}
+    _finish(run(output, seed=seed, progress=progress, **options), json)
+
+
+@app.command
+def train(
+    data: Path,
+    *,
+    output: Path,
+    validation: Path | None = None,
+    tasks: Tasks | None = None,
+    num_steps: int | None = None,
+    beta: float | None = None,
+    num_iterations: int = 2000,
+    batch_size: int = 16,
+    objective: Literal["predictive", "gibbs", "evidence"] = "predictive",
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+    device: str = "auto",
+    checkpoint: Path | None = None,
+    progress: bool = True,
+    json: Path | None = None,
+) -> None:
+    """Meta-train a model on a labelled file and save it.
+
+    Args:
+        data: npz, CSV or parquet file of training classes or groups.
+        output: folder of the model.
+        validation: file of other classes or groups, for early stopping.
+        tasks: how rows become tasks.
+        num_steps: refinement steps.
+        beta: weight of the divergence from the prior.
+        num_iterations: optimiser steps.
+        batch_size: tasks per step.
+        objective: what training minimises.
+        learning_rate: peak learning rate.
+        seed: seed of tasks, weights and draws.
+        device: auto, cpu or cuda.
+        checkpoint: file from which an interrupted run continues.
+        progress: show a progress bar.
+        json: also write the result to this file.
+    """
+    from ebmeta.fit import fit
+    from ebmeta.model import EmpiricalBayes
+    from ebmeta.persist import save
+
+    tasks = tasks or Tasks()
+    source = _sampler(data, tasks, seed)
+    held_out = None if validation is None else _sampler(validation, tasks, seed + 1)
+    if source.X.ndim != 2:
+        raise ValueError(f"{data}: expected one feature vector per row, got rows of shape {source.X.shape[1:]}")
+    options: dict[str, Any] = {"seed": seed}
+    options |= {} if num_steps is None else {"num_steps": num_steps}
+    options |= {} if beta is None else {"beta": beta}
+    build = EmpiricalBayes.classifier if tasks.groups is None else EmpiricalBayes.regressor
+    model = build(source.X.shape[1], **options)
+    save(model, output)  # an unwritable folder is better found before training than after
+    run = fit(
+        model,
+        source,
+        num_iterations,
+        batch_size,
+        validation=held_out,
+        objective=objective,
+        learning_rate=learning_rate,
+        seed=seed,
+        device=device,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    save(model, output)
+    last = run.history.isel(iteration=slice(-50, None)).mean("iteration")
+    result: dict[str, Any] = {
+        "model": str(output),
+        "iterations": int(run.history.sizes["iteration"]),
+        "best_iteration": run.best_iteration,
+        "stopped_early": run.stopped_early,
+        "seconds": round(run.seconds, 2),
+        "training_nll": last["nll"].values.round(5).tolist(),
+    }
+    line = f"training NLL {result['training_nll'][0]:.3f} -> {result['training_nll'][-1]:.3f} over refinement"
+    if "validation_nll" in run.history:
+        best = run.history["validation_nll"].sel(validation_iteration=run.best_iteration)
+        result["validation_nll"] = best.values.round(5).tolist()
+        line = f"validation NLL {float(best[0]):.3f} -> {float(best[-1]):.3f} over refinement"
+    print(f"{output}: {line} (nats per query), best after {run.best_iteration} iterations, {run.seconds:.0f} s")
+    _finish(result, json)
+
+
+@app.command
+def predict(
+    model: Path,
+    support: Path,
+    query: Path,
+    *,
+    output: Path,
+    label: str = "y",
+    num_steps: int | None = None,
+    json: Path | None = None,
+) -> None:
+    """Predict the rows of one new task from its labelled support file.
+
+    Args:
+        model: folder of the model.
+        support: labelled file (npz, CSV or parquet); it may hold any number of classes.
+        query: file of rows to predict, all together; a label column in it is ignored.
+        output: npz, CSV or parquet for predicted labels with class probabilities (or mean, standard
+            deviation and 5% and 95% quantiles); nc for the whole tree of draws and summaries.
+        label: name of the label column or array.
+        num_steps: refinement steps; those of training by default.
+        json: also write a summary to this file.
+    """
+    import numpy as np
+    import torch
+
+    from ebmeta.estimators import FewShotClassifier, FewShotRegressor
+    from ebmeta.evaluate import Z90
+    from ebmeta.predict import predict as predict_tree
+    from ebmeta.sampling import class_codes
+    from ebmeta.tabular import read_table, write_table
+    from ebmeta.tasks import TaskBatch
+
+    if output.suffix not in (".nc", ".npz", ".csv", ".parquet"):
+        raise ValueError(
+            f"{output}: expected a file of type .nc, .npz, .csv or .parquet, got {output.suffix or 'none'}"
+        )
+    loaded = _load(model)
+    labelled, rows = read_table(support, label), read_table(query, label, labelled=False)
+    if labelled.features != rows.features:
+        raise ValueError(f"{query}: expected the columns of {support}, {labelled.features}, got {rows.features}")
+    support_y = np.asarray(labelled.y)
+    result: dict[str, Any] = {"output": str(output), "rows": len(rows.X)}
+    columns: dict[str, np.ndarray]
+    if loaded.likelihood.categorical:
+        clf = FewShotClassifier(loaded, num_steps).fit(labelled.X, support_y)
+        probs = clf.predict_proba(rows.X)
+        names = [str(c) for c in clf.classes_]
+        columns = {"prediction": clf.classes_[probs.argmax(1)]}
+        columns |= {f"p_{name}": probs[:, c] for c, name in enumerate(names)}
+        result |= {"classes": names, "mean_confidence": round(float(probs.max(1).mean()), 5)}
+        y = class_codes(support_y)[1]
+    else:
+        reg = FewShotRegressor(loaded, num_steps).fit(labelled.X, support_y)
+        mean, std = reg.predict(rows.X, return_std=True)
+        columns = {"mean": mean, "std": std, "q05": mean - Z90 * std, "q95": mean + Z90 * std}
+        result |= {"mean_std": round(float(std.mean()), 5)}
+        y = support_y.astype(np.float32)
+    if output.suffix == ".nc":
+        x, q = (torch.tensor(v, dtype=torch.float32)[None] for v in (labelled.X, rows.X))
+        batch = TaskBatch(x, torch.tensor(y)[None], q)
+        predict_tree(loaded, batch, num_steps=num_steps).to_netcdf(output, engine="h5netcdf")
+    else:
+        write_table(output, columns)
+    print(f"{output}: predictions of {len(rows.X)} rows")
+    _finish(result, json)
+
+
+@app.command
+def evaluate(
+    model: Path,
+    data: Path,
+    *,
+    tasks: Tasks | None = None,
+    num_tasks: int = 600,
+    num_steps: int | None = None,
+    seed: int = 0,
+    plots: Path | None = None,
+    json: Path | None = None,
+) -> None:
+    """Score a model on tasks drawn from a labelled file, after every refinement step.
+
+    Args:
+        model: folder of the model.
+        data: npz, CSV or parquet file of new classes or groups.
+        tasks: how rows become tasks.
+        num_tasks: number of tasks.
+        num_steps: refinement steps; those of training by default.
+        seed: seed of the tasks.
+        plots: folder for a refinement plot and, for classes, a reliability diagram.
+        json: also write the scores to this file.
+    """
+    from ebmeta.evaluate import evaluate as score
+    from ebmeta.evaluate import table
+
+    scores = score(_load(model), _sampler(data, tasks or Tasks(), seed), num_tasks, num_steps=num_steps)
+    print(table(scores))
+    if plots is not None:
+        from ebmeta.plots import refinement, reliability, save_figure
+
+        save_figure(refinement(scores, "nll"), plots / "refinement.png")
+        if "confidence" in scores:
+            save_figure(reliability(scores), plots / "reliability.png")
+    by_step = {str(n): v.values.round(6).tolist() for n, v in scores.items() if v.dims == ("step",)}
+    _finish({"num_tasks": num_tasks, "seed": seed, **by_step}, json)
+
+
+@app.meta.default
+def _launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], config: Path | None = None
+) -> None:
+    """Read the configuration, then run the command.
+
+    Args:
+        tokens: the command and its flags.
+        config: TOML file with a table per command; its values lie under the flags.
+    """
+    if config is not None:
+        if not config.is_file():
+            raise FileNotFoundError(f"{config}: expected a TOML file, found none")
+        app.config = (cyclopts.config.Toml(config, search_parents=False),)
+    app(tokens, exit_on_error=False, print_error=False)
+
+
+def main(tokens: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        tokens: arguments; those of the process by default.
+
+    Returns:
+        The exit code: 0, 2 for an error of input or usage, 130 for an interrupt.
+    """
+    arguments = list(sys.argv[1:] if tokens is None else tokens)
+    app.config = ()  # that of an earlier call in this process
+    try:
+        app.meta(arguments, exit_on_error=False, print_error=False)
+    except KeyboardInterrupt:
+        where = "; run the same command again to continue from the checkpoint" if "--checkpoint" in arguments else ""
+        print(f"ebmeta: interrupted{where}", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, cyclopts.CycloptsError) as error:
+        print(f"ebmeta: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,136 @@
+"""Tables from files: npz, CSV and parquet, as arrays of inputs, labels and groups."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+__all__ = ["Table", "read_table", "write_table"]
+
+READS = (".npz", ".csv", ".parquet")
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows of one file.
+
+    Args:
+        X: inputs, shape `(N, ...)`.
+        y: labels, shape `(N,)`, or None where the file has none.
+        groups: group of each row, shape `(N,)`, or None.
+        features: names of the columns of `X`, or None where the file names none.
+    """
+
+    X: np.ndarray
+    y: np.ndarray | None
+    groups: np.ndarray | None
+    features: list[str] | None
+
+
+def read_table(path: Path, label: str = "y", groups: str | None = None, labelled: bool = True) -> Table:
+    """Read inputs, labels and groups from a file.
+
+    An npz file holds arrays `X`, `y` and, for groups, one named by `groups`; or `features` of shape
+    `(classes, rows, D)`, one row of classes each. In CSV and parquet files `label` and `groups` name
+    columns, and every other column is a numeric feature.
+
+    Args:
+        path: the file.
+        label: name of the labels.
+        groups: name of the groups, or None.
+        labelled: whether labels must be there; otherwise they are read where they are.
+
+    Returns:
+        The table.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if its type is unknown, it is damaged, or a column is missing, empty or not numeric.
+    """
+    path = Path(path)
+    if path.suffix not in READS:
+        raise ValueError(f"{path}: expected a file of type {', '.join(READS)}, got {path.suffix or 'none'}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a file, found none")
+    wanted = [label] if labelled else []
+    wanted += [groups] if groups is not None else []
+    try:
+        if path.suffix == ".npz":
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+        else:
+            frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+        raise ValueError(f"{path}: expected a complete {path.suffix[1:]} file, got: {error}") from None
+    if path.suffix == ".npz":
+        return _from_arrays(path, arrays, label, groups, wanted)
+    missing = [c for c in wanted if c not in frame]
+    if missing:
+        raise ValueError(f"{path}: expected columns {wanted}, got {_some(frame.columns)}")
+    for column in wanted:
+        if frame[column].isna().any():
+            raise ValueError(
+                f"{path}: expected a value of {column!r} in every row, got none in row {_first_na(frame[column])}"
+            )
+    inputs = frame.drop(columns=[c for c in (label, groups) if c in frame])
+    if inputs.shape[1] == 0:
+        raise ValueError(f"{path}: expected feature columns beside {wanted}, got none")
+    for column in inputs.columns:
+        if not pd.api.types.is_numeric_dtype(inputs[column]):
+            raise ValueError(f"{path}: expected numbers in feature column {column!r}, got {inputs[column].dtype}")
+        if inputs[column].isna().any():
+            raise ValueError(
+                f"{path}: expected a number in column {column!r}, row {_first_na(inputs[column])}, got none"
+            )
+    y = frame[label].to_numpy() if label in frame else None
+    by = frame[groups].to_numpy() if groups is not None else None
+    return Table(inputs.to_numpy(dtype=np.float32), y, by, [str(c) for c in inputs])
+
+
+def _from_arrays(path: Path, arrays: dict[str, np.ndarray], label: str, groups: str | None, wanted: list[str]) -> Table:
+    if "X" not in arrays and "features" in arrays:
+        stacked = arrays["features"]
+        if stacked.ndim < 3:
+            raise ValueError(f"{path}: expected features of shape (classes, rows, D), got {stacked.shape}")
+        classes = arrays.get("classes", np.arange(len(stacked)))
+        return Table(stacked.reshape(-1, *stacked.shape[2:]), np.repeat(classes, stacked.shape[1]), None, None)
+    if not arrays.keys() >= {"X", *wanted}:
+        raise ValueError(f"{path}: expected arrays {['X', *wanted]}, got {sorted(arrays)}")
+    return Table(arrays["X"], arrays.get(label), arrays[groups] if groups is not None else None, None)
+
+
+def _first_na(column: Any) -> int:
+    return int(np.argmax(column.isna().to_numpy()))
+
+
+def _some(columns: Iterable[Any]) -> str:
+    names = [str(c) for c in columns]
+    return str(names[:8])[:-1] + (", ...]" if len(names) > 8 else "]")
+
+
+def write_table(path: Path, columns: dict[str, np.ndarray]) -> None:
+    """Write columns of equal length as CSV, parquet or npz, by the file's ending.
+
+    Raises:
+        OSError: if the file cannot be written.
+        ValueError: if the ending is unknown.
+    """
+    path = Path(path)
+    if path.suffix not in READS:
+        raise ValueError(f"{path}: expected a file of type {', '.join(READS)}, got {path.suffix or 'none'}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: expected an existing folder {path.parent}, found none")
+    if path.suffix == ".npz":
+        np.savez(path, **columns)  # type: ignore[arg-type]
+        return
+    frame = pd.DataFrame(columns)
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_parquet(path, index=False)

@@ -1,0 +1,227 @@
+"""The command line: the same numbers as the library, and one line with exit code 2 for every mistake."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import ebmeta
+from ebmeta.cli import main
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Twelve classes and twenty groups in files, and two briefly trained models."""
+    folder = tmp_path_factory.mktemp("cli")
+    rng = np.random.default_rng(0)
+    centre = 2 * rng.standard_normal((12, 6))
+    y = np.repeat(np.arange(12), 30)
+    X = centre[y] + rng.standard_normal((len(y), 6))
+    names = np.array([f"class {c:02d}" for c in range(12)])
+    np.savez(folder / "train.npz", X=X[:240], y=names[y[:240]])
+    frame = pd.DataFrame(X[240:], columns=list("abcdef")).assign(y=names[y[240:]])
+    frame.to_csv(folder / "new.csv", index=False)
+    support = frame.groupby("y").head(1)
+    support.to_csv(folder / "support.csv", index=False)
+    frame.drop(support.index).to_parquet(folder / "query.parquet", index=False)
+    school = np.repeat(np.arange(20), 8)
+    x = rng.standard_normal(160)
+    score = (1 + 0.3 * rng.standard_normal(20))[school] * x + 0.2 * rng.standard_normal(160)
+    pd.DataFrame({"x": x, "score": score, "school": school}).to_csv(folder / "schools.csv", index=False)
+    common = ["--num-iterations", "30", "--device", "cpu", "--no-progress"]
+    assert run("train", folder / "train.npz", "--output", folder / "model", "--n-query", "6", *common) == 0
+    schools = ["--groups", "school", "--label", "score", "--n-shot", "1:3"]
+    assert run("train", folder / "schools.csv", "--output", folder / "groups", *schools, *common) == 0
+    return folder
+
+
+def run(*arguments) -> int:
+    return main([str(a) for a in arguments])
+
+
+def refused(capsys, *arguments) -> str:
+    """Run and return the one line of the error."""
+    capsys.readouterr()
+    assert run(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    assert err.startswith("ebmeta: error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_train_equals_the_library(files, tmp_path):
+    out = tmp_path / "result.json"
+    arguments = ["--n-query", 6, "--num-iterations", 30, "--seed", 4, "--num-steps", 2, "--no-progress"]
+    assert run("train", files / "train.npz", "--output", tmp_path / "m", "--json", out, *arguments) == 0
+    with np.load(files / "train.npz") as data:
+        tasks = ebmeta.EpisodeSampler(data["X"], data["y"], n_query=6, seed=4)
+    model = ebmeta.EmpiricalBayes.classifier(6, 2, seed=4)
+    result = ebmeta.fit(model, tasks, 30, seed=4, progress=False)
+    batch = tasks.sample(3, 99)
+    saved = ebmeta.predict(ebmeta.load(tmp_path / "m"), batch)
+    assert saved.identical(ebmeta.predict(model, batch))
+    written = json.loads(out.read_text())
+    assert written["best_iteration"] == result.best_iteration == 30
+    expected = result.history["nll"].mean("iteration").values
+    np.testing.assert_allclose(written["training_nll"], expected, atol=1e-5)
+
+
+def test_predict_writes_the_probabilities_of_the_estimator(files, tmp_path):
+    support, query = pd.read_csv(files / "support.csv"), pd.read_parquet(files / "query.parquet")
+    clf = ebmeta.FewShotClassifier(ebmeta.load(files / "model")).fit(
+        support.drop(columns="y").to_numpy(np.float32), support["y"]
+    )
+    probs = clf.predict_proba(query.drop(columns="y").to_numpy(np.float32))
+    names = [f"p_class {c:02d}" for c in range(8, 12)]
+    for suffix in ("csv", "parquet", "npz", "nc"):
+        out = tmp_path / f"out.{suffix}"
+        task = (files / "model", files / "support.csv", files / "query.parquet")
+        assert run("predict", *task, "--output", out, "--json", tmp_path / "out.json") == 0
+        if suffix == "nc":
+            with xr.open_datatree(out, engine="h5netcdf") as tree:
+                got = tree["predictive/probs"].isel(step=-1, task=0).values
+        elif suffix == "npz":
+            with np.load(out) as table:
+                got = np.stack([table[n] for n in names], 1)
+        else:
+            table = pd.read_csv(out) if suffix == "csv" else pd.read_parquet(out)
+            assert (table["prediction"] == clf.classes_[probs.argmax(1)]).all()
+            got = table[names].to_numpy()
+        np.testing.assert_allclose(got, probs, atol=1e-6)
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["classes"] == [n.removeprefix("p_") for n in names]
+    assert written["mean_confidence"] == pytest.approx(probs.max(1).mean(), abs=1e-5)
+
+
+def test_predict_for_a_group(files, tmp_path):
+    frame = pd.read_csv(files / "schools.csv").query("school == 3").drop(columns="school")
+    frame[:3].to_csv(tmp_path / "s.csv", index=False)
+    frame[3:].to_csv(tmp_path / "q.csv", index=False)
+    task = (files / "groups", tmp_path / "s.csv", tmp_path / "q.csv")
+    assert run("predict", *task, "--label", "score", "--output", tmp_path / "o.csv") == 0
+    reg = ebmeta.FewShotRegressor(ebmeta.load(files / "groups")).fit(frame[["x"]][:3], frame["score"][:3])
+    mean, std = reg.predict(frame[["x"]][3:], return_std=True)
+    table = pd.read_csv(tmp_path / "o.csv")
+    np.testing.assert_allclose(table["mean"], mean, rtol=1e-5)
+    np.testing.assert_allclose(table["q95"], mean + 1.6448536 * std, rtol=1e-5)
+
+
+def test_evaluate_equals_the_library(files, tmp_path, capsys):
+    out = tmp_path / "scores.json"
+    arguments = ["--n-way", "2:4", "--n-query", 5, "--num-tasks", 70, "--json", out, "--plots", tmp_path / "plots"]
+    assert run("evaluate", files / "model", files / "new.csv", *arguments) == 0
+    frame = pd.read_csv(files / "new.csv")
+    tasks = ebmeta.EpisodeSampler(frame.drop(columns="y").to_numpy(np.float32), frame["y"], (2, 4), 1, 5)
+    expected = ebmeta.evaluate(ebmeta.load(files / "model"), tasks, 70)
+    written = json.loads(out.read_text())
+    for name in ("accuracy", "nll", "brier", "ece", "ece_half_width"):
+        np.testing.assert_allclose(written[name], expected[name], atol=1e-6)
+    assert f"{float(expected['nll'][-1]):.4f} ± {float(expected['nll_half_width'][-1]):.4f}" in capsys.readouterr().out
+    for name in ("refinement", "reliability"):
+        assert (tmp_path / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_a_regressor(files, tmp_path):
+    out = tmp_path / "scores.json"
+    data = [files / "groups", files / "schools.csv", "--groups", "school", "--label", "score"]
+    assert run("evaluate", *data, "--n-shot", 3, "--num-tasks", 20, "--json", out) == 0
+    assert set(json.loads(out.read_text())) >= {"nll", "rmse", "coverage"}
+
+
+def test_configuration_lies_under_the_flags(files, tmp_path, capsys):
+    config, out = tmp_path / "run.toml", tmp_path / "out.json"
+    config.write_text('[evaluate]\nnum-tasks = 7\nn-way = "2"\nn-query = 3\nseed = 5\n')
+    task = ["evaluate", files / "model", files / "new.csv", "--json", out]
+    assert run(*task, "--config", config, "--seed", 6) == 0
+    written = json.loads(out.read_text())
+    assert (written["num_tasks"], written["seed"]) == (7, 6)
+    config.write_text("[evaluate]\nnum_taks = 7\n")
+    assert "taks" in refused(capsys, *task, "--config", config)
+    assert "expected a TOML file, found none" in refused(capsys, *task, "--config", tmp_path / "absent.toml")
+    config.write_text("[evaluate\n")
+    assert "ebmeta: error:" in refused(capsys, *task, "--config", config)
+
+
+def test_mistakes_are_one_line(files, tmp_path, capsys):
+    train = ["train", files / "train.npz", "--output", tmp_path / "m", "--no-progress"]
+    data = files / "new.csv"
+    cases = {
+        ("train", tmp_path / "absent.csv", "--output", tmp_path / "m"): "absent.csv: expected a file, found none",
+        (*train, "--n-query", 600): "expected at least n_shot + n_query = 601 rows of every class, got 30",
+        (*train, "--n-way", "five"): "--n-way: expected a number or a range such as 2:10, got 'five'",
+        (*train, "--num-steps", -1): "num_steps: expected 0 or more refinement steps, got -1",
+        (*train, "--beta", -1): "beta: expected a finite number >= 0, got -1.0",
+        (*train, "--label", "z"): "expected arrays ['X', 'z']",
+        (*train, "--device", "tpu"): "device: expected 'auto', 'cpu' or 'cuda', got 'tpu'",
+        (*train, "--objective", "elbo"): "objective",
+        (*train, "--colour", "red"): "colour",
+        (*train, "--json", tmp_path / "no" / "x.json", "--num-iterations", 1): "expected an existing folder",
+        ("evaluate", tmp_path, data): "expected a model folder with config.json, found none",
+        (
+            "evaluate",
+            files / "model",
+            files / "schools.csv",
+            "--label",
+            "school",
+            "--n-query",
+            3,
+        ): "expected 6 features",
+        ("evaluate", files / "groups", data, "--n-way", 2): "expected real-valued labels for a normal likelihood",
+        (
+            "predict",
+            files / "model",
+            data,
+            files / "schools.csv",
+            "--output",
+            tmp_path / "o.csv",
+        ): "expected the columns",
+        ("predict", files / "model", data, data, "--output", tmp_path / "o.xlsx"): "expected a file of type .nc, .npz",
+        ("fly",): "fly",
+    }
+    for arguments, message in cases.items():
+        assert message in refused(capsys, *arguments), arguments
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert "file" in refused(capsys, "train", files / "train.npz", "--output", blocked / "m")
+    bad = pd.read_csv(data).assign(a=np.inf)
+    bad.to_csv(tmp_path / "bad.csv", index=False)
+    assert "X: expected finite numbers, got NaN or infinity" in refused(
+        capsys, "evaluate", files / "model", tmp_path / "bad.csv", "--n-query", 3, "--n-way", 2
+    )
+    config = files / "model" / "config.json"
+    text = config.read_text()
+    try:
+        config.write_text(text.replace('"format_version": 1', '"format_version": 9'))
+        assert "a newer ebmeta wrote it" in refused(capsys, "evaluate", files / "model", data)
+    finally:
+        config.write_text(text)
+
+
+def test_an_interrupt_says_how_to_go_on(files, tmp_path, capsys, monkeypatch):
+    def interrupted(self, num_tasks, index=0):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ebmeta.EpisodeSampler, "sample", interrupted)
+    task = ["train", files / "train.npz", "--output", tmp_path / "m", "--no-progress"]
+    assert run(*task, "--checkpoint", tmp_path / "c") == 130
+    assert "run the same command again to continue from the checkpoint" in capsys.readouterr().err
+    assert run(*task) == 130
+    assert capsys.readouterr().err == "ebmeta: interrupted\n"
+
+
+def test_a_real_process():
+    done = subprocess.run([sys.executable, "-m", "ebmeta", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ebmeta.__version__
+    failed = subprocess.run(
+        [sys.executable, "-m", "ebmeta", "evaluate", "absent", "absent.csv"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert failed.returncode == 2
+    assert failed.stderr == "ebmeta: error: absent: expected a model folder with config.json, found none\n"
