@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["history", "refinement", "reliability", "save_figure"]
 
+NAMES = {"nll": "NLL", "ece": "ECE", "rmse": "RMSE", "brier": "Brier score"}
+
 
 def _axes(ax: Axes | None) -> Axes:
     if ax is None:
@@ -62,7 +64,8 @@ def refinement(evaluation: xr.Dataset, metric: str = "accuracy", ax: Axes | None
     sns.lineplot(x=steps, y=mean, marker="o", ax=ax, color=color)
     ax.fill_between(steps, mean - half, mean + half, alpha=0.2, color=color, linewidth=0)
     units = evaluation[metric].attrs.get("units", "")
-    ax.set(xlabel="refinement step", ylabel=f"{metric} ({units})" if units not in ("", "1") else metric, xticks=steps)
+    name = NAMES.get(metric, metric)
+    ax.set(xlabel="refinement step", ylabel=f"{name} ({units})" if units not in ("", "1") else name, xticks=steps)
     sns.despine(ax=ax)
     return ax
 

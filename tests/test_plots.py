@@ -24,7 +24,7 @@ def test_refinement(scores):
     heights = ax.collections[-1].get_paths()[0].vertices[:, 1]
     low, high = (scores["nll"] - scores["nll_half_width"]).min(), (scores["nll"] + scores["nll_half_width"]).max()
     assert (heights.min(), heights.max()) == pytest.approx((float(low), float(high)))
-    assert ax.get_ylabel() == "nll (nats per query)"
+    assert ax.get_ylabel() == "NLL (nats per query)"
     with pytest.raises(ValueError, match="metric: expected one of .*accuracy.*, got 'speed'"):
         plots.refinement(scores, "speed")
 
