@@ -6,8 +6,9 @@ table per command whose values lie under the flags. Errors are one line, with ex
 
 from __future__ import annotations
 
-import json as json_module
+import math
 import sys
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from ebmeta.sampling import EpisodeSampler, GroupSampler
 
 __all__ = ["app", "main"]
+
+COMMANDS = ("demo", "train", "predict", "evaluate")
 
 
 def _version() -> str:
@@ -49,17 +52,19 @@ class Tasks:
         label: name of the label column or array.
         groups: name of the group column or array: real labels, one task per group. Without it, labels
             are classes.
-        n_way: classes per task, a number or a range such as 2:10.
-        n_shot: labelled rows per class (per group, with groups), a number or a range.
-        n_query: queries per class; per task, with imbalance or groups.
+        n_way: classes per task, a number or a range such as 2:10; 5 by default.
+        n_shot: labelled rows per class, a number or a range; 1 by default. With groups, labelled rows
+            per group; 3 by default.
+        n_query: queries per class, 15 by default; per task, with imbalance. With groups, the largest
+            number of queries; all remaining rows by default.
         imbalance: Dirichlet concentration of the query classes; balanced without it.
     """
 
     label: str = "y"
     groups: str | None = None
-    n_way: str = "5"
-    n_shot: str = "1"
-    n_query: str = "15"
+    n_way: str | None = None
+    n_shot: str | None = None
+    n_query: str | None = None
     imbalance: float | None = None
 
 
@@ -77,24 +82,44 @@ def _sampler(path: Path, tasks: Tasks, seed: int) -> EpisodeSampler | GroupSampl
 
     table = read_table(path, tasks.label, tasks.groups)
     if tasks.groups is not None:
-        return GroupSampler(table.X, table.y, table.groups, _range("n-shot", tasks.n_shot), seed=seed)
+        for flag, value in (("n-way", tasks.n_way), ("imbalance", tasks.imbalance)):
+            if value is not None:
+                raise ValueError(f"--{flag}: expected classes, got --groups {tasks.groups}, whose labels are real")
+        n_query = None if tasks.n_query is None else _range("n-query", tasks.n_query)[1]
+        return GroupSampler(table.X, table.y, table.groups, _range("n-shot", tasks.n_shot or "3"), n_query, seed=seed)
     return EpisodeSampler(
         table.X,
         table.y,
-        _range("n-way", tasks.n_way),
-        _range("n-shot", tasks.n_shot),
-        _range("n-query", tasks.n_query),
+        _range("n-way", tasks.n_way or "5"),
+        _range("n-shot", tasks.n_shot or "1"),
+        _range("n-query", tasks.n_query or "15"),
         imbalance=tasks.imbalance,
         seed=seed,
     )
 
 
 def _finish(result: dict[str, Any], json: Path | None) -> dict[str, Any]:
+    from ebmeta.persist import to_json
+
     if json is not None:
-        if not json.parent.is_dir():
-            raise FileNotFoundError(f"{json}: expected an existing folder {json.parent}, found none")
-        json.write_text(json_module.dumps(result, indent=2) + "\n", encoding="utf-8")
+        _writable(json)
+        json.write_text(to_json(_strict(result)) + "\n", encoding="utf-8")
     return result
+
+
+def _strict(value: Any) -> Any:
+    """Turn numbers that JSON does not know (an interval of one task) into null."""
+    if isinstance(value, dict):
+        return {k: _strict(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_strict(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _writable(file: Path | None) -> None:
+    """Find out that a result cannot be written before the work, not after it."""
+    if file is not None and not file.parent.is_dir():
+        raise FileNotFoundError(f"{file}: expected an existing folder {file.parent}, found none")
 
 
 def _load(folder: Path) -> EmpiricalBayes:
@@ -179,7 +204,8 @@ def train(
     options |= {} if beta is None else {"beta": beta}
     build = EmpiricalBayes.classifier if tasks.groups is None else EmpiricalBayes.regressor
     model = build(source.X.shape[1], **options)
-    save(model, output)  # an unwritable folder is better found before training than after
+    _writable(json)
+    output.mkdir(parents=True, exist_ok=True)
     run = fit(
         model,
         source,
@@ -208,7 +234,8 @@ def train(
         best = run.history["validation_nll"].sel(validation_iteration=run.best_iteration)
         result["validation_nll"] = best.values.round(5).tolist()
         line = f"validation NLL {float(best[0]):.3f} -> {float(best[-1]):.3f} over refinement"
-    print(f"{output}: {line} (nats per query), best after {run.best_iteration} iterations, {run.seconds:.0f} s")
+    chosen = "best" if validation is not None else "ended"
+    print(f"{output}: {line} (nats per query), {chosen} after {run.best_iteration} iterations, {run.seconds:.0f} s")
     _finish(result, json)
 
 
@@ -220,6 +247,7 @@ def predict(
     *,
     output: Path,
     label: str = "y",
+    groups: str | None = None,
     num_steps: int | None = None,
     json: Path | None = None,
 ) -> None:
@@ -232,6 +260,7 @@ def predict(
         output: npz, CSV or parquet for predicted labels with class probabilities (or mean, standard
             deviation and 5% and 95% quantiles); nc for the whole tree of draws and summaries.
         label: name of the label column or array.
+        groups: name of a group column or array in the files, which is not a feature.
         num_steps: refinement steps; those of training by default.
         json: also write a summary to this file.
     """
@@ -250,7 +279,12 @@ def predict(
             f"{output}: expected a file of type .nc, .npz, .csv or .parquet, got {output.suffix or 'none'}"
         )
     loaded = _load(model)
-    labelled, rows = read_table(support, label), read_table(query, label, labelled=False)
+    labelled, rows = read_table(support, label, groups), read_table(query, label, groups, labelled=False)
+    if labelled.X.shape[1:] != (loaded.predictor.num_features,):
+        raise ValueError(
+            f"{support}: expected {loaded.predictor.num_features} features, as the model was trained on, "
+            f"got {labelled.X.shape[1:]}: {labelled.features}"
+        )
     if labelled.features != rows.features:
         raise ValueError(f"{query}: expected the columns of {support}, {labelled.features}, got {rows.features}")
     support_y = np.asarray(labelled.y)
@@ -332,6 +366,9 @@ def _launch(
     if config is not None:
         if not config.is_file():
             raise FileNotFoundError(f"{config}: expected a TOML file, found none")
+        tables = tomllib.loads(config.read_text(encoding="utf-8"))
+        if unknown := sorted(set(tables) - set(COMMANDS)):
+            raise ValueError(f"{config}: expected tables among {', '.join(COMMANDS)}, got {', '.join(unknown)}")
         app.config = (cyclopts.config.Toml(config, search_parents=False),)
     app(tokens, exit_on_error=False, print_error=False)
 

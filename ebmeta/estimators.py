@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from ebmeta.model import EmpiricalBayes
 from ebmeta.predict import Marginals, marginals
 from ebmeta.sampling import class_codes
+from ebmeta.seeding import seeded
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["FewShotClassifier", "FewShotRegressor"]
@@ -38,6 +39,15 @@ class _FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no ty
     def __init__(self, model: EmpiricalBayes, num_steps: int | None = None) -> None:
         self.model = model
         self.num_steps = num_steps
+
+    def _check_model(self, categorical: bool) -> None:
+        if not isinstance(self.model, EmpiricalBayes):
+            raise ValueError(
+                f"model: expected an EmpiricalBayes (ebmeta.load reads a saved one), got {type(self.model).__name__}"
+            )
+        if self.model.likelihood.categorical != categorical:
+            wanted = "classifier" if categorical else "regressor"
+            raise ValueError(f"model: expected a {wanted}, got a {self.model.likelihood.name} likelihood")
 
     def _remember(self, support_X: ArrayLike, y: NDArray[Any], ways: int) -> None:
         x = _rows("support_X", support_X)
@@ -86,7 +96,7 @@ class FewShotClassifier(ClassifierMixin, _FewShot):  # type: ignore[misc]
 
         Args:
             support_X: labelled inputs, shape `(S, ...)`.
-            support_y: their class labels of any kind, shape `(S,)`; two classes or more.
+            support_y: their class labels of any kind, shape `(S,)`.
 
         Returns:
             The estimator.
@@ -94,8 +104,7 @@ class FewShotClassifier(ClassifierMixin, _FewShot):  # type: ignore[misc]
         Raises:
             ValueError: if the model is no classifier, or the arrays are malformed.
         """
-        if not self.model.likelihood.categorical:
-            raise ValueError(f"model: expected a classifier, got a {self.model.likelihood.name} likelihood")
+        self._check_model(categorical=True)
         self.classes_, codes = class_codes(support_y, "support_y")
         self._remember(support_X, codes.astype(np.int64), len(self.classes_))
         return self
@@ -115,7 +124,8 @@ class FewShotClassifier(ClassifierMixin, _FewShot):  # type: ignore[misc]
 
     def predict(self, query_X: ArrayLike) -> NDArray[Any]:
         """Return the likeliest label of each row, shape `(Q,)`; all rows are used together."""
-        labels: NDArray[Any] = self.classes_[self.predict_proba(query_X).argmax(-1)]
+        probs = self.predict_proba(query_X)
+        labels: NDArray[Any] = self.classes_[probs.argmax(-1)]
         return labels
 
 
@@ -147,8 +157,7 @@ class FewShotRegressor(RegressorMixin, _FewShot):  # type: ignore[misc]
         Raises:
             ValueError: if the model is no regressor, or the arrays are malformed.
         """
-        if self.model.likelihood.categorical:
-            raise ValueError("model: expected a regressor, got a categorical likelihood")
+        self._check_model(categorical=False)
         y = np.asarray(support_y)
         if y.ndim != 1 or y.dtype.kind not in "fiub" or not np.isfinite(y).all():
             raise ValueError(f"support_y: expected one column of finite numbers, got shape {y.shape} of {y.dtype}")
@@ -187,9 +196,7 @@ class FewShotRegressor(RegressorMixin, _FewShot):  # type: ignore[misc]
         if num_draws < 1:
             raise ValueError(f"num_draws: expected at least 1, got {num_draws}")
         result = self._infer(query_X)
-        devices = [result.q.loc.device] if result.q.loc.is_cuda else []
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
+        with torch.no_grad(), seeded(seed, result.q.loc.device):
             w = result.q.distribution().sample((num_draws,))
             eta = self.model.predictor(result.query_features, w)
             way_mask = torch.ones(1, 1, dtype=torch.bool, device=eta.device)

@@ -196,4 +196,5 @@ def _ece(data: xr.Dataset, num_bootstrap: int, seed: int) -> tuple[float, float]
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(len(gap), np.full(len(gap), 1 / len(gap)), size=num_bootstrap)
     resampled = np.abs(weights @ gap).sum(1) / (weights @ real.sum(1))
-    return value, float(Z95 * resampled.std(ddof=1)) if num_bootstrap > 1 else float("nan")
+    known = num_bootstrap > 1 and len(gap) > 1
+    return value, float(Z95 * resampled.std(ddof=1)) if known else float("nan")

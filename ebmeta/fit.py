@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,14 +27,18 @@ from tqdm import tqdm
 
 from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Kind, Objective, Terms
-from ebmeta.persist import read_tensors, write_tensors
+from ebmeta.persist import load_tensors, read_tensors, write_tensors
+from ebmeta.predict import evaluating
 from ebmeta.sampling import TaskSampler
+from ebmeta.seeding import seeded
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["FitResult", "fit", "resolve_device"]
 
 WARM_UP = 0.1
 CLIP = 5.0
+VALIDATION_DRAWS = 64  # the predictive score of a few draws is biased
+UNIT_SCALE = 10.0  # root mean square beyond which linear features or labels are refused
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,9 @@ class _State:
             tensors |= {f"adam.{i}.{k}": v for k, v in slots.items()}
         tensors |= {f"rows.{k}": torch.from_numpy(np.stack(v)) for k, v in self.rows.items()}
         keys = ("iteration", "best_loss", "best_iteration", "stale", "stopped")
-        write_tensors(path, tensors, {"settings": self.settings, **{k: getattr(self, k) for k in keys}})
+        header = {"settings": self.settings, **{k: getattr(self, k) for k in keys}}
+        header["best_loss"] = None if math.isinf(self.best_loss) else self.best_loss  # JSON has no infinity
+        write_tensors(path, tensors, header)
 
     def load(self, path: Path) -> None:
         tensors, header = read_tensors(path)
@@ -99,12 +106,7 @@ class _State:
         for name, tensor in tensors.items():
             group, _, rest = name.partition(".")
             groups[group][rest] = tensor
-        try:
-            self.model.load_state_dict(groups["model"])
-        except RuntimeError as error:
-            raise ValueError(
-                f"{path}: expected a checkpoint of this model, got: {' '.join(str(error).split())}"
-            ) from None
+        load_tensors(self.model, groups["model"], path)
         slots: dict[int, dict[str, Tensor]] = {}
         for name, tensor in groups["adam"].items():
             index, _, slot = name.partition(".")
@@ -114,6 +116,7 @@ class _State:
         self.rows = {k: list(v.numpy()) for k, v in groups["rows"].items()}
         for name in ("iteration", "best_loss", "best_iteration", "stale", "stopped"):
             setattr(self, name, header[name])
+        self.best_loss = math.inf if self.best_loss is None else self.best_loss
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -128,8 +131,11 @@ def resolve_device(device: str | torch.device) -> torch.device:
         resolved = torch.device(device)
     except RuntimeError:
         raise ValueError(f"device: expected 'auto', 'cpu' or 'cuda', got {device!r}") from None
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device: expected a device of this machine, got {device!r} but no CUDA device is visible")
+    if resolved.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: expected 'auto', 'cpu' or 'cuda', got {str(device)!r}")
+    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if resolved.type == "cuda" and (resolved.index or 0) >= visible:
+        raise ValueError(f"device: expected one of {visible} visible CUDA devices, got {str(device)!r}")
     return resolved
 
 
@@ -144,8 +150,7 @@ def _learning_rate(iteration: int, total: int, peak: float) -> float:
 def _seeded(seed: int, stream: int, index: int, device: torch.device) -> Iterator[None]:
     """Make torch's generators depend on (seed, stream, index) alone, and put them back afterwards."""
     key = int(np.random.SeedSequence((seed, stream, index)).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(key)
+    with seeded(key, device):
         yield
 
 
@@ -212,30 +217,34 @@ def fit(
         raise ValueError(f"learning_rate: expected a finite number above 0, got {learning_rate}")
     if seed < 0:
         raise ValueError(f"seed: expected a non-negative integer, got {seed}")
+    for name, source in (("tasks", tasks), ("validation", validation)):
+        if not hasattr(source, "sample") and (source is not None or name == "tasks"):
+            raise ValueError(f"{name}: expected a source such as EpisodeSampler(X, y), got {type(source).__name__}")
     goal = objective if isinstance(objective, Objective) else Objective(objective)
-    place, home = resolve_device(device), next(model.parameters()).device
+    place = resolve_device(device)
     dtype = next(model.parameters()).dtype
 
-    model.to(place).train()
-    optimizer = torch.optim.Adam(list(model.trainable()), lr=learning_rate)
-    settings = {
-        **{k: counts[k] for k in ("num_iterations", "batch_size", "validate_every", "validation_tasks")},
-        "objective": [goal.kind, goal.num_draws, goal.anytime],
-        "learning_rate": learning_rate,
-        "seed": seed,
-        "patience": patience,
-        "validation": validation is not None,
-    }
-    state = _State(model, optimizer, settings)
-    path = None if checkpoint is None else Path(checkpoint)
-    if path is not None and path.exists():
-        state.load(path)
-    elif model.predictor.center is not None and not bool(model.predictor.center.any()):
-        first = tasks.sample(batch_size, 0).to(place).to(dtype)
-        model.predictor.center_on(first.query_x, first.query_mask)
-
-    bar = tqdm(total=num_iterations, initial=state.iteration, desc="fit", unit="it", disable=not progress)
-    try:
+    with _training(model, place), tqdm(total=num_iterations, desc="fit", unit="it", disable=not progress) as bar:
+        optimizer = torch.optim.Adam(list(model.trainable()), lr=learning_rate)
+        settings = {
+            **{k: counts[k] for k in ("num_iterations", "batch_size", "validate_every", "validation_tasks")},
+            "objective": [goal.kind, goal.num_draws, goal.anytime],
+            "learning_rate": learning_rate,
+            "seed": seed,
+            "patience": patience,
+            "validation": validation is not None,
+            "beta": model.beta,
+            "model": model.config,
+        }
+        state = _State(model, optimizer, settings)
+        path = None if checkpoint is None else Path(checkpoint)
+        if path is not None and path.exists():
+            state.load(path)
+        else:
+            _start(model, tasks.sample(batch_size, 0).to(place).to(dtype), seed)
+        if state.iteration and progress:
+            bar.write(f"fit: continuing after {state.iteration} iterations of {path}", file=sys.stderr)
+        bar.update(state.iteration)
         while state.iteration < num_iterations and not state.stopped:
             n = state.iteration
             batch = tasks.sample(batch_size, n).to(place).to(dtype)
@@ -244,37 +253,66 @@ def fit(
                 group["lr"] = rate
             with _seeded(seed, 0, n, place):
                 terms = goal.terms(model, batch)
-            queries = terms.num_queries.sum()
-            loss = goal.total(terms) / queries
+            loss = goal.total(terms) / terms.num_queries.sum()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.trainable(), CLIP)
-            if not math.isfinite(value := loss.item()):
+            value, slope = loss.item(), torch.nn.utils.clip_grad_norm_(model.trainable(), CLIP).item()
+            if not (math.isfinite(value) and math.isfinite(slope)):
                 raise ValueError(
-                    f"the loss became {value} at iteration {n}; expected finite: lower learning_rate "
-                    f"({learning_rate}), or bring the inputs to unit scale"
+                    f"the loss became {value} (gradient {slope}) at iteration {n}; expected finite: lower "
+                    f"learning_rate ({learning_rate}), or bring the inputs to unit scale"
                 )
             optimizer.step()
             state.iteration = n + 1
             state.record(loss=value, learning_rate=rate, **_means(terms))
-            if validation is not None and state.iteration % validate_every == 0:
+            last = state.iteration == num_iterations
+            if validation is not None and (last or state.iteration % validate_every == 0):
                 _validate(state, goal, validation, validation_tasks, seed, place, dtype, patience)
             bar.update()
             if n % 20 == 0:
                 bar.set_postfix(nll=f"{state.rows['nll'][-1][-1]:.3f}", refresh=False)
-            done = state.iteration == num_iterations or state.stopped
-            if path is not None and (state.iteration % checkpoint_every == 0 or done):
+            if path is not None and (last or state.stopped or state.iteration % checkpoint_every == 0):
                 state.save(path)
-    finally:
-        bar.close()
-        model.to(home)
     best_iteration = state.iteration
     if state.best:
         model.load_state_dict(state.best)
         best_iteration = state.best_iteration
     model.eval()
-    history = _history(state, validate_every)
-    return FitResult(model, history, best_iteration, state.stopped, time.perf_counter() - started)
+    return FitResult(model, _history(state), best_iteration, state.stopped, time.perf_counter() - started)
+
+
+@contextmanager
+def _training(model: EmpiricalBayes, device: torch.device) -> Iterator[None]:
+    """Move a model to a device in training mode, and back whatever happens; after an error also its modes."""
+    home, modes = next(model.parameters()).device, {module: module.training for module in model.modules()}
+    try:
+        model.to(device).train()
+        yield
+    except BaseException:
+        for module, mode in modes.items():
+            module.training = mode
+        raise
+    finally:
+        model.to(home)
+
+
+def _start(model: EmpiricalBayes, batch: TaskBatch, seed: int) -> None:
+    """Start the centre of a cosine head at the data; refuse data far from the unit scale of a linear one."""
+    model.check(batch)
+    predictor = model.predictor
+    if predictor.center is not None:
+        if not bool(predictor.center.any()):
+            with _seeded(seed, 2, 0, batch.query_x.device), evaluating(model):
+                predictor.center_on(batch.query_x, batch.query_mask)
+    elif predictor.embedder is None:
+        real = batch.query_x[batch.query_mask].flatten(1).square().mean(0).sqrt()
+        labels = 0.0 if batch.query_y is None else float(batch.query_y[batch.query_mask].square().mean().sqrt())
+        if float(real.max()) > UNIT_SCALE or labels > UNIT_SCALE:
+            column = int(real.argmax())
+            raise ValueError(
+                f"expected features and labels of about unit scale, got a root mean square of "
+                f"{float(real[column]):.3g} in feature {column} and of {labels:.3g} in the labels; standardise them"
+            )
 
 
 def _means(terms: Terms) -> dict[str, np.ndarray]:
@@ -297,10 +335,11 @@ def _validate(
     model.eval()
     parts: list[Terms] = []
     with torch.no_grad():
+        sharp = Objective(goal.kind, max(VALIDATION_DRAWS, goal.num_draws), goal.anytime)
         for index, start in enumerate(range(0, num_tasks, 64)):
             batch: TaskBatch = validation.sample(min(64, num_tasks - start), index).to(device).to(dtype)
             with _seeded(seed, 1, index, device):
-                parts.append(goal.terms(model, batch))
+                parts.append(sharp.terms(model, batch))
     model.train()
     terms = Terms(
         torch.cat([p.nll for p in parts], 1),
@@ -309,9 +348,10 @@ def _validate(
         parts[0].beta,
     )
     means = _means(terms)
-    # The last step's NLL is what users get; for "evidence" the bound itself is the score.
+    # The predictions after the last step count; for "evidence" the bound itself is the score.
     score = (terms.loss if goal.kind == "evidence" else terms.nll)[-1].sum() / terms.num_queries.sum()
     state.record(
+        validation_iteration=state.iteration,
         validation_loss=(goal.total(terms) / terms.num_queries.sum()).item(),
         validation_nll=means["nll"],
         validation_kl=means["kl"],
@@ -324,10 +364,12 @@ def _validate(
         state.stopped = patience is not None and state.stale >= patience
 
 
-def _history(state: _State, validate_every: int) -> xr.Dataset:
+def _history(state: _State) -> xr.Dataset:
     units = {"loss": "nats per query", "nll": "nats per query", "kl": "nats per task", "learning_rate": "1"}
     variables = {}
     for name, rows in state.rows.items():
+        if name == "validation_iteration":
+            continue
         time_dim = "validation_iteration" if name.startswith("validation_") else "iteration"
         values = np.stack(rows)
         dims = (time_dim, "step") if values.ndim == 2 else (time_dim,)
@@ -337,5 +379,5 @@ def _history(state: _State, validate_every: int) -> xr.Dataset:
     if "step" in data.dims:
         coords["step"] = np.arange(data.sizes["step"])
     if "validation_iteration" in data.dims:
-        coords["validation_iteration"] = validate_every * np.arange(1, data.sizes["validation_iteration"] + 1)
+        coords["validation_iteration"] = np.array(state.rows["validation_iteration"], dtype=int)
     return data.assign_coords(coords)

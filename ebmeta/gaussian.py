@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import pyro.distributions as dist
 import torch
@@ -142,12 +143,12 @@ class FullGaussian(Gaussian):
         2.0
     """
 
+    @cached_property
     def _factor(self) -> Tensor:
-        factor: Tensor = torch.linalg.cholesky(self.precision)
-        return factor
+        return _cholesky(self.precision)
 
     def _variance(self, x: Tensor) -> Tensor:
-        half: Tensor = torch.linalg.solve_triangular(self._factor(), x.mT.unsqueeze(1), upper=False)
+        half: Tensor = torch.linalg.solve_triangular(self._factor, x.mT.unsqueeze(1), upper=False)
         return half.square().sum(-2).mT
 
     def gram(self, x: Tensor, h: Tensor) -> Tensor:
@@ -157,14 +158,14 @@ class FullGaussian(Gaussian):
         return torch.einsum("tcpr,tcr->tcp", self.precision, v)
 
     def solve(self, v: Tensor) -> Tensor:
-        return torch.cholesky_solve(v.unsqueeze(-1), self._factor()).squeeze(-1)
+        return torch.cholesky_solve(v.unsqueeze(-1), self._factor).squeeze(-1)
 
     def retract(self, step: Tensor) -> Tensor:
-        half: Tensor = torch.linalg.solve_triangular(self._factor(), step, upper=False)
+        half: Tensor = torch.linalg.solve_triangular(self._factor, step, upper=False)
         return self.precision + step + half.mT @ half / 2
 
     def kl(self, other: Gaussian) -> Tensor:
-        mine, theirs = self._factor(), torch.linalg.cholesky(other.precision)
+        mine, theirs = self._factor, _cholesky(other.precision)
         trace: Tensor = torch.linalg.solve_triangular(mine, theirs, upper=False).square().sum((-2, -1))
         distance: Tensor = (theirs.mT @ (self.loc - other.loc).unsqueeze(-1)).square().sum((-2, -1))
         log_det = 2 * (_log_diag(mine) - _log_diag(theirs))
@@ -173,17 +174,28 @@ class FullGaussian(Gaussian):
 
     def covariance(self) -> Tensor:
         r"""Return $\Lambda^{-1}$, shape `(T, C, P, P)`."""
-        out: Tensor = torch.cholesky_inverse(self._factor())
+        out: Tensor = torch.cholesky_inverse(self._factor)
         return out
 
     def distribution(self) -> TorchDistributionMixin:
-        scale_tril = torch.linalg.cholesky(self.covariance())
+        scale_tril = _cholesky(self.covariance())
         out: TorchDistributionMixin = dist.MultivariateNormal(self.loc, scale_tril=scale_tril).to_event(1)
         return out
 
     @property
     def scale(self) -> Tensor:
         return self.covariance().diagonal(dim1=-2, dim2=-1).sqrt()
+
+
+def _cholesky(matrix: Tensor) -> Tensor:
+    try:
+        factor: Tensor = torch.linalg.cholesky(matrix)
+    except RuntimeError:  # torch.linalg.LinAlgError, which is not exported to type checkers
+        raise ValueError(
+            "expected positive definite precisions, got one that is not (in this arithmetic): bring inputs and "
+            "labels to unit scale, remove collinear features, lower the learning rate, or use model.double()"
+        ) from None
+    return factor
 
 
 def _log_diag(factor: Tensor) -> Tensor:

@@ -70,14 +70,17 @@ class PrototypeInitializer(Initializer):
 class ConjugateInitializer(Initializer):
     r"""One natural-gradient step of size 1 from the prior, which is exact for a normal likelihood.
 
-    $$ \Lambda = \Lambda_0 + X^\top X / \varphi, \qquad m = \mu + \Lambda^{-1} X^\top (T(y) - X \mu) / \varphi $$
+    $$ \Lambda = \Lambda_0 + X^\top A'' X / \varphi, \qquad m = \mu + \Lambda^{-1} X^\top (T(y) - A') / \varphi $$
+
+    with $A'$ and $A''$ averaged over the prior; for a normal likelihood $A' = X \mu$ and $A'' = 1$.
 
     Source: equal to `ebmeta.conjugate.posterior` (tested).
     """
 
     def forward(self, prior: Gaussian, likelihood: Likelihood, x: Tensor, y: Tensor, mask: Tensor) -> Gaussian:
         weight = mask.unsqueeze(-1) / likelihood.dispersion()
-        mean = torch.einsum("tsp,tcp->tsc", x, prior.loc)
+        ways = torch.ones(prior.loc.shape[:2], dtype=torch.bool, device=x.device)
+        mean, curvature = likelihood.moments(*prior.marginal(x), ways)
         statistic = likelihood.statistic(y, prior.loc.shape[1]).to(x.dtype)
-        q = prior.with_(prior.loc, prior.precision + prior.gram(x, weight.expand_as(mean)))
+        q = prior.with_(prior.loc, prior.precision + prior.gram(x, curvature * weight))
         return q.with_(q.loc + q.solve(torch.einsum("tsp,tsc->tcp", x, (statistic - mean) * weight)), q.precision)

@@ -16,7 +16,6 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import pyro
-import torch
 from pyro import poutine
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from ebmeta.likelihood import LIKELIHOODS, Likelihood
 from ebmeta.predictor import LinearPredictor
 from ebmeta.prior import DiagonalPrior, FullPrior, Prior
 from ebmeta.refine import Refiner
+from ebmeta.seeding import seeded
 from ebmeta.synthetic_gradient import (
     ClassSyntheticGradient,
     MLPSyntheticGradient,
@@ -152,8 +152,7 @@ class EmpiricalBayes(nn.Module):
             "width": width,
             "freeze_embedder": freeze_embedder,
         }
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             predictor = LinearPredictor(num_features, "cosine", embedder, freeze_embedder)
             xi: SyntheticGradient
             if synthetic_gradient == "residual":
@@ -218,8 +217,7 @@ class EmpiricalBayes(nn.Module):
             "width": width,
             "freeze_embedder": freeze_embedder,
         }
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             predictor = LinearPredictor(num_features, "linear", embedder, freeze_embedder)
             return cls(
                 FullPrior(predictor.num_weights),

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ebmeta.model import EmpiricalBayes
 
-__all__ = ["load", "read_tensors", "save", "write_tensors"]
+__all__ = ["load", "load_tensors", "read_tensors", "save", "to_json", "write_tensors"]
 
 FORMAT_VERSION = 1
 
@@ -36,8 +36,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     Raises:
         OSError: if the file cannot be written.
     """
-    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    _replace(path, to_bytes(plain, metadata={"header": json.dumps(header)}))
+    plain: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        plain[name] = value.clone() if value.data_ptr() in seen else value  # the format refuses tied weights
+        seen.add(value.data_ptr())
+    _replace(path, to_bytes(plain, metadata={"header": to_json(header)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -55,6 +60,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: expected a complete safetensors file written by ebmeta, got: {error}") from None
+
+
+def to_json(value: Any) -> str:
+    """Return strict JSON; NumPy numbers become plain ones."""
+    return json.dumps(value, indent=2, default=lambda number: number.item(), allow_nan=False)
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -89,11 +99,11 @@ def save(model: EmpiricalBayes, folder: str | os.PathLike[str]) -> Path:
     folder = Path(folder)
     config = {
         "format_version": FORMAT_VERSION,
-        "config": model.config,
+        "config": model.config | {"beta": model.beta},
         "embedder": type(model.predictor.embedder).__name__ if model.predictor.embedder is not None else None,
     }
     write_tensors(folder / "model.safetensors", model.state_dict(), {"format_version": FORMAT_VERSION})
-    _replace(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    _replace(folder / "config.json", (to_json(config) + "\n").encode())
     return folder
 
 
@@ -135,15 +145,21 @@ def load(folder: str | os.PathLike[str], embedder: nn.Module | None = None) -> E
         model: EmpiricalBayes = getattr(EmpiricalBayes, kind)(**config, embedder=embedder)
     except TypeError as error:
         raise ValueError(f"{path}: expected the arguments of a {kind}, got: {error}") from None
-    wanted_keys, got_keys = set(model.state_dict()), set(tensors)
-    if wanted_keys != got_keys:
-        odd = sorted(wanted_keys ^ got_keys)
-        raise ValueError(f"{folder}: expected {len(wanted_keys)} tensors, got {len(got_keys)}; differing: {odd[:3]}")
     dtypes = {t.dtype for t in tensors.values() if t.is_floating_point()}
     if dtypes == {torch.float64}:
         model.double()
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ValueError(f"{folder}: {' '.join(str(error).split())}") from None
+    load_tensors(model, tensors, folder)
     return model.eval()
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Copy tensors into a model, all or none.
+
+    Raises:
+        ValueError: if a name or a shape differs.
+    """
+    wanted, got = ({k: tuple(v.shape) for k, v in d.items()} for d in (model.state_dict(), tensors))
+    if wanted != got:
+        name = sorted(k for k in wanted.keys() | got.keys() if wanted.get(k) != got.get(k))[0]
+        raise ValueError(f"{source}: expected {name} of shape {wanted.get(name)}, got {got.get(name)}: another model")
+    model.load_state_dict(tensors)

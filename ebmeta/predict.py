@@ -17,18 +17,21 @@ and -1 in integer ones.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
+from torch import Tensor, nn
 
 from ebmeta.gaussian import Gaussian
 from ebmeta.model import EmpiricalBayes
+from ebmeta.seeding import seeded
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["Marginals", "marginals", "predict"]
+__all__ = ["Marginals", "evaluating", "marginals", "predict"]
 
 Groups = dict[str, dict[str, tuple[tuple[str, ...], np.ndarray]]]
 
@@ -57,6 +60,18 @@ def _match(model: EmpiricalBayes, batch: TaskBatch) -> TaskBatch:
     return batch.to(parameter.device).to(parameter.dtype)
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model and its parts into evaluation mode, and each back into its own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 @torch.no_grad()
 def marginals(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None = None) -> list[Marginals]:
     """Infer and summarise, in chunks of tasks; query labels are not looked at.
@@ -72,18 +87,14 @@ def marginals(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None = N
     Raises:
         ValueError: if the tasks do not fit the model.
     """
-    training = model.training
-    model.eval()
-    chunks = []
-    try:
+    batch, chunks = batch.unlabelled(), []
+    with evaluating(model):
         for start in range(0, batch.num_tasks, CHUNK):
-            part = _match(model, batch[start : start + CHUNK].unlabelled())
+            part = _match(model, batch[start : start + CHUNK])
             path, prior, x = model.infer(part, num_steps)
             rows = [model.likelihood.predict(*q.marginal(x), part.way_mask) for q in path]
             summaries = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
             chunks.append(Marginals(path[-1], x, summaries, torch.stack([q.kl(prior) for q in path])))
-    finally:
-        model.train(training)
     return chunks
 
 
@@ -164,9 +175,7 @@ def _draws(model: EmpiricalBayes, batch: TaskBatch, chunks: list[Marginals], num
     if seed < 0:
         raise ValueError(f"seed: expected a non-negative integer, got {seed}")
     weights, labels, scores = [], [], []
-    devices = [next(model.parameters()).device] if next(model.parameters()).device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with seeded(seed, next(model.parameters()).device):
         for index, chunk in enumerate(chunks):
             part = _match(model, batch[index * CHUNK : (index + 1) * CHUNK])
             w = chunk.q.distribution().sample((num_draws,))

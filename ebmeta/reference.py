@@ -17,6 +17,7 @@ import torch
 import xarray as xr
 
 from ebmeta.model import EmpiricalBayes
+from ebmeta.predict import evaluating
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["numpyro_model", "nuts"]
@@ -55,7 +56,7 @@ def _arguments(model: EmpiricalBayes, batch: TaskBatch, observe: str) -> tuple[t
     if observe == "both":
         batch = batch.pooled()
     parameter = next(model.parameters())
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         x = model.predictor.features(batch.support_x.to(parameter), batch.support_mask.to(parameter.device))
         prior = model.prior.gaussian()
         precision = prior.precision if prior.precision.dim() == 2 else torch.diag(prior.precision)

@@ -11,9 +11,10 @@ $$ m_{k+1} = m_k - \rho_k \Lambda_{k+1}^{-1} \Big[ \sum_i \tfrac{1}{\varphi} x_i
    + \beta \kappa_k\, \Lambda_0 (m_k - \mu) - \zeta_k \Big]. $$
 
 By the theorems of Bonnet and Price these are the gradients of $F$ with respect to the mean and the
-covariance; the second does not contain the labels, so only the first needs a synthetic gradient. The
-quadratic term keeps the precision positive definite for a step of any size and sign (Lin, Schmidt
-and Khan 2020, Handling the positive-definite constraint in the Bayesian learning rule).
+covariance (for classes up to the approximation of $\mathbb E[A']$ and $\mathbb E[A'']$ by `moments`); the
+second does not contain the labels, so only the first needs a synthetic gradient. The quadratic term
+keeps the precision positive definite for a step of any size and sign (Lin, Schmidt and Khan 2020,
+Handling the positive-definite constraint in the Bayesian learning rule).
 $\rho_k, \kappa_k, s_k, \nu_k$ are learned. $\zeta_k$ and $J_k$ are what the inputs themselves say about $w$,
 for synthetic gradients that read them. $\kappa_k = s_k = \nu_k = 0$ and $\xi = \zeta = 0$ at the start, so
 zero training means no refinement.
@@ -23,6 +24,8 @@ This module never sees a label: its inputs are features and masks.
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +34,16 @@ from ebmeta.likelihood import Likelihood
 from ebmeta.synthetic_gradient import QueryState, SyntheticGradient
 
 __all__ = ["Refiner"]
+
+
+def _steps(value: int) -> int:
+    try:
+        steps = operator.index(value)
+    except TypeError:
+        raise ValueError(f"num_steps: expected an integer, got {value!r}") from None
+    if steps < 0:
+        raise ValueError(f"num_steps: expected 0 or more refinement steps, got {steps}")
+    return steps
 
 
 class Refiner(nn.Module):
@@ -47,8 +60,7 @@ class Refiner(nn.Module):
 
     def __init__(self, synthetic_gradient: SyntheticGradient, num_steps: int, step: float = 1.0) -> None:
         super().__init__()
-        if num_steps < 0:
-            raise ValueError(f"num_steps: expected 0 or more refinement steps, got {num_steps}")
+        num_steps = _steps(num_steps)
         self.synthetic_gradient = synthetic_gradient
         self.num_steps = num_steps
         self.log_step = nn.Parameter(torch.full((num_steps,), step).log())
@@ -85,9 +97,7 @@ class Refiner(nn.Module):
         Raises:
             ValueError: if `num_steps` is negative, or positive where none was trained.
         """
-        steps = self.num_steps if num_steps is None else num_steps
-        if steps < 0:
-            raise ValueError(f"num_steps: expected 0 or more refinement steps, got {steps}")
+        steps = self.num_steps if num_steps is None else _steps(num_steps)
         if steps and not self.num_steps:
             raise ValueError(f"num_steps: this model was built with no refinement steps, got {steps}")
         path = [q]

@@ -76,6 +76,12 @@ class SyntheticGradient(nn.Module):
         raise NotImplementedError
 
 
+def _positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}: expected at least 1, got {size}")
+
+
 def _mean_weights(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Return 1/n for the n real entries of each row of a mask and 0 elsewhere."""
     weights = mask.to(dtype)
@@ -122,7 +128,7 @@ class ClassSyntheticGradient(SyntheticGradient):
     r"""$\xi_i = p_i - r_i$ with $r_i = \mathrm{softmax}(\log p_i + g_i)$ and $g$ an exchangeable network.
 
     $g$ sees, for each (query, class) cell: $\log p$, $p$, the logit centred over classes, and the
-    log variance of the logit. Three layers; the means over queries and classes inside each layer
+    log variance of the logit. The means over queries and classes inside each layer
     carry the context (how many queries a class has claimed, how sure the others are).
 
     Args:
@@ -132,6 +138,7 @@ class ClassSyntheticGradient(SyntheticGradient):
 
     def __init__(self, width: int = 32, depth: int = 2) -> None:
         super().__init__()
+        _positive(width=width, depth=depth)
         self.layers = nn.ModuleList(ExchangeableLinear(width if k else 4, width) for k in range(depth))
         self.readout = nn.Linear(width, 1)
         nn.init.zeros_(self.readout.weight)
@@ -177,6 +184,7 @@ class RealSyntheticGradient(SyntheticGradient):
 
     def __init__(self, num_weights: int, width: int = 32) -> None:
         super().__init__()
+        _positive(num_weights=num_weights, width=width)
         self.score = nn.Linear(3 * num_weights, num_weights)
         self.factor = nn.Parameter(0.3 * torch.eye(num_weights))
         self.hidden = nn.Linear(3 * num_weights, width)
@@ -212,6 +220,7 @@ class MLPSyntheticGradient(SyntheticGradient):
 
     def __init__(self, n_way: int) -> None:
         super().__init__()
+        _positive(n_way=n_way)
         self.n_way = n_way
         self.net = nn.Sequential(nn.Linear(n_way, 8 * n_way), nn.ReLU(), nn.Linear(8 * n_way, 8 * n_way), nn.ReLU())
         self.readout = nn.Linear(8 * n_way, n_way)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ def read_table(path: Path, label: str = "y", groups: str | None = None, labelled
         path: the file.
         label: name of the labels.
         groups: name of the groups, or None.
-        labelled: whether labels must be there; otherwise they are read where they are.
+        labelled: whether labels and groups must be there; otherwise they are read where they are.
 
     Returns:
         The table.
@@ -58,15 +59,17 @@ def read_table(path: Path, label: str = "y", groups: str | None = None, labelled
         raise ValueError(f"{path}: expected a file of type {', '.join(READS)}, got {path.suffix or 'none'}")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a file, found none")
+    if label == groups:
+        raise ValueError(f"{path}: expected labels and groups in two columns, got {label!r} for both")
     wanted = [label] if labelled else []
-    wanted += [groups] if groups is not None else []
+    wanted += [groups] if groups is not None and labelled else []
     try:
         if path.suffix == ".npz":
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
         else:
             frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
         raise ValueError(f"{path}: expected a complete {path.suffix[1:]} file, got: {error}") from None
     if path.suffix == ".npz":
         return _from_arrays(path, arrays, label, groups, wanted)
@@ -83,18 +86,21 @@ def read_table(path: Path, label: str = "y", groups: str | None = None, labelled
         raise ValueError(f"{path}: expected feature columns beside {wanted}, got none")
     for column in inputs.columns:
         if not pd.api.types.is_numeric_dtype(inputs[column]):
-            raise ValueError(f"{path}: expected numbers in feature column {column!r}, got {inputs[column].dtype}")
+            raise ValueError(
+                f"{path}: expected numbers in feature column {column!r}, got {inputs[column].dtype} "
+                "(name the label and group columns, drop other texts)"
+            )
         if inputs[column].isna().any():
             raise ValueError(
                 f"{path}: expected a number in column {column!r}, row {_first_na(inputs[column])}, got none"
             )
     y = frame[label].to_numpy() if label in frame else None
-    by = frame[groups].to_numpy() if groups is not None else None
+    by = frame[groups].to_numpy() if groups in frame else None
     return Table(inputs.to_numpy(dtype=np.float32), y, by, [str(c) for c in inputs])
 
 
 def _from_arrays(path: Path, arrays: dict[str, np.ndarray], label: str, groups: str | None, wanted: list[str]) -> Table:
-    if "X" not in arrays and "features" in arrays:
+    if "X" not in arrays and "features" in arrays and groups is None:
         stacked = arrays["features"]
         if stacked.ndim < 3:
             raise ValueError(f"{path}: expected features of shape (classes, rows, D), got {stacked.shape}")
@@ -102,7 +108,7 @@ def _from_arrays(path: Path, arrays: dict[str, np.ndarray], label: str, groups: 
         return Table(stacked.reshape(-1, *stacked.shape[2:]), np.repeat(classes, stacked.shape[1]), None, None)
     if not arrays.keys() >= {"X", *wanted}:
         raise ValueError(f"{path}: expected arrays {['X', *wanted]}, got {sorted(arrays)}")
-    return Table(arrays["X"], arrays.get(label), arrays[groups] if groups is not None else None, None)
+    return Table(arrays["X"], arrays.get(label), None if groups is None else arrays.get(groups), None)
 
 
 def _first_na(column: Any) -> int:

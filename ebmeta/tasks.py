@@ -23,6 +23,8 @@ from torch import Tensor
 
 __all__ = ["TaskBatch"]
 
+HUGE = 1e15  # squares of larger numbers leave the range of 32-bit floats
+
 
 def _pad(rows: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
     """Stack tensors of unequal first dimension; also return the mask of what is real."""
@@ -34,7 +36,7 @@ def _pad(rows: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
                 f"got {tuple(row.shape[1:])} and {row.dtype} in task {t}"
             )
     out = first.new_zeros((len(rows), length, *first.shape[1:]))
-    mask = torch.zeros((len(rows), length), dtype=torch.bool)
+    mask = torch.zeros((len(rows), length), dtype=torch.bool, device=first.device)
     for t, row in enumerate(rows):
         out[t, : len(row)] = row
         mask[t, : len(row)] = True
@@ -42,9 +44,12 @@ def _pad(rows: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
 
 
 def _check_finite(name: str, x: Tensor, mask: Tensor) -> None:
-    bad = ~torch.isfinite(x.flatten(2)).all(-1) & mask if x.dim() > 2 else ~torch.isfinite(x) & mask
+    largest = x.abs().flatten(2).amax(-1) if x.dim() > 2 else x.abs()
+    bad = ~(largest < HUGE) & mask
     if bool(bad.any()):
         t, i = (int(v) for v in bad.nonzero()[0])
+        if bool(largest[t, i] < float("inf")):
+            raise ValueError(f"{name}: expected numbers below {HUGE:.0e}, got {largest[t, i]:.3g} at task {t}, row {i}")
         raise ValueError(f"{name}: expected finite numbers, got NaN or infinity at task {t}, row {i}")
 
 
@@ -86,6 +91,9 @@ class TaskBatch:
                 "support_x and query_x: expected shapes (tasks, rows, features...), got "
                 f"{tuple(self.support_x.shape)} and {tuple(self.query_x.shape)}"
             )
+        for name in ("support_x", "query_x"):
+            if not getattr(self, name).is_floating_point():
+                object.__setattr__(self, name, getattr(self, name).to(torch.get_default_dtype()))
         for name in ("support_y", "query_y"):
             y = getattr(self, name)
             if y is not None and not y.is_floating_point():
@@ -135,6 +143,8 @@ class TaskBatch:
             raise ValueError(
                 f"query_y: expected labels of the kind of support_y, {self.support_y.dtype}, got {self.query_y.dtype}"
             )
+        if self.support_y.is_floating_point() and self.way_mask.shape[1] != 1:
+            raise ValueError(f"way_mask: expected one output for real-valued labels, got {self.way_mask.shape[1]}")
         if tasks == 0:
             raise ValueError("expected at least one task, got 0")
         if not bool(self.query_mask.any(1).all()):
@@ -203,8 +213,8 @@ class TaskBatch:
                 if not any(y.shape[1] for y in last):
                     raise ValueError("num_ways: expected the number of classes where there are no labels, got None")
                 num_ways = [1 + max(int(y[t].max()) for y in last if y.shape[1]) for t in range(len(sx))]
-        ways = torch.as_tensor(list(num_ways))
-        way_mask = torch.arange(int(ways.max())) < ways[:, None]
+        ways = torch.as_tensor(list(num_ways), device=sx.device)
+        way_mask = torch.arange(int(ways.max()), device=sx.device) < ways[:, None]
         return cls(sx, sy, qx, qy, support_mask, query_mask, way_mask)
 
     @property
@@ -240,6 +250,8 @@ class TaskBatch:
     def __getitem__(self, index: slice | Tensor | Sequence[int]) -> TaskBatch:
         """Choose tasks by slice, mask or list of indices; padding stays as it is."""
         chosen = index if isinstance(index, slice) else torch.as_tensor(index)
+        if isinstance(chosen, Tensor) and chosen.dim() != 1:
+            raise ValueError(f"expected a slice, a mask or a list of tasks, got {index!r}")
         return self._map(lambda v: v[chosen])
 
     def __len__(self) -> int:

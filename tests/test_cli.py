@@ -99,11 +99,12 @@ def test_predict_writes_the_probabilities_of_the_estimator(files, tmp_path):
 
 
 def test_predict_for_a_group(files, tmp_path):
-    frame = pd.read_csv(files / "schools.csv").query("school == 3").drop(columns="school")
+    frame = pd.read_csv(files / "schools.csv").query("school == 3")
     frame[:3].to_csv(tmp_path / "s.csv", index=False)
-    frame[3:].to_csv(tmp_path / "q.csv", index=False)
+    frame[3:].drop(columns="score").to_csv(tmp_path / "q.csv", index=False)
     task = (files / "groups", tmp_path / "s.csv", tmp_path / "q.csv")
-    assert run("predict", *task, "--label", "score", "--output", tmp_path / "o.csv") == 0
+    named = ["--label", "score", "--groups", "school"]
+    assert run("predict", *task, *named, "--output", tmp_path / "o.csv") == 0
     reg = ebmeta.FewShotRegressor(ebmeta.load(files / "groups")).fit(frame[["x"]][:3], frame["score"][:3])
     mean, std = reg.predict(frame[["x"]][3:], return_std=True)
     table = pd.read_csv(tmp_path / "o.csv")
@@ -143,6 +144,10 @@ def test_configuration_lies_under_the_flags(files, tmp_path, capsys):
     config.write_text("[evaluate]\nnum_taks = 7\n")
     assert "taks" in refused(capsys, *task, "--config", config)
     assert "expected a TOML file, found none" in refused(capsys, *task, "--config", tmp_path / "absent.toml")
+    config.write_text("[evalute]\nseed = 1\n")
+    assert "expected tables among demo, train, predict, evaluate, got evalute" in refused(
+        capsys, *task, "--config", config
+    )
     config.write_text("[evaluate\n")
     assert "ebmeta: error:" in refused(capsys, *task, "--config", config)
 
@@ -150,10 +155,14 @@ def test_configuration_lies_under_the_flags(files, tmp_path, capsys):
 def test_mistakes_are_one_line(files, tmp_path, capsys):
     train = ["train", files / "train.npz", "--output", tmp_path / "m", "--no-progress"]
     data = files / "new.csv"
+    schools = ["train", files / "schools.csv", "--output", tmp_path / "m", "--groups", "school", "--label", "score"]
     cases = {
         ("train", tmp_path / "absent.csv", "--output", tmp_path / "m"): "absent.csv: expected a file, found none",
         (*train, "--n-query", 600): "expected at least n_shot + n_query = 601 rows of every class, got 30",
         (*train, "--n-way", "five"): "--n-way: expected a number or a range such as 2:10, got 'five'",
+        (*train, "--groups", "y"): "expected labels and groups in two columns, got 'y' for both",
+        (*train, "--groups", "g", "--imbalance", 2): "expected arrays ['X', 'y', 'g']",
+        (*schools, "--n-way", 3): "--n-way: expected classes, got --groups school, whose labels are real",
         (*train, "--num-steps", -1): "num_steps: expected 0 or more refinement steps, got -1",
         (*train, "--beta", -1): "beta: expected a finite number >= 0, got -1.0",
         (*train, "--label", "z"): "expected arrays ['X', 'z']",

@@ -73,6 +73,10 @@ def test_scikit_learn_conventions():
     assert clf.get_params()["num_steps"] == 1
     with pytest.raises(NotFittedError):
         clf.predict_proba(np.zeros((1, 4)))
+    with pytest.raises(NotFittedError):
+        clf.predict(np.zeros((1, 4)))
+    with pytest.raises(ValueError, match="expected an EmpiricalBayes .ebmeta.load reads a saved one., got str"):
+        ebmeta.FewShotClassifier("model").fit(np.eye(4), [0, 1, 0, 1])
     copy = clone(clf)
     assert copy.num_steps == 1
     assert copy.model is not None
