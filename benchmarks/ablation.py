@@ -20,8 +20,6 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "last_step_only": {"objective": {"anytime": 0.0}},
     "beta_0": {"model": {"beta": 0.0}},
     "beta_1": {"model": {"beta": 1.0}},
-    "published_xi": {"model": {"synthetic_gradient": "mlp", "n_way": 5}},
-    "three_steps": {"model": {"num_steps": 3}},
 }
 
 

@@ -109,7 +109,7 @@ def refinement(coupling: np.ndarray | None, num_iterations: int = 2000) -> dict[
 
 
 def main() -> None:
-    """Run the three comparisons and write the result."""
+    """Run the comparisons and write the result."""
     result = {
         "test_tasks": TEST_TASKS,
         "fitted_prior": fitted_prior(),

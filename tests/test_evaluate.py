@@ -109,3 +109,11 @@ def test_unlabelled_tasks_and_too_few():
     with pytest.raises(ValueError, match="num_tasks: expected at least 1, got 0"):
         ebmeta.evaluate(classifier(), object(), 0)
     assert torch.is_grad_enabled()
+
+
+def test_tasks_weigh_alike_whatever_their_number_of_queries():
+    model, batch = regressor(), real_tasks(queries=(2, 9, 4, 6))
+    scores = ebmeta.evaluate(model, batch)
+    tree = ebmeta.predict(model, batch, num_draws=0)["predictive"].isel(step=-1)
+    error = np.where(batch.query_mask, batch.query_y.numpy() - tree["mean"].values, np.nan)
+    assert float(scores["rmse"][-1]) == pytest.approx(np.sqrt(np.nanmean(error**2, 1).mean()))

@@ -1,6 +1,6 @@
 """Whole runs against exact answers and, where the data is at hand, on real images.
 
-Each scenario is a benchmark script's own function at a smaller size, held to the published bound.
+Each scenario is a benchmark script's own function at a smaller size, held to the bound that the library aims at.
 """
 
 import sys
