@@ -10,16 +10,16 @@ import math
 import sys
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
 
+from ebmeta.sources import Tasks, sampler
+
 if TYPE_CHECKING:
     from ebmeta.model import EmpiricalBayes
-    from ebmeta.sampling import EpisodeSampler, GroupSampler
 
 __all__ = ["app", "main"]
 
@@ -41,61 +41,6 @@ app = App(
 )
 app.meta.suppress_keyboard_interrupt = False
 app.meta.group_parameters = cyclopts.Group("Common", sort_key=99)
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Tasks:
-    """How rows become tasks.
-
-    Args:
-        label: name of the label column or array.
-        groups: name of the group column or array: real labels, one task per group. Without it, labels
-            are classes.
-        n_way: classes per task, a number or a range such as 2:10; 5 by default.
-        n_shot: labelled rows per class, a number or a range; 1 by default. With groups, labelled rows
-            per group; 3 by default.
-        n_query: queries per class, 15 by default; per task, with imbalance. With groups, the largest
-            number of queries; all remaining rows by default.
-        imbalance: Dirichlet concentration of the query classes; balanced without it.
-    """
-
-    label: str = "y"
-    groups: str | None = None
-    n_way: str | None = None
-    n_shot: str | None = None
-    n_query: str | None = None
-    imbalance: float | None = None
-
-
-def _range(flag: str, text: str) -> tuple[int, int]:
-    low, _, high = str(text).partition(":")
-    try:
-        return int(low), int(high or low)
-    except ValueError:
-        raise ValueError(f"--{flag}: expected a number or a range such as 2:10, got {text!r}") from None
-
-
-def _sampler(path: Path, tasks: Tasks, seed: int) -> EpisodeSampler | GroupSampler:
-    from ebmeta.sampling import EpisodeSampler, GroupSampler
-    from ebmeta.tabular import read_table
-
-    table = read_table(path, tasks.label, tasks.groups)
-    if tasks.groups is not None:
-        for flag, value in (("n-way", tasks.n_way), ("imbalance", tasks.imbalance)):
-            if value is not None:
-                raise ValueError(f"--{flag}: expected classes, got --groups {tasks.groups}, whose labels are real")
-        n_query = None if tasks.n_query is None else _range("n-query", tasks.n_query)[1]
-        return GroupSampler(table.X, table.y, table.groups, _range("n-shot", tasks.n_shot or "3"), n_query, seed=seed)
-    return EpisodeSampler(
-        table.X,
-        table.y,
-        _range("n-way", tasks.n_way or "5"),
-        _range("n-shot", tasks.n_shot or "1"),
-        _range("n-query", tasks.n_query or "15"),
-        imbalance=tasks.imbalance,
-        seed=seed,
-    )
 
 
 def _finish(result: dict[str, Any], json: Path | None) -> dict[str, Any]:
@@ -158,7 +103,7 @@ def train(
     *,
     output: Path,
     validation: Path | None = None,
-    tasks: Tasks | None = None,
+    tasks: Annotated[Tasks | None, Parameter(name="*")] = None,
     num_steps: int | None = None,
     beta: float | None = None,
     num_iterations: int = 2000,
@@ -195,8 +140,8 @@ def train(
     from ebmeta.persist import save
 
     tasks = tasks or Tasks()
-    source = _sampler(data, tasks, seed)
-    held_out = None if validation is None else _sampler(validation, tasks, seed + 1)
+    source = sampler(data, tasks, seed)
+    held_out = None if validation is None else sampler(validation, tasks, seed + 1)
     if source.X.ndim != 2:
         raise ValueError(f"{data}: expected one feature vector per row, got rows of shape {source.X.shape[1:]}")
     options: dict[str, Any] = {"seed": seed}
@@ -319,7 +264,7 @@ def evaluate(
     model: Path,
     data: Path,
     *,
-    tasks: Tasks | None = None,
+    tasks: Annotated[Tasks | None, Parameter(name="*")] = None,
     num_tasks: int = 600,
     num_steps: int | None = None,
     seed: int = 0,
@@ -341,7 +286,7 @@ def evaluate(
     from ebmeta.evaluate import evaluate as score
     from ebmeta.evaluate import table
 
-    scores = score(_load(model), _sampler(data, tasks or Tasks(), seed), num_tasks, num_steps=num_steps)
+    scores = score(_load(model), sampler(data, tasks or Tasks(), seed), num_tasks, num_steps=num_steps)
     print(table(scores))
     if plots is not None:
         from ebmeta.plots import refinement, reliability, save_figure

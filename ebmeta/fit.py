@@ -15,19 +15,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
 from tqdm import tqdm
 
+from ebmeta.checkpoint import TrainingState
 from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Kind, Objective, Terms
-from ebmeta.persist import load_tensors, read_tensors, write_tensors
 from ebmeta.predict import evaluating
 from ebmeta.sampling import TaskSampler
 from ebmeta.seeding import seeded
@@ -61,62 +59,6 @@ class FitResult:
     best_iteration: int
     stopped_early: bool
     seconds: float
-
-
-@dataclass
-class _State:
-    """All that changes during training, and its way to and from a file."""
-
-    model: EmpiricalBayes
-    optimizer: torch.optim.Adam
-    settings: dict[str, Any]
-    iteration: int = 0
-    best_loss: float = math.inf
-    best_iteration: int = 0
-    stale: int = 0
-    stopped: bool = False
-    best: dict[str, Tensor] = field(default_factory=dict)
-    rows: dict[str, list[np.ndarray]] = field(default_factory=dict)
-
-    def record(self, **values: Any) -> None:
-        for name, value in values.items():
-            self.rows.setdefault(name, []).append(np.asarray(value, dtype=np.float64))
-
-    def save(self, path: Path) -> None:
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"best.{k}": v for k, v in self.best.items()}
-        for i, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{i}.{k}": v for k, v in slots.items()}
-        tensors |= {f"rows.{k}": torch.from_numpy(np.stack(v)) for k, v in self.rows.items()}
-        keys = ("iteration", "best_loss", "best_iteration", "stale", "stopped")
-        header = {"settings": self.settings, **{k: getattr(self, k) for k in keys}}
-        header["best_loss"] = None if math.isinf(self.best_loss) else self.best_loss  # JSON has no infinity
-        write_tensors(path, tensors, header)
-
-    def load(self, path: Path) -> None:
-        tensors, header = read_tensors(path)
-        theirs = header.get("settings", {})
-        for name, mine in self.settings.items():
-            if theirs.get(name) != mine:
-                raise ValueError(
-                    f"{path}: expected a checkpoint of a run with {name}={mine}, got {theirs.get(name)}; "
-                    "continue that run with its own arguments, or choose another file"
-                )
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "adam": {}, "rows": {}}
-        for name, tensor in tensors.items():
-            group, _, rest = name.partition(".")
-            groups[group][rest] = tensor
-        load_tensors(self.model, groups["model"], path)
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in groups["adam"].items():
-            index, _, slot = name.partition(".")
-            slots.setdefault(int(index), {})[slot] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
-        self.best = groups["best"]
-        self.rows = {k: list(v.numpy()) for k, v in groups["rows"].items()}
-        for name in ("iteration", "best_loss", "best_iteration", "stale", "stopped"):
-            setattr(self, name, header[name])
-        self.best_loss = math.inf if self.best_loss is None else self.best_loss
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -236,7 +178,7 @@ def fit(
             "beta": model.beta,
             "model": model.config,
         }
-        state = _State(model, optimizer, settings)
+        state = TrainingState(model, optimizer, settings)
         path = None if checkpoint is None else Path(checkpoint)
         if path is not None and path.exists():
             state.load(path)
@@ -321,7 +263,7 @@ def _means(terms: Terms) -> dict[str, np.ndarray]:
 
 
 def _validate(
-    state: _State,
+    state: TrainingState,
     goal: Objective,
     validation: TaskSampler,
     num_tasks: int,
@@ -364,7 +306,7 @@ def _validate(
         state.stopped = patience is not None and state.stale >= patience
 
 
-def _history(state: _State) -> xr.Dataset:
+def _history(state: TrainingState) -> xr.Dataset:
     units = {"loss": "nats per query", "nll": "nats per query", "kl": "nats per task", "learning_rate": "1"}
     variables = {}
     for name, rows in state.rows.items():

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import pyro
@@ -290,10 +290,11 @@ class EmpiricalBayes(nn.Module):
                     parameter.data = parameter.data.contiguous()  # the store would keep a copy
                 pyro.param(key, parameter)
 
-    def _bottleneck(self) -> AbstractContextManager[Any]:
-        """Weigh site "w" by beta, so that the ELBO reads expected log likelihood - beta * KL."""
-        handler: AbstractContextManager[Any]
-        handler = poutine.scale(scale=self.beta) if self.beta > 0 else poutine.mask(mask=False)
+    def _bottleneck(self, observe: str) -> AbstractContextManager[Any]:
+        """Weigh site "w" by beta in the training objective: the ELBO is then log likelihood - beta * KL."""
+        handler: AbstractContextManager[Any] = nullcontext()
+        if observe == "query":
+            handler = poutine.scale(scale=self.beta) if self.beta > 0 else poutine.mask(mask=False)
         return handler
 
     def run_model(self, batch: TaskBatch, observe: Literal["query", "support", "both"] = "query") -> Tensor:
@@ -316,11 +317,8 @@ class EmpiricalBayes(nn.Module):
         self._register()
         prior = self.prior(batch.num_tasks, batch.way_mask.shape[1])
         with pyro.plate("task", batch.num_tasks, dim=-1):
-            if observe == "query":
-                with self._bottleneck():
-                    w: Tensor = pyro.sample("w", prior.distribution())
-            else:
-                w = pyro.sample("w", prior.distribution())
+            with self._bottleneck(observe):
+                w: Tensor = pyro.sample("w", prior.distribution())
             if observe != "query":
                 self._labels("support_y", w, batch.way_mask, batch.support_x, batch.support_mask, batch.support_y)
             if observe != "support":
@@ -343,12 +341,8 @@ class EmpiricalBayes(nn.Module):
         """
         self._register()
         q = self.posterior(batch)[-1]
-        with pyro.plate("task", batch.num_tasks, dim=-1):
-            if observe == "query":
-                with self._bottleneck():
-                    w: Tensor = pyro.sample("w", q.distribution())
-            else:
-                w = pyro.sample("w", q.distribution())
+        with pyro.plate("task", batch.num_tasks, dim=-1), self._bottleneck(observe):
+            w: Tensor = pyro.sample("w", q.distribution())
         return w
 
     def trainable(self) -> Iterator[nn.Parameter]:

@@ -94,6 +94,12 @@ def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
     return classes, codes
 
 
+def _members(codes: np.ndarray) -> list[np.ndarray]:
+    """Return the rows of each class or group, by code."""
+    order = np.argsort(codes, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(codes))[:-1])
+
+
 class EpisodeSampler:
     r"""Draw classification tasks from a labelled data set.
 
@@ -147,8 +153,7 @@ class EpisodeSampler:
         if imbalance is not None and not 0 < imbalance < np.inf:
             raise ValueError(f"imbalance: expected a concentration above 0, got {imbalance}")
         self.imbalance, self.transform, self.seed = imbalance, transform, seed
-        order = np.argsort(codes, kind="stable")
-        self._members = np.split(order, np.cumsum(np.bincount(codes))[:-1])
+        self._members = _members(codes)
         if len(self.classes) < self.n_way[1]:
             raise ValueError(f"n_way: expected at most {len(self.classes)} (the classes in y), got {self.n_way[1]}")
         need = self.n_shot[1] + self.n_query[1]
@@ -261,8 +266,7 @@ class GroupSampler:
         if n_query is not None and n_query < 1:
             raise ValueError(f"n_query: expected at least 1, got {n_query}")
         self.n_query, self.transform, self.seed = n_query, transform, seed
-        order = np.argsort(codes, kind="stable")
-        self._members = np.split(order, np.cumsum(np.bincount(codes))[:-1])
+        self._members = _members(codes)
         smallest = min(range(len(self._members)), key=lambda g: len(self._members[g]))
         if len(self._members[smallest]) <= self.n_support[1]:
             raise ValueError(
