@@ -43,13 +43,12 @@ app.meta.suppress_keyboard_interrupt = False
 app.meta.group_parameters = cyclopts.Group("Common", sort_key=99)
 
 
-def _finish(result: dict[str, Any], json: Path | None) -> dict[str, Any]:
+def _finish(result: dict[str, Any], json: Path | None) -> None:
     from ebmeta.persist import to_json
 
     if json is not None:
         _writable(json)
         json.write_text(to_json(_strict(result)) + "\n", encoding="utf-8")
-    return result
 
 
 def _strict(value: Any) -> Any:
@@ -93,6 +92,7 @@ def demo(
     """
     from ebmeta.demo import run
 
+    _writable(json)
     options = {} if num_iterations is None else {"num_iterations": num_iterations}
     _finish(run(output, seed=seed, progress=progress, **options), json)
 
@@ -223,6 +223,7 @@ def predict(
         raise ValueError(
             f"{output}: expected a file of type .nc, .npz, .csv or .parquet, got {output.suffix or 'none'}"
         )
+    _writable(json)
     loaded = _load(model)
     labelled, rows = read_table(support, label, groups), read_table(query, label, groups, labelled=False)
     if labelled.X.shape[1:] != (loaded.predictor.num_features,):
@@ -286,6 +287,7 @@ def evaluate(
     from ebmeta.evaluate import evaluate as score
     from ebmeta.evaluate import table
 
+    _writable(json)
     scores = score(_load(model), sampler(data, tasks or Tasks(), seed), num_tasks, num_steps=num_steps)
     print(table(scores))
     if plots is not None:

@@ -170,6 +170,8 @@ def test_mistakes_are_one_line(files, tmp_path, capsys):
         (*train, "--objective", "elbo"): "objective",
         (*train, "--colour", "red"): "colour",
         (*train, "--json", tmp_path / "no" / "x.json", "--num-iterations", 1): "expected an existing folder",
+        ("demo", tmp_path / "d", "--json", tmp_path / "no" / "x.json"): "expected an existing folder",
+        ("evaluate", tmp_path, data, "--json", tmp_path / "no" / "x.json"): "expected an existing folder",
         ("evaluate", tmp_path, data): "expected a model folder with config.json, found none",
         (
             "evaluate",
