@@ -1,43 +1,133 @@
-"""What each choice of the default recipe is worth: CIFAR-FS, 5-way 1-shot, on *validation* classes.
+"""What each choice of the default recipe is worth: CIFAR-FS, 5-way, on *validation* classes.
 
-One training run per variant, each scored on the same 600 validation tasks (not those that stop the
-training). The test classes are not touched. `python benchmarks/ablation.py`
+One training run per variant, on the mixture of 1-shot and 5-shot, balanced and imbalanced tasks, each
+scored on the same validation tasks (not those that stop the training). The test classes are not
+touched. Resumable: a variant in the JSON file is not run again. `python benchmarks/ablation.py`
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-from common import by_step, cifar_fs, write
+import torch
+from common import RESULTS, by_step, cifar_fs, write
 
 import ebmeta
 
-TASKS = 600
-VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
-    "default": {},
-    "gibbs": {"objective": {"kind": "gibbs"}},
-    "last_step_only": {"objective": {"anytime": 0.0}},
-    "beta_0": {"model": {"beta": 0.0}},
-    "beta_1": {"model": {"beta": 1.0}},
+TASKS, ITERATIONS = 400, 1000
+KINDS = {
+    f"{shots}shot_{'balanced' if imbalance is None else 'imbalanced'}": {
+        "n_shot": shots,
+        "n_query": 15 if imbalance is None else 75,
+        "imbalance": imbalance,
+    }
+    for shots in (1, 5)
+    for imbalance in (None, 2.0)
 }
 
 
-def main() -> None:
-    """Train and score every variant, and write the result."""
-    episode = {"n_way": 5, "n_shot": 1, "n_query": 15}
-    train, stopping, scoring = (
-        cifar_fs(split, seed=seed, **episode) for split, seed in (("train", 0), ("val", 1), ("val", 7))
+@dataclass(frozen=True)
+class Variant:
+    """A departure from the default: arguments of the model, the objective and the fit, and a change after building."""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    objective: dict[str, Any] = field(default_factory=dict)
+    fit: dict[str, Any] = field(default_factory=dict)
+    change: Callable[[ebmeta.EmpiricalBayes], None] | None = None
+
+
+def fixed_prior(model: ebmeta.EmpiricalBayes) -> None:
+    """Keep the prior at a standard normal."""
+    model.prior.requires_grad_(False)
+
+
+def point(model: ebmeta.EmpiricalBayes) -> None:
+    """Make every posterior a point: a prior, and so a posterior, of next to no width that stays as it is."""
+    torch.nn.init.constant_(model.prior.log_scale, -6.0)
+    torch.nn.init.constant_(model.initializer.log_precision, 12.0)
+    torch.nn.init.constant_(model.refiner.log_weight, 2.3 + 12.0)  # a query weighs what a support row does
+    model.prior.log_scale.requires_grad_(False)
+
+
+def no_network(model: ebmeta.EmpiricalBayes) -> None:
+    """Believe the model's own probabilities."""
+    for part in (model.refiner.synthetic_gradient.readout, model.refiner.adapt):
+        part.requires_grad_(False)
+
+
+def no_metric(model: ebmeta.EmpiricalBayes) -> None:
+    """Look at directions from the centre in the metric of the features as they are."""
+    x = torch.from_numpy(cifar_fs("train").X[::10])
+    model.predictor.measure(x, torch.arange(len(x)))  # classes seen once leave the metric alone
+
+
+VARIANTS: dict[str, Variant] = {
+    "default": Variant(),
+    "gibbs": Variant(objective={"kind": "gibbs"}),
+    "last_step_only": Variant(objective={"anytime": 0.0}),
+    "k_1": Variant({"num_steps": 1}),
+    "k_2": Variant({"num_steps": 2}),
+    "k_10": Variant({"num_steps": 10}),
+    "beta_0": Variant({"beta": 0.0}),
+    "beta_0.1": Variant({"beta": 0.1}),
+    "beta_1": Variant({"beta": 1.0}),
+    "residual": Variant({"synthetic_gradient": "residual"}),
+    "mlp": Variant({"synthetic_gradient": "mlp", "n_way": 5}),
+    "no_network": Variant(change=no_network),
+    "fixed_prior": Variant(change=fixed_prior),
+    "point": Variant({"beta": 0.0}, change=point),
+    "no_metric": Variant(change=no_metric),
+    "not_harder": Variant(fit={"harder": 0.0}),
+}
+
+
+def samplers(split: str, seed: int) -> ebmeta.MixedSampler:
+    """Return the mixture of tasks of one split."""
+    return ebmeta.MixedSampler([cifar_fs(split, seed=seed, **kind) for kind in KINDS.values()])
+
+
+def run(variant: Variant) -> dict[str, Any]:
+    """Train and score one variant."""
+    model = ebmeta.EmpiricalBayes.classifier(256, **variant.model)
+    if variant.change is not None:
+        variant.change(model)
+    objective = ebmeta.Objective(**variant.objective)
+    fitted = ebmeta.fit(
+        model,
+        samplers("train", 0),
+        ITERATIONS,
+        validation=samplers("val", 1),
+        objective=objective,
+        progress=sys.stderr.isatty(),
+        **variant.fit,
     )
-    result: dict[str, Any] = {"tasks": TASKS, "split": "val"}
-    for name, options in VARIANTS.items():
-        model = ebmeta.EmpiricalBayes.classifier(256, **options.get("model", {}))
-        objective = ebmeta.Objective(**options.get("objective", {}))
-        fitted = ebmeta.fit(model, train, validation=stopping, objective=objective, progress=sys.stderr.isatty())
-        scores = by_step(ebmeta.evaluate(model, scoring, TASKS))
-        result[name] = {"seconds": round(fitted.seconds, 1), "best_iteration": fitted.best_iteration, **scores}
-        print(name, *(f"{k} {scores[k]}" for k in ("accuracy", "nll", "ece")), flush=True)
-    write("ablation.json", result)
+    scores = {
+        kind: by_step(ebmeta.evaluate(model, sampler, TASKS, num_bootstrap=2))
+        for kind, sampler in zip(KINDS, samplers("val", 7).samplers, strict=True)
+    }
+    return {"seconds": round(fitted.seconds, 1), "best_iteration": fitted.best_iteration, **scores}
+
+
+def main() -> None:
+    """Train and score every variant that is not done, and write after each."""
+    torch.set_num_threads(1)
+    path = RESULTS / "ablation.json"
+    result: dict[str, Any] = {"tasks": TASKS, "iterations": ITERATIONS, "split": "val"}
+    if path.is_file():
+        stored = json.loads(path.read_text())
+        if stored.get("iterations") == ITERATIONS:
+            result = {k: v for k, v in stored.items() if k not in ("script", "versions", "cores")}
+    for name, variant in VARIANTS.items():
+        if name not in result:
+            result[name] = run(variant)
+            write("ablation.json", result)
+            for kind in KINDS:
+                final = {k: result[name][kind][k][-1] for k in ("accuracy", "nll", "ece")}
+                print(name, kind, final, flush=True)
 
 
 if __name__ == "__main__":

@@ -4,25 +4,31 @@ A learned prior, an amortized posterior, and refinement of that posterior on unl
 hierarchical Pyro model for classification and regression from a handful of labels.
 """
 
+from ebmeta.conformal import ConformalSets
 from ebmeta.estimators import FewShotClassifier, FewShotRegressor
 from ebmeta.evaluate import evaluate
 from ebmeta.fit import FitResult, fit
+from ebmeta.group_sampling import GroupSampler
 from ebmeta.model import EmpiricalBayes
+from ebmeta.novelty import Novelty
 from ebmeta.objective import Objective
 from ebmeta.persist import load, save
 from ebmeta.predict import predict
-from ebmeta.sampling import EpisodeSampler, GroupSampler
+from ebmeta.sampling import EpisodeSampler, MixedSampler
 from ebmeta.tasks import TaskBatch
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ConformalSets",
     "EmpiricalBayes",
     "EpisodeSampler",
     "FewShotClassifier",
     "FewShotRegressor",
     "FitResult",
     "GroupSampler",
+    "MixedSampler",
+    "Novelty",
     "Objective",
     "TaskBatch",
     "__version__",

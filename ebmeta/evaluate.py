@@ -1,73 +1,61 @@
 r"""Evaluation: accuracy, proper scores and calibration after every refinement step.
 
-For classes: accuracy, NLL (nats per query), Brier score $\sum_c (p_c - 1\{y = c\})^2$, and the expected
-calibration error of the top label,
-
-$$ \mathrm{ECE} = \sum_b \frac{n_b}{n} \lvert \mathrm{acc}(b) - \mathrm{conf}(b) \rvert, $$
-
-over 15 bins of equal width, the last closed so that confidence 1 counts. For real labels: root mean
-squared error, NLL, and coverage of central 90% intervals. A task is the unit of sampling: means are
-over tasks, and intervals are over tasks too (normal for means, bootstrap for the ECE).
+For classes: accuracy, NLL (nats per query), Brier score $\sum_c (p_c - 1\{y = c\})^2$ and its parts
+(`brier_decomposition`), the expected calibration error of the top label in 15 bins of equal width (`ece`)
+and of equal mass (`ece_mass`), and the area under the risk-coverage curve (`aurc`). For real labels: root
+mean squared error, NLL, and coverage of central 90% intervals. A task is the unit of sampling: means are
+over tasks, and intervals are over tasks too (normal for means, bootstrap for the calibration errors and the
+parts of the Brier score, infinitesimal jackknife for the area).
 """
 
 from __future__ import annotations
 
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
 import xarray as xr
 
+from ebmeta.calibration import (
+    Z95,
+    Interval,
+    area_under_risk_coverage,
+    bin_edges,
+    bin_sums,
+    bootstrap,
+    brier_decomposition,
+    calibration_error,
+    calibration_interval,
+    reliability_bins,
+)
 from ebmeta.model import EmpiricalBayes
 from ebmeta.predict import predict
 from ebmeta.sampling import TaskSampler
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["calibration_error", "evaluate", "reliability_bins", "table"]
+__all__ = ["calibration_error", "evaluate", "reliability_bins", "table", "task_batches"]
 
-BINS = 15
-Z95 = NormalDist().inv_cdf(0.975)
 Z90 = NormalDist().inv_cdf(0.95)
+#: The parts of the Brier score, which add up to it: first minus second plus third.
+PARTS = {
+    "brier_reliability": "reliability",
+    "brier_resolution": "generalized_resolution",
+    "brier_uncertainty": "uncertainty",
+}
+DETAIL = {*PARTS, "ece_mass"}  # in the dataset, not in the printed table
 
 
-def reliability_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> xr.Dataset:
-    """Bin top-label predictions by confidence.
-
-    Args:
-        confidence: probability of the predicted class, any shape.
-        correct: whether it was right, same shape.
-        bins: number of bins of equal width.
-
-    Returns:
-        Over dimension `bin`: `count`, `confidence` (mean), `accuracy`; NaN where a bin is empty.
+def task_batches(tasks: TaskSampler | TaskBatch, num_tasks: int) -> list[TaskBatch]:
+    """Return a batch as it is, or the batches 0, 1, ... of 64 tasks of a source, `num_tasks` in all.
 
     Raises:
-        ValueError: if shapes differ or a confidence is outside [0, 1].
-
-    Examples:
-        >>> reliability_bins(np.array([0.9, 1.0]), np.array([True, False]), bins=2)["accuracy"].values
-        array([nan, 0.5])
+        ValueError: if `num_tasks` is below 1.
     """
-    confidence, correct = np.ravel(confidence), np.ravel(correct)
-    if confidence.shape != correct.shape or not ((confidence >= 0) & (confidence <= 1 + 1e-6)).all():
-        raise ValueError(
-            f"expected confidences in [0, 1] with one outcome each, got {confidence.shape} and {correct.shape}"
-        )
-    index = np.minimum((confidence * bins).astype(int), bins - 1)
-    count = np.bincount(index, minlength=bins)
-    with np.errstate(invalid="ignore"):
-        mean = np.bincount(index, confidence, bins) / count
-        accuracy = np.bincount(index, correct, bins) / count
-    return xr.Dataset(
-        {"count": ("bin", count), "confidence": ("bin", mean), "accuracy": ("bin", accuracy)},
-        coords={"bin": (np.arange(bins) + 0.5) / bins},
-    )
-
-
-def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
-    """Return the expected calibration error, a probability; arguments as for `reliability_bins`."""
-    table = reliability_bins(confidence, correct, bins)
-    gap = np.abs(table["accuracy"] - table["confidence"])
-    return float((gap * table["count"]).sum() / table["count"].sum())
+    if isinstance(tasks, TaskBatch):
+        return [tasks]
+    if num_tasks < 1:
+        raise ValueError(f"num_tasks: expected at least 1, got {num_tasks}")
+    return [tasks.sample(min(64, num_tasks - s), i) for i, s in enumerate(range(0, num_tasks, 64))]
 
 
 def evaluate(
@@ -86,7 +74,7 @@ def evaluate(
         tasks: labelled tasks, or a source of them (its batches 0, 1, ... of 64 tasks are used).
         num_tasks: how many tasks to draw from a source.
         num_steps: refinement steps, $K$; those of training by default.
-        num_bootstrap: resamples of tasks behind the interval of the ECE.
+        num_bootstrap: resamples of tasks behind the intervals of calibration errors and Brier parts.
         seed: seed of the bootstrap.
 
     Returns:
@@ -96,13 +84,7 @@ def evaluate(
     Raises:
         ValueError: if the tasks are unlabelled or do not fit the model.
     """
-    if isinstance(tasks, TaskBatch):
-        batches = [tasks]
-    else:
-        if num_tasks < 1:
-            raise ValueError(f"num_tasks: expected at least 1, got {num_tasks}")
-        batches = [tasks.sample(min(64, num_tasks - s), i) for i, s in enumerate(range(0, num_tasks, 64))]
-    parts = [_scores(model, batch, num_steps) for batch in batches]
+    parts = [_scores(model, batch, num_steps) for batch in task_batches(tasks, num_tasks)]
     data = xr.concat(parts, "task", join="outer") if len(parts) > 1 else parts[0]
     data = data.assign_coords(task=np.arange(data.sizes["task"]))
     out: dict[str, xr.DataArray] = {}
@@ -116,9 +98,10 @@ def evaluate(
             out[str(name)], out[f"{name}_half_width"] = mean, Z95 * error
     if "confidence" in data:
         out |= {"confidence": data["confidence"], "correct": data["correct"]}
-        ece = [_ece(data.isel(step=k), num_bootstrap, seed) for k in range(data.sizes["step"])]
-        out["ece"] = xr.DataArray([e for e, _ in ece], dims="step")
-        out["ece_half_width"] = xr.DataArray([h for _, h in ece], dims="step")
+        steps = [_calibration(data.isel(step=k), num_bootstrap, seed) for k in range(data.sizes["step"])]
+        for name in steps[0]:
+            out[name] = xr.DataArray([step[name].value for step in steps], dims="step")
+            out[f"{name}_half_width"] = xr.DataArray([step[name].half_width for step in steps], dims="step")
     result = xr.Dataset(out)
     result.attrs["num_tasks"] = data.sizes["task"]
     for name, unit in {"nll": "nats per query", "rmse": "label", "accuracy": "1", "coverage": "1"}.items():
@@ -130,6 +113,8 @@ def evaluate(
 def table(evaluation: xr.Dataset) -> str:
     """Return the scores as text: a row per refinement step, each number with its 95% interval.
 
+    The second calibration error and the parts of the Brier score are left to the dataset.
+
     Args:
         evaluation: what `evaluate` returned.
 
@@ -140,7 +125,7 @@ def table(evaluation: xr.Dataset) -> str:
           0  0.5000 ± 0.0200
         9 tasks, ± 95% interval over tasks
     """
-    names = [str(n) for n in evaluation if f"{n}_half_width" in evaluation]
+    names = [str(n) for n in evaluation if f"{n}_half_width" in evaluation and n not in DETAIL]
     lines = ["  K" + "".join(f"{name:>17}" for name in names)]
     for k in range(evaluation.sizes["step"]):
         row = evaluation.isel(step=k)
@@ -170,6 +155,11 @@ def _scores(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None) -> x
             "accuracy": correct,
         }
         extra: dict[str, xr.DataArray] = {"confidence": confidence.where(mask), "correct": correct}
+        hit = np.arange(probs.sizes["way"]) == batch.query_y.cpu().numpy()[..., None]
+        sums = bin_sums(probs.values.astype(float), hit, bin_edges(probs.values)).sum(
+            2
+        )  # queries of a task weigh alike
+        extra["pairs"] = xr.DataArray(sums, dims=("step", "task", "bin", "moment")) / mask.sum("query")
     else:
         mean, std = table["mean"], table["std"]
         z = (y - mean) / std
@@ -180,21 +170,22 @@ def _scores(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None) -> x
         }
         extra = {}
     per_task = {k: v.where(mask).mean("query").transpose("step", "task") for k, v in queries.items()}
-    return xr.Dataset({**per_task, **{k: v.transpose("step", "task", "query") for k, v in extra.items()}})
+    return xr.Dataset({**per_task, **{k: v.transpose("step", "task", ...) for k, v in extra.items()}})
 
 
-def _ece(data: xr.Dataset, num_bootstrap: int, seed: int) -> tuple[float, float]:
-    """Return the ECE of one step and its half width by a bootstrap over tasks."""
+def _calibration(data: xr.Dataset, num_bootstrap: int, seed: int) -> dict[str, Interval]:
+    """Return the calibration metrics of one step."""
     confidence, correct = data["confidence"].values, data["correct"].values
-    real = ~np.isnan(confidence)
-    value = calibration_error(confidence[real], correct[real])
-    # Sums per (task, bin) make a resample a weighted sum.
-    index = np.minimum((np.where(real, confidence, 0.0) * BINS).astype(int), BINS - 1)
-    tasks = np.repeat(np.arange(len(confidence))[:, None], confidence.shape[1], 1)
-    gap = np.zeros((len(confidence), BINS))
-    np.add.at(gap, (tasks[real], index[real]), (correct - confidence)[real])
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(gap), np.full(len(gap), 1 / len(gap)), size=num_bootstrap)
-    resampled = np.abs(weights @ gap).sum(1) / (weights @ real.sum(1))
-    known = num_bootstrap > 1 and len(gap) > 1
-    return value, float(Z95 * resampled.std(ddof=1)) if known else float("nan")
+    out = {
+        "ece": calibration_interval(confidence, correct, num_bootstrap=num_bootstrap, seed=seed),
+        "ece_mass": calibration_interval(confidence, correct, mass=True, num_bootstrap=num_bootstrap, seed=seed),
+        "aurc": area_under_risk_coverage(confidence, correct),
+    }
+    sums = data["pairs"].transpose("task", "bin", "moment").values / data.sizes["task"]
+    for name, part in PARTS.items():
+        out[name] = bootstrap(sums, partial(_part, part), num_bootstrap, seed)
+    return out
+
+
+def _part(name: str, sums: np.ndarray) -> np.ndarray:
+    return brier_decomposition(sums)[name]

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from tqdm import tqdm
 from ebmeta.checkpoint import TrainingState
 from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Kind, Objective, Terms
-from ebmeta.predict import evaluating
+from ebmeta.preparation import hardening, start
 from ebmeta.sampling import TaskSampler
 from ebmeta.seeding import seeded
 from ebmeta.tasks import TaskBatch
@@ -36,7 +37,6 @@ __all__ = ["FitResult", "fit", "resolve_device"]
 WARM_UP = 0.1
 CLIP = 5.0
 VALIDATION_DRAWS = 64  # the predictive score of a few draws is biased
-UNIT_SCALE = 10.0  # root mean square beyond which linear features or labels are refused
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ def fit(
     device: str | torch.device = "auto",
     validate_every: int = 250,
     validation_tasks: int = 256,
+    harder: float | Literal["auto"] = "auto",
     patience: int | None = 6,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 100,
@@ -130,6 +131,10 @@ def fit(
         device: "auto", "cpu", "cuda" or a `torch.device`.
         validate_every: iterations between validations.
         validation_tasks: tasks per validation, the same every time.
+        harder: how much harder training tasks are made, see `EpisodeSampler.harder`; 0 leaves them as they are.
+            "auto" measures it: three times the excess of the validation classes' `difficulty` over that
+            of the training classes (0 without validation). For class features alone, not for the inputs
+            of an embedder.
         patience: validations without improvement before stopping, or None to never stop early.
         checkpoint: file to which the whole state goes, and from which a run continues where it exists.
         checkpoint_every: iterations between checkpoints.
@@ -162,10 +167,12 @@ def fit(
     for name, source in (("tasks", tasks), ("validation", validation)):
         if not hasattr(source, "sample") and (source is not None or name == "tasks"):
             raise ValueError(f"{name}: expected a source such as EpisodeSampler(X, y), got {type(source).__name__}")
+    strength = hardening(model, tasks, validation, harder)
     goal = objective if isinstance(objective, Objective) else Objective(objective)
     place = resolve_device(device)
     dtype = next(model.parameters()).dtype
 
+    source = tasks.harder(strength) if strength else tasks  # type: ignore[attr-defined]
     with _training(model, place), tqdm(total=num_iterations, desc="fit", unit="it", disable=not progress) as bar:
         optimizer = torch.optim.Adam(list(model.trainable()), lr=learning_rate)
         settings = {
@@ -173,6 +180,7 @@ def fit(
             "objective": [goal.kind, goal.num_draws, goal.anytime],
             "learning_rate": learning_rate,
             "seed": seed,
+            "harder": strength,
             "patience": patience,
             "validation": validation is not None,
             "beta": model.beta,
@@ -183,13 +191,13 @@ def fit(
         if path is not None and path.exists():
             state.load(path)
         else:
-            _start(model, tasks.sample(batch_size, 0).to(place).to(dtype), seed)
+            start(model, tasks, batch_size, place, dtype)
         if state.iteration and progress:
             bar.write(f"fit: continuing after {state.iteration} iterations of {path}", file=sys.stderr)
         bar.update(state.iteration)
         while state.iteration < num_iterations and not state.stopped:
             n = state.iteration
-            batch = tasks.sample(batch_size, n).to(place).to(dtype)
+            batch = source.sample(batch_size, n).to(place).to(dtype)
             rate = _learning_rate(n, num_iterations, learning_rate)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -238,25 +246,6 @@ def _training(model: EmpiricalBayes, device: torch.device) -> Iterator[None]:
         model.to(home)
 
 
-def _start(model: EmpiricalBayes, batch: TaskBatch, seed: int) -> None:
-    """Start the centre of a cosine head at the data; refuse data far from the unit scale of a linear one."""
-    model.check(batch)
-    predictor = model.predictor
-    if predictor.center is not None:
-        if not bool(predictor.center.any()):
-            with _seeded(seed, 2, 0, batch.query_x.device), evaluating(model):
-                predictor.center_on(batch.query_x, batch.query_mask)
-    elif predictor.embedder is None:
-        real = batch.query_x[batch.query_mask].flatten(1).square().mean(0).sqrt()
-        labels = 0.0 if batch.query_y is None else float(batch.query_y[batch.query_mask].square().mean().sqrt())
-        if float(real.max()) > UNIT_SCALE or labels > UNIT_SCALE:
-            column = int(real.argmax())
-            raise ValueError(
-                f"expected features and labels of about unit scale, got a root mean square of "
-                f"{float(real[column]):.3g} in feature {column} and of {labels:.3g} in the labels; standardise them"
-            )
-
-
 def _means(terms: Terms) -> dict[str, np.ndarray]:
     nll = terms.nll.detach().sum(1) / terms.num_queries.sum()
     return {"nll": nll.cpu().numpy(), "kl": terms.kl.detach().mean(1).cpu().numpy()}
@@ -278,8 +267,8 @@ def _validate(
     parts: list[Terms] = []
     with torch.no_grad():
         sharp = Objective(goal.kind, max(VALIDATION_DRAWS, goal.num_draws), goal.anytime)
-        for index, start in enumerate(range(0, num_tasks, 64)):
-            batch: TaskBatch = validation.sample(min(64, num_tasks - start), index).to(device).to(dtype)
+        for index, start in enumerate(range(0, num_tasks, 32)):
+            batch: TaskBatch = validation.sample(min(32, num_tasks - start), index).to(device).to(dtype)
             with _seeded(seed, 1, index, device):
                 parts.append(sharp.terms(model, batch))
     model.train()

@@ -58,7 +58,7 @@ class Gaussian(ABC):
 
     def marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return location and variance of the linear predictor, both of shape `(T, Q, C)`, for `x` `(T, Q, P)`."""
-        return x @ self.loc.mT, self._variance(x)
+        return (self.loc @ x.mT).mT, self._variance(x)  # in this order the gradient needs no slow product
 
     @abstractmethod
     def _variance(self, x: Tensor) -> Tensor: ...
@@ -104,7 +104,7 @@ class DiagonalGaussian(Gaussian):
     """
 
     def _variance(self, x: Tensor) -> Tensor:
-        return x.square() @ self.precision.reciprocal().mT
+        return (self.precision.reciprocal() @ x.square().mT).mT
 
     def gram(self, x: Tensor, h: Tensor) -> Tensor:
         return h.mT @ x.square()

@@ -22,21 +22,33 @@ from torch import Tensor, nn
 from ebmeta.gaussian import Gaussian
 from ebmeta.initializer import ConjugateInitializer, Initializer, PrototypeInitializer
 from ebmeta.likelihood import LIKELIHOODS, Likelihood
+from ebmeta.mixture import MixtureRefiner
 from ebmeta.predictor import LinearPredictor
 from ebmeta.prior import DiagonalPrior, FullPrior, Prior
-from ebmeta.refine import Refiner
+from ebmeta.refine import GradientRefiner, Refiner
 from ebmeta.seeding import seeded
 from ebmeta.synthetic_gradient import (
     ClassSyntheticGradient,
     MLPSyntheticGradient,
     RealSyntheticGradient,
-    SyntheticGradient,
 )
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["EmpiricalBayes", "Program"]
 
 _SERIAL = itertools.count()
+
+
+def _class_refiner(kind: str, num_steps: int, n_way: int | None, width: int) -> Refiner:
+    if kind == "mixture":
+        return MixtureRefiner(ClassSyntheticGradient(width), num_steps)
+    if kind == "residual":
+        return GradientRefiner(ClassSyntheticGradient(width), num_steps, step=5.0)
+    if kind != "mlp":
+        raise ValueError(f"synthetic_gradient: expected 'mixture', 'residual' or 'mlp', got {kind!r}")
+    if n_way is None:
+        raise ValueError("n_way: expected the number of classes for synthetic_gradient='mlp', got None")
+    return GradientRefiner(MLPSyntheticGradient(n_way), num_steps, step=5.0)
 
 
 class Program(nn.Module):
@@ -60,7 +72,7 @@ class Program(nn.Module):
 class EmpiricalBayes(nn.Module):
     r"""Learned prior, amortized initializer, synthetic-gradient refiner and likelihood, in one module.
 
-    Build one with `EmpiricalBayes.classifier` or `EmpiricalBayes.regressor`, or from parts.
+    Build one with `EmpiricalBayes.classifier`, `EmpiricalBayes.regressor`, or from parts.
 
     Args:
         prior: $p_\psi(w)$.
@@ -111,12 +123,12 @@ class EmpiricalBayes(nn.Module):
     def classifier(
         cls,
         num_features: int,
-        num_steps: int = 5,
-        beta: float = 0.1,
+        num_steps: int = 4,
+        beta: float = 0.005,
         *,
-        synthetic_gradient: Literal["residual", "mlp"] = "residual",
+        synthetic_gradient: Literal["mixture", "residual", "mlp"] = "mixture",
         n_way: int | None = None,
-        width: int = 32,
+        width: int = 16,
         embedder: nn.Module | None = None,
         freeze_embedder: bool = False,
         seed: int = 0,
@@ -127,12 +139,13 @@ class EmpiricalBayes(nn.Module):
             num_features: features per input, $D$ (after the embedder).
             num_steps: refinement steps, $K$.
             beta: information-bottleneck weight $\beta$.
-            synthetic_gradient: "residual" (class-equivariant belief) or "mlp" (the published form).
+            synthetic_gradient: "mixture" (a class-equivariant belief in steps of a mixture model), "residual" (the
+                same belief in natural-gradient steps), or "mlp" (the published network of one query's logits).
             n_way: number of classes of every task, needed by "mlp" alone.
-            width: hidden features of the residual network.
+            width: hidden features of the belief's network.
             embedder: optional network from raw inputs to features.
             freeze_embedder: keep the embedder as it is.
-            seed: seed of the networks' initial weights; the global generator is left alone.
+            seed: seed of the initial weights; the global generator is left alone.
 
         Raises:
             ValueError: if an argument is out of range.
@@ -140,7 +153,7 @@ class EmpiricalBayes(nn.Module):
         Examples:
             >>> model = EmpiricalBayes.classifier(num_features=64)
             >>> model.num_steps, model.beta
-            (5, 0.1)
+            (4, 0.005)
         """
         config = {
             "kind": "classifier",
@@ -154,21 +167,13 @@ class EmpiricalBayes(nn.Module):
         }
         with seeded(seed):
             predictor = LinearPredictor(num_features, "cosine", embedder, freeze_embedder)
-            xi: SyntheticGradient
-            if synthetic_gradient == "residual":
-                xi = ClassSyntheticGradient(width)
-            elif synthetic_gradient != "mlp":
-                raise ValueError(f"synthetic_gradient: expected 'residual' or 'mlp', got {synthetic_gradient!r}")
-            elif n_way is None:
-                raise ValueError("n_way: expected the number of classes for synthetic_gradient='mlp', got None")
-            else:
-                xi = MLPSyntheticGradient(n_way)
+            refiner = _class_refiner(synthetic_gradient, num_steps, n_way, width)
             return cls(
-                DiagonalPrior(num_features),
+                DiagonalPrior(predictor.num_weights),
                 LIKELIHOODS["categorical"](),
                 predictor,
-                PrototypeInitializer(num_features),
-                Refiner(xi, num_steps, step=5.0),
+                PrototypeInitializer(predictor.num_weights),
+                refiner,
                 beta,
                 config,
             )
@@ -224,7 +229,7 @@ class EmpiricalBayes(nn.Module):
                 LIKELIHOODS[likelihood](),
                 predictor,
                 ConjugateInitializer(),
-                Refiner(RealSyntheticGradient(predictor.num_weights, width), num_steps),
+                GradientRefiner(RealSyntheticGradient(predictor.num_weights, width), num_steps),
                 beta,
                 config,
             )

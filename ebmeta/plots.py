@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from ebmeta.evaluate import reliability_bins
+from ebmeta.calibration import reliability_bins
+from ebmeta.calibration import risk_coverage as risk_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["history", "refinement", "reliability", "save_figure"]
+__all__ = ["coverage_by_ways", "history", "refinement", "reliability", "risk_coverage", "save_figure", "set_sizes"]
 
 NAMES = {"nll": "NLL", "ece": "ECE", "rmse": "RMSE", "brier": "Brier score"}
 
@@ -109,6 +110,87 @@ def reliability(evaluation: xr.Dataset, ax: Axes | None = None) -> Axes:
         ax.plot(bins["confidence"].values[full], bins["accuracy"].values[full], color=color, label=label)
     ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     ax.legend(frameon=False, loc="upper left")
+    sns.despine(ax=ax)
+    return ax
+
+
+def risk_coverage(evaluation: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """Plot the error rate of the most confident predictions against their share, before and after refinement.
+
+    Args:
+        evaluation: what `evaluate` returned for a classifier.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes; the legend gives the area under each curve.
+
+    Raises:
+        ValueError: if the evaluation has no confidences.
+    """
+    import seaborn as sns
+
+    if "confidence" not in evaluation:
+        raise ValueError("risk_coverage: expected an evaluation of a classifier, got one without 'confidence'")
+    ax = _axes(ax)
+    last = evaluation.sizes["step"] - 1
+    palette = sns.color_palette("deep")
+    for color, step in zip((palette[7], palette[0]), sorted({0, last}), strict=False):
+        row = evaluation.isel(step=step)
+        curve = risk_curve(row["confidence"].values, row["correct"].values)
+        label = f"K = {step}: AURC {float(row['aurc']):.3f}"
+        ax.plot(curve["coverage"].values, curve.values, color=color, label=label)
+    ax.set(xlabel="share of queries answered, most confident first", ylabel="error rate", xlim=(0, 1))
+    ax.set_ylim(bottom=0)
+    ax.legend(frameon=False, loc="upper left")
+    sns.despine(ax=ax)
+    return ax
+
+
+def set_sizes(sets: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """Plot how many classes the prediction sets hold: bars over sizes, one colour for each number of ways.
+
+    Args:
+        sets: what `ConformalSets.predict` returned.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes; bars of one colour add up to 1.
+    """
+    import seaborn as sns
+
+    ax = _axes(ax)
+    size, ways = sets["size"].values, sets["ways"].values
+    kinds = np.unique(ways)
+    sizes = np.arange(sets.sizes["way"] + 1)
+    for k, (kind, color) in enumerate(zip(kinds, sns.color_palette("deep", len(kinds)), strict=True)):
+        chosen = size[ways == kind]
+        share = np.bincount(chosen[chosen >= 0], minlength=len(sizes)) / (chosen >= 0).sum()
+        left = sizes + 0.8 * ((k + 0.5) / len(kinds) - 0.5)
+        ax.bar(left, share, 0.8 / len(kinds), color=color, label=f"{kind} ways")
+    ax.set(xlabel="classes in the set", ylabel="share of queries", xticks=sizes)
+    ax.legend(frameon=False)
+    sns.despine(ax=ax)
+    return ax
+
+
+def coverage_by_ways(report: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """Plot the coverage of prediction sets against the number of ways, with 95% intervals and the level.
+
+    Args:
+        report: what `set_coverage` returned.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes.
+    """
+    import seaborn as sns
+
+    ax = _axes(ax)
+    color = sns.color_palette("deep")[0]
+    ax.axhline(report.attrs["level"], color="0.6", linewidth=1, linestyle="--", zorder=0)
+    ways, mean = report["ways"].values, report["coverage_by_ways"].values
+    ax.errorbar(ways, mean, report["coverage_half_width_by_ways"].values, fmt="o", color=color)
+    ax.set(xlabel="ways", ylabel="coverage", xticks=ways)
     sns.despine(ax=ax)
     return ax
 

@@ -2,6 +2,14 @@ r"""The linear predictor $\eta_i = h(x_i; w)$: features of an input against the 
 
 $$ \eta_{ic} = \phi(x_i)^\top w_c $$
 
+A "cosine" head looks at directions in a metric where classes differ and their members vary alike,
+
+$$ \phi(x) = \Big( \frac{z}{\lVert z \rVert},\, c_0 \Big), \qquad z = \tilde S^{-1/4} (x - \bar x), \qquad
+   \tilde S = (1 - a)\, S + a\, \tfrac{\mathrm{tr} S}{D} I, $$
+
+with $S$ the covariance within classes: partial whitening, chosen on validation classes (docs: "Design notes").
+The constant carries the log proportion of a class.
+
 Everything the rest of the library needs of an input is its feature vector $\phi(x)$: the weights
 enter linearly, so a Gaussian over $w$ is a Gaussian over $\eta$.
 """
@@ -16,20 +24,27 @@ from torch.nn import functional
 
 __all__ = ["LinearPredictor"]
 
+CONSTANT = 0.3  # the constant feature of a cosine head; its square is the prior variance of a log proportion
+POWER = 0.25  # of the covariance within classes: 0 leaves the features alone, 1/2 whitens them
+SHRINKAGE = 0.3  # of that covariance towards a multiple of the identity
+
 
 class LinearPredictor(nn.Module):
     r"""Features $\phi(x)$, and $\eta = \phi(x)^\top w$.
 
     Args:
         num_features: features per input, $D$ (after the embedder, if there is one).
-        head: "cosine" subtracts a learned centre and divides by the norm,
-            $\phi(x) = (x - c) / \lVert x - c \rVert$; "linear" appends the constant 1.
+        head: "cosine" (see above; centre and metric are measured by `measure`, and identity before that),
+            or "linear", which appends the constant 1.
         embedder: optional network from raw inputs to `num_features` features.
         freeze_embedder: keep the embedder's parameters and its batch statistics as they are.
 
     Raises:
         ValueError: if `num_features` is below 1 or the head is unknown.
     """
+
+    center: Tensor
+    metric: Tensor
 
     def __init__(
         self,
@@ -47,12 +62,19 @@ class LinearPredictor(nn.Module):
         self.embedder = embedder
         if embedder is not None and freeze_embedder:
             embedder.requires_grad_(False).eval()
-        self.center = nn.Parameter(torch.zeros(num_features)) if head == "cosine" else None
+        if head == "cosine":
+            self.register_buffer("center", torch.zeros(num_features))
+            self.register_buffer("metric", torch.eye(num_features))
 
     @property
     def num_weights(self) -> int:
-        """Weights per output, $P$: one per feature, and one for the constant of a linear head."""
-        return self.num_features + (self.head == "linear")
+        """Weights per output, $P$: one per feature, and one for the constant."""
+        return self.num_features + 1
+
+    @property
+    def measured(self) -> bool:
+        """Whether a cosine head has its centre and metric."""
+        return bool(self.center.any())
 
     def train(self, mode: bool = True) -> LinearPredictor:
         """Set the training mode of everything but a frozen embedder."""
@@ -88,8 +110,9 @@ class LinearPredictor(nn.Module):
             ValueError: if an input does not have `num_features` features.
         """
         x = self.embed(x, mask)
-        if self.center is not None:
-            return functional.normalize(x - self.center, dim=-1, eps=1e-6)
+        if self.head == "cosine":
+            x = functional.normalize((x - self.center) @ self.metric, dim=-1, eps=1e-6)
+            return functional.pad(x, (0, 1), value=CONSTANT)
         return functional.pad(x, (0, 1), value=1.0)
 
     def forward(self, features: Tensor, w: Tensor) -> Tensor:
@@ -102,7 +125,28 @@ class LinearPredictor(nn.Module):
         return torch.einsum("tnp,...tcp->...tnc", features, w)
 
     @torch.no_grad()
-    def center_on(self, x: Tensor, mask: Tensor) -> None:
-        """Start the centre $c$ of a cosine head at the mean of the features of real rows."""
-        if self.center is not None:
-            self.center.copy_(self.embed(x, mask)[mask].mean(0))
+    def measure(self, x: Tensor, cluster: Tensor) -> None:
+        r"""Set centre and metric of a cosine head from inputs whose class is known.
+
+        Args:
+            x: inputs, shape `(N, ...)`.
+            cluster: class of each input, any integers, shape `(N,)`. Classes seen once say nothing of the
+                metric, which stays the identity where no class is seen twice.
+
+        Raises:
+            ValueError: if the head has no metric.
+        """
+        if self.head != "cosine":
+            raise ValueError(f"measure: expected a cosine head, got {self.head!r}")
+        x = self.embed(x.unsqueeze(0))[0]
+        self.center.copy_(x.mean(0))
+        _, index, count = torch.unique(cluster, return_inverse=True, return_counts=True)
+        means = x.new_zeros(len(count), x.shape[1]).index_add_(0, index, x) / count.unsqueeze(-1)
+        off = (x - means[index]).double()
+        freedom = int((count - 1).sum())
+        within = off.mT @ off / max(freedom, 1)
+        size = within.diagonal().mean()
+        if float(size) > 0:
+            values, vectors = torch.linalg.eigh(within / size)
+            values = ((1 - SHRINKAGE) * values + SHRINKAGE) ** -POWER
+            self.metric.copy_((vectors * values) @ vectors.mT)

@@ -1,6 +1,11 @@
 r"""Refinement: $q_0 \to q_1 \to \dots \to q_K$ on the unlabelled queries.
 
-Step $k$ descends $F(q) = \sum_i \mathbb E_q[-\log p(y_i \mid \eta_i)] + \beta\,\mathrm{KL}(q \Vert p_\psi)$ along its
+`Refiner` unrolls the path; a member says what one step is. `GradientRefiner`, below, is the general one;
+`ebmeta.mixture.MixtureRefiner` is made for classes. No module of refinement ever sees a query label: the
+inputs are features and masks.
+
+Step $k$ of `GradientRefiner` descends
+$F(q) = \sum_i \mathbb E_q[-\log p(y_i \mid \eta_i)] + \beta\,\mathrm{KL}(q \Vert p_\psi)$ along its
 natural gradient, with the synthetic $\xi$ in place of the gradient that would need the labels:
 
 $$ G_k = s_k \Big[ \sum_i \tfrac{1}{\varphi} \mathbb E[A''(\eta_i)]\, x_i x_i^\top
@@ -18,13 +23,13 @@ Handling the positive-definite constraint in the Bayesian learning rule).
 $\rho_k, \kappa_k, s_k, \nu_k$ are learned. $\zeta_k$ and $J_k$ are what the inputs themselves say about $w$,
 for synthetic gradients that read them. $\kappa_k = s_k = \nu_k = 0$ and $\xi = \zeta = 0$ at the start, so
 zero training means no refinement.
-
-This module never sees a label: its inputs are features and masks.
 """
 
 from __future__ import annotations
 
 import operator
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +38,42 @@ from ebmeta.gaussian import Gaussian
 from ebmeta.likelihood import Likelihood
 from ebmeta.synthetic_gradient import QueryState, SyntheticGradient
 
-__all__ = ["Refiner"]
+__all__ = ["GradientRefiner", "Refiner", "Setting"]
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    r"""What stays the same over the steps.
+
+    Args:
+        q0: $q_0$, shape `(T, C, P)`.
+        prior: $p_\psi$, shape `(T, C, P)`.
+        likelihood: $p(y \mid \eta)$.
+        x: features of the queries, zero for padding, shape `(T, Q, P)`.
+        query_mask: True where a query is real, shape `(T, Q)`.
+        way_mask: True where a class exists, shape `(T, C)`.
+        beta: information-bottleneck weight $\beta$.
+    """
+
+    q0: Gaussian
+    prior: Gaussian
+    likelihood: Likelihood
+    x: Tensor
+    query_mask: Tensor
+    way_mask: Tensor
+    beta: float
+
+    def state(self, q: Gaussian) -> tuple[QueryState, Tensor]:
+        r"""Return what the synthetic gradient is told of the queries under `q`, and $\mathbb E[A''(\eta)]$."""
+        loc, var = q.marginal(self.x)
+        mean, curvature = self.likelihood.moments(loc, var, self.way_mask)
+        return QueryState(q, self.x, loc, var, mean, self.query_mask, self.way_mask, self.strength), curvature
+
+    @cached_property
+    def strength(self) -> Tensor:
+        """How much the support set has said: mean log ratio of the precisions of q_0 and prior, shape `(T,)`."""
+        ratio = (self.q0.scale / self.prior.scale).log().mean(-1) * -2
+        return (ratio * self.way_mask).sum(1) / self.way_mask.sum(1)
 
 
 def _steps(value: int) -> int:
@@ -47,26 +87,20 @@ def _steps(value: int) -> int:
 
 
 class Refiner(nn.Module):
-    r"""K unrolled refinement steps with learned step sizes.
+    r"""Base class: K unrolled refinement steps.
 
     Args:
         synthetic_gradient: the network $\xi$.
         num_steps: number of steps in training, $K$.
-        step: initial size of the mean's step, $\rho_k$.
 
     Raises:
         ValueError: if `num_steps` is negative.
     """
 
-    def __init__(self, synthetic_gradient: SyntheticGradient, num_steps: int, step: float = 1.0) -> None:
+    def __init__(self, synthetic_gradient: SyntheticGradient, num_steps: int) -> None:
         super().__init__()
-        num_steps = _steps(num_steps)
+        self.num_steps = _steps(num_steps)
         self.synthetic_gradient = synthetic_gradient
-        self.num_steps = num_steps
-        self.log_step = nn.Parameter(torch.full((num_steps,), step).log())
-        self.prior_pull = nn.Parameter(torch.zeros(num_steps))
-        self.precision_step = nn.Parameter(torch.zeros(num_steps))
-        self.input_step = nn.Parameter(torch.zeros(num_steps)) if synthetic_gradient.reads_inputs else None
 
     def forward(
         self,
@@ -100,32 +134,44 @@ class Refiner(nn.Module):
         steps = self.num_steps if num_steps is None else _steps(num_steps)
         if steps and not self.num_steps:
             raise ValueError(f"num_steps: this model was built with no refinement steps, got {steps}")
-        path = [q]
         x = query_x * query_mask.unsqueeze(-1)
+        setting = Setting(q, prior, likelihood, x, query_mask, way_mask, beta)
+        path = [q]
         for k in range(steps):
-            trained = min(k, self.num_steps - 1)
-            path.append(self._step(trained, path[-1], prior, likelihood, x, query_mask, way_mask, beta))
+            path.append(self.step(min(k, self.num_steps - 1), path[-1], setting))
         return path
 
-    def _step(
-        self,
-        k: int,
-        q: Gaussian,
-        prior: Gaussian,
-        likelihood: Likelihood,
-        x: Tensor,
-        query_mask: Tensor,
-        way_mask: Tensor,
-        beta: float,
-    ) -> Gaussian:
-        loc, var = q.marginal(x)
-        mean, curvature = likelihood.moments(loc, var, way_mask)
-        weight = query_mask.unsqueeze(-1) / likelihood.dispersion()
-        state = QueryState(q, x, loc, var, mean, query_mask, way_mask)
+    def step(self, k: int, q: Gaussian, setting: Setting) -> Gaussian:
+        """Return the next posterior, after step number `k` of those trained."""
+        raise NotImplementedError
+
+
+class GradientRefiner(Refiner):
+    r"""Natural-gradient steps with the synthetic $\xi$; step sizes are learned, one of each kind per step.
+
+    Args:
+        synthetic_gradient: the network $\xi$.
+        num_steps: number of steps in training, $K$.
+        step: initial size of the mean's step, $\rho_k$.
+
+    Raises:
+        ValueError: if `num_steps` is negative.
+    """
+
+    def __init__(self, synthetic_gradient: SyntheticGradient, num_steps: int, step: float = 1.0) -> None:
+        super().__init__(synthetic_gradient, num_steps)
+        self.log_step = nn.Parameter(torch.full((num_steps,), step).log())
+        self.prior_pull = nn.Parameter(torch.zeros(num_steps))
+        self.precision_step = nn.Parameter(torch.zeros(num_steps))
+        self.input_step = nn.Parameter(torch.zeros(num_steps)) if synthetic_gradient.reads_inputs else None
+
+    def step(self, k: int, q: Gaussian, setting: Setting) -> Gaussian:
+        (state, curvature), beta, prior = setting.state(q), setting.beta, setting.prior
+        weight = setting.query_mask.unsqueeze(-1) / setting.likelihood.dispersion()
         xi = self.synthetic_gradient(state)
-        growth = q.gram(x, curvature * weight) + beta * (prior.precision - q.precision)
+        growth = q.gram(setting.x, curvature * weight) + beta * (prior.precision - q.precision)
         growth = self.precision_step[k] * growth
-        slope = (xi * weight).mT @ x
+        slope = (xi * weight).mT @ setting.x
         if self.input_step is not None:
             score, information = self.synthetic_gradient.inputs(state)
             growth, slope = growth + self.input_step[k] * information, slope - score

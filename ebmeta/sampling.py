@@ -9,7 +9,10 @@ Arrays may be memory-mapped: a batch reads only the rows that it needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +21,7 @@ from sklearn.utils.multiclass import type_of_target
 
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["EpisodeSampler", "GroupSampler", "TaskSampler", "class_codes", "generator"]
+__all__ = ["EpisodeSampler", "MixedSampler", "TaskSampler", "class_codes", "gather", "generator"]
 
 Range = int | tuple[int, int]
 Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -32,7 +35,7 @@ class TaskSampler(Protocol):
         ...
 
 
-def _range(name: str, value: Range, least: int) -> tuple[int, int]:
+def check_range(name: str, value: Range, least: int) -> tuple[int, int]:
     pair = (value, value) if isinstance(value, (int, np.integer)) else value
     whole = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(v, (int, np.integer)) for v in pair)
     if not whole:
@@ -50,7 +53,7 @@ def generator(seed: int, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, index))))
 
 
-def _features(X: Any) -> np.ndarray:
+def features(X: Any) -> np.ndarray:
     array = X if isinstance(X, np.ndarray) else np.asarray(X)
     if array.ndim < 2 or array.dtype.kind not in "fiub":
         raise ValueError(
@@ -94,7 +97,7 @@ def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
     return classes, codes
 
 
-def _members(codes: np.ndarray) -> list[np.ndarray]:
+def members(codes: np.ndarray) -> list[np.ndarray]:
     """Return the rows of each class or group, by code."""
     order = np.argsort(codes, kind="stable")
     return np.split(order, np.cumsum(np.bincount(codes))[:-1])
@@ -143,17 +146,17 @@ class EpisodeSampler:
         transform: Transform | None = None,
         seed: int = 0,
     ) -> None:
-        self.X = _features(X)
+        self.X = features(X)
         self.classes, codes = class_codes(y)
         if len(codes) != len(self.X):
             raise ValueError(f"y: expected {len(self.X)} labels, one per row of X, got {len(codes)}")
-        self.n_way = _range("n_way", n_way, 1)
-        self.n_shot = _range("n_shot", n_shot, 0)
-        self.n_query = _range("n_query", n_query, 1)
+        self.n_way = check_range("n_way", n_way, 1)
+        self.n_shot = check_range("n_shot", n_shot, 0)
+        self.n_query = check_range("n_query", n_query, 1)
         if imbalance is not None and not 0 < imbalance < np.inf:
             raise ValueError(f"imbalance: expected a concentration above 0, got {imbalance}")
         self.imbalance, self.transform, self.seed = imbalance, transform, seed
-        self._members = _members(codes)
+        self._members = members(codes)
         if len(self.classes) < self.n_way[1]:
             raise ValueError(f"n_way: expected at most {len(self.classes)} (the classes in y), got {self.n_way[1]}")
         need = self.n_shot[1] + self.n_query[1]
@@ -164,6 +167,57 @@ class EpisodeSampler:
                 f"{len(self._members[smallest])} of class {self.classes[smallest]!r}"
             )
         generator(seed, 0)
+        self._codes, self._strength = codes, 0.0
+
+    @cached_property
+    def _means(self) -> np.ndarray:
+        return np.stack([np.asarray(self.X[m], dtype=np.float32).mean(0) for m in self._members])
+
+    @cached_property
+    def difficulty(self) -> float:
+        r"""Spread of a class's members over the spread of the classes, $\sqrt{\mathrm{tr} S_w / \mathrm{tr} S_b}$.
+
+        Examples:
+            >>> round(EpisodeSampler([[0.0], [2.0], [10.0], [12.0]], [0, 0, 1, 1], 2, 1, 1).difficulty, 3)
+            0.2
+        """
+        within = [float(np.square(self.X[m] - mean).sum()) for m, mean in zip(self._members, self._means, strict=True)]
+        freedom = max(1, len(self._codes) - len(self._members))
+        between = float(self._means.var(0, ddof=1).sum()) if len(self._means) > 1 else 0.0
+        return math.sqrt(sum(within) / freedom / between) if between > 0 else math.inf
+
+    def harder(self, strength: float = 1.0) -> EpisodeSampler:
+        r"""Return a sampler of the same tasks made harder: classes spread about their means, and split in two.
+
+        $$ x_i \leftarrow \bar x_c + s\,(x_i - \bar x_c) + \tfrac{t_c}{2}\, \varepsilon_i\, (\bar x_{c'} - \bar x_c) $$
+
+        with $s \sim \mathcal U(1, 1 + 0.6\,a)$ for each task, $t_c \sim \mathcal U(0, a)$ and another class $c'$
+        for each class of a task, and a sign $\varepsilon_i = \pm 1$ for each row. Features of the classes that an
+        embedding was trained on are tighter than those of new classes; a model trained on them as they are
+        trusts its queries too much.
+
+        Args:
+            strength: $a$, at least 0; 0 changes nothing.
+
+        Raises:
+            ValueError: if `strength` is negative.
+        """
+        if not 0 <= strength < np.inf:
+            raise ValueError(f"strength: expected a finite number of at least 0, got {strength}")
+        other = copy.copy(self)
+        other._strength = float(strength)
+        return other
+
+    def _harden(self, task: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        classes, place = np.unique(self._codes[rows], return_inverse=True)
+        means = self._means[classes]
+        away = self._means[rng.integers(len(self._means), size=len(classes))] - means
+        shape = (-1, *[1] * (task.ndim - 1))
+        away *= rng.uniform(0, self._strength / 2, len(classes)).astype(np.float32).reshape(shape)
+        side = rng.choice(np.array([-1.0, 1.0], dtype=np.float32), len(task)).reshape(shape)
+        factor = np.float32(rng.uniform(1.0, 1 + 0.6 * self._strength))
+        out: np.ndarray = means[place] + factor * (task - means[place]) + side * away[place]
+        return out
 
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
         """Draw batch number `index`, a pure function of (seed, index).
@@ -197,7 +251,7 @@ class EpisodeSampler:
             rows.append((np.concatenate([p[:shot] for p in picks]), np.concatenate([p[shot:] for p in picks])))
             labels.append((np.repeat(np.arange(way), shot), np.repeat(np.arange(way), counts)))
             ways.append(way)
-        inputs = _gather(self.X, rows, self.transform, rng)
+        inputs = gather(self.X, rows, self.transform, rng, self._harden if self._strength else None)
         return TaskBatch.from_tasks(
             [s for s, _ in inputs],
             [torch.from_numpy(s) for s, _ in labels],
@@ -207,115 +261,51 @@ class EpisodeSampler:
         )
 
 
-class GroupSampler:
-    r"""Draw regression tasks from grouped data: a task is a group, split at random into support and query.
+class MixedSampler:
+    """Draw batches from several episode samplers in turn: batch n comes from sampler n modulo their number.
+
+    For one model of many kinds of task: few and many shots, balanced and not, few and many classes.
 
     Args:
-        X: inputs, shape `(N, D)`; NumPy array or memory map.
-        y: real-valued labels, shape `(N,)`.
-        groups: group of each row, any hashable labels, shape `(N,)`.
-        n_support: support rows per task, or an inclusive range drawn anew for each task.
-        n_query: largest number of query rows per task; all remaining rows by default.
-        transform: function of (rows of one task, generator) applied to each task.
-        seed: first half of the key of every batch.
+        samplers: the samplers.
 
     Raises:
-        ValueError: if a group has no row left for the query, or the arrays are malformed.
+        ValueError: if there is none.
 
     Examples:
-        >>> X, y, groups = np.ones((9, 1)), np.arange(9.0), np.repeat([0, 1], [4, 5])
-        >>> GroupSampler(X, y, groups, n_support=3, seed=0).sample(2)
-        TaskBatch(tasks=2, ways<=1, support<=3, queries<=2, features=(1,), labelled)
+        >>> X, y = np.arange(60.0).reshape(30, 2), np.repeat(["a", "b", "c"], 10)
+        >>> tasks = MixedSampler([EpisodeSampler(X, y, 2, shots, 3) for shots in (1, 5)])
+        >>> [tasks.sample(1, index).support_y.shape[1] for index in range(3)]
+        [2, 10, 2]
     """
 
-    def __init__(
-        self,
-        X: Any,
-        y: Any,
-        groups: Any,
-        n_support: Range = 3,
-        n_query: int | None = None,
-        *,
-        transform: Transform | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.X = _features(X)
-        self.y = np.asarray(y)
-        if self.y.ndim != 1 or self.y.dtype.kind not in "fiub":
-            raise ValueError(
-                f"y: expected one column of numbers, got shape {self.y.shape} of {self.y.dtype} "
-                "(class labels go to EpisodeSampler)"
-            )
-        labels = list(groups)
-        if not len(self.X) == len(self.y) == len(labels) or not labels:
-            raise ValueError(
-                f"expected X, y and groups of equal length, got {len(self.X)}, {len(self.y)} and {len(labels)}"
-            )
-        if not np.isfinite(self.y).all():
-            raise ValueError(
-                f"y: expected finite numbers, got NaN or infinity at row {int(np.argmin(np.isfinite(self.y)))}"
-            )
-        try:
-            number = {group: code for code, group in enumerate(sorted(set(labels)))}
-        except TypeError:
-            raise ValueError(f"groups: expected hashable, sortable labels, got {type(labels[0]).__name__}") from None
-        self.groups = np.empty(len(number), dtype=object)
-        self.groups[:] = list(number)
-        codes = np.array([number[group] for group in labels])
-        self.n_support = _range("n_support", n_support, 0)
-        if n_query is not None and n_query < 1:
-            raise ValueError(f"n_query: expected at least 1, got {n_query}")
-        self.n_query, self.transform, self.seed = n_query, transform, seed
-        self._members = _members(codes)
-        smallest = min(range(len(self._members)), key=lambda g: len(self._members[g]))
-        if len(self._members[smallest]) <= self.n_support[1]:
-            raise ValueError(
-                f"groups: expected at least n_support + 1 = {self.n_support[1] + 1} rows in every group, got "
-                f"{len(self._members[smallest])} in group {self.groups[smallest]!r}"
-            )
-        generator(seed, 0)
+    def __init__(self, samplers: Sequence[EpisodeSampler]) -> None:
+        self.samplers = tuple(samplers)
+        if not self.samplers:
+            raise ValueError("samplers: expected at least one, got none")
+
+    @property
+    def difficulty(self) -> float:
+        """Of the first sampler; see `EpisodeSampler.difficulty`."""
+        return self.samplers[0].difficulty
+
+    def harder(self, strength: float = 1.0) -> MixedSampler:
+        """Return the same mixture, made harder; see `EpisodeSampler.harder`."""
+        return MixedSampler([sampler.harder(strength) for sampler in self.samplers])
 
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
-        """Draw batch number `index`: groups without replacement, while there are enough.
-
-        Args:
-            num_tasks: number of tasks, $T$.
-            index: number of the batch.
-
-        Returns:
-            Labelled tasks; features and labels as 32-bit floats.
-
-        Raises:
-            ValueError: if a feature read is not finite, or `num_tasks` is below 1.
-        """
-        if num_tasks < 1:
-            raise ValueError(f"num_tasks: expected at least 1, got {num_tasks}")
-        rng = generator(self.seed, index)
-        total = len(self._members)
-        chosen = rng.choice(total, num_tasks, replace=num_tasks > total)
-        rows = []
-        for g in chosen:
-            support = int(rng.integers(self.n_support[0], self.n_support[1] + 1))
-            order = rng.permutation(self._members[g])
-            stop = len(order) if self.n_query is None else support + self.n_query
-            rows.append((order[:support], order[support:stop]))
-        inputs = _gather(self.X, rows, self.transform, rng)
-        y = [(self.y[s].astype(np.float32), self.y[q].astype(np.float32)) for s, q in rows]
-        return TaskBatch.from_tasks(
-            [s for s, _ in inputs],
-            [torch.from_numpy(s) for s, _ in y],
-            [q for _, q in inputs],
-            [torch.from_numpy(q) for _, q in y],
-        )
+        """Draw batch number `index`; arguments and errors as for `EpisodeSampler.sample`."""
+        return self.samplers[index % len(self.samplers)].sample(num_tasks, index)
 
 
-def _gather(
+def gather(
     X: np.ndarray,
     rows: list[tuple[np.ndarray, np.ndarray]],
     transform: Transform | None,
     rng: np.random.Generator,
+    harden: Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray] | None = None,
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Read each task's rows (support, query), transform them together, and turn them into tensors."""
+    """Read each task's rows (support, query), change them as asked, and turn them into tensors."""
     flat = np.concatenate([np.concatenate(pair) for pair in rows])
     read = np.asarray(X[flat], dtype=np.float32)
     finite = np.isfinite(read.reshape(len(read), -1)).all(1)
@@ -325,6 +315,8 @@ def _gather(
     for support, query in rows:
         stop = start + len(support) + len(query)
         task = read[start:stop]
+        if harden is not None:
+            task = harden(task, flat[start:stop], rng)
         if transform is not None:
             task = np.asarray(transform(task, rng), dtype=np.float32)
         x = torch.from_numpy(np.ascontiguousarray(task))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ebmeta.sampling import EpisodeSampler, GroupSampler
+from ebmeta.group_sampling import GroupSampler
+from ebmeta.sampling import EpisodeSampler
 from ebmeta.tabular import read_table
 
 __all__ = ["Tasks", "sampler"]

@@ -32,6 +32,8 @@ __all__ = [
     "SyntheticGradient",
 ]
 
+CELL, TASK = 5, 6  # inputs of the class network: per (query, class), and per task
+
 
 @dataclass(frozen=True, eq=False)
 class QueryState:
@@ -45,6 +47,7 @@ class QueryState:
         mean: $\mathbb E[A'(\eta)]$, shape `(T, Q, C)`.
         query_mask: True where a query is real, shape `(T, Q)`.
         way_mask: True where a class exists, shape `(T, C)`.
+        strength: how much the support set has said, mean log ratio of the precisions of $q_0$ and prior, shape `(T,)`.
     """
 
     q: Gaussian
@@ -54,6 +57,7 @@ class QueryState:
     mean: Tensor
     query_mask: Tensor
     way_mask: Tensor
+    strength: Tensor
 
 
 class SyntheticGradient(nn.Module):
@@ -127,37 +131,60 @@ class ExchangeableLinear(nn.Module):
 class ClassSyntheticGradient(SyntheticGradient):
     r"""$\xi_i = p_i - r_i$ with $r_i = \mathrm{softmax}(\log p_i + g_i)$ and $g$ an exchangeable network.
 
-    $g$ sees, for each (query, class) cell: $\log p$, $p$, the logit centred over classes, and the
-    log variance of the logit. The means over queries and classes inside each layer
-    carry the context (how many queries a class has claimed, how sure the others are).
+    $g$ sees, for each (query, class) cell: $\log p$, $p$, the logit centred over classes, the log variance of
+    the logit, and the log of the class's share of the queries; and of the task as a whole: how unequal the
+    shares are, the mean entropy of $p$, how many classes and queries per class there are, and how much the
+    support set has said. The means over queries and classes inside each layer carry the context.
 
     Args:
         width: hidden features per cell.
         depth: exchangeable layers.
     """
 
-    def __init__(self, width: int = 32, depth: int = 2) -> None:
+    def __init__(self, width: int = 16, depth: int = 2) -> None:
         super().__init__()
         _positive(width=width, depth=depth)
-        self.layers = nn.ModuleList(ExchangeableLinear(width if k else 4, width) for k in range(depth))
+        self.layers = nn.ModuleList(ExchangeableLinear(width if k else CELL + TASK, width) for k in range(depth))
         self.readout = nn.Linear(width, 1)
         nn.init.zeros_(self.readout.weight)
         nn.init.zeros_(self.readout.bias)
 
-    def belief(self, state: QueryState) -> Tensor:
-        r"""Return $r$, the inferred class distribution of each query, shape `(T, Q, C)`."""
-        mask = state.way_mask.unsqueeze(1)
-        ways = mask.sum(-1, keepdim=True)
-        log_p = state.mean.clamp(min=1e-12).log()
-        loc = state.loc.masked_fill(~mask, 0.0)
-        centred = loc - loc.sum(-1, keepdim=True) / ways
-        h = torch.stack([log_p / 3, state.mean, centred / 5, state.var.clamp(min=1e-12).log()], -1)
-        h = h.masked_fill(~mask.unsqueeze(-1), 0.0)
+    @staticmethod
+    def features(state: QueryState) -> Tensor:
+        """Return what the network sees, shape `(T, Q, C, CELL + TASK)`."""
+        p, ways = state.mean, state.way_mask.unsqueeze(1)
+        real = ways.to(p.dtype)
+        queries = state.query_mask.unsqueeze(-1).to(p.dtype)
+        num_ways, num_queries = real.sum(-1, keepdim=True), queries.sum(1, keepdim=True)
+        log_p = p.clamp(min=1e-12).log()
+        loc = state.loc.masked_fill(~ways, 0.0)
+        claimed = (p * queries).sum(1, keepdim=True)
+        share = (claimed + 1) / (num_queries + num_ways) * num_ways
+        spread = ((share - 1).square() * real).sum(-1, keepdim=True) / num_ways
+        entropy = -(p * log_p * queries).sum((1, 2), keepdim=True) / num_queries / num_ways.log().clamp(min=1e-6)
+        cell = [log_p / 3, p, (loc - loc.sum(-1, keepdim=True) / num_ways) / 5, state.var.clamp(min=1e-12).log()]
+        task = [spread, (spread + 1e-3).log(), entropy, num_ways.log(), (num_queries / num_ways).log()]
+        everything = [*cell, share.log(), *task, state.strength[:, None, None]]
+        return torch.stack([v.expand_as(p) for v in everything], -1).masked_fill(~ways.unsqueeze(-1), 0.0)
+
+    def hidden(self, state: QueryState) -> tuple[Tensor, Tensor]:
+        """Return the last layer, shape `(T, Q, C, width)`, and its mean over queries, shape `(T, C, width)`."""
+        h = self.features(state)
         query_weight, way_weight = (_mean_weights(m, h.dtype) for m in (state.query_mask, state.way_mask))
         for layer in self.layers:
             h = nn.functional.silu(layer(h, query_weight, way_weight))
-        logits = log_p + self.readout(h).squeeze(-1)
-        return torch.softmax(logits.masked_fill(~mask, NEVER), -1)
+        return h, (query_weight.unsqueeze(1) @ h.flatten(2)).view(len(h), *h.shape[2:])
+
+    def belief(self, state: QueryState, hidden: Tensor | None = None) -> Tensor:
+        r"""Return $r$, the inferred class distribution of each query, shape `(T, Q, C)`.
+
+        Args:
+            state: what is known of the queries.
+            hidden: the last layer, where it is known already.
+        """
+        h = self.hidden(state)[0] if hidden is None else hidden
+        logits = state.mean.clamp(min=1e-12).log() + self.readout(h).squeeze(-1)
+        return torch.softmax(logits.masked_fill(~state.way_mask.unsqueeze(1), NEVER), -1)
 
     def forward(self, state: QueryState) -> Tensor:
         return state.mean - self.belief(state)

@@ -13,10 +13,10 @@ def generator(seed: int) -> torch.Generator:
 
 
 def perturb(module: nn.Module, seed: int = 0, scale: float = 0.3) -> None:
-    """Move every parameter at random: refinement starts as the identity, which would make laws vacuous."""
+    """Move every parameter and buffer at random: an untrained gradient refiner would make laws vacuous."""
     g = generator(seed)
     with torch.no_grad():
-        for p in module.parameters():
+        for p in (p for p in (*module.parameters(), *module.buffers()) if p.is_floating_point()):
             p.add_(scale * torch.randn(p.shape, generator=g, dtype=p.dtype))
 
 

@@ -8,11 +8,12 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 
 import ebmeta
-from ebmeta.evaluate import calibration_error, reliability_bins
+from ebmeta.calibration import area_under_risk_coverage, calibration_interval
+from ebmeta.evaluate import calibration_error, reliability_bins, table
 
 
 def test_classification_metrics_agree_with_scikit_learn():
-    model = classifier()
+    model = classifier(scale=0.1)  # no probability so small that scikit-learn clips it
     batch = class_tasks(ways=(3,) * 5, shots=(1,) * 5, queries=(8,) * 5, spread=2.0)
     scores = ebmeta.evaluate(model, batch, num_bootstrap=50)
     probs = ebmeta.predict(model, batch, num_draws=0)["predictive/probs"].values
@@ -117,3 +118,47 @@ def test_tasks_weigh_alike_whatever_their_number_of_queries():
     tree = ebmeta.predict(model, batch, num_draws=0)["predictive"].isel(step=-1)
     error = np.where(batch.query_mask, batch.query_y.numpy() - tree["mean"].values, np.nan)
     assert float(scores["rmse"][-1]) == pytest.approx(np.sqrt(np.nanmean(error**2, 1).mean()))
+
+
+def test_parts_of_the_brier_score_add_up_for_ragged_tasks():
+    scores = ebmeta.evaluate(classifier(), class_tasks(spread=2.0), num_bootstrap=20)
+    whole = scores["brier_reliability"] - scores["brier_resolution"] + scores["brier_uncertainty"]
+    np.testing.assert_allclose(whole, scores["brier"], atol=1e-12)
+    # ways 3, 5, 2, 4: each task weighs a quarter, so 14/4 pairs a query, of which one is a hit
+    assert float(scores["brier_uncertainty"][0]) == pytest.approx(3.5 * (1 / 3.5) * (1 - 1 / 3.5))
+    assert (scores["brier_reliability"] >= 0).all()
+    assert (scores["brier_reliability_half_width"] > 0).all()
+
+
+def test_brier_parts_of_equal_ways_by_a_bootstrap_of_tasks():
+    model, batch = classifier(), class_tasks(ways=(3,) * 12, shots=(1,) * 12, queries=(6,) * 12, spread=2.0)
+    scores = ebmeta.evaluate(model, batch, num_bootstrap=40, seed=2)
+    picks = np.random.default_rng(2).multinomial(12, np.full(12, 1 / 12), size=40)
+    parts = {name: [] for name in ("brier_reliability", "brier_resolution", "brier_uncertainty")}
+    for times in picks:
+        again = ebmeta.evaluate(model, batch[np.repeat(np.arange(12), times).tolist()], num_bootstrap=2)
+        for name, values in parts.items():
+            values.append(float(again[name][-1]))
+    for name, values in parts.items():
+        half = stats.norm.ppf(0.975) * np.std(values, ddof=1)
+        assert float(scores[f"{name}_half_width"][-1]) == pytest.approx(half, abs=1e-6), name
+
+
+def test_other_calibration_metrics_are_those_of_the_top_labels():
+    scores = ebmeta.evaluate(classifier(), class_tasks(spread=2.0), num_bootstrap=20, seed=4)
+    for k in range(scores.sizes["step"]):
+        top = scores["confidence"][k].values, scores["correct"][k].values
+        wanted = {
+            "ece": calibration_interval(*top, num_bootstrap=20, seed=4),
+            "ece_mass": calibration_interval(*top, mass=True, num_bootstrap=20, seed=4),
+            "aurc": area_under_risk_coverage(*top),
+        }
+        for name, (value, half) in wanted.items():
+            assert float(scores[name][k]) == pytest.approx(value)
+            assert float(scores[f"{name}_half_width"][k]) == pytest.approx(half)
+
+
+def test_table_leaves_details_out():
+    scores = ebmeta.evaluate(classifier(), class_tasks(), num_bootstrap=2)
+    head = table(scores).splitlines()[0].split()
+    assert head == ["K", "nll", "brier", "accuracy", "ece", "aurc"]

@@ -36,12 +36,13 @@ def parameters(model) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in model.state_dict().items()}
 
 
-def test_training_lowers_the_loss_and_refinement_learns():
-    model = ebmeta.EmpiricalBayes.classifier(8)
+@pytest.mark.parametrize(("kind", "drop"), [("residual", 0.7), ("mixture", 0.9)])  # steps of a mixture start well
+def test_training_lowers_the_loss_and_refinement_learns(kind, drop):
+    model = ebmeta.EmpiricalBayes.classifier(8, synthetic_gradient=kind)
     untrained = ebmeta.evaluate(model, blobs(seed=9), 100, num_bootstrap=2)
     run = ebmeta.fit(model, blobs(), 200, batch_size=8, learning_rate=5e-3, device="cpu", progress=False)
     trained = ebmeta.evaluate(model, blobs(seed=9), 100, num_bootstrap=2)
-    assert run.history["loss"][-20:].mean() < 0.7 * run.history["loss"][:20].mean()
+    assert run.history["loss"][-20:].mean() < drop * run.history["loss"][:20].mean()
     assert trained["nll"][-1] < untrained["nll"][-1] - 0.1
     assert trained["nll"][-1] < trained["nll"][0] - 0.05
     assert run.model is model
@@ -178,12 +179,17 @@ def test_a_regressor_in_double_precision_trains_on_the_evidence():
     assert run.history["nll"].attrs["units"] == "nats per query"
 
 
-def test_centre_starts_at_the_mean_of_the_first_batch():
+def test_centre_and_metric_are_measured_on_the_first_batches():
     model = ebmeta.EmpiricalBayes.classifier(8)
-    tasks = blobs()
-    expected = tasks.sample(4, 0).query_x.flatten(0, 1).mean(0)
-    short(model, tasks, 1, learning_rate=1e-9)
-    close(model.predictor.center.detach(), expected, 1e-6)
+    batches = [blobs().sample(4, index) for index in range(2)]  # 160 rows and more, 20 for each feature
+    rows = torch.cat([torch.cat([b.support_x, b.query_x], 1).flatten(0, 1) for b in batches])
+    classes = torch.cat([torch.cat([b.support_y, b.query_y], 1) + 10 * torch.arange(4)[:, None] for b in batches])
+    expected = ebmeta.EmpiricalBayes.classifier(8).predictor
+    expected.measure(rows, classes.flatten() + torch.arange(2).repeat_interleave(len(rows) // 2) * 1000)
+    short(model, blobs(), 1, learning_rate=1e-9)
+    close(model.predictor.center, expected.center, 1e-6)
+    close(model.predictor.metric, expected.metric, 1e-5)
+    assert (model.predictor.metric - torch.eye(8)).abs().max() > 0.01
 
 
 @pytest.mark.parametrize(
@@ -275,7 +281,7 @@ def test_beta_belongs_to_the_run_and_to_the_model(tmp_path):
     model = ebmeta.EmpiricalBayes.classifier(8)
     short(model, blobs(), checkpoint=tmp_path / "run.safetensors")
     model.beta = 3.0
-    with pytest.raises(ValueError, match="expected a checkpoint of a run with beta=3.0, got 0.1"):
+    with pytest.raises(ValueError, match="expected a checkpoint of a run with beta=3.0, got 0.005"):
         short(model, blobs(), checkpoint=tmp_path / "run.safetensors")
     assert ebmeta.load(ebmeta.save(model, tmp_path / "model")).beta == 3.0
 

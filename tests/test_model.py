@@ -72,7 +72,7 @@ def test_bad_settings_are_refused(build, kwargs, message):
 
 
 def test_unknown_parts_are_refused():
-    with pytest.raises(ValueError, match="synthetic_gradient: expected 'residual' or 'mlp', got 'none'"):
+    with pytest.raises(ValueError, match="synthetic_gradient: expected 'mixture', 'residual' or 'mlp', got 'none'"):
         EmpiricalBayes.classifier(3, synthetic_gradient="none")
     with pytest.raises(ValueError, match=r"n_way: expected the number of classes .*, got None"):
         EmpiricalBayes.classifier(3, synthetic_gradient="mlp")

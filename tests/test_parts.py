@@ -14,7 +14,8 @@ from ebmeta.initializer import PrototypeInitializer
 from ebmeta.likelihood import Categorical
 from ebmeta.predictor import LinearPredictor
 from ebmeta.prior import DiagonalPrior, FullPrior
-from ebmeta.synthetic_gradient import ClassSyntheticGradient, ExchangeableLinear, QueryState, RealSyntheticGradient
+from ebmeta.refine import Setting
+from ebmeta.synthetic_gradient import ClassSyntheticGradient, ExchangeableLinear, RealSyntheticGradient
 
 
 def normal(*shape, seed=0):
@@ -49,13 +50,30 @@ def test_priors_start_at_their_scale_and_refuse_none(kind):
             kind(*bad)
 
 
-def test_the_cosine_head_looks_at_directions_from_the_centre():
+def test_the_cosine_head_looks_at_directions_in_its_metric():
     predictor, x = moved(LinearPredictor(3, "cosine")), normal(2, 4, 3)
-    shifted = x - predictor.center
-    close(predictor.features(x), shifted / shifted.square().sum(-1, keepdim=True).sqrt())
-    mask = torch.tensor([[True, True, False, True], [False, True, False, False]])
-    predictor.center_on(x, mask)
-    close(predictor.center, (x[0, 0] + x[0, 1] + x[0, 3] + x[1, 1]) / 4)
+    z = torch.einsum("tnd,de->tne", x - predictor.center, predictor.metric)
+    expected = z / z.square().sum(-1, keepdim=True).sqrt()
+    close(predictor.features(x), torch.cat([expected, torch.full((2, 4, 1), 0.3, dtype=torch.float64)], -1))
+    assert predictor.num_weights == 4
+
+
+def test_the_metric_is_a_power_of_the_covariance_within_classes():
+    predictor = LinearPredictor(3, "cosine").double()
+    assert not predictor.measured
+    x, cluster = normal(40, 3) @ normal(3, 3, seed=1), torch.arange(40) // 4 * 7
+    cluster[36:] = torch.arange(900, 904)  # classes seen once say nothing
+    predictor.measure(x, cluster)
+    close(predictor.center, x.mean(0))
+    within = sum(torch.cov(x[cluster == c].T, correction=0) * 4 for c in range(0, 63, 7)) / (9 * 3)
+    shrunk = 0.7 * within + 0.3 * within.trace() / 3 * torch.eye(3, dtype=torch.float64)
+    close(torch.linalg.matrix_power(predictor.metric, 4) @ shrunk, within.trace() / 3 * torch.eye(3).double(), 1e-8)
+    assert predictor.measured
+    single = LinearPredictor(3, "cosine").double()
+    single.measure(x, torch.arange(40))
+    assert torch.equal(single.metric, torch.eye(3, dtype=torch.float64))
+    with pytest.raises(ValueError, match="measure: expected a cosine head, got 'linear'"):
+        LinearPredictor(3, "linear").measure(x, cluster)
 
 
 def test_the_linear_head_has_an_intercept():
@@ -116,10 +134,9 @@ def test_the_exchangeable_layer_is_its_formula():
 
 
 def state(batch, model):
-    path, _, x = model.infer(batch)
-    loc, var = path[0].marginal(x)
-    mean = model.likelihood.moments(loc, var, batch.way_mask)[0]
-    return QueryState(path[0], x, loc, var, mean, batch.query_mask, batch.way_mask)
+    path, prior, x = model.infer(batch)
+    setting = Setting(path[0], prior, model.likelihood, x, batch.query_mask, batch.way_mask, model.beta)
+    return setting.state(path[0])[0]
 
 
 def test_the_class_belief_is_a_distribution_over_real_classes():

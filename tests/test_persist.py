@@ -96,9 +96,11 @@ def test_truncated_and_foreign_configs_are_refused(tmp_path):
 
 def test_tensors_of_another_model_are_refused(tmp_path):
     damaged(tmp_path)
-    ebmeta.save(classifier(num_steps=2), tmp_path / "other")
+    ebmeta.save(classifier(features=5), tmp_path / "other")
     (tmp_path / "other" / "model.safetensors").replace(tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="expected refiner.log_step of shape \\(3,\\), got \\(2,\\): another model"):
+    with pytest.raises(
+        ValueError, match="expected initializer.log_precision of shape \\(5,\\), got \\(6,\\): another model"
+    ):
         ebmeta.load(tmp_path)
 
 

@@ -7,6 +7,8 @@ from builders import class_tasks, classifier, real_tasks, regressor
 
 import ebmeta
 from ebmeta import plots
+from ebmeta.calibration import risk_coverage
+from ebmeta.conformal import set_coverage
 from ebmeta.evaluate import reliability_bins
 
 
@@ -65,3 +67,33 @@ def test_given_axes_are_used_and_no_global_figure_is_made(scores):
     assert plots.refinement(scores, ax=ax) is ax
     plots.reliability(scores)
     assert not pyplot.get_fignums()
+
+
+def test_risk_coverage(scores):
+    ax = plots.risk_coverage(scores)
+    for line, k in zip(ax.lines, (0, 3), strict=True):
+        curve = risk_coverage(scores["confidence"].isel(step=k), scores["correct"].isel(step=k))
+        np.testing.assert_allclose(line.get_xdata(), curve["coverage"])
+        np.testing.assert_allclose(line.get_ydata(), curve)
+    labels = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert labels == [f"K = {k}: AURC {float(scores['aurc'][k]):.3f}" for k in (0, 3)]
+    with pytest.raises(ValueError, match="expected an evaluation of a classifier"):
+        plots.risk_coverage(ebmeta.evaluate(regressor(), real_tasks()))
+
+
+def test_conformal_sets():
+    batch = class_tasks(ways=(3, 4) * 20, shots=(1, 1) * 20, queries=(8, 5) * 20, spread=2.0)
+    sets = ebmeta.ConformalSets(classifier(), 0.7, by_ways=True).calibrate(batch).predict(batch)
+    ax = plots.set_sizes(sets)
+    for bars, ways in zip(ax.containers, (3, 4), strict=True):
+        size = sets["size"].values[sets["ways"].values == ways]
+        wanted = [(size == n).sum() / (size >= 0).sum() for n in range(5)]
+        np.testing.assert_allclose([bar.get_height() for bar in bars], wanted)
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["3 ways", "4 ways"]
+    report = set_coverage(sets, batch.query_y)
+    ax = plots.coverage_by_ways(report)
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), 0.7)
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), report["coverage_by_ways"])
+    (bars,) = ax.collections
+    heights = np.array([segment[:, 1] for segment in bars.get_segments()])
+    np.testing.assert_allclose(np.ptp(heights, axis=1), 2 * report["coverage_half_width_by_ways"])

@@ -180,9 +180,12 @@ def test_a_trained_model_can_be_sent_to_another_process():
 
 def test_predictive_draws_agree_with_predicted_probabilities():
     model, batch, draws = classifier(), class_tasks(), 4000
-    nn.init.zeros_(model.initializer.log_amplitude)  # undecided predictions
+    for parameter, value in ((model.refiner.log_scale, -1.0), (model.refiner.share, 0.1)):
+        nn.init.constant_(parameter, value)  # undecided predictions
+    nn.init.zeros_(model.refiner.adapt.bias)
+    nn.init.zeros_(model.refiner.adapt.weight)
     out = Predictive(model.model, guide=model.guide, num_samples=draws, parallel=True)(batch.unlabelled())
-    assert out["w"].shape == (draws, 4, 5, 4)
+    assert out["w"].shape == (draws, 4, 5, 5)
     assert out["query_y"].shape == (draws, 4, 7)
     q = model.posterior(batch)[-1]
     probs = model.likelihood.predict(*q.marginal(model.predictor.features(batch.query_x)), batch.way_mask)["probs"]

@@ -38,8 +38,8 @@ def test_regression_posterior_is_the_conjugate_one():
 
 
 def test_classification_posterior_is_that_of_a_grid():
-    model = classifier(features=2, num_steps=0)
-    batch = class_tasks(ways=(2, 2), shots=(2, 1), queries=(3, 3), features=2)
+    model = classifier(features=1, num_steps=0)  # and the constant: two weights for each of two classes
+    batch = class_tasks(ways=(2, 2), shots=(2, 1), queries=(3, 3), features=1)
     padded = dataclasses.replace(batch, way_mask=torch.tensor([[True, True, False]] * 2))
     tree = reference.nuts(model, padded)
     prior = model.prior.gaussian()

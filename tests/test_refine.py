@@ -12,7 +12,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from ebmeta import conjugate
 from ebmeta.gaussian import DiagonalGaussian, FullGaussian
 from ebmeta.likelihood import Normal
-from ebmeta.refine import Refiner
+from ebmeta.refine import GradientRefiner
 from ebmeta.synthetic_gradient import MLPSyntheticGradient, SyntheticGradient
 
 TASKS, QUERIES, WEIGHTS, NOISE = 3, 6, 4, 0.8
@@ -51,7 +51,7 @@ def draw(family, seed):
 def oracle(num_steps=1, *, step=1.0, pull=1.0, precision_step=1.0):
     """Return a refiner with the true residual, its features and labels."""
     x, y = normal(TASKS, QUERIES, WEIGHTS), normal(TASKS, QUERIES, seed=1)
-    refiner = Refiner(TrueResidual(y), num_steps).double()
+    refiner = GradientRefiner(TrueResidual(y), num_steps).double()
     torch.nn.init.constant_(refiner.log_step, math.log(step))
     torch.nn.init.constant_(refiner.prior_pull, pull)
     torch.nn.init.constant_(refiner.precision_step, precision_step)
@@ -122,7 +122,7 @@ def test_the_exact_posterior_is_a_fixed_point():
 
 def test_a_number_of_steps_below_zero_is_refused():
     with pytest.raises(ValueError, match="num_steps: expected 0 or more refinement steps, got -1"):
-        Refiner(MLPSyntheticGradient(2), -1)
+        GradientRefiner(MLPSyntheticGradient(2), -1)
     with pytest.raises(ValueError, match="num_steps: expected 0 or more refinement steps, got -2"):
         classifier().posterior(class_tasks(), -2)
 

@@ -1,16 +1,18 @@
 """One numerical check for every labelled equation of theory/*.md.
 
-`CHECKS` maps an equation's label to its test, and a test at the end holds the two lists against each
-other. Expectations are exact sums or converged quadratures in 64-bit floats, so a check cannot fail by
-chance. The one exception is `eq-family`, which tests a sampler; its false-alarm rate is stated there.
+`CHECKS` maps an equation's label to its test, here and in `test_theory_<page>.py`, and a test at the end
+holds the two lists against each other. Expectations are exact sums or converged quadratures in 64-bit floats,
+so a check cannot fail by chance. The one exception here is `eq-family`, which tests a sampler; its false-alarm
+rate is stated there.
 """
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 import re
-from collections.abc import Callable
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ import pytest
 import scipy.integrate
 import scipy.special
 import torch
+from equations import CHECKS, checks
 from pyro import poutine
 from torch import Tensor, nn
 
@@ -27,7 +30,7 @@ from ebmeta.conjugate import log_evidence, posterior
 from ebmeta.gaussian import DiagonalGaussian, FullGaussian, Gaussian
 from ebmeta.initializer import ConjugateInitializer, PrototypeInitializer
 from ebmeta.likelihood import Categorical, Likelihood, Normal, gaussian_softmax
-from ebmeta.refine import Refiner
+from ebmeta.refine import GradientRefiner
 from ebmeta.simulate import LinearGaussianTasks
 from ebmeta.synthetic_gradient import (
     ClassSyntheticGradient,
@@ -38,17 +41,7 @@ from ebmeta.synthetic_gradient import (
 )
 
 THEORY = Path(__file__).parent.parent / "theory"
-CHECKS: dict[str, Callable[..., None]] = {}
 FAMILIES = pytest.mark.parametrize("family", [DiagonalGaussian, FullGaussian])
-
-
-def checks(label: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    def register(test: Callable[..., None]) -> Callable[..., None]:
-        assert label not in CHECKS, label
-        CHECKS[label] = test
-        return test
-
-    return register
 
 
 # Tools ------------------------------------------------------------------------------------------------
@@ -188,8 +181,8 @@ class Believer(SyntheticGradient):
         return state.mean - self.belief
 
 
-def refiner(xi: SyntheticGradient, steps: int, mean: float, pull: float, precision: float) -> Refiner:
-    module = Refiner(xi, steps).double()
+def refiner(xi: SyntheticGradient, steps: int, mean: float, pull: float, precision: float) -> GradientRefiner:
+    module = GradientRefiner(xi, steps).double()
     nn.init.constant_(module.log_step, math.log(mean))
     nn.init.constant_(module.prior_pull, pull)
     nn.init.constant_(module.precision_step, precision)
@@ -228,7 +221,7 @@ def test_joint_density_is_prior_times_likelihood(kind: str, rng: torch.Generator
 @checks("eq-predictor")
 def test_linear_predictor(rng: torch.Generator) -> None:
     model = EmpiricalBayes.classifier(num_features=4).double()
-    phi, w = model.predictor.features(randn(rng, 2, 5, 4)), randn(rng, 2, 3, 4)
+    phi, w = model.predictor.features(randn(rng, 2, 5, 4)), randn(rng, 2, 3, 5)
     eta = model.predictor(phi, w)
     for t, i, c in itertools.product(range(2), range(5), range(3)):
         equal(eta[t, i, c], phi[t, i] @ w[t, c])
@@ -734,7 +727,7 @@ def query_state(rng: torch.Generator, ways: int = 3, queries: int = 4) -> QueryS
     way_mask = torch.ones(1, ways, dtype=torch.bool)
     loc, var = q.marginal(x)
     mean, _ = Categorical().moments(loc, var, way_mask)
-    return QueryState(q, x, loc, var, mean, torch.ones(1, queries, dtype=torch.bool), way_mask)
+    return QueryState(q, x, loc, var, mean, torch.ones(1, queries, dtype=torch.bool), way_mask, torch.ones(1))
 
 
 @checks("eq-residual")
@@ -864,7 +857,7 @@ def test_real_belief_is_a_shift_of_the_weights(rng: torch.Generator) -> None:
     prior, likelihood, x, _, mask = conjugate_case(rng)
     q, ways = make(FullGaussian, rng, 2, 1), torch.ones(2, 1, dtype=torch.bool)
     loc, var = q.marginal(x)
-    xi = network(QueryState(q, x, loc, var, loc, mask, ways))
+    xi = network(QueryState(q, x, loc, var, loc, mask, ways, torch.ones(2)))
     module = refiner(Fixed(xi), 1, 0.7, 0.0, 0.2)
     with torch.no_grad():
         new = module(q, prior, likelihood, x, mask, ways, 0.5)[1]
@@ -941,7 +934,7 @@ def test_network_contains_gaussian_inputs(rng: torch.Generator) -> None:
     b, s, x, q = coupled_inputs(rng)
     mask, ways = torch.ones(2, 8, dtype=torch.bool), torch.ones(2, 1, dtype=torch.bool)
     loc, var = q.marginal(x)
-    state = QueryState(q, x, loc, var, loc, mask, ways)
+    state = QueryState(q, x, loc, var, loc, mask, ways, torch.ones(2))
     network = input_network(b, s)
     score, information = network.inputs(state)
     wanted = input_score(b, s, x, q)
@@ -1469,11 +1462,19 @@ def labels_of(text: str) -> list[str]:
     return re.findall(r"^\$\$ \(([\w-]+)\)$", text, re.M) + re.findall(r"^:label: ([\w-]+)$", text, re.M)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _pages() -> None:
+    for file in sorted(Path(__file__).parent.glob("test_theory_*.py")):
+        importlib.import_module(file.stem)
+
+
 def test_every_label_has_a_check_and_every_check_a_label() -> None:
     found = [label for page in sorted(THEORY.glob("*.md")) for label in labels_of(page.read_text(encoding="utf-8"))]
     assert len(found) == len(set(found))
     assert set(found) == set(CHECKS)
-    assert all(test.__name__.startswith("test_") and test is globals()[test.__name__] for test in CHECKS.values())
+    for test in CHECKS.values():
+        assert test.__name__.startswith("test_")
+        assert test is vars(sys.modules[test.__module__])[test.__name__]
 
 
 def test_every_displayed_equation_has_a_label_and_every_reference_a_target() -> None:

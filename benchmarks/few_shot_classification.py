@@ -1,0 +1,258 @@
+"""Few-shot classification on CIFAR-FS, shared Conv-4-64 features: ebmeta beside eight transductive peers.
+
+Every method sees the same test tasks. Peers' probabilities are rescaled by a temperature fitted on
+validation tasks of the same kind; ours are taken as they are. Everything is chosen on validation classes.
+
+Resumable: each model and each (method, kind of task) is a piece, kept in `benchmarks/cache` and in the
+JSON file when done; a piece that is there is not done again. `python benchmarks/few_shot_classification.py`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import RESULTS, ROOT, cifar_fs, write
+from peers import (
+    BAVARDAGE,
+    BDCSPN,
+    PTMAP,
+    SIB,
+    TIM,
+    AlphaTIM,
+    LaplacianShot,
+    Peer,
+    Prototypes,
+    SimpleShot,
+    base_statistics,
+)
+from scoring import conformal, curves, fit_temperature, rounded, score, temper
+from torch import Tensor
+
+import ebmeta
+from ebmeta.predict import marginals
+
+NAME = "few_shot_classification.json"
+CHUNK = 64
+VALIDATION_TASKS, VALIDATION_WAYS = 600, 16
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of task: a column of the tables."""
+
+    n_way: int
+    n_shot: int
+    imbalance: float | None = None
+    n_query: int = 15
+
+    @property
+    def name(self) -> str:
+        """Key in the JSON file."""
+        proportions = "balanced" if self.imbalance is None else f"dirichlet{self.imbalance:g}"
+        single = "" if self.n_query == 15 else f"_{self.n_query}query"
+        return f"{self.n_way}way_{self.n_shot}shot_{proportions}{single}"
+
+    def sampler(self, split: str, seed: int) -> ebmeta.EpisodeSampler:
+        """Return a source of such tasks; with imbalance, `n_query` per class on average.
+
+        There are 16 validation classes, so that what is chosen for 20 ways is chosen on 16.
+        """
+        ways = min(self.n_way, VALIDATION_WAYS) if split == "val" else self.n_way
+        queries = self.n_query if self.imbalance is None else self.n_query * ways
+        episode = {"n_way": ways, "n_shot": self.n_shot, "n_query": queries, "imbalance": self.imbalance}
+        return cifar_fs(split, seed=seed, **episode)
+
+
+FIVE = [Kind(5, shots, imbalance) for shots in (1, 5) for imbalance in (None, 2.0)]
+FEW = [Kind(5, shots, None, 1) for shots in (1, 5)]
+MANY = [Kind(ways, shots) for ways in (10, 20) for shots in (1, 5)]
+DEFAULT = [*FIVE, Kind(5, 1, None, 1), Kind(5, 5, 2.0, 2)]
+WAYS = [Kind(ways, shots, None, queries) for ways, queries in ((5, 15), (10, 10), (20, 5)) for shots in (1, 5)]
+#: Models: the kinds of task that each is meta-trained on, and those that it is tested on.
+MODELS: dict[str, tuple[list[Kind], list[Kind]]] = {
+    "default": (DEFAULT, [*FIVE, *FEW]),
+    **{f"specialist_{kind.name}": ([kind], [kind]) for kind in FIVE},
+    "ways": (WAYS, MANY),
+}
+
+
+def mixture(kinds: list[Kind], split: str, seed: int) -> ebmeta.MixedSampler:
+    """Return a mixture of kinds of task."""
+    return ebmeta.MixedSampler([kind.sampler(split, seed) for kind in kinds])
+
+
+def trained(name: str, iterations: int, cache: Path) -> tuple[ebmeta.EmpiricalBayes, dict[str, Any]]:
+    """Train a model, or load it where it was trained before."""
+    folder = cache / f"{name}_{iterations}"
+    if not (folder / "run.json").is_file():
+        kinds, _ = MODELS[name]
+        model = ebmeta.EmpiricalBayes.classifier(256)
+        started = time.process_time()
+        run = ebmeta.fit(
+            model,
+            mixture(kinds, "train", 0),
+            iterations,
+            validation=mixture(kinds, "val", 1),
+            checkpoint=cache / f"{name}_{iterations}.checkpoint",
+            progress=sys.stderr.isatty(),
+        )
+        ebmeta.save(model, folder)
+        facts = {
+            "seconds": round(run.seconds, 1),
+            "cpu_seconds": round(time.process_time() - started, 1),
+            "iterations": run.history.sizes["iteration"],
+            "best_iteration": run.best_iteration,
+        }
+        (folder / "run.json").write_text(json.dumps(facts))
+    return ebmeta.load(folder), json.loads((folder / "run.json").read_text())
+
+
+def draw(kind: Kind, split: str, num_tasks: int, seed: int) -> list[ebmeta.TaskBatch]:
+    """Return the tasks that every method is given."""
+    sampler = kind.sampler(split, seed)
+    return [sampler.sample(min(CHUNK, num_tasks - s), i) for i, s in enumerate(range(0, num_tasks, CHUNK))]
+
+
+def labels(batches: list[ebmeta.TaskBatch]) -> Tensor:
+    return torch.cat([batch.query_y for batch in batches])
+
+
+def milliseconds(predict: Any, batches: list[ebmeta.TaskBatch]) -> float:
+    """Return processor time per task, in batches of 64, the best of up to five after a warm-up."""
+    times = []
+    for batch in batches[:6]:
+        started = time.process_time()
+        predict(batch)
+        times.append(1000 * (time.process_time() - started) / len(batch))
+    return min(times[1:]) if len(times) > 1 else times[0]
+
+
+def ours(model: ebmeta.EmpiricalBayes, kind: Kind, num_tasks: int) -> dict[str, Any]:
+    """Score a model after every step, on validation and test classes."""
+    result: dict[str, Any] = {}
+    for split, seed, tasks in (("val", 11, VALIDATION_TASKS), ("test", 12, num_tasks)):
+        batches = draw(kind, split, tasks, seed)
+        y = labels(batches)
+        path = torch.cat([torch.cat([m.summaries["probs"] for m in marginals(model, b)], 1) for b in batches], 1)
+        steps = [score(probs, y) for probs in path]
+        result[split] = {name: [step[name] for step in steps] for name in steps[0]}
+    half = len(y) // 2
+    result["curves"] = curves(path[-1], y)
+    result["conformal"] = conformal((path[-1, :half], y[:half]), (path[-1, half:], y[half:]))
+
+    @torch.no_grad()
+    def last(batch: ebmeta.TaskBatch) -> Tensor:
+        q, x = (lambda p, _, f: (p[-1], f))(*model.infer(batch))
+        return model.likelihood.predict(*q.marginal(x), batch.way_mask)["probs"]
+
+    return result | {"ms_per_task": milliseconds(last, batches)}
+
+
+def peers(cache: Path, sib_steps: int) -> dict[str, Any]:
+    """Return the peers, each a function of the kind of task that makes it ready."""
+    features = torch.from_numpy(cifar_fs("train").X).view(64, 600, 256)
+    center, scatter = base_statistics(features)
+
+    def sib(kind: Kind) -> Peer:
+        balanced = Kind(kind.n_way, kind.n_shot)
+        method = SIB(n_way=kind.n_way)
+        stopping = draw(balanced, "val", 256, 1)
+
+        def accuracy(peer: SIB) -> float:
+            right = [peer(b.support_x, b.support_y, b.query_x, kind.n_way).argmax(-1) == b.query_y for b in stopping]
+            return float(torch.cat(right).float().mean())
+
+        path = cache / f"sib_{balanced.name}.safetensors"
+        method.train(balanced.sampler("train", 0), sib_steps, accuracy, 2500, path)
+        return method
+
+    return {
+        "prototypes": lambda kind: Prototypes(),
+        "simpleshot": lambda kind: SimpleShot(center=center),
+        "bd_cspn": lambda kind: BDCSPN(center=center, unit=True),
+        "laplacianshot": lambda kind: LaplacianShot(center=center),
+        "tim": lambda kind: TIM(),
+        "alpha_tim": lambda kind: AlphaTIM(),
+        "pt_map": lambda kind: PTMAP(),
+        "bavardage": lambda kind: BAVARDAGE(center=center, scatter=scatter),
+        "sib": sib,
+    }
+
+
+def peer(method: Peer, kind: Kind, num_tasks: int) -> dict[str, Any]:
+    """Score a peer on the test classes, raw and with the temperature of the validation classes."""
+
+    def predict(batch: ebmeta.TaskBatch) -> Tensor:
+        return method(batch.support_x, batch.support_y, batch.query_x, kind.n_way)
+
+    tuning, batches = draw(kind, "val", VALIDATION_TASKS, 11), draw(kind, "test", num_tasks, 12)
+    ways = min(kind.n_way, VALIDATION_WAYS)
+    tuned = [method(b.support_x, b.support_y, b.query_x, ways) for b in tuning]
+    temperature = fit_temperature(torch.cat(tuned), labels(tuning))
+    raw, y = torch.cat([predict(b) for b in batches]), labels(batches)
+    probs, half = temper(raw, temperature), len(y) // 2
+    return {
+        "temperature": temperature,
+        "raw": score(raw, y),
+        "test": score(probs, y),
+        "curves": curves(probs, y),
+        "conformal": conformal((probs[:half], y[:half]), (probs[half:], y[half:])),
+        "ms_per_task": milliseconds(predict, batches),
+    }
+
+
+def main() -> None:
+    """Do every piece that is not done, and write after each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--test-tasks", type=int, default=2000)
+    parser.add_argument("--iterations", type=int, default=2000)
+    parser.add_argument("--sib-steps", type=int, default=50_000)
+    parser.add_argument("--only", nargs="*", help="methods to run: models or peers")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    cache = ROOT / "cache"
+    cache.mkdir(exist_ok=True)
+    path = RESULTS / NAME
+    result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    result |= {"test_tasks": arguments.test_tasks, "test_seed": 12, "validation_tasks": VALIDATION_TASKS}
+
+    def wanted(name: str) -> bool:
+        return arguments.only is None or name in arguments.only
+
+    def done(name: str, kind: Kind) -> bool:
+        return kind.name in result.get(name, {})
+
+    def keep(name: str, kind: Kind, scores: dict[str, Any]) -> None:
+        # Another process may have added pieces of its own.
+        if path.is_file():
+            for other, pieces in json.loads(path.read_text()).items():
+                if isinstance(pieces, dict) and isinstance(result.setdefault(other, {}), dict):
+                    result[other] = pieces | result[other]
+        result.setdefault(name, {})[kind.name] = rounded(scores)
+        write(NAME, {k: v for k, v in result.items() if k not in ("script", "versions", "cores")})
+        final = scores["test"]
+        accuracy, nll, ece = (final[k][-1] if name in MODELS else final[k] for k in ("accuracy", "nll", "ece"))
+        print(f"{name} {kind.name}: accuracy {100 * accuracy[0]:.2f}, NLL {nll[0]:.3f}, ECE {ece[0]:.4f}", flush=True)
+
+    for name, (_, tested) in MODELS.items():
+        if wanted(name) and not all(done(name, kind) for kind in tested):
+            model, facts = trained(name, arguments.iterations, cache)
+            result.setdefault(name, {})["training"] = facts
+            for kind in tested:
+                if not done(name, kind):
+                    keep(name, kind, ours(model, kind, arguments.test_tasks))
+    for name, make in peers(cache, arguments.sib_steps).items():
+        for kind in [*FIVE, *MANY]:
+            if wanted(name) and not done(name, kind) and not (name == "sib" and kind in MANY):
+                keep(name, kind, peer(make(kind), kind, arguments.test_tasks))
+
+
+if __name__ == "__main__":
+    main()

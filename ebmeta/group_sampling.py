@@ -1,0 +1,115 @@
+r"""Sampling regression tasks from grouped data: a task is a group, split at random into support and query."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ebmeta.sampling import Range, Transform, check_range, features, gather, generator, members
+from ebmeta.tasks import TaskBatch
+
+__all__ = ["GroupSampler"]
+
+
+class GroupSampler:
+    r"""Draw regression tasks from grouped data: a task is a group, split at random into support and query.
+
+    Args:
+        X: inputs, shape `(N, D)`; NumPy array or memory map.
+        y: real-valued labels, shape `(N,)`.
+        groups: group of each row, any hashable labels, shape `(N,)`.
+        n_support: support rows per task, or an inclusive range drawn anew for each task.
+        n_query: largest number of query rows per task; all remaining rows by default.
+        transform: function of (rows of one task, generator) applied to each task.
+        seed: first half of the key of every batch.
+
+    Raises:
+        ValueError: if a group has no row left for the query, or the arrays are malformed.
+
+    Examples:
+        >>> X, y, groups = np.ones((9, 1)), np.arange(9.0), np.repeat([0, 1], [4, 5])
+        >>> GroupSampler(X, y, groups, n_support=3, seed=0).sample(2)
+        TaskBatch(tasks=2, ways<=1, support<=3, queries<=2, features=(1,), labelled)
+    """
+
+    def __init__(
+        self,
+        X: Any,
+        y: Any,
+        groups: Any,
+        n_support: Range = 3,
+        n_query: int | None = None,
+        *,
+        transform: Transform | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.X = features(X)
+        self.y = np.asarray(y)
+        if self.y.ndim != 1 or self.y.dtype.kind not in "fiub":
+            raise ValueError(
+                f"y: expected one column of numbers, got shape {self.y.shape} of {self.y.dtype} "
+                "(class labels go to EpisodeSampler)"
+            )
+        labels = list(groups)
+        if not len(self.X) == len(self.y) == len(labels) or not labels:
+            raise ValueError(
+                f"expected X, y and groups of equal length, got {len(self.X)}, {len(self.y)} and {len(labels)}"
+            )
+        if not np.isfinite(self.y).all():
+            raise ValueError(
+                f"y: expected finite numbers, got NaN or infinity at row {int(np.argmin(np.isfinite(self.y)))}"
+            )
+        try:
+            number = {group: code for code, group in enumerate(sorted(set(labels)))}
+        except TypeError:
+            raise ValueError(f"groups: expected hashable, sortable labels, got {type(labels[0]).__name__}") from None
+        self.groups = np.empty(len(number), dtype=object)
+        self.groups[:] = list(number)
+        codes = np.array([number[group] for group in labels])
+        self.n_support = check_range("n_support", n_support, 0)
+        if n_query is not None and n_query < 1:
+            raise ValueError(f"n_query: expected at least 1, got {n_query}")
+        self.n_query, self.transform, self.seed = n_query, transform, seed
+        self._members = members(codes)
+        smallest = min(range(len(self._members)), key=lambda g: len(self._members[g]))
+        if len(self._members[smallest]) <= self.n_support[1]:
+            raise ValueError(
+                f"groups: expected at least n_support + 1 = {self.n_support[1] + 1} rows in every group, got "
+                f"{len(self._members[smallest])} in group {self.groups[smallest]!r}"
+            )
+        generator(seed, 0)
+
+    def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
+        """Draw batch number `index`: groups without replacement, while there are enough.
+
+        Args:
+            num_tasks: number of tasks, $T$.
+            index: number of the batch.
+
+        Returns:
+            Labelled tasks; features and labels as 32-bit floats.
+
+        Raises:
+            ValueError: if a feature read is not finite, or `num_tasks` is below 1.
+        """
+        if num_tasks < 1:
+            raise ValueError(f"num_tasks: expected at least 1, got {num_tasks}")
+        rng = generator(self.seed, index)
+        total = len(self._members)
+        chosen = rng.choice(total, num_tasks, replace=num_tasks > total)
+        rows = []
+        for g in chosen:
+            support = int(rng.integers(self.n_support[0], self.n_support[1] + 1))
+            order = rng.permutation(self._members[g])
+            stop = len(order) if self.n_query is None else support + self.n_query
+            rows.append((order[:support], order[support:stop]))
+        inputs = gather(self.X, rows, self.transform, rng)
+        y = [(self.y[s].astype(np.float32), self.y[q].astype(np.float32)) for s, q in rows]
+        return TaskBatch.from_tasks(
+            [s for s, _ in inputs],
+            [torch.from_numpy(s) for s, _ in y],
+            [q for _, q in inputs],
+            [torch.from_numpy(q) for _, q in y],
+        )

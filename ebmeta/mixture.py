@@ -1,0 +1,94 @@
+r"""Refinement of class weights by what the queries say of the classes: learned steps of a mixture model.
+
+Queries inform class weights because they cluster. On the unit sphere, with class directions $u_c$, a
+concentration $\kappa$ and class proportions $\pi$, the mixture of von Mises-Fisher distributions
+
+$$ p(x) = \sum_c \pi_c\, \mathrm{vMF}(x; u_c, \kappa) \quad\Rightarrow\quad
+   p(y = c \mid x) = \mathrm{softmax}_c(\kappa\, u_c^\top x + \log \pi_c) $$
+
+makes the linear predictor exact with weights $w_c = (\kappa u_c, \log \pi_c)$, the last one for the constant
+feature. Given a belief $r_i$ about the class of each query, the directions and proportions that fit support
+and queries best are
+
+$$ R_c = \Lambda_{0c} m_{0c} + \omega \sum_i r_{ic}\, \phi(x_i), \qquad
+   m_c = \Big( \kappa_c\, \frac{R_c}{\lVert R_c \rVert},\;
+   b \log \frac{C (\alpha + \sum_i r_{ic})}{C \alpha + Q} + b_c \Big), \qquad
+   \Lambda_c = \Lambda_{0c} + \nu \sum_i r_{ic}, $$
+
+where $q_0$ speaks for the support set, $\omega$ weighs a query against it and $\alpha$ is the concentration of
+a Dirichlet prior of $\pi$. With $r = p$ this is expectation-maximisation. Here $r$ is the belief of the
+synthetic gradient, $\xi = p - r$; $\kappa, \omega, \alpha, b, \nu$ are learned; and the same network adapts
+$\kappa_c$ and $b_c$ to the task: a temperature that depends on the unlabelled queries. All steps share their
+parameters, so that any number of them may be taken (theory: "Refinement as a mixture model").
+
+Source: Banerjee, Dhillon, Ghosh and Sra 2005, Clustering on the unit hypersphere using von Mises-Fisher distributions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ebmeta.gaussian import Gaussian
+from ebmeta.predictor import CONSTANT
+from ebmeta.refine import Refiner, Setting
+from ebmeta.synthetic_gradient import ClassSyntheticGradient
+
+__all__ = ["MixtureRefiner"]
+
+
+class MixtureRefiner(Refiner):
+    r"""Steps of a mixture model on the sphere, with a learned belief; parameters shared by all steps.
+
+    Args:
+        synthetic_gradient: the network $\xi$ whose belief $r$ is used.
+        num_steps: number of steps in training, $K$.
+        scale: initial $\kappa$.
+        weight: initial $\omega$, in units of $q_0$'s precision times its location.
+        concentration: initial $\alpha$.
+
+    Raises:
+        ValueError: if `num_steps` is negative.
+    """
+
+    synthetic_gradient: ClassSyntheticGradient
+    log_scale: nn.Parameter
+    log_weight: nn.Parameter
+    log_concentration: nn.Parameter
+    log_information: nn.Parameter
+
+    def __init__(
+        self,
+        synthetic_gradient: ClassSyntheticGradient,
+        num_steps: int,
+        scale: float = 10.0,
+        weight: float = 40.0,
+        concentration: float = 3.0,
+    ) -> None:
+        super().__init__(synthetic_gradient, num_steps)
+        start = {"scale": scale, "weight": weight, "concentration": concentration, "information": 0.2}
+        for name, value in start.items():
+            self.register_parameter(f"log_{name}", nn.Parameter(torch.tensor(math.log(value))))
+        self.share = nn.Parameter(torch.tensor(0.7))
+        self.adapt = nn.Linear(synthetic_gradient.readout.in_features, 2)
+        nn.init.zeros_(self.adapt.weight)
+        nn.init.zeros_(self.adapt.bias)
+
+    def step(self, k: int, q: Gaussian, setting: Setting) -> Gaussian:
+        state, _ = setting.state(q)
+        hidden, of_class = self.synthetic_gradient.hidden(state)
+        r = self.synthetic_gradient.belief(state, hidden) * setting.query_mask.unsqueeze(-1)
+        claimed = r.sum(1).unsqueeze(-1)
+        q0, ways = setting.q0, setting.way_mask.sum(1)[:, None, None]
+        log_scale, shift = torch.tanh(self.adapt(of_class)).tensor_split(2, -1)  # bounded: stays near the mixture model
+        resultant = (q0.times(q0.loc) + self.log_weight.exp() * (r.mT @ setting.x))[..., :-1]
+        direction = functional.normalize(resultant, dim=-1, eps=1e-6)
+        alpha = self.log_concentration.exp()
+        share = ways * (alpha + claimed) / (ways * alpha + setting.query_mask.sum(1)[:, None, None])
+        bias = (self.share * share.log() + shift) / CONSTANT
+        loc = torch.cat([(self.log_scale + log_scale).exp() * direction, bias], -1)
+        loc = torch.where(setting.way_mask.unsqueeze(-1), loc, q0.loc)
+        return q.with_(loc, q0.precision + self.log_information.exp() * claimed)

@@ -1,0 +1,59 @@
+"""What is measured before training: how hard tasks are made, and the metric of the features."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ebmeta import EmpiricalBayes, EpisodeSampler, GroupSampler, MixedSampler, fit
+from ebmeta.preparation import hardening, start
+
+
+def episodes(spread: float, seed: int = 0) -> EpisodeSampler:
+    """Classes with the same means and the same deviations, times `spread`."""
+    rng = np.random.default_rng(3)
+    means, off = rng.standard_normal((8, 1, 4)), rng.standard_normal((8, 30, 4))
+    off -= off.mean(1, keepdims=True)
+    X = (means + spread * off).reshape(240, 4)
+    return EpisodeSampler(X, np.repeat(np.arange(8), 30), 3, 1, 5, seed=seed)
+
+
+def test_tasks_are_hardened_by_three_times_the_excess_of_the_validation_classes():
+    model, train = EmpiricalBayes.classifier(4), episodes(1.0)
+    assert hardening(model, train, episodes(1.2), "auto") == pytest.approx(0.6, abs=1e-4)
+    assert hardening(model, MixedSampler([train]), MixedSampler([episodes(1.2)]), "auto") == pytest.approx(
+        0.6, abs=1e-4
+    )
+    assert hardening(model, train, episodes(0.7), "auto") == 0.0
+    assert hardening(model, train, episodes(9.0), "auto") == 3.0
+    assert hardening(model, train, None, "auto") == 0.0
+    assert hardening(model, train, None, 1.5) == 1.5
+
+
+def test_only_class_features_are_hardened():
+    embedded = EmpiricalBayes.classifier(4, embedder=nn.Linear(4, 4))
+    assert hardening(embedded, episodes(1.0), episodes(1.5), "auto") == 0.0
+    groups = GroupSampler(np.zeros((12, 1)), np.zeros(12), np.repeat(np.arange(3), 4))
+    for model, tasks in ((embedded, episodes(1.0)), (EmpiricalBayes.regressor(1), groups)):
+        with pytest.raises(ValueError, match="harder: expected 0 for tasks that are not drawn from class"):
+            hardening(model, tasks, None, 1.0)
+
+
+def test_training_sees_the_harder_tasks():
+    runs = []
+    for tasks, harder in ((episodes(1.0), 0.9), (episodes(1.0).harder(0.9), 0.0)):
+        model = EmpiricalBayes.classifier(4)
+        start(model, episodes(1.0), 4, torch.device("cpu"), torch.float32)  # the metric is of the tasks as they are
+        run = fit(model, tasks, 3, batch_size=4, harder=harder, device="cpu", progress=False)
+        runs.append(run.history["loss"].values)
+    assert np.array_equal(*runs)
+
+
+def test_a_measured_metric_is_kept():
+    model = EmpiricalBayes.classifier(4)
+    model.predictor.center.fill_(0.5)
+    fit(model, episodes(1.0), 1, batch_size=4, device="cpu", progress=False)
+    assert torch.equal(model.predictor.center, torch.full((4,), 0.5))
+    assert torch.equal(model.predictor.metric, torch.eye(4))
