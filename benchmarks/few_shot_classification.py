@@ -14,24 +14,14 @@ import json
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from common import RESULTS, ROOT, cifar_fs, write
-from peers import (
-    BAVARDAGE,
-    BDCSPN,
-    PTMAP,
-    SIB,
-    TIM,
-    AlphaTIM,
-    LaplacianShot,
-    Peer,
-    Prototypes,
-    SimpleShot,
-    base_statistics,
-)
+from peers import SIB, Peer, base_statistics
+from peers.registry import METHODS, make
 from scoring import conformal, curves, fit_temperature, rounded, score, temper
 from torch import Tensor
 
@@ -40,6 +30,8 @@ from ebmeta.predict import marginals
 
 NAME = "few_shot_classification.json"
 CHUNK = 64
+AS_PUBLISHED = ("laplacianshot", "tim", "pt_map")  # those whose published settings fit features of another scale
+PUBLISHED = "_published"  # ends the name of a peer with published settings, for 5 ways; without, chosen on validation
 VALIDATION_TASKS, VALIDATION_WAYS = 600, 16
 
 
@@ -78,6 +70,8 @@ WAYS = [Kind(ways, shots, None, queries) for ways, queries in ((5, 15), (10, 10)
 #: Models: the kinds of task that each is meta-trained on, and those that it is tested on.
 MODELS: dict[str, tuple[list[Kind], list[Kind]]] = {
     "default": (DEFAULT, [*FIVE, *FEW]),
+    "balanced": (FIVE[::2], FIVE[::2]),
+    "imbalanced": (FIVE[1::2], FIVE[1::2]),
     **{f"specialist_{kind.name}": ([kind], [kind]) for kind in FIVE},
     "ways": (WAYS, MANY),
 }
@@ -88,28 +82,34 @@ def mixture(kinds: list[Kind], split: str, seed: int) -> ebmeta.MixedSampler:
     return ebmeta.MixedSampler([kind.sampler(split, seed) for kind in kinds])
 
 
+def train(name: str, iterations: int, checkpoint: Path | None = None) -> tuple[ebmeta.EmpiricalBayes, dict[str, Any]]:
+    """Train a model; return it and the facts of the run."""
+    kinds, _ = MODELS[name]
+    model = ebmeta.EmpiricalBayes.classifier(256)
+    started = time.process_time()
+    run = ebmeta.fit(
+        model,
+        mixture(kinds, "train", 0),
+        iterations,
+        validation=mixture(kinds, "val", 1),
+        checkpoint=checkpoint,
+        progress=sys.stderr.isatty(),
+    )
+    facts = {
+        "seconds": round(run.seconds, 1),
+        "cpu_seconds": round(time.process_time() - started, 1),
+        "iterations": run.history.sizes["iteration"],
+        "best_iteration": run.best_iteration,
+    }
+    return model, facts
+
+
 def trained(name: str, iterations: int, cache: Path) -> tuple[ebmeta.EmpiricalBayes, dict[str, Any]]:
     """Train a model, or load it where it was trained before."""
     folder = cache / f"{name}_{iterations}"
     if not (folder / "run.json").is_file():
-        kinds, _ = MODELS[name]
-        model = ebmeta.EmpiricalBayes.classifier(256)
-        started = time.process_time()
-        run = ebmeta.fit(
-            model,
-            mixture(kinds, "train", 0),
-            iterations,
-            validation=mixture(kinds, "val", 1),
-            checkpoint=cache / f"{name}_{iterations}.checkpoint",
-            progress=sys.stderr.isatty(),
-        )
+        model, facts = train(name, iterations, cache / f"{name}_{iterations}.checkpoint")
         ebmeta.save(model, folder)
-        facts = {
-            "seconds": round(run.seconds, 1),
-            "cpu_seconds": round(time.process_time() - started, 1),
-            "iterations": run.history.sizes["iteration"],
-            "best_iteration": run.best_iteration,
-        }
         (folder / "run.json").write_text(json.dumps(facts))
     return ebmeta.load(folder), json.loads((folder / "run.json").read_text())
 
@@ -173,17 +173,14 @@ def peers(cache: Path, sib_steps: int) -> dict[str, Any]:
         method.train(balanced.sampler("train", 0), sib_steps, accuracy, 2500, path)
         return method
 
-    return {
-        "prototypes": lambda kind: Prototypes(),
-        "simpleshot": lambda kind: SimpleShot(center=center),
-        "bd_cspn": lambda kind: BDCSPN(center=center, unit=True),
-        "laplacianshot": lambda kind: LaplacianShot(center=center),
-        "tim": lambda kind: TIM(),
-        "alpha_tim": lambda kind: AlphaTIM(),
-        "pt_map": lambda kind: PTMAP(),
-        "bavardage": lambda kind: BAVARDAGE(center=center, scatter=scatter),
-        "sib": sib,
-    }
+    def tuned(name: str, kind: Kind) -> Peer:
+        return make(name, "balanced" if kind.imbalance is None else "imbalanced", center, scatter)
+
+    def published(name: str, kind: Kind) -> Peer:
+        return make(name, "published", center, scatter)
+
+    ready = {name: sib if name == "sib" else partial(tuned, name) for name in METHODS}
+    return ready | {f"{name}{PUBLISHED}": partial(published, name) for name in AS_PUBLISHED}
 
 
 def peer(method: Peer, kind: Kind, num_tasks: int) -> dict[str, Any]:
@@ -248,10 +245,11 @@ def main() -> None:
             for kind in tested:
                 if not done(name, kind):
                     keep(name, kind, ours(model, kind, arguments.test_tasks))
-    for name, make in peers(cache, arguments.sib_steps).items():
+    for name, prepare in peers(cache, arguments.sib_steps).items():
         for kind in [*FIVE, *MANY]:
-            if wanted(name) and not done(name, kind) and not (name == "sib" and kind in MANY):
-                keep(name, kind, peer(make(kind), kind, arguments.test_tasks))
+            fixed = name == "sib" or name.endswith(PUBLISHED)
+            if wanted(name) and not done(name, kind) and not (fixed and kind in MANY):
+                keep(name, kind, peer(prepare(kind), kind, arguments.test_tasks))
 
 
 if __name__ == "__main__":

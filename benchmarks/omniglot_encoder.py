@@ -3,7 +3,7 @@ r"""An encoder of Omniglot drawings, trained on the train classes of Vinyals et 
 Four convolutions and a linear map to 128 features, trained to tell 4 x 1,028 classes apart (a train class turned
 by a quarter is another class) by a cosine classifier: logits $s \cos(f(x), w_c)$, label smoothing, AdamW under a
 one-cycle schedule, drawings shifted, scaled, turned, sheared and bent at random. Batch $n$ is a pure function of the
-seed and $n$, so a run that was stopped continues from its checkpoint. Shape, scale and augmentation were chosen on
+seed and $n$, so a run that was stopped continues from its checkpoint. The shape was chosen on
 the validation classes.
 """
 

@@ -132,7 +132,7 @@ def fit(
         validate_every: iterations between validations.
         validation_tasks: tasks per validation, the same every time.
         harder: how much harder training tasks are made, see `EpisodeSampler.harder`; 0 leaves them as they are.
-            "auto" measures it: three times the excess of the validation classes' `difficulty` over that
+            "auto" measures it: 2.4 times the excess of the validation classes' `difficulty` over that
             of the training classes (0 without validation). For class features alone, not for the inputs
             of an embedder.
         patience: validations without improvement before stopping, or None to never stop early.

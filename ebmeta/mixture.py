@@ -34,10 +34,10 @@ from torch.nn import functional
 
 from ebmeta.gaussian import Gaussian
 from ebmeta.predictor import CONSTANT
-from ebmeta.refine import Refiner, Setting
-from ebmeta.synthetic_gradient import ClassSyntheticGradient
+from ebmeta.refine import GradientRefiner, Refiner, Setting
+from ebmeta.synthetic_gradient import ClassSyntheticGradient, MLPSyntheticGradient
 
-__all__ = ["MixtureRefiner"]
+__all__ = ["MixtureRefiner", "class_refiner"]
 
 
 class MixtureRefiner(Refiner):
@@ -92,3 +92,20 @@ class MixtureRefiner(Refiner):
         loc = torch.cat([(self.log_scale + log_scale).exp() * direction, bias], -1)
         loc = torch.where(setting.way_mask.unsqueeze(-1), loc, q0.loc)
         return q.with_(loc, q0.precision + self.log_information.exp() * claimed)
+
+
+def class_refiner(kind: str, num_steps: int, n_way: int | None, width: int) -> Refiner:
+    """Return a refiner of class weights by name; see `EmpiricalBayes.classifier`.
+
+    Raises:
+        ValueError: if the name is unknown, or a number of ways is needed and not given.
+    """
+    if kind == "mixture":
+        return MixtureRefiner(ClassSyntheticGradient(width), num_steps)
+    if kind == "residual":
+        return GradientRefiner(ClassSyntheticGradient(width), num_steps, step=5.0)
+    if kind != "mlp":
+        raise ValueError(f"synthetic_gradient: expected 'mixture', 'residual' or 'mlp', got {kind!r}")
+    if n_way is None:
+        raise ValueError("n_way: expected the number of classes for synthetic_gradient='mlp', got None")
+    return GradientRefiner(MLPSyntheticGradient(n_way), num_steps, step=5.0)

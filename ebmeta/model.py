@@ -22,33 +22,17 @@ from torch import Tensor, nn
 from ebmeta.gaussian import Gaussian
 from ebmeta.initializer import ConjugateInitializer, Initializer, PrototypeInitializer
 from ebmeta.likelihood import LIKELIHOODS, Likelihood
-from ebmeta.mixture import MixtureRefiner
+from ebmeta.mixture import class_refiner
 from ebmeta.predictor import LinearPredictor
 from ebmeta.prior import DiagonalPrior, FullPrior, Prior
 from ebmeta.refine import GradientRefiner, Refiner
 from ebmeta.seeding import seeded
-from ebmeta.synthetic_gradient import (
-    ClassSyntheticGradient,
-    MLPSyntheticGradient,
-    RealSyntheticGradient,
-)
+from ebmeta.synthetic_gradient import RealSyntheticGradient
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["EmpiricalBayes", "Program"]
 
 _SERIAL = itertools.count()
-
-
-def _class_refiner(kind: str, num_steps: int, n_way: int | None, width: int) -> Refiner:
-    if kind == "mixture":
-        return MixtureRefiner(ClassSyntheticGradient(width), num_steps)
-    if kind == "residual":
-        return GradientRefiner(ClassSyntheticGradient(width), num_steps, step=5.0)
-    if kind != "mlp":
-        raise ValueError(f"synthetic_gradient: expected 'mixture', 'residual' or 'mlp', got {kind!r}")
-    if n_way is None:
-        raise ValueError("n_way: expected the number of classes for synthetic_gradient='mlp', got None")
-    return GradientRefiner(MLPSyntheticGradient(n_way), num_steps, step=5.0)
 
 
 class Program(nn.Module):
@@ -167,7 +151,7 @@ class EmpiricalBayes(nn.Module):
         }
         with seeded(seed):
             predictor = LinearPredictor(num_features, "cosine", embedder, freeze_embedder)
-            refiner = _class_refiner(synthetic_gradient, num_steps, n_way, width)
+            refiner = class_refiner(synthetic_gradient, num_steps, n_way, width)
             return cls(
                 DiagonalPrior(predictor.num_weights),
                 LIKELIHOODS["categorical"](),

@@ -191,10 +191,10 @@ class EpisodeSampler:
 
         $$ x_i \leftarrow \bar x_c + s\,(x_i - \bar x_c) + \tfrac{t_c}{2}\, \varepsilon_i\, (\bar x_{c'} - \bar x_c) $$
 
-        with $s \sim \mathcal U(1, 1 + 0.6\,a)$ for each task, $t_c \sim \mathcal U(0, a)$ and another class $c'$
-        for each class of a task, and a sign $\varepsilon_i = \pm 1$ for each row. Features of the classes that an
-        embedding was trained on are tighter than those of new classes; a model trained on them as they are
-        trusts its queries too much.
+        with $s = 1 + 0.3\,b$ and $b \sim \mathcal U(0, 2a)$ for each task, $t_c \sim \mathcal U(0, b)$ and another
+        class $c'$ for each class of a task, and a sign $\varepsilon_i = \pm 1$ for each row. Features of the
+        classes that an embedding was trained on are tighter than those of new classes; a model trained on
+        them as they are trusts its queries too much. Tasks of all degrees teach it how far to trust them.
 
         Args:
             strength: $a$, at least 0; 0 changes nothing.
@@ -213,9 +213,10 @@ class EpisodeSampler:
         means = self._means[classes]
         away = self._means[rng.integers(len(self._means), size=len(classes))] - means
         shape = (-1, *[1] * (task.ndim - 1))
-        away *= rng.uniform(0, self._strength / 2, len(classes)).astype(np.float32).reshape(shape)
+        strength = rng.uniform(0, 2 * self._strength)
+        away *= rng.uniform(0, strength / 2, len(classes)).astype(np.float32).reshape(shape)
         side = rng.choice(np.array([-1.0, 1.0], dtype=np.float32), len(task)).reshape(shape)
-        factor = np.float32(rng.uniform(1.0, 1 + 0.6 * self._strength))
+        factor = np.float32(1 + 0.3 * strength)
         out: np.ndarray = means[place] + factor * (task - means[place]) + side * away[place]
         return out
 

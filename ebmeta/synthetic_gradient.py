@@ -32,7 +32,7 @@ __all__ = [
     "SyntheticGradient",
 ]
 
-CELL, TASK = 5, 6  # inputs of the class network: per (query, class), and per task
+CELL, TASK = 7, 6  # inputs of the class network: per (query, class), and per task
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,9 +132,11 @@ class ClassSyntheticGradient(SyntheticGradient):
     r"""$\xi_i = p_i - r_i$ with $r_i = \mathrm{softmax}(\log p_i + g_i)$ and $g$ an exchangeable network.
 
     $g$ sees, for each (query, class) cell: $\log p$, $p$, the logit centred over classes, the log variance of
-    the logit, and the log of the class's share of the queries; and of the task as a whole: how unequal the
-    shares are, the mean entropy of $p$, how many classes and queries per class there are, and how much the
-    support set has said. The means over queries and classes inside each layer carry the context.
+    the logit; for each class: the log of its share of the queries, how tightly they lie together (length of
+    their mean, weighted by $p$), and how near the other classes are (mean cosine between those means); and of
+    the task: how unequal the shares are, the mean entropy of $p$, how many classes and queries per class there
+    are, and how much the support set has said. The means over queries and classes inside each layer carry the
+    context.
 
     Args:
         width: hidden features per cell.
@@ -162,9 +164,15 @@ class ClassSyntheticGradient(SyntheticGradient):
         share = (claimed + 1) / (num_queries + num_ways) * num_ways
         spread = ((share - 1).square() * real).sum(-1, keepdim=True) / num_ways
         entropy = -(p * log_p * queries).sum((1, 2), keepdim=True) / num_queries / num_ways.log().clamp(min=1e-6)
+        resultant = (p * queries * real).mT @ state.x
+        length = resultant.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+        tight = (length / claimed.mT.clamp(min=1e-6)).mT
+        direction = resultant / length
+        near = (direction @ direction.mT - torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)) * real.mT
+        near = near.sum(1, keepdim=True) / (num_ways - 1).clamp(min=1)
         cell = [log_p / 3, p, (loc - loc.sum(-1, keepdim=True) / num_ways) / 5, state.var.clamp(min=1e-12).log()]
         task = [spread, (spread + 1e-3).log(), entropy, num_ways.log(), (num_queries / num_ways).log()]
-        everything = [*cell, share.log(), *task, state.strength[:, None, None]]
+        everything = [*cell, share.log(), 3 * tight, 3 * near, *task, state.strength[:, None, None]]
         return torch.stack([v.expand_as(p) for v in everything], -1).masked_fill(~ways.unsqueeze(-1), 0.0)
 
     def hidden(self, state: QueryState) -> tuple[Tensor, Tensor]:

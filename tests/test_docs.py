@@ -199,3 +199,46 @@ def test_build_stops_where_a_block_fails(folder: Path) -> None:
     done = build(folder, "Title\n=====\n\n```python\n1 / 0\n```\n")
     assert done.returncode != 0
     assert "ZeroDivisionError" in done.stderr
+
+
+# comparison -------------------------------------------------------------------------------------------
+
+comparison = load("comparison")
+
+
+def piece(accuracy: float, *, steps: int = 0) -> dict[str, object]:
+    scores = {name: [accuracy, 0.01] for name in ("accuracy", "nll", "ece", "ece_mass", "brier", "aurc")}
+    if steps:
+        scores = {name: [[accuracy - (steps - k) / 100, 0.01] for k in range(steps + 1)] for name in scores}
+    return {
+        "val": scores,
+        "test": scores,
+        "curves": {"bin_confidence": [None, 0.5], "bin_accuracy": [None, 0.4], "coverage": [0.5, 1], "risk": [0, 0.1]},
+        "conformal": {"coverage": [0.905, 0.01], "size": [1.5, 0.1]},
+        "ms_per_task": 0.25,
+    }
+
+
+def test_comparison_tables_and_figures(tmp_path: Path) -> None:
+    kinds = comparison.FIVE
+    result = {
+        "test_tasks": 2000,
+        "default": {"training": {"seconds": 1.0}} | {kind: piece(0.75, steps=2) for kind in kinds},
+        f"specialist_{kinds[0]}": {kinds[0]: piece(0.76, steps=2)},
+        "tim": {kinds[0]: piece(0.7)},
+        "tim_published": {kinds[0]: piece(0.6)},
+    }
+    tables = comparison.tables(result)
+    rows = tables["accuracy"].splitlines()
+    assert rows[0] == "|  | 5way 1shot balanced | 5way 1shot imbalanced | 5way 5shot balanced | 5way 5shot imbalanced |"
+    assert rows[2] == "| ebmeta, one default model | 75.0 ± 1.0 | 75.0 ± 1.0 | 75.0 ± 1.0 | 75.0 ± 1.0 |"
+    assert rows[3:] == [
+        "| ebmeta, a specialist for each column | 76.0 ± 1.0 |  |  |  |",
+        "| TIM | 70.0 ± 1.0 |  |  |  |",
+        "| TIM, published settings | 60.0 ± 1.0 |  |  |  |",
+    ]
+    assert tables["path_test"].splitlines()[2] == "| 5way 1shot balanced | 0.7300 | 0.7400 | 0.7500 |"
+    assert "| TIM | 90.5%, 1.50 |  |  |  |" in tables["conformal"]
+    comparison.figures(result, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"cost.png", "reliability.png", "risk.png"}
+    assert all(path.stat().st_size > 5000 for path in tmp_path.iterdir())

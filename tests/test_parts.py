@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ from ebmeta.likelihood import Categorical
 from ebmeta.predictor import LinearPredictor
 from ebmeta.prior import DiagonalPrior, FullPrior
 from ebmeta.refine import Setting
-from ebmeta.synthetic_gradient import ClassSyntheticGradient, ExchangeableLinear, RealSyntheticGradient
+from ebmeta.synthetic_gradient import CELL, TASK, ClassSyntheticGradient, ExchangeableLinear, RealSyntheticGradient
 
 
 def normal(*shape, seed=0):
@@ -147,6 +148,28 @@ def test_the_class_belief_is_a_distribution_over_real_classes():
     assert bool((belief.masked_select(~batch.way_mask.unsqueeze(1)) == 0).all())
     close(xi(s), s.mean - belief, 1e-15)
     assert (belief - s.mean).abs().max() > 0.01
+
+
+def test_the_class_network_sees_its_features():
+    batch, model = class_tasks(), classifier()
+    s = state(batch, model)
+    h = ClassSyntheticGradient.features(s)
+    assert h.shape[-1] == CELL + TASK
+    for t in range(4):
+        ways, rows = int(batch.way_mask[t].sum()), batch.query_mask[t]
+        p, x, n = s.mean[t][rows][:, :ways], s.x[t][rows], int(rows.sum())
+        mean = p.T @ x / p.sum(0).unsqueeze(-1)
+        unit = mean / mean.norm(dim=-1, keepdim=True)
+        share = ways * (p.sum(0) + 1) / (n + ways)
+        spread = (share - 1).square().mean()
+        entropy = -(p * p.log()).sum(1).mean() / math.log(ways)
+        of_class = [share.log(), 3 * mean.norm(dim=-1), 3 * ((unit @ unit.T).sum(1) - 1) / (ways - 1)]
+        of_task = [spread, (spread + 1e-3).log(), entropy, math.log(ways), math.log(n / ways), s.strength[t]]
+        logit = s.loc[t][rows][:, :ways]
+        cell = [p.log() / 3, p, (logit - logit.mean(1, keepdim=True)) / 5, s.var[t][rows][:, :ways].log()]
+        expected = [*cell, *(v.expand_as(p) for v in of_class), *(torch.as_tensor(v).expand_as(p) for v in of_task)]
+        close(h[t][rows][:, :ways], torch.stack([v.double() for v in expected], -1), 1e-6)
+        assert not h[t][:, ways:].any()
 
 
 def test_the_real_residual_is_a_shift_of_the_weights():

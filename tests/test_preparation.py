@@ -20,14 +20,14 @@ def episodes(spread: float, seed: int = 0) -> EpisodeSampler:
     return EpisodeSampler(X, np.repeat(np.arange(8), 30), 3, 1, 5, seed=seed)
 
 
-def test_tasks_are_hardened_by_three_times_the_excess_of_the_validation_classes():
+def test_tasks_are_hardened_by_the_excess_times_a_constant_of_the_validation_classes():
     model, train = EmpiricalBayes.classifier(4), episodes(1.0)
-    assert hardening(model, train, episodes(1.2), "auto") == pytest.approx(0.6, abs=1e-4)
+    assert hardening(model, train, episodes(1.2), "auto") == pytest.approx(0.48, abs=1e-4)
     assert hardening(model, MixedSampler([train]), MixedSampler([episodes(1.2)]), "auto") == pytest.approx(
-        0.6, abs=1e-4
+        0.48, abs=1e-4
     )
     assert hardening(model, train, episodes(0.7), "auto") == 0.0
-    assert hardening(model, train, episodes(9.0), "auto") == 3.0
+    assert hardening(model, train, episodes(9.0), "auto") == 2.4
     assert hardening(model, train, None, "auto") == 0.0
     assert hardening(model, train, None, 1.5) == 1.5
 

@@ -87,9 +87,9 @@ class BAVARDAGE(Peer):
         mean_strength: $\beta_0$, pseudo-counts at the origin.
         class_strength: $\alpha_0$ of the class proportions.
 
-    The published values are the defaults; with them every query goes to few classes on the benchmark's features,
-    whose classes have more members, so that the axes are scaled down. Chosen: a variance of 0.002, or, under
-    imbalance, 0.003 with `mean_strength` 30 and `kmeans_temperature` 20.
+    The published values are the defaults. The scatter sums over the members of a class, and beside the published
+    variance the spherized rows of the benchmark's features are so short that most queries fall to one class.
+    Chosen: a variance of 0.002, or, under imbalance, 0.003 with `mean_strength` 30 and `kmeans_temperature` 20.
 
     Source: Hu, Pateux and Gripon (2022), "Adaptive dimension reduction and variational inference for
     transductive few-shot classification".

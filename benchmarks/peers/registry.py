@@ -1,6 +1,6 @@
 """The peers by name, with their published hyperparameters and with those chosen for the features of the benchmark.
 
-Chosen on 256 tasks of the validation classes of CIFAR-FS for each of 1 and 5 shots, by the mean accuracy of both,
+Chosen on at least 256 tasks of the validation classes of CIFAR-FS for each of 1 and 5 shots, by their mean accuracy,
 apart for balanced queries and for Dirichlet(2) ones, from grids of at most some hundred settings a method. Where
 published settings were as good (prototypes, SimpleShot, BD-CSPN) or belong to the training recipe (SIB), they stay.
 """
