@@ -149,7 +149,7 @@ def ours(model: ebmeta.EmpiricalBayes, kind: Kind, num_tasks: int) -> dict[str, 
 
     @torch.no_grad()
     def last(batch: ebmeta.TaskBatch) -> Tensor:
-        q, x = (lambda p, _, f: (p[-1], f))(*model.infer(batch))
+        q, x = (lambda p, _, f, *rest: (p[-1], f))(*model.infer(batch))
         return model.likelihood.predict(*q.marginal(x), batch.way_mask)["probs"]
 
     return result | {"ms_per_task": milliseconds(last, batches)}

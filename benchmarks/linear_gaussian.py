@@ -54,7 +54,7 @@ def evidence(model: ebmeta.EmpiricalBayes, batch: TaskBatch) -> torch.Tensor:
 
 def exact_maximum(batch: TaskBatch) -> float:
     """Return the largest mean log evidence per group over prior and noise, by L-BFGS from the truth."""
-    model = ebmeta.EmpiricalBayes.regressor(2).double()
+    model = ebmeta.EmpiricalBayes.regressor(2, standardize=False).double()
     parameters = [model.prior.loc, model.prior.log_scale, model.prior.lower, model.likelihood.log_noise]
     sizes = [p.numel() for p in parameters]
 
@@ -74,7 +74,7 @@ def exact_maximum(batch: TaskBatch) -> float:
 def fitted_prior(num_groups: int = 200, num_iterations: int = 1500) -> dict[str, float]:
     """Fit the prior by the evidence objective and compare its evidence with the exact maximum."""
     batch = tasks(None, seed=5).sample(num_groups).to(torch.float64)
-    model = ebmeta.EmpiricalBayes.regressor(2, num_steps=0).double()
+    model = ebmeta.EmpiricalBayes.regressor(2, num_steps=0, standardize=False).double()
     ebmeta.fit(
         model, Fixed(batch), num_iterations, objective="evidence", learning_rate=2e-2, progress=sys.stderr.isatty()
     )
@@ -87,7 +87,7 @@ def fitted_prior(num_groups: int = 200, num_iterations: int = 1500) -> dict[str,
 def refinement(coupling: np.ndarray | None, num_iterations: int = 2000) -> dict[str, object]:
     """Fit the prior by its evidence, then train all; compare predictions and posteriors with the exact ones."""
     family = tasks(coupling, seed=0)
-    model = ebmeta.EmpiricalBayes.regressor(2, beta=0.0)
+    model = ebmeta.EmpiricalBayes.regressor(2, beta=0.0, standardize=False)
     ebmeta.fit(model, family, 500, 64, objective="evidence", learning_rate=2e-2, progress=sys.stderr.isatty())
     run = ebmeta.fit(model, family, num_iterations, batch_size=64, learning_rate=5e-3, progress=sys.stderr.isatty())
     test = tasks(coupling, seed=9).sample(TEST_TASKS)

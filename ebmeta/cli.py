@@ -213,7 +213,6 @@ def predict(
     import torch
 
     from ebmeta.estimators import FewShotClassifier, FewShotRegressor
-    from ebmeta.evaluate import Z90
     from ebmeta.predict import predict as predict_tree
     from ebmeta.sampling import class_codes
     from ebmeta.tabular import read_table, write_table
@@ -247,7 +246,8 @@ def predict(
     else:
         reg = FewShotRegressor(loaded, num_steps).fit(labelled.X, support_y)
         mean, std = reg.predict(rows.X, return_std=True)
-        columns = {"mean": mean, "std": std, "q05": mean - Z90 * std, "q95": mean + Z90 * std}
+        low, high = reg.interval(rows.X)
+        columns = {"mean": mean, "std": std, "q05": low, "q95": high}
         result |= {"mean_std": round(float(std.mean()), 5)}
         y = support_y.astype(np.float32)
     if output.suffix == ".nc":

@@ -11,9 +11,9 @@ parts of the Brier score, infinitesimal jackknife for the area).
 from __future__ import annotations
 
 from functools import partial
-from statistics import NormalDist
 
 import numpy as np
+import torch
 import xarray as xr
 
 from ebmeta.calibration import (
@@ -28,14 +28,14 @@ from ebmeta.calibration import (
     calibration_interval,
     reliability_bins,
 )
+from ebmeta.likelihood import ScalarLikelihood
 from ebmeta.model import EmpiricalBayes
-from ebmeta.predict import predict
+from ebmeta.predict import marginals, predict
 from ebmeta.sampling import TaskSampler
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["calibration_error", "evaluate", "reliability_bins", "table", "task_batches"]
 
-Z90 = NormalDist().inv_cdf(0.95)
 #: The parts of the Brier score, which add up to it: first minus second plus third.
 PARTS = {
     "brier_reliability": "reliability",
@@ -138,10 +138,10 @@ def _scores(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None) -> x
     """Return the metrics of every task, and the top labels of every query."""
     if batch.query_y is None:
         raise ValueError("evaluate: expected query labels, got unlabelled tasks")
-    table = predict(model, batch, num_steps=num_steps, num_draws=0)["predictive"].to_dataset()
     mask = xr.DataArray(batch.query_mask.cpu().numpy(), dims=("task", "query"))
     y = xr.DataArray(batch.query_y.cpu().numpy(), dims=("task", "query"))
-    if "probs" in table:
+    if model.likelihood.categorical:
+        table = predict(model, batch, num_steps=num_steps, num_draws=0)["predictive"].to_dataset()
         probs = table["probs"].transpose("step", "task", "query", "way")
         truth = np.clip(y.values, 0, None)[None, :, :, None]
         picked = np.take_along_axis(probs.values, truth, -1)[..., 0]
@@ -161,16 +161,31 @@ def _scores(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None) -> x
         )  # queries of a task weigh alike
         extra["pairs"] = xr.DataArray(sums, dims=("step", "task", "bin", "moment")) / mask.sum("query")
     else:
-        mean, std = table["mean"], table["std"]
-        z = (y - mean) / std
-        queries = {
-            "nll": (z**2 + np.log(2 * np.pi * std**2)) / 2,
-            "squared_error": (y - mean) ** 2,
-            "coverage": (z**2 <= Z90**2).astype(float),
-        }
-        extra = {}
+        queries, extra = _number_scores(model, batch, num_steps), {}
     per_task = {k: v.where(mask).mean("query").transpose("step", "task") for k, v in queries.items()}
     return xr.Dataset({**per_task, **{k: v.transpose("step", "task", ...) for k, v in extra.items()}})
+
+
+def _number_scores(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None) -> dict[str, xr.DataArray]:
+    """Return the scores of every query whose label is a number, dimensions `(step, task, query)`."""
+    chunks: list[dict[str, torch.Tensor]] = []
+    start = 0
+    for chunk in marginals(model, batch, num_steps):
+        inferred, steps = chunk.inferred, len(chunk.inferred.path)
+        assert batch.query_y is not None  # for the type checker: the caller has looked
+        y = batch.query_y[start : start + len(inferred.log_weight)].to(inferred.x)
+        start += len(y)
+        none, discrete = inferred.x.new_zeros(1), getattr(model.likelihood, "discrete", False)
+        with torch.no_grad():
+            nll = torch.stack([-inferred.log_prob(k, y, none, predictive=True) for k in range(steps)])
+            scores = {"nll": nll, "squared_error": (y - chunk.summaries["mean"]).square()}
+            if type(model.likelihood).cdf is not ScalarLikelihood.cdf:  # type: ignore[attr-defined]
+                reached = torch.stack([inferred.cdf(k, y) for k in range(steps)])
+                before = torch.stack([inferred.cdf(k, y - 1) for k in range(steps)]) if discrete else reached
+                scores["coverage"] = ((reached >= 0.05) & (before < 0.95)).to(nll.dtype)
+        chunks.append(scores)
+    dims = ("step", "task", "query")
+    return {name: xr.DataArray(torch.cat([c[name] for c in chunks], 1).cpu().numpy(), dims=dims) for name in chunks[0]}
 
 
 def _calibration(data: xr.Dataset, num_bootstrap: int, seed: int) -> dict[str, Interval]:

@@ -52,8 +52,8 @@ class Gaussian(ABC):
             self.loc.expand(*shape, *self.loc.shape), self.precision.expand(*shape, *self.precision.shape)
         )
 
-    def __getitem__(self, index: slice) -> Gaussian:
-        """Choose tasks."""
+    def __getitem__(self, index: slice | Tensor) -> Gaussian:
+        """Choose tasks by slice or indices."""
         return self.with_(self.loc[index], self.precision[index])
 
     def marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,6 +82,10 @@ class Gaussian(ABC):
     @abstractmethod
     def kl(self, other: Gaussian) -> Tensor:
         r"""Return $\mathrm{KL}(q \Vert p)$ in nats, summed over outputs, shape `(T,)`."""
+
+    @abstractmethod
+    def color(self, noise: Tensor) -> Tensor:
+        r"""Return $\Lambda^{-1/2} \varepsilon$ for standard normal `noise` of shape `(..., T, C, P)`."""
 
     @abstractmethod
     def distribution(self) -> TorchDistributionMixin:
@@ -123,6 +127,9 @@ class DiagonalGaussian(Gaussian):
         ratio = other.precision / self.precision
         distance = other.precision * (self.loc - other.loc).square()
         return ((ratio - 1 - ratio.log() + distance) / 2).sum((-2, -1))
+
+    def color(self, noise: Tensor) -> Tensor:
+        return noise * self.scale
 
     def distribution(self) -> TorchDistributionMixin:
         out: TorchDistributionMixin = dist.Normal(self.loc, self.scale).to_event(2)
@@ -176,6 +183,10 @@ class FullGaussian(Gaussian):
         r"""Return $\Lambda^{-1}$, shape `(T, C, P, P)`."""
         out: Tensor = torch.cholesky_inverse(self._factor)
         return out
+
+    def color(self, noise: Tensor) -> Tensor:
+        out: Tensor = torch.linalg.solve_triangular(self._factor.mT, noise.unsqueeze(-1), upper=True)
+        return out.squeeze(-1)
 
     def distribution(self) -> TorchDistributionMixin:
         scale_tril = _cholesky(self.covariance())

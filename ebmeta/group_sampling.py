@@ -18,10 +18,12 @@ class GroupSampler:
 
     Args:
         X: inputs, shape `(N, D)`; NumPy array or memory map.
-        y: real-valued labels, shape `(N,)`.
+        y: numbers to predict: real, counts, or 0 and 1, shape `(N,)`.
         groups: group of each row, any hashable labels, shape `(N,)`.
         n_support: support rows per task, or an inclusive range drawn anew for each task.
         n_query: largest number of query rows per task; all remaining rows by default.
+        size: trials, exposure or readings of each row (see `ebmeta.likelihood.Given`), shape `(N,)`; 1 by default.
+        group_X: covariates of the group of each row, the same in all its rows, shape `(N, G)`.
         transform: function of (rows of one task, generator) applied to each task.
         seed: first half of the key of every batch.
 
@@ -42,6 +44,8 @@ class GroupSampler:
         n_support: Range = 3,
         n_query: int | None = None,
         *,
+        size: Any = None,
+        group_X: Any = None,
         transform: Transform | None = None,
         seed: int = 0,
     ) -> None:
@@ -68,11 +72,13 @@ class GroupSampler:
         self.groups = np.empty(len(number), dtype=object)
         self.groups[:] = list(number)
         codes = np.array([number[group] for group in labels])
+        self.size = None if size is None else _sizes(size, len(self.y))
         self.n_support = check_range("n_support", n_support, 0)
         if n_query is not None and n_query < 1:
             raise ValueError(f"n_query: expected at least 1, got {n_query}")
         self.n_query, self.transform, self.seed = n_query, transform, seed
         self._members = members(codes)
+        self.group_X = None if group_X is None else self._covariates(group_X)
         smallest = min(range(len(self._members)), key=lambda g: len(self._members[g]))
         if len(self._members[smallest]) <= self.n_support[1]:
             raise ValueError(
@@ -80,6 +86,22 @@ class GroupSampler:
                 f"{len(self._members[smallest])} in group {self.groups[smallest]!r}"
             )
         generator(seed, 0)
+
+    def _covariates(self, group_X: Any) -> np.ndarray:
+        """Return the covariates of each group, from those of its rows."""
+        values = np.asarray(group_X)
+        if values.ndim != 2 or len(values) != len(self.y) or values.dtype.kind not in "fiub":
+            raise ValueError(
+                f"group_X: expected numbers of shape ({len(self.y)}, G), got shape {values.shape} of {values.dtype}"
+            )
+        values = values.astype(np.float32)
+        for group, rows in zip(self.groups, self._members, strict=True):
+            own = values[rows]
+            if not np.isfinite(own).all() or (own != own[0]).any():
+                raise ValueError(
+                    f"group_X: expected finite numbers, the same in all rows of a group, got others in {group!r}"
+                )
+        return np.stack([values[rows[0]] for rows in self._members])
 
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
         """Draw batch number `index`: groups without replacement, while there are enough.
@@ -106,10 +128,33 @@ class GroupSampler:
             stop = len(order) if self.n_query is None else support + self.n_query
             rows.append((order[:support], order[support:stop]))
         inputs = gather(self.X, rows, self.transform, rng)
-        y = [(self.y[s].astype(np.float32), self.y[q].astype(np.float32)) for s, q in rows]
+        support_size, query_size = (None, None) if self.size is None else _columns(self.size, rows)
+        support_y, query_y = _columns(self.y, rows)
+        task_x = None if self.group_X is None else torch.from_numpy(self.group_X[chosen])
         return TaskBatch.from_tasks(
             [s for s, _ in inputs],
-            [torch.from_numpy(s) for s, _ in y],
+            support_y,
             [q for _, q in inputs],
-            [torch.from_numpy(q) for _, q in y],
+            query_y,
+            support_size=support_size,
+            query_size=query_size,
+            task_x=task_x,
         )
+
+
+def _sizes(size: Any, length: int) -> np.ndarray:
+    values = np.asarray(size)
+    if values.shape != (length,) or values.dtype.kind not in "fiub":
+        raise ValueError(f"size: expected {length} numbers, got shape {values.shape} of {values.dtype}")
+    bad = ~(np.isfinite(values) & (values > 0))
+    if bad.any():
+        raise ValueError(f"size: expected finite numbers above 0, got {values[bad][0]} at row {int(np.argmax(bad))}")
+    return values
+
+
+def _columns(
+    values: np.ndarray, rows: list[tuple[np.ndarray, np.ndarray]]
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return the values of each task's support and query rows as 32-bit floats."""
+    flat = values.astype(np.float32)
+    return [torch.from_numpy(flat[s]) for s, _ in rows], [torch.from_numpy(flat[q]) for _, q in rows]

@@ -5,7 +5,8 @@ permutation-invariant, and both equal to the prior where a class has no support:
 
 - `PrototypeInitializer` (class weights): each labelled feature vector is a noisy look at its
   class's weight vector, so the location is a prototype shrunk towards the learned prior.
-- `ConjugateInitializer` (real labels): Bayesian linear regression under the learned prior.
+- `ConjugateInitializer` (one number per row): Bayesian linear regression under the learned prior, and where the
+  likelihood is not normal the best Gaussian, by natural-gradient steps.
 """
 
 from __future__ import annotations
@@ -16,15 +17,26 @@ import torch
 from torch import Tensor, nn
 
 from ebmeta.gaussian import Gaussian
-from ebmeta.likelihood import Likelihood
+from ebmeta.likelihood import Given, Likelihood
 
 __all__ = ["ConjugateInitializer", "Initializer", "PrototypeInitializer"]
+
+
+MODE_STEPS = 5  # steps that go to the mode, before those that find the best Gaussian
 
 
 class Initializer(nn.Module):
     """Base class: a map from prior and support set to a Gaussian."""
 
-    def forward(self, prior: Gaussian, likelihood: Likelihood, x: Tensor, y: Tensor, mask: Tensor) -> Gaussian:
+    def forward(
+        self,
+        prior: Gaussian,
+        likelihood: Likelihood,
+        x: Tensor,
+        y: Tensor,
+        mask: Tensor,
+        given: Given | None = None,
+    ) -> Gaussian:
         r"""Return $q_0$.
 
         Args:
@@ -33,6 +45,7 @@ class Initializer(nn.Module):
             x: support features, shape `(T, S, P)`.
             y: support labels, shape `(T, S)`.
             mask: True where a support row is real, shape `(T, S)`.
+            given: what else is known of the support rows.
 
         Returns:
             A Gaussian of the prior's family, shape `(T, C, P)`.
@@ -59,7 +72,15 @@ class PrototypeInitializer(Initializer):
         self.log_amplitude = nn.Parameter(torch.tensor(math.log(amplitude)))
         self.log_precision = nn.Parameter(torch.full((num_weights,), math.log(precision)))
 
-    def forward(self, prior: Gaussian, likelihood: Likelihood, x: Tensor, y: Tensor, mask: Tensor) -> Gaussian:
+    def forward(
+        self,
+        prior: Gaussian,
+        likelihood: Likelihood,
+        x: Tensor,
+        y: Tensor,
+        mask: Tensor,
+        given: Given | None = None,
+    ) -> Gaussian:
         member = likelihood.statistic(y, prior.loc.shape[1]).to(x.dtype) * mask.unsqueeze(-1)
         looks = self.log_precision.exp()
         total = self.log_amplitude.exp() * torch.einsum("tsc,tsp->tcp", member, x)
@@ -68,19 +89,51 @@ class PrototypeInitializer(Initializer):
 
 
 class ConjugateInitializer(Initializer):
-    r"""One natural-gradient step of size 1 from the prior, which is exact for a normal likelihood.
+    r"""Natural-gradient steps from the prior: one is exact for a normal likelihood, others take sixteen.
 
-    $$ \Lambda = \Lambda_0 + X^\top A'' X / \varphi, \qquad m = \mu + \Lambda^{-1} X^\top (T(y) - A') / \varphi $$
+    $$ \Lambda \leftarrow \Lambda_0 + X^\top \mathrm{diag}(h) X, \qquad
+       m \leftarrow m - \rho\, \Lambda^{-1} \big( X^\top g + \Lambda_0 (m - \mu) \big) $$
 
-    with $A'$ and $A''$ averaged over the prior; for a normal likelihood $A' = X \mu$ and $A'' = 1$.
+    with $g$ and $h$ the mean gradient and curvature of $-\log p(y \mid \eta)$ under the present Gaussian
+    (`Likelihood.gradients`); the first five steps take them at its location alone, which goes to the mode. Their fixed
+    point is the Gaussian of least $\mathbb E_q[-\log p(y \mid \eta)] + \mathrm{KL}(q \Vert p_\psi)$. The step $\rho$ is
+    1 unless a linear predictor would move by more than 2.
 
-    Source: equal to `ebmeta.conjugate.posterior` (tested).
+    Args:
+        num_steps: steps for likelihoods that are not conjugate.
+
+    Source: for a normal likelihood equal to `ebmeta.conjugate.posterior` (tested); Khan and Lin 2017,
+    Conjugate-computation variational inference.
     """
 
-    def forward(self, prior: Gaussian, likelihood: Likelihood, x: Tensor, y: Tensor, mask: Tensor) -> Gaussian:
-        weight = mask.unsqueeze(-1) / likelihood.dispersion()
+    def __init__(self, num_steps: int = 16) -> None:
+        super().__init__()
+        self.num_steps = num_steps
+
+    def forward(
+        self,
+        prior: Gaussian,
+        likelihood: Likelihood,
+        x: Tensor,
+        y: Tensor,
+        mask: Tensor,
+        given: Given | None = None,
+    ) -> Gaussian:
         ways = torch.ones(prior.loc.shape[:2], dtype=torch.bool, device=x.device)
-        mean, curvature = likelihood.moments(*prior.marginal(x), ways)
-        statistic = likelihood.statistic(y, prior.loc.shape[1]).to(x.dtype)
-        q = prior.with_(prior.loc, prior.precision + prior.gram(x, curvature * weight))
-        return q.with_(q.loc + q.solve(torch.einsum("tsp,tsc->tcp", x, (statistic - mean) * weight)), q.precision)
+        x, q = x * mask.unsqueeze(-1), prior
+        for step in range(1 if likelihood.conjugate else self.num_steps):
+            loc, var = q.marginal(x)
+            searching = step < MODE_STEPS and not likelihood.conjugate
+            if searching:
+                var = torch.zeros_like(var)
+            slope, curvature = (v * mask.unsqueeze(-1) for v in likelihood.gradients(y, loc, var, ways, given))
+            total = torch.einsum("tsp,tsc->tcp", x, slope) + prior.times(q.loc - prior.loc)
+            precision = prior.precision + prior.gram(x, curvature)
+            if not (searching or likelihood.conjugate):
+                precision = (3 * precision + q.precision) / 4  # curvature and variance would chase each other
+            move = prior.with_(q.loc, precision).solve(total)
+            if not likelihood.conjugate and x.shape[1]:
+                reach = (x @ move.mT).abs().amax((1, 2))
+                move = move * (2 / reach.clamp(min=2))[:, None, None]
+            q = prior.with_(q.loc - move, precision)
+        return q

@@ -1,56 +1,36 @@
-r"""The hierarchical model and its guide: one Pyro program for all tasks.
+r"""The hierarchical model: every part in one module.
 
-    model:  w_t ~ p_psi(w)                          site "w",       plate "task"
-            y_ti ~ p(y | phi(x_ti)' w_t)            site "query_y" (and "support_y" where observed)
-    guide:  w_t ~ q_K(w; support_t, query_x_t)      site "w",       plate "task"
-
-`EmpiricalBayes` owns every part. Its `model` and `guide` are callables of one `TaskBatch` that go
-into `SVI`, `Trace_ELBO()(model, guide)`, `Predictive`, `NUTS` and every handler of `pyro.poutine`.
+`EmpiricalBayes` owns prior, likelihood, predictor, initializer and refiner. Its `model` and `guide` are Pyro callables
+of one `TaskBatch` that go into `SVI`, `Trace_ELBO()(model, guide)`, `Predictive`, `NUTS` and every handler of
+`pyro.poutine` (`ebmeta.program`).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-import pyro
-from pyro import poutine
+import torch
 from torch import Tensor, nn
 
+from ebmeta.basis import Basis, build_basis
 from ebmeta.gaussian import Gaussian
+from ebmeta.inference import Inference, repeat
 from ebmeta.initializer import ConjugateInitializer, Initializer, PrototypeInitializer
-from ebmeta.likelihood import LIKELIHOODS, Likelihood
+from ebmeta.likelihood import LIKELIHOODS, Given, Likelihood
 from ebmeta.mixture import class_refiner
 from ebmeta.predictor import LinearPredictor
 from ebmeta.prior import DiagonalPrior, FullPrior, Prior
+from ebmeta.program import Program
 from ebmeta.refine import GradientRefiner, Refiner
 from ebmeta.seeding import seeded
 from ebmeta.synthetic_gradient import RealSyntheticGradient
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["EmpiricalBayes", "Program"]
+__all__ = ["EmpiricalBayes"]
 
 _SERIAL = itertools.count()
-
-
-class Program(nn.Module):
-    """A Pyro callable that views its owner: `model` or `guide` as a module of its own.
-
-    Args:
-        owner: the model that holds all parameters.
-        kind: which of its programs to run.
-    """
-
-    def __init__(self, owner: EmpiricalBayes, kind: Literal["model", "guide"]) -> None:
-        super().__init__()
-        self.owner = owner
-        self.kind = kind
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Run the program."""
-        return self.owner.run_model(*args, **kwargs) if self.kind == "model" else self.owner.run_guide(*args, **kwargs)
 
 
 class EmpiricalBayes(nn.Module):
@@ -91,7 +71,7 @@ class EmpiricalBayes(nn.Module):
         self.refiner = refiner
         self.beta = float(beta)
         self.config = config
-        self._serial = next(_SERIAL)
+        self.serial = next(_SERIAL)
 
     def __getstate__(self) -> dict[str, Any]:
         for parameter in self.parameters():
@@ -101,7 +81,7 @@ class EmpiricalBayes(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         # A copy is another model: Pyro's parameter store must not take it for this one.
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._serial = next(_SERIAL)
+        self.serial = next(_SERIAL)
 
     @classmethod
     def classifier(
@@ -170,18 +150,26 @@ class EmpiricalBayes(nn.Module):
         num_steps: int = 3,
         beta: float = 0.1,
         *,
+        num_covariates: int = 0,
+        basis: Basis | Mapping[str, Any] | None = None,
+        standardize: bool = True,
         width: int = 32,
         embedder: nn.Module | None = None,
         freeze_embedder: bool = False,
         seed: int = 0,
     ) -> EmpiricalBayes:
-        r"""Build a model for real labels: a linear model with intercept for every group.
+        r"""Build a model for one number per row: a generalised linear model with intercept for every group.
 
         Args:
             num_features: features per input, $D$ (after the embedder); the intercept comes on top.
-            likelihood: name of a likelihood of real labels.
+            likelihood: "normal", "normal_per_task", "student_t", "bernoulli", "binomial", "poisson" or
+                "negative_binomial", or the name of one added to `ebmeta.likelihood.LIKELIHOODS`.
             num_steps: refinement steps, $K$.
             beta: information-bottleneck weight $\beta$.
+            num_covariates: covariates of a group as a whole, which move the prior's mean.
+            basis: functions of the features that take their place, from `ebmeta.basis`.
+            standardize: let training take the units of features, covariates and labels from its groups; otherwise
+                they have to come at about unit scale.
             width: hidden units of the synthetic-gradient network.
             embedder: optional network from raw inputs to features.
             freeze_embedder: keep the embedder as it is.
@@ -203,13 +191,18 @@ class EmpiricalBayes(nn.Module):
             "likelihood": likelihood,
             "num_steps": num_steps,
             "beta": beta,
+            "num_covariates": num_covariates,
+            "basis": None,
+            "standardize": standardize,
             "width": width,
             "freeze_embedder": freeze_embedder,
         }
         with seeded(seed):
-            predictor = LinearPredictor(num_features, "linear", embedder, freeze_embedder)
+            functions = build_basis(basis) if isinstance(basis, Mapping) else basis
+            config["basis"] = None if functions is None else functions.config()
+            predictor = LinearPredictor(num_features, "linear", embedder, freeze_embedder, functions)
             return cls(
-                FullPrior(predictor.num_weights),
+                FullPrior(predictor.num_weights, num_covariates=num_covariates),
                 LIKELIHOODS[likelihood](),
                 predictor,
                 ConjugateInitializer(),
@@ -225,22 +218,25 @@ class EmpiricalBayes(nn.Module):
 
     @property
     def model(self) -> Program:
-        """The generative program, a Pyro callable of one `TaskBatch`; see `run_model`."""
+        """The generative program, a Pyro callable of one `TaskBatch`; see `ebmeta.program.generate`."""
         return Program(self, "model")
 
     @property
     def guide(self) -> Program:
-        """The variational program, a Pyro callable of one `TaskBatch`; see `run_guide`."""
+        """The variational program, a Pyro callable of one `TaskBatch`; see `ebmeta.program.guess`."""
         return Program(self, "guide")
 
     def check(self, batch: TaskBatch) -> None:
-        """Raise `ValueError` where the labels are of the wrong kind for the likelihood."""
+        """Raise `ValueError` where the labels are of the wrong kind, or impossible, for the likelihood."""
         if batch.support_y.is_floating_point() == self.likelihood.categorical:
             wanted = "integer class" if self.likelihood.categorical else "real-valued"
             raise ValueError(
                 f"support_y: expected {wanted} labels for a {self.likelihood.name} likelihood, "
                 f"got {batch.support_y.dtype}"
             )
+        self.likelihood.check("support_y", batch.support_y, batch.support_mask, batch.support_size)
+        if batch.query_y is not None:
+            self.likelihood.check("query_y", batch.query_y, batch.query_mask, batch.query_size)
 
     def posterior(self, batch: TaskBatch, num_steps: int | None = None) -> list[Gaussian]:
         r"""Return the path $q_0, \dots, q_K$ of every task; the query labels are not looked at.
@@ -250,89 +246,79 @@ class EmpiricalBayes(nn.Module):
             num_steps: $K$; that of training by default.
 
         Returns:
-            $K + 1$ Gaussians over `w`, each of shape `(T, C, P)`.
+            $K + 1$ Gaussians over `w`, each of shape `(T, C, P)`; where tasks have one of $J$ noise levels,
+            `(T * J, C, P)`, one for each (see `infer` for their weights).
 
         Raises:
             ValueError: if features or labels do not fit the model.
         """
-        return self.infer(batch, num_steps)[0]
+        return self.infer(batch, num_steps).path
 
-    def infer(self, batch: TaskBatch, num_steps: int | None = None) -> tuple[list[Gaussian], Gaussian, Tensor]:
-        """Return the path of `posterior`, the prior of the same shape, and the query features."""
+    def infer(self, batch: TaskBatch, num_steps: int | None = None) -> Inference:
+        """Return the path of `posterior` and all that predictions need; arguments and errors as there."""
         self.check(batch)
-        prior = self.prior(batch.num_tasks, batch.way_mask.shape[1])
-        query_x = self.predictor.features(batch.query_x, batch.query_mask)
-        support_x = self.predictor.features(batch.support_x, batch.support_mask)
-        q = self.initializer(prior, self.likelihood, support_x, batch.support_y, batch.support_mask)
-        path = self.refiner(q, prior, self.likelihood, query_x, batch.query_mask, batch.way_mask, self.beta, num_steps)
-        return path, prior, query_x
+        levels = self.likelihood.num_levels
+        query_x, support_x = (repeat(x, levels) for x in self._features(batch))
+        prior, way_mask = self.prior_of(batch, levels), repeat(batch.way_mask, levels)
+        support, query = self._given(batch, "support"), self._given(batch, "query")
+        y, mask = repeat(batch.support_y, levels), repeat(batch.support_mask, levels)
+        q = self.initializer(prior, self.likelihood, support_x, y, mask, support)
+        fixed = repeat(batch.query_mask, levels), way_mask, self.beta, num_steps, query
+        path = self.refiner(q, prior, self.likelihood, query_x, *fixed)
+        log_weight = log_level = q.loc.new_zeros(batch.num_tasks, levels)
+        if levels > 1:
+            log_level = self.likelihood.levels()[1]
+            (loc, var), none = q.marginal(support_x), q.loc.new_zeros(1)
+            fit = self.likelihood.expected_log_prob(y, loc, var, way_mask, none, support)
+            evidence = torch.where(mask, fit, 0.0).sum(1) - q.kl(prior)
+            log_weight = torch.log_softmax(evidence.view(batch.num_tasks, levels) + log_level, 1)
+        return Inference(path, prior, query_x, self.likelihood, way_mask, query, log_weight, log_level)
 
-    def _register(self) -> None:
-        """Tell Pyro of every trainable parameter, under a name that no other model has."""
-        store = pyro.get_param_store()
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                key = f"ebmeta{self._serial}.{name}"
-                if key in store and store[key] is not parameter:
-                    del store[key]  # the parameter was replaced since
-                if not parameter.is_contiguous():
-                    parameter.data = parameter.data.contiguous()  # the store would keep a copy
-                pyro.param(key, parameter)
+    def _features(self, batch: TaskBatch) -> tuple[Tensor, Tensor]:
+        query = self.predictor.features(batch.query_x, batch.query_mask)
+        return query, self.predictor.features(batch.support_x, batch.support_mask)
 
-    def _bottleneck(self, observe: str) -> AbstractContextManager[Any]:
-        """Weigh site "w" by beta in the training objective: the ELBO is then log likelihood - beta * KL."""
-        handler: AbstractContextManager[Any] = nullcontext()
-        if observe == "query":
-            handler = poutine.scale(scale=self.beta) if self.beta > 0 else poutine.mask(mask=False)
-        return handler
+    def prior_of(self, batch: TaskBatch, levels: int = 1) -> Gaussian:
+        """Return the prior of every task of a batch, each `levels` times."""
+        task_x = None if batch.task_x is None else repeat(batch.task_x, levels)
+        prior: Gaussian = self.prior(batch.num_tasks * levels, batch.way_mask.shape[1], task_x)
+        return prior
 
-    def run_model(self, batch: TaskBatch, observe: Literal["query", "support", "both"] = "query") -> Tensor:
-        r"""Sample $w_t \sim p_\psi(w)$ and $y_{ti} \sim p(y \mid \phi(x_{ti})^\top w_t)$.
+    def _given(self, batch: TaskBatch, side: str) -> Given:
+        """Return what is given of each row, tasks repeated over noise levels."""
+        size: Tensor | None = getattr(batch, f"{side}_size")
+        if self.likelihood.num_levels == 1:
+            return Given(size)
+        z, _ = self.likelihood.levels()
+        return Given(None if size is None else repeat(size, len(z)), z.repeat(batch.num_tasks))
+
+    def in_units(self, q: Gaussian) -> tuple[Tensor, Tensor]:
+        r"""Return location and covariance of weights in the units of features and labels.
+
+        $$ \eta = w^\top \frac{x - \bar x}{s} + w_0, \quad y = a + b \eta \quad \Rightarrow \quad
+           v = \frac{b w}{s}, \quad v_0 = a + b \Big( w_0 - \sum_p \frac{w_p \bar x_p}{s_p} \Big) $$
 
         Args:
-            batch: $T$ tasks. Query labels are observed where present, and sampled where not.
-            observe: "query", the training objective, with site "w" weighted by beta; or the exact
-                Bayesian model, unweighted: "support" (for MCMC on $p(w \mid d^s)$) or "both".
+            q: weights of a model for numbers, shape `(T, C, P)`; the intercept is the last.
 
         Returns:
-            The weights `w`, shape `(T, C, P)`.
+            Location, shape `(T, C, P)`, and covariance, shape `(T, C, P, P)`.
 
         Raises:
-            ValueError: if `observe` is unknown, or features or labels do not fit the model.
+            ValueError: if the head is not linear.
         """
-        if observe not in ("query", "support", "both"):
-            raise ValueError(f"observe: expected 'query', 'support' or 'both', got {observe!r}")
-        self.check(batch)
-        self._register()
-        prior = self.prior(batch.num_tasks, batch.way_mask.shape[1])
-        with pyro.plate("task", batch.num_tasks, dim=-1):
-            with self._bottleneck(observe):
-                w: Tensor = pyro.sample("w", prior.distribution())
-            if observe != "query":
-                self._labels("support_y", w, batch.way_mask, batch.support_x, batch.support_mask, batch.support_y)
-            if observe != "support":
-                self._labels("query_y", w, batch.way_mask, batch.query_x, batch.query_mask, batch.query_y)
-        return w
-
-    def _labels(self, site: str, w: Tensor, way_mask: Tensor, x: Tensor, mask: Tensor, y: Tensor | None) -> None:
-        eta = self.predictor(self.predictor.features(x, mask), w)
-        pyro.sample(site, self.likelihood.distribution(eta, way_mask).mask(mask).to_event(1), obs=y)
-
-    def run_guide(self, batch: TaskBatch, observe: str = "query") -> Tensor:
-        r"""Sample $w_t \sim q_K(w; d^s_t, x^q_t)$.
-
-        Args:
-            batch: $T$ tasks; the query labels are not looked at.
-            observe: accepted for symmetry with the model; "query" weighs site "w" by beta.
-
-        Returns:
-            The weights `w`, shape `(T, C, P)`.
-        """
-        self._register()
-        q = self.posterior(batch)[-1]
-        with pyro.plate("task", batch.num_tasks, dim=-1), self._bottleneck(observe):
-            w: Tensor = pyro.sample("w", q.distribution())
-        return w
+        if self.predictor.head != "linear":
+            raise ValueError(f"in_units: expected a linear head, got {self.predictor.head!r}")
+        change = torch.eye(self.predictor.num_weights, dtype=q.loc.dtype, device=q.loc.device)
+        if self.predictor.basis is None:
+            change[:-1, :-1] /= self.predictor.unit.unsqueeze(1)
+            change[-1, :-1] = -self.predictor.center / self.predictor.unit
+        change = change * getattr(self.likelihood, "unit", 1.0)
+        shift = torch.zeros_like(q.loc)
+        shift[..., -1] = getattr(self.likelihood, "center", 0.0)
+        root = q.color(torch.eye(len(change), dtype=q.loc.dtype, device=q.loc.device).view(len(change), 1, 1, -1))
+        half = torch.einsum("pr,ktcr->tcpk", change, root)
+        return q.loc @ change.mT + shift, half @ half.mT
 
     def trainable(self) -> Iterator[nn.Parameter]:
         """Iterate over the parameters that training changes."""

@@ -10,12 +10,19 @@ The Gibbs form is the negative ELBO of the Pyro program, with its KL weighted by
 `anytime=0`: training adds the earlier steps). The predictive form is a proper score of the probabilities
 that users get, and the default for training. Both use the closed-form KL and draws in the
 space of the linear predictor, which has a few numbers per query where `w` has hundreds per class.
-"evidence" is the Gibbs form with $q_0$ given *all* labels: type-II maximum likelihood of the prior.
+"evidence" is the Gibbs form with $q_0$ given *all* labels, which is exact for normal noise: type-II maximum likelihood
+of the prior. Elsewhere draws from $q_0$ correct what its Gaussian form leaves short,
+
+$$ \log p_\psi(y_t) \ge \mathbb E \log \frac1S \sum_s \frac{p(y_t \mid w_s)\, p_\psi(w_s)}{q_0(w_s)},
+   \qquad w_s \sim q_0, $$
+
+a bound that draws close (Burda, Grosse and Salakhutdinov 2016, Importance weighted autoencoders).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -24,10 +31,12 @@ from pyro.infer.enum import get_importance_trace
 from pyro.infer.util import torch_item
 from torch import Tensor
 
-from ebmeta.model import EmpiricalBayes, Program
+from ebmeta.inference import Inference
+from ebmeta.model import EmpiricalBayes
+from ebmeta.program import Program, register
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["Objective", "Terms"]
+__all__ = ["Objective", "Terms", "importance_bound"]
 
 Kind = Literal["predictive", "gibbs", "evidence"]
 
@@ -59,7 +68,8 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
 
     Args:
         kind: "predictive", "gibbs" or "evidence" (see the module).
-        num_draws: draws of the linear predictor per query, where no closed form exists.
+        num_draws: draws of the linear predictor per query, where no closed form exists; for "evidence" of
+            likelihoods that are not normal, draws of the weights per task.
         anytime: weight of the mean loss of the earlier steps beside the last step's. Above zero,
             every step learns to help; at zero with "gibbs", the loss is Pyro's own negative ELBO.
 
@@ -101,17 +111,20 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
             batch, num_steps = batch.pooled(), 0
         y = batch.query_y
         assert y is not None  # for the type checker: pooling keeps labels
-        path, prior, x = model.infer(batch, num_steps)
-        likelihood = model.likelihood
-        score = likelihood.predictive_log_prob if self.kind == "predictive" else likelihood.expected_log_prob
-        noise = self._noise(x, batch, model, generator)
+        inferred = model.infer(batch, num_steps)
+        noise = self._noise(inferred.x, batch, model, generator)
         nll = []
-        for q in path:
-            loc, var = q.marginal(x)
-            logp = score(y, loc, var, batch.way_mask, noise)
+        for k in range(len(inferred.path)):
+            logp = inferred.log_prob(k, y, noise, predictive=self.kind == "predictive")
             nll.append(-torch.where(batch.query_mask, logp, 0.0).sum(1))
-        beta = 1.0 if self.kind == "evidence" else model.beta
-        return Terms(torch.stack(nll), torch.stack([q.kl(prior) for q in path]), batch.num_queries, beta)
+        terms = Terms(torch.stack(nll), inferred.kl(), batch.num_queries, model.beta)
+        if self.kind != "evidence":
+            return terms
+        terms = replace(terms, beta=1.0)
+        if model.likelihood.conjugate or model.likelihood.categorical:
+            return terms
+        bound = importance_bound(inferred, batch, self.num_draws, generator)
+        return replace(terms, nll=-bound.unsqueeze(0) - terms.kl)
 
     def _noise(self, x: Tensor, batch: TaskBatch, model: EmpiricalBayes, generator: torch.Generator | None) -> Tensor:
         # Drawn on the CPU, so that training on a GPU sees the same numbers.
@@ -127,7 +140,7 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
         """Return the loss in nats, summed over tasks, as Pyro's ELBO classes do."""
         if guide.owner is not model.owner:
             raise ValueError("objective: expected model and guide of one EmpiricalBayes, got two owners")
-        model.owner._register()
+        register(model.owner)
         return self.total(self.terms(model.owner, batch, **kwargs))
 
     def loss(self, model: Program, guide: Program, batch: TaskBatch, **kwargs: Any) -> float:
@@ -143,3 +156,26 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
+
+
+def importance_bound(
+    inferred: Inference, batch: TaskBatch, num_draws: int, generator: torch.Generator | None = None
+) -> Tensor:
+    r"""Return the importance-weighted bound of the evidence of all labels of each task in nats, shape `(T,)`.
+
+    Args:
+        inferred: inference from tasks whose support and query are all labelled rows.
+        batch: those tasks.
+        num_draws: draws of the weights, $S$.
+        generator: source of the draws, on the CPU; the global one by default.
+    """
+    q, prior, likelihood = inferred.path[-1], inferred.prior, inferred.likelihood
+    noise = torch.randn(num_draws, *q.loc.shape, generator=generator, dtype=q.loc.dtype).to(q.loc.device)
+    of_q, of_prior = q.distribution(), prior.distribution()
+    w = q.loc + q.color(noise)
+    eta = torch.einsum("tnp,stcp->stnc", inferred.x, w)
+    y = batch.query_y
+    assert y is not None  # for the type checker: pooling keeps labels
+    logp = torch.where(batch.query_mask, likelihood.log_prob(y, eta, inferred.way_mask, inferred.given), 0.0).sum(-1)
+    ratio = logp + of_prior.log_prob(w) - of_q.log_prob(w)
+    return torch.logsumexp(ratio, 0) - math.log(num_draws)

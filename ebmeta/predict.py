@@ -26,7 +26,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from ebmeta.gaussian import Gaussian
+from ebmeta.inference import Inference
 from ebmeta.model import EmpiricalBayes
 from ebmeta.seeding import seeded
 from ebmeta.tasks import TaskBatch
@@ -43,14 +43,12 @@ class Marginals:
     """Posterior path and predictive summaries of a batch, without sampling.
 
     Args:
-        q: the final posterior, shape `(T, C, P)`.
-        query_features: features of the queries, shape `(T, Q, P)`.
+        inferred: all that inference says.
         summaries: arrays such as `probs`, each of shape `(steps, T, Q, ...)`.
         kl: KL to the prior in nats, shape `(steps, T)`.
     """
 
-    q: Gaussian
-    query_features: Tensor
+    inferred: Inference
     summaries: dict[str, Tensor]
     kl: Tensor
 
@@ -91,10 +89,10 @@ def marginals(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None = N
     with evaluating(model):
         for start in range(0, batch.num_tasks, CHUNK):
             part = _match(model, batch[start : start + CHUNK])
-            path, prior, x = model.infer(part, num_steps)
-            rows = [model.likelihood.predict(*q.marginal(x), part.way_mask) for q in path]
+            inferred = model.infer(part, num_steps)
+            rows = [inferred.predict(k) for k in range(len(inferred.path))]
             summaries = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-            chunks.append(Marginals(path[-1], x, summaries, torch.stack([q.kl(prior) for q in path])))
+            chunks.append(Marginals(inferred, summaries, inferred.kl()))
     return chunks
 
 
@@ -178,12 +176,12 @@ def _draws(model: EmpiricalBayes, batch: TaskBatch, chunks: list[Marginals], num
     with seeded(seed, next(model.parameters()).device):
         for index, chunk in enumerate(chunks):
             part = _match(model, batch[index * CHUNK : (index + 1) * CHUNK])
-            w = chunk.q.distribution().sample((num_draws,))
-            eta = model.predictor(chunk.query_features, w)
+            w, given = chunk.inferred.draw(-1, num_draws)
+            eta = model.predictor(chunk.inferred.x[:: chunk.inferred.num_levels], w)
             weights.append(_numpy(w))
-            labels.append(_numpy(model.likelihood.distribution(eta, part.way_mask).sample()))
+            labels.append(_numpy(model.likelihood.distribution(eta, part.way_mask, given).sample()))
             if part.query_y is not None:
-                scores.append(_numpy(model.likelihood.log_prob(part.query_y, eta, part.way_mask)))
+                scores.append(_numpy(model.likelihood.log_prob(part.query_y, eta, part.way_mask, given)))
     query = batch.query_mask.cpu().numpy()
     rows = ("chain", "draw", "task", "query")
     groups: Groups = {

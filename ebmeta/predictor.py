@@ -8,7 +8,10 @@ $$ \phi(x) = \Big( \frac{z}{\lVert z \rVert},\, c_0 \Big), \qquad z = \tilde S^{
    \tilde S = (1 - a)\, S + a\, \tfrac{\mathrm{tr} S}{D} I, $$
 
 with $S$ the covariance within classes: partial whitening, chosen on validation classes (docs: "Design notes").
-The constant carries the log proportion of a class.
+The constant carries the log proportion of a class. A "linear" head takes features in units of their training rows,
+or a basis of them, and appends the constant 1 of an intercept:
+
+$$ \phi(x) = \Big( \frac{x - \bar x}{s},\, 1 \Big) \quad \text{or} \quad \phi(x) = \big( b(x),\, 1 \big). $$
 
 Everything the rest of the library needs of an input is its feature vector $\phi(x)$: the weights
 enter linearly, so a Gaussian over $w$ is a Gaussian over $\eta$.
@@ -22,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ebmeta.basis import Basis
+
 __all__ = ["LinearPredictor"]
 
 CONSTANT = 0.3  # the constant feature of a cosine head; its square is the prior variance of a log proportion
@@ -34,17 +39,19 @@ class LinearPredictor(nn.Module):
 
     Args:
         num_features: features per input, $D$ (after the embedder, if there is one).
-        head: "cosine" (see above; centre and metric are measured by `measure`, and identity before that),
-            or "linear", which appends the constant 1.
+        head: "cosine" or "linear" (see above; what they know of the features is measured by `measure`, and
+            identity before that).
         embedder: optional network from raw inputs to `num_features` features.
         freeze_embedder: keep the embedder's parameters and its batch statistics as they are.
+        basis: optional functions $b$ of the features, for a linear head; see `ebmeta.basis`.
 
     Raises:
-        ValueError: if `num_features` is below 1 or the head is unknown.
+        ValueError: if `num_features` is below 1, the head is unknown, or a cosine head is given a basis.
     """
 
     center: Tensor
     metric: Tensor
+    unit: Tensor
 
     def __init__(
         self,
@@ -52,28 +59,34 @@ class LinearPredictor(nn.Module):
         head: Literal["cosine", "linear"],
         embedder: nn.Module | None = None,
         freeze_embedder: bool = False,
+        basis: Basis | None = None,
     ) -> None:
         super().__init__()
         if num_features < 1:
             raise ValueError(f"num_features: expected at least 1, got {num_features}")
         if head not in ("cosine", "linear"):
             raise ValueError(f"head: expected 'cosine' or 'linear', got {head!r}")
+        if basis is not None and head != "linear":
+            raise ValueError("basis: expected None for a cosine head, got a basis")
+        self.basis = basis
         self.num_features, self.head, self.freeze_embedder = num_features, head, freeze_embedder
         self.embedder = embedder
         if embedder is not None and freeze_embedder:
             embedder.requires_grad_(False).eval()
+        self.register_buffer("center", torch.zeros(num_features))
         if head == "cosine":
-            self.register_buffer("center", torch.zeros(num_features))
             self.register_buffer("metric", torch.eye(num_features))
+        else:
+            self.register_buffer("unit", torch.ones(num_features))
 
     @property
     def num_weights(self) -> int:
-        """Weights per output, $P$: one per feature, and one for the constant."""
-        return self.num_features + 1
+        """Weights per output, $P$: one per feature or function of the basis, and one for the constant."""
+        return (self.num_features if self.basis is None else self.basis.num_features) + 1
 
     @property
     def measured(self) -> bool:
-        """Whether a cosine head has its centre and metric."""
+        """Whether the head has taken its measure of the features."""
         return bool(self.center.any())
 
     def train(self, mode: bool = True) -> LinearPredictor:
@@ -113,6 +126,7 @@ class LinearPredictor(nn.Module):
         if self.head == "cosine":
             x = functional.normalize((x - self.center) @ self.metric, dim=-1, eps=1e-6)
             return functional.pad(x, (0, 1), value=CONSTANT)
+        x = (x - self.center) / self.unit if self.basis is None else self.basis(x)
         return functional.pad(x, (0, 1), value=1.0)
 
     def forward(self, features: Tensor, w: Tensor) -> Tensor:
@@ -126,20 +140,24 @@ class LinearPredictor(nn.Module):
 
     @torch.no_grad()
     def measure(self, x: Tensor, cluster: Tensor) -> None:
-        r"""Set centre and metric of a cosine head from inputs whose class is known.
+        r"""Take the measure of training inputs: centre and metric, or centre and unit, or what a basis asks for.
+
+        A feature that never changes keeps the unit 1: it then adds nothing that the intercept does not.
 
         Args:
             x: inputs, shape `(N, ...)`.
-            cluster: class of each input, any integers, shape `(N,)`. Classes seen once say nothing of the
-                metric, which stays the identity where no class is seen twice.
-
-        Raises:
-            ValueError: if the head has no metric.
+            cluster: class of each input for a cosine head, any integers, shape `(N,)`. Classes seen once say nothing
+                of the metric, which stays the identity where no class is seen twice.
         """
-        if self.head != "cosine":
-            raise ValueError(f"measure: expected a cosine head, got {self.head!r}")
         x = self.embed(x.unsqueeze(0))[0]
         self.center.copy_(x.mean(0))
+        if self.head == "linear":
+            deviation = x.std(0, correction=0)
+            varies = deviation > 1e-6 * (1 + self.center.abs())
+            self.unit.copy_(torch.where(varies, deviation, 1.0))
+            if self.basis is not None:
+                self.basis.measure(x)
+            return
         _, index, count = torch.unique(cluster, return_inverse=True, return_counts=True)
         means = x.new_zeros(len(count), x.shape[1]).index_add_(0, index, x) / count.unsqueeze(-1)
         off = (x - means[index]).double()

@@ -40,41 +40,60 @@ def hardening(
 
 
 def start(model: EmpiricalBayes, tasks: TaskSampler, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
-    """Measure centre and metric of a cosine head; refuse data far from the unit scale of a linear one."""
-    batch = tasks.sample(batch_size, 0).to(dtype)
-    model.check(batch)
-    predictor = model.predictor
-    if predictor.head == "cosine":
-        if not predictor.measured:
-            _measure(model, tasks, batch_size, device, dtype)
-    elif predictor.embedder is None:
-        real = batch.query_x[batch.query_mask].flatten(1).square().mean(0).sqrt()
-        labels = 0.0 if batch.query_y is None else float(batch.query_y[batch.query_mask].square().mean().sqrt())
-        if float(real.max()) > UNIT_SCALE or labels > UNIT_SCALE:
-            column = int(real.argmax())
-            raise ValueError(
-                f"expected features and labels of about unit scale, got a root mean square of "
-                f"{float(real[column]):.3g} in feature {column} and of {labels:.3g} in the labels; standardise them"
-            )
+    """Let a model take its measure of the training tasks; refuse data far from the unit scale where it may not."""
+    model.check(tasks.sample(batch_size, 0).to(dtype))
+    predictor, config = model.predictor, model.config or {}
+    if (predictor.embedder is not None and predictor.head == "linear") or predictor.measured:
+        return
+    rows = _Rows(tasks, batch_size, device, dtype, ROWS * predictor.num_features)
+    with evaluating(model), torch.no_grad():
+        if predictor.head == "cosine":
+            predictor.measure(rows.x, rows.cluster)
+        elif config.get("standardize") or predictor.basis is not None:
+            predictor.measure(rows.x, rows.cluster)
+            if rows.task_x is not None:
+                model.prior.measure(rows.task_x)
+            model.prior.loc[-1] = model.likelihood.measure(rows.y, rows.size)
+        else:
+            _refuse_far_from_unit_scale(rows)
 
 
-def _measure(
-    model: EmpiricalBayes, tasks: TaskSampler, batch_size: int, device: torch.device, dtype: torch.dtype
-) -> None:
-    """Give a cosine head the centre and the metric of as many training batches as those take."""
-    rows: list[torch.Tensor] = []
-    clusters: list[torch.Tensor] = []
-    index = 0
-    while sum(map(len, rows)) < ROWS * model.predictor.num_features and index < MOST_BATCHES:
-        batch = tasks.sample(batch_size, index).to(device).to(dtype)
-        number = (index * len(batch) + torch.arange(len(batch), device=device)[:, None]) * MANY_WAYS
-        for x, y, mask in (
-            (batch.support_x, batch.support_y, batch.support_mask),
-            (batch.query_x, batch.query_y, batch.query_mask),
-        ):
-            if y is not None:
-                rows.append(x[mask])
-                clusters.append((number + y)[mask])
-        index += 1
-    with evaluating(model):
-        model.predictor.measure(torch.cat(rows), torch.cat(clusters))
+class _Rows:
+    """Rows of as many training batches as it takes, with labels as real numbers and a number for each cluster."""
+
+    def __init__(
+        self, tasks: TaskSampler, batch_size: int, device: torch.device, dtype: torch.dtype, wanted: int
+    ) -> None:
+        x: list[torch.Tensor] = []
+        y: list[torch.Tensor] = []
+        size: list[torch.Tensor] = []
+        cluster: list[torch.Tensor] = []
+        task_x: list[torch.Tensor] = []
+        index = 0
+        while sum(len(v) for v in x) < wanted and index < MOST_BATCHES:
+            batch = tasks.sample(batch_size, index).to(device).to(dtype)
+            number = (index * len(batch) + torch.arange(len(batch), device=device)[:, None]) * MANY_WAYS
+            for side in ("support", "query"):
+                labels, mask = getattr(batch, f"{side}_y"), getattr(batch, f"{side}_mask")
+                if labels is not None:
+                    x.append(getattr(batch, f"{side}_x")[mask])
+                    y.append(labels[mask].to(dtype))
+                    sizes = getattr(batch, f"{side}_size")
+                    size.append((torch.ones_like(mask, dtype=dtype) if sizes is None else sizes)[mask])
+                    cluster.append((number + labels.long())[mask])
+            if batch.task_x is not None:
+                task_x.append(batch.task_x)
+            index += 1
+        self.x, self.y, self.size, self.cluster = (torch.cat(v) for v in (x, y, size, cluster))
+        self.task_x = torch.cat(task_x) if task_x else None
+
+
+def _refuse_far_from_unit_scale(rows: _Rows) -> None:
+    real, labels = rows.x.flatten(1).square().mean(0).sqrt(), float(rows.y.square().mean().sqrt())
+    if float(real.max()) > UNIT_SCALE or labels > UNIT_SCALE:
+        column = int(real.argmax())
+        raise ValueError(
+            f"expected features and labels of about unit scale, got a root mean square of "
+            f"{float(real[column]):.3g} in feature {column} and of {labels:.3g} in the labels; standardise them, or "
+            "build the model with standardize=True"
+        )

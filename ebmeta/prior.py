@@ -3,10 +3,11 @@ r"""The learned prior $p_\psi(w)$: what all tasks have in common.
 The prior is exchangeable over outputs: every class weight (or the one regression weight vector) is
 drawn from the same Gaussian, so it is defined for any number of classes,
 
-$$ w_{tc} \sim \mathcal N(\mu, \Sigma), \qquad \psi = (\mu, \Sigma), $$
+$$ w_{tc} \sim \mathcal N(\mu + B \tilde g_t, \Sigma), \qquad \psi = (\mu, B, \Sigma), $$
 
-with $\Sigma$ diagonal for class weights and full for regression weights. Learning $\psi$ over many
-tasks is empirical Bayes (theory: "Empirical Bayes across tasks").
+with $\Sigma$ diagonal for class weights and full for regression weights, and $\tilde g_t$ covariates of the task as a
+whole, in units of the training tasks, where there are any. Learning $\psi$ over many tasks is empirical Bayes
+(theory: "Empirical Bayes across tasks").
 """
 
 from __future__ import annotations
@@ -27,18 +28,28 @@ class Prior(nn.Module):
     Args:
         num_weights: number of weights per output, $P$.
         scale: initial standard deviation of every weight.
+        num_covariates: covariates per task, $G$.
 
     Raises:
-        ValueError: if `num_weights` or `scale` is not positive.
+        ValueError: if `num_weights` or `scale` is not positive, or `num_covariates` is negative.
     """
 
     loc: nn.Parameter
     log_scale: nn.Parameter
+    center: Tensor
+    unit: Tensor
 
-    def __init__(self, num_weights: int, scale: float = 1.0) -> None:
+    def __init__(self, num_weights: int, scale: float = 1.0, num_covariates: int = 0) -> None:
         super().__init__()
         if num_weights < 1 or not scale > 0:
             raise ValueError(f"expected num_weights >= 1 and scale > 0, got {num_weights} and {scale}")
+        if num_covariates < 0:
+            raise ValueError(f"num_covariates: expected 0 or more, got {num_covariates}")
+        self.num_covariates = num_covariates
+        if num_covariates:
+            self.slope = nn.Parameter(torch.zeros(num_weights, num_covariates))
+            self.register_buffer("center", torch.zeros(num_covariates))
+            self.register_buffer("unit", torch.ones(num_covariates))
         self.loc = nn.Parameter(torch.zeros(num_weights))
         self.log_scale = nn.Parameter(torch.full((num_weights,), math.log(scale)))
 
@@ -46,17 +57,35 @@ class Prior(nn.Module):
         r"""Return $p_\psi$ of a single output, with parameters of shape `(P,)` and `(P,)` or `(P, P)`."""
         raise NotImplementedError
 
-    def forward(self, num_tasks: int, num_ways: int) -> Gaussian:
+    @torch.no_grad()
+    def measure(self, task_x: Tensor) -> None:
+        """Take centre and unit of the covariates of training tasks, shape `(T, G)`."""
+        self.center.copy_(task_x.mean(0))
+        deviation = task_x.std(0, correction=0)
+        self.unit.copy_(torch.where(deviation > 1e-6 * (1 + self.center.abs()), deviation, 1.0))
+
+    def forward(self, num_tasks: int, num_ways: int, task_x: Tensor | None = None) -> Gaussian:
         r"""Return $p_\psi(w_t)$ for every task and output.
 
         Args:
             num_tasks: $T$.
             num_ways: $C$.
+            task_x: covariates $g_t$, shape `(T, G)`, where the prior has been built for some.
 
         Returns:
             A Gaussian of shape `(T, C, P)`.
+
+        Raises:
+            ValueError: if there are not as many covariates as the prior was built for.
         """
-        return self.gaussian().expand(num_tasks, num_ways)
+        got = 0 if task_x is None else task_x.shape[-1]
+        if got != self.num_covariates:
+            raise ValueError(f"task_x: expected {self.num_covariates} covariates per task, got {got}")
+        p = self.gaussian().expand(num_tasks, num_ways)
+        if task_x is None:
+            return p
+        shift = ((task_x - self.center) / self.unit) @ self.slope.mT
+        return p.with_(p.loc + shift.unsqueeze(1), p.precision)
 
 
 class DiagonalPrior(Prior):
@@ -73,8 +102,8 @@ class FullPrior(Prior):
     a covariance and `log_scale` alone sets the size.
     """
 
-    def __init__(self, num_weights: int, scale: float = 1.0) -> None:
-        super().__init__(num_weights, scale)
+    def __init__(self, num_weights: int, scale: float = 1.0, num_covariates: int = 0) -> None:
+        super().__init__(num_weights, scale, num_covariates)
         self.lower = nn.Parameter(torch.zeros(num_weights, num_weights))
 
     def scale_tril(self) -> Tensor:

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from ebmeta.gaussian import Gaussian
-from ebmeta.likelihood import Likelihood
+from ebmeta.likelihood import Given, Likelihood
 from ebmeta.synthetic_gradient import QueryState, SyntheticGradient
 
 __all__ = ["GradientRefiner", "Refiner", "Setting"]
@@ -53,6 +53,7 @@ class Setting:
         query_mask: True where a query is real, shape `(T, Q)`.
         way_mask: True where a class exists, shape `(T, C)`.
         beta: information-bottleneck weight $\beta$.
+        given: what else is known of the queries.
     """
 
     q0: Gaussian
@@ -62,12 +63,14 @@ class Setting:
     query_mask: Tensor
     way_mask: Tensor
     beta: float
+    given: Given | None = None
 
     def state(self, q: Gaussian) -> tuple[QueryState, Tensor]:
         r"""Return what the synthetic gradient is told of the queries under `q`, and $\mathbb E[A''(\eta)]$."""
         loc, var = q.marginal(self.x)
-        mean, curvature = self.likelihood.moments(loc, var, self.way_mask)
-        return QueryState(q, self.x, loc, var, mean, self.query_mask, self.way_mask, self.strength), curvature
+        mean, curvature = self.likelihood.moments(loc, var, self.way_mask, self.given)
+        masks = self.query_mask, self.way_mask
+        return QueryState(q, self.x, loc, var, mean, *masks, self.strength, curvature), curvature
 
     @cached_property
     def strength(self) -> Tensor:
@@ -112,6 +115,7 @@ class Refiner(nn.Module):
         way_mask: Tensor,
         beta: float,
         num_steps: int | None = None,
+        given: Given | None = None,
     ) -> list[Gaussian]:
         r"""Return the whole path $q_0, \dots, q_K$.
 
@@ -124,6 +128,7 @@ class Refiner(nn.Module):
             way_mask: True where a class exists, shape `(T, C)`.
             beta: information-bottleneck weight $\beta$.
             num_steps: $K$; that of training by default. Steps beyond those trained repeat the last.
+            given: what else is known of the queries.
 
         Returns:
             $K + 1$ Gaussians, the initializer's first.
@@ -135,7 +140,7 @@ class Refiner(nn.Module):
         if steps and not self.num_steps:
             raise ValueError(f"num_steps: this model was built with no refinement steps, got {steps}")
         x = query_x * query_mask.unsqueeze(-1)
-        setting = Setting(q, prior, likelihood, x, query_mask, way_mask, beta)
+        setting = Setting(q, prior, likelihood, x, query_mask, way_mask, beta, given)
         path = [q]
         for k in range(steps):
             path.append(self.step(min(k, self.num_steps - 1), path[-1], setting))
@@ -167,7 +172,7 @@ class GradientRefiner(Refiner):
 
     def step(self, k: int, q: Gaussian, setting: Setting) -> Gaussian:
         (state, curvature), beta, prior = setting.state(q), setting.beta, setting.prior
-        weight = setting.query_mask.unsqueeze(-1) / setting.likelihood.dispersion()
+        weight = setting.query_mask.unsqueeze(-1) / setting.likelihood.dispersion(setting.given)
         xi = self.synthetic_gradient(state)
         growth = q.gram(setting.x, curvature * weight) + beta * (prior.precision - q.precision)
         growth = self.precision_step[k] * growth

@@ -48,6 +48,7 @@ class QueryState:
         query_mask: True where a query is real, shape `(T, Q)`.
         way_mask: True where a class exists, shape `(T, C)`.
         strength: how much the support set has said, mean log ratio of the precisions of $q_0$ and prior, shape `(T,)`.
+        curvature: $\mathbb E[A''(\eta)]$, shape `(T, Q, C)`.
     """
 
     q: Gaussian
@@ -58,6 +59,7 @@ class QueryState:
     query_mask: Tensor
     way_mask: Tensor
     strength: Tensor
+    curvature: Tensor
 
 
 class SyntheticGradient(nn.Module):
@@ -199,9 +201,10 @@ class ClassSyntheticGradient(SyntheticGradient):
 
 
 class RealSyntheticGradient(SyntheticGradient):
-    r"""$\xi_i = \eta_i - r_i$ with a predicted label $r_i$, and the score of the inputs.
+    r"""$\xi_i = \mathbb E[A'(\eta_i)] - r_i$ with a predicted label $r_i$, and the score of the inputs.
 
-    $$ r_i = \eta_i + \phi(x_i)^\top g(u), \quad \zeta = Q M u, \quad J = Q R R^\top $$
+    $$ r_i = \mathbb E[A'(\eta_i)] + \mathbb E[A''(\eta_i)]\, \phi(x_i)^\top g(u),
+       \quad \zeta = Q M u, \quad J = Q R R^\top $$
 
     with $u = [\bar x; \overline{x^2}; m]$ and $M$ affine.
 
@@ -235,7 +238,7 @@ class RealSyntheticGradient(SyntheticGradient):
 
     def forward(self, state: QueryState) -> Tensor:
         shift = self.readout(nn.functional.silu(self.hidden(self._context(state))))
-        return -torch.einsum("tqp,tcp->tqc", state.x, shift)
+        return -state.curvature * torch.einsum("tqp,tcp->tqc", state.x, shift)
 
     def inputs(self, state: QueryState) -> tuple[Tensor, Tensor]:
         queries = state.query_mask.sum(1)[:, None, None].to(state.x.dtype).expand_as(state.q.loc)

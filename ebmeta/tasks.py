@@ -10,6 +10,8 @@ on paper                  in code                                  shape
 $x^s_{ti}$, $y^s_{ti}$    `support_x`, `support_y`, `support_mask`  `(T, S, ...)`, `(T, S)`, `(T, S)`
 $x^q_{ti}$, $y^q_{ti}$    `query_x`, `query_y`, `query_mask`        `(T, Q, ...)`, `(T, Q)`, `(T, Q)`
 classes of task $t$       `way_mask`                               `(T, C)`; `C = 1` for real-valued labels
+trials or exposure        `support_size`, `query_size`             `(T, S)`, `(T, Q)`
+covariates of the group   `task_x`                                 `(T, G)`
 ========================  =======================================  =========================================
 """
 
@@ -66,6 +68,9 @@ class TaskBatch:
         query_mask: True where a query row is real, shape `(T, Q)`; all True by default.
         way_mask: True where a class exists, shape `(T, C)`. By default `C` is one more than the
             largest integer label, and 1 for real-valued labels.
+        support_size: how much each support row counts (see `ebmeta.likelihood.Given`), shape `(T, S)`, or None.
+        query_size: the same of each query, shape `(T, Q)`, or None.
+        task_x: covariates of each task as a whole, shape `(T, G)`, or None.
 
     Raises:
         ValueError: if shapes do not match, a number is not finite, a label is no class of its task,
@@ -84,6 +89,9 @@ class TaskBatch:
     support_mask: Tensor = None  # type: ignore[assignment]  # filled in __post_init__
     query_mask: Tensor = None  # type: ignore[assignment]
     way_mask: Tensor = None  # type: ignore[assignment]
+    support_size: Tensor | None = None
+    query_size: Tensor | None = None
+    task_x: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.support_x.dim() < 3 or self.query_x.dim() < 3:
@@ -114,11 +122,11 @@ class TaskBatch:
             mask = getattr(self, f"{side}_mask")
             if bool(mask.all()):
                 continue
-            for name in (f"{side}_x", f"{side}_y"):
+            for name, blank in ((f"{side}_x", 0), (f"{side}_y", 0), (f"{side}_size", 1)):
                 value = getattr(self, name)
-                if value is not None:  # padding may hold anything, so it is made to hold zeros
+                if value is not None:  # padding may hold anything, so it is made to hold numbers that do no harm
                     real = mask.view(*mask.shape, *[1] * (value.dim() - 2))
-                    object.__setattr__(self, name, value.masked_fill(~real, 0))
+                    object.__setattr__(self, name, value.masked_fill(~real, blank))
 
     def _validate(self) -> None:
         tasks, support, queries = len(self.support_x), self.support_x.shape[1], self.query_x.shape[1]
@@ -131,6 +139,11 @@ class TaskBatch:
         }
         if self.query_y is not None:
             expected["query_y"] = (tasks, queries)
+        for name, rows in (("support_size", support), ("query_size", queries)):
+            if getattr(self, name) is not None:
+                expected[name] = (tasks, rows)
+        if self.task_x is not None:
+            expected["task_x"] = (tasks, self.task_x.shape[-1])
         for name, shape in expected.items():
             got = tuple(getattr(self, name).shape)
             if got != shape:
@@ -152,6 +165,12 @@ class TaskBatch:
             raise ValueError(f"query_x: expected at least one query per task, got none in task {t}")
         _check_finite("support_x", self.support_x, self.support_mask)
         _check_finite("query_x", self.query_x, self.query_mask)
+        if self.task_x is not None and not bool(self.task_x.isfinite().all()):
+            t = int((~self.task_x.isfinite()).any(1).nonzero()[0])
+            raise ValueError(f"task_x: expected finite numbers, got NaN or infinity at task {t}")
+        for name, mask in (("support_size", self.support_mask), ("query_size", self.query_mask)):
+            if getattr(self, name) is not None:
+                _check_finite(name, getattr(self, name), mask)
         for name, y, mask in (
             ("support_y", self.support_y, self.support_mask),
             ("query_y", self.query_y, self.query_mask),
@@ -177,6 +196,10 @@ class TaskBatch:
         query_x: Sequence[Tensor],
         query_y: Sequence[Tensor] | None = None,
         num_ways: Sequence[int] | None = None,
+        *,
+        support_size: Sequence[Tensor] | None = None,
+        query_size: Sequence[Tensor] | None = None,
+        task_x: Tensor | None = None,
     ) -> TaskBatch:
         """Collate unpadded tasks, one entry of each list a task.
 
@@ -186,6 +209,9 @@ class TaskBatch:
             query_x: inputs, each of shape `(Q_t, ...)`.
             query_y: labels, each of shape `(Q_t,)`, or None.
             num_ways: number of classes of each task; default from the labels (1 if real-valued).
+            support_size: sizes of the support rows, each of shape `(S_t,)`, or None.
+            query_size: sizes of the queries, each of shape `(Q_t,)`, or None.
+            task_x: covariates of the tasks, shape `(T, G)`, or None.
 
         Returns:
             The tasks, padded to the largest.
@@ -194,13 +220,19 @@ class TaskBatch:
             ValueError: if the lists differ in length, or as for the constructor.
         """
         lengths = {len(support_x), len(support_y), len(query_x)}
-        lengths |= {len(v) for v in (query_y, num_ways) if v is not None}
+        lengths |= {len(v) for v in (query_y, num_ways, support_size, query_size, task_x) if v is not None}
         if len(lengths) != 1 or not support_x:
             raise ValueError(f"expected lists of one equal, positive length, got lengths {sorted(lengths)}")
-        for name, xs, ys in (("support", support_x, support_y), ("query", query_x, query_y)):
-            for t, (x, y) in enumerate(zip(xs, ys or xs, strict=True)):
+        for name, xs, ys in (
+            ("support_y", support_x, support_y),
+            ("query_y", query_x, query_y),
+            ("support_size", support_x, support_size),
+            ("query_size", query_x, query_size),
+        ):
+            for t, (x, y) in enumerate(zip(xs, xs if ys is None else ys, strict=True)):
                 if len(x) != len(y):
-                    raise ValueError(f"{name}_y: expected {len(x)} labels in task {t}, got {len(y)}")
+                    what = "labels" if name.endswith("y") else "sizes"
+                    raise ValueError(f"{name}: expected {len(x)} {what} in task {t}, got {len(y)}")
         sx, support_mask = _pad(support_x, max(map(len, support_x)))
         sy, _ = _pad(support_y, sx.shape[1])
         qx, query_mask = _pad(query_x, max(map(len, query_x)))
@@ -215,7 +247,9 @@ class TaskBatch:
                 num_ways = [1 + max(int(y[t].max()) for y in last if y.shape[1]) for t in range(len(sx))]
         ways = torch.as_tensor(list(num_ways), device=sx.device)
         way_mask = torch.arange(int(ways.max()), device=sx.device) < ways[:, None]
-        return cls(sx, sy, qx, qy, support_mask, query_mask, way_mask)
+        of_support = None if support_size is None else _pad(support_size, sx.shape[1])[0]
+        of_query = None if query_size is None else _pad(query_size, qx.shape[1])[0]
+        return cls(sx, sy, qx, qy, support_mask, query_mask, way_mask, of_support, of_query, task_x)
 
     @property
     def num_tasks(self) -> int:
@@ -275,7 +309,13 @@ class TaskBatch:
         x = torch.cat([self.support_x, self.query_x], 1)
         y = torch.cat([self.support_y, self.query_y], 1)
         mask = torch.cat([self.support_mask, self.query_mask], 1)
-        return replace(self, support_x=x, support_y=y, support_mask=mask, query_x=x, query_y=y, query_mask=mask)
+        size = None
+        if self.support_size is not None or self.query_size is not None:
+            parts = ((self.support_size, self.support_y), (self.query_size, self.query_y))
+            size = torch.cat([torch.ones_like(y) if s is None else s for s, y in parts], 1)
+        support = {"support_x": x, "support_y": y, "support_mask": mask, "support_size": size}
+        query = {"query_x": x, "query_y": y, "query_mask": mask, "query_size": size}
+        return replace(self, **support, **query)  # type: ignore[arg-type]  # a table of tensors and Nones
 
     def __repr__(self) -> str:
         return (

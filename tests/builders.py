@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from ebmeta import EmpiricalBayes, TaskBatch
+from ebmeta.likelihood import ScalarLikelihood
 
 
 def generator(seed: int) -> torch.Generator:
@@ -13,10 +16,14 @@ def generator(seed: int) -> torch.Generator:
 
 
 def perturb(module: nn.Module, seed: int = 0, scale: float = 0.3) -> None:
-    """Move every parameter and buffer at random: an untrained gradient refiner would make laws vacuous."""
+    """Move every parameter and buffer at random: an untrained gradient refiner would make laws vacuous.
+
+    Centre and unit of labels stay, so that exact answers can be stated in the labels' own units.
+    """
     g = generator(seed)
+    kept = {id(b) for m in module.modules() if isinstance(m, ScalarLikelihood) for b in m.buffers()}
     with torch.no_grad():
-        for p in (p for p in (*module.parameters(), *module.buffers()) if p.is_floating_point()):
+        for p in (p for p in (*module.parameters(), *module.buffers()) if p.is_floating_point() and id(p) not in kept):
             p.add_(scale * torch.randn(p.shape, generator=g, dtype=p.dtype))
 
 
@@ -50,6 +57,24 @@ def real_tasks(
             xs.append(x)
             ys.append(x @ w[:-1] + w[-1] + noise * torch.randn(n, generator=g, dtype=dtype))
     return TaskBatch.from_tasks(support_x, support_y, query_x, query_y)
+
+
+def number_tasks(likelihood, supports=(4, 2, 6, 3), queries=(6, 4, 7, 5), seed=0, sizes=True, **kwargs) -> TaskBatch:
+    """Ragged tasks whose labels suit a likelihood, with trials or exposure where it takes any."""
+    batch = real_tasks(supports, queries, seed=seed, **kwargs)
+    g = generator(seed + 100)
+    parts = {}
+    for side in ("support", "query"):
+        y, mask = getattr(batch, f"{side}_y"), getattr(batch, f"{side}_mask")
+        size = torch.randint(1, 6, y.shape, generator=g).to(y.dtype)
+        if likelihood == "bernoulli":
+            y = (y > 0).to(y.dtype)
+        elif likelihood == "binomial":
+            y = torch.minimum((y.clamp(min=0) * 1.5).round(), size)
+        elif likelihood in ("poisson", "negative_binomial"):
+            y = (y.abs() * size).round()
+        parts |= {f"{side}_y": y * mask, f"{side}_size": size if sizes and likelihood != "bernoulli" else None}
+    return replace(batch, **parts)
 
 
 def classifier(features=4, num_steps=3, *, seed=0, scale=0.3, dtype=torch.float64, **kwargs) -> EmpiricalBayes:

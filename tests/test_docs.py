@@ -165,8 +165,9 @@ def test_every_page_of_theory_and_every_module_has_its_place() -> None:
         assert f"../../theory/{page.name}" in (root / "docs" / "theory" / page.name).read_text()
         assert f"\n{page.stem}\n" in index
     reference = "".join(page.read_text() for page in sorted((root / "docs" / "api").glob("*.md")))
-    for module in sorted((root / "ebmeta").glob("[!_]*.py")):
-        assert f".. automodule:: ebmeta.{module.stem}\n" in reference, module.name
+    for module in sorted((root / "ebmeta").rglob("[!_]*.py")):
+        name = ".".join(module.relative_to(root).with_suffix("").parts)
+        assert f".. automodule:: {name}\n" in reference, name
 
 
 # In a build -------------------------------------------------------------------------------------------

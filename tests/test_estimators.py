@@ -62,7 +62,7 @@ def test_a_new_group_without_labels_is_predicted_from_the_prior():
     reg = ebmeta.FewShotRegressor(model).fit(np.empty((0, 3)), np.empty(0))
     x = np.array([[0.3, -1.0, 2.0]])
     mean, std = reg.predict(x, return_std=True)
-    prior, phi = model.prior.gaussian(), torch.tensor([0.3, -1.0, 2.0, 1.0], dtype=torch.float64)
+    prior, phi = model.prior.gaussian(), model.predictor.features(torch.from_numpy(x)[None])[0, 0]
     variance = phi @ torch.linalg.inv(prior.precision) @ phi + model.likelihood.dispersion()
     assert mean[0] == pytest.approx((phi @ prior.loc).item())
     assert std[0] == pytest.approx(variance.sqrt().item())

@@ -174,8 +174,10 @@ def test_a_regressor_in_double_precision_trains_on_the_evidence():
     model = ebmeta.EmpiricalBayes.regressor(1, num_steps=0).double()
     run = short(model, family, 400, objective="evidence", learning_rate=0.05)
     assert model.prior.loc.dtype == torch.float64
-    close(model.prior.loc.detach(), torch.tensor([1.0, -0.5], dtype=torch.float64), 0.15)
-    assert abs(model.likelihood.log_noise.exp().item() - 0.3) < 0.05
+    loc, covariance = model.in_units(model.prior(1, 1))
+    close(loc[0, 0].detach(), torch.tensor([1.0, -0.5], dtype=torch.float64), 0.15)
+    close(covariance[0, 0].detach(), 0.25 * torch.eye(2, dtype=torch.float64), 0.1)
+    assert abs((model.likelihood.log_noise.exp() * model.likelihood.unit).item() - 0.3) < 0.05
     assert run.history["nll"].attrs["units"] == "nats per query"
 
 
@@ -231,7 +233,7 @@ def test_inputs_far_from_unit_scale_are_refused():
     X, groups = rng.standard_normal((40, 2)) * [1.0, 1900.0], np.repeat(np.arange(5), 8)
     tasks = ebmeta.GroupSampler(X, X[:, 0], groups, seed=0)
     with pytest.raises(ValueError, match="expected features and labels of about unit scale, got .* in feature 1 and"):
-        short(ebmeta.EmpiricalBayes.regressor(2), tasks)
+        short(ebmeta.EmpiricalBayes.regressor(2, standardize=False), tasks)
 
 
 class RootOfSquare(torch.nn.Module):

@@ -49,7 +49,7 @@ def test_building_leaves_the_global_generator_alone(build, rng_untouched):
 @pytest.mark.parametrize("build", [classifier, regressor])
 def test_inference_uses_no_random_numbers(build, rng_untouched):
     model, batch = build(), class_tasks() if build is classifier else real_tasks()
-    path, _, x = model.infer(batch)
+    path, _, x, *_ = model.infer(batch)
     again = model.infer(batch)[0]
     assert all(torch.equal(a.loc, b.loc) for a, b in zip(path, again, strict=True))
     model.likelihood.predict(*path[-1].marginal(x), batch.way_mask)
@@ -76,7 +76,7 @@ def test_unknown_parts_are_refused():
         EmpiricalBayes.classifier(3, synthetic_gradient="none")
     with pytest.raises(ValueError, match=r"n_way: expected the number of classes .*, got None"):
         EmpiricalBayes.classifier(3, synthetic_gradient="mlp")
-    with pytest.raises(ValueError, match=r"likelihood: expected one of \['normal'\], got 'categorical'"):
+    with pytest.raises(ValueError, match=r"likelihood: expected one of .'normal', .*, got 'categorical'"):
         EmpiricalBayes.regressor(3, "categorical")
 
 

@@ -73,8 +73,17 @@ def test_the_metric_is_a_power_of_the_covariance_within_classes():
     single = LinearPredictor(3, "cosine").double()
     single.measure(x, torch.arange(40))
     assert torch.equal(single.metric, torch.eye(3, dtype=torch.float64))
-    with pytest.raises(ValueError, match="measure: expected a cosine head, got 'linear'"):
-        LinearPredictor(3, "linear").measure(x, cluster)
+
+
+def test_a_linear_head_takes_the_units_of_its_training_rows():
+    x = 5 + 3 * normal(50, 2)
+    x = torch.cat([x, torch.full((50, 1), 7.0, dtype=torch.float64)], 1)  # a feature that never changes
+    predictor = LinearPredictor(3, "linear").double()
+    predictor.measure(x, torch.zeros(50))
+    phi = predictor.features(x[None])[0]
+    close(phi[:, :2], (x[:, :2] - x[:, :2].mean(0)) / x[:, :2].std(0, correction=0))
+    close(phi[:, 2:], torch.tensor([0.0, 1.0], dtype=torch.float64).expand(50, 2))
+    assert predictor.measured
 
 
 def test_the_linear_head_has_an_intercept():
@@ -135,7 +144,7 @@ def test_the_exchangeable_layer_is_its_formula():
 
 
 def state(batch, model):
-    path, prior, x = model.infer(batch)
+    path, prior, x, *_ = model.infer(batch)
     setting = Setting(path[0], prior, model.likelihood, x, batch.query_mask, batch.way_mask, model.beta)
     return setting.state(path[0])[0]
 
@@ -175,11 +184,12 @@ def test_the_class_network_sees_its_features():
 def test_the_real_residual_is_a_shift_of_the_weights():
     batch = real_tasks()
     xi, x, q = moved(RealSyntheticGradient(3, 4)), batch.query_x, FullGaussian(normal(4, 1, 3), torch.eye(3).double())
-    s = SimpleNamespace(q=q, x=x, query_mask=batch.query_mask)
+    curvature = normal(4, 7, 1, seed=2).square()
+    s = SimpleNamespace(q=q, x=x, query_mask=batch.query_mask, curvature=curvature)
     residual, (score, information) = xi(s), xi.inputs(s)
     for t in range(4):
         rows = x[t][batch.query_mask[t]]
         u = torch.cat([rows.mean(0), rows.square().mean(0), q.loc[t, 0]])
-        close(residual[t, :, 0], -x[t] @ xi.readout(nn.functional.silu(xi.hidden(u))))
+        close(residual[t, :, 0], -curvature[t, :, 0] * (x[t] @ xi.readout(nn.functional.silu(xi.hidden(u)))))
         close(score[t, 0], len(rows) * xi.score(u))
         close(information[t, 0], len(rows) * xi.factor @ xi.factor.T)

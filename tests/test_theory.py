@@ -293,7 +293,7 @@ def test_gibbs_objective(rng: torch.Generator) -> None:
     model, batch = regressor(rng), regression(rng)
     with torch.no_grad():
         got = Objective("gibbs").terms(model, batch).loss[-1]
-        path, prior, x = model.infer(batch)
+        path, prior, x, *_ = model.infer(batch)
         q = path[-1]
         points, weights = hermite(4, 3)  # exact: the loss is quadratic in w
         root = torch.linalg.cholesky(q.covariance()[:, 0])
@@ -308,7 +308,7 @@ def test_gibbs_at_beta_one_is_the_negative_elbo(rng: torch.Generator) -> None:
     model, batch = regressor(rng, beta=1.0), regression(rng)
     with torch.no_grad():
         got = Objective("gibbs").terms(model, batch).loss[-1]
-        path, prior, x = model.infer(batch)
+        path, prior, x, *_ = model.infer(batch)
         problem = (prior, x, batch.query_y, batch.query_mask, model.likelihood.dispersion())
         equal(got, -log_evidence(*problem) + path[-1].kl(posterior(*problem)))
 
@@ -318,7 +318,7 @@ def test_predictive_objective(rng: torch.Generator) -> None:
     model, batch = regressor(rng), regression(rng)
     with torch.no_grad():
         got = Objective("predictive").terms(model, batch).loss[-1]
-        path, prior, x = model.infer(batch)
+        path, prior, x, *_ = model.infer(batch)
         points, weights = hermite(100)
         loc, var = path[-1].marginal(x)
         eta = (loc + var.sqrt() * points[:, 0])[:, :, :]  # (T, Q, nodes)
@@ -334,7 +334,7 @@ def test_gap_of_the_objectives_is_a_sum_of_divergences(rng: torch.Generator) -> 
     model, batch = regressor(rng), regression(rng)
     with torch.no_grad():
         gap = Objective("gibbs").terms(model, batch).loss[-1] - Objective("predictive").terms(model, batch).loss[-1]
-        path, _, x = model.infer(batch)
+        path, _, x, *_ = model.infer(batch)
         wanted = torch.zeros_like(gap)
         for i in range(x.shape[1]):
             row = slice(i, i + 1)
@@ -726,8 +726,9 @@ def query_state(rng: torch.Generator, ways: int = 3, queries: int = 4) -> QueryS
     q, x = make(DiagonalGaussian, rng, 1, ways), randn(rng, 1, queries, 3)
     way_mask = torch.ones(1, ways, dtype=torch.bool)
     loc, var = q.marginal(x)
-    mean, _ = Categorical().moments(loc, var, way_mask)
-    return QueryState(q, x, loc, var, mean, torch.ones(1, queries, dtype=torch.bool), way_mask, torch.ones(1))
+    mean, curvature = Categorical().moments(loc, var, way_mask)
+    mask = torch.ones(1, queries, dtype=torch.bool)
+    return QueryState(q, x, loc, var, mean, mask, way_mask, torch.ones(1), curvature)
 
 
 @checks("eq-residual")
@@ -857,7 +858,7 @@ def test_real_belief_is_a_shift_of_the_weights(rng: torch.Generator) -> None:
     prior, likelihood, x, _, mask = conjugate_case(rng)
     q, ways = make(FullGaussian, rng, 2, 1), torch.ones(2, 1, dtype=torch.bool)
     loc, var = q.marginal(x)
-    xi = network(QueryState(q, x, loc, var, loc, mask, ways, torch.ones(2)))
+    xi = network(QueryState(q, x, loc, var, loc, mask, ways, torch.ones(2), torch.ones_like(loc)))
     module = refiner(Fixed(xi), 1, 0.7, 0.0, 0.2)
     with torch.no_grad():
         new = module(q, prior, likelihood, x, mask, ways, 0.5)[1]
@@ -934,7 +935,7 @@ def test_network_contains_gaussian_inputs(rng: torch.Generator) -> None:
     b, s, x, q = coupled_inputs(rng)
     mask, ways = torch.ones(2, 8, dtype=torch.bool), torch.ones(2, 1, dtype=torch.bool)
     loc, var = q.marginal(x)
-    state = QueryState(q, x, loc, var, loc, mask, ways, torch.ones(2))
+    state = QueryState(q, x, loc, var, loc, mask, ways, torch.ones(2), torch.ones_like(loc))
     network = input_network(b, s)
     score, information = network.inputs(state)
     wanted = input_score(b, s, x, q)

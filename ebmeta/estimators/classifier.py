@@ -1,0 +1,70 @@
+"""A meta-trained classifier for one new task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import ClassifierMixin
+
+from ebmeta.estimators.base import FewShot
+from ebmeta.sampling import class_codes
+
+__all__ = ["FewShotClassifier"]
+
+
+class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
+    """Classify the rows of one new task from a few labelled ones.
+
+    Args:
+        model: a meta-trained `EmpiricalBayes.classifier`.
+        num_steps: refinement steps, $K$; those of training by default.
+
+    Attributes:
+        classes_: the distinct labels of the support set, sorted; columns of `predict_proba`.
+
+    Examples:
+        >>> from ebmeta import EmpiricalBayes
+        >>> model = EmpiricalBayes.classifier(num_features=2)
+        >>> clf = FewShotClassifier(model).fit([[1.0, 0.0], [0.0, 1.0]], ["cat", "dog"])
+        >>> clf.predict([[0.9, 0.1], [0.2, 0.8]]).tolist()
+        ['cat', 'dog']
+    """
+
+    def fit(self, support_X: ArrayLike, support_y: ArrayLike) -> FewShotClassifier:
+        """Remember the support set.
+
+        Args:
+            support_X: labelled inputs, shape `(S, ...)`.
+            support_y: their class labels of any kind, shape `(S,)`.
+
+        Returns:
+            The estimator.
+
+        Raises:
+            ValueError: if the model is no classifier, or the arrays are malformed.
+        """
+        self._check_model(categorical=True)
+        self.classes_, codes = class_codes(support_y, "support_y")
+        self._remember(support_X, codes.astype(np.int64), len(self.classes_))
+        return self
+
+    def predict_proba(self, query_X: ArrayLike) -> NDArray[np.float64]:
+        """Return class probabilities, shape `(Q, C)`; all rows are used together.
+
+        Args:
+            query_X: unlabelled inputs of the task, shape `(Q, ...)`.
+
+        Raises:
+            ValueError: if the rows do not fit the support set, are empty, or are not finite.
+        """
+        probs: NDArray[np.float64] = self._infer(query_X).summaries["probs"][-1, 0].double().cpu().numpy()
+        probs /= probs.sum(-1, keepdims=True)
+        return probs
+
+    def predict(self, query_X: ArrayLike) -> NDArray[Any]:
+        """Return the likeliest label of each row, shape `(Q,)`; all rows are used together."""
+        probs = self.predict_proba(query_X)
+        labels: NDArray[Any] = self.classes_[probs.argmax(-1)]
+        return labels

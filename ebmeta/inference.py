@@ -1,0 +1,161 @@
+r"""What inference says of a batch: the path of posteriors, and what predictions follow from it.
+
+Where tasks have noise levels of their own, every posterior is a mixture over $J$ levels,
+
+$$ q(w, z_t = z_j) = \pi_{tj}\, \mathcal N(w; m_{tj}, \Lambda_{tj}^{-1}), \qquad
+   \pi_{tj} \propto P(z_j) \exp \big( \mathbb E_{q_{0,tj}}[\log p(y^s_t \mid w, z_j)]
+   - \mathrm{KL}(q_{0,tj} \Vert p_\psi) \big), $$
+
+with weights by the evidence of the support set, which is exact where the likelihood is conjugate. Tasks and levels
+share the leading axis (level fastest), so that all else stays batched; with one level this changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from ebmeta.gaussian import Gaussian
+from ebmeta.likelihood import Given, Likelihood, ScalarLikelihood
+
+__all__ = ["Inference", "repeat"]
+
+
+def repeat(value: Tensor, times: int) -> Tensor:
+    """Repeat every task of a tensor `times` times, one after the other."""
+    return value if times == 1 else value.repeat_interleave(times, 0)
+
+
+class Inference(NamedTuple):
+    r"""Posterior path of a batch of $T$ tasks and $J$ noise levels ($J = 1$ for most likelihoods).
+
+    Args:
+        path: $q_0, \dots, q_K$, each of shape `(T * J, C, P)`.
+        prior: $p_\psi(w_t)$, shape `(T * J, C, P)`.
+        x: query features, shape `(T * J, Q, P)`.
+        likelihood: $p(y \mid \eta)$.
+        way_mask: True where a class exists, shape `(T * J, C)`.
+        given: what else is known of the queries.
+        log_weight: $\log \pi$, shape `(T, J)`.
+        log_level: $\log P(z_j)$, shape `(J,)`.
+    """
+
+    path: list[Gaussian]
+    prior: Gaussian
+    x: Tensor
+    likelihood: Likelihood
+    way_mask: Tensor
+    given: Given
+    log_weight: Tensor
+    log_level: Tensor
+
+    @property
+    def num_levels(self) -> int:
+        """Number of noise levels, $J$."""
+        return self.log_weight.shape[1]
+
+    def _by_level(self, value: Tensor) -> Tensor:
+        return value.view(*self.log_weight.shape, *value.shape[1:])
+
+    def kl(self) -> Tensor:
+        r"""Return $\mathrm{KL}(q_k(w, z) \Vert p_\psi(w) P(z))$ in nats, shape `(steps, T)`."""
+        of_w = torch.stack([q.kl(self.prior) for q in self.path])
+        if self.num_levels == 1:
+            return of_w
+        weight = self.log_weight.exp()
+        of_level = (weight * (self.log_weight - self.log_level)).sum(1)
+        return (weight * of_w.view(-1, *self.log_weight.shape)).sum(2) + of_level
+
+    def log_prob(self, k: int, y: Tensor, noise: Tensor, *, predictive: bool) -> Tensor:
+        r"""Return the log likelihood of query labels under $q_k$ in nats, shape `(T, Q)`.
+
+        Args:
+            k: the step.
+            y: query labels, shape `(T, Q)`.
+            noise: draws for likelihoods that need them; see `Likelihood.expected_log_prob`.
+            predictive: the log of the mean instead of the mean of the log.
+        """
+        score = self.likelihood.predictive_log_prob if predictive else self.likelihood.expected_log_prob
+        each = score(repeat(y, self.num_levels), *self.marginal(k), self.way_mask, noise, self.given)
+        if self.num_levels == 1:
+            return each
+        each, log_weight = self._by_level(each), self.log_weight.unsqueeze(-1)
+        return torch.logsumexp(each + log_weight, 1) if predictive else (each * log_weight.exp()).sum(1)
+
+    def marginal(self, k: int) -> tuple[Tensor, Tensor]:
+        """Return location and variance of the linear predictor under $q_k$, both of shape `(T * J, Q, C)`."""
+        return self.path[k].marginal(self.x)
+
+    def predict(self, k: int) -> dict[str, Tensor]:
+        """Return summaries of the prediction under $q_k$, each of shape `(T, Q, ...)`; see `Likelihood.predict`."""
+        out = self.likelihood.predict(*self.marginal(k), self.way_mask, self.given)
+        if self.num_levels == 1:
+            return out
+        weight = self.log_weight.exp().unsqueeze(-1)
+        each, std = self._by_level(out["mean"]), self._by_level(out["std"])
+        mean = (weight * each).sum(1)
+        total = (weight * (std.square() + (each - mean.unsqueeze(1)).square())).sum(1)
+        return {"mean": mean, "std": total.sqrt()}
+
+    def cdf(self, k: int, y: Tensor) -> Tensor:
+        """Return the predictive probability of labels up to `y`, shape `(T, Q)`, under $q_k$.
+
+        Raises:
+            ValueError: if labels are classes, or the likelihood has no cdf.
+        """
+        if not isinstance(self.likelihood, ScalarLikelihood):
+            raise ValueError(f"cdf: expected labels that are numbers, got a {self.likelihood.name} likelihood")
+        each = self.likelihood.predictive_cdf(repeat(y, self.num_levels), *self.marginal(k), self.given)
+        if self.num_levels == 1:
+            return each
+        return (self._by_level(each) * self.log_weight.exp().unsqueeze(-1)).sum(1)
+
+    def quantile(self, k: int, levels: Tensor, num_bisections: int = 50) -> Tensor:
+        r"""Return predictive quantiles under $q_k$ by bisection of the cdf, shape `(L, T, Q)`.
+
+        For counts this is the smallest count whose cdf reaches the level.
+
+        Args:
+            k: the step.
+            levels: probabilities between 0 and 1, shape `(L,)`.
+            num_bisections: halvings of the bracket.
+
+        Raises:
+            ValueError: if a level is not between 0 and 1, labels are classes, or the likelihood has no cdf.
+        """
+        if not bool(((levels > 0) & (levels < 1)).all()):
+            raise ValueError(f"levels: expected probabilities between 0 and 1, got {levels.tolist()}")
+        out, summary = [], self.predict(k)
+        discrete = getattr(self.likelihood, "discrete", False)
+        for level in levels:
+            low, high = (summary["mean"] + sign * 4 * summary["std"] for sign in (-1, 1))
+            for _ in range(60):  # widen until the level is inside
+                below, above = self.cdf(k, low) > level, self.cdf(k, high) < level
+                if not bool(below.any() | above.any()):
+                    break
+                low = torch.where(below, low - 4 * (high - low), low)
+                high = torch.where(above, high + 4 * (high - low), high)
+            for _ in range(num_bisections):
+                middle = (low + high) / 2
+                reached = self.cdf(k, middle) >= level
+                low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
+            out.append(high.floor().clamp(min=0) if discrete else high)
+        return torch.stack(out)
+
+    def draw(self, k: int, num_draws: int) -> tuple[Tensor, Given]:
+        """Draw weights from $q_k$, shape `(num_draws, T, C, P)`; also return what is given of the queries then.
+
+        Where tasks have noise levels, `Given.level` of the result is the level drawn, shape `(num_draws, T)`.
+        """
+        w: Tensor = self.path[k].distribution().sample((num_draws,))
+        if self.num_levels == 1:
+            return w, self.given
+        level: Tensor = dist.Categorical(logits=self.log_weight).sample((num_draws,))
+        tasks = torch.arange(len(self.log_weight), device=w.device)
+        chosen = w.view(num_draws, *self.log_weight.shape, *w.shape[2:])[torch.arange(num_draws)[:, None], tasks, level]
+        z, _ = self.likelihood.levels()
+        size = None if self.given.size is None else self._by_level(self.given.size)[:, 0]
+        return chosen, Given(size, z[level])

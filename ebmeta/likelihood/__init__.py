@@ -1,0 +1,33 @@
+r"""Likelihoods $p(y \mid \eta)$ of labels given the linear predictor, one small class each.
+
+`LIKELIHOODS` names them for `EmpiricalBayes.regressor(likelihood=...)`; an entry of your own counts like the others.
+"""
+
+from ebmeta.likelihood.base import Given, Likelihood
+from ebmeta.likelihood.categorical import NEVER, Categorical
+from ebmeta.likelihood.counts import Bernoulli, Binomial, NegativeBinomial, Poisson
+from ebmeta.likelihood.real import Normal, NormalPerTask, StudentT
+from ebmeta.likelihood.scalar import ScalarLikelihood
+from ebmeta.likelihood.softmax_integral import gaussian_softmax
+
+__all__ = [
+    "LIKELIHOODS",
+    "NEVER",
+    "Bernoulli",
+    "Binomial",
+    "Categorical",
+    "Given",
+    "Likelihood",
+    "NegativeBinomial",
+    "Normal",
+    "NormalPerTask",
+    "Poisson",
+    "ScalarLikelihood",
+    "StudentT",
+    "gaussian_softmax",
+]
+
+#: Likelihoods by name.
+LIKELIHOODS: dict[str, type[Likelihood]] = {
+    c.name: c for c in (Categorical, Normal, NormalPerTask, StudentT, Bernoulli, Binomial, Poisson, NegativeBinomial)
+}

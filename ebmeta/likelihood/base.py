@@ -1,0 +1,142 @@
+r"""What the rest of the library asks of a likelihood $p(y \mid \eta)$.
+
+An exponential family in the linear predictor,
+
+$$ -\log p(y \mid \eta) = \frac{A(\eta) - T(y)^\top \eta}{\varphi} + \text{terms without } \eta, $$
+
+has a log-partition $A$, a sufficient statistic $T$ and a dispersion $\varphi$. Refinement needs only
+$\mathbb E[A'(\eta)]$ and $\mathbb E[A''(\eta)]$ under a Gaussian $\eta$ (`moments`), which do not ask for labels;
+the initializer needs the gradient at the support labels (`gradients`), and the objective the expected and
+the predictive log likelihood. Families that are not exponential in $\eta$ state `gradients` themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor, nn
+
+__all__ = ["Given", "Likelihood"]
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    r"""What is known of rows beside their features.
+
+    Args:
+        size: how much each row counts: trials of a binomial, exposure of a Poisson or negative binomial, number of
+            readings averaged in a normal or Student-t label (its variance is $\sigma^2$ over it), shape `(T, N)`;
+            1 where None.
+        level: coordinate $z$ of each task's noise level, for likelihoods that have several, shape `(T,)`.
+    """
+
+    size: Tensor | None = None
+    level: Tensor | None = None
+
+
+class Likelihood(nn.Module):
+    """Base class: what the rest of the library asks of a likelihood."""
+
+    name: ClassVar[str]
+    #: True where labels are class numbers and outputs are classes.
+    categorical: ClassVar[bool] = False
+    #: True where a Gaussian prior gives a Gaussian posterior, so that one step of the initializer is exact.
+    conjugate: ClassVar[bool] = False
+    #: Levels of noise among which each task has its own; 1 where all tasks share one.
+    num_levels: ClassVar[int] = 1
+
+    def dispersion(self, given: Given | None = None) -> Tensor | float:
+        r"""Return $\varphi$, a scalar or of a shape that broadcasts with `(T, Q, C)`."""
+        return 1.0
+
+    def levels(self) -> tuple[Tensor, Tensor]:
+        """Return the coordinate of each noise level and its log probability, both of shape `(num_levels,)`."""
+        raise NotImplementedError
+
+    def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
+        """Raise `ValueError` where a label cannot be one; `name` says whose labels they are."""
+
+    def measure(self, y: Tensor, size: Tensor | None) -> float:
+        """Take the scale of training labels of shape `(N,)`; return the linear predictor of their mean."""
+        return 0.0
+
+    def statistic(self, y: Tensor, num_ways: int) -> Tensor:
+        """Return $T(y)$, shape `(T, Q, C)`, for labels of shape `(T, Q)`."""
+        raise NotImplementedError
+
+    def moments(self, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None) -> tuple[Tensor, Tensor]:
+        r"""Return $\mathbb E[A'(\eta)]$ and the diagonal of $\mathbb E[A''(\eta)]$, zero for padded ways.
+
+        Args:
+            loc: location of $\eta$, shape `(T, Q, C)`.
+            var: variance of $\eta$, shape `(T, Q, C)`.
+            way_mask: True where a class exists, shape `(T, C)`.
+            given: what else is known of the rows.
+        """
+        raise NotImplementedError
+
+    def gradients(
+        self, y: Tensor, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None
+    ) -> tuple[Tensor, Tensor]:
+        r"""Return the mean gradient and curvature of $-\log p(y \mid \eta)$ with respect to $\eta$.
+
+        $$ g = \frac{\mathbb E[A'(\eta)] - T(y)}{\varphi}, \qquad h = \frac{\mathbb E[A''(\eta)]}{\varphi} \ge 0 $$
+
+        Args:
+            y: labels, shape `(T, Q)`.
+            loc: location of $\eta$, shape `(T, Q, C)`.
+            var: variance of $\eta$, shape `(T, Q, C)`.
+            way_mask: True where a class exists, shape `(T, C)`.
+            given: what else is known of the rows.
+        """
+        mean, curvature = self.moments(loc, var, way_mask, given)
+        phi = self.dispersion(given)
+        return (mean - self.statistic(y, loc.shape[-1]).to(loc.dtype)) / phi, curvature / phi
+
+    def distribution(self, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> TorchDistributionMixin:
+        """Return the Pyro distribution of labels, batch shape `(..., T, Q)`, for `eta` `(..., T, Q, C)`."""
+        raise NotImplementedError
+
+    def predict(self, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None) -> dict[str, Tensor]:
+        r"""Return summaries of the predictive distribution $\int p(y \mid \eta)\, q(\eta)\, d\eta$."""
+        raise NotImplementedError
+
+    def log_prob(self, y: Tensor, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> Tensor:
+        """Return the log likelihood in nats, shape `(..., T, Q)`."""
+        out: Tensor = self.distribution(eta, way_mask, given).log_prob(y)
+        return out
+
+    def expected_log_prob(
+        self, y: Tensor, loc: Tensor, var: Tensor, way_mask: Tensor, noise: Tensor, given: Given | None = None
+    ) -> Tensor:
+        r"""Return $\mathbb E_{q(\eta)}[\log p(y \mid \eta)]$ in nats, shape `(T, Q)` (Gibbs objective).
+
+        Args:
+            y: labels, shape `(T, Q)`.
+            loc: location of $\eta$, shape `(T, Q, C)`.
+            var: variance of $\eta$, shape `(T, Q, C)`.
+            way_mask: True where a class exists, shape `(T, C)`.
+            noise: standard normal draws, shape `(draws, T, Q, C)`; unused by likelihoods of real labels.
+            given: what else is known of the rows.
+        """
+        return self.log_prob(y, loc + _scale(var) * noise, way_mask, given).mean(0)
+
+    def predictive_log_prob(
+        self, y: Tensor, loc: Tensor, var: Tensor, way_mask: Tensor, noise: Tensor, given: Given | None = None
+    ) -> Tensor:
+        r"""Return $\log \mathbb E_{q(\eta)}[p(y \mid \eta)]$ in nats, shape `(T, Q)`; arguments as above.
+
+        The average over draws is biased low for few draws: each finite number of draws scores a
+        slightly harder game than the exact mixture.
+        """
+        logp = self.log_prob(y, loc + _scale(var) * noise, way_mask, given)
+        return torch.logsumexp(logp, 0) - math.log(len(logp))
+
+
+def _scale(var: Tensor) -> Tensor:
+    """Return the standard deviation, with a finite gradient where the variance is zero (padded rows)."""
+    return var.clamp(min=1e-20).sqrt()

@@ -1,0 +1,54 @@
+"""Class labels."""
+
+from __future__ import annotations
+
+import math
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor
+
+from ebmeta.likelihood.base import Given, Likelihood
+from ebmeta.likelihood.softmax_integral import gaussian_softmax
+
+__all__ = ["NEVER", "Categorical"]
+
+NEVER = -1e30  # a logit that no class can win with, finite so that 0 * NEVER stays 0
+
+
+class Categorical(Likelihood):
+    r"""Classes: $A(\eta) = \log \sum_c e^{\eta_c}$, $T(y)$ one-hot, $A' = \mathrm{softmax}(\eta)$."""
+
+    name = "categorical"
+    categorical = True
+
+    def statistic(self, y: Tensor, num_ways: int) -> Tensor:
+        return torch.nn.functional.one_hot(y, num_ways).to(torch.get_default_dtype())
+
+    def moments(self, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None) -> tuple[Tensor, Tensor]:
+        r"""Mean-field approximation of $\mathbb E[\mathrm{softmax}(\eta)]$ and $p (1 - p)$.
+
+        $$ p_c \propto \Big[ \sum_j \exp \frac{m_j - m_c}{\sqrt{1 + \pi (v_j + v_c) / 8}} \Big]^{-1} $$
+
+        Deterministic and equivariant to relabelling. Refinement uses it in every step; predictions
+        use the integral itself (`gaussian_softmax`). Source: Lu, Ie and Sha 2020, Mean-field
+        approximation to Gaussian-softmax integral.
+        """
+        mask = way_mask.unsqueeze(-2)
+        gap = loc.unsqueeze(-2) - loc.unsqueeze(-1)
+        gap = gap * torch.rsqrt(1 + math.pi / 8 * (var.unsqueeze(-2) + var.unsqueeze(-1)))
+        score = -torch.logsumexp(gap.masked_fill(~mask.unsqueeze(-2), NEVER), -1)
+        p = torch.softmax(score.masked_fill(~mask, NEVER), -1)
+        return p, p * (1 - p)
+
+    def distribution(self, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> TorchDistributionMixin:
+        return dist.Categorical(logits=eta.masked_fill(~way_mask.unsqueeze(-2), NEVER))
+
+    def log_prob(self, y: Tensor, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> Tensor:
+        logp = torch.log_softmax(eta.masked_fill(~way_mask.unsqueeze(-2), NEVER), -1)
+        return logp.gather(-1, y.expand(logp.shape[:-1]).unsqueeze(-1)).squeeze(-1)
+
+    def predict(self, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None) -> dict[str, Tensor]:
+        """Return `probs`, the predictive class probabilities, shape `(T, Q, C)`."""
+        return {"probs": gaussian_softmax(loc, var, way_mask)}

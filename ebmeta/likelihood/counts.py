@@ -1,0 +1,156 @@
+"""Binary outcomes and counts: Bernoulli, binomial, Poisson, negative binomial."""
+
+from __future__ import annotations
+
+import math
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from scipy import special
+from torch import Tensor, nn
+
+from ebmeta.likelihood.base import Given
+from ebmeta.likelihood.real import check_size
+from ebmeta.likelihood.scalar import ScalarLikelihood, size_of, spread
+
+__all__ = ["Bernoulli", "Binomial", "NegativeBinomial", "Poisson"]
+
+
+class _Counts(ScalarLikelihood):
+    """What likelihoods of whole numbers share."""
+
+    discrete = True
+
+    def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
+        check_size(name, mask, size)
+        bad = ((y < 0) | (y != y.round())) & mask
+        if bool(bad.any()):
+            t, i = (int(v) for v in bad.nonzero()[0])
+            raise ValueError(f"{name}: expected counts 0, 1, 2, ..., got {float(y[t, i]):g} at task {t}, row {i}")
+
+
+class Binomial(_Counts):
+    r"""Successes among $n$ trials, $n$ the size of the row: $A(\eta) = n \log(1 + e^\eta)$, $T(y) = y$."""
+
+    name = "binomial"
+
+    def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
+        super().check(name, y, mask, size)
+        trials = torch.ones_like(y) if size is None else size
+        for what, bad, got in (
+            ("whole numbers of trials", trials != trials.round(), trials),
+            ("at most as many successes as trials", y > trials, y),
+        ):
+            if bool((bad & mask).any()):
+                t, i = (int(v) for v in (bad & mask).nonzero()[0])
+                raise ValueError(
+                    f"{name}: expected {what}, got {float(got[t, i]):g} of {float(trials[t, i]):g} at task {t}, row {i}"
+                )
+
+    def measure(self, y: Tensor, size: Tensor | None) -> float:
+        trials = float(len(y) if size is None else size.sum())
+        p = (float(y.sum()) + 0.5) / (trials + 1)
+        return math.log(p / (1 - p))
+
+    def mean(self, eta: Tensor, given: Given | None = None) -> Tensor:
+        return size_of(given) * torch.sigmoid(eta)
+
+    def variance(self, eta: Tensor, given: Given | None = None) -> Tensor:
+        p = torch.sigmoid(eta)
+        return size_of(given) * p * (1 - p)
+
+    def cdf(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
+        trials = torch.as_tensor(size_of(given), dtype=eta.dtype).expand_as(eta)
+        k, n, p = (v.detach().cpu().double().numpy() for v in (y.floor().clamp(min=-1), trials, torch.sigmoid(eta)))
+        out = special.betainc((n - k).clip(1e-9), k + 1, 1 - p)
+        return torch.as_tensor(out, device=eta.device, dtype=eta.dtype).masked_fill(y >= trials, 1.0) * (y >= 0)
+
+    def distribution(self, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> TorchDistributionMixin:
+        eta = eta.squeeze(-1)
+        trials = torch.as_tensor(size_of(given), dtype=eta.dtype, device=eta.device).expand_as(eta)
+        return dist.Binomial(trials, logits=eta, validate_args=False)
+
+
+class Bernoulli(Binomial):
+    r"""Yes or no, 1 or 0: $A(\eta) = \log(1 + e^\eta)$, $T(y) = y$."""
+
+    name = "bernoulli"
+
+    def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
+        if size is not None:
+            raise ValueError(f"{name}: expected rows of one trial each (use 'binomial' for more), got sizes")
+        super().check(name, y, mask, size)
+
+
+class Poisson(_Counts):
+    r"""Counts at rate $e^\eta$ per unit of exposure $n$, the size of the row: $A(\eta) = n e^\eta$, $T(y) = y$."""
+
+    name = "poisson"
+
+    def measure(self, y: Tensor, size: Tensor | None) -> float:
+        exposure = float(len(y) if size is None else size.sum())
+        return math.log((float(y.sum()) + 0.5) / exposure)
+
+    def mean(self, eta: Tensor, given: Given | None = None) -> Tensor:
+        return size_of(given) * eta.clamp(max=60).exp()
+
+    def variance(self, eta: Tensor, given: Given | None = None) -> Tensor:
+        return self.mean(eta, given)
+
+    def cdf(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
+        out: Tensor = torch.special.gammaincc(y.floor().clamp(min=0) + 1, self.mean(eta, given)) * (y >= 0)
+        return out
+
+    def distribution(self, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> TorchDistributionMixin:
+        return dist.Poisson(self.mean(eta.squeeze(-1), given).clamp(min=1e-30), validate_args=False)
+
+
+class NegativeBinomial(Poisson):
+    r"""Counts more variable than Poisson: mean $\mu = n e^\eta$, variance $\mu + \mu^2 / r$, with learned shape $r$.
+
+    Not exponential in $\eta$; with $p = \mu / (r + \mu)$ the gradient and curvature of $-\log p(y \mid \eta)$ are
+    $(r + y) p - y$ and $(r + y) p (1 - p)$.
+
+    Args:
+        shape: initial $r$.
+
+    Raises:
+        ValueError: if `shape` is not positive.
+    """
+
+    name = "negative_binomial"
+
+    def __init__(self, shape: float = 2.0) -> None:
+        super().__init__()
+        if not shape > 0:
+            raise ValueError(f"shape: expected a number above 0, got {shape}")
+        self.log_shape = nn.Parameter(torch.tensor(math.log(shape)))
+
+    def _logit(self, eta: Tensor, given: Given | None) -> Tensor:
+        size = size_of(given)
+        return eta - self.log_shape + (math.log(size) if isinstance(size, float) else size.clamp(min=1e-30).log())
+
+    def variance(self, eta: Tensor, given: Given | None = None) -> Tensor:
+        mu = self.mean(eta, given)
+        return mu + mu.square() / self.log_shape.exp()
+
+    def information(self, eta: Tensor, given: Given | None = None) -> Tensor:
+        return self.log_shape.exp() * torch.sigmoid(self._logit(eta, given))
+
+    def gradients(
+        self, y: Tensor, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None
+    ) -> tuple[Tensor, Tensor]:
+        eta, weight = spread(loc.squeeze(-1), var.squeeze(-1))
+        p = torch.sigmoid(self._logit(eta, given))
+        total = self.log_shape.exp() + y
+        return ((weight * (total * p - y)).sum(0)).unsqueeze(-1), (weight * total * p * (1 - p)).sum(0).unsqueeze(-1)
+
+    def cdf(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
+        k, p = (v.detach().cpu().double().numpy() for v in (y.floor(), torch.sigmoid(self._logit(eta, given))))
+        out = special.betainc(float(self.log_shape.detach().exp()), k.clip(0) + 1, 1 - p)
+        return torch.as_tensor(out, device=eta.device, dtype=eta.dtype) * (y >= 0)
+
+    def distribution(self, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> TorchDistributionMixin:
+        logits = self._logit(eta.squeeze(-1), given)
+        return dist.NegativeBinomial(self.log_shape.exp(), logits=logits, validate_args=False)

@@ -1,0 +1,241 @@
+"""Real labels: normal noise, normal noise of a level of each task's own, and Student-t noise."""
+
+from __future__ import annotations
+
+import math
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from scipy import stats
+from torch import Tensor, nn
+
+from ebmeta.likelihood.base import Given
+from ebmeta.likelihood.scalar import ScalarLikelihood
+
+__all__ = ["Normal", "NormalPerTask", "StudentT"]
+
+LEVELS = 11
+WIDEST = 2.5  # coordinate of the outermost noise level, in standard deviations
+LOG_PRECISIONS = (-18.0, 4.0, 96)  # grid of log u over which a Student-t is a mixture of normals
+
+
+class _Located(ScalarLikelihood):
+    r"""Labels $y = a + b (\eta + \text{noise})$, with centre $a$ and scale $b$ of the training labels."""
+
+    center: Tensor
+    unit: Tensor
+
+    def __init__(self, noise: float = 1.0) -> None:
+        super().__init__()
+        if not noise > 0:
+            raise ValueError(f"noise: expected a standard deviation above 0, got {noise}")
+        self.log_noise = nn.Parameter(torch.tensor(math.log(noise)))
+        self.register_buffer("center", torch.zeros(()))
+        self.register_buffer("unit", torch.ones(()))
+
+    def dispersion(self, given: Given | None = None) -> Tensor:
+        out = torch.exp(2 * self.log_noise)
+        return out if given is None or given.size is None else out / given.size.unsqueeze(-1)
+
+    def noise(self, given: Given | None = None) -> Tensor:
+        r"""Return $\sigma$ of each row, in units of `eta`: a scalar or shape `(T, Q)`."""
+        phi = self.dispersion(given)
+        return phi.squeeze(-1).sqrt() if phi.dim() else phi.sqrt()
+
+    def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
+        check_size(name, mask, size)
+
+    def measure(self, y: Tensor, size: Tensor | None) -> float:
+        """Take mean and standard deviation of training labels as centre and unit; the linear predictor starts at 0."""
+        with torch.no_grad():
+            self.center.copy_(y.mean())
+            deviation = y.std(correction=0)
+            self.unit.copy_(deviation if float(deviation) > 0 else torch.ones(()))
+        return 0.0
+
+    def mean(self, eta: Tensor, given: Given | None = None) -> Tensor:
+        return self.center + self.unit * eta
+
+    def statistic(self, y: Tensor, num_ways: int) -> Tensor:
+        return ((y - self.center) / self.unit).unsqueeze(-1)
+
+    def moments(self, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None) -> tuple[Tensor, Tensor]:
+        return loc, torch.ones_like(loc)
+
+
+class Normal(_Located):
+    r"""Real labels with learned noise: $y = \eta + \sigma\varepsilon$, after taking off centre and unit of the labels.
+
+    $A(\eta) = \eta^2/2$, $T(y) = y$, $\varphi = \sigma^2$ over the size of the row.
+
+    Args:
+        noise: initial noise standard deviation $\sigma$, in units of `eta`.
+
+    Raises:
+        ValueError: if `noise` is not positive.
+    """
+
+    name = "normal"
+    conjugate = True
+
+    def variance(self, eta: Tensor, given: Given | None = None) -> Tensor:
+        return (self.unit * self.noise(given)).square().expand_as(eta)
+
+    def cdf(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
+        out: Tensor = torch.special.ndtr((y - self.mean(eta)) / (self.unit * self.noise(given)))
+        return out
+
+    def predictive_cdf(self, y: Tensor, loc: Tensor, var: Tensor, given: Given | None = None) -> Tensor:
+        summary = self.predict(loc, var, loc, given)
+        out: Tensor = torch.special.ndtr((y - summary["mean"]) / summary["std"])
+        return out
+
+    def distribution(self, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> TorchDistributionMixin:
+        return dist.Normal(self.mean(eta.squeeze(-1)), self.unit * self.noise(given))
+
+    def predict(self, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None) -> dict[str, Tensor]:
+        """Return `mean` and `std` of a new label, shape `(T, Q)`, noise included."""
+        std = self.unit * (var.squeeze(-1) + self.noise(given).square()).sqrt()
+        return {"mean": self.mean(loc.squeeze(-1)), "std": std}
+
+    def expected_log_prob(
+        self, y: Tensor, loc: Tensor, var: Tensor, way_mask: Tensor, noise: Tensor, given: Given | None = None
+    ) -> Tensor:
+        return self.log_prob(y, loc, way_mask, given) - var.squeeze(-1) / (2 * self.noise(given).square())
+
+    def predictive_log_prob(
+        self, y: Tensor, loc: Tensor, var: Tensor, way_mask: Tensor, noise: Tensor, given: Given | None = None
+    ) -> Tensor:
+        out = self.predict(loc, var, way_mask, given)
+        total = out["std"].square()
+        return -((y - out["mean"]).square() / total + torch.log(2 * math.pi * total)) / 2
+
+
+class NormalPerTask(Normal):
+    r"""Normal noise whose level is a latent of each task, on a grid.
+
+    $$ z_t \in \{-2.5, \dots, 2.5\}, \quad P(z_t) \propto e^{-z_t^2/2}, \qquad \sigma_t = \sigma e^{\tau z_t} $$
+
+    Given the level everything is conjugate, so the joint posterior of level and weights is exact: a mixture of one
+    Gaussian per level, weighted by its evidence.
+
+    Args:
+        noise: initial typical noise $\sigma$, in units of `eta`.
+        ratio: initial standard deviation $\tau$ of the log noise over tasks.
+
+    Raises:
+        ValueError: if an argument is not positive.
+    """
+
+    name = "normal_per_task"
+    num_levels = LEVELS
+
+    def __init__(self, noise: float = 1.0, ratio: float = 0.3) -> None:
+        super().__init__(noise)
+        if not ratio > 0:
+            raise ValueError(f"ratio: expected a standard deviation above 0, got {ratio}")
+        self.log_ratio = nn.Parameter(torch.tensor(math.log(ratio)))
+
+    def levels(self) -> tuple[Tensor, Tensor]:
+        z = torch.linspace(-WIDEST, WIDEST, LEVELS, dtype=self.log_noise.dtype, device=self.log_noise.device)
+        return z, torch.log_softmax(-z.square() / 2, 0)
+
+    def dispersion(self, given: Given | None = None) -> Tensor:
+        out = super().dispersion(given)
+        if given is None or given.level is None:
+            return out
+        return out * torch.exp(2 * self.log_ratio.exp() * given.level)[..., None, None]
+
+
+class StudentT(_Located):
+    r"""Real labels with outliers: $y = \eta + \sigma t_\nu$, an infinite mixture of normals.
+
+    $$ y \mid \eta, u \sim \mathcal N(\eta, \sigma^2 / u), \qquad u \sim \mathrm{Gamma}(\nu/2, \nu/2) $$
+
+    `gradients` are those of the variational posterior over $w$ and every row's $u$, with
+    $\mathbb E[u] = (\nu + 1) / (\nu + \mathbb E(y - \eta)^2 / \sigma^2)$; the predictive density is the integral over
+    $u$.
+
+    Args:
+        noise: initial scale $\sigma$, in units of `eta`.
+        freedom: initial degrees of freedom $\nu$; above 2, so that the variance exists.
+
+    Raises:
+        ValueError: if `noise` is not positive or `freedom` not above 2.
+    """
+
+    name = "student_t"
+
+    def __init__(self, noise: float = 1.0, freedom: float = 6.0) -> None:
+        super().__init__(noise)
+        if not freedom > 2:
+            raise ValueError(f"freedom: expected degrees of freedom above 2, got {freedom}")
+        self.log_freedom = nn.Parameter(torch.tensor(math.log(freedom - 2)))
+
+    @property
+    def freedom(self) -> Tensor:
+        r"""Degrees of freedom $\nu$, above 2."""
+        return 2 + self.log_freedom.exp()
+
+    def dispersion(self, given: Given | None = None) -> Tensor:
+        # The inverse of the Fisher information.
+        return super().dispersion(given) * (self.freedom + 3) / (self.freedom + 1)
+
+    def noise(self, given: Given | None = None) -> Tensor:
+        phi = super().dispersion(given)
+        return phi.squeeze(-1).sqrt() if phi.dim() else phi.sqrt()
+
+    def gradients(
+        self, y: Tensor, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None
+    ) -> tuple[Tensor, Tensor]:
+        variance = super().dispersion(given)
+        gap = loc - self.statistic(y, 1)
+        weight = (self.freedom + 1) / (self.freedom + (gap.square() + var) / variance) / variance
+        return gap * weight, weight
+
+    def variance(self, eta: Tensor, given: Given | None = None) -> Tensor:
+        out = (self.unit * self.noise(given)).square() * self.freedom / (self.freedom - 2)
+        return out.expand_as(eta)
+
+    def cdf(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
+        z = (y - self.mean(eta)) / (self.unit * self.noise(given))
+        return torch.as_tensor(stats.t.cdf(z.detach().cpu().numpy(), float(self.freedom.detach())), device=z.device)
+
+    def distribution(self, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> TorchDistributionMixin:
+        return dist.StudentT(self.freedom, self.mean(eta.squeeze(-1)), self.unit * self.noise(given))
+
+    def predict(self, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None) -> dict[str, Tensor]:
+        """Return `mean` and `std` of a new label, shape `(T, Q)`, noise included."""
+        loc, var = loc.squeeze(-1), var.squeeze(-1)
+        return {"mean": self.mean(loc), "std": (self.unit.square() * var + self.variance(loc, given)).sqrt()}
+
+    def _mixture(self, var: Tensor, given: Given | None) -> tuple[Tensor, Tensor]:
+        """Return log weights and variances of the normals of which the predictive is made, shape `(grid, T, Q)`."""
+        low, high, number = LOG_PRECISIONS
+        log_u = torch.linspace(low, high, number, dtype=var.dtype, device=var.device)
+        half = self.freedom / 2
+        log_weight = torch.log_softmax(half * (log_u - log_u.exp()), 0).view(-1, 1, 1)
+        total = var.squeeze(-1) + self.noise(given).square() / log_u.exp().view(-1, 1, 1)
+        return log_weight, self.unit.square() * total
+
+    def predictive_cdf(self, y: Tensor, loc: Tensor, var: Tensor, given: Given | None = None) -> Tensor:
+        log_weight, total = self._mixture(var, given)
+        z = (y - self.mean(loc.squeeze(-1))) / total.sqrt()
+        out: Tensor = (log_weight.exp() * torch.special.ndtr(z)).sum(0)
+        return out
+
+    def predictive_log_prob(
+        self, y: Tensor, loc: Tensor, var: Tensor, way_mask: Tensor, noise: Tensor, given: Given | None = None
+    ) -> Tensor:
+        log_weight, total = self._mixture(var, given)
+        gap = (y - self.mean(loc.squeeze(-1))).square()
+        return torch.logsumexp(log_weight - (gap / total + torch.log(2 * math.pi * total)) / 2, 0)
+
+
+def check_size(name: str, mask: Tensor, size: Tensor | None) -> None:
+    """Raise `ValueError` where the size of a row is not above 0."""
+    if size is not None and bool(((size <= 0) & mask).any()):
+        t, i = (int(v) for v in ((size <= 0) & mask).nonzero()[0])
+        side = name.replace("_y", "_size")
+        raise ValueError(f"{side}: expected numbers above 0, got {float(size[t, i]):g} at task {t}, row {i}")

@@ -1,0 +1,129 @@
+r"""The Pyro programs: one generative and one variational program for all tasks.
+
+model:  w_t ~ p_psi(w)                          site "w",       plate "task"
+z_t ~ levels of noise                   site "level",   where tasks differ in noise
+y_ti ~ p(y | phi(x_ti)' w_t, z_t)       site "query_y" (and "support_y" where observed)
+guide:  z_t ~ q(z; support_t)                   site "level"
+w_t ~ q_K(w; support_t, query_x_t, z_t) site "w",       plate "task"
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from ebmeta.likelihood import Given
+from ebmeta.tasks import TaskBatch
+
+if TYPE_CHECKING:
+    from ebmeta.model import EmpiricalBayes
+
+__all__ = ["Program", "generate", "guess", "register"]
+
+Observe = Literal["query", "support", "both"]
+
+
+class Program(nn.Module):
+    """A Pyro callable that views its owner: `model` or `guide` as a module of its own.
+
+    Args:
+        owner: the model that holds all parameters.
+        kind: which of its programs to run.
+    """
+
+    def __init__(self, owner: EmpiricalBayes, kind: Literal["model", "guide"]) -> None:
+        super().__init__()
+        self.owner = owner
+        self.kind = kind
+
+    def forward(self, batch: TaskBatch, observe: Observe = "query") -> Tensor:
+        """Run the program."""
+        return (generate if self.kind == "model" else guess)(self.owner, batch, observe)
+
+
+def register(owner: EmpiricalBayes) -> None:
+    """Tell Pyro of every trainable parameter, under a name that no other model has."""
+    store = pyro.get_param_store()
+    for name, parameter in owner.named_parameters():
+        if parameter.requires_grad:
+            key = f"ebmeta{owner.serial}.{name}"
+            if key in store and store[key] is not parameter:
+                del store[key]  # the parameter was replaced since
+            if not parameter.is_contiguous():
+                parameter.data = parameter.data.contiguous()  # the store would keep a copy
+            pyro.param(key, parameter)
+
+
+def _bottleneck(owner: EmpiricalBayes, observe: str) -> AbstractContextManager[Any]:
+    """Weigh the latent sites by beta in the training objective: the ELBO is then log likelihood - beta * KL."""
+    handler: AbstractContextManager[Any] = nullcontext()
+    if observe == "query":
+        handler = poutine.scale(scale=owner.beta) if owner.beta > 0 else poutine.mask(mask=False)
+    return handler
+
+
+def generate(owner: EmpiricalBayes, batch: TaskBatch, observe: Observe = "query") -> Tensor:
+    r"""Sample $w_t \sim p_\psi(w)$ and $y_{ti} \sim p(y \mid \phi(x_{ti})^\top w_t)$.
+
+    Args:
+        owner: the model.
+        batch: $T$ tasks. Query labels are observed where present, and sampled where not.
+        observe: "query", the training objective, with latent sites weighted by beta; or the exact
+            Bayesian model, unweighted: "support" (for MCMC on $p(w \mid d^s)$) or "both".
+
+    Returns:
+        The weights `w`, shape `(T, C, P)`.
+
+    Raises:
+        ValueError: if `observe` is unknown, or features or labels do not fit the model.
+    """
+    if observe not in ("query", "support", "both"):
+        raise ValueError(f"observe: expected 'query', 'support' or 'both', got {observe!r}")
+    owner.check(batch)
+    register(owner)
+    prior, level = owner.prior_of(batch), None
+    with pyro.plate("task", batch.num_tasks, dim=-1):
+        with _bottleneck(owner, observe):
+            if owner.likelihood.num_levels > 1:
+                z, log_level = owner.likelihood.levels()
+                level = z[pyro.sample("level", dist.Categorical(logits=log_level))]
+            w: Tensor = pyro.sample("w", prior.distribution())
+        for side in ("support", "query"):
+            if observe in (side, "both"):
+                _labels(owner, side, batch, w, level)
+    return w
+
+
+def _labels(owner: EmpiricalBayes, side: str, batch: TaskBatch, w: Tensor, level: Tensor | None) -> None:
+    x, y, mask, size = (getattr(batch, f"{side}_{part}") for part in ("x", "y", "mask", "size"))
+    eta = owner.predictor(owner.predictor.features(x, mask), w)
+    labels = owner.likelihood.distribution(eta, batch.way_mask, Given(size, level))
+    pyro.sample(f"{side}_y", labels.mask(mask).to_event(1), obs=y)
+
+
+def guess(owner: EmpiricalBayes, batch: TaskBatch, observe: Observe = "query") -> Tensor:
+    r"""Sample $w_t \sim q_K(w; d^s_t, x^q_t)$.
+
+    Args:
+        owner: the model.
+        batch: $T$ tasks; the query labels are not looked at.
+        observe: as for the model; "query" weighs latent sites by beta.
+
+    Returns:
+        The weights `w`, shape `(T, C, P)`.
+    """
+    register(owner)
+    inferred = owner.infer(batch)
+    q = inferred.path[-1]
+    with pyro.plate("task", batch.num_tasks, dim=-1), _bottleneck(owner, observe):
+        if inferred.num_levels > 1:
+            level = pyro.sample("level", dist.Categorical(logits=inferred.log_weight))
+            q = q[torch.arange(batch.num_tasks, device=level.device) * inferred.num_levels + level]
+        w: Tensor = pyro.sample("w", q.distribution())
+    return w

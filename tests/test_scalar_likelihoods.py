@@ -1,0 +1,322 @@
+"""Likelihoods of one number per row against SciPy's densities and numerical integration."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from builders import close, generator, number_tasks
+from scipy import integrate, stats
+
+import ebmeta
+from ebmeta.inference import Inference
+from ebmeta.likelihood import (
+    LIKELIHOODS,
+    Bernoulli,
+    Binomial,
+    Given,
+    NegativeBinomial,
+    Normal,
+    NormalPerTask,
+    Poisson,
+    StudentT,
+)
+
+WAYS = torch.ones(1, 1, dtype=torch.bool)
+SCALARS = [name for name in LIKELIHOODS if name != "categorical"]
+
+
+def moved(likelihood):
+    likelihood = likelihood.double()
+    if hasattr(likelihood, "center"):
+        likelihood.center.fill_(0.7)
+        likelihood.unit.fill_(1.6)
+    return likelihood
+
+
+#: A member, labels, sizes, and SciPy's distribution of a label given eta and size.
+CASES = {
+    "normal": (
+        lambda: moved(Normal(0.8)),
+        [0.3, -2.0, 9.0],
+        [1.0, 4.0, 2.0],
+        lambda eta, n: stats.norm(0.7 + 1.6 * eta, 1.6 * 0.8 / math.sqrt(n)),
+    ),
+    "student_t": (
+        lambda: moved(StudentT(0.8, 4.5)),
+        [0.3, -2.0, 9.0],
+        [1.0, 4.0, 2.0],
+        lambda eta, n: stats.t(4.5, 0.7 + 1.6 * eta, 1.6 * 0.8 / math.sqrt(n)),
+    ),
+    "bernoulli": (
+        lambda: moved(Bernoulli()),
+        [0.0, 1.0, 1.0],
+        None,
+        lambda eta, n: stats.bernoulli(1 / (1 + np.exp(-eta))),
+    ),
+    "binomial": (
+        lambda: moved(Binomial()),
+        [0.0, 3.0, 90.0],
+        [1.0, 7.0, 400.0],
+        lambda eta, n: stats.binom(n, 1 / (1 + np.exp(-eta))),
+    ),
+    "poisson": (
+        lambda: moved(Poisson()),
+        [0.0, 3.0, 170.0],
+        [1.0, 0.5, 60.0],
+        lambda eta, n: stats.poisson(n * np.exp(eta)),
+    ),
+    "negative_binomial": (
+        lambda: moved(NegativeBinomial(3.5)),
+        [0.0, 3.0, 170.0],
+        [1.0, 0.5, 60.0],
+        lambda eta, n: stats.nbinom(3.5, 3.5 / (3.5 + n * np.exp(eta))),
+    ),
+}
+LOC, VAR = [0.4, -0.8, 0.5], [0.3, 1.5, 0.8]
+
+
+def columns(name):
+    build, y, size, reference = CASES[name]
+    as_row = lambda v: torch.tensor([v], dtype=torch.float64)  # noqa: E731
+    given = Given(None if size is None else as_row(size))
+    return build(), as_row(y), as_row(LOC)[..., None], as_row(VAR)[..., None], given, size or [1.0] * 3, reference
+
+
+def log_density(distribution, y):
+    return (
+        distribution.logpmf(y)
+        if hasattr(distribution, "pmf") and hasattr(distribution.dist, "_pmf")
+        else (distribution.logpdf(y))
+    )
+
+
+def over_eta(f, m, v):
+    """Average a function of eta over N(m, v) by the trapezoid rule, which is exact to rounding for smooth ones."""
+    z = np.linspace(-9, 9, 6001)
+    return float((f(m + math.sqrt(v) * z) * stats.norm.pdf(z)).sum() * (z[1] - z[0]))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_log_density_is_scipys(name):
+    likelihood, y, loc, _, given, size, reference = columns(name)
+    got = likelihood.log_prob(y, loc, WAYS, given)[0]
+    want = [log_density(reference(LOC[i], size[i]), y[0, i].item()) for i in range(3)]
+    close(got.detach(), torch.tensor(want, dtype=torch.float64), 1e-6)  # parameters start in 32 bits
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_mean_variance_and_cdf_are_scipys(name):
+    likelihood, y, loc, _, given, size, reference = columns(name)
+    eta = loc.squeeze(-1)
+    got = (likelihood.mean(eta, given), likelihood.variance(eta, given), likelihood.cdf(y, eta, given))
+    for i in range(3):
+        d = reference(LOC[i], size[i])
+        for value, want in zip(got, (d.mean(), d.var(), d.cdf(y[0, i].item())), strict=True):
+            assert value.detach()[0, i].item() == pytest.approx(want, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_are_those_of_the_log_density(name):
+    likelihood, y, loc, _, given, _, _ = columns(name)
+    eta = loc.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(-likelihood.log_prob(y, eta, WAYS, given).sum(), eta, create_graph=True)
+    (second,) = torch.autograd.grad(slope.sum(), eta)
+    g, h = likelihood.gradients(y, loc, torch.zeros_like(loc), WAYS, given)
+    close(g, slope, 1e-8)
+    if name == "student_t":  # the curvature of the normal with the present weight, which bounds the density from below
+        assert bool((h >= second).all())
+    else:
+        close(h, second, 1e-8)
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n not in ("student_t", "negative_binomial")])
+def test_exponential_families_have_the_residual_form(name):
+    likelihood, y, loc, var, given, _, _ = columns(name)
+    mean, curvature = likelihood.moments(loc, var, WAYS, given)
+    g, h = likelihood.gradients(y, loc, var, WAYS, given)
+    close(g, (mean - likelihood.statistic(y, 1)) / likelihood.dispersion(given), 1e-12)
+    close(h, (curvature / likelihood.dispersion(given)).expand_as(h), 1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_expected_and_predictive_scores_equal_integrals(name):
+    likelihood, y, loc, var, given, size, reference = columns(name)
+    none = torch.zeros(1)
+    expected = likelihood.expected_log_prob(y, loc, var, WAYS, none, given)[0].tolist()
+    predictive = likelihood.predictive_log_prob(y, loc, var, WAYS, none, given)[0].tolist()
+    for i in range(3):
+        label = y[0, i].item()
+        log_p = lambda eta, i=i, label=label: log_density(reference(eta, size[i]), label)  # noqa: E731
+        assert expected[i] == pytest.approx(over_eta(log_p, LOC[i], VAR[i]), rel=2e-3 if name == "student_t" else 1e-6)
+        density = over_eta(lambda eta, f=log_p: np.exp(f(eta)), LOC[i], VAR[i])
+        assert predictive[i] == pytest.approx(math.log(density), abs=2e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_predicted_mean_deviation_and_cdf_equal_integrals(name):
+    likelihood, y, loc, var, given, size, reference = columns(name)
+    out = likelihood.predict(loc, var, WAYS, given)
+    reached = likelihood.predictive_cdf(y, loc, var, given)
+    for i in range(3):
+        n, label = size[i], y[0, i].item()
+        mean = over_eta(lambda eta, n=n: reference(eta, n).mean(), LOC[i], VAR[i])
+        square = over_eta(lambda eta, n=n: reference(eta, n).var() + reference(eta, n).mean() ** 2, LOC[i], VAR[i])
+        cdf = over_eta(lambda eta, n=n, label=label: reference(eta, n).cdf(label), LOC[i], VAR[i])
+        assert out["mean"][0, i].item() == pytest.approx(mean, rel=1e-6)
+        assert out["std"][0, i].item() == pytest.approx(math.sqrt(square - mean**2), rel=1e-5)
+        assert reached[0, i].item() == pytest.approx(cdf, abs=3e-3)
+
+
+def as_inference(likelihood, loc, var, given) -> Inference:
+    """Return an inference whose only weight is the linear predictor."""
+    rows = loc.shape[1]
+    q = ebmeta.gaussian.DiagonalGaussian(loc.mT, 1 / var.mT)
+    x = torch.eye(rows, dtype=torch.float64)[None]
+    return Inference([q], q, x, likelihood, WAYS, given, torch.zeros(1, 1), torch.zeros(1))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_quantiles_invert_the_cdf(name):
+    likelihood, _, loc, var, given, _, _ = columns(name)
+    inferred = as_inference(likelihood, loc, var, given)
+    levels = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
+    quantiles = inferred.quantile(0, levels)
+    for level, q in zip(levels, quantiles, strict=True):
+        if likelihood.discrete:
+            assert bool((inferred.cdf(0, q) >= level).all() and (inferred.cdf(0, q - 1) < level).all())
+        else:
+            close(inferred.cdf(0, q).detach(), level.expand(1, 3), 1e-8)
+    with pytest.raises(ValueError, match="levels: expected probabilities between 0 and 1, got"):
+        inferred.quantile(0, torch.tensor([1.0]))
+
+
+@pytest.mark.parametrize("name", SCALARS)
+def test_the_initializer_finds_the_best_gaussian(name):
+    """Its loss has no slope in location and covariance, and is what a general optimiser finds."""
+    model = ebmeta.EmpiricalBayes.regressor(3, name, num_steps=0).double().requires_grad_(False)
+    batch = number_tasks(name)
+    inferred = model.infer(batch)
+    q, levels = inferred.path[0], model.likelihood.num_levels
+    x = model.predictor.features(batch.support_x, batch.support_mask).repeat_interleave(levels, 0)
+    y, mask = (v.repeat_interleave(levels, 0) for v in (batch.support_y, batch.support_mask))
+    given, ways = model._given(batch, "support"), torch.ones(len(x), 1, dtype=torch.bool)
+
+    def loss(loc, lower):
+        covariance = lower @ lower.mT
+        eta = (x @ loc.mT, ((x @ lower[:, 0]).square()).sum(-1, keepdim=True))
+        fit = model.likelihood.expected_log_prob(y, *eta, ways, torch.zeros(1), given)
+        prior = inferred.prior
+        kl = torch.distributions.kl_divergence(
+            torch.distributions.MultivariateNormal(loc, covariance),
+            torch.distributions.MultivariateNormal(prior.loc, precision_matrix=prior.precision),
+        )
+        return (-torch.where(mask, fit, 0.0).sum(1) + kl[:, 0]).sum()
+
+    loc = q.loc.detach().clone().requires_grad_()
+    lower = torch.linalg.cholesky(q.covariance()).detach().contiguous().requires_grad_()
+    found = loss(loc, lower)
+    slopes = torch.autograd.grad(found, (loc, lower))
+    if name != "student_t":  # there the fixed point is that of the augmented posterior, over every row's weight too
+        assert max(s.abs().max() for s in slopes) < 2e-3
+    optimizer = torch.optim.LBFGS([loc, lower], max_iter=60, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
+
+    def closure():
+        optimizer.zero_grad()
+        value = loss(loc, torch.tril(lower))
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    best = loss(loc, torch.tril(lower))
+    assert 0 <= (found - best).item() / len(batch) < (0.05 if name == "student_t" else 1e-6)
+
+
+def test_the_posterior_over_noise_levels_is_exact():
+    """Compare weights, prediction and evidence with sums over the grid of closed forms of multivariate normals."""
+    model = ebmeta.EmpiricalBayes.regressor(2, "normal_per_task", num_steps=0).double()
+    model.likelihood.log_ratio.data.fill_(math.log(0.6))
+    batch = number_tasks("normal_per_task", supports=(4, 1, 6), queries=(3, 2, 4), features=2, sizes=False)
+    inferred = model.infer(batch)
+    z, log_prior = model.likelihood.levels()
+    x_all, q_all = (model.predictor.features(v) for v in (batch.support_x, batch.query_x))
+    prior = model.prior.gaussian()
+    root = torch.linalg.inv(prior.precision)
+    nll = -inferred.log_prob(0, batch.query_y, torch.zeros(1), predictive=True)
+    for t in range(3):
+        x, y = x_all[t][batch.support_mask[t]], batch.support_y[t][batch.support_mask[t]]
+        evidence, joint = [], []
+        for value, logp in zip(z, log_prior, strict=True):
+            noise = torch.exp(2 * 0.6 * value)
+            cov = x @ root @ x.T + noise * torch.eye(len(x), dtype=torch.float64)
+            evidence.append(torch.distributions.MultivariateNormal(x @ prior.loc, cov).log_prob(y) + logp)
+            one = torch.cat([x, q_all[t, :1]])
+            cov = one @ root @ one.T + noise * torch.eye(len(one), dtype=torch.float64)
+            both = torch.cat([y, batch.query_y[t, :1]])
+            joint.append(torch.distributions.MultivariateNormal(one @ prior.loc, cov).log_prob(both) + logp)
+        evidence, joint = torch.stack(evidence), torch.stack(joint)
+        close(inferred.log_weight[t], torch.log_softmax(evidence, 0), 1e-8)
+        close(nll[t, 0], torch.logsumexp(evidence, 0) - torch.logsumexp(joint, 0), 1e-8)
+    objective = ebmeta.Objective("evidence")
+    pooled, total = batch.pooled(), 0.0
+    for t in range(3):
+        x, y = (
+            model.predictor.features(pooled.query_x)[t][pooled.query_mask[t]],
+            pooled.query_y[t][pooled.query_mask[t]],
+        )
+        each = [
+            torch.distributions.MultivariateNormal(
+                x @ prior.loc, x @ root @ x.T + torch.exp(2 * 0.6 * value) * torch.eye(len(x), dtype=torch.float64)
+            ).log_prob(y)
+            + logp
+            for value, logp in zip(z, log_prior, strict=True)
+        ]
+        total = total - torch.logsumexp(torch.stack(each), 0)
+    close(objective.terms(model, batch).loss.sum(), total, 1e-8)
+
+
+def test_the_importance_bound_closes_the_gap_of_the_evidence():
+    """Poisson, one weight: the bound of 2,000 draws against a one-dimensional integral."""
+    model = ebmeta.EmpiricalBayes.regressor(1, "poisson", num_steps=0).double()
+    rate, count = torch.zeros(1, 1, 1, dtype=torch.float64), torch.tensor([[2.0]], dtype=torch.float64)
+    batch = ebmeta.TaskBatch(rate, count, rate, count + 3)
+    terms = ebmeta.Objective("evidence", num_draws=2000).terms(model, batch, generator=generator(0))
+    exact, _ = integrate.quad(
+        lambda w: stats.poisson(math.exp(w)).pmf(2) * stats.poisson(math.exp(w)).pmf(5) * stats.norm.pdf(w), -8, 8
+    )
+    assert terms.loss.item() == pytest.approx(-math.log(exact), abs=0.005)  # 0.001 for one standard error
+
+
+@pytest.mark.parametrize(
+    ("name", "y", "size", "message"),
+    [
+        ("poisson", -1.0, None, r"support_y: expected counts 0, 1, 2, \.\.\., got -1 at task 0, row 1"),
+        ("negative_binomial", 1.5, None, r"support_y: expected counts 0, 1, 2, \.\.\., got 1.5 at task 0, row 1"),
+        ("binomial", 3.0, 2.0, "support_y: expected at most as many successes as trials, got 3 of 2 at task 0, row 1"),
+        ("binomial", 1.0, 2.5, "support_y: expected whole numbers of trials, got 2.5 of 2.5 at task 0, row 1"),
+        ("bernoulli", 2.0, None, "support_y: expected at most as many successes as trials, got 2 of 1"),
+        ("bernoulli", 1.0, 2.0, "support_y: expected rows of one trial each .use 'binomial' for more., got sizes"),
+        ("poisson", 1.0, 0.0, "support_size: expected numbers above 0, got 0 at task 0, row 1"),
+        ("normal", 1.0, -2.0, "support_size: expected numbers above 0, got -2 at task 0, row 1"),
+    ],
+)
+def test_impossible_labels_are_refused(name, y, size, message):
+    x = torch.zeros(1, 2, 1)
+    sizes = None if size is None else torch.tensor([[1.0, size]])
+    batch = ebmeta.TaskBatch(x, torch.tensor([[1.0, y]]), x, support_size=sizes)
+    with pytest.raises(ValueError, match=message):
+        ebmeta.EmpiricalBayes.regressor(1, name).posterior(batch)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Normal(0.0), "noise: expected a standard deviation above 0, got 0.0"),
+        (lambda: NormalPerTask(ratio=-1.0), "ratio: expected a standard deviation above 0, got -1.0"),
+        (lambda: StudentT(freedom=2.0), "freedom: expected degrees of freedom above 2, got 2.0"),
+        (lambda: NegativeBinomial(0.0), "shape: expected a number above 0, got 0.0"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
