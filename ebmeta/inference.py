@@ -1,13 +1,14 @@
 r"""What inference says of a batch: the path of posteriors, and what predictions follow from it.
 
-Where tasks have noise levels of their own, every posterior is a mixture over $J$ levels,
+Where tasks have noise levels of their own, every posterior is a mixture over $J$ levels (`ebmeta.noise_levels`),
 
-$$ q(w, z_t = z_j) = \pi_{tj}\, \mathcal N(w; m_{tj}, \Lambda_{tj}^{-1}), \qquad
-   \pi_{tj} \propto P(z_j) \exp \big( \mathbb E_{q_{0,tj}}[\log p(y^s_t \mid w, z_j)]
+$$ q(w, z_t = z_{tj}) = \pi_{tj}\, \mathcal N(w; m_{tj}, \Lambda_{tj}^{-1}), \qquad
+   \pi_{tj} \propto c_{tj}\, \mathcal N(z_{tj}; 0, 1) \exp \big( \mathbb E_{q_{0,tj}}[\log p(y^s_t \mid w, z_{tj})]
    - \mathrm{KL}(q_{0,tj} \Vert p_\psi) \big), $$
 
-with weights by the evidence of the support set, which is exact where the likelihood is conjugate. Tasks and levels
-share the leading axis (level fastest), so that all else stays batched; with one level this changes nothing.
+with quadrature masses $c_{tj}$ and the evidence of the support set, which is exact where the likelihood is conjugate
+given the level. Tasks and levels share the leading axis (level fastest), so that all else stays batched; with one
+level this changes nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from ebmeta.gaussian import Gaussian
 from ebmeta.likelihood import Given, Likelihood, ScalarLikelihood
+from ebmeta.noise_levels import Levels
 
 __all__ = ["Inference", "repeat"]
 
@@ -40,7 +42,8 @@ class Inference(NamedTuple):
         way_mask: True where a class exists, shape `(T * J, C)`.
         given: what else is known of the queries.
         log_weight: $\log \pi$, shape `(T, J)`.
-        log_level: $\log P(z_j)$, shape `(J,)`.
+        log_level: log quadrature mass of each level under the prior, shape `(T, J)`.
+        levels: the levels, where tasks have some.
     """
 
     path: list[Gaussian]
@@ -51,6 +54,7 @@ class Inference(NamedTuple):
     given: Given
     log_weight: Tensor
     log_level: Tensor
+    levels: Levels | None = None
 
     @property
     def num_levels(self) -> int:
@@ -61,7 +65,7 @@ class Inference(NamedTuple):
         return value.view(*self.log_weight.shape, *value.shape[1:])
 
     def kl(self) -> Tensor:
-        r"""Return $\mathrm{KL}(q_k(w, z) \Vert p_\psi(w) P(z))$ in nats, shape `(steps, T)`."""
+        r"""Return $\mathrm{KL}(q_k(w, z) \Vert p_\psi(w) p(z))$ in nats, shape `(steps, T)`."""
         of_w = torch.stack([q.kl(self.prior) for q in self.path])
         if self.num_levels == 1:
             return of_w
@@ -156,6 +160,6 @@ class Inference(NamedTuple):
         level: Tensor = dist.Categorical(logits=self.log_weight).sample((num_draws,))
         tasks = torch.arange(len(self.log_weight), device=w.device)
         chosen = w.view(num_draws, *self.log_weight.shape, *w.shape[2:])[torch.arange(num_draws)[:, None], tasks, level]
-        z, _ = self.likelihood.levels()
+        assert self.levels is not None  # for the type checker: several levels
         size = None if self.given.size is None else self._by_level(self.given.size)[:, 0]
-        return chosen, Given(size, z[level])
+        return chosen, Given(size, self.levels.z[tasks, level])

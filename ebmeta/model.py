@@ -20,6 +20,7 @@ from ebmeta.inference import Inference, repeat
 from ebmeta.initializer import ConjugateInitializer, Initializer, PrototypeInitializer
 from ebmeta.likelihood import LIKELIHOODS, Given, Likelihood
 from ebmeta.mixture import class_refiner
+from ebmeta.noise_levels import Levels, place
 from ebmeta.predictor import LinearPredictor
 from ebmeta.prior import DiagonalPrior, FullPrior, Prior
 from ebmeta.program import Program
@@ -246,37 +247,58 @@ class EmpiricalBayes(nn.Module):
             num_steps: $K$; that of training by default.
 
         Returns:
-            $K + 1$ Gaussians over `w`, each of shape `(T, C, P)`; where tasks have one of $J$ noise levels,
-            `(T * J, C, P)`, one for each (see `infer` for their weights).
+            $K + 1$ Gaussians over `w`, each of shape `(T, C, P)`; where tasks have noise levels of their
+            own, `(T * J, C, P)`, one for each of $J$ levels (see `ebmeta.inference`).
 
         Raises:
             ValueError: if features or labels do not fit the model.
         """
         return self.infer(batch, num_steps).path
 
-    def infer(self, batch: TaskBatch, num_steps: int | None = None) -> Inference:
-        """Return the path of `posterior` and all that predictions need; arguments and errors as there."""
-        self.check(batch)
-        levels = self.likelihood.num_levels
-        query_x, support_x = (repeat(x, levels) for x in self._features(batch))
-        prior, way_mask = self.prior_of(batch, levels), repeat(batch.way_mask, levels)
-        support, query = self._given(batch, "support"), self._given(batch, "query")
-        y, mask = repeat(batch.support_y, levels), repeat(batch.support_mask, levels)
-        q = self.initializer(prior, self.likelihood, support_x, y, mask, support)
-        fixed = repeat(batch.query_mask, levels), way_mask, self.beta, num_steps, query
-        path = self.refiner(q, prior, self.likelihood, query_x, *fixed)
-        log_weight = log_level = q.loc.new_zeros(batch.num_tasks, levels)
-        if levels > 1:
-            log_level = self.likelihood.levels()[1]
-            (loc, var), none = q.marginal(support_x), q.loc.new_zeros(1)
-            fit = self.likelihood.expected_log_prob(y, loc, var, way_mask, none, support)
-            evidence = torch.where(mask, fit, 0.0).sum(1) - q.kl(prior)
-            log_weight = torch.log_softmax(evidence.view(batch.num_tasks, levels) + log_level, 1)
-        return Inference(path, prior, query_x, self.likelihood, way_mask, query, log_weight, log_level)
+    def infer(self, batch: TaskBatch, num_steps: int | None = None, level: Tensor | None = None) -> Inference:
+        """Return the path of `posterior` and all that predictions need.
 
-    def _features(self, batch: TaskBatch) -> tuple[Tensor, Tensor]:
-        query = self.predictor.features(batch.query_x, batch.query_mask)
-        return query, self.predictor.features(batch.support_x, batch.support_mask)
+        Args:
+            batch: as for `posterior`.
+            num_steps: as for `posterior`.
+            level: the noise level of each task where it is given, shape `(T,)`; inferred by default.
+
+        Raises:
+            ValueError: as for `posterior`.
+        """
+        self.check(batch)
+        query_x = self.predictor.features(batch.query_x, batch.query_mask)
+        support_x = self.predictor.features(batch.support_x, batch.support_mask)
+        levels = None
+        if level is not None:
+            levels = Levels(level.unsqueeze(1), torch.zeros_like(level).unsqueeze(1), level, torch.zeros_like(level))
+        elif self.likelihood.has_level:
+            levels = place(lambda z: self._initialize(batch, support_x, z)[1], batch.num_tasks, support_x)
+        q, evidence = self._initialize(batch, support_x, None if levels is None else levels.z)
+        times = evidence.shape[1]
+        prior, way_mask, x = self.prior_of(batch, times), repeat(batch.way_mask, times), repeat(query_x, times)
+        given = self._given(batch, "query", None if levels is None else levels.z)
+        masks = repeat(batch.query_mask, times), way_mask
+        path = self.refiner(q, prior, self.likelihood, x, *masks, self.beta, num_steps, given)
+        log_mass = torch.zeros_like(evidence) if levels is None else levels.log_mass
+        log_weight = torch.log_softmax(evidence + log_mass, 1)
+        return Inference(path, prior, x, self.likelihood, way_mask, given, log_weight, log_mass, levels)
+
+    def _initialize(self, batch: TaskBatch, support_x: Tensor, z: Tensor | None) -> tuple[Gaussian, Tensor]:
+        """Return $q_0$ at each of the levels `z`, `(T, J)`, and the log evidence of each in nats, same shape."""
+        times = 1 if z is None else z.shape[1]
+        prior, ways, given = (
+            self.prior_of(batch, times),
+            repeat(batch.way_mask, times),
+            self._given(batch, "support", z),
+        )
+        x, y, mask = (repeat(v, times) for v in (support_x, batch.support_y, batch.support_mask))
+        q = self.initializer(prior, self.likelihood, x, y, mask, given)
+        if z is None:
+            return q, x.new_zeros(batch.num_tasks, 1)
+        (loc, var), none = q.marginal(x), x.new_zeros(1)
+        fit = self.likelihood.expected_log_prob(y, loc, var, ways, none, given)
+        return q, (torch.where(mask, fit, 0.0).sum(1) - q.kl(prior)).view(z.shape)
 
     def prior_of(self, batch: TaskBatch, levels: int = 1) -> Gaussian:
         """Return the prior of every task of a batch, each `levels` times."""
@@ -284,13 +306,12 @@ class EmpiricalBayes(nn.Module):
         prior: Gaussian = self.prior(batch.num_tasks * levels, batch.way_mask.shape[1], task_x)
         return prior
 
-    def _given(self, batch: TaskBatch, side: str) -> Given:
-        """Return what is given of each row, tasks repeated over noise levels."""
+    def _given(self, batch: TaskBatch, side: str, z: Tensor | None = None) -> Given:
+        """Return what is given of each row, tasks repeated over their levels `z`."""
         size: Tensor | None = getattr(batch, f"{side}_size")
-        if self.likelihood.num_levels == 1:
+        if z is None:
             return Given(size)
-        z, _ = self.likelihood.levels()
-        return Given(None if size is None else repeat(size, len(z)), z.repeat(batch.num_tasks))
+        return Given(None if size is None else repeat(size, z.shape[1]), z.flatten())
 
     def in_units(self, q: Gaussian) -> tuple[Tensor, Tensor]:
         r"""Return location and covariance of weights in the units of features and labels.

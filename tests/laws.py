@@ -260,7 +260,8 @@ def tasks_do_not_see_each_other(member: Member) -> None:
             query_size=None if batch.query_size is None else [batch.query_size[t, :q]],
             task_x=None if batch.task_x is None else batch.task_x[t : t + 1],
         )
-        got, levels = outcome(model, alone), model.likelihood.num_levels
+        got = outcome(model, alone)
+        levels = len(got.path[0].loc)
         for a, b in zip(got.path, together.path, strict=True):
             close(a.loc, b.loc[t * levels : (t + 1) * levels, :c])
             close(a.precision, b.precision[t * levels : (t + 1) * levels, :c])
@@ -272,7 +273,7 @@ def tasks_do_not_see_each_other(member: Member) -> None:
 
 def no_support_gives_the_prior(member: Member) -> None:
     model, batch = member.build(), member.tasks()
-    prior = model.prior_of(batch, model.likelihood.num_levels)
+    prior = model.prior_of(batch, len(model.posterior(batch)[0].loc) // len(batch))
     masked = replace(batch, support_mask=torch.zeros_like(batch.support_mask))
     absent = replace(
         batch,
