@@ -160,8 +160,8 @@ def found(model: ebmeta.EmpiricalBayes) -> dict[str, Any]:
     if isinstance(basis, FourierBasis):
         out["pairs"] = basis.multiples.shape[1]
         fresh, _ = embedder(f"fourier_{basis.multiples.shape[1]}")
-        out["start"] = np.round(fresh.angular_frequencies.detach()[0].numpy(), 4).tolist()
-        out["frequencies"] = np.round(basis.angular_frequencies.detach()[0].numpy(), 4).tolist()
+        out["start"] = np.round(fresh.angular_frequencies.detach()[0].double().numpy(), 4).tolist()
+        out["frequencies"] = np.round(basis.angular_frequencies.detach()[0].double().numpy(), 4).tolist()
         away = [abs(abs(f) - 1) for f in out["frequencies"]]
         nearest = int(np.argmin(away))
         out["nearest_start"], out["nearest_error"] = out["start"][nearest], round(away[nearest], 5)
