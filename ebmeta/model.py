@@ -281,8 +281,9 @@ class EmpiricalBayes(nn.Module):
         masks = repeat(batch.query_mask, times), way_mask
         path = self.refiner(q, prior, self.likelihood, x, *masks, self.beta, num_steps, given)
         log_mass = torch.zeros_like(evidence) if levels is None else levels.log_mass
-        log_weight = torch.log_softmax(evidence + log_mass, 1)
-        return Inference(path, prior, x, self.likelihood, way_mask, given, log_weight, log_mass, levels)
+        total = torch.logsumexp(evidence + log_mass, 1)
+        log_weight = evidence + log_mass - total.unsqueeze(1)
+        return Inference(path, prior, x, self.likelihood, way_mask, given, log_weight, log_mass, total, levels)
 
     def _initialize(self, batch: TaskBatch, support_x: Tensor, z: Tensor | None) -> tuple[Gaussian, Tensor]:
         """Return $q_0$ at each of the levels `z`, `(T, J)`, and the log evidence of each in nats, same shape."""
@@ -294,11 +295,11 @@ class EmpiricalBayes(nn.Module):
         )
         x, y, mask = (repeat(v, times) for v in (support_x, batch.support_y, batch.support_mask))
         q = self.initializer(prior, self.likelihood, x, y, mask, given)
-        if z is None:
+        if self.likelihood.categorical:
             return q, x.new_zeros(batch.num_tasks, 1)
         (loc, var), none = q.marginal(x), x.new_zeros(1)
         fit = self.likelihood.expected_log_prob(y, loc, var, ways, none, given)
-        return q, (torch.where(mask, fit, 0.0).sum(1) - q.kl(prior)).view(z.shape)
+        return q, (torch.where(mask, fit, 0.0).sum(1) - q.kl(prior)).view(batch.num_tasks, times)
 
     def prior_of(self, batch: TaskBatch, levels: int = 1) -> Gaussian:
         """Return the prior of every task of a batch, each `levels` times."""

@@ -173,7 +173,7 @@ def as_inference(likelihood, loc, var, given) -> Inference:
     rows = loc.shape[1]
     q = ebmeta.gaussian.DiagonalGaussian(loc.mT, 1 / var.mT)
     x = torch.eye(rows, dtype=torch.float64)[None]
-    return Inference([q], q, x, likelihood, WAYS, given, torch.zeros(1, 1), torch.zeros(1))
+    return Inference([q], q, x, likelihood, WAYS, given, torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1))
 
 
 @pytest.mark.parametrize("name", CASES)
