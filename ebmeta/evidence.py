@@ -3,14 +3,15 @@ r"""Empirical Bayes in the statistician's sense: the prior that makes all labels
 $$ \hat\psi = \arg\max_\psi \sum_t \log p_\psi(y_t) + \sum_p (\log s_p - 0.1 s_p), \qquad s_p = \sqrt{\Sigma_{pp}}, $$
 
 over all groups at once, by L-BFGS. The second sum, where asked for, is a Gamma(2, 0.1) hyperprior on every standard
-deviation of the prior, in units of the training labels: without it the maximum can sit at $s_p = 0$ when groups are few, and every group is then
-predicted as if it were the average one. Source: Chung, Rabe-Hesketh, Dorie, Gelman and Liu 2013, A nondegenerate
-penalized likelihood estimator for variance parameters in multilevel models.
+deviation of the prior, in units of the training labels. Without it the maximum can sit at $s_p = 0$ when groups are
+few, and every group is then predicted as if it were the average one. Source: Chung, Rabe-Hesketh, Dorie, Gelman and
+Liu 2013, A nondegenerate penalized likelihood estimator for variance parameters in multilevel models.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,9 @@ from ebmeta.preparation import measure
 from ebmeta.prior import Prior
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["Evidence", "EvidenceFit", "fit_evidence"]
+__all__ = ["Evidence", "EvidenceFit", "Hyperprior", "fit_evidence", "log_hyperprior"]
+
+Hyperprior = Callable[[EmpiricalBayes], Tensor]
 
 BOUNDARY = 0.5  # nats: log evidence that a positive scale has to gain to be told from 0
 RATE = 0.1  # of the hyperprior: its mean is 20 standard deviations of the labels
@@ -76,7 +79,7 @@ def fit_evidence(
     model: EmpiricalBayes,
     tasks: GroupSampler | TaskBatch,
     *,
-    hyperprior: bool = False,
+    hyperprior: bool | Hyperprior = False,
     num_draws: int = 16,
     max_iterations: int = 500,
     seed: int = 0,
@@ -89,7 +92,8 @@ def fit_evidence(
     Args:
         model: a model for numbers, `EmpiricalBayes.regressor`.
         tasks: groups; every row counts as labelled.
-        hyperprior: keep every standard deviation of the prior off 0 (see above).
+        hyperprior: True to keep every standard deviation of the prior off 0 (see above), or a function of the model
+            that returns a log density of its parameters as they are (scales and noise by their logarithm).
         num_draws: draws of the importance-weighted bound, for likelihoods that are not normal.
         max_iterations: of the optimiser.
         seed: seed of those draws.
@@ -134,7 +138,7 @@ class Evidence:
     Args:
         model: a model in 64 bits; its parameters are written to.
         tasks: groups; every row counts as labelled.
-        hyperprior: add the log hyperprior.
+        hyperprior: add the log hyperprior; see `fit_evidence`.
         num_draws: draws of the importance-weighted bound.
         seed: seed of those draws.
     """
@@ -144,7 +148,7 @@ class Evidence:
         model: EmpiricalBayes,
         tasks: GroupSampler | TaskBatch,
         *,
-        hyperprior: bool,
+        hyperprior: bool | Hyperprior,
         num_draws: int = 16,
         seed: int = 0,
     ) -> None:
@@ -173,7 +177,9 @@ class Evidence:
     def _loss(self, flat: Tensor) -> Tensor:
         self.write(flat)
         loss = -self.log_evidence()
-        return loss - log_hyperprior(self.model.prior) if self.hyperprior else loss
+        if self.hyperprior is False:
+            return loss
+        return loss - (log_hyperprior(self.model) if self.hyperprior is True else self.hyperprior(self.model))
 
     def value(self, flat: Tensor) -> float:
         """Return minus the log evidence (and hyperprior) in nats; infinite where it cannot be computed."""
@@ -202,9 +208,9 @@ class Evidence:
             log_scale.data = kept
 
 
-def log_hyperprior(prior: Prior) -> Tensor:
+def log_hyperprior(model: EmpiricalBayes) -> Tensor:
     r"""Return $\sum_p (\log s_p - 0.1 s_p)$, the log of a Gamma(2, 0.1) density of each scale up to a constant."""
-    scales = _scales(prior)
+    scales = _scales(model.prior)
     return (scales.log() - RATE * scales).sum()
 
 

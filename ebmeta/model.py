@@ -18,7 +18,7 @@ from ebmeta.basis import Basis, build_basis
 from ebmeta.gaussian import Gaussian
 from ebmeta.inference import Inference, repeat
 from ebmeta.initializer import ConjugateInitializer, Initializer, PrototypeInitializer
-from ebmeta.likelihood import LIKELIHOODS, Given, Likelihood
+from ebmeta.likelihood import LIKELIHOODS, Given, Likelihood, Normal
 from ebmeta.mixture import class_refiner
 from ebmeta.noise_levels import Levels, place
 from ebmeta.predictor import LinearPredictor
@@ -154,6 +154,7 @@ class EmpiricalBayes(nn.Module):
         num_covariates: int = 0,
         basis: Basis | Mapping[str, Any] | None = None,
         standardize: bool = True,
+        known_noise: bool = False,
         width: int = 32,
         embedder: nn.Module | None = None,
         freeze_embedder: bool = False,
@@ -171,6 +172,8 @@ class EmpiricalBayes(nn.Module):
             basis: functions of the features that take their place, from `ebmeta.basis`.
             standardize: let training take the units of features, covariates and labels from its groups; otherwise
                 they have to come at about unit scale.
+            known_noise: take the sizes of rows for inverse variances of their labels ("normal" alone), and learn no
+                noise.
             width: hidden units of the synthetic-gradient network.
             embedder: optional network from raw inputs to features.
             freeze_embedder: keep the embedder as it is.
@@ -195,16 +198,23 @@ class EmpiricalBayes(nn.Module):
             "num_covariates": num_covariates,
             "basis": None,
             "standardize": standardize,
+            "known_noise": known_noise,
             "width": width,
             "freeze_embedder": freeze_embedder,
         }
+        if known_noise and likelihood != "normal":
+            raise ValueError(f"known_noise: expected a normal likelihood, got {likelihood!r}")
+        distribution = LIKELIHOODS[likelihood]()
+        if isinstance(distribution, Normal) and known_noise:
+            distribution.known = True
+            distribution.log_noise.requires_grad_(False)
         with seeded(seed):
             functions = build_basis(basis) if isinstance(basis, Mapping) else basis
             config["basis"] = None if functions is None else functions.config()
             predictor = LinearPredictor(num_features, "linear", embedder, freeze_embedder, functions)
             return cls(
                 FullPrior(predictor.num_weights, num_covariates=num_covariates),
-                LIKELIHOODS[likelihood](),
+                distribution,
                 predictor,
                 ConjugateInitializer(),
                 GradientRefiner(RealSyntheticGradient(predictor.num_weights, width), num_steps),

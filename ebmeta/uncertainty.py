@@ -22,7 +22,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ebmeta.evidence import Evidence
+from ebmeta.evidence import Evidence, Hyperprior
 from ebmeta.group_sampling import GroupSampler
 from ebmeta.inference import Inference, MixtureInference
 from ebmeta.model import EmpiricalBayes
@@ -44,15 +44,19 @@ class PriorEnsemble(EmpiricalBayes):
         model: the fitted model.
         members: models with other values of the parameters.
         log_weight: log weight of each member, shape `(S,)`.
+        new_groups: whether support sets weigh the members.
     """
 
     log_weight: Tensor
 
-    def __init__(self, model: EmpiricalBayes, members: list[EmpiricalBayes], log_weight: Tensor) -> None:
+    def __init__(
+        self, model: EmpiricalBayes, members: list[EmpiricalBayes], log_weight: Tensor, new_groups: bool = True
+    ) -> None:
         parts = model.prior, model.likelihood, model.predictor, model.initializer, model.refiner
         super().__init__(*parts, beta=model.beta)
         self.members = nn.ModuleList(members)
         self.register_buffer("log_weight", log_weight)
+        self.new_groups = new_groups
 
     def infer(  # type: ignore[override]  # a mixture of what the model returns, with the same methods
         self, batch: TaskBatch, num_steps: int | None = None, level: Tensor | None = None
@@ -60,15 +64,16 @@ class PriorEnsemble(EmpiricalBayes):
         """Return inference under every member, weighted by the evidence of each task's support set."""
         parts: list[Inference] = [member.infer(batch, num_steps, level) for member in self.members]  # type: ignore[operator]
         evidence = torch.stack([p.log_evidence for p in parts], 1)
-        return MixtureInference(parts, torch.log_softmax(evidence + self.log_weight, 1))
+        return MixtureInference(parts, torch.log_softmax(evidence * self.new_groups + self.log_weight, 1))
 
 
 def propagate(
     model: EmpiricalBayes,
     tasks: GroupSampler | TaskBatch,
     *,
-    hyperprior: bool = True,
+    hyperprior: bool | Hyperprior = True,
     num_draws: int = 32,
+    new_groups: bool = True,
     seed: int = 0,
 ) -> PriorEnsemble:
     """Return the model with the uncertainty of its prior's and likelihood's parameters.
@@ -76,8 +81,10 @@ def propagate(
     Args:
         model: a model fitted by `ebmeta.fit_evidence` to the same groups with the same `hyperprior`.
         tasks: those groups.
-        hyperprior: whether the hyperprior counts.
+        hyperprior: as for `fit_evidence`.
         num_draws: draws of the parameters, $S$.
+        new_groups: weigh the draws by the support set of each group that is predicted; False where those are the
+            groups fitted, whose labels have been counted already.
         seed: seed of the draws.
 
     Raises:
@@ -108,4 +115,4 @@ def propagate(
     for d in draws:
         evidence.write(d)
         members.append(copy.deepcopy(work).to(dtype).eval())
-    return PriorEnsemble(model, members, torch.log_softmax(log_weight, 0).to(dtype))
+    return PriorEnsemble(model, members, torch.log_softmax(log_weight, 0).to(dtype), new_groups)

@@ -24,6 +24,9 @@ class _Located(ScalarLikelihood):
     center: Tensor
     unit: Tensor
 
+    #: True where sizes are inverse variances of the labels, so that no noise is left to learn.
+    known: bool = False
+
     def __init__(self, noise: float = 1.0) -> None:
         super().__init__()
         if not noise > 0:
@@ -50,6 +53,8 @@ class _Located(ScalarLikelihood):
             self.center.copy_(y.mean())
             deviation = y.std(correction=0)
             self.unit.copy_(deviation if float(deviation) > 0 else torch.ones(()))
+            if self.known:
+                self.log_noise.copy_(-self.unit.log())
         return 0.0
 
     def mean(self, eta: Tensor, given: Given | None = None) -> Tensor:
