@@ -25,9 +25,9 @@ from ebmeta.likelihood import LIKELIHOODS, Likelihood
 from ebmeta.mixture import class_refiner
 from ebmeta.predictor import LinearPredictor
 from ebmeta.prior import DiagonalPrior, FullPrior, Prior
+from ebmeta.real_synthetic_gradient import RealSyntheticGradient
 from ebmeta.refine import GradientRefiner, Refiner
 from ebmeta.seeding import seeded
-from ebmeta.synthetic_gradient import RealSyntheticGradient
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["EmpiricalBayes", "Program"]
