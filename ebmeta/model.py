@@ -24,9 +24,9 @@ from ebmeta.noise_levels import Levels, place
 from ebmeta.predictor import LinearPredictor
 from ebmeta.prior import DiagonalPrior, FullPrior, Prior
 from ebmeta.program import Program
+from ebmeta.real_synthetic_gradient import RealSyntheticGradient
 from ebmeta.refine import GradientRefiner, Refiner
 from ebmeta.seeding import seeded
-from ebmeta.synthetic_gradient import RealSyntheticGradient
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["EmpiricalBayes"]
