@@ -104,7 +104,7 @@ def test_a_frozen_embedder_stays_in_evaluation_mode():
 
 def test_bad_predictors_are_refused():
     with pytest.raises(ValueError, match="num_features: expected at least 1, got 0"):
-        LinearPredictor(0, "linear")
+        LinearPredictor(0, "cosine")
     with pytest.raises(ValueError, match="head: expected 'cosine' or 'linear', got 'mlp'"):
         LinearPredictor(2, "mlp")
     with pytest.raises(ValueError, match=r"x: expected 3 features per input, got shape \(2, 2\)"):
