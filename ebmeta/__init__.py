@@ -7,6 +7,7 @@ hierarchical Pyro model for classification and regression from a handful of labe
 from ebmeta.conformal import ConformalSets
 from ebmeta.estimators import FewShotClassifier, FewShotRegressor
 from ebmeta.evaluate import evaluate
+from ebmeta.evidence import EvidenceFit, fit_evidence
 from ebmeta.fit import FitResult, fit
 from ebmeta.group_sampling import GroupSampler
 from ebmeta.model import EmpiricalBayes
@@ -16,6 +17,7 @@ from ebmeta.persist import load, save
 from ebmeta.predict import predict
 from ebmeta.sampling import EpisodeSampler, MixedSampler
 from ebmeta.tasks import TaskBatch
+from ebmeta.uncertainty import PriorEnsemble, propagate
 
 __version__ = "0.1.0"
 
@@ -23,6 +25,7 @@ __all__ = [
     "ConformalSets",
     "EmpiricalBayes",
     "EpisodeSampler",
+    "EvidenceFit",
     "FewShotClassifier",
     "FewShotRegressor",
     "FitResult",
@@ -30,11 +33,14 @@ __all__ = [
     "MixedSampler",
     "Novelty",
     "Objective",
+    "PriorEnsemble",
     "TaskBatch",
     "__version__",
     "evaluate",
     "fit",
+    "fit_evidence",
     "load",
     "predict",
+    "propagate",
     "save",
 ]

@@ -180,6 +180,12 @@ class GroupSampler:
                 )
         return np.stack([values[rows[0]] for rows in self._members])
 
+    def everything(self) -> TaskBatch:
+        """Return every group once, with all its rows as labelled queries and no support: what evidence is made of."""
+        none = np.empty(0, dtype=np.int64)
+        rng = generator(self.seed, 0)
+        return self._collate(np.arange(len(self._members)), [(none, rows) for rows in self._members], rng)
+
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
         """Draw batch number `index`: groups without replacement, while there are enough.
 
@@ -205,6 +211,11 @@ class GroupSampler:
             order = rng.permutation(own)
             stop = len(order) if self.n_query is None else support + self.n_query
             rows.append((order[:support], order[support:stop]))
+        return self._collate(chosen, rows, rng)
+
+    def _collate(
+        self, chosen: np.ndarray, rows: list[tuple[np.ndarray, np.ndarray]], rng: np.random.Generator
+    ) -> TaskBatch:
         inputs = gather(self.X, rows, self.transform, rng)
         support_size, query_size = (None, None) if self.size is None else _columns(self.size, rows)
         support_y, query_y = _columns(self.y, rows)

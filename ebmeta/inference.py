@@ -1,13 +1,14 @@
 r"""What inference says of a batch: the path of posteriors, and what predictions follow from it.
 
-Where tasks have noise levels of their own, every posterior is a mixture over $J$ levels,
+Where tasks have noise levels of their own, every posterior is a mixture over $J$ levels (`ebmeta.noise_levels`),
 
-$$ q(w, z_t = z_j) = \pi_{tj}\, \mathcal N(w; m_{tj}, \Lambda_{tj}^{-1}), \qquad
-   \pi_{tj} \propto P(z_j) \exp \big( \mathbb E_{q_{0,tj}}[\log p(y^s_t \mid w, z_j)]
+$$ q(w, z_t = z_{tj}) = \pi_{tj}\, \mathcal N(w; m_{tj}, \Lambda_{tj}^{-1}), \qquad
+   \pi_{tj} \propto c_{tj}\, \mathcal N(z_{tj}; 0, 1) \exp \big( \mathbb E_{q_{0,tj}}[\log p(y^s_t \mid w, z_{tj})]
    - \mathrm{KL}(q_{0,tj} \Vert p_\psi) \big), $$
 
-with weights by the evidence of the support set, which is exact where the likelihood is conjugate. Tasks and levels
-share the leading axis (level fastest), so that all else stays batched; with one level this changes nothing.
+with quadrature masses $c_{tj}$ and the evidence of the support set, which is exact where the likelihood is conjugate
+given the level. Tasks and levels share the leading axis (level fastest), so that all else stays batched; with one
+level this changes nothing.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from torch import Tensor
 
 from ebmeta.gaussian import Gaussian
 from ebmeta.likelihood import Given, Likelihood, ScalarLikelihood
+from ebmeta.noise_levels import Levels
 
-__all__ = ["Inference", "repeat"]
+__all__ = ["Inference", "MixtureInference", "invert", "repeat"]
 
 
 def repeat(value: Tensor, times: int) -> Tensor:
@@ -40,7 +42,9 @@ class Inference(NamedTuple):
         way_mask: True where a class exists, shape `(T * J, C)`.
         given: what else is known of the queries.
         log_weight: $\log \pi$, shape `(T, J)`.
-        log_level: $\log P(z_j)$, shape `(J,)`.
+        log_level: log quadrature mass of each level under the prior, shape `(T, J)`.
+        log_evidence: $\log p_\psi(y^s_t)$ in nats as far as $q_0$ knows it, 0 for classes, shape `(T,)`.
+        levels: the levels, where tasks have some.
     """
 
     path: list[Gaussian]
@@ -51,6 +55,8 @@ class Inference(NamedTuple):
     given: Given
     log_weight: Tensor
     log_level: Tensor
+    log_evidence: Tensor
+    levels: Levels | None = None
 
     @property
     def num_levels(self) -> int:
@@ -61,7 +67,7 @@ class Inference(NamedTuple):
         return value.view(*self.log_weight.shape, *value.shape[1:])
 
     def kl(self) -> Tensor:
-        r"""Return $\mathrm{KL}(q_k(w, z) \Vert p_\psi(w) P(z))$ in nats, shape `(steps, T)`."""
+        r"""Return $\mathrm{KL}(q_k(w, z) \Vert p_\psi(w) p(z))$ in nats, shape `(steps, T)`."""
         of_w = torch.stack([q.kl(self.prior) for q in self.path])
         if self.num_levels == 1:
             return of_w
@@ -114,48 +120,137 @@ class Inference(NamedTuple):
         return (self._by_level(each) * self.log_weight.exp().unsqueeze(-1)).sum(1)
 
     def quantile(self, k: int, levels: Tensor, num_bisections: int = 50) -> Tensor:
-        r"""Return predictive quantiles under $q_k$ by bisection of the cdf, shape `(L, T, Q)`.
+        """Return predictive quantiles under $q_k$, shape `(L, T, Q)`; see `invert`."""
+        return invert(self, k, levels, num_bisections)
 
-        For counts this is the smallest count whose cdf reaches the level.
+    def draw(self, k: int, num_draws: int, y: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Draw weights and labels from $q_k$; label noise is drawn anew for each.
 
         Args:
             k: the step.
-            levels: probabilities between 0 and 1, shape `(L,)`.
-            num_bisections: halvings of the bracket.
+            num_draws: number of draws.
+            y: labels to score under each draw of the weights, shape `(T, Q)`, or None.
 
-        Raises:
-            ValueError: if a level is not between 0 and 1, labels are classes, or the likelihood has no cdf.
-        """
-        if not bool(((levels > 0) & (levels < 1)).all()):
-            raise ValueError(f"levels: expected probabilities between 0 and 1, got {levels.tolist()}")
-        out, summary = [], self.predict(k)
-        discrete = getattr(self.likelihood, "discrete", False)
-        for level in levels:
-            low, high = (summary["mean"] + sign * 4 * summary["std"] for sign in (-1, 1))
-            for _ in range(60):  # widen until the level is inside
-                below, above = self.cdf(k, low) > level, self.cdf(k, high) < level
-                if not bool(below.any() | above.any()):
-                    break
-                low = torch.where(below, low - 4 * (high - low), low)
-                high = torch.where(above, high + 4 * (high - low), high)
-            for _ in range(num_bisections):
-                middle = (low + high) / 2
-                reached = self.cdf(k, middle) >= level
-                low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
-            out.append(high.floor().clamp(min=0) if discrete else high)
-        return torch.stack(out)
-
-    def draw(self, k: int, num_draws: int) -> tuple[Tensor, Given]:
-        """Draw weights from $q_k$, shape `(num_draws, T, C, P)`; also return what is given of the queries then.
-
-        Where tasks have noise levels, `Given.level` of the result is the level drawn, shape `(num_draws, T)`.
+        Returns:
+            Weights, shape `(num_draws, T, C, P)`, labels, shape `(num_draws, T, Q)`, and the log likelihood of `y` in
+            nats, same shape, or None.
         """
         w: Tensor = self.path[k].distribution().sample((num_draws,))
-        if self.num_levels == 1:
-            return w, self.given
-        level: Tensor = dist.Categorical(logits=self.log_weight).sample((num_draws,))
-        tasks = torch.arange(len(self.log_weight), device=w.device)
-        chosen = w.view(num_draws, *self.log_weight.shape, *w.shape[2:])[torch.arange(num_draws)[:, None], tasks, level]
-        z, _ = self.likelihood.levels()
-        size = None if self.given.size is None else self._by_level(self.given.size)[:, 0]
-        return chosen, Given(size, z[level])
+        x, way_mask, given = self.x, self.way_mask, self.given
+        if self.num_levels > 1:
+            assert self.levels is not None  # for the type checker: several levels
+            level: Tensor = dist.Categorical(logits=self.log_weight).sample((num_draws,))
+            tasks = torch.arange(len(self.log_weight), device=w.device)
+            rows = torch.arange(num_draws, device=w.device)[:, None]
+            w = w.view(num_draws, *self.log_weight.shape, *w.shape[2:])[rows, tasks, level]
+            x, way_mask = x[:: self.num_levels], way_mask[:: self.num_levels]
+            size = None if given.size is None else given.size[:: self.num_levels]
+            given = Given(size, self.levels.z[tasks, level])
+        eta = torch.einsum("tnp,stcp->stnc", x, w)
+        labels: Tensor = self.likelihood.distribution(eta, way_mask, given).sample()
+        return w, labels, None if y is None else self.likelihood.log_prob(y, eta, way_mask, given)
+
+
+class MixtureInference(NamedTuple):
+    r"""Inference under several values of the prior's parameters, weighted for each task.
+
+    Args:
+        parts: inference under each value, with a likelihood of its own.
+        log_weight: log weight of each part in each task, shape `(T, S)`.
+    """
+
+    parts: list[Inference]
+    log_weight: Tensor
+
+    @property
+    def path(self) -> list[Gaussian]:
+        """The path under the first value."""
+        return self.parts[0].path
+
+    @property
+    def x(self) -> Tensor:
+        """Query features, shape `(T, Q, P)`."""
+        return self.parts[0].x[:: self.parts[0].num_levels]
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The likelihood under the first value."""
+        return self.parts[0].likelihood
+
+    def _stack(self, values: list[Tensor]) -> tuple[Tensor, Tensor]:
+        weight = self.log_weight.T.exp()
+        return torch.stack(values), weight.view(*weight.shape, *[1] * (values[0].dim() - 1))
+
+    def kl(self) -> Tensor:
+        r"""Return the weighted mean divergence in nats, an upper bound of the mixture's, shape `(steps, T)`."""
+        return torch.einsum("skt,ts->kt", torch.stack([p.kl() for p in self.parts]), self.log_weight.exp())
+
+    def log_prob(self, k: int, y: Tensor, noise: Tensor, *, predictive: bool) -> Tensor:
+        """Return the log likelihood of query labels in nats, shape `(T, Q)`; see `Inference.log_prob`."""
+        each, weight = self._stack([p.log_prob(k, y, noise, predictive=predictive) for p in self.parts])
+        return torch.logsumexp(each + weight.log(), 0) if predictive else (each * weight).sum(0)
+
+    def predict(self, k: int) -> dict[str, Tensor]:
+        """Return `mean` and `std` of the mixture, shape `(T, Q)`."""
+        parts = [p.predict(k) for p in self.parts]
+        each, weight = self._stack([p["mean"] for p in parts])
+        mean = (weight * each).sum(0)
+        square = torch.stack([p["std"] for p in parts]).square() + (each - mean).square()
+        return {"mean": mean, "std": (weight * square).sum(0).sqrt()}
+
+    def cdf(self, k: int, y: Tensor) -> Tensor:
+        """Return the predictive probability of labels up to `y`, shape `(T, Q)`."""
+        each, weight = self._stack([p.cdf(k, y) for p in self.parts])
+        return (weight * each).sum(0)
+
+    def quantile(self, k: int, levels: Tensor, num_bisections: int = 50) -> Tensor:
+        """Return predictive quantiles under $q_k$, shape `(L, T, Q)`; see `invert`."""
+        return invert(self, k, levels, num_bisections)
+
+    def draw(self, k: int, num_draws: int, y: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Draw weights and labels, each from a part drawn by its weight; see `Inference.draw`."""
+        part: Tensor = dist.Categorical(logits=self.log_weight).sample((num_draws,))
+        drawn = [p.draw(k, num_draws, y) for p in self.parts]
+        index = (
+            part,
+            torch.arange(num_draws, device=part.device)[:, None],
+            torch.arange(part.shape[1], device=part.device),
+        )
+        w, labels = (torch.stack([d[i] for d in drawn])[index] for i in (0, 1))  # type: ignore[misc]
+        scores = None if y is None else torch.stack([d[2] for d in drawn])[index]  # type: ignore[misc]
+        return w, labels, scores
+
+
+def invert(inferred: Inference | MixtureInference, k: int, levels: Tensor, num_bisections: int) -> Tensor:
+    r"""Return predictive quantiles under $q_k$ by bisection of the cdf, shape `(L, T, Q)`.
+
+    For counts this is the smallest count whose cdf reaches the level.
+
+    Args:
+        inferred: what inference said.
+        k: the step.
+        levels: probabilities between 0 and 1, shape `(L,)`.
+        num_bisections: halvings of the bracket.
+
+    Raises:
+        ValueError: if a level is not between 0 and 1, labels are classes, or the likelihood has no cdf.
+    """
+    if not bool(((levels > 0) & (levels < 1)).all()):
+        raise ValueError(f"levels: expected probabilities between 0 and 1, got {levels.tolist()}")
+    if not isinstance(inferred.likelihood, ScalarLikelihood):
+        raise ValueError(f"quantiles: expected labels that are numbers, got a {inferred.likelihood.name} likelihood")
+    out, summary = [], inferred.predict(k)
+    for level in levels:
+        low, high = (summary["mean"] + sign * 4 * summary["std"] for sign in (-1, 1))
+        for _ in range(60):  # widen until the level is inside
+            below, above = inferred.cdf(k, low) > level, inferred.cdf(k, high) < level
+            if not bool(below.any() | above.any()):
+                break
+            low = torch.where(below, low - 4 * (high - low), low)
+            high = torch.where(above, high + 4 * (high - low), high)
+        for _ in range(num_bisections):
+            middle = (low + high) / 2
+            reached = inferred.cdf(k, middle) >= level
+            low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
+        out.append(high.floor().clamp(min=0) if inferred.likelihood.discrete else high)
+    return torch.stack(out)

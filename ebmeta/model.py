@@ -18,14 +18,15 @@ from ebmeta.basis import Basis, build_basis
 from ebmeta.gaussian import Gaussian
 from ebmeta.inference import Inference, repeat
 from ebmeta.initializer import ConjugateInitializer, Initializer, PrototypeInitializer
-from ebmeta.likelihood import LIKELIHOODS, Given, Likelihood
+from ebmeta.likelihood import LIKELIHOODS, Given, Likelihood, Normal
 from ebmeta.mixture import class_refiner
+from ebmeta.noise_levels import Levels, place
 from ebmeta.predictor import LinearPredictor
 from ebmeta.prior import DiagonalPrior, FullPrior, Prior
 from ebmeta.program import Program
+from ebmeta.real_synthetic_gradient import RealSyntheticGradient
 from ebmeta.refine import GradientRefiner, Refiner
 from ebmeta.seeding import seeded
-from ebmeta.synthetic_gradient import RealSyntheticGradient
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["EmpiricalBayes"]
@@ -153,6 +154,7 @@ class EmpiricalBayes(nn.Module):
         num_covariates: int = 0,
         basis: Basis | Mapping[str, Any] | None = None,
         standardize: bool = True,
+        known_noise: bool = False,
         width: int = 32,
         embedder: nn.Module | None = None,
         freeze_embedder: bool = False,
@@ -170,6 +172,8 @@ class EmpiricalBayes(nn.Module):
             basis: functions of the features that take their place, from `ebmeta.basis`.
             standardize: let training take the units of features, covariates and labels from its groups; otherwise
                 they have to come at about unit scale.
+            known_noise: take the sizes of rows for inverse variances of their labels ("normal" alone), and learn no
+                noise.
             width: hidden units of the synthetic-gradient network.
             embedder: optional network from raw inputs to features.
             freeze_embedder: keep the embedder as it is.
@@ -194,16 +198,23 @@ class EmpiricalBayes(nn.Module):
             "num_covariates": num_covariates,
             "basis": None,
             "standardize": standardize,
+            "known_noise": known_noise,
             "width": width,
             "freeze_embedder": freeze_embedder,
         }
+        if known_noise and likelihood != "normal":
+            raise ValueError(f"known_noise: expected a normal likelihood, got {likelihood!r}")
+        distribution = LIKELIHOODS[likelihood]()
+        if isinstance(distribution, Normal) and known_noise:
+            distribution.known = True
+            distribution.log_noise.requires_grad_(False)
         with seeded(seed):
             functions = build_basis(basis) if isinstance(basis, Mapping) else basis
             config["basis"] = None if functions is None else functions.config()
             predictor = LinearPredictor(num_features, "linear", embedder, freeze_embedder, functions)
             return cls(
                 FullPrior(predictor.num_weights, num_covariates=num_covariates),
-                LIKELIHOODS[likelihood](),
+                distribution,
                 predictor,
                 ConjugateInitializer(),
                 GradientRefiner(RealSyntheticGradient(predictor.num_weights, width), num_steps),
@@ -246,37 +257,59 @@ class EmpiricalBayes(nn.Module):
             num_steps: $K$; that of training by default.
 
         Returns:
-            $K + 1$ Gaussians over `w`, each of shape `(T, C, P)`; where tasks have one of $J$ noise levels,
-            `(T * J, C, P)`, one for each (see `infer` for their weights).
+            $K + 1$ Gaussians over `w`, each of shape `(T, C, P)`; where tasks have noise levels of their
+            own, `(T * J, C, P)`, one for each of $J$ levels (see `ebmeta.inference`).
 
         Raises:
             ValueError: if features or labels do not fit the model.
         """
         return self.infer(batch, num_steps).path
 
-    def infer(self, batch: TaskBatch, num_steps: int | None = None) -> Inference:
-        """Return the path of `posterior` and all that predictions need; arguments and errors as there."""
-        self.check(batch)
-        levels = self.likelihood.num_levels
-        query_x, support_x = (repeat(x, levels) for x in self._features(batch))
-        prior, way_mask = self.prior_of(batch, levels), repeat(batch.way_mask, levels)
-        support, query = self._given(batch, "support"), self._given(batch, "query")
-        y, mask = repeat(batch.support_y, levels), repeat(batch.support_mask, levels)
-        q = self.initializer(prior, self.likelihood, support_x, y, mask, support)
-        fixed = repeat(batch.query_mask, levels), way_mask, self.beta, num_steps, query
-        path = self.refiner(q, prior, self.likelihood, query_x, *fixed)
-        log_weight = log_level = q.loc.new_zeros(batch.num_tasks, levels)
-        if levels > 1:
-            log_level = self.likelihood.levels()[1]
-            (loc, var), none = q.marginal(support_x), q.loc.new_zeros(1)
-            fit = self.likelihood.expected_log_prob(y, loc, var, way_mask, none, support)
-            evidence = torch.where(mask, fit, 0.0).sum(1) - q.kl(prior)
-            log_weight = torch.log_softmax(evidence.view(batch.num_tasks, levels) + log_level, 1)
-        return Inference(path, prior, query_x, self.likelihood, way_mask, query, log_weight, log_level)
+    def infer(self, batch: TaskBatch, num_steps: int | None = None, level: Tensor | None = None) -> Inference:
+        """Return the path of `posterior` and all that predictions need.
 
-    def _features(self, batch: TaskBatch) -> tuple[Tensor, Tensor]:
-        query = self.predictor.features(batch.query_x, batch.query_mask)
-        return query, self.predictor.features(batch.support_x, batch.support_mask)
+        Args:
+            batch: as for `posterior`.
+            num_steps: as for `posterior`.
+            level: the noise level of each task where it is given, shape `(T,)`; inferred by default.
+
+        Raises:
+            ValueError: as for `posterior`.
+        """
+        self.check(batch)
+        query_x = self.predictor.features(batch.query_x, batch.query_mask)
+        support_x = self.predictor.features(batch.support_x, batch.support_mask)
+        levels = None
+        if level is not None:
+            levels = Levels(level.unsqueeze(1), torch.zeros_like(level).unsqueeze(1), level, torch.zeros_like(level))
+        elif self.likelihood.has_level:
+            levels = place(lambda z: self._initialize(batch, support_x, z)[1], batch.num_tasks, support_x)
+        q, evidence = self._initialize(batch, support_x, None if levels is None else levels.z)
+        times = evidence.shape[1]
+        prior, way_mask, x = self.prior_of(batch, times), repeat(batch.way_mask, times), repeat(query_x, times)
+        given = self._given(batch, "query", None if levels is None else levels.z)
+        masks = repeat(batch.query_mask, times), way_mask
+        path = self.refiner(q, prior, self.likelihood, x, *masks, self.beta, num_steps, given)
+        log_mass = torch.zeros_like(evidence) if levels is None else levels.log_mass
+        total = torch.logsumexp(evidence + log_mass, 1)
+        log_weight = evidence + log_mass - total.unsqueeze(1)
+        return Inference(path, prior, x, self.likelihood, way_mask, given, log_weight, log_mass, total, levels)
+
+    def _initialize(self, batch: TaskBatch, support_x: Tensor, z: Tensor | None) -> tuple[Gaussian, Tensor]:
+        """Return $q_0$ at each of the levels `z`, `(T, J)`, and the log evidence of each in nats, same shape."""
+        times = 1 if z is None else z.shape[1]
+        prior, ways, given = (
+            self.prior_of(batch, times),
+            repeat(batch.way_mask, times),
+            self._given(batch, "support", z),
+        )
+        x, y, mask = (repeat(v, times) for v in (support_x, batch.support_y, batch.support_mask))
+        q = self.initializer(prior, self.likelihood, x, y, mask, given)
+        if self.likelihood.categorical:
+            return q, x.new_zeros(batch.num_tasks, 1)
+        (loc, var), none = q.marginal(x), x.new_zeros(1)
+        fit = self.likelihood.expected_log_prob(y, loc, var, ways, none, given)
+        return q, (torch.where(mask, fit, 0.0).sum(1) - q.kl(prior)).view(batch.num_tasks, times)
 
     def prior_of(self, batch: TaskBatch, levels: int = 1) -> Gaussian:
         """Return the prior of every task of a batch, each `levels` times."""
@@ -284,13 +317,12 @@ class EmpiricalBayes(nn.Module):
         prior: Gaussian = self.prior(batch.num_tasks * levels, batch.way_mask.shape[1], task_x)
         return prior
 
-    def _given(self, batch: TaskBatch, side: str) -> Given:
-        """Return what is given of each row, tasks repeated over noise levels."""
+    def _given(self, batch: TaskBatch, side: str, z: Tensor | None = None) -> Given:
+        """Return what is given of each row, tasks repeated over their levels `z`."""
         size: Tensor | None = getattr(batch, f"{side}_size")
-        if self.likelihood.num_levels == 1:
+        if z is None:
             return Given(size)
-        z, _ = self.likelihood.levels()
-        return Given(None if size is None else repeat(size, len(z)), z.repeat(batch.num_tasks))
+        return Given(None if size is None else repeat(size, z.shape[1]), z.flatten())
 
     def in_units(self, q: Gaussian) -> tuple[Tensor, Tensor]:
         r"""Return location and covariance of weights in the units of features and labels.

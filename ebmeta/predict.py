@@ -26,7 +26,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from ebmeta.inference import Inference
+from ebmeta.inference import Inference, MixtureInference
 from ebmeta.model import EmpiricalBayes
 from ebmeta.seeding import seeded
 from ebmeta.tasks import TaskBatch
@@ -48,7 +48,7 @@ class Marginals:
         kl: KL to the prior in nats, shape `(steps, T)`.
     """
 
-    inferred: Inference
+    inferred: Inference | MixtureInference
     summaries: dict[str, Tensor]
     kl: Tensor
 
@@ -176,12 +176,11 @@ def _draws(model: EmpiricalBayes, batch: TaskBatch, chunks: list[Marginals], num
     with seeded(seed, next(model.parameters()).device):
         for index, chunk in enumerate(chunks):
             part = _match(model, batch[index * CHUNK : (index + 1) * CHUNK])
-            w, given = chunk.inferred.draw(-1, num_draws)
-            eta = model.predictor(chunk.inferred.x[:: chunk.inferred.num_levels], w)
+            w, drawn, score = chunk.inferred.draw(-1, num_draws, part.query_y)
             weights.append(_numpy(w))
-            labels.append(_numpy(model.likelihood.distribution(eta, part.way_mask, given).sample()))
-            if part.query_y is not None:
-                scores.append(_numpy(model.likelihood.log_prob(part.query_y, eta, part.way_mask, given)))
+            labels.append(_numpy(drawn))
+            if score is not None:
+                scores.append(_numpy(score))
     query = batch.query_mask.cpu().numpy()
     rows = ("chain", "draw", "task", "query")
     groups: Groups = {

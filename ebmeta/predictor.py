@@ -38,7 +38,8 @@ class LinearPredictor(nn.Module):
     r"""Features $\phi(x)$, and $\eta = \phi(x)^\top w$.
 
     Args:
-        num_features: features per input, $D$ (after the embedder, if there is one).
+        num_features: features per input, $D$ (after the embedder, if there is one); 0 for a linear head of an
+            intercept alone.
         head: "cosine" or "linear" (see above; what they know of the features is measured by `measure`, and
             identity before that).
         embedder: optional network from raw inputs to `num_features` features.
@@ -46,7 +47,7 @@ class LinearPredictor(nn.Module):
         basis: optional functions $b$ of the features, for a linear head; see `ebmeta.basis`.
 
     Raises:
-        ValueError: if `num_features` is below 1, the head is unknown, or a cosine head is given a basis.
+        ValueError: if `num_features` is too small, the head is unknown, or a cosine head is given a basis.
     """
 
     center: Tensor
@@ -62,8 +63,9 @@ class LinearPredictor(nn.Module):
         basis: Basis | None = None,
     ) -> None:
         super().__init__()
-        if num_features < 1:
-            raise ValueError(f"num_features: expected at least 1, got {num_features}")
+        least = 1 if head == "cosine" or embedder is not None or basis is not None else 0
+        if num_features < least:
+            raise ValueError(f"num_features: expected at least {least}, got {num_features}")
         if head not in ("cosine", "linear"):
             raise ValueError(f"head: expected 'cosine' or 'linear', got {head!r}")
         if basis is not None and head != "linear":
@@ -87,7 +89,7 @@ class LinearPredictor(nn.Module):
     @property
     def measured(self) -> bool:
         """Whether the head has taken its measure of the features."""
-        return bool(self.center.any())
+        return bool(self.center.any() or (self.head == "linear" and (self.unit != 1).any()))
 
     def train(self, mode: bool = True) -> LinearPredictor:
         """Set the training mode of everything but a frozen embedder."""
@@ -152,6 +154,8 @@ class LinearPredictor(nn.Module):
         x = self.embed(x.unsqueeze(0))[0]
         self.center.copy_(x.mean(0))
         if self.head == "linear":
+            if not self.num_features:
+                return
             deviation = x.std(0, correction=0)
             varies = deviation > 1e-6 * (1 + self.center.abs())
             self.unit.copy_(torch.where(varies, deviation, 1.0))

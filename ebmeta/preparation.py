@@ -12,8 +12,9 @@ from ebmeta.group_sampling import GroupSampler
 from ebmeta.model import EmpiricalBayes
 from ebmeta.predict import evaluating
 from ebmeta.sampling import EpisodeSampler, MixedSampler, TaskSampler
+from ebmeta.tasks import TaskBatch
 
-__all__ = ["check_groups", "hardening", "start"]
+__all__ = ["check_groups", "hardening", "measure", "start"]
 
 EXCESS = 2.4  # times the excess difficulty of the validation classes; chosen on the validation classes of CIFAR-FS
 ROWS = 20  # rows per feature behind the metric
@@ -72,10 +73,31 @@ def _check_rows(model: EmpiricalBayes, source: GroupSampler) -> None:
 def start(model: EmpiricalBayes, tasks: TaskSampler, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
     """Let a model take its measure of the training tasks; refuse data far from the unit scale where it may not."""
     model.check(tasks.sample(batch_size, 0).to(dtype))
-    predictor, config = model.predictor, model.config or {}
+    predictor = model.predictor
     if (predictor.embedder is not None and predictor.head == "linear") or predictor.measured:
         return
-    rows = _Rows(tasks, batch_size, device, dtype, ROWS * predictor.num_features)
+    _take(model, _Rows(tasks, batch_size, device, dtype, ROWS * predictor.num_features))
+
+
+def measure(model: EmpiricalBayes, batch: TaskBatch) -> None:
+    """Let a model of numbers take its units from all rows of a batch, unless it has some."""
+    if model.predictor.embedder is None and not model.predictor.measured:
+        _take(model, _Rows(_Once(batch), len(batch), batch.query_x.device, batch.query_x.dtype, 1))
+
+
+class _Once:
+    """A batch as a source of tasks."""
+
+    def __init__(self, batch: TaskBatch) -> None:
+        self.batch = batch
+
+    def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
+        """Return the batch."""
+        return self.batch
+
+
+def _take(model: EmpiricalBayes, rows: _Rows) -> None:
+    predictor, config = model.predictor, model.config or {}
     with evaluating(model), torch.no_grad():
         if predictor.head == "cosine":
             predictor.measure(rows.x, rows.cluster)

@@ -1,9 +1,9 @@
 r"""The Pyro programs: one generative and one variational program for all tasks.
 
 model:  w_t ~ p_psi(w)                          site "w",       plate "task"
-z_t ~ levels of noise                   site "level",   where tasks differ in noise
+z_t ~ Normal(0, 1)                      site "level",   where tasks differ in noise
 y_ti ~ p(y | phi(x_ti)' w_t, z_t)       site "query_y" (and "support_y" where observed)
-guide:  z_t ~ q(z; support_t)                   site "level"
+guide:  z_t ~ Normal(mode, width)                site "level"
 w_t ~ q_K(w; support_t, query_x_t, z_t) site "w",       plate "task"
 """
 
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyro
 import pyro.distributions as dist
-import torch
 from pyro import poutine
 from torch import Tensor, nn
 
@@ -90,9 +89,8 @@ def generate(owner: EmpiricalBayes, batch: TaskBatch, observe: Observe = "query"
     prior, level = owner.prior_of(batch), None
     with pyro.plate("task", batch.num_tasks, dim=-1):
         with _bottleneck(owner, observe):
-            if owner.likelihood.num_levels > 1:
-                z, log_level = owner.likelihood.levels()
-                level = z[pyro.sample("level", dist.Categorical(logits=log_level))]
+            if owner.likelihood.has_level:
+                level = pyro.sample("level", dist.Normal(batch.support_x.new_zeros(()), 1.0))
             w: Tensor = pyro.sample("w", prior.distribution())
         for side in ("support", "query"):
             if observe in (side, "both"):
@@ -120,10 +118,10 @@ def guess(owner: EmpiricalBayes, batch: TaskBatch, observe: Observe = "query") -
     """
     register(owner)
     inferred = owner.infer(batch)
-    q = inferred.path[-1]
     with pyro.plate("task", batch.num_tasks, dim=-1), _bottleneck(owner, observe):
-        if inferred.num_levels > 1:
-            level = pyro.sample("level", dist.Categorical(logits=inferred.log_weight))
-            q = q[torch.arange(batch.num_tasks, device=level.device) * inferred.num_levels + level]
+        if inferred.levels is not None:
+            level = pyro.sample("level", dist.Normal(inferred.levels.loc, inferred.levels.scale))
+            inferred = owner.infer(batch, level=level)
+        q = inferred.path[-1]
         w: Tensor = pyro.sample("w", q.distribution())
     return w

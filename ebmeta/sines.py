@@ -25,7 +25,7 @@ from ebmeta.tasks import TaskBatch
 __all__ = ["SineTasks"]
 
 REACH = 7.0  # standard deviations of the likelihood that the grid covers
-CHUNK = 64  # tasks per pass of the exact predictions
+CHUNK = 4  # tasks per pass of the exact predictions
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,12 @@ class SineTasks:
         inputs, labels = torch.from_numpy(x.astype(np.float32)).unsqueeze(-1), torch.from_numpy(y.astype(np.float32))
         s = self.n_support
         return TaskBatch(inputs[:, :s], labels[:, :s], inputs[:, s:], labels[:, s:])
+
+    def truth(self, num_tasks: int, index: int = 0) -> Tensor:
+        r"""Return the weights $(a \cos\varphi, a \sin\varphi)$ behind batch number `index`, shape `(T, 1, 2)`."""
+        rng = generator(self.seed, index)
+        a, phase = (rng.uniform(*range_, (num_tasks, 1)) for range_ in (self.amplitude, self.phase))
+        return torch.from_numpy(np.stack([a * np.cos(phase), a * np.sin(phase)], -1))
 
     def curves(self, w: Tensor, x: Tensor) -> Tensor:
         r"""Return $w_1 \sin x + w_2 \cos x$, shape `(T, G, N)`, for weights `(T, G, 2)` and inputs `(T, N, 1)`."""

@@ -6,7 +6,7 @@ with $r_i = \mathbb E[T(y_i) \mid \text{what is known}]$, so the residual form l
 
 - `ClassSyntheticGradient`: $r_i$ is a distribution over classes, from a network that commutes with
   relabelling the classes and permuting the queries;
-- `RealSyntheticGradient`: $r_i$ is a predicted label, from the queries' mean features and $q$'s location;
+- `ebmeta.real_synthetic_gradient.RealSyntheticGradient`: $r_i$ is a predicted label, from the queries as a set;
 - `MLPSyntheticGradient`: the published form, a network of one query's logits, kept for comparison.
 
 Every one starts at $\xi = 0$, that is $r = A'(\eta)$: an untrained network changes nothing.
@@ -28,7 +28,6 @@ __all__ = [
     "ExchangeableLinear",
     "MLPSyntheticGradient",
     "QueryState",
-    "RealSyntheticGradient",
     "SyntheticGradient",
 ]
 
@@ -198,52 +197,6 @@ class ClassSyntheticGradient(SyntheticGradient):
 
     def forward(self, state: QueryState) -> Tensor:
         return state.mean - self.belief(state)
-
-
-class RealSyntheticGradient(SyntheticGradient):
-    r"""$\xi_i = \mathbb E[A'(\eta_i)] - r_i$ with a predicted label $r_i$, and the score of the inputs.
-
-    $$ r_i = \mathbb E[A'(\eta_i)] + \mathbb E[A''(\eta_i)]\, \phi(x_i)^\top g(u),
-       \quad \zeta = Q M u, \quad J = Q R R^\top $$
-
-    with $u = [\bar x; \overline{x^2}; m]$ and $M$ affine.
-
-    Where inputs carry information on $w$, it is in their distribution, and the exact update is that of
-    the input likelihood $p(x_i \mid w)$: a gradient $\zeta$ of its logarithm with respect to $w$ and a
-    precision $J$. For the queries of a linear-Gaussian world both have this form exactly (theory: "What
-    refinement targets"); the small network $g$ adds what is not linear.
-
-    Args:
-        num_weights: weights per output, $P$.
-        width: hidden units of the network.
-    """
-
-    reads_inputs = True
-
-    def __init__(self, num_weights: int, width: int = 32) -> None:
-        super().__init__()
-        _positive(num_weights=num_weights, width=width)
-        self.score = nn.Linear(3 * num_weights, num_weights)
-        self.factor = nn.Parameter(0.3 * torch.eye(num_weights))
-        self.hidden = nn.Linear(3 * num_weights, width)
-        self.readout = nn.Linear(width, num_weights)
-        for layer in (self.score, self.readout):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    def _context(self, state: QueryState) -> Tensor:
-        weight = _mean_weights(state.query_mask, state.x.dtype)
-        moments = [torch.einsum("tqp,tq->tp", x, weight).unsqueeze(1) for x in (state.x, state.x.square())]
-        return torch.cat([*(m.expand_as(state.q.loc) for m in moments), state.q.loc], -1)
-
-    def forward(self, state: QueryState) -> Tensor:
-        shift = self.readout(nn.functional.silu(self.hidden(self._context(state))))
-        return -state.curvature * torch.einsum("tqp,tcp->tqc", state.x, shift)
-
-    def inputs(self, state: QueryState) -> tuple[Tensor, Tensor]:
-        queries = state.query_mask.sum(1)[:, None, None].to(state.x.dtype).expand_as(state.q.loc)
-        columns = self.factor.mT.expand(len(state.x), -1, -1)
-        return queries * self.score(self._context(state)), state.q.gram(columns, queries.mT)
 
 
 class MLPSyntheticGradient(SyntheticGradient):

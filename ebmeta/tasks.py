@@ -46,6 +46,8 @@ def _pad(rows: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
 
 
 def _check_finite(name: str, x: Tensor, mask: Tensor) -> None:
+    if not x.numel():
+        return
     largest = x.abs().flatten(2).amax(-1) if x.dim() > 2 else x.abs()
     bad = ~(largest < HUGE) & mask
     if bool(bad.any()):

@@ -141,6 +141,13 @@ def test_building_and_measuring_leave_the_global_generator_alone(name, rng_untou
     measured(name)
 
 
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_features(name):
+    basis, x = measured(name), inputs(9, seed=1)
+    expected = basis(x)
+    close(basis.cuda()(x.cuda()).cpu(), expected, 1e-9)
+
+
 def test_errors(name):
     basis = MEMBERS[name](2)
     for bad in (torch.zeros(3, 1), torch.tensor(1.0)):

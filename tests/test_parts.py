@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from builders import class_tasks, classifier, close, generator, perturb, real_tasks
+from builders import class_tasks, classifier, close, generator, perturb, random_precision, real_tasks
 from torch import nn
 
 from ebmeta.gaussian import FullGaussian
@@ -15,8 +15,9 @@ from ebmeta.initializer import PrototypeInitializer
 from ebmeta.likelihood import Categorical
 from ebmeta.predictor import LinearPredictor
 from ebmeta.prior import DiagonalPrior, FullPrior
+from ebmeta.real_synthetic_gradient import RealSyntheticGradient
 from ebmeta.refine import Setting
-from ebmeta.synthetic_gradient import CELL, TASK, ClassSyntheticGradient, ExchangeableLinear, RealSyntheticGradient
+from ebmeta.synthetic_gradient import CELL, TASK, ClassSyntheticGradient, ExchangeableLinear
 
 
 def normal(*shape, seed=0):
@@ -103,7 +104,7 @@ def test_a_frozen_embedder_stays_in_evaluation_mode():
 
 def test_bad_predictors_are_refused():
     with pytest.raises(ValueError, match="num_features: expected at least 1, got 0"):
-        LinearPredictor(0, "linear")
+        LinearPredictor(0, "cosine")
     with pytest.raises(ValueError, match="head: expected 'cosine' or 'linear', got 'mlp'"):
         LinearPredictor(2, "mlp")
     with pytest.raises(ValueError, match=r"x: expected 3 features per input, got shape \(2, 2\)"):
@@ -183,13 +184,21 @@ def test_the_class_network_sees_its_features():
 
 def test_the_real_residual_is_a_shift_of_the_weights():
     batch = real_tasks()
-    xi, x, q = moved(RealSyntheticGradient(3, 4)), batch.query_x, FullGaussian(normal(4, 1, 3), torch.eye(3).double())
+    xi, x = moved(RealSyntheticGradient(3, 4)), batch.query_x
+    q = FullGaussian(normal(4, 1, 3), random_precision((4, 1), 3, generator(5)))
     curvature = normal(4, 7, 1, seed=2).square()
     s = SimpleNamespace(q=q, x=x, query_mask=batch.query_mask, curvature=curvature)
     residual, (score, information) = xi(s), xi.inputs(s)
     for t in range(4):
         rows = x[t][batch.query_mask[t]]
         u = torch.cat([rows.mean(0), rows.square().mean(0), q.loc[t, 0]])
-        close(residual[t, :, 0], -curvature[t, :, 0] * (x[t] @ xi.readout(nn.functional.silu(xi.hidden(u)))))
-        close(score[t, 0], len(rows) * xi.score(u))
-        close(information[t, 0], len(rows) * xi.factor @ xi.factor.T)
+        left, right = xi.left.weight, xi.right.weight
+        moments = ((rows @ left.T) * (rows @ right.T)).mean(0)
+        spread = (left @ q.covariance()[t, 0] @ left.T).diagonal().log()
+        count = torch.tensor([math.log(len(rows))], dtype=torch.float64)
+        h = nn.functional.silu(xi.hidden(torch.cat([u, moments, spread, count])))
+        shift, slope, turn = (0.3 * xi.readout(h)).split([3, 3, 9])
+        close(residual[t, :, 0], -curvature[t, :, 0] * (x[t] @ shift))
+        close(score[t, 0], len(rows) * (xi.score(u) + slope))
+        root = xi.factor + turn.view(3, 3)
+        close(information[t, 0], len(rows) * root @ root.T)

@@ -60,6 +60,12 @@ def test_the_published_setting_is_the_default():
     assert not torch.equal(family.sample(3, 7).query_y, family.sample(3, 8).query_y)
 
 
+def test_truth_is_the_curve_under_the_noise():
+    family = SineTasks(noise=1e-6, seed=5)
+    batch = family.sample(7, index=3)
+    close(family.curves(family.truth(7, index=3), batch.query_x.double())[:, 0], batch.query_y.double(), 1e-4)
+
+
 @pytest.mark.parametrize("support", [0, 1, 2, 5])
 def test_exact_answers_equal_a_sum_over_amplitudes_and_phases(support):
     family = SineTasks(n_support=support, n_query=4, noise=0.5, seed=2)

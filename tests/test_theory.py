@@ -30,13 +30,13 @@ from ebmeta.conjugate import log_evidence, posterior
 from ebmeta.gaussian import DiagonalGaussian, FullGaussian, Gaussian
 from ebmeta.initializer import ConjugateInitializer, PrototypeInitializer
 from ebmeta.likelihood import Categorical, Likelihood, Normal, gaussian_softmax
+from ebmeta.real_synthetic_gradient import RealSyntheticGradient
 from ebmeta.refine import GradientRefiner
 from ebmeta.simulate import LinearGaussianTasks
 from ebmeta.synthetic_gradient import (
     ClassSyntheticGradient,
     ExchangeableLinear,
     QueryState,
-    RealSyntheticGradient,
     SyntheticGradient,
 )
 
@@ -945,8 +945,16 @@ def test_network_contains_gaussian_inputs(rng: torch.Generator) -> None:
     jiggle(network, rng)
     score, information = network.inputs(state)
     u = torch.cat([x.mean(1), x.square().mean(1), q.loc[:, 0]], -1)
-    equal(score[:, 0], 8 * (u @ network.score.weight.T + network.score.bias))
-    equal(information[:, 0], (8 * network.factor @ network.factor.T).expand(2, 3, 3))
+    left, right = network.left.weight, network.right.weight
+    moments = torch.einsum("ap,tpr,ar->ta", left, x.mT @ x / 8, right)
+    spread = torch.einsum("ap,tpr,ar->ta", left, q.covariance()[:, 0], left).log()
+    count = torch.full((2, 1), math.log(8.0), dtype=torch.float64)
+    h = nn.functional.silu(network.hidden(torch.cat([u, moments, spread, count], -1)))
+    g, z, v = (0.3 * network.readout(h)).split([3, 3, 9], -1)
+    root = network.factor + v.unflatten(-1, (3, 3))
+    equal(network(state), -x @ g.unsqueeze(-1))
+    equal(score[:, 0], 8 * (u @ network.score.weight.T + network.score.bias + z))
+    equal(information[:, 0], 8 * root @ root.mT)
 
 
 @checks("eq-assimilate")

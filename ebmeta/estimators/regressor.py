@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin
 
 from ebmeta.estimators.base import FewShot
-from ebmeta.inference import Inference
+from ebmeta.inference import Inference, MixtureInference
 from ebmeta.predict import evaluating
 from ebmeta.seeding import seeded
 from ebmeta.tasks import TaskBatch
@@ -128,7 +128,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
 
     def _query(
         self, query_X: ArrayLike, groups: ArrayLike | None, size: ArrayLike | None
-    ) -> tuple[Inference, NDArray[np.int64], TaskBatch]:
+    ) -> tuple[Inference | MixtureInference, NDArray[np.int64], TaskBatch]:
         query = self._check_query(query_X)
         batch, position = self._tasks(query, _labels("groups", groups, len(query)), _column("size", size, len(query)))
         parameter = next(self.model.parameters())
@@ -249,11 +249,9 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         """
         if num_draws < 1:
             raise ValueError(f"num_draws: expected at least 1, got {num_draws}")
-        inferred, position, batch = self._query(query_X, groups, size)
+        inferred, position, _ = self._query(query_X, groups, size)
         with torch.no_grad(), seeded(seed, inferred.x.device):
-            w, given = inferred.draw(-1, num_draws)
-            eta = self.model.predictor(inferred.x[:: inferred.num_levels], w)
-            y = self.model.likelihood.distribution(eta, batch.way_mask, given).sample()
+            _, y, _ = inferred.draw(-1, num_draws)
         draws: NDArray[np.float64] = y.flatten(1).double().cpu().numpy()[:, position]
         return draws
 

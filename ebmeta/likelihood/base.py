@@ -31,7 +31,7 @@ class Given:
         size: how much each row counts: trials of a binomial, exposure of a Poisson or negative binomial, number of
             readings averaged in a normal or Student-t label (its variance is $\sigma^2$ over it), shape `(T, N)`;
             1 where None.
-        level: coordinate $z$ of each task's noise level, for likelihoods that have several, shape `(T,)`.
+        level: noise level $z$ of each task, for likelihoods that have one, shape `(T,)`; 0 where None.
     """
 
     size: Tensor | None = None
@@ -46,16 +46,12 @@ class Likelihood(nn.Module):
     categorical: ClassVar[bool] = False
     #: True where a Gaussian prior gives a Gaussian posterior, so that one step of the initializer is exact.
     conjugate: ClassVar[bool] = False
-    #: Levels of noise among which each task has its own; 1 where all tasks share one.
-    num_levels: ClassVar[int] = 1
+    #: True where every task has a noise level $z_t \sim \mathcal N(0, 1)$ of its own (`Given.level`).
+    has_level: ClassVar[bool] = False
 
     def dispersion(self, given: Given | None = None) -> Tensor | float:
         r"""Return $\varphi$, a scalar or of a shape that broadcasts with `(T, Q, C)`."""
         return 1.0
-
-    def levels(self) -> tuple[Tensor, Tensor]:
-        """Return the coordinate of each noise level and its log probability, both of shape `(num_levels,)`."""
-        raise NotImplementedError
 
     def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
         """Raise `ValueError` where a label cannot be one; `name` says whose labels they are."""

@@ -15,8 +15,6 @@ from ebmeta.likelihood.scalar import ScalarLikelihood
 
 __all__ = ["Normal", "NormalPerTask", "StudentT"]
 
-LEVELS = 11
-WIDEST = 2.5  # coordinate of the outermost noise level, in standard deviations
 LOG_PRECISIONS = (-18.0, 4.0, 96)  # grid of log u over which a Student-t is a mixture of normals
 
 
@@ -25,6 +23,9 @@ class _Located(ScalarLikelihood):
 
     center: Tensor
     unit: Tensor
+
+    #: True where sizes are inverse variances of the labels, so that no noise is left to learn.
+    known: bool = False
 
     def __init__(self, noise: float = 1.0) -> None:
         super().__init__()
@@ -52,6 +53,8 @@ class _Located(ScalarLikelihood):
             self.center.copy_(y.mean())
             deviation = y.std(correction=0)
             self.unit.copy_(deviation if float(deviation) > 0 else torch.ones(()))
+            if self.known:
+                self.log_noise.copy_(-self.unit.log())
         return 0.0
 
     def mean(self, eta: Tensor, given: Given | None = None) -> Tensor:
@@ -113,12 +116,12 @@ class Normal(_Located):
 
 
 class NormalPerTask(Normal):
-    r"""Normal noise whose level is a latent of each task, on a grid.
+    r"""Normal noise whose level is a second latent of each task.
 
-    $$ z_t \in \{-2.5, \dots, 2.5\}, \quad P(z_t) \propto e^{-z_t^2/2}, \qquad \sigma_t = \sigma e^{\tau z_t} $$
+    $$ z_t \sim \mathcal N(0, 1), \qquad \sigma_t = \sigma e^{\tau z_t} $$
 
-    Given the level everything is conjugate, so the joint posterior of level and weights is exact: a mixture of one
-    Gaussian per level, weighted by its evidence.
+    Given the level everything is conjugate, so the joint posterior of level and weights is a mixture of Gaussians over
+    the level, integrated by quadrature (`ebmeta.noise_levels`).
 
     Args:
         noise: initial typical noise $\sigma$, in units of `eta`.
@@ -129,17 +132,13 @@ class NormalPerTask(Normal):
     """
 
     name = "normal_per_task"
-    num_levels = LEVELS
+    has_level = True
 
     def __init__(self, noise: float = 1.0, ratio: float = 0.3) -> None:
         super().__init__(noise)
         if not ratio > 0:
             raise ValueError(f"ratio: expected a standard deviation above 0, got {ratio}")
         self.log_ratio = nn.Parameter(torch.tensor(math.log(ratio)))
-
-    def levels(self) -> tuple[Tensor, Tensor]:
-        z = torch.linspace(-WIDEST, WIDEST, LEVELS, dtype=self.log_noise.dtype, device=self.log_noise.device)
-        return z, torch.log_softmax(-z.square() / 2, 0)
 
     def dispersion(self, given: Given | None = None) -> Tensor:
         out = super().dispersion(given)

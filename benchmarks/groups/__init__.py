@@ -1,0 +1,1 @@
+"""Real grouped data, the methods that ebmeta is compared with, and scores."""

@@ -1,0 +1,145 @@
+"""Real grouped data: a new group with 1, 3, 5 or 10 labelled rows, ebmeta beside what a statistician would do.
+
+Ten splits by group; every method gets the same rows and features. Which likelihood ebmeta takes, and whether covariates
+of groups move its prior, is chosen on training groups of the first split, by the log score of held-out ones.
+Resumable: each (set, method) is a piece. `python benchmarks/hierarchical_regression.py [--only SET ...]`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from common import RESULTS, write
+from groups.data import SETS, Groups, load, splits
+from groups.peers import PEERS
+from groups.scores import LEVELS, normal_scores, scores
+from tqdm import tqdm
+
+import ebmeta
+
+NAME = "hierarchical_regression.json"
+SPLITS, SUPPORT, FOLDS = 10, (1, 3, 5, 10), 3
+LIKELIHOODS = ("normal", "normal_per_task", "student_t")
+
+Task = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
+
+
+def held_out_tasks(held: Groups, support: int, seed: int) -> list[Task]:
+    """Return support X, support y, query X, query y and covariates of each held-out group that has rows enough."""
+    tasks = []
+    for number, group in enumerate(np.unique(held.groups)):
+        own = held.rows(held.groups == group)
+        if len(own.y) <= support:
+            continue
+        order = np.random.default_rng((seed, number)).permutation(len(own.y))
+        s, q = order[:support], order[support:]
+        covariates = None if own.covariates is None else own.covariates[0]
+        tasks.append((own.X[s], own.y[s], own.X[q], own.y[q], covariates))
+    return tasks
+
+
+def fitted(train: Groups, likelihood: str, covariates: bool, uncertain: bool = True) -> ebmeta.EmpiricalBayes:
+    """Fit a model by the evidence of all training rows, with or without the uncertainty of its parameters."""
+    group_X = train.covariates if covariates else None
+    sampler = ebmeta.GroupSampler(train.X, train.y, train.groups, n_support=0, group_X=group_X)
+    wide = 0 if group_X is None else group_X.shape[1]
+    model = ebmeta.EmpiricalBayes.regressor(train.X.shape[1], likelihood, num_steps=0, num_covariates=wide).double()
+    ebmeta.fit_evidence(model, sampler, hyperprior=True)
+    return ebmeta.propagate(model, sampler) if uncertain else model
+
+
+def score_model(model: ebmeta.EmpiricalBayes, tasks: list[Task]) -> list[dict[str, float]]:
+    """Score a model on all tasks at once."""
+
+    def as_tensors(i: int) -> list[torch.Tensor]:
+        return [torch.from_numpy(task[i]) for task in tasks]  # type: ignore[arg-type]
+
+    task_x = torch.from_numpy(np.stack([t[4] for t in tasks])) if model.prior.num_covariates else None
+    batch = ebmeta.TaskBatch.from_tasks(as_tensors(0), as_tensors(1), as_tensors(2), as_tensors(3), task_x=task_x)
+    with torch.no_grad():
+        inferred = model.infer(batch)
+        mean = inferred.predict(-1)["mean"]
+        log_density = inferred.log_prob(-1, batch.query_y, torch.zeros(1), predictive=True)
+        quantiles = inferred.quantile(-1, torch.from_numpy(LEVELS), num_bisections=18)
+    out = []
+    for t, real in enumerate(batch.query_mask):
+        parts = (v[t][real].numpy() for v in (batch.query_y, mean, log_density))
+        out.append(scores(*parts, quantiles[:, t][:, real].numpy().T))
+    return out
+
+
+def choose(train: Groups) -> tuple[str, bool]:
+    """Return the likelihood and the use of covariates of the best log score at 3 support rows, on training groups."""
+    options = [(name, use) for name in LIKELIHOODS for use in (False, True) if not use or train.covariates is not None]
+    nll = np.zeros(len(options))
+    for seed in range(FOLDS):
+        part, rest = splits(train, seed=99 + seed)
+        tasks = held_out_tasks(rest, 3, seed)
+        nll += [
+            np.mean([s["nll"] for s in score_model(fitted(part, *option, uncertain=False), tasks)])
+            for option in options
+        ]
+    return options[int(np.argmin(nll))]
+
+
+def piece(name: str, method: str) -> dict[str, Any]:
+    """Return the scores of one method on one set, a list over splits for each number of support rows."""
+    data = load(name)
+    option = choose(splits(data, 0)[0]) if method == "ebmeta" else None
+    out: dict[str, Any] = {} if option is None else {"likelihood": option[0], "covariates": option[1]}
+    started = time.process_time()
+    rows: dict[str, list[dict[str, float]]] = {str(s): [] for s in SUPPORT}
+    for seed in range(SPLITS):
+        train, held = splits(data, seed)
+        unit = train.y.std()
+        model = fitted(train, *option) if option is not None else PEERS[method](train)
+        for support in SUPPORT:
+            tasks = held_out_tasks(held, support, seed)
+            if not tasks:
+                continue
+            if isinstance(model, ebmeta.EmpiricalBayes):
+                each = score_model(model, tasks)
+            else:
+                each = [normal_scores(y, *model(sx, sy, x)) for sx, sy, x, y, _ in tasks]
+            mean = {key: float(np.mean([s[key] for s in each])) for key in each[0]}
+            rows[str(support)].append(
+                {
+                    "rmse": mean["squared_error"] ** 0.5 / unit,
+                    "nll": mean["nll"],
+                    "crps": mean["crps"] / unit,
+                    "coverage": mean["coverage"],
+                    "width": mean["width"] / unit,
+                    "groups": len(tasks),
+                }
+            )
+    out["cpu_seconds"] = round(time.process_time() - started, 2)
+    out["support"] = {
+        s: {key: np.round([r[key] for r in each], 5).tolist() for key in each[0]} for s, each in rows.items() if each
+    }
+    return out
+
+
+def main() -> None:
+    """Run what is not in the results yet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--methods", nargs="*", default=["ebmeta", *PEERS])
+    parser.add_argument("--again", action="store_true", help="do pieces again that are there")
+    arguments = parser.parse_args()
+    torch.set_default_dtype(torch.float64)
+    path = RESULTS / NAME
+    result = json.loads(path.read_text())["sets"] if path.exists() else {}
+    pieces = [(n, m) for n in arguments.only for m in arguments.methods]
+    for name, method in tqdm(pieces, disable=None):
+        if method not in result.setdefault(name, {}) or arguments.again:
+            result[name][method] = piece(name, method)
+            write(NAME, {"splits": SPLITS, "sets": result})
+
+
+if __name__ == "__main__":
+    main()

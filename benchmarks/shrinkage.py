@@ -1,0 +1,255 @@
+"""Empirical Bayes on the classics: eight schools, eighteen batters, and recovery of simulated priors.
+
+`python benchmarks/shrinkage.py [--only schools batting recovery]`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import zipfile
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from common import RESULTS, data_folder, write
+from torch import Tensor
+from tqdm import tqdm
+
+import ebmeta
+from ebmeta import EmpiricalBayes, TaskBatch
+
+NAME = "shrinkage.json"
+SEEDS, GROUPS, ROWS = 20, 60, 12
+
+
+def intercepts(y: np.ndarray, size: np.ndarray) -> TaskBatch:
+    """Return tasks of one labelled row each and no features."""
+    x, labels, sizes = (torch.from_numpy(v).double() for v in (np.empty((len(y), 1, 0)), y[:, None], size[:, None]))
+    return TaskBatch(x, labels, x, labels, support_size=sizes, query_size=sizes)
+
+
+def labelled_once(batch: TaskBatch) -> TaskBatch:
+    """Return tasks whose rows are queries alone, so that evidence counts each of them once."""
+    return TaskBatch(
+        batch.support_x[:, :0], batch.support_y[:, :0], batch.query_x, batch.query_y, query_size=batch.query_size
+    )
+
+
+def posterior_means(model: EmpiricalBayes, batch: TaskBatch) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of every group's intercept, in units of the label."""
+    with torch.no_grad():
+        inferred = model.infer(batch)
+        parts = getattr(inferred, "parts", [inferred])
+        members = getattr(model, "members", [model])
+        moments = [m.in_units(p.path[-1]) for m, p in zip(members, parts, strict=True)]
+        weight = inferred.log_weight.exp().T
+        loc = torch.stack([loc[:, 0, -1] for loc, _ in moments])
+        second = torch.stack([cov[:, 0, -1, -1] + loc[:, 0, -1].square() for loc, cov in moments])
+        mean = (weight * loc).sum(0)
+        return mean.numpy(), ((weight * second).sum(0) - mean.square()).sqrt().numpy()
+
+
+def as_published(model: EmpiricalBayes) -> Tensor:
+    """Return the log hyperprior mu ~ N(0, 5), tau ~ half-Cauchy(0, 5) in units of the label, tau by its logarithm."""
+    loc, cov = model.in_units(model.prior(1, 1))
+    mu, tau = loc[0, 0, 0], cov[0, 0, 0, 0].sqrt()
+    return -(mu / 5).square() / 2 - torch.log1p((tau / 5).square()) + tau.log()
+
+
+def schools() -> dict[str, Any]:
+    """Eight schools: the boundary, and school effects against the reference draws."""
+    folder = data_folder() / "reference" / "eight_schools"
+    with zipfile.ZipFile(folder / "data.json.zip") as archive:
+        data = json.loads(archive.read(archive.namelist()[0]))
+    with zipfile.ZipFile(folder / "reference_draws.json.zip") as archive:
+        chains = json.loads(archive.read(archive.namelist()[0]))
+    y, se = np.asarray(data["y"], dtype=float), np.asarray(data["sigma"], dtype=float)
+    draws = np.stack([np.concatenate([c[f"theta[{j + 1}]"] for c in chains]) for j in range(8)], 1)
+    batch = intercepts(y, 1 / se**2)
+
+    def model() -> EmpiricalBayes:
+        return EmpiricalBayes.regressor(0, num_steps=0, known_noise=True).double()
+
+    plain, kept = model(), model()
+    found = ebmeta.fit_evidence(plain, labelled_once(batch))
+    unit = float(plain.likelihood.unit)
+    careful = ebmeta.fit_evidence(kept, labelled_once(batch), hyperprior=True)
+    bayes = model()
+    ebmeta.fit_evidence(bayes, labelled_once(batch), hyperprior=as_published)
+    ensemble = ebmeta.propagate(bayes, labelled_once(batch), hyperprior=as_published, num_draws=1000, new_groups=False)
+    mean, std = posterior_means(ensemble, batch)
+    gap = np.abs(mean - draws.mean(0)) / draws.std(0)
+    return {
+        "tau_maximum": float(found.scales[-1]) * unit,
+        "at_boundary": found.at_boundary,
+        "gain": float(found.gain[-1]),
+        "words": str(found),
+        "tau_hyperprior": float(careful.scales[-1]) * unit,
+        "mean": mean.round(3).tolist(),
+        "std": std.round(3).tolist(),
+        "reference_mean": draws.mean(0).round(3).tolist(),
+        "reference_std": draws.std(0).round(3).tolist(),
+        "largest_gap": float(gap.max()),
+        "largest_std_ratio": float(np.abs(np.log(std / draws.std(0))).max()),
+    }
+
+
+def james_stein(z: np.ndarray, variance: np.ndarray | float) -> np.ndarray:
+    """Return Efron and Morris's estimator: towards the mean, by 1 - (k - 3) variance / sum of squares."""
+    center = z.mean()
+    shrink = 1 - (len(z) - 3) * np.mean(variance) / ((z - center) ** 2).sum()
+    out: np.ndarray = center + max(shrink, 0.0) * (z - center)
+    return out
+
+
+def batting() -> dict[str, Any]:
+    """Eighteen batters after 45 times at bat: squared error against the rest of the season."""
+    table = pd.read_csv(data_folder() / "regression" / "efron_morris_1975.tsv", sep="\t")
+    hits, bats = table["Hits"].to_numpy(float), table["At-Bats"].to_numpy(float)
+    rest, average = table["RemainingAverage"].to_numpy(float), hits / bats
+    raw = james_stein(average, average.mean() * (1 - average.mean()) / 45)
+    arcsine = math.sqrt(45) * np.arcsin(2 * average - 1)
+    back = (np.sin(james_stein(arcsine, 1.0) / math.sqrt(45)) + 1) / 2
+    batch = intercepts(hits, bats)
+    model = EmpiricalBayes.regressor(0, "binomial", num_steps=0).double()
+    found = ebmeta.fit_evidence(model, labelled_once(batch), hyperprior=True, num_draws=64)
+    ensemble = ebmeta.propagate(model, labelled_once(batch), num_draws=200, new_groups=False)
+    one = intercepts(hits, bats)
+    one = TaskBatch(one.support_x, one.support_y, one.query_x, None, support_size=one.support_size)
+
+    def chance(fitted: EmpiricalBayes) -> np.ndarray:
+        with torch.no_grad():
+            mean: np.ndarray = fitted.infer(one).predict(-1)["mean"][:, 0].numpy()
+        return mean
+
+    plain = EmpiricalBayes.regressor(0, "binomial", num_steps=0).double()
+    boundary = ebmeta.fit_evidence(plain, labelled_once(batch), num_draws=64)
+    estimates = {
+        "own_average": average,
+        "pooled": np.full(18, average.mean()),
+        "james_stein": raw,
+        "james_stein_arcsine": back,
+        "ebmeta": chance(ensemble),
+        "ebmeta_maximum": chance(plain),
+        "ebmeta_penalised": chance(model),
+    }
+    return {
+        "names": (table["FirstName"] + " " + table["LastName"]).tolist(),
+        "rest_of_season": rest.tolist(),
+        "estimates": {k: v.round(4).tolist() for k, v in estimates.items()},
+        "squared_error": {k: float(((v - rest) ** 2).sum()) for k, v in estimates.items()},
+        "scale": float(found.scales[-1]),
+        "scale_maximum": float(boundary.scales[-1]),
+        "words": str(boundary),
+    }
+
+
+#: Truth of the recovery study: prior of intercept and slope in the units of features and labels.
+LOC, COV = np.array([0.5, -0.3]), np.array([[0.25, 0.1], [0.1, 0.36]])
+
+
+def simulate(name: str, seed: int, groups: int = GROUPS) -> TaskBatch:
+    """Draw groups from a likelihood's own model, with unit noise, shape 2 and 5 degrees of freedom."""
+    rng = np.random.default_rng((seed, 17))
+    w = LOC + rng.standard_normal((groups, 2)) @ np.linalg.cholesky(COV).T
+    x = rng.standard_normal((groups, ROWS, 1))
+    eta = x[..., 0] * w[:, :1] + w[:, 1:]
+    size = rng.integers(2, 8, eta.shape).astype(float)
+    if name == "normal":
+        size, y = np.ones_like(size), eta + 0.7 * rng.standard_normal(eta.shape)
+    elif name == "normal_per_task":
+        size = np.ones_like(size)
+        y = eta + 0.7 * np.exp(0.4 * rng.standard_normal((groups, 1))) * rng.standard_normal(eta.shape)
+    elif name == "student_t":
+        size, y = np.ones_like(size), eta + 0.7 * rng.standard_t(5, eta.shape)
+    elif name == "bernoulli":
+        size, y = np.ones_like(size), (rng.random(eta.shape) < 1 / (1 + np.exp(-eta))).astype(float)
+    elif name == "binomial":
+        y = rng.binomial(size.astype(int), 1 / (1 + np.exp(-eta))).astype(float)
+    elif name == "poisson":
+        y = rng.poisson(size * np.exp(eta)).astype(float)
+    else:
+        y = rng.negative_binomial(2, 2 / (2 + size * np.exp(eta))).astype(float)
+    tensors = [torch.from_numpy(v) for v in (x, y, size)]
+    (sx, qx), (sy, qy), (ss, qs) = ((v[:, :4], v[:, 4:]) for v in tensors)
+    sized = {} if name == "bernoulli" else {"support_size": ss, "query_size": qs}
+    return TaskBatch(sx, sy, qx, qy, **sized)
+
+
+TRUTH = {
+    "slope": LOC[0],
+    "intercept": LOC[1],
+    "log_scale_slope": math.log(COV[0, 0]) / 2,
+    "log_scale_intercept": math.log(COV[1, 1]) / 2,
+    "correlation": COV[0, 1] / math.sqrt(COV[0, 0] * COV[1, 1]),
+    "log_noise": math.log(0.7),
+    "log_ratio": math.log(0.4),
+    "log_freedom": math.log(3.0),
+    "log_shape": math.log(2.0),
+}
+
+
+def recovery(name: str) -> dict[str, Any]:
+    """Fit 20 simulated data sets; compare parameters with the truth, and intervals of new groups with theirs."""
+    found: dict[str, list[float]] = {}
+    covered = []
+    for seed in range(SEEDS):
+        batch = simulate(name, seed)
+        model = EmpiricalBayes.regressor(1, name, num_steps=0).double()
+        ebmeta.fit_evidence(model, batch, num_draws=32, seed=seed)
+        loc, cov = (v[0, 0].detach() for v in model.in_units(model.prior(1, 1)))
+        scale = cov.diagonal().sqrt()
+        values = {
+            "slope": loc[0],
+            "intercept": loc[1],
+            "log_scale_slope": scale[0].log(),
+            "log_scale_intercept": scale[1].log(),
+            "correlation": cov[0, 1] / scale.prod(),
+        }
+        for parameter, tensor in model.likelihood.named_parameters():
+            unit = model.likelihood.unit.log() if parameter == "log_noise" else 0.0
+            values[parameter] = tensor.detach() + unit
+        for key, value in values.items():
+            found.setdefault(key, []).append(float(value))
+        scores = ebmeta.evaluate(model, simulate(name, 1000 + seed, 400))
+        covered.append(float(scores["coverage"][-1]))
+    out: dict[str, Any] = {
+        "coverage": float(np.mean(covered)),
+        "coverage_error": float(np.std(covered, ddof=1) / 20**0.5),
+    }
+    for key, each in found.items():
+        error = np.std(each, ddof=1) / len(each) ** 0.5
+        out[key] = {
+            "truth": TRUTH[key],
+            "mean": float(np.mean(each)),
+            "standard_error": float(error),
+            "z": float((np.mean(each) - TRUTH[key]) / error),
+            "z_single": float(np.abs((np.asarray(each) - TRUTH[key]) / np.std(each, ddof=1)).max()),
+        }
+    return out
+
+
+def main() -> None:
+    """Run what is asked for, and keep the rest."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", default=["schools", "batting", "recovery"])
+    arguments = parser.parse_args()
+    torch.set_default_dtype(torch.float64)
+    path = RESULTS / NAME
+    result = json.loads(path.read_text()) if path.exists() else {}
+    for name, run in (("schools", schools), ("batting", batting)):
+        if name in arguments.only:
+            result[name] = run()
+            write(NAME, result)
+    if "recovery" in arguments.only:
+        for name in tqdm([n for n in ebmeta.likelihood.LIKELIHOODS if n != "categorical"], disable=None):
+            if name not in result.setdefault("recovery", {}):
+                result["recovery"][name] = recovery(name)
+                write(NAME, result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+r"""Empirical Bayes in the statistician's sense: the prior that makes all labels of all groups likeliest.
+
+$$ \hat\psi = \arg\max_\psi \sum_t \log p_\psi(y_t) + \sum_p (\log s_p - 0.1 s_p), \qquad s_p = \sqrt{\Sigma_{pp}}, $$
+
+over all groups at once, by L-BFGS. The second sum, where asked for, is a Gamma(2, 0.1) hyperprior on every standard
+deviation of the prior, in units of the training labels. Without it the maximum can sit at $s_p = 0$ when groups are
+few, and every group is then predicted as if it were the average one. Source: Chung, Rabe-Hesketh, Dorie, Gelman and
+Liu 2013, A nondegenerate penalized likelihood estimator for variance parameters in multilevel models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import optimize
+from torch import Tensor, nn
+
+from ebmeta.group_sampling import GroupSampler
+from ebmeta.model import EmpiricalBayes
+from ebmeta.objective import Objective
+from ebmeta.preparation import measure
+from ebmeta.prior import Prior
+from ebmeta.tasks import TaskBatch
+
+__all__ = ["Evidence", "EvidenceFit", "Hyperprior", "fit_evidence", "log_hyperprior"]
+
+Hyperprior = Callable[[EmpiricalBayes], Tensor]
+
+BOUNDARY = 0.5  # nats: log evidence that a positive scale has to gain to be told from 0
+RATE = 0.1  # of the hyperprior: its mean is 20 standard deviations of the labels
+FAR = 1e15  # stands for a loss that cannot be computed
+NEARLY_ZERO = 1e-3  # of the fitted scale: stands for 0 where the evidence at the boundary is asked for
+
+
+@dataclass(frozen=True, eq=False)
+class EvidenceFit:
+    r"""What `fit_evidence` found.
+
+    Args:
+        model: the fitted model.
+        log_evidence: $\sum_t \log p_\psi(y_t)$ in nats, without the hyperprior.
+        scales: standard deviation $s_p$ of every weight over groups, shape `(P,)`, in units of the model.
+        gain: log evidence lost in nats, where $s_p$ is set to 0 and the rest stays, shape `(P,)`.
+        converged: whether the optimiser says that it has.
+    """
+
+    model: EmpiricalBayes
+    log_evidence: float
+    scales: Tensor
+    gain: Tensor
+    converged: bool
+
+    @property
+    def at_boundary(self) -> list[int]:
+        """Weights whose standard deviation over groups the data cannot tell from 0."""
+        return [int(p) for p in (self.gain < BOUNDARY).nonzero().flatten()]
+
+    def __str__(self) -> str:
+        """Return the finding in words."""
+        head = f"log evidence {self.log_evidence:.2f} nats"
+        found = self.at_boundary
+        if not found:
+            return f"{head}; every weight differs between groups beyond doubt"
+        last = len(self.scales) - 1
+        names = ", ".join("intercept" if p == last else f"weight {p}" for p in found)
+        gains = ", ".join(f"{float(self.gain[p]):.2f}" for p in found)
+        return (
+            f"{head}; the data cannot tell the spread over groups from 0 for: {names} "
+            f"(setting it to 0 costs {gains} nats); intervals that take it for 0 would be too narrow, so fit with "
+            "hyperprior=True"
+        )
+
+
+def fit_evidence(
+    model: EmpiricalBayes,
+    tasks: GroupSampler | TaskBatch,
+    *,
+    hyperprior: bool | Hyperprior = False,
+    num_draws: int = 16,
+    max_iterations: int = 500,
+    seed: int = 0,
+) -> EvidenceFit:
+    r"""Fit the prior and the likelihood's parameters to all labels of all groups, in place.
+
+    The refiner is not trained: it needs unlabelled rows and `ebmeta.fit`. Computes in 64 bits; the model comes back in
+    its own type.
+
+    Args:
+        model: a model for numbers, `EmpiricalBayes.regressor`.
+        tasks: groups; every row counts as labelled.
+        hyperprior: True to keep every standard deviation of the prior off 0 (see above), or a function of the model
+            that returns a log density of its parameters as they are (scales and noise by their logarithm).
+        num_draws: draws of the importance-weighted bound, for likelihoods that are not normal.
+        max_iterations: of the optimiser.
+        seed: seed of those draws.
+
+    Returns:
+        The fit, with what it says of the boundary.
+
+    Raises:
+        ValueError: if the model is a classifier, or tasks are unlabelled or do not fit the model.
+
+    Examples:
+        >>> X, groups = np.ones((6, 1)), np.repeat([0, 1, 2], 2)
+        >>> tasks = GroupSampler(X, np.array([1.0, 1.2, 3.0, 3.1, 5.2, 5.0]), groups, n_support=1)
+        >>> fit_evidence(EmpiricalBayes.regressor(1, num_steps=0), tasks, hyperprior=True).converged
+        True
+    """
+    if model.likelihood.categorical:
+        raise ValueError("fit_evidence: expected a model for numbers, got a classifier")
+    dtype = next(model.parameters()).dtype
+    evidence = Evidence(model.double(), tasks, hyperprior=hyperprior, num_draws=num_draws, seed=seed)
+
+    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        at = torch.from_numpy(flat.copy())
+        value, gradient = evidence.value(at), evidence.gradient(at)
+        # A step too far for positive definite precisions: the line search takes a shorter one.
+        good = np.isfinite(value) and bool(gradient.isfinite().all())
+        return (value, gradient.numpy()) if good else (FAR, np.zeros_like(flat))
+
+    options = {"maxiter": max_iterations, "maxls": 50}
+    found = optimize.minimize(loss, evidence.read().numpy(), jac=True, method="L-BFGS-B", options=options)
+    evidence.write(torch.from_numpy(found.x))
+    with torch.no_grad():
+        reached, scales = evidence.log_evidence(), _scales(model.prior)
+        gain = torch.stack([reached - evidence.without(p) for p in range(len(scales))])
+    model.to(dtype)
+    return EvidenceFit(model, reached.item(), scales, gain, bool(found.success))
+
+
+class Evidence:
+    """The log evidence of all groups as a function of the parameters of prior, likelihood and predictor.
+
+    Args:
+        model: a model in 64 bits; its parameters are written to.
+        tasks: groups; every row counts as labelled.
+        hyperprior: add the log hyperprior; see `fit_evidence`.
+        num_draws: draws of the importance-weighted bound.
+        seed: seed of those draws.
+    """
+
+    def __init__(
+        self,
+        model: EmpiricalBayes,
+        tasks: GroupSampler | TaskBatch,
+        *,
+        hyperprior: bool | Hyperprior,
+        num_draws: int = 16,
+        seed: int = 0,
+    ) -> None:
+        self.batch = (tasks.everything() if isinstance(tasks, GroupSampler) else tasks).to(torch.float64)
+        self.model, self.hyperprior, self.seed = model.eval(), hyperprior, seed
+        self.objective = Objective("evidence", num_draws=num_draws)
+        model.check(self.batch)
+        measure(model, self.batch)
+        parts: list[nn.Module] = [model.prior, model.likelihood, model.predictor]
+        self.parameters = [p for part in parts for p in part.parameters() if p.requires_grad]
+
+    def read(self) -> Tensor:
+        """Return the parameters as one vector."""
+        return torch.cat([p.detach().flatten() for p in self.parameters])
+
+    def write(self, flat: Tensor) -> None:
+        """Set the parameters from one vector."""
+        for p, values in zip(self.parameters, torch.split(flat, [p.numel() for p in self.parameters]), strict=True):
+            p.data = values.clone().view(p.shape)
+
+    def log_evidence(self) -> Tensor:
+        """Return the log evidence at the present parameters in nats."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return -self.objective.terms(self.model, self.batch, generator=generator).loss.sum()
+
+    def _loss(self, flat: Tensor) -> Tensor:
+        self.write(flat)
+        loss = -self.log_evidence()
+        if self.hyperprior is False:
+            return loss
+        return loss - (log_hyperprior(self.model) if self.hyperprior is True else self.hyperprior(self.model))
+
+    def value(self, flat: Tensor) -> float:
+        """Return minus the log evidence (and hyperprior) in nats; infinite where it cannot be computed."""
+        try:
+            with torch.no_grad():
+                return self._loss(flat).item()
+        except (ValueError, RuntimeError):  # no Cholesky factor
+            return float("inf")
+
+    def gradient(self, flat: Tensor) -> Tensor:
+        """Return the gradient of `value`; NaN where it cannot be computed."""
+        try:
+            found = torch.autograd.grad(self._loss(flat), self.parameters, allow_unused=True, materialize_grads=True)
+        except (ValueError, RuntimeError):  # no Cholesky factor
+            return torch.full_like(flat, torch.nan)
+        return torch.cat([g.flatten() for g in found])
+
+    def without(self, weight: int) -> Tensor:
+        """Return the log evidence with one weight (nearly) the same in all groups."""
+        log_scale = self.model.prior.log_scale
+        kept = log_scale.detach().clone()
+        log_scale.data[weight] += math.log(NEARLY_ZERO)
+        try:
+            return self.log_evidence()
+        finally:
+            log_scale.data = kept
+
+
+def log_hyperprior(model: EmpiricalBayes) -> Tensor:
+    r"""Return $\sum_p (\log s_p - 0.1 s_p)$, the log of a Gamma(2, 0.1) density of each scale up to a constant."""
+    scales = _scales(model.prior)
+    return (scales.log() - RATE * scales).sum()
+
+
+def _scales(prior: Prior) -> Tensor:
+    return prior.gaussian().expand(1, 1).scale[0, 0]

@@ -1,0 +1,65 @@
+"""From tasks to plain arrays, and from draws to trees of labelled ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ebmeta.model import EmpiricalBayes
+from ebmeta.predict import evaluating
+from ebmeta.tasks import TaskBatch
+
+__all__ = ["SAMPLE_STATS", "blank", "label", "rows_of"]
+
+#: Statistics of NumPyro's NUTS, and the names that ArviZ knows them by.
+SAMPLE_STATS = {
+    "diverging": "diverging",
+    "num_steps": "n_steps",
+    "accept_prob": "acceptance_rate",
+    "potential_energy": "lp",
+    "energy": "energy",
+}
+
+Groups = Mapping[str, Mapping[str, tuple[tuple[str, ...], Any]]]
+
+
+def label(groups: Groups, coordinates: Mapping[str, Any] | None = None) -> xr.DataTree:
+    """Return a tree with a coordinate on every dimension.
+
+    Args:
+        groups: by group and variable, names of the dimensions and values.
+        coordinates: coordinates of some dimensions; the others are numbered from 0.
+    """
+    given, tree = coordinates or {}, {}
+    for group, variables in groups.items():
+        data = xr.Dataset({name: (dims, np.asarray(values)) for name, (dims, values) in variables.items()})
+        tree[f"/{group}"] = data.assign_coords({str(d): given.get(str(d), np.arange(n)) for d, n in data.sizes.items()})
+    return xr.DataTree.from_dict(tree)
+
+
+def blank(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return values with padding set to NaN, or to -1 where they are whole numbers."""
+    return np.where(mask, values, np.nan if values.dtype.kind == "f" else -1)
+
+
+def rows_of(model: EmpiricalBayes, batch: TaskBatch, side: str) -> dict[str, np.ndarray]:
+    """Return `x` (the features), `y`, `mask`, `size` and `way_mask` of one side of every task.
+
+    Args:
+        model: whose predictor makes the features.
+        batch: $T$ tasks.
+        side: "support" or "query"; there is no `y` where the query labels are absent.
+    """
+    x, y, mask = (getattr(batch, f"{side}_{part}") for part in ("x", "y", "mask"))
+    size = getattr(batch, f"{side}_size", None)
+    parameter = next(model.parameters())
+    with torch.no_grad(), evaluating(model):
+        x = model.predictor.features(x.to(parameter), mask.to(parameter.device))
+    size = torch.ones(mask.shape) if size is None else size
+    return {k: v.cpu().numpy() for k, v in {"x": x, "y": y, "mask": mask, "size": size}.items() if v is not None} | {
+        "way_mask": batch.way_mask.cpu().numpy()
+    }

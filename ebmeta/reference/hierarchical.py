@@ -1,0 +1,295 @@
+r"""The fully Bayesian hierarchical model: the prior's parameters have a posterior too.
+
+$$ y_i \sim p(y \mid \eta_i, n_i, \theta), \qquad \eta_i = z_i^\top w_{t(i)} + x_i^\top \beta, \qquad
+   w_{tc} \sim \mathcal N(\mu, \mathrm{diag}(\tau)\, \Omega\, \mathrm{diag}(\tau)) $$
+
+for rows $i$ of tasks (groups) $t$, with hyperpriors on everything that empirical Bayes would fix at one value:
+
+========================  ====================  ========================================  ==========================
+on paper                  site                  what                                      default hyperprior
+========================  ====================  ========================================  ==========================
+$\mu$                     `w_loc`               mean coefficients, `(P,)`                 $\mathcal N(0, 5^2)$
+$\tau$                    `w_scale`             their SDs over tasks, `(P,)`              half-normal of scale 2.5
+$\Omega$                  `w_correlation`       their correlations, `(P, P)`              LKJ(2); none for classes
+$\beta$                   `fixed`               coefficients that all tasks share         $\mathcal N(0, 5^2)$
+$\theta$: $\sigma$        `noise`               scale of the noise                        half-normal of scale 2.5
+$\theta$: $\nu$           `freedom`             degrees of freedom of Student-t noise     Gamma(2, rate 0.1)
+$\theta$: $r$             `shape`               $r$ of a negative binomial                Gamma(2, rate 0.1)
+========================  ====================  ========================================  ==========================
+
+The defaults suit inputs, and labels with noise, of about unit scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from ebmeta.model import EmpiricalBayes
+from ebmeta.reference.arrays import SAMPLE_STATS, label, rows_of
+from ebmeta.reference.likelihoods import NumpyroLikelihood, get
+from ebmeta.tasks import TaskBatch
+
+__all__ = ["Rows", "hierarchical", "hierarchical_model"]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    r"""Labelled rows of many tasks (groups), one below the other.
+
+    Args:
+        y: labels, shape `(N,)`.
+        task: task of each row, numbers or names, shape `(N,)`.
+        random: columns $z$ whose coefficients vary over tasks, shape `(N, P)`; the constant 1 by default.
+        fixed: columns $x$ whose coefficients all tasks share, shape `(N, F)`; none by default.
+        size: trials, exposure, or readings averaged, of each row (for normal noise of known variance $v_i$: give
+            $1 / v_i$, and fix `noise` at 1), shape `(N,)`; 1 by default.
+        way_mask: for class labels, True where a class exists in the task of a row, shape `(N, C)`; by default all up
+            to the largest label do.
+
+    Raises:
+        ValueError: if lengths differ, there are no rows, or a number is not finite.
+
+    Examples:
+        >>> Rows([1.0, 2.0, 4.0], ["a", "b", "a"]).tasks.tolist()
+        ['a', 'b']
+    """
+
+    y: Any
+    task: Any
+    random: Any = None
+    fixed: Any = None
+    size: Any = None
+    way_mask: Any = None
+
+    def __post_init__(self) -> None:
+        number = len(self.y)
+        if not number:
+            raise ValueError("y: expected at least one row, got none")
+        default = {"random": np.ones((number, 1)), "fixed": np.zeros((number, 0)), "size": np.ones(number)}
+        for name, dims in (("y", 1), ("task", 1), ("random", 2), ("fixed", 2), ("size", 1), ("way_mask", 2)):
+            value = getattr(self, name)
+            if value is None and name not in default:
+                continue
+            value = default[name] if value is None else np.asarray(value)
+            if value.ndim != dims or len(value) != number:
+                shape = f"({number},)" if dims == 1 else f"({number}, columns)"
+                raise ValueError(f"{name}: expected shape {shape}, got {value.shape}")
+            if name not in ("task", "way_mask") and not np.isfinite(value).all():
+                raise ValueError(f"{name}: expected finite numbers, got one that is not in row {_first(value)}")
+            object.__setattr__(self, name, value)
+        if (self.size <= 0).any():
+            raise ValueError(f"size: expected numbers above 0, got {self.size.min():g}")
+
+    @property
+    def tasks(self) -> np.ndarray:
+        """Names of the tasks, in order."""
+        return np.unique(self.task)
+
+    @classmethod
+    def of_tasks(cls, model: EmpiricalBayes, batch: TaskBatch, observe: Literal["support", "both"] = "support") -> Rows:
+        r"""Return the labelled rows of a batch, with $z = \phi(x)$ as the model's predictor makes them.
+
+        Args:
+            model: the model; its prior and its refinement are not used.
+            batch: $T$ tasks.
+            observe: the support rows alone, or support and query rows ("both").
+
+        Raises:
+            ValueError: if `observe` is unknown, or query labels are needed and absent.
+        """
+        if observe not in ("support", "both"):
+            raise ValueError(f"observe: expected 'support' or 'both', got {observe!r}")
+        model.check(batch)
+        rows = rows_of(model, batch.pooled() if observe == "both" else batch, "support")
+        mask = rows["mask"]
+        task = np.nonzero(mask)[0]
+        ways = rows["way_mask"][task] if model.likelihood.categorical else None
+        return cls(rows["y"][mask], task, rows["x"][mask], None, rows["size"][mask], ways)
+
+
+def _first(value: np.ndarray) -> int:
+    return int(np.argwhere(~np.isfinite(value))[0, 0])
+
+
+def _hyperpriors(rows: Rows, form: NumpyroLikelihood, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a distribution, a number or None for every hyperparameter of the model."""
+    import numpyro.distributions as dist
+
+    size = rows.random.shape[1]
+    known: dict[str, Any] = {"w_loc": dist.Normal(0.0, 5.0), "w_scale": dist.HalfNormal(2.5)}
+    known["w_correlation"] = dist.LKJCholesky(size, 2.0) if size > 1 and not form.categorical else None
+    if rows.fixed.shape[1]:
+        known["fixed"] = dist.Normal(0.0, 5.0)
+    known |= form.hyperpriors()
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ValueError(f"hyperpriors: expected some of {list(known)}, got {unknown}")
+    return known | dict(given)
+
+
+def hierarchical_model(
+    rows: Rows,
+    likelihood: str = "normal",
+    hyperpriors: Mapping[str, Any] | None = None,
+    *,
+    centered: bool = False,
+) -> Callable[..., Any]:
+    r"""Return the fully Bayesian model of some rows as a NumPyro model.
+
+    Sites are those of this module's table, `w` (deterministic unless `centered`) and `y`, in the plate "row".
+
+    Args:
+        rows: the data.
+        likelihood: a name in `LIKELIHOODS`.
+        hyperpriors: by site, a NumPyro distribution (of a scalar, or of the site's shape), or a number or array,
+            which fixes the parameter; for "w_correlation" an `LKJCholesky` or, for independent coefficients, None.
+        centered: sample `w` itself. Better where every task has many informative rows; by default the standard
+            normal $w - \mu$ in units of the prior is sampled, which is better where tasks have few.
+
+    Returns:
+        The program; `program(y=None)` samples labels.
+
+    Raises:
+        ValueError: if the likelihood has no NumPyro form, a site is unknown, or labels are of the wrong kind.
+    """
+    form = get(likelihood)
+    priors = _hyperpriors(rows, form, hyperpriors or {})
+    if form.categorical and rows.y.dtype.kind not in "iu":
+        raise ValueError(f"y: expected integer class labels for a {likelihood} likelihood, got {rows.y.dtype}")
+    ways, exists = 1, {}
+    if form.categorical:
+        exists["way_mask"] = np.ones((1, rows.y.max() + 1), bool) if rows.way_mask is None else rows.way_mask
+        ways = exists["way_mask"].shape[1]
+    group = np.searchsorted(rows.tasks, rows.task)
+    (_, num_random), (_, num_fixed) = rows.random.shape, rows.fixed.shape
+
+    def site(name: str, *shape: int) -> Any:
+        import jax.numpy as jnp
+        import numpyro
+        import numpyro.distributions as dist
+
+        prior = priors[name]
+        if not isinstance(prior, dist.Distribution):
+            return jnp.broadcast_to(jnp.asarray(prior, float), shape)
+        return numpyro.sample(name, prior.expand(shape).to_event(len(shape)))
+
+    def coefficients() -> Any:
+        import numpyro
+        import numpyro.distributions as dist
+
+        loc, scale = site("w_loc", num_random), site("w_scale", num_random)
+        factor = None
+        if priors["w_correlation"] is not None:
+            factor = numpyro.sample("w_correlation_cholesky", priors["w_correlation"])
+            numpyro.deterministic("w_correlation", factor @ factor.T)
+        if centered:
+            one = dist.Normal(loc, scale).to_event(1)
+            if factor is not None:
+                one = dist.MultivariateNormal(loc, scale_tril=scale[:, None] * factor)
+            with numpyro.plate("task", len(rows.tasks)):
+                return numpyro.sample("w", one.expand([ways]).to_event(1))
+        with numpyro.plate("task", len(rows.tasks)):
+            unit = numpyro.sample("w_unit", dist.Normal(0.0, 1.0).expand([ways, num_random]).to_event(2))
+        return numpyro.deterministic("w", loc + scale * (unit if factor is None else unit @ factor.T))
+
+    def program(y: Any = rows.y) -> None:
+        import jax.numpy as jnp
+        import numpyro
+
+        parameters = {name: site(name) for name in form.hyperpriors()}
+        eta = jnp.einsum("np,ncp->nc", rows.random, coefficients()[group])
+        if num_fixed:
+            shape = (ways, num_fixed) if form.categorical else (num_fixed,)
+            eta = eta + (rows.fixed @ site("fixed", *shape).T).reshape(len(rows.fixed), ways)
+        with numpyro.plate("row", len(rows.y)):
+            numpyro.sample("y", form.distribution(eta, rows.size, **parameters, **exists), obs=y)
+
+    return program
+
+
+def hierarchical(
+    rows: Rows,
+    likelihood: str = "normal",
+    hyperpriors: Mapping[str, Any] | None = None,
+    *,
+    centered: bool = False,
+    num_warmup: int = 500,
+    num_draws: int = 1000,
+    num_chains: int = 4,
+    target_accept: float = 0.9,
+    seed: int = 0,
+) -> xr.DataTree:
+    """Draw from the posterior of all coefficients and hyperparameters by NUTS, chains side by side.
+
+    Args:
+        rows: the data.
+        likelihood: a name in `LIKELIHOODS`.
+        hyperpriors: see `hierarchical_model`.
+        centered: see `hierarchical_model`.
+        num_warmup: adaptation steps per chain.
+        num_draws: draws kept per chain.
+        num_chains: chains.
+        target_accept: acceptance probability that the step size is tuned to; nearer 1 where draws diverge.
+        seed: seed of JAX's generator.
+
+    Returns:
+        A `DataTree` with `posterior` (`w`, dimensions `(chain, draw, task, way, feature)` with the tasks' names as
+        coordinates, and the sites of this module's table), `posterior_predictive`, `log_likelihood`,
+        `observed_data` (each with `y`, dimension `row`), `constant_data` and `sample_stats`.
+
+    Raises:
+        ValueError: if an argument is out of range or the data do not fit the likelihood.
+    """
+    import jax
+    from numpyro.infer import MCMC, NUTS, Predictive, log_likelihood
+
+    for name, count in (("num_warmup", num_warmup), ("num_draws", num_draws), ("num_chains", num_chains)):
+        if count < 1:
+            raise ValueError(f"{name}: expected at least 1, got {count}")
+    if not 0 < target_accept < 1:
+        raise ValueError(f"target_accept: expected a probability between 0 and 1, got {target_accept}")
+    program = hierarchical_model(rows, likelihood, hyperpriors, centered=centered)
+    mcmc = MCMC(
+        NUTS(program, target_accept_prob=target_accept),
+        num_warmup=num_warmup,
+        num_samples=num_draws,
+        num_chains=num_chains,
+        chain_method="vectorized",
+        progress_bar=False,
+    )
+    key, later = jax.random.split(jax.random.PRNGKey(seed))
+    mcmc.run(key, extra_fields=tuple(SAMPLE_STATS))
+    draws = mcmc.get_samples(group_by_chain=True)
+    stats = {SAMPLE_STATS[name]: v for name, v in mcmc.get_extra_fields(group_by_chain=True).items()}
+    stats["lp"] = -stats["lp"]
+    scores = log_likelihood(program, draws, batch_ndims=2)["y"]
+    labels = Predictive(program, draws, batch_ndims=2, return_sites=["y"])(later, y=None)["y"]
+
+    dims = {
+        "w": ("task", "way", "feature"),
+        "w_loc": ("feature",),
+        "w_scale": ("feature",),
+        "w_correlation": ("feature", "other_feature"),
+        "fixed": ("way", "column") if get(likelihood).categorical else ("column",),
+    }
+    step, row = ("chain", "draw"), ("row",)
+    shown = {name: v for name, v in draws.items() if name not in ("w_unit", "w_correlation_cholesky")}
+    return label(
+        {
+            "posterior": {name: (step + dims.get(name, ()), v) for name, v in shown.items()},
+            "posterior_predictive": {"y": (step + row, labels)},
+            "log_likelihood": {"y": (step + row, scores)},
+            "sample_stats": {name: (step, v) for name, v in stats.items()},
+            "observed_data": {"y": (row, rows.y)},
+            "constant_data": {
+                "task_of_row": (row, np.searchsorted(rows.tasks, rows.task)),
+                "size": (row, rows.size),
+            },
+        },
+        {"task": rows.tasks},
+    )

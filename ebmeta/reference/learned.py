@@ -1,0 +1,222 @@
+r"""NUTS on the learned model, all tasks in one compiled program.
+
+The exact targets that amortized posteriors are judged against,
+
+$$ p(w_t \mid d^s_t) \propto p_\psi(w_t) \prod_i p(y^s_{ti} \mid \phi(x^s_{ti})^\top w_t), $$
+
+and the same with the query labels. Each task is a chain of its own with its own step size, and all run side by side
+under `jax.vmap`. With $w = \mu + L z$, $z$ standard normal under the prior, labels say nothing of the part of $z$
+orthogonal to the rows $x_i^\top L$. Where a task has fewer rows than weights, NUTS moves in the span of its rows
+alone, and the rest is drawn from the prior, which is its exact posterior:
+
+$$ z = Q u + (I - Q Q^\top)\, e, \qquad u \sim p(u \mid d^s_t) \text{ by NUTS}, \quad e \sim \mathcal N(0, I), $$
+
+with the columns of $Q$ an orthonormal basis of that span.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ebmeta.model import EmpiricalBayes
+from ebmeta.reference.arrays import SAMPLE_STATS, blank, label, rows_of
+from ebmeta.reference.likelihoods import NumpyroLikelihood, get, learned_parameters
+from ebmeta.tasks import TaskBatch
+
+__all__ = ["numpyro_model", "nuts"]
+
+
+def numpyro_model(model: EmpiricalBayes) -> Callable[..., Any]:
+    r"""Return the learned prior and likelihood as a NumPyro model, with their values of now.
+
+    $$ w_{tc} \sim \mathcal N(\mu, \Sigma) \;\text{(site "w")}, \qquad
+       y_{ti} \sim p(y \mid \phi(x_{ti})^\top w_t) \;\text{(site "y")} $$
+
+    The program takes features `x`, shape `(T, N, P)`, as `model.predictor.features` makes them, and optionally
+    `y` `(T, N)`, sampled where absent; `mask`, True where a row is real; `size`, trials or exposure of each row;
+    and, for class labels, `way_mask` `(T, C)`, True where a class exists. It returns `w`, shape `(T, C, P)`.
+
+    Args:
+        model: the model; later training does not change the program.
+
+    Raises:
+        ValueError: if the likelihood has no NumPyro form.
+
+    Examples:
+        >>> import numpyro, torch
+        >>> from ebmeta import EmpiricalBayes
+        >>> model = EmpiricalBayes.regressor(num_features=1)
+        >>> phi = model.predictor.features(torch.tensor([[[0.0], [1.0]]])).numpy()
+        >>> w = numpyro.handlers.seed(numpyro_model(model), 0)(phi, [[1.0, 3.0]])
+        >>> w.shape  # task, output, weight
+        (1, 1, 2)
+    """
+    likelihood, parameters = get(model.likelihood.name), learned_parameters(model.likelihood)
+    loc, scale = _prior(model)
+
+    def program(x: Any, y: Any = None, mask: Any = True, way_mask: Any = None, size: Any = 1.0) -> Any:
+        import jax.numpy as jnp
+        import numpyro
+        import numpyro.distributions as dist
+
+        if way_mask is None:
+            if likelihood.categorical:
+                raise ValueError("way_mask: expected which classes exist, shape (T, C), got None")
+            way_mask = np.ones((len(x), 1), bool)
+        one = dist.Normal(loc, scale).to_event(1) if scale.ndim == 1 else dist.MultivariateNormal(loc, scale_tril=scale)
+        with numpyro.plate("task", len(x)):
+            w = numpyro.sample("w", one.expand([np.shape(way_mask)[-1]]).to_event(1))
+            labels = _labels(likelihood, parameters, jnp.asarray(x) @ w.mT, np.asarray(way_mask), size)
+            numpyro.sample("y", labels.mask(mask).to_event(1), obs=None if y is None else jnp.asarray(y))
+        return w
+
+    return program
+
+
+def _labels(form: NumpyroLikelihood, parameters: Mapping[str, Any], eta: Any, way_mask: Any, size: Any) -> Any:
+    """Return the distribution of labels, batch shape `(..., N)`, for a linear predictor of shape `(..., N, C)`."""
+    ways = {"way_mask": way_mask[..., None, :]} if form.categorical else {}
+    return form.distribution(eta, size, **parameters, **ways)
+
+
+def _prior(model: EmpiricalBayes) -> tuple[np.ndarray, np.ndarray]:
+    """Return location, and standard deviations `(P,)` or a lower triangular factor `(P, P)`, of one output's prior."""
+    with torch.no_grad():
+        prior = model.prior.gaussian()
+        precision = prior.precision.double()
+        full = precision.dim() == 2
+        scale = torch.linalg.cholesky(torch.linalg.inv(precision)) if full else precision.rsqrt()
+    return prior.loc.detach().cpu().double().numpy(), scale.cpu().numpy()
+
+
+@cache
+def _sampler(form: NumpyroLikelihood, num_warmup: int, num_draws: int) -> Callable[..., Any]:
+    """Return a compiled function from keys `(chain, task)` and tasks to draws `(chain, task, draw, C, P)`."""
+    import jax
+    import jax.numpy as jnp
+    from numpyro.infer.hmc import hmc
+
+    def run(key: Any, own: dict[str, Any], loc: Any, scale: Any, parameters: Any) -> tuple[Any, Any]:
+        rows = own["x"] * scale if scale.ndim == 1 else own["x"] @ scale
+        basis = jnp.linalg.qr(rows.T)[0]
+        seen, shift = rows @ basis, own["x"] @ loc
+        key, later = jax.random.split(key)
+
+        def potential(u: Any) -> Any:
+            eta = shift[:, None] + seen @ u.T
+            labels = _labels(form, parameters, eta, own["way_mask"], own["size"])
+            return (u**2).sum() / 2 - labels.mask(own["mask"]).log_prob(own["y"]).sum()
+
+        start, step = hmc(potential, algo="NUTS")
+        state = start(jnp.zeros((own["way_mask"].shape[0], basis.shape[1])), num_warmup, rng_key=key)
+
+        def advance(s: Any, _: None) -> tuple[Any, Any]:
+            s = step(s)
+            return s, (s.z, {name: getattr(s, name) for name in SAMPLE_STATS})
+
+        # Warm-up and draws in one loop: the sampler is compiled once.
+        path = jax.lax.scan(advance, state, None, length=num_warmup + num_draws)[1]
+        u, stats = jax.tree.map(lambda values: values[num_warmup:], path)
+        z = u @ basis.T
+        if len(loc) > basis.shape[1]:
+            free = jax.random.normal(later, z.shape)
+            z = z + free - (free @ basis) @ basis.T
+        return loc + (z * scale if scale.ndim == 1 else z @ scale.T), stats
+
+    per_task = jax.vmap(run, in_axes=(0, 0, None, None, None))
+    out: Callable[..., Any] = jax.jit(jax.vmap(per_task, in_axes=(0, None, None, None, None)))
+    return out
+
+
+@cache
+def _scorer(form: NumpyroLikelihood, labelled: bool) -> Callable[..., Any]:
+    """Return a compiled function from draws of `w` to labels and, where labelled, log likelihoods, task by task."""
+    import jax
+
+    def one_task(task: tuple[Any, Any, dict[str, Any]], parameters: Any) -> dict[str, Any]:
+        key, w, own = task
+        labels = _labels(form, parameters, own["x"] @ w.mT, own["way_mask"], own["size"])
+        out = {"y": labels.sample(key)}
+        return out | ({"log_likelihood": labels.log_prob(own["y"])} if labelled else {})
+
+    out: Callable[..., Any] = jax.jit(lambda tasks, p: jax.lax.map(lambda task: one_task(task, p), tasks))
+    return out
+
+
+def nuts(
+    model: EmpiricalBayes,
+    batch: TaskBatch,
+    *,
+    observe: Literal["support", "both"] = "support",
+    num_warmup: int = 300,
+    num_draws: int = 500,
+    num_chains: int = 2,
+    seed: int = 0,
+) -> xr.DataTree:
+    """Draw from the exact posterior of every task by NUTS.
+
+    Args:
+        model: the model; its prior and likelihood are taken as they are.
+        batch: $T$ tasks.
+        observe: condition on the support labels alone, or on support and query labels ("both").
+        num_warmup: adaptation steps per chain.
+        num_draws: draws kept per chain.
+        num_chains: chains per task.
+        seed: seed of JAX's generator.
+
+    Returns:
+        The tree of `predict`, less its closed-form summaries: `posterior/w`, dimensions
+        `(chain, draw, task, way, feature)`; `posterior_predictive` and, for labelled tasks, `log_likelihood` and
+        `observed_data`, each with `query_y`; `constant_data`; and `sample_stats`, `(chain, draw, task)`:
+        `diverging`, `n_steps`, `acceptance_rate`, `lp` (log density of $u$ up to a constant, nats) and `energy`.
+
+    Raises:
+        ValueError: if `observe` is unknown, a count is below 1, query labels are needed and absent, or
+            the likelihood has no NumPyro form.
+    """
+    import jax
+
+    if observe not in ("support", "both"):
+        raise ValueError(f"observe: expected 'support' or 'both', got {observe!r}")
+    for name, count in (("num_warmup", num_warmup), ("num_draws", num_draws), ("num_chains", num_chains)):
+        if count < 1:
+            raise ValueError(f"{name}: expected at least 1, got {count}")
+    form, parameters = get(model.likelihood.name), learned_parameters(model.likelihood)
+    model.check(batch)
+    seen = rows_of(model, batch.pooled() if observe == "both" else batch, "support")
+    queries = rows_of(model, batch, "query")
+    key, later = jax.random.split(jax.random.PRNGKey(seed))
+    keys = jax.random.split(key, (num_chains, batch.num_tasks))
+    w, stats = _sampler(form, num_warmup, num_draws)(keys, seen, *_prior(model), parameters)
+    by_task = w.swapaxes(0, 1).reshape(batch.num_tasks, -1, *w.shape[3:])
+    labelled = batch.query_y is not None
+    new = _scorer(form, labelled)((jax.random.split(later, batch.num_tasks), by_task, queries), parameters)
+
+    per_row, per_draw = ("chain", "draw", "task", "query"), ("chain", "draw", "task")
+    mask = queries["mask"]
+    shaped = {  # (task, chain * draw, query) -> (chain, draw, task, query)
+        name: np.moveaxis(np.asarray(v).reshape(len(mask), num_chains, num_draws, -1), 0, 2) for name, v in new.items()
+    }
+    by_name = {SAMPLE_STATS[name]: np.asarray(v).swapaxes(1, 2) for name, v in stats.items()}
+    by_name["lp"] = -by_name["lp"]
+    groups: dict[str, dict[str, tuple[tuple[str, ...], Any]]] = {
+        "posterior": {"w": ((*per_draw, "way", "feature"), np.moveaxis(np.asarray(w), 1, 2))},
+        "posterior_predictive": {"query_y": (per_row, blank(shaped["y"], mask))},
+        "sample_stats": {name: (per_draw, v) for name, v in by_name.items()},
+        "constant_data": {
+            "support_y": (("task", "support"), blank(batch.support_y.cpu().numpy(), batch.support_mask.cpu().numpy())),
+            "support_mask": (("task", "support"), batch.support_mask.cpu().numpy()),
+            "query_mask": (("task", "query"), mask),
+            "way_mask": (("task", "way"), queries["way_mask"]),
+        },
+    }
+    if labelled:
+        groups["log_likelihood"] = {"query_y": (per_row, blank(shaped["log_likelihood"], mask))}
+        groups["observed_data"] = {"query_y": (per_row[2:], blank(queries["y"], mask))}
+    return label(groups)

@@ -1,0 +1,152 @@
+r"""Likelihoods $p(y \mid \eta)$ in NumPyro, by the names that the rest of the library gives them.
+
+========================  ================================================================  ================
+name                      $y$ given $\eta$ and the size $n$ of its row                      parameters
+========================  ================================================================  ================
+`"normal"`                $a + b\,(\eta + \sigma \varepsilon / \sqrt n)$                    `noise` $\sigma$
+`"student_t"`             the same with $\varepsilon \sim t_\nu$                            and `freedom` $\nu$
+`"bernoulli"`             1 with probability $1 / (1 + e^{-\eta})$                          none
+`"binomial"`              successes among $n$ trials of that probability                    none
+`"poisson"`               count of mean $n e^\eta$                                          none
+`"negative_binomial"`     count of mean $\mu = n e^\eta$ and variance $\mu + \mu^2 / r$     `shape` $r$
+`"categorical"`           class of probability $\mathrm{softmax}(\eta)$                     none
+========================  ================================================================  ================
+
+with centre $a$ and unit $b$ of the labels, 0 and 1 unless the torch likelihood measured others. An entry of your own
+in `LIKELIHOODS` counts like these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ebmeta.likelihood import Likelihood
+
+__all__ = ["LIKELIHOODS", "NumpyroLikelihood", "learned_parameters"]
+
+NEVER = -1e30  # a logit that no class can win with
+
+
+@dataclass(frozen=True)
+class NumpyroLikelihood:
+    r"""One likelihood in NumPyro.
+
+    Args:
+        distribution: from the linear predictor $\eta$, shape `(..., N, C)`, the size of each row (a number or shape
+            `(..., N)`) and parameters by name, to the distribution of labels of batch shape `(..., N)`.
+        hyperpriors: no arguments, to the default hyperprior of every parameter.
+        categorical: True where labels are class numbers.
+    """
+
+    distribution: Callable[..., Any]
+    hyperpriors: Callable[[], Mapping[str, Any]] = field(default=dict)
+    categorical: bool = False
+
+
+def _normal(eta: Any, size: Any, *, noise: Any, center: Any = 0.0, unit: Any = 1.0) -> Any:
+    import numpyro.distributions as dist
+
+    return dist.Normal(center + unit * eta[..., 0], unit * noise / size**0.5)
+
+
+def _student_t(eta: Any, size: Any, *, noise: Any, freedom: Any, center: Any = 0.0, unit: Any = 1.0) -> Any:
+    import numpyro.distributions as dist
+
+    return dist.StudentT(freedom, center + unit * eta[..., 0], unit * noise / size**0.5)
+
+
+def _bernoulli(eta: Any, size: Any) -> Any:
+    import numpyro.distributions as dist
+
+    return dist.Bernoulli(logits=eta[..., 0])
+
+
+def _binomial(eta: Any, size: Any) -> Any:
+    import jax.numpy as jnp
+    import numpyro.distributions as dist
+
+    return dist.Binomial(jnp.broadcast_to(jnp.asarray(size, "int32"), eta.shape[:-1]), logits=eta[..., 0])
+
+
+def _poisson(eta: Any, size: Any) -> Any:
+    import jax.numpy as jnp
+    import numpyro.distributions as dist
+
+    return dist.Poisson(size * jnp.exp(jnp.minimum(eta[..., 0], 60.0)))
+
+
+def _negative_binomial(eta: Any, size: Any, *, shape: Any) -> Any:
+    import jax.numpy as jnp
+    import numpyro.distributions as dist
+
+    return dist.NegativeBinomial2(size * jnp.exp(jnp.minimum(eta[..., 0], 60.0)), shape)
+
+
+def _categorical(eta: Any, size: Any, *, way_mask: Any = True) -> Any:
+    import jax.numpy as jnp
+    import numpyro.distributions as dist
+
+    return dist.Categorical(logits=jnp.where(way_mask, eta, NEVER))
+
+
+def _noise() -> dict[str, Any]:
+    import numpyro.distributions as dist
+
+    return {"noise": dist.HalfNormal(2.5)}
+
+
+def _noise_and_freedom() -> dict[str, Any]:
+    import numpyro.distributions as dist
+
+    return _noise() | {"freedom": dist.Gamma(2.0, 0.1)}
+
+
+def _shape() -> dict[str, Any]:
+    import numpyro.distributions as dist
+
+    return {"shape": dist.Gamma(2.0, 0.1)}
+
+
+#: NumPyro likelihoods by name.
+LIKELIHOODS: dict[str, NumpyroLikelihood] = {
+    "normal": NumpyroLikelihood(_normal, _noise),
+    "student_t": NumpyroLikelihood(_student_t, _noise_and_freedom),
+    "bernoulli": NumpyroLikelihood(_bernoulli),
+    "binomial": NumpyroLikelihood(_binomial),
+    "poisson": NumpyroLikelihood(_poisson),
+    "negative_binomial": NumpyroLikelihood(_negative_binomial, _shape),
+    "categorical": NumpyroLikelihood(_categorical, categorical=True),
+}
+
+
+def get(name: str) -> NumpyroLikelihood:
+    """Return a likelihood by name.
+
+    Raises:
+        ValueError: if it has no NumPyro form.
+    """
+    if name not in LIKELIHOODS:
+        raise ValueError(f"likelihood: expected one of {list(LIKELIHOODS)}, got {name!r}")
+    return LIKELIHOODS[name]
+
+
+def learned_parameters(likelihood: Likelihood) -> dict[str, float]:
+    """Return the learned values of a torch likelihood's parameters, for its NumPyro form.
+
+    Raises:
+        ValueError: if it has no NumPyro form.
+    """
+    get(likelihood.name)
+    of: Any = likelihood
+    tensors: dict[str, Any] = {}
+    if of.name in ("normal", "student_t"):
+        tensors["noise"] = of.log_noise.exp()
+        tensors |= {name: getattr(of, name) for name in ("center", "unit") if hasattr(of, name)}
+    if of.name == "student_t":
+        tensors["freedom"] = of.freedom
+    if of.name == "negative_binomial":
+        tensors["shape"] = of.log_shape.exp()
+    return {name: value.item() for name, value in tensors.items()}
