@@ -27,7 +27,7 @@ from tqdm import tqdm
 from ebmeta.checkpoint import TrainingState
 from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Kind, Objective, Terms
-from ebmeta.preparation import hardening, start
+from ebmeta.preparation import check_groups, hardening, start
 from ebmeta.sampling import TaskSampler
 from ebmeta.seeding import seeded
 from ebmeta.tasks import TaskBatch
@@ -122,9 +122,9 @@ def fit(
         tasks: source of training tasks; iteration n uses its batch number n.
         num_iterations: optimiser steps.
         batch_size: tasks per step, $T$.
-        validation: source of validation tasks (of other classes or groups). With it, the parameters of
-            the lowest validation loss are kept, and the run ends after `patience` validations without
-            a lower one.
+        validation: source of validation tasks, of other classes or groups (shared groups are refused). With
+            it, the parameters of the lowest validation loss are kept, and the run ends after `patience`
+            validations without a lower one.
         objective: "predictive", "gibbs", "evidence", or an `Objective`.
         learning_rate: Adam's peak learning rate.
         seed: seed of the objective's draws (the tasks have their sampler's own).
@@ -167,6 +167,7 @@ def fit(
     for name, source in (("tasks", tasks), ("validation", validation)):
         if not hasattr(source, "sample") and (source is not None or name == "tasks"):
             raise ValueError(f"{name}: expected a source such as EpisodeSampler(X, y), got {type(source).__name__}")
+    check_groups(model, tasks, validation)
     strength = hardening(model, tasks, validation, harder)
     goal = objective if isinstance(objective, Objective) else Objective(objective)
     place = resolve_device(device)

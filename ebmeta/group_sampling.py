@@ -2,11 +2,14 @@ r"""Sampling regression tasks from grouped data: a task is a group, split at ran
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
+from ebmeta.frames import FrameEncoder
 from ebmeta.sampling import Range, Transform, check_range, features, gather, generator, members
 from ebmeta.tasks import TaskBatch
 
@@ -20,7 +23,9 @@ class GroupSampler:
         X: inputs, shape `(N, D)`; NumPy array or memory map.
         y: numbers to predict: real, counts, or 0 and 1, shape `(N,)`.
         groups: group of each row, any hashable labels, shape `(N,)`.
-        n_support: support rows per task, or an inclusive range drawn anew for each task.
+        n_support: support rows per task, or an inclusive range drawn anew for each task. The upper end gives way
+            in a small group, so that one query is left, the lower end does not: with (0, 10) groups of any size
+            can be used, and one of a single row is a task without labels.
         n_query: largest number of query rows per task; all remaining rows by default.
         size: trials, exposure or readings of each row (see `ebmeta.likelihood.Given`), shape `(N,)`; 1 by default.
         group_X: covariates of the group of each row, the same in all its rows, shape `(N, G)`.
@@ -29,6 +34,10 @@ class GroupSampler:
 
     Raises:
         ValueError: if a group has no row left for the query, or the arrays are malformed.
+
+    Attributes:
+        groups: the distinct labels of the groups.
+        encoder: what the columns of a data frame became, for a sampler from `from_frame`; None for others.
 
     Examples:
         >>> X, y, groups = np.ones((9, 1)), np.arange(9.0), np.repeat([0, 1], [4, 5])
@@ -71,6 +80,7 @@ class GroupSampler:
             raise ValueError(f"groups: expected hashable, sortable labels, got {type(labels[0]).__name__}") from None
         self.groups = np.empty(len(number), dtype=object)
         self.groups[:] = list(number)
+        self.encoder: FrameEncoder | None = None
         codes = np.array([number[group] for group in labels])
         self.size = None if size is None else _sizes(size, len(self.y))
         self.n_support = check_range("n_support", n_support, 0)
@@ -79,13 +89,80 @@ class GroupSampler:
         self.n_query, self.transform, self.seed = n_query, transform, seed
         self._members = members(codes)
         self.group_X = None if group_X is None else self._covariates(group_X)
-        smallest = min(range(len(self._members)), key=lambda g: len(self._members[g]))
-        if len(self._members[smallest]) <= self.n_support[1]:
+        small = [g for g, rows in enumerate(self._members) if len(rows) <= self.n_support[0]]
+        if small:
+            low, high = self.n_support
+            more = f" (and {len(small) - 1} more)" if len(small) > 1 else ""
             raise ValueError(
-                f"groups: expected at least n_support + 1 = {self.n_support[1] + 1} rows in every group, got "
-                f"{len(self._members[smallest])} in group {self.groups[smallest]!r}"
+                f"groups: expected at least n_support + 1 = {low + 1} rows in every group, got "
+                f"{len(self._members[small[0]])} in group {self.groups[small[0]]!r}{more}; n_support=(0, {high}) takes "
+                "groups of any size, or leave these out"
             )
         generator(seed, 0)
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: pd.DataFrame,
+        y: str | None = None,
+        groups: str | None = None,
+        features: Sequence[str] | None = None,
+        group_features: Sequence[str] = (),
+        size: str | None = None,
+        n_support: Range = 3,
+        n_query: int | None = None,
+        *,
+        encoder: FrameEncoder | None = None,
+        transform: Transform | None = None,
+        seed: int = 0,
+    ) -> GroupSampler:
+        """Draw tasks from the rows of a data frame, columns by their role; see `ebmeta.frames`.
+
+        Args:
+            frame: the rows.
+            y: column of the numbers to predict.
+            groups: column of the groups.
+            features: columns of features, numbers or texts; all that have no other role by default.
+            group_features: columns of covariates of the group, the same in all rows of a group.
+            size: column of trials, exposure or readings.
+            n_support: as for the constructor.
+            n_query: as for the constructor.
+            encoder: `encoder` of the sampler of training rows, in place of the names of columns: new rows then
+                become what training rows did.
+            transform: as for the constructor.
+            seed: as for the constructor.
+
+        Raises:
+            ValueError: if a column is absent or malformed, as for the constructor, or if both an encoder and names
+                of columns are given.
+
+        Examples:
+            >>> frame = pd.DataFrame({"kind": ["a", "b"] * 4, "shop": [1] * 5 + [2] * 3, "sold": range(8)})
+            >>> train = GroupSampler.from_frame(frame, y="sold", groups="shop", n_support=(0, 2))
+            >>> train.sample(2)
+            TaskBatch(tasks=2, ways<=1, support<=2, queries<=4, features=(1,), labelled)
+            >>> GroupSampler.from_frame(frame[5:], encoder=train.encoder, n_support=1).groups
+            array([2], dtype=object)
+        """
+        if encoder is None:
+            if y is None or groups is None:
+                raise ValueError(f"y and groups: expected the names of two columns, got {y!r} and {groups!r}")
+            encoder = FrameEncoder(y, groups, features, group_features, size).fit(frame)
+        elif any(v is not None for v in (y, groups, features, size)) or len(group_features):
+            raise ValueError("encoder: expected no names of columns beside it, because it knows them, got some")
+        sampler = cls(
+            encoder.transform(frame),
+            encoder.numbers(frame, encoder.y),
+            encoder.labels(frame),
+            n_support,
+            n_query,
+            size=None if encoder.size is None else encoder.numbers(frame, encoder.size),
+            group_X=encoder.group_rows(frame) if encoder.group_names else None,
+            transform=transform,
+            seed=seed,
+        )
+        sampler.encoder = encoder
+        return sampler
 
     def _covariates(self, group_X: Any) -> np.ndarray:
         """Return the covariates of each group, from those of its rows."""
@@ -129,8 +206,9 @@ class GroupSampler:
         chosen = rng.choice(total, num_tasks, replace=num_tasks > total)
         rows = []
         for g in chosen:
-            support = int(rng.integers(self.n_support[0], self.n_support[1] + 1))
-            order = rng.permutation(self._members[g])
+            own, (low, high) = self._members[g], self.n_support
+            support = int(rng.integers(low, min(high, len(own) - 1) + 1))
+            order = rng.permutation(own)
             stop = len(order) if self.n_query is None else support + self.n_query
             rows.append((order[:support], order[support:stop]))
         return self._collate(chosen, rows, rng)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import numpy as np
 import torch
 
+from ebmeta.group_sampling import GroupSampler
 from ebmeta.model import EmpiricalBayes
 from ebmeta.predict import evaluating
 from ebmeta.sampling import EpisodeSampler, MixedSampler, TaskSampler
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["hardening", "measure", "start"]
+__all__ = ["check_groups", "hardening", "measure", "start"]
 
 EXCESS = 2.4  # times the excess difficulty of the validation classes; chosen on the validation classes of CIFAR-FS
 ROWS = 20  # rows per feature behind the metric
@@ -38,6 +40,34 @@ def hardening(
         return 0.0
     excess = validation.difficulty / tasks.difficulty - 1  # type: ignore[attr-defined]
     return EXCESS * min(max(excess, 0.0), 1.0) if math.isfinite(excess) else 0.0
+
+
+def check_groups(model: EmpiricalBayes, tasks: TaskSampler, validation: TaskSampler | None) -> None:
+    """Look at all rows of grouped data before training, so that no bad one is met in the middle of it.
+
+    Raises:
+        ValueError: if a label is impossible for the likelihood, or training and validation share groups.
+    """
+    for source in (tasks, validation):
+        if isinstance(source, GroupSampler):
+            _check_rows(model, source)
+    if isinstance(tasks, GroupSampler) and isinstance(validation, GroupSampler):
+        known = set(tasks.groups)
+        if shared := [g for g in validation.groups if g in known]:
+            more = f" (and {len(shared) - 1} more)" if len(shared) > 1 else ""
+            raise ValueError(
+                f"validation: expected groups that training does not have, got {shared[0]!r}{more} in both; number "
+                "groups alike only where they are the same"
+            )
+
+
+def _check_rows(model: EmpiricalBayes, source: GroupSampler) -> None:
+    y = torch.from_numpy(source.y.astype(np.float32))[None]
+    size = None if source.size is None else torch.from_numpy(source.size.astype(np.float32))[None]
+    try:
+        model.likelihood.check("y", y, torch.ones_like(y, dtype=torch.bool), size)
+    except ValueError as error:
+        raise ValueError(str(error).replace(" at task 0, row ", " at row ")) from None
 
 
 def start(model: EmpiricalBayes, tasks: TaskSampler, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:

@@ -1,0 +1,288 @@
+"""Data frames: columns of numbers and texts as features, covariates, sizes and groups, learned once and kept.
+
+Numbers stay as they are. Of a column of texts (or of a pandas categorical) each level but the first becomes a
+column of zeros and ones; which levels there are is learned from training rows, and any other is refused later. A
+column that never changes is kept where it holds numbers (a model gives it unit 1, so that it adds nothing that the
+intercept does not) and becomes no feature where it holds texts. A value that is missing or infinite is refused by
+column and row, rows counted from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.compose import ColumnTransformer
+from sklearn.preprocessing import OneHotEncoder
+
+__all__ = ["FrameEncoder"]
+
+NUMBERS = ("floating", "integer", "mixed-integer-float", "decimal", "boolean")
+MOST_LEVELS = 50  # a text of more is likelier a name than a feature
+
+Levels = dict[str, "list[Any] | None"]
+
+
+class FrameEncoder:
+    """Learn from training rows what the columns of a data frame become; then do the same with new rows.
+
+    Args:
+        y: column of the labels.
+        groups: column of the groups.
+        features: columns of the features; all that have no other role by default. Where there is none, the only
+            feature is a constant column: a model of intercepts.
+        group_features: columns of covariates of the group, the same in all rows of a group.
+        size: column of trials, exposure or readings (see `ebmeta.likelihood.Given`).
+
+    Raises:
+        ValueError: if a column has two roles.
+
+    Examples:
+        >>> frame = pd.DataFrame({"kind": ["a", "b", "c"], "x": [1.0, 2.0, 3.0], "shop": [1, 1, 2], "y": [0, 1, 2]})
+        >>> encoder = FrameEncoder("y", "shop").fit(frame)
+        >>> encoder.names
+        ['kind_b', 'kind_c', 'x']
+        >>> encoder.transform(frame)
+        array([[0., 0., 1.],
+               [1., 0., 2.],
+               [0., 1., 3.]])
+    """
+
+    def __init__(
+        self,
+        y: str,
+        groups: str,
+        features: Sequence[str] | None = None,
+        group_features: Sequence[str] = (),
+        size: str | None = None,
+    ) -> None:
+        for name, columns in (("features", features), ("group_features", group_features)):
+            if isinstance(columns, str):
+                raise ValueError(f"{name}: expected a list of columns, got the text {columns!r}")
+        self.y, self.groups, self.size = y, groups, size
+        self.features = None if features is None else list(features)
+        self.group_features = list(group_features)
+        roles = [y, groups, *([] if size is None else [size]), *(self.features or []), *self.group_features]
+        if twice := [c for c in dict.fromkeys(roles) if roles.count(c) > 1]:
+            raise ValueError(f"columns: expected one role for each, got {twice[0]!r} in several")
+        self._levels: tuple[Levels, Levels] = {}, {}
+        self._transformers: tuple[Any, Any] | None = None
+
+    def fit(self, frame: pd.DataFrame) -> FrameEncoder:
+        """Learn columns and levels from training rows.
+
+        Raises:
+            ValueError: if a column is absent, without any value, or of neither numbers nor texts.
+        """
+        _check_frame(frame)
+        if self.features is None:
+            taken = {self.y, self.groups, self.size, *self.group_features}
+            self.features = [c for c in frame.columns if c not in taken]
+        of_rows, of_groups = (
+            {c: _levels(c, _column(frame, c)) for c in columns} for columns in (self.features, self.group_features)
+        )
+        return self._learn(of_rows, of_groups)
+
+    def _learn(self, of_rows: Levels, of_groups: Levels) -> FrameEncoder:
+        self._levels = of_rows, of_groups
+        self._transformers = _transformer(of_rows), _transformer(of_groups)
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the features, in the order of the columns of `transform`."""
+        return self._names(0) or ["constant"]
+
+    @property
+    def group_names(self) -> list[str]:
+        """Names of the covariates of a group, in the order of the columns of `group_rows`."""
+        return self._names(1)
+
+    def _names(self, which: int) -> list[str]:
+        if self._transformers is None:
+            raise ValueError("encoder: expected one that was fitted on training rows, got one that was not")
+        transformer = self._transformers[which]
+        return [] if transformer is None else [str(c) for c in transformer.get_feature_names_out()]
+
+    def transform(self, frame: pd.DataFrame) -> NDArray[np.float64]:
+        """Return the features of rows, shape `(N, D)`; of the columns, labels may be absent.
+
+        Raises:
+            ValueError: if a column is absent, a value is missing, or a level was not in the training rows.
+        """
+        return self._apply(0, frame) if self._names(0) else np.zeros((len(frame), 1))
+
+    def group_rows(self, frame: pd.DataFrame) -> NDArray[np.float64]:
+        """Return the covariates of the group of each row, shape `(N, G)`.
+
+        Raises:
+            ValueError: as for `transform`, or if they differ within a group.
+        """
+        if not self._names(1):
+            return np.zeros((len(frame), 0))
+        values, labels = self._apply(1, frame), self.labels(frame)
+        first = pd.Series(np.arange(len(labels))).groupby(labels).transform("first").to_numpy()
+        for column in self.group_features:
+            raw = _column(frame, column).to_numpy(dtype=object)
+            if (other := raw != raw[first]).any():
+                row = int(np.argmax(other))
+                raise ValueError(
+                    f"group_features: expected one value of {column!r} in all rows of a group, got "
+                    f"{raw[first[row]]!r} and {raw[row]!r} in group {labels[row]!r} (rows {first[row]} and {row})"
+                )
+        return values
+
+    def group_x(self, frame: pd.DataFrame) -> dict[Any, NDArray[np.float64]] | None:
+        """Return the covariates of each group by its label, for `FewShotRegressor.fit`; None where there are none."""
+        if not self.group_features:
+            return None
+        return dict(zip(self.labels(frame), self.group_rows(frame), strict=True))
+
+    def labels(self, frame: pd.DataFrame) -> list[Any]:
+        """Return the group of each row."""
+        column = _column(frame, self.groups)
+        _refuse_missing(self.groups, column)
+        return list(column.tolist())
+
+    def numbers(self, frame: pd.DataFrame, column: str) -> NDArray[np.float64]:
+        """Return a column of numbers, shape `(N,)`: labels or sizes.
+
+        Raises:
+            ValueError: if it is absent or holds something else than finite numbers.
+        """
+        return _numbers(column, _column(frame, column))
+
+    def _apply(self, which: int, frame: pd.DataFrame) -> NDArray[np.float64]:
+        assert self._transformers is not None  # for the type checker: names were asked for
+        columns = {}
+        for name, levels in self._levels[which].items():
+            column = _column(frame, name)
+            columns[str(name)] = _numbers(name, column) if levels is None else _texts(name, column, levels)
+        table = pd.DataFrame(columns, index=range(len(frame)))
+        out: NDArray[np.float64] = np.asarray(self._transformers[which].transform(table), dtype=np.float64)
+        return out
+
+    def config(self) -> dict[str, Any]:
+        """Return all that was learned, as strict JSON knows it."""
+        self._names(0)
+        levels = [[[c, v] for c, v in part.items()] for part in self._levels]
+        return {
+            "y": self.y,
+            "groups": self.groups,
+            "size": self.size,
+            "features": levels[0],
+            "group_features": levels[1],
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> FrameEncoder:
+        """Rebuild an encoder from `config`.
+
+        Raises:
+            ValueError: if it is not what `config` returned.
+        """
+        try:
+            of_rows, of_groups = (dict(config[part]) for part in ("features", "group_features"))
+            encoder = cls(config["y"], config["groups"], list(of_rows), list(of_groups), config["size"])
+            return encoder._learn(of_rows, of_groups)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"encoder: expected columns and their levels, got: {error!r}") from None
+
+
+def _transformer(levels: Levels) -> ColumnTransformer | None:
+    """Return a transformer that is a function of the levels alone; None where no column would come out."""
+    if not any(v is None or len(v) > 1 for v in levels.values()):
+        return None
+    rows = max(1 if v is None else len(v) for v in levels.values())
+    example, parts = {}, []
+    for c, v in levels.items():
+        name = str(c)
+        example[name] = [0.0] * rows if v is None else pd.Series([v[i % len(v)] for i in range(rows)], dtype=object)
+        one_hot = OneHotEncoder(categories=[np.array(v, dtype=object)], drop="first", sparse_output=False)
+        parts.append((name, "passthrough" if v is None else one_hot, [name]))
+    transformer = ColumnTransformer(parts, verbose_feature_names_out=False)
+    transformer.fit(pd.DataFrame(example))
+    return transformer
+
+
+def _check_frame(frame: Any) -> None:
+    if not isinstance(frame, pd.DataFrame):
+        raise ValueError(f"frame: expected a pandas DataFrame, got {type(frame).__name__}")
+    if not frame.columns.is_unique:
+        raise ValueError(
+            f"frame: expected columns of distinct names, got {frame.columns[frame.columns.duplicated()][0]!r} twice"
+        )
+
+
+def _column(frame: pd.DataFrame, name: str) -> pd.Series[Any]:
+    _check_frame(frame)
+    if name not in frame:
+        some = [str(c) for c in frame.columns[:8]]
+        raise ValueError(
+            f"frame: expected a column {name!r}, got {', '.join(some)}{', ...' * (len(frame.columns) > 8)}"
+        )
+    return frame[name]
+
+
+def _refuse_missing(name: str, column: pd.Series[Any]) -> None:
+    missing = column.isna().to_numpy()
+    if missing.all() and len(missing):
+        raise ValueError(f"column {name!r}: expected values, got none in any row (leave it out)")
+    if missing.any():
+        more = f" (and {missing.sum() - 1} more rows)" if missing.sum() > 1 else ""
+        raise ValueError(
+            f"column {name!r}: expected a value in every row, got none in row {int(np.argmax(missing))}{more}; "
+            "fill the gaps or leave out the rows"
+        )
+
+
+def _kind(column: pd.Series[Any]) -> str:
+    return "categorical" if isinstance(column.dtype, pd.CategoricalDtype) else pd.api.types.infer_dtype(column)
+
+
+def _levels(name: str, column: pd.Series[Any]) -> list[Any] | None:
+    """Return the levels of a column of texts, the one to drop first, or None for a column of numbers."""
+    _refuse_missing(name, column)
+    kind = _kind(column)
+    if kind in NUMBERS:
+        return None
+    if kind not in ("string", "categorical"):
+        raise ValueError(f"column {name!r}: expected numbers or texts, got {kind} values")
+    seen = set(column.tolist())
+    levels = [c for c in column.cat.categories.tolist() if c in seen] if kind == "categorical" else sorted(seen)
+    if not all(isinstance(v, (str, int, float)) for v in levels):
+        raise ValueError(f"column {name!r}: expected categories that are texts or numbers, got {levels[0]!r}")
+    if len(levels) > MOST_LEVELS:
+        raise ValueError(
+            f"column {name!r}: expected at most {MOST_LEVELS} distinct texts, got {len(levels)} (leave it out of the "
+            "features, or make it numbers)"
+        )
+    return levels
+
+
+def _numbers(name: str, column: pd.Series[Any]) -> NDArray[np.float64]:
+    _refuse_missing(name, column)
+    if len(column) and _kind(column) not in NUMBERS:
+        raise ValueError(f"column {name!r}: expected numbers, got {_kind(column)} values")
+    values: NDArray[np.float64] = column.to_numpy(dtype=np.float64)
+    if not np.isfinite(values).all():
+        row = int(np.argmin(np.isfinite(values)))
+        raise ValueError(f"column {name!r}: expected finite numbers, got {values[row]} in row {row}")
+    return values
+
+
+def _texts(name: str, column: pd.Series[Any], levels: list[Any]) -> NDArray[Any]:
+    _refuse_missing(name, column)
+    values = np.empty(len(column), dtype=object)
+    values[:] = column.tolist()
+    known = set(levels)
+    for row, value in enumerate(values):
+        if value not in known:
+            raise ValueError(
+                f"column {name!r}: expected one of the categories of the training rows, {levels}, got {value!r} in "
+                f"row {row}"
+            )
+    return values
