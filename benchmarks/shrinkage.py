@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 import ebmeta
 from ebmeta import EmpiricalBayes, TaskBatch
+from ebmeta.units import in_units
 
 NAME = "shrinkage.json"
 SEEDS, GROUPS, ROWS = 20, 60, 12
@@ -44,7 +45,7 @@ def posterior_means(model: EmpiricalBayes, batch: TaskBatch) -> tuple[np.ndarray
         inferred = model.infer(batch)
         parts = getattr(inferred, "parts", [inferred])
         members = getattr(model, "members", [model])
-        moments = [m.in_units(p.path[-1]) for m, p in zip(members, parts, strict=True)]
+        moments = [in_units(m, p.path[-1]) for m, p in zip(members, parts, strict=True)]
         weight = inferred.log_weight.exp().T
         loc = torch.stack([loc[:, 0, -1] for loc, _ in moments])
         second = torch.stack([cov[:, 0, -1, -1] + loc[:, 0, -1].square() for loc, cov in moments])
@@ -54,7 +55,7 @@ def posterior_means(model: EmpiricalBayes, batch: TaskBatch) -> tuple[np.ndarray
 
 def as_published(model: EmpiricalBayes) -> Tensor:
     """Return the log hyperprior mu ~ N(0, 5), tau ~ half-Cauchy(0, 5) in units of the label, tau by its logarithm."""
-    loc, cov = model.in_units(model.prior(1, 1))
+    loc, cov = in_units(model, model.prior(1, 1))
     mu, tau = loc[0, 0, 0], cov[0, 0, 0, 0].sqrt()
     return -(mu / 5).square() / 2 - torch.log1p((tau / 5).square()) + tau.log()
 
@@ -212,7 +213,7 @@ def recovery(name: str) -> dict[str, Any]:
         batch = simulate(name, seed)
         model = EmpiricalBayes.regressor(1, name, num_steps=0).double()
         ebmeta.fit_evidence(model, batch, num_draws=32, seed=seed)
-        loc, cov = (v[0, 0].detach() for v in model.in_units(model.prior(1, 1)))
+        loc, cov = (v[0, 0].detach() for v in in_units(model, model.prior(1, 1)))
         scale = cov.diagonal().sqrt()
         values = {
             "slope": loc[0],

@@ -18,6 +18,7 @@ from ebmeta.predict import predict
 from ebmeta.sampling import EpisodeSampler, MixedSampler
 from ebmeta.tasks import TaskBatch
 from ebmeta.uncertainty import PriorEnsemble, propagate
+from ebmeta.units import in_units
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ __all__ = [
     "evaluate",
     "fit",
     "fit_evidence",
+    "in_units",
     "load",
     "predict",
     "propagate",

@@ -324,34 +324,6 @@ class EmpiricalBayes(nn.Module):
             return Given(size)
         return Given(None if size is None else repeat(size, z.shape[1]), z.flatten())
 
-    def in_units(self, q: Gaussian) -> tuple[Tensor, Tensor]:
-        r"""Return location and covariance of weights in the units of features and labels.
-
-        $$ \eta = w^\top \frac{x - \bar x}{s} + w_0, \quad y = a + b \eta \quad \Rightarrow \quad
-           v = \frac{b w}{s}, \quad v_0 = a + b \Big( w_0 - \sum_p \frac{w_p \bar x_p}{s_p} \Big) $$
-
-        Args:
-            q: weights of a model for numbers, shape `(T, C, P)`; the intercept is the last.
-
-        Returns:
-            Location, shape `(T, C, P)`, and covariance, shape `(T, C, P, P)`.
-
-        Raises:
-            ValueError: if the head is not linear.
-        """
-        if self.predictor.head != "linear":
-            raise ValueError(f"in_units: expected a linear head, got {self.predictor.head!r}")
-        change = torch.eye(self.predictor.num_weights, dtype=q.loc.dtype, device=q.loc.device)
-        if self.predictor.basis is None:
-            change[:-1, :-1] /= self.predictor.unit.unsqueeze(1)
-            change[-1, :-1] = -self.predictor.center / self.predictor.unit
-        change = change * getattr(self.likelihood, "unit", 1.0)
-        shift = torch.zeros_like(q.loc)
-        shift[..., -1] = getattr(self.likelihood, "center", 0.0)
-        root = q.color(torch.eye(len(change), dtype=q.loc.dtype, device=q.loc.device).view(len(change), 1, 1, -1))
-        half = torch.einsum("pr,ktcr->tcpk", change, root)
-        return q.loc @ change.mT + shift, half @ half.mT
-
     def trainable(self) -> Iterator[nn.Parameter]:
         """Iterate over the parameters that training changes."""
         return (p for p in self.parameters() if p.requires_grad)

@@ -9,6 +9,7 @@ from builders import close, number_tasks, real_tasks
 
 import ebmeta
 from ebmeta import EmpiricalBayes, GroupSampler, TaskBatch, conjugate
+from ebmeta.units import in_units
 
 
 def one_way(groups: int = 12, rows: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -43,7 +44,7 @@ def test_the_evidence_is_at_its_maximum():
             parameter.data = kept + step
             assert evidence() < best
             parameter.data = kept
-    loc, covariance = model.in_units(model.prior(1, 1))
+    loc, covariance = in_units(model, model.prior(1, 1))
     assert loc[0, 0, 0].item() == pytest.approx(150, rel=0.15)
     assert covariance[0, 0, 1, 1].sqrt().item() == pytest.approx(300, rel=0.5)
     assert found.at_boundary == [0]  # the slope is the same in all groups

@@ -15,6 +15,7 @@ from builders import class_tasks, close
 import ebmeta
 from ebmeta.fit import resolve_device
 from ebmeta.simulate import LinearGaussianTasks
+from ebmeta.units import in_units
 
 
 def blobs(seed: int = 0, *, spread: float = 0.7, **kwargs) -> ebmeta.EpisodeSampler:
@@ -174,7 +175,7 @@ def test_a_regressor_in_double_precision_trains_on_the_evidence():
     model = ebmeta.EmpiricalBayes.regressor(1, num_steps=0).double()
     run = short(model, family, 400, objective="evidence", learning_rate=0.05)
     assert model.prior.loc.dtype == torch.float64
-    loc, covariance = model.in_units(model.prior(1, 1))
+    loc, covariance = in_units(model, model.prior(1, 1))
     close(loc[0, 0].detach(), torch.tensor([1.0, -0.5], dtype=torch.float64), 0.15)
     close(covariance[0, 0].detach(), 0.25 * torch.eye(2, dtype=torch.float64), 0.1)
     assert abs((model.likelihood.log_noise.exp() * model.likelihood.unit).item() - 0.3) < 0.05

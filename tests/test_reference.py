@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from builders import class_tasks, classifier, real_tasks, regressor
+from scipy import stats
 
+import ebmeta
 from ebmeta import conjugate, reference
 
 
@@ -16,10 +18,12 @@ def z_scores(w, loc, scale):
     return (w.mean(("chain", "draw")).values - loc) / (scale / np.sqrt(400))
 
 
-def test_regression_posterior_is_the_conjugate_one():
-    model, batch = regressor(features=2), real_tasks(features=2)
-    tree = reference.nuts(model, batch, observe="both")
-    seen = batch.pooled()
+@pytest.mark.parametrize(("features", "observe"), [(2, "both"), (6, "support")])
+def test_regression_posterior_is_the_conjugate_one(features, observe):
+    """With more rows than weights, and with fewer: then only the span of the rows is sampled by NUTS."""
+    model, batch = regressor(features=features), real_tasks(features=features)
+    tree = reference.nuts(model, batch, observe=observe)
+    seen = batch.pooled() if observe == "both" else batch
     with torch.no_grad():
         q = conjugate.posterior(
             model.prior(len(batch), 1),
@@ -29,12 +33,18 @@ def test_regression_posterior_is_the_conjugate_one():
             model.likelihood.dispersion(),
         )
     scale = q.scale.numpy()
-    assert np.abs(z_scores(tree["posterior/w"], q.loc.numpy(), scale)).max() < 5  # 12 weights at 5 sigma: below 1e-5
+    assert np.abs(z_scores(tree["posterior/w"], q.loc.numpy(), scale)).max() < 5  # 28 weights at 5 sigma: below 2e-5
     ratio = tree["posterior/w"].std(("chain", "draw")).values / scale
     assert np.abs(ratio - 1).max() < 0.2
     assert int(tree["sample_stats/diverging"].sum()) == 0
     rhat = az.rhat(az.convert_to_dataset({"w": tree["posterior/w"].values}))["w"]
     assert float(rhat.max()) < 1.03
+    with torch.no_grad():
+        eta = model.predictor(model.predictor.features(batch.query_x), torch.from_numpy(tree["posterior/w"].values))
+    exact = stats.norm.logpdf(batch.query_y, eta[..., 0], model.likelihood.dispersion().sqrt().item())
+    score = tree["log_likelihood/query_y"].values
+    np.testing.assert_allclose(score, np.where(batch.query_mask, exact, np.nan), atol=1e-3)
+    assert set(tree.children) == {*ebmeta.predict(model, batch, num_draws=1).children, "sample_stats"} - {"predictive"}
 
 
 def test_classification_posterior_is_that_of_a_grid():
