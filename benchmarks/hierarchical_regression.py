@@ -23,8 +23,8 @@ from tqdm import tqdm
 import ebmeta
 
 NAME = "hierarchical_regression.json"
-SPLITS, SUPPORT, FOLDS = 10, (1, 3, 5, 10), 3
-LIKELIHOODS = ("normal", "normal_per_task", "student_t")
+SPLITS, SUPPORT, FOLDS = 10, (1, 3, 5, 10), 2
+LIKELIHOODS = ("normal", "normal_per_task")
 
 Task = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
 
@@ -49,7 +49,7 @@ def fitted(train: Groups, likelihood: str, covariates: bool, uncertain: bool = T
     sampler = ebmeta.GroupSampler(train.X, train.y, train.groups, n_support=0, group_X=group_X)
     wide = 0 if group_X is None else group_X.shape[1]
     model = ebmeta.EmpiricalBayes.regressor(train.X.shape[1], likelihood, num_steps=0, num_covariates=wide).double()
-    ebmeta.fit_evidence(model, sampler, hyperprior=True)
+    ebmeta.fit_evidence(model, sampler, hyperprior=True, max_iterations=200 if uncertain else 60)
     return ebmeta.propagate(model, sampler) if uncertain else model
 
 
@@ -132,13 +132,19 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="do pieces again that are there")
     arguments = parser.parse_args()
     torch.set_default_dtype(torch.float64)
-    path = RESULTS / NAME
-    result = json.loads(path.read_text())["sets"] if path.exists() else {}
-    pieces = [(n, m) for n in arguments.only for m in arguments.methods]
-    for name, method in tqdm(pieces, disable=None):
-        if method not in result.setdefault(name, {}) or arguments.again:
-            result[name][method] = piece(name, method)
+    for name, method in tqdm([(n, m) for n in arguments.only for m in arguments.methods], disable=None):
+        if arguments.again or method not in stored().get(name, {}):
+            found = piece(name, method)
+            result = stored()  # read again: another process may have written its own pieces
+            result.setdefault(name, {})[method] = found
             write(NAME, {"splits": SPLITS, "sets": result})
+
+
+def stored() -> dict[str, Any]:
+    """Return the pieces that are done."""
+    path = RESULTS / NAME
+    done: dict[str, Any] = json.loads(path.read_text())["sets"] if path.exists() else {}
+    return done
 
 
 if __name__ == "__main__":
