@@ -21,6 +21,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinxcontrib.bibtex",
     "comparison",
+    "groups",
     "docstrings",
     "results",
     "run_blocks",

@@ -30,7 +30,7 @@ __all__ = ["Evidence", "EvidenceFit", "Hyperprior", "fit_evidence", "log_hyperpr
 
 Hyperprior = Callable[[EmpiricalBayes], Tensor]
 
-BOUNDARY = 0.5  # nats: log evidence that a positive scale has to gain to be told from 0
+BOUNDARY = 1.353  # nats that a positive scale has to gain to be told from 0: the likelihood ratio test's 5% level there
 RATE = 0.1  # of the hyperprior: its mean is 20 standard deviations of the labels
 FAR = 1e15  # stands for a loss that cannot be computed
 NEARLY_ZERO = 1e-3  # of the fitted scale: stands for 0 where the evidence at the boundary is asked for

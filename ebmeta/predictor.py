@@ -53,6 +53,7 @@ class LinearPredictor(nn.Module):
     center: Tensor
     metric: Tensor
     unit: Tensor
+    taken: Tensor
 
     def __init__(
         self,
@@ -80,6 +81,7 @@ class LinearPredictor(nn.Module):
             self.register_buffer("metric", torch.eye(num_features))
         else:
             self.register_buffer("unit", torch.ones(num_features))
+            self.register_buffer("taken", torch.tensor(False))
 
     @property
     def num_weights(self) -> int:
@@ -89,7 +91,7 @@ class LinearPredictor(nn.Module):
     @property
     def measured(self) -> bool:
         """Whether the head has taken its measure of the features."""
-        return bool(self.center.any() or (self.head == "linear" and (self.unit != 1).any()))
+        return bool(self.taken) if self.head == "linear" else bool(self.center.any())
 
     def train(self, mode: bool = True) -> LinearPredictor:
         """Set the training mode of everything but a frozen embedder."""
@@ -154,6 +156,7 @@ class LinearPredictor(nn.Module):
         x = self.embed(x.unsqueeze(0))[0]
         self.center.copy_(x.mean(0))
         if self.head == "linear":
+            self.taken.fill_(True)
             if not self.num_features:
                 return
             deviation = x.std(0, correction=0)

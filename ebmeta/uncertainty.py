@@ -1,17 +1,16 @@
 r"""Uncertainty of the prior's parameters: predictions that average over what few groups leave open.
 
-Draws from the normal approximation at the fitted parameters $\hat\psi$,
+Candidates come from a Student-t of the normal approximation's location and scale at the fitted parameters $\hat\psi$,
 
-$$ \psi_s \sim \mathcal N(\hat\psi, H^{-1}), \qquad
+$$ \psi_s \sim t_5(\hat\psi, H^{-1}), \qquad
    H = -\nabla^2 \big[ \textstyle\sum_t \log p_\psi(y_t) + \log h(\psi) \big]_{\hat\psi}, $$
 
-are weighted by what the approximation gets wrong, and for a new group by the evidence of its support set,
+and $S$ of them are kept by systematic resampling with weights of what the approximation gets wrong,
 
-$$ p(y_i \mid y^s, \text{groups}) \approx \sum_s v_s\, p(y_i \mid y^s, \psi_s), \qquad
-   v_s \propto p_{\psi_s}(y^s)\, \frac{h(\psi_s) \prod_t p_{\psi_s}(y_t)}{\mathcal N(\psi_s; \hat\psi, H^{-1})}. $$
+$$ v_s \propto \frac{h(\psi_s) \prod_t p_{\psi_s}(y_t)}{t_5(\psi_s; \hat\psi, H^{-1})}. $$
 
-Weights of the draws are cut at $\sqrt S$ times their mean (Ionides 2008, Truncated importance sampling). $h$ is the
-hyperprior of `ebmeta.evidence`, taken as a density of $\log s_p$: a nearly flat prior of the standard deviation $s_p$.
+For a new group each member counts by the evidence of its support set, $p_{\psi_s}(y^s)$. $h$ is the hyperprior of
+`ebmeta.evidence`, as a density of $\log s_p$: a nearly flat prior of the standard deviation $s_p$.
 """
 
 from __future__ import annotations
@@ -30,8 +29,11 @@ from ebmeta.tasks import TaskBatch
 
 __all__ = ["PriorEnsemble", "propagate"]
 
+DEAD = 1e-9  # curvature of a parameter that nothing depends on, relative to the largest
+CANDIDATES = 8  # for each member
 STEP = 1e-3  # of the finite differences of gradients
-FLATTEST = 1.0  # least curvature of the normal approximation: no parameter is drawn with a deviation above 1
+FLATTEST = 1.0  # least curvature of the approximation: no parameter is drawn with a scale above 1
+FREEDOM = 5  # degrees of freedom of the draws: tails wider than those of the target
 
 
 class PriorEnsemble(EmpiricalBayes):
@@ -82,7 +84,7 @@ def propagate(
         model: a model fitted by `ebmeta.fit_evidence` to the same groups with the same `hyperprior`.
         tasks: those groups.
         hyperprior: as for `fit_evidence`.
-        num_draws: draws of the parameters, $S$.
+        num_draws: members, $S$; a candidate that is kept more than once is one member of more weight.
         new_groups: weigh the draws by the support set of each group that is predicted; False where those are the
             groups fitted, whose labels have been counted already.
         seed: seed of the draws.
@@ -103,16 +105,24 @@ def propagate(
             for e in torch.eye(size, dtype=torch.float64)
         ]
     )
+    alive = hessian.abs().sum(1) > DEAD * hessian.abs().max()  # the rest, such as a triangle's other half, does nothing
+    hessian, size = hessian[alive][:, alive], int(alive.sum())
     values, vectors = torch.linalg.eigh((hessian + hessian.T) / 2)
     values = values.clamp(min=FLATTEST)
-    noise = torch.randn(num_draws, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    draws = center + (noise / values.sqrt()) @ vectors.T
-    log_ratio = torch.tensor([-evidence.value(d) for d in draws]) + noise.square().sum(1) / 2
-    log_ratio = torch.where(log_ratio.isfinite(), log_ratio, -math.inf)
-    log_mean = torch.logsumexp(log_ratio, 0) - math.log(num_draws)
-    log_weight = torch.minimum(log_ratio, log_mean + math.log(num_draws) / 2)
+    generator = torch.Generator().manual_seed(seed)
+    normal = torch.randn(CANDIDATES * num_draws, size + FREEDOM, generator=generator, dtype=torch.float64)
+    chi_squared = normal[:, size:].square().sum(1, keepdim=True)
+    noise = normal[:, :size] * (FREEDOM / chi_squared).sqrt()
+    draws = center.repeat(len(noise), 1)
+    draws[:, alive] += (noise / values.sqrt()) @ vectors.T
+    log_proposal = -(FREEDOM + size) / 2 * torch.log1p(noise.square().sum(1) / FREEDOM)
+    log_ratio = torch.tensor([-evidence.value(d) for d in draws], dtype=torch.float64) - log_proposal
+    reached = torch.softmax(torch.where(log_ratio.isfinite(), log_ratio, -math.inf), 0).cumsum(0)
+    combs = (torch.arange(num_draws, dtype=torch.float64) + 0.5) / num_draws
+    chosen = torch.searchsorted(reached, combs).clamp(max=len(draws) - 1)
+    kept, counts = torch.unique(chosen, return_counts=True)
     members = []
-    for d in draws:
+    for d in draws[kept]:
         evidence.write(d)
         members.append(copy.deepcopy(work).to(dtype).eval())
-    return PriorEnsemble(model, members, torch.log_softmax(log_weight, 0).to(dtype), new_groups)
+    return PriorEnsemble(model, members, (counts / num_draws).log().to(dtype), new_groups)

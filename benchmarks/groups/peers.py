@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-import statsmodels.api as sm
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
@@ -86,6 +85,8 @@ def em(data: Groups, iterations: int = 300) -> Predict:
 
 def mixed(data: Groups) -> Predict:
     """Fit statsmodels' MixedLM by restricted maximum likelihood; random intercepts where coefficients fail."""
+    import statsmodels.api as sm
+
     x, center, scale, _ = _design(data)
     for random in (x, x[:, -1:]):
         try:

@@ -1,0 +1,146 @@
+"""The evidence fit and the uncertainty that it leaves: exact maxima, the boundary, mixtures over priors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from builders import close, number_tasks, real_tasks
+
+import ebmeta
+from ebmeta import EmpiricalBayes, GroupSampler, TaskBatch, conjugate
+
+
+def one_way(groups: int = 12, rows: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(groups), rows)
+    X = rng.normal(size=(groups * rows, 1))
+    y = (2 + 3 * rng.normal(size=groups))[group] + 1.5 * X[:, 0] + 0.5 * rng.normal(size=len(group))
+    return X, 100 * y + 7, group  # far from unit scale on purpose
+
+
+def test_the_evidence_is_at_its_maximum():
+    X, y, group = one_way()
+    tasks = GroupSampler(X, y, group, n_support=1)
+    model = EmpiricalBayes.regressor(1, num_steps=0)
+    found = ebmeta.fit_evidence(model, tasks)
+    assert found.converged
+    assert next(model.parameters()).dtype == torch.float32
+    model.double()
+    batch = tasks.everything().to(torch.float64).pooled()
+
+    def evidence() -> float:
+        x = model.predictor.features(batch.support_x)
+        labels = model.likelihood.statistic(batch.support_y, 1)[..., 0]
+        args = model.prior(12, 1), x, labels, batch.support_mask, model.likelihood.dispersion()
+        return conjugate.log_evidence(*args).sum().item() - len(y) * float(model.likelihood.unit.log())
+
+    best = evidence()
+    assert found.log_evidence == pytest.approx(best, abs=1e-3)
+    for parameter in (model.prior.loc, model.prior.log_scale, model.likelihood.log_noise):
+        for step in (-0.05, 0.05):
+            kept = parameter.data.clone()
+            parameter.data = kept + step
+            assert evidence() < best
+            parameter.data = kept
+    loc, covariance = model.in_units(model.prior(1, 1))
+    assert loc[0, 0, 0].item() == pytest.approx(150, rel=0.15)
+    assert covariance[0, 0, 1, 1].sqrt().item() == pytest.approx(300, rel=0.5)
+    assert found.at_boundary == [0]  # the slope is the same in all groups
+    assert "weight 0" in str(found)
+    assert "intercept" not in str(found)
+
+
+def test_every_row_counts_once():
+    X, y, group = one_way(groups=3, rows=4)
+    batch = GroupSampler(X, y, group, n_support=2).everything()
+    assert batch.support_mask.sum() == 0
+    assert batch.query_y.flatten().tolist() == y.astype(np.float32).tolist()
+
+
+def test_a_classifier_has_no_evidence_fit():
+    with pytest.raises(ValueError, match="fit_evidence: expected a model for numbers, got a classifier"):
+        ebmeta.fit_evidence(EmpiricalBayes.classifier(3), real_tasks())
+
+
+def test_a_hyperprior_of_your_own():
+    X, y, group = one_way()
+    tasks = GroupSampler(X, y, group, n_support=1)
+    held = EmpiricalBayes.regressor(1, num_steps=0)
+    ebmeta.fit_evidence(held, tasks, hyperprior=lambda model: -1e6 * (model.prior.loc - 0.25).square().sum())
+    close(held.prior.loc.detach(), torch.full((2,), 0.25), 1e-3)
+
+
+@pytest.fixture(scope="module")
+def ensemble() -> ebmeta.PriorEnsemble:
+    X, y, group = one_way(groups=5, rows=4)
+    tasks = GroupSampler(X, y, group, n_support=1)
+    model = EmpiricalBayes.regressor(1, "normal_per_task", num_steps=0).double()
+    ebmeta.fit_evidence(model, tasks, hyperprior=True)
+    return ebmeta.propagate(model, tasks, num_draws=12)
+
+
+def new_rows(size: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    X, y, _ = one_way(groups=1, rows=size, seed=3)
+    return X, y
+
+
+def test_a_mixture_predicts_the_mean_of_its_members(ensemble):
+    X, y = new_rows()
+    batch = TaskBatch(*(torch.from_numpy(v)[None] for v in (X[:2], y[:2], X[2:], y[2:])))
+    inferred = ensemble.infer(batch)
+    weight = inferred.log_weight[0].exp()
+    evidence = torch.stack([m.infer(batch).log_evidence[0] for m in ensemble.members])
+    close(weight, torch.softmax(evidence + ensemble.log_weight, 0))
+    parts = [m.infer(batch) for m in ensemble.members]
+    mean = sum(w * p.predict(-1)["mean"] for w, p in zip(weight, parts, strict=True))
+    none = torch.zeros(1)
+    density = sum(
+        w * p.log_prob(-1, batch.query_y, none, predictive=True).exp() for w, p in zip(weight, parts, strict=True)
+    )
+    close(inferred.predict(-1)["mean"], mean)
+    close(inferred.log_prob(-1, batch.query_y, none, predictive=True), density.log())
+    quantiles = inferred.quantile(-1, torch.tensor([0.1, 0.9], dtype=torch.float64))
+    for level, q in zip((0.1, 0.9), quantiles, strict=True):
+        close(inferred.cdf(-1, q), torch.full((1, 2), level, dtype=torch.float64), 1e-6)
+
+
+def test_an_ensemble_takes_the_place_of_the_model(ensemble):
+    X, y = new_rows(6)
+    reg = ebmeta.FewShotRegressor(ensemble).fit(X[:3], y[:3])
+    mean, std = reg.predict(X[3:], return_std=True)
+    draws = reg.sample(X[3:], 40_000)
+    # 40,000 draws; six sigma of the mean for three rows: false alarms at 6e-9.
+    assert np.abs((draws.mean(0) - mean) / (std / 200)).max() < 6
+    assert np.abs(draws.std(0) / std - 1).max() < 0.1
+    batch = TaskBatch(*(torch.from_numpy(v)[None] for v in (X[:3], y[:3], X[3:], y[3:])))
+    assert np.isfinite(ebmeta.evaluate(ensemble, batch)["nll"].values).all()
+    tree = ebmeta.predict(ensemble, batch, num_draws=5)
+    assert tree["log_likelihood/query_y"].shape == (1, 5, 1, 3)
+    with pytest.raises(ValueError, match="got one built from parts"):
+        ebmeta.save(ensemble, "nowhere")
+
+
+def test_few_groups_widen_the_intervals(ensemble):
+    plain = EmpiricalBayes.regressor(1, "normal_per_task", num_steps=0).double()
+    X, y, group = one_way(groups=5, rows=4)
+    ebmeta.fit_evidence(plain, GroupSampler(X, y, group, n_support=1), hyperprior=True)
+    x = new_rows()[0]
+    wide, narrow = (
+        np.subtract(*ebmeta.FewShotRegressor(m).fit(np.empty((0, 1)), np.empty(0)).interval(x)[::-1])
+        for m in (ensemble, plain)
+    )
+    assert (wide > 1.1 * narrow).all()
+
+
+def test_a_binomial_model_is_fitted_on_its_sizes():
+    batch = number_tasks("binomial", supports=(6,) * 30, queries=(6,) * 30, features=1)
+    model = EmpiricalBayes.regressor(1, "binomial", num_steps=0).double()
+    found = ebmeta.fit_evidence(model, batch, num_draws=8)
+    assert found.converged
+    assert np.isfinite(found.log_evidence)
+
+
+def test_bad_counts_of_draws(ensemble):
+    with pytest.raises(ValueError, match="num_draws: expected at least 1, got 0"):
+        ebmeta.propagate(ensemble.members[0], real_tasks(features=1), num_draws=0)

@@ -1,0 +1,150 @@
+"""Numerical checks of theory/shrinkage.md."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from builders import close
+from equations import checks
+from scipy import integrate, stats
+
+import ebmeta
+from ebmeta import EmpiricalBayes, TaskBatch
+from ebmeta.likelihood import Given, NegativeBinomial, StudentT
+
+WAYS = torch.ones(1, 1, dtype=torch.bool)
+
+
+def rows(*values: float) -> torch.Tensor:
+    return torch.tensor([values], dtype=torch.float64)
+
+
+def slope_of(likelihood, y, eta, given=None):
+    eta = eta.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(-likelihood.log_prob(y, eta, WAYS, given).sum(), eta, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), eta, allow_unused=True)
+    return slope.detach()[..., 0], curvature.detach()[..., 0]
+
+
+@checks("eq-negative-binomial")
+def test_the_negative_binomial_is_a_binomial_of_r_plus_y_trials() -> None:
+    y, eta, size, r = rows(0, 3, 40), rows(-1.0, 0.5, 2.0), rows(1, 2, 5), 3.5
+    slope, curvature = slope_of(NegativeBinomial(r).double(), y, eta[..., None], Given(size))
+    mu = size * eta.exp()
+    p = mu / (r + mu)
+    close(slope, (r + y) * p - y, 1e-6)
+    close(curvature, (r + y) * p * (1 - p), 1e-6)
+
+
+@checks("eq-student")
+def test_a_student_label_is_weighted_by_its_mean_precision() -> None:
+    y, eta, sigma, nu = rows(0.3, -2.0, 9.0), rows(0.1, 0.5, 0.2), 0.8, 4.5
+    slope, _ = slope_of(StudentT(sigma, nu).double(), y, eta[..., None])
+    weights = []
+    for a, b in zip(y[0].tolist(), eta[0].tolist(), strict=True):
+
+        def joint(u: float, gap: float = a - b) -> float:
+            return stats.norm.pdf(gap, 0, sigma / math.sqrt(u)) * stats.gamma.pdf(u, nu / 2, scale=2 / nu)
+
+        total, moment = (integrate.quad(f, 0, 40)[0] for f in (joint, lambda u, j=joint: u * j(u)))
+        weights.append(moment / total)
+    weight = rows(*weights)
+    close(weight, (nu + 1) / (nu + (y - eta).square() / sigma**2), 1e-6)
+    close(slope, weight * (eta - y) / sigma**2, 1e-6)
+
+
+def means(y: torch.Tensor, noise: float) -> TaskBatch:
+    """Return groups of one labelled row, no features and known noise."""
+    x, labels = torch.empty(len(y), 1, 0, dtype=torch.float64), y[:, None].double()
+    size = torch.full_like(labels, noise**-2)
+    return TaskBatch(x, labels, x, labels, support_size=size, query_size=size)
+
+
+def unlabelled_support(batch: TaskBatch) -> TaskBatch:
+    """Return the groups with each row counted once."""
+    return TaskBatch(
+        batch.support_x[:, :0], batch.support_y[:, :0], batch.query_x, batch.query_y, query_size=batch.query_size
+    )
+
+
+def normal_means() -> EmpiricalBayes:
+    return EmpiricalBayes.regressor(0, num_steps=0, known_noise=True).double()
+
+
+@checks("eq-shrink")
+def test_the_posterior_mean_is_shrunk_by_the_ratio_of_variances() -> None:
+    model, y = normal_means(), torch.tensor([3.0, -1.0, 0.5], dtype=torch.float64)
+    model.prior.loc.data.fill_(0.7)
+    model.prior.log_scale.data.fill_(math.log(1.3))
+    got = model.posterior(means(y, noise=2.0))[0].loc[:, 0, 0]
+    b = 4 / (1.3**2 + 4)
+    close(got, 0.7 + (1 - b) * (y - 0.7), 1e-6)
+
+
+@checks("eq-james-stein")
+def test_the_estimate_of_the_shrinkage_is_unbiased() -> None:
+    k, s, sigma = 7, 1.3, 2.0
+    total = s**2 + sigma**2
+    mean, _ = integrate.quad(lambda c: (k - 2) * sigma**2 / (total * c) * stats.chi2.pdf(c, k), 0, np.inf)
+    assert mean == pytest.approx(sigma**2 / total, rel=1e-8)
+
+
+@checks("eq-boundary")
+def test_how_often_the_maximum_is_at_the_boundary() -> None:
+    k, s, sigma, draws = 8, 1.0, 2.0, 20_000
+    y = np.random.default_rng(0).normal(0, math.hypot(s, sigma), (draws, k))
+    share = (y.var(1) < sigma**2).mean()
+    exact = stats.chi2.cdf(k * sigma**2 / (s**2 + sigma**2), k - 1)
+    assert abs(share - exact) < 5 * math.sqrt(exact * (1 - exact) / draws)  # 5 sigma: false alarms at 6e-7
+    assert 0.4 < exact < 0.6
+    for sample in y[:6]:
+        model = normal_means()
+        found = ebmeta.fit_evidence(model, unlabelled_support(means(torch.from_numpy(sample), sigma)))
+        scale = float(found.scales[0] * model.likelihood.unit)
+        expected = math.sqrt(max(0.0, sample.var() - sigma**2))
+        assert scale == pytest.approx(expected, abs=0.05 if expected == 0 else 1e-3)
+        assert (found.at_boundary == [0]) or expected > 0
+
+
+@checks("eq-penalised")
+def test_the_penalty_keeps_the_maximum_off_zero() -> None:
+    y, sigma = np.array([0.3, -0.2, 0.1, 0.4, -0.5]), 2.0  # groups alike, far more so than the noise
+
+    def objective(s: float) -> float:
+        return stats.norm.logpdf(y, y.mean(), math.hypot(s, sigma)).sum() + math.log(s) - 0.1 * s
+
+    for s in (1e-3, 1e-2, 0.1):
+        assert objective(1.01 * s) > objective(s)
+    model = normal_means()
+    found = ebmeta.fit_evidence(model, unlabelled_support(means(torch.from_numpy(y), sigma)), hyperprior=True)
+    unit = float(model.likelihood.unit)
+    grid = np.exp(np.linspace(-3, 4, 4001))
+    values = stats.norm.logpdf(y[:, None], y.mean(), np.hypot(grid, sigma)).sum(0) + np.log(grid) - 0.1 * grid / unit
+    best = grid[values.argmax()]
+    assert float(found.scales[0]) * unit == pytest.approx(best, rel=5e-3)
+
+
+@checks("eq-propagate")
+def test_predictions_average_over_the_prior() -> None:
+    """The predictive density of a new group against an integral over mean and log scale of the prior."""
+    y, sigma = np.array([2.0, -1.5, 0.3, 4.1, -2.8, 1.0]), 1.0
+    batch, model = unlabelled_support(means(torch.from_numpy(y), sigma)), normal_means()
+    ebmeta.fit_evidence(model, batch, hyperprior=True)
+    ensemble = ebmeta.propagate(model, batch, num_draws=400)
+    unit = float(model.likelihood.unit)
+    mu, log_s = np.meshgrid(np.linspace(-80, 80, 3201), np.linspace(-6, 6, 241), indexing="ij")
+    s = np.exp(log_s)
+    log_p = stats.norm.logpdf(y[:, None, None], mu, np.hypot(s, sigma)).sum(0) + log_s - 0.1 * s / unit
+    weight = np.exp(log_p - log_p.max())
+    labels = np.array([0.0, 3.0, 7.0])
+    exact = [(weight * stats.norm.pdf(v, mu, np.hypot(s, sigma))).sum() / weight.sum() for v in labels]
+    x = torch.empty(1, 3, 0, dtype=torch.float64)
+    new = TaskBatch(x[:, :0], x[:, :0, 0] if x.shape[2] else torch.empty(1, 0, dtype=torch.float64), x)
+    got, plain = (
+        m.infer(new).log_prob(-1, rows(*labels), torch.zeros(1), predictive=True)[0] for m in (ensemble, model)
+    )
+    assert (got - torch.tensor(exact).log()).abs().max() < 0.06  # 400 draws of a fixed seed
+    assert got[2] > plain[2] + 0.1  # a label far off is likelier than the fitted prior alone would have it
