@@ -9,7 +9,8 @@ The tree has the groups that ArviZ knows, with leading dimensions `chain` (one) 
 - `constant_data`: support labels and the masks of padding;
 
 and one more, `predictive`: closed-form summaries after every refinement step, without sampling noise:
-`probs` (class probabilities), or `mean` and `std`; and `kl`, $\mathrm{KL}(q_k \Vert p_\psi)$ in nats.
+`probs` (class probabilities), or `mean` and `std`; and `kl`, $\mathrm{KL}(q_k \Vert p_\psi)$ in nats. Where
+quantiles are asked for, also `quantile` over `level`, after the last step.
 
 Padding is NaN in floating-point variables of `posterior_predictive`, `log_likelihood` and `predictive`,
 and -1 in integer ones.
@@ -17,7 +18,7 @@ and -1 in integer ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -102,6 +103,7 @@ def predict(
     *,
     num_steps: int | None = None,
     num_draws: int = 100,
+    quantiles: Sequence[float] | None = None,
     seed: int = 0,
 ) -> xr.DataTree:
     """Predict the query labels of every task.
@@ -111,14 +113,16 @@ def predict(
         batch: $T$ tasks; query labels, where present, are recorded and never used.
         num_steps: refinement steps, $K$; those of training by default.
         num_draws: posterior draws; 0 leaves out the groups that need draws.
+        quantiles: levels between 0 and 1 of predictive quantiles, for labels that are numbers.
         seed: seed of the draws; the global generator is left alone.
 
     Returns:
         A `DataTree` with the groups of this module's description; dimensions `chain`, `draw`, `step`,
-        `task`, `query`, `way`, `feature`, each with integer coordinates.
+        `task`, `query`, `way`, `feature`, each with integer coordinates, and `level`, with the levels as coordinates.
 
     Raises:
-        ValueError: if the tasks do not fit the model, or `num_draws` or `num_steps` is negative.
+        ValueError: if the tasks do not fit the model, `num_draws` or `num_steps` is negative, a level is not between
+            0 and 1, or quantiles are asked of a likelihood that has no cdf.
 
     Examples:
         >>> import ebmeta
@@ -141,6 +145,11 @@ def predict(
         dims = ("step", "task", "query", "way")[: values.ndim]
         keep = query[None] if values.ndim == 3 else (query[:, :, None] & way[:, None])[None]
         groups["predictive"][name] = (dims, np.where(keep, values, np.nan))
+    if quantiles is not None:
+        levels = torch.tensor(list(quantiles), dtype=chunks[0].inferred.x.dtype)
+        with torch.no_grad():
+            values = _numpy(torch.cat([c.inferred.quantile(-1, levels) for c in chunks], 1))
+        groups["predictive"]["quantile"] = (("level", "task", "query"), np.where(query, values, np.nan))
     if num_draws:
         groups |= _draws(model, batch, chunks, num_draws, seed)
     if batch.query_y is not None:
@@ -154,7 +163,10 @@ def predict(
     tree = {}
     for group, variables in groups.items():
         data = xr.Dataset({name: (dims, values) for name, (dims, values) in variables.items()})
-        tree[f"/{group}"] = data.assign_coords({str(d): np.arange(n) for d, n in data.sizes.items()})
+        coords = {str(d): np.arange(n) for d, n in data.sizes.items()}
+        if "level" in coords and quantiles is not None:
+            coords["level"] = np.asarray(quantiles, dtype=np.float64)
+        tree[f"/{group}"] = data.assign_coords(coords)
     return xr.DataTree.from_dict(tree)
 
 

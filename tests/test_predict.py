@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from builders import class_tasks, classifier, real_tasks, regressor
+from builders import class_tasks, classifier, number_tasks, real_tasks, regressor
 
 import ebmeta
 
@@ -122,3 +122,27 @@ def test_the_tree_comes_back_from_a_file(tmp_path):
     tree.to_netcdf(tmp_path / "tree.nc", engine="h5netcdf")
     with xr.open_datatree(tmp_path / "tree.nc", engine="h5netcdf") as back:
         assert back.load().identical(tree)
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "poisson"])
+def test_quantiles_are_those_of_the_estimator_and_blank_where_nothing_is(likelihood):
+    batch, model, levels = number_tasks(likelihood, sizes=False), regressor(likelihood=likelihood), (0.05, 0.5, 0.95)
+    tree = ebmeta.predict(model, batch, num_draws=0, quantiles=levels)
+    got = tree["predictive/quantile"]
+    assert got.dims == ("level", "task", "query")
+    assert tuple(got["level"].values) == levels
+    for t in range(batch.num_tasks):
+        s, q = batch.support_mask[t], batch.query_mask[t]
+        reg = ebmeta.FewShotRegressor(model).fit(batch.support_x[t][s], batch.support_y[t][s])
+        expected = reg.quantiles(batch.query_x[t][q], levels)
+        np.testing.assert_allclose(got.values[:, t, q.numpy()].T, expected, atol=1e-9)
+        assert np.isnan(got.values[:, t, ~q.numpy()]).all()
+    assert "quantile" not in ebmeta.predict(model, batch, num_draws=0)["predictive"]
+    assert got.sel(level=0.5).shape == batch.query_mask.shape
+
+
+def test_quantiles_that_do_not_exist():
+    with pytest.raises(ValueError, match="quantiles: expected labels that are numbers, got a categorical likelihood"):
+        ebmeta.predict(classifier(), class_tasks(), quantiles=(0.5,))
+    with pytest.raises(ValueError, match="levels: expected probabilities between 0 and 1"):
+        ebmeta.predict(regressor(), real_tasks(), quantiles=(0.5, 1.0))

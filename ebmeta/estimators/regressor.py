@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin
@@ -73,6 +75,8 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         self.size_ = _column("size", size, len(y))
         self.groups_ = _labels("groups", groups, len(y))
         self.group_x_ = group_x
+        everything, of_one = torch.ones(1, len(y), dtype=torch.bool), None if self.size_ is None else self.size_[None]
+        self.model.likelihood.check("support_y", self.support_y_[None], everything, of_one)
         self._tasks(self.support_X_[:1], None if self.groups_ is None else self.groups_[:1], None) if len(y) else None
         return self
 
@@ -85,9 +89,8 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         if groups is None and self.groups_ is not None:
             raise ValueError("groups: expected the group of each row, because fit was given groups, got none")
         keys = [None] if groups is None else list(dict.fromkeys(groups.tolist()))
-        everything = slice(None)
-        rows = [everything if k is None else torch.from_numpy(groups == k) for k in keys]
-        own = [everything if k is None or self.groups_ is None else torch.from_numpy(self.groups_ == k) for k in keys]
+        rows = _by_group(groups, keys, len(query))
+        own = _by_group(self.groups_, keys, len(self.support_y_))
         sized = self.size_ is not None or size is not None
         parts: dict[str, Any] = {}
         if sized:
@@ -103,8 +106,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         )
         position = np.zeros(len(query), dtype=np.int64)
         for t, r in enumerate(rows):
-            index = np.arange(len(query)) if isinstance(r, slice) else np.flatnonzero(r.numpy())
-            position[index] = t * batch.query_x.shape[1] + np.arange(len(index))
+            position[r.numpy()] = t * batch.query_x.shape[1] + np.arange(len(r))
         return batch, position
 
     def _covariates(self, keys: list[Any]) -> torch.Tensor | None:
@@ -276,4 +278,17 @@ def _labels(name: str, values: ArrayLike | None, length: int) -> NDArray[Any] | 
     array = np.asarray(values)
     if array.shape != (length,):
         raise ValueError(f"{name}: expected one label for each of {length} rows, got shape {array.shape}")
+    if (missing := pd.isna(array)).any():
+        raise ValueError(f"{name}: expected a label in every row, got none in row {int(np.argmax(missing))}")
     return array
+
+
+def _by_group(labels: NDArray[Any] | None, keys: list[Any], length: int) -> list[torch.Tensor]:
+    """Return the rows of each group, in order; those of a single group without labels are all."""
+    if labels is None:
+        return [torch.arange(length) for _ in keys]
+    number = {k: i for i, k in enumerate(keys)}
+    codes = np.array([number.get(g, -1) for g in labels.tolist()], dtype=np.int64)
+    order = np.argsort(codes, kind="stable")
+    ends = np.searchsorted(codes[order], np.arange(len(keys) + 1))
+    return [torch.from_numpy(order[i:j]) for i, j in pairwise(ends)]
