@@ -119,7 +119,7 @@ class Inference(NamedTuple):
             return each
         return (self._by_level(each) * self.log_weight.exp().unsqueeze(-1)).sum(1)
 
-    def quantile(self, k: int, levels: Tensor, num_bisections: int = 50) -> Tensor:
+    def quantile(self, k: int, levels: Tensor, num_bisections: int = 200) -> Tensor:
         """Return predictive quantiles under $q_k$, shape `(L, T, Q)`; see `invert`."""
         return invert(self, k, levels, num_bisections)
 
@@ -203,7 +203,7 @@ class MixtureInference(NamedTuple):
         each, weight = self._stack([p.cdf(k, y) for p in self.parts])
         return (weight * each).sum(0)
 
-    def quantile(self, k: int, levels: Tensor, num_bisections: int = 50) -> Tensor:
+    def quantile(self, k: int, levels: Tensor, num_bisections: int = 200) -> Tensor:
         """Return predictive quantiles under $q_k$, shape `(L, T, Q)`; see `invert`."""
         return invert(self, k, levels, num_bisections)
 
@@ -230,7 +230,7 @@ def invert(inferred: Inference | MixtureInference, k: int, levels: Tensor, num_b
         inferred: what inference said.
         k: the step.
         levels: probabilities between 0 and 1, shape `(L,)`.
-        num_bisections: halvings of the bracket.
+        num_bisections: most halvings of the bracket; it takes many where a mean is far beyond all quantiles.
 
     Raises:
         ValueError: if a level is not between 0 and 1, labels are classes, or the likelihood has no cdf.
@@ -240,6 +240,7 @@ def invert(inferred: Inference | MixtureInference, k: int, levels: Tensor, num_b
     if not isinstance(inferred.likelihood, ScalarLikelihood):
         raise ValueError(f"quantiles: expected labels that are numbers, got a {inferred.likelihood.name} likelihood")
     out, summary = [], inferred.predict(k)
+    eps = torch.finfo(summary["mean"].dtype).eps
     for level in levels:
         low, high = (summary["mean"] + sign * 4 * summary["std"] for sign in (-1, 1))
         for _ in range(60):  # widen until the level is inside
@@ -248,7 +249,10 @@ def invert(inferred: Inference | MixtureInference, k: int, levels: Tensor, num_b
                 break
             low = torch.where(below, low - 4 * (high - low), low)
             high = torch.where(above, high + 4 * (high - low), high)
+        least = 1e-3 if inferred.likelihood.discrete else 32 * eps * summary["std"].clamp(max=1)
         for _ in range(num_bisections):
+            if bool((high - low <= least + 4 * eps * (low.abs() + high.abs())).all()):
+                break
             middle = (low + high) / 2
             reached = inferred.cdf(k, middle) >= level
             low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
