@@ -10,13 +10,14 @@ column and row, rows counted from 0.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.compose import ColumnTransformer
-from sklearn.preprocessing import OneHotEncoder
+
+if TYPE_CHECKING:
+    from sklearn.compose import ColumnTransformer
 
 __all__ = ["FrameEncoder"]
 
@@ -194,6 +195,9 @@ class FrameEncoder:
 
 def _transformer(levels: Levels) -> ColumnTransformer | None:
     """Return a transformer that is a function of the levels alone; None where no column would come out."""
+    from sklearn.compose import ColumnTransformer  # at import it would draw from a global generator
+    from sklearn.preprocessing import OneHotEncoder
+
     if not any(v is None or len(v) > 1 for v in levels.values()):
         return None
     rows = max(1 if v is None else len(v) for v in levels.values())

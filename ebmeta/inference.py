@@ -243,6 +243,8 @@ def invert(inferred: Inference | MixtureInference, k: int, levels: Tensor, num_b
     eps = torch.finfo(summary["mean"].dtype).eps
     for level in levels:
         low, high = (summary["mean"] + sign * 4 * summary["std"] for sign in (-1, 1))
+        if inferred.likelihood.discrete:  # the mean of a count may be astronomic where its quantiles are not
+            low, high = -torch.ones_like(low), torch.ones_like(high)
         for _ in range(60):  # widen until the level is inside
             below, above = inferred.cdf(k, low) > level, inferred.cdf(k, high) < level
             if not bool(below.any() | above.any()):

@@ -40,7 +40,9 @@ def test_regression_posterior_is_the_conjugate_one(features, observe):
     rhat = az.rhat(az.convert_to_dataset({"w": tree["posterior/w"].values}))["w"]
     assert float(rhat.max()) < 1.03
     with torch.no_grad():
-        eta = model.predictor(model.predictor.features(batch.query_x), torch.from_numpy(tree["posterior/w"].values))
+        eta = model.predictor(
+            model.predictor.features(batch.query_x), torch.from_numpy(tree["posterior/w"].values.astype(np.float64))
+        )
     exact = stats.norm.logpdf(batch.query_y, eta[..., 0], model.likelihood.dispersion().sqrt().item())
     score = tree["log_likelihood/query_y"].values
     np.testing.assert_allclose(score, np.where(batch.query_mask, exact, np.nan), atol=1e-3)
