@@ -13,27 +13,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
-from scipy import optimize
+from scipy import optimize, stats
 from torch import Tensor, nn
 
 from ebmeta.group_sampling import GroupSampler
 from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Objective
 from ebmeta.preparation import measure
-from ebmeta.prior import Prior
+from ebmeta.prior import FullPrior, Prior
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["Evidence", "EvidenceFit", "Hyperprior", "fit_evidence", "log_hyperprior"]
+__all__ = ["Evidence", "EvidenceFit", "Hyperprior", "boundary_threshold", "fit_evidence", "log_hyperprior"]
 
 Hyperprior = Callable[[EmpiricalBayes], Tensor]
 
-BOUNDARY = 1.353  # nats that a positive scale has to gain to be told from 0: the likelihood ratio test's 5% level there
+LEVEL = 0.05  # of the test by which a scale is told from 0
 RATE = 0.1  # of the hyperprior: its mean is 20 standard deviations of the labels
 FAR = 1e15  # stands for a loss that cannot be computed
 NEARLY_ZERO = 1e-3  # of the fitted scale: stands for 0 where the evidence at the boundary is asked for
+ENOUGH = 1e-5  # relative change at which the fit at the boundary may stop: hundredths of a nat
+SMALLEST = 1e-6  # scale below which a fitted one stands for 0 itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +47,7 @@ class EvidenceFit:
         model: the fitted model.
         log_evidence: $\sum_t \log p_\psi(y_t)$ in nats, without the hyperprior.
         scales: standard deviation $s_p$ of every weight over groups, shape `(P,)`, in units of the model.
-        gain: log evidence lost in nats, where $s_p$ is set to 0 and the rest stays, shape `(P,)`.
+        gain: log evidence lost in nats, where $s_p$ is held at 0 and all else is fitted anew, shape `(P,)`.
         converged: whether the optimiser says that it has.
     """
 
@@ -56,8 +59,8 @@ class EvidenceFit:
 
     @property
     def at_boundary(self) -> list[int]:
-        """Weights whose standard deviation over groups the data cannot tell from 0."""
-        return [int(p) for p in (self.gain < BOUNDARY).nonzero().flatten()]
+        """Weights whose standard deviation over groups the data cannot tell from 0; see `boundary_threshold`."""
+        return [int(p) for p in (self.gain < boundary_threshold(len(self.gain))).nonzero().flatten()]
 
     def __str__(self) -> str:
         """Return the finding in words."""
@@ -67,10 +70,10 @@ class EvidenceFit:
             return f"{head}; every weight differs between groups beyond doubt"
         last = len(self.scales) - 1
         names = ", ".join("intercept" if p == last else f"weight {p}" for p in found)
-        gains = ", ".join(f"{float(self.gain[p]):.2f}" for p in found)
+        gains = ", ".join(f"{max(float(self.gain[p]), 0.0):.2f}" for p in found)
         return (
             f"{head}; the data cannot tell the spread over groups from 0 for: {names} "
-            f"(setting it to 0 costs {gains} nats); intervals that take it for 0 would be too narrow, so fit with "
+            f"(holding it at 0 costs {gains} nats); intervals that take it for 0 would be too narrow, so fit with "
             "hyperprior=True"
         )
 
@@ -115,21 +118,12 @@ def fit_evidence(
     dtype = next(model.parameters()).dtype
     evidence = Evidence(model.double(), tasks, hyperprior=hyperprior, num_draws=num_draws, seed=seed)
 
-    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        at = torch.from_numpy(flat.copy())
-        value, gradient = evidence.value(at), evidence.gradient(at)
-        # A step too far for positive definite precisions: the line search takes a shorter one.
-        good = np.isfinite(value) and bool(gradient.isfinite().all())
-        return (value, gradient.numpy()) if good else (FAR, np.zeros_like(flat))
-
-    options = {"maxiter": max_iterations, "maxls": 50}
-    found = optimize.minimize(loss, evidence.read().numpy(), jac=True, method="L-BFGS-B", options=options)
-    evidence.write(torch.from_numpy(found.x))
+    converged = evidence.maximise(max_iterations)
     with torch.no_grad():
-        reached, scales = evidence.log_evidence(), _scales(model.prior)
-        gain = torch.stack([reached - evidence.without(p) for p in range(len(scales))])
+        reached, scales = evidence.log_evidence().item(), _scales(model.prior)
+    gain = torch.tensor([reached - evidence.without(p, max_iterations) for p in range(len(scales))], dtype=scales.dtype)
     model.to(dtype)
-    return EvidenceFit(model, reached.item(), scales, gain, bool(found.success))
+    return EvidenceFit(model, reached, scales, gain, converged)
 
 
 class Evidence:
@@ -197,15 +191,72 @@ class Evidence:
             return torch.full_like(flat, torch.nan)
         return torch.cat([g.flatten() for g in found])
 
-    def without(self, weight: int) -> Tensor:
-        """Return the log evidence with one weight (nearly) the same in all groups."""
-        log_scale = self.model.prior.log_scale
-        kept = log_scale.detach().clone()
-        log_scale.data[weight] += math.log(NEARLY_ZERO)
+    def maximise(self, max_iterations: int, held: Tensor | None = None, tolerance: float = 2e-9) -> bool:
+        """Go to the maximum by L-BFGS; return whether the optimiser says that it is there.
+
+        Args:
+            max_iterations: of the optimiser.
+            held: True where a parameter stays as it is, of the shape of `read`; none by default.
+            tolerance: relative change of the objective at which to stop.
+        """
+        at = self.read()
+        free = torch.ones_like(at, dtype=torch.bool) if held is None else ~held
+
+        def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+            at[free] = torch.from_numpy(values)
+            value, gradient = self.value(at), self.gradient(at)
+            # A step too far for positive definite precisions: the line search takes a shorter one.
+            good = np.isfinite(value) and bool(gradient.isfinite().all())
+            return (value, gradient[free].numpy()) if good else (FAR, np.zeros_like(values))
+
+        options = {"maxiter": max_iterations, "maxls": 50, "ftol": tolerance}
+        found = optimize.minimize(loss, at[free].numpy(), jac=True, method="L-BFGS-B", options=options)
+        at[free] = torch.from_numpy(found.x)
+        self.write(at)
+        return bool(found.success)
+
+    def without(self, weight: int, max_iterations: int) -> float:
+        """Return the largest log evidence in nats with one weight (nearly) the same in all groups; change nothing."""
+        kept, hyperprior, prior = self.read(), self.hyperprior, self.model.prior
+        held = {id(p): torch.zeros_like(p, dtype=torch.bool) for p in self.parameters}
+        held[id(prior.log_scale)][weight] = True
+        log_scale = float(prior.log_scale.data[weight])
+        prior.log_scale.data[weight] = min(log_scale, max(log_scale + math.log(NEARLY_ZERO), math.log(SMALLEST)))
+        if isinstance(prior, FullPrior):  # its row of the factor would bring the scale back
+            held[id(prior.lower)][weight] = True
+            prior.lower.data[weight] = 0.0
+        self.hyperprior = False
         try:
-            return self.log_evidence()
+            self.maximise(max_iterations, torch.cat([held[id(p)].flatten() for p in self.parameters]), ENOUGH)
+            with torch.no_grad():
+                return self.log_evidence().item()
         finally:
-            log_scale.data = kept
+            self.hyperprior = hyperprior
+            self.write(kept)
+
+
+@cache
+def boundary_threshold(num_weights: int) -> float:
+    r"""Return the nats that the spread of one weight among $P$ has to gain to be told from 0 at the 5% level.
+
+    Without it there is one variance less, at its boundary, and $P - 1$ covariances: twice the gain is then distributed
+    as an even mixture of $\chi^2_{P-1}$ and $\chi^2_P$ when groups are many.
+
+    Source: Stram and Lee 1994, Variance components testing in the longitudinal mixed effects model.
+
+    Args:
+        num_weights: $P$.
+
+    Examples:
+        >>> round(boundary_threshold(1), 3), round(boundary_threshold(2), 3)
+        (1.353, 2.569)
+    """
+
+    def excess(twice: float) -> float:
+        below = stats.chi2.sf(twice, num_weights - 1) if num_weights > 1 else 0.0
+        return float((below + stats.chi2.sf(twice, num_weights)) / 2 - LEVEL)
+
+    return float(optimize.brentq(excess, 1e-9, 100.0 + 10 * num_weights)) / 2
 
 
 def log_hyperprior(model: EmpiricalBayes) -> Tensor:
