@@ -185,11 +185,15 @@ class Evidence:
 
     def gradient(self, flat: Tensor) -> Tensor:
         """Return the gradient of `value`; NaN where it cannot be computed."""
+        return self._both(flat)[1]
+
+    def _both(self, flat: Tensor) -> tuple[float, Tensor]:
         try:
-            found = torch.autograd.grad(self._loss(flat), self.parameters, allow_unused=True, materialize_grads=True)
+            loss = self._loss(flat)
+            found = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
         except (ValueError, RuntimeError):  # no Cholesky factor
-            return torch.full_like(flat, torch.nan)
-        return torch.cat([g.flatten() for g in found])
+            return math.inf, torch.full_like(flat, torch.nan)
+        return loss.item(), torch.cat([g.flatten() for g in found])
 
     def maximise(self, max_iterations: int, held: Tensor | None = None, tolerance: float = 2e-9) -> bool:
         """Go to the maximum by L-BFGS; return whether the optimiser says that it is there.
@@ -204,7 +208,7 @@ class Evidence:
 
         def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
             at[free] = torch.from_numpy(values)
-            value, gradient = self.value(at), self.gradient(at)
+            value, gradient = self._both(at)
             # A step too far for positive definite precisions: the line search takes a shorter one.
             good = np.isfinite(value) and bool(gradient.isfinite().all())
             return (value, gradient[free].numpy()) if good else (FAR, np.zeros_like(values))

@@ -13,6 +13,7 @@ from scipy import integrate, stats
 
 import ebmeta
 from ebmeta import EmpiricalBayes, TaskBatch
+from ebmeta.evidence import boundary_threshold
 from ebmeta.likelihood import Given, NegativeBinomial, StudentT
 
 WAYS = torch.ones(1, 1, dtype=torch.bool)
@@ -107,6 +108,30 @@ def test_how_often_the_maximum_is_at_the_boundary() -> None:
         expected = math.sqrt(max(0.0, sample.var() - sigma**2))
         assert scale == pytest.approx(expected, abs=0.05 if expected == 0 else 1e-3)
         assert (found.at_boundary == [0]) or expected > 0
+
+
+@checks("eq-profile")
+def test_the_loss_at_the_boundary_is_half_of_two_chi_squared() -> None:
+    """One weight against its closed form and law; two weights by simulation, one of them the same in all groups."""
+    k, draws = 2000, 20_000
+    total = stats.chi2.rvs(k - 1, size=draws, random_state=0) / k  # mean square about the mean, noise 1, no spread
+    twice = np.where(total > 1, k * (total - 1 - np.log(total)), 0.0)
+    for level in (0.5, 1.0, 2 * boundary_threshold(1), 5.0):
+        expected = stats.chi2.sf(level, 1) / 2
+        # 5 sigma and the error of a limit in groups, which is of order k^(-1/2): false alarms at 6e-7.
+        assert abs((twice > level).mean() - expected) < 5 * math.sqrt(expected / draws) + 0.5 / math.sqrt(k)
+    y = np.array([2.0, -1.5, 0.3, 4.1, -2.8, 1.0])
+    found = ebmeta.fit_evidence(normal_means(), unlabelled_support(means(torch.from_numpy(y), 1.0)))
+    assert float(found.gain[0]) == pytest.approx(3 * (y.var() - 1 - math.log(y.var())), abs=1e-3)
+
+    rng, loss = np.random.default_rng(1), []
+    for _ in range(24):
+        x, w = torch.from_numpy(rng.normal(size=(40, 4, 1))), rng.normal(size=(40, 1))
+        labels = x[..., 0] + torch.from_numpy(w + rng.normal(size=(40, 4)))
+        batch = TaskBatch(x[:, :0], labels[:, :0], x, labels)
+        loss.append(2 * float(ebmeta.fit_evidence(EmpiricalBayes.regressor(1, num_steps=0).double(), batch).gain[0]))
+    # Mean 3/2 and variance 13/4; 5 sigma of 24 data sets: false alarms at 6e-7 in the limit of many groups.
+    assert abs(np.mean(loss) - 1.5) < 5 * math.sqrt(3.25 / 24)
 
 
 @checks("eq-penalised")
