@@ -13,7 +13,7 @@ from ebmeta.group_sampling import GroupSampler
 from ebmeta.model import EmpiricalBayes
 from ebmeta.novelty import Novelty
 from ebmeta.objective import Objective
-from ebmeta.persist import load, save
+from ebmeta.persist import load, load_encoder, save
 from ebmeta.predict import predict
 from ebmeta.sampling import EpisodeSampler, MixedSampler
 from ebmeta.tasks import TaskBatch
@@ -42,6 +42,7 @@ __all__ = [
     "fit_evidence",
     "in_units",
     "load",
+    "load_encoder",
     "predict",
     "propagate",
     "save",

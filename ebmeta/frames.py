@@ -33,8 +33,8 @@ class FrameEncoder:
     Args:
         y: column of the labels.
         groups: column of the groups.
-        features: columns of the features; all that have no other role by default. Where there is none, the only
-            feature is a constant column: a model of intercepts.
+        features: columns of the features; all that have no other role by default. There may be none, for a model of
+            intercepts.
         group_features: columns of covariates of the group, the same in all rows of a group.
         size: column of trials, exposure or readings (see `ebmeta.likelihood.Given`).
 
@@ -95,7 +95,7 @@ class FrameEncoder:
     @property
     def names(self) -> list[str]:
         """Names of the features, in the order of the columns of `transform`."""
-        return self._names(0) or ["constant"]
+        return self._names(0)
 
     @property
     def group_names(self) -> list[str]:
@@ -114,7 +114,7 @@ class FrameEncoder:
         Raises:
             ValueError: if a column is absent, a value is missing, or a level was not in the training rows.
         """
-        return self._apply(0, frame) if self._names(0) else np.zeros((len(frame), 1))
+        return self._apply(0, frame) if self._names(0) else np.zeros((len(frame), 0))
 
     def group_rows(self, frame: pd.DataFrame) -> NDArray[np.float64]:
         """Return the covariates of the group of each row, shape `(N, G)`.

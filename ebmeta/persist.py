@@ -1,8 +1,8 @@
 """Saving and loading: tensors by safetensors, everything else by JSON; no pickle.
 
 A model folder holds `model.safetensors` (parameters and buffers) and `config.json` (the arguments that
-rebuild the model, and the version of this format). Files are replaced whole, so an interrupted write
-leaves the old ones.
+rebuild the model, what the columns of a data frame become, and the version of this format). Files are
+replaced whole, so an interrupted write leaves the old ones.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from ebmeta.frames import FrameEncoder
 from ebmeta.model import EmpiricalBayes
 
-__all__ = ["load", "load_tensors", "read_tensors", "save", "to_json", "write_tensors"]
+__all__ = ["load", "load_encoder", "load_tensors", "read_tensors", "save", "to_json", "write_tensors"]
 
 FORMAT_VERSION = 1
 
@@ -80,12 +81,13 @@ def _replace(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def save(model: EmpiricalBayes, folder: str | os.PathLike[str]) -> Path:
+def save(model: EmpiricalBayes, folder: str | os.PathLike[str], encoder: FrameEncoder | None = None) -> Path:
     """Save a model to a folder.
 
     Args:
         model: a model built by `EmpiricalBayes.classifier` or `EmpiricalBayes.regressor`.
         folder: where to; made where it does not exist.
+        encoder: what the columns of a data frame become, to be read by `load_encoder`.
 
     Returns:
         The folder.
@@ -101,10 +103,39 @@ def save(model: EmpiricalBayes, folder: str | os.PathLike[str]) -> Path:
         "format_version": FORMAT_VERSION,
         "config": model.config | {"beta": model.beta},
         "embedder": type(model.predictor.embedder).__name__ if model.predictor.embedder is not None else None,
+        "encoder": None if encoder is None else encoder.config(),
     }
     write_tensors(folder / "model.safetensors", model.state_dict(), {"format_version": FORMAT_VERSION})
     _replace(folder / "config.json", (to_json(config) + "\n").encode())
     return folder
+
+
+def _read_config(folder: Path) -> tuple[Path, dict[str, Any]]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder}: expected a model folder with config.json, found none")
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        version, _ = int(stored["format_version"]), dict(stored["config"] or {})
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected the JSON of an ebmeta model, got: {error!r}") from None
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: expected format version {FORMAT_VERSION} or older, got {version}; a newer ebmeta wrote it"
+        )
+    return path, stored
+
+
+def load_encoder(folder: str | os.PathLike[str]) -> FrameEncoder | None:
+    """Load what the columns of a data frame become from a model folder; None where it was saved without.
+
+    Raises:
+        OSError: if the folder does not exist.
+        ValueError: if its JSON is damaged or of a newer version.
+    """
+    _, stored = _read_config(Path(folder))
+    config = stored.get("encoder")
+    return None if config is None else FrameEncoder.from_config(config)
 
 
 def load(folder: str | os.PathLike[str], embedder: nn.Module | None = None) -> EmpiricalBayes:
@@ -122,18 +153,8 @@ def load(folder: str | os.PathLike[str], embedder: nn.Module | None = None) -> E
         ValueError: if a file is truncated, written by a newer version, or does not fit the embedder.
     """
     folder = Path(folder)
-    path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder}: expected a model folder with config.json, found none")
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        version, config, needs = int(stored["format_version"]), dict(stored["config"] or {}), stored.get("embedder")
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: expected the JSON of an ebmeta model, got: {error!r}") from None
-    if version > FORMAT_VERSION:
-        raise ValueError(
-            f"{path}: expected format version {FORMAT_VERSION} or older, got {version}; a newer ebmeta wrote it"
-        )
+    path, stored = _read_config(folder)
+    config, needs = dict(stored["config"] or {}), stored.get("embedder")
     if (needs is None) != (embedder is None):
         wanted = "no embedder" if needs is None else f"embedder= a {needs}, with which the model was built"
         raise ValueError(f"{folder}: expected {wanted}, got {embedder!r:.60}")

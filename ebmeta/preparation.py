@@ -76,7 +76,7 @@ def start(model: EmpiricalBayes, tasks: TaskSampler, batch_size: int, device: to
     predictor = model.predictor
     if (predictor.embedder is not None and predictor.head == "linear") or predictor.measured:
         return
-    _take(model, _Rows(tasks, batch_size, device, dtype, ROWS * predictor.num_features))
+    _take(model, _Rows(tasks, batch_size, device, dtype, ROWS * max(predictor.num_features, 1)))
 
 
 def measure(model: EmpiricalBayes, batch: TaskBatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-__all__ = ["Table", "read_table", "write_table"]
+__all__ = ["Table", "read_frame", "read_table", "write_table"]
 
 READS = (".npz", ".csv", ".parquet")
 
@@ -32,6 +32,24 @@ class Table:
     y: np.ndarray | None
     groups: np.ndarray | None
     features: list[str] | None
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """Read all columns of a CSV or parquet file.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if its type is another, or it is damaged.
+    """
+    path = Path(path)
+    if path.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"{path}: expected a file of named columns, .csv or .parquet, got {path.suffix or 'none'}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a file, found none")
+    try:
+        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    except (EOFError, ValueError) as error:
+        raise ValueError(f"{path}: expected a complete {path.suffix[1:]} file, got: {error}") from None
 
 
 def read_table(path: Path, label: str = "y", groups: str | None = None, labelled: bool = True) -> Table:
@@ -63,16 +81,14 @@ def read_table(path: Path, label: str = "y", groups: str | None = None, labelled
         raise ValueError(f"{path}: expected labels and groups in two columns, got {label!r} for both")
     wanted = [label] if labelled else []
     wanted += [groups] if groups is not None and labelled else []
-    try:
-        if path.suffix == ".npz":
+    if path.suffix == ".npz":
+        try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
-        else:
-            frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
-        raise ValueError(f"{path}: expected a complete {path.suffix[1:]} file, got: {error}") from None
-    if path.suffix == ".npz":
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+            raise ValueError(f"{path}: expected a complete npz file, got: {error}") from None
         return _from_arrays(path, arrays, label, groups, wanted)
+    frame = read_frame(path)
     missing = [c for c in wanted if c not in frame]
     if missing:
         raise ValueError(f"{path}: expected columns {wanted}, got {_some(frame.columns)}")
