@@ -11,15 +11,12 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
 
 from ebmeta.sources import Tasks, sampler
-
-if TYPE_CHECKING:
-    from ebmeta.model import EmpiricalBayes
 
 __all__ = ["app", "main"]
 
@@ -66,12 +63,6 @@ def _writable(file: Path | None) -> None:
         raise FileNotFoundError(f"{file}: expected an existing folder {file.parent}, found none")
 
 
-def _load(folder: Path) -> EmpiricalBayes:
-    from ebmeta.persist import load
-
-    return load(folder)
-
-
 @app.command
 def demo(
     output: Path = Path("demo"),
@@ -104,6 +95,7 @@ def train(
     output: Path,
     validation: Path | None = None,
     tasks: Annotated[Tasks | None, Parameter(name="*")] = None,
+    likelihood: str | None = None,
     num_steps: int | None = None,
     beta: float | None = None,
     num_iterations: int = 2000,
@@ -123,6 +115,8 @@ def train(
         output: folder of the model.
         validation: file of other classes or groups, for early stopping.
         tasks: how rows become tasks.
+        likelihood: with groups, what labels are: normal, normal_per_task, student_t, bernoulli, binomial,
+            poisson or negative_binomial.
         num_steps: refinement steps.
         beta: weight of the divergence from the prior.
         num_iterations: optimiser steps.
@@ -140,15 +134,21 @@ def train(
     from ebmeta.persist import save
 
     tasks = tasks or Tasks()
+    if likelihood is not None and tasks.groups is None:
+        raise ValueError(f"--likelihood: expected --groups beside it, got {likelihood!r} for classes")
     source = sampler(data, tasks, seed)
-    held_out = None if validation is None else sampler(validation, tasks, seed + 1)
+    encoder = getattr(source, "encoder", None)
+    held_out = None if validation is None else sampler(validation, tasks, seed + 1, encoder)
     if source.X.ndim != 2:
         raise ValueError(f"{data}: expected one feature vector per row, got rows of shape {source.X.shape[1:]}")
     options: dict[str, Any] = {"seed": seed}
     options |= {} if num_steps is None else {"num_steps": num_steps}
     options |= {} if beta is None else {"beta": beta}
-    build = EmpiricalBayes.classifier if tasks.groups is None else EmpiricalBayes.regressor
-    model = build(source.X.shape[1], **options)
+    if tasks.groups is None:
+        model = EmpiricalBayes.classifier(source.X.shape[1], **options)
+    else:
+        options |= {"num_covariates": 0 if encoder is None else len(encoder.group_names)}
+        model = EmpiricalBayes.regressor(source.X.shape[1], likelihood or "normal", **options)
     _writable(json)
     output.mkdir(parents=True, exist_ok=True)
     run = fit(
@@ -164,7 +164,7 @@ def train(
         checkpoint=checkpoint,
         progress=progress,
     )
-    save(model, output)
+    save(model, output, encoder)
     last = run.history.isel(iteration=slice(-50, None)).mean("iteration")
     result: dict[str, Any] = {
         "model": str(output),
@@ -196,67 +196,25 @@ def predict(
     num_steps: int | None = None,
     json: Path | None = None,
 ) -> None:
-    """Predict the rows of one new task from its labelled support file.
+    """Predict the rows of one new task, or of many groups, from a labelled support file.
 
     Args:
         model: folder of the model.
-        support: labelled file (npz, CSV or parquet); it may hold any number of classes.
-        query: file of rows to predict, all together; a label column in it is ignored.
-        output: npz, CSV or parquet for predicted labels with class probabilities (or mean, standard
-            deviation and 5% and 95% quantiles); nc for the whole tree of draws and summaries.
-        label: name of the label column or array.
-        groups: name of a group column or array in the files, which is not a feature.
+        support: labelled file (npz, CSV or parquet); it may hold any number of classes, or of groups. A group
+            of the query file that it lacks is predicted without labels.
+        query: file of rows to predict, those of a task all together; a label column in it is ignored.
+        output: npz, CSV or parquet for predicted labels with class probabilities (or group, mean, standard
+            deviation and quantiles q05, q50, q95); nc for the whole tree of draws and summaries.
+        label: name of the label column or array; a model of groups in named columns knows it.
+        groups: name of the group column or array; a model of groups in named columns knows it.
         num_steps: refinement steps; those of training by default.
         json: also write a summary to this file.
     """
-    import numpy as np
-    import torch
+    from ebmeta.file_prediction import predict_files
 
-    from ebmeta.estimators import FewShotClassifier, FewShotRegressor
-    from ebmeta.predict import predict as predict_tree
-    from ebmeta.sampling import class_codes
-    from ebmeta.tabular import read_table, write_table
-    from ebmeta.tasks import TaskBatch
-
-    if output.suffix not in (".nc", ".npz", ".csv", ".parquet"):
-        raise ValueError(
-            f"{output}: expected a file of type .nc, .npz, .csv or .parquet, got {output.suffix or 'none'}"
-        )
     _writable(json)
-    loaded = _load(model)
-    labelled, rows = read_table(support, label, groups), read_table(query, label, groups, labelled=False)
-    if labelled.X.shape[1:] != (loaded.predictor.num_features,):
-        raise ValueError(
-            f"{support}: expected {loaded.predictor.num_features} features, as the model was trained on, "
-            f"got {labelled.X.shape[1:]}: {labelled.features}"
-        )
-    if labelled.features != rows.features:
-        raise ValueError(f"{query}: expected the columns of {support}, {labelled.features}, got {rows.features}")
-    support_y = np.asarray(labelled.y)
-    result: dict[str, Any] = {"output": str(output), "rows": len(rows.X)}
-    columns: dict[str, np.ndarray]
-    if loaded.likelihood.categorical:
-        clf = FewShotClassifier(loaded, num_steps).fit(labelled.X, support_y)
-        probs = clf.predict_proba(rows.X)
-        names = [str(c) for c in clf.classes_]
-        columns = {"prediction": clf.classes_[probs.argmax(1)]}
-        columns |= {f"p_{name}": probs[:, c] for c, name in enumerate(names)}
-        result |= {"classes": names, "mean_confidence": round(float(probs.max(1).mean()), 5)}
-        y = class_codes(support_y)[1]
-    else:
-        reg = FewShotRegressor(loaded, num_steps).fit(labelled.X, support_y)
-        mean, std = reg.predict(rows.X, return_std=True)
-        low, high = reg.interval(rows.X)
-        columns = {"mean": mean, "std": std, "q05": low, "q95": high}
-        result |= {"mean_std": round(float(std.mean()), 5)}
-        y = support_y.astype(np.float32)
-    if output.suffix == ".nc":
-        x, q = (torch.tensor(v, dtype=torch.float32)[None] for v in (labelled.X, rows.X))
-        batch = TaskBatch(x, torch.tensor(y)[None], q)
-        predict_tree(loaded, batch, num_steps=num_steps).to_netcdf(output, engine="h5netcdf")
-    else:
-        write_table(output, columns)
-    print(f"{output}: predictions of {len(rows.X)} rows")
+    result = predict_files(model, support, query, output, label, groups, num_steps)
+    print(f"{output}: predictions of {result['rows']} rows")
     _finish(result, json)
 
 
@@ -277,7 +235,7 @@ def evaluate(
     Args:
         model: folder of the model.
         data: npz, CSV or parquet file of new classes or groups.
-        tasks: how rows become tasks.
+        tasks: how rows become tasks; a model of groups in named columns knows the columns.
         num_tasks: number of tasks.
         num_steps: refinement steps; those of training by default.
         seed: seed of the tasks.
@@ -286,9 +244,11 @@ def evaluate(
     """
     from ebmeta.evaluate import evaluate as score
     from ebmeta.evaluate import table
+    from ebmeta.persist import load, load_encoder
 
     _writable(json)
-    scores = score(_load(model), sampler(data, tasks or Tasks(), seed), num_tasks, num_steps=num_steps)
+    loaded, encoder = load(model), load_encoder(model)
+    scores = score(loaded, sampler(data, tasks or Tasks(), seed, encoder), num_tasks, num_steps=num_steps)
     print(table(scores))
     if plots is not None:
         from ebmeta.plots import refinement, reliability, save_figure

@@ -162,6 +162,8 @@ class FrameEncoder:
         for name, levels in self._levels[which].items():
             column = _column(frame, name)
             columns[str(name)] = _numbers(name, column) if levels is None else _texts(name, column, levels)
+        if not len(frame):
+            return np.zeros((0, len(self._names(which))))
         table = pd.DataFrame(columns, index=range(len(frame)))
         out: NDArray[np.float64] = np.asarray(self._transformers[which].transform(table), dtype=np.float64)
         return out

@@ -112,6 +112,100 @@ def test_predict_for_a_group(files, tmp_path):
     np.testing.assert_allclose(table["q95"], mean + 1.6448536 * std, rtol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def shops(tmp_path_factory):
+    """Shops with counts, exposure, texts and a covariate in files, and a briefly trained model."""
+    folder = tmp_path_factory.mktemp("shops")
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 12, 30)
+    shop = np.repeat([f"shop {i:02d}" for i in range(30)], sizes)
+    area = np.repeat(rng.choice(["town", "village"], 30), sizes)
+    frame = pd.DataFrame({"kind": rng.choice(["bread", "cake", "tea"], len(shop)), "shop": shop, "area": area})
+    frame = frame.assign(price=rng.normal(size=len(shop)), days=rng.integers(1, 5, len(shop)))
+    frame = frame.assign(sold=rng.poisson(frame["days"] * np.exp(0.5 * frame["price"] + (frame["area"] == "town"))))
+    known = frame["shop"] < "shop 25"
+    frame[known].to_csv(folder / "train.csv", index=False)
+    frame[~known].to_parquet(folder / "new.parquet", index=False)
+    roles = ["--groups", "shop", "--label", "sold", "--size", "days", "--group-features", "area", "--n-shot", "0:3"]
+    common = ["--likelihood", "poisson", "--num-steps", 0, "--num-iterations", 30, "--device", "cpu", "--no-progress"]
+    assert run("train", folder / "train.csv", "--output", folder / "model", *roles, *common) == 0
+    return folder
+
+
+def test_a_model_of_groups_remembers_its_columns(shops, tmp_path):
+    model, encoder = ebmeta.load(shops / "model"), ebmeta.load_encoder(shops / "model")
+    assert (encoder.names, encoder.group_names) == (["kind_cake", "kind_tea", "price"], ["area_village"])
+    train = pd.read_csv(shops / "train.csv")
+    tasks = ebmeta.GroupSampler.from_frame(train, "sold", "shop", None, ["area"], "days", (0, 3))
+    twin = ebmeta.EmpiricalBayes.regressor(3, "poisson", 0, num_covariates=1)
+    ebmeta.fit(twin, tasks, 30, device="cpu", progress=False)
+    for name, value in twin.state_dict().items():
+        np.testing.assert_array_equal(model.state_dict()[name], value, err_msg=name)
+    new = pd.read_parquet(shops / "new.parquet")
+    seen = new["shop"].isin(["shop 26", "shop 28"]) & (new.groupby("shop").cumcount() < 2)
+    support, query = new[seen], new[~seen].sample(frac=1, random_state=0).drop(columns="sold")
+    support.to_csv(tmp_path / "support.csv", index=False)
+    query[query.columns[::-1]].to_csv(tmp_path / "query.csv", index=False)
+    task = (shops / "model", tmp_path / "support.csv", tmp_path / "query.csv")
+    assert run("predict", *task, "--output", tmp_path / "out.csv", "--json", tmp_path / "out.json") == 0
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert list(table) == ["shop", "mean", "std", "q05", "q50", "q95"]
+    assert (table["shop"].to_numpy() == query["shop"].to_numpy()).all()
+    assert json.loads((tmp_path / "out.json").read_text())["groups"] == query["shop"].nunique()
+    for shop, rows in query.groupby("shop"):
+        own = support[support["shop"] == shop]
+        reg = ebmeta.FewShotRegressor(model).fit(
+            encoder.transform(own), own["sold"], size=own["days"], group_x=[float(rows["area"].iloc[0] == "village")]
+        )
+        mean, std = reg.predict(encoder.transform(rows), return_std=True, size=rows["days"])
+        got = table[(table["shop"] == shop).to_numpy()]
+        np.testing.assert_allclose(got[["mean", "std"]].to_numpy(), np.stack([mean, std], 1), rtol=1e-4)
+        expected = reg.quantiles(encoder.transform(rows), (0.05, 0.5, 0.95), size=rows["days"])
+        np.testing.assert_array_equal(got[["q05", "q50", "q95"]].to_numpy(), expected)
+    assert run("predict", *task, "--output", tmp_path / "out.nc") == 0
+    with xr.open_datatree(tmp_path / "out.nc", engine="h5netcdf") as tree:
+        quantile = tree["predictive/quantile"]
+        assert quantile["level"].values.tolist() == [0.05, 0.5, 0.95]
+        first = query["shop"] == query["shop"].iloc[0]
+        got = quantile.isel(task=0).values[:, : first.sum()].T
+        np.testing.assert_array_equal(got, table[first.to_numpy()][["q05", "q50", "q95"]].to_numpy())
+
+
+def test_predict_without_labels_or_without_a_group_column(shops, tmp_path):
+    new = pd.read_parquet(shops / "new.parquet")
+    one = new[new["shop"] == new["shop"].iloc[0]]
+    new[:0].to_csv(tmp_path / "none.csv", index=False)
+    one.to_csv(tmp_path / "query.csv", index=False)
+    model = shops / "model"
+    assert run("predict", model, tmp_path / "none.csv", tmp_path / "query.csv", "--output", tmp_path / "a.csv") == 0
+    for name in ("none", "query"):
+        pd.read_csv(tmp_path / f"{name}.csv").drop(columns="shop").to_csv(tmp_path / f"{name}.csv", index=False)
+    assert run("predict", model, tmp_path / "none.csv", tmp_path / "query.csv", "--output", tmp_path / "b.csv") == 0
+    a, b = pd.read_csv(tmp_path / "a.csv"), pd.read_csv(tmp_path / "b.csv")
+    assert list(b) == ["mean", "std", "q05", "q50", "q95"]
+    pd.testing.assert_frame_equal(a[list(b)], b)
+
+
+def test_evaluate_and_mistakes_of_a_model_of_groups(shops, tmp_path, capsys):
+    model, new, out = shops / "model", shops / "new.parquet", tmp_path / "scores.json"
+    assert run("evaluate", model, new, "--n-shot", "0:3", "--num-tasks", 20, "--json", out) == 0
+    tasks = ebmeta.GroupSampler.from_frame(pd.read_parquet(new), encoder=ebmeta.load_encoder(model), n_support=(0, 3))
+    expected = ebmeta.evaluate(ebmeta.load(model), tasks, 20)
+    np.testing.assert_allclose(json.loads(out.read_text())["nll"], expected["nll"], atol=1e-6)
+    frame = pd.read_parquet(new)
+    frame.to_csv(tmp_path / "good.csv", index=False)
+    for change, message in {
+        ("kind", "pie"): "bad.csv: column 'kind': expected one of the categories of the training rows",
+        ("price", None): "bad.csv: column 'price': expected values, got none in any row",
+        ("sold", -1): "support_y: expected counts 0, 1, 2, ..., got -1",
+        ("days", 0): "support_size: expected numbers above 0, got 0",
+        ("area", "city"): "column 'area': expected one of the categories",
+    }.items():
+        frame.assign(**{change[0]: change[1]}).to_csv(tmp_path / "bad.csv", index=False)
+        task = (model, tmp_path / "bad.csv", tmp_path / "good.csv")
+        assert message in refused(capsys, "predict", *task, "--output", tmp_path / "o.csv"), change
+
+
 def test_evaluate_equals_the_library(files, tmp_path, capsys):
     out = tmp_path / "scores.json"
     arguments = ["--n-way", "2:4", "--n-query", 5, "--num-tasks", 70, "--json", out, "--plots", tmp_path / "plots"]
@@ -161,8 +255,22 @@ def test_mistakes_are_one_line(files, tmp_path, capsys):
         (*train, "--n-query", 600): "expected at least n_shot + n_query = 601 rows of every class, got 30",
         (*train, "--n-way", "five"): "--n-way: expected a number or a range such as 2:10, got 'five'",
         (*train, "--groups", "y"): "expected labels and groups in two columns, got 'y' for both",
-        (*train, "--groups", "g", "--imbalance", 2): "expected arrays ['X', 'y', 'g']",
-        (*schools, "--n-way", 3): "--n-way: expected classes, got --groups school, whose labels are real",
+        (*train, "--groups", "g"): "expected arrays ['X', 'y', 'g']",
+        (*train, "--groups", "g", "--size", "n"): "expected a file of named columns, .csv or .parquet",
+        (*train, "--size", "n"): "--size: expected --groups beside it, got none",
+        (*train, "--likelihood", "poisson"): "--likelihood: expected --groups beside it, got 'poisson' for classes",
+        (*schools, "--likelihood", "cauchy"): "likelihood: expected one of ['normal'",
+        (*schools, "--likelihood", "poisson"): "y: expected counts 0, 1, 2, ..., got",
+        (*schools, "--size", "x"): "size: expected finite numbers above 0, got",
+        (*schools, "--features", "x,z"): "schools.csv: frame: expected a column 'z', got x, score, school",
+        (*schools, "--group-features", "x"): "schools.csv: group_features: expected one value of 'x' in all rows of a",
+        (
+            *schools,
+            "--n-shot",
+            8,
+        ): "schools.csv: groups: expected at least n_support + 1 = 9 rows in every group, got 8",
+        (*schools, "--validation", files / "schools.csv"): "validation: expected groups that training does not have",
+        (*schools, "--n-way", 3): "--n-way: expected classes, got --groups school, whose labels are numbers",
         (*train, "--num-steps", -1): "num_steps: expected 0 or more refinement steps, got -1",
         (*train, "--beta", -1): "beta: expected a finite number >= 0, got -1.0",
         (*train, "--label", "z"): "expected arrays ['X', 'z']",
@@ -182,7 +290,10 @@ def test_mistakes_are_one_line(files, tmp_path, capsys):
             "--n-query",
             3,
         ): "expected 6 features",
-        ("evaluate", files / "groups", data, "--n-way", 2): "expected real-valued labels for a normal likelihood",
+        ("evaluate", files / "groups", data, "--n-way", 2): "--n-way: expected classes, got --groups school",
+        ("evaluate", files / "groups", data): "new.csv: frame: expected a column 'x', got a, b, c, d, e, f, y",
+        ("evaluate", files / "groups", data, "--groups", "shop"): "--groups: expected school, as in training, got shop",
+        ("predict", files / "groups", data, data, "--label", "y2", "--output", tmp_path / "o.csv"): "--label: expected",
         (
             "predict",
             files / "model",

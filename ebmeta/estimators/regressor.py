@@ -128,6 +128,11 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
             raise ValueError(f"group_x: expected {wanted} finite covariates per group, got shape {values.shape[1:]}")
         return torch.from_numpy(values)
 
+    def tasks(self, query_X: ArrayLike, *, groups: ArrayLike | None = None, size: ArrayLike | None = None) -> TaskBatch:
+        """Return one task per group, in the order in which queries name them, for `ebmeta.predict`."""
+        query = self._check_query(query_X)
+        return self._tasks(query, _labels("groups", groups, len(query)), _column("size", size, len(query)))[0]
+
     def _query(
         self, query_X: ArrayLike, groups: ArrayLike | None, size: ArrayLike | None
     ) -> tuple[Inference | MixtureInference, NDArray[np.int64], TaskBatch]:
