@@ -123,7 +123,8 @@ def exact_averages(hits: np.ndarray, bats: np.ndarray) -> np.ndarray:
 def published_table(estimates: dict[str, np.ndarray], rest: np.ndarray, names: list[str]) -> dict[str, Any]:
     """Return total squared errors on the arcsine scale, with the rest of the season as in the table of 1975.
 
-    That table has .256 for Williams, where 195 of 591 is .330.
+    That table has a Williams of Chicago in the American League, .256 over 270 times at bat, where the file with season
+    totals has his namesake of the National League. Source: data set EfronMorris of the R package pscl.
     """
     truth = rest.copy()
     truth[names.index("Williams")] = 0.256

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ebmeta.group_sampling import GroupSampler
 from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Objective
-from ebmeta.preparation import measure
+from ebmeta.preparation import check_groups, measure
 from ebmeta.prior import FullPrior, Prior
 from ebmeta.tasks import TaskBatch
 
@@ -146,6 +146,8 @@ class Evidence:
         num_draws: int = 16,
         seed: int = 0,
     ) -> None:
+        if isinstance(tasks, GroupSampler):
+            check_groups(model, tasks)
         self.batch = (tasks.everything() if isinstance(tasks, GroupSampler) else tasks).to(torch.float64)
         self.model, self.hyperprior, self.seed = model.eval(), hyperprior, seed
         self.objective = Objective("evidence", num_draws=num_draws)

@@ -42,7 +42,7 @@ def hardening(
     return EXCESS * min(max(excess, 0.0), 1.0) if math.isfinite(excess) else 0.0
 
 
-def check_groups(model: EmpiricalBayes, tasks: TaskSampler, validation: TaskSampler | None) -> None:
+def check_groups(model: EmpiricalBayes, tasks: TaskSampler, validation: TaskSampler | None = None) -> None:
     """Look at all rows of grouped data before training, so that no bad one is met in the middle of it.
 
     Raises:

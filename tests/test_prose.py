@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from ebmeta.likelihood import LIKELIHOODS
 
 ROOT = Path(__file__).parent.parent
 BUILT = {"_build", "_generated"}
@@ -27,13 +30,28 @@ def blocks(text: str) -> list[tuple[int, str]]:
     return [(text.count("\n", 0, match.start(1)), match[1]) for match in BLOCK.finditer(text)]
 
 
+@pytest.fixture(autouse=True)
+def likelihoods_of_a_page_are_its_own() -> Iterator[None]:
+    before = dict(LIKELIHOODS)
+    yield
+    LIKELIHOODS.clear()
+    LIKELIHOODS.update(before)
+
+
 def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
 def test_pages_are_found() -> None:
     names = {name(page) for page in PAGES}
-    assert {"README.md", "docs/index.md", "docs/tutorial.md", "theory/model.md", "theory/target.md"} <= names
+    assert {
+        "README.md",
+        "docs/index.md",
+        "docs/tutorial.md",
+        "docs/groups.md",
+        "theory/model.md",
+        "theory/target.md",
+    } <= names
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
