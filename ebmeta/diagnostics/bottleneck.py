@@ -136,7 +136,7 @@ def rate_distortion(
                 shape = (num_draws, *inferred.x.shape[:2], batch.way_mask.shape[1])
                 shape = shape if model.likelihood.categorical else (1,)
                 noise = torch.randn(shape, generator=generator, dtype=inferred.x.dtype).to(inferred.x.device)
-                each = {"expected_nll": [], "predictive_nll": []}
+                each: dict[str, list[Tensor]] = {"expected_nll": [], "predictive_nll": []}
                 for k in range(len(inferred.path)):
                     each["expected_nll"].append(-inferred.log_prob(k, y, noise, predictive=False))
                     each["predictive_nll"].append(predictive_nll(inferred, k, y, noise))
@@ -227,7 +227,7 @@ def contrastive(q: Gaussian, generator: torch.Generator) -> tuple[Tensor, Tensor
     noise = torch.randn(q.loc.shape, generator=generator, dtype=q.loc.dtype).to(q.loc.device)
     w, of_q = q.loc + q.color(noise), q.distribution()
     step = max(1, CELLS // (num * size))
-    log_q = torch.cat([of_q.log_prob(part.unsqueeze(1)) for part in w.split(step)])
+    log_q = torch.cat([of_q.log_prob(part.unsqueeze(1)) for part in torch.split(w, step)])
     own = log_q.diagonal()
     others = log_q.masked_fill(torch.eye(num, dtype=torch.bool, device=log_q.device), -torch.inf)
     low = own - torch.logsumexp(log_q, 1) + math.log(num)

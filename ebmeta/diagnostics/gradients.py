@@ -13,9 +13,9 @@ $$ \mathrm{cosine}(\hat g, g) = \frac{\hat g^\top \Lambda^{-1} g}{\lVert \hat g 
    \mathrm{cosine}(\Delta m, g) = \frac{-\Delta m^\top g}{\lVert \Lambda \Delta m \rVert\, \lVert g \rVert}, \qquad
    \lVert g \rVert^2 = g^\top \Lambda^{-1} g , $$
 
-which do not depend on the units of features. A move of positive cosine lowers the true loss to first order. The steps of
-a mixture model (`ebmeta.mixture`) are not gradient steps; their moves are judged all the same, by where they lead. For
-real labels the move holds the score of the inputs too, which $\hat g$ does not.
+which do not depend on the units of features. A move of positive cosine lowers the true loss to first order. The steps
+of a mixture model (`ebmeta.mixture`) are not gradient steps; their moves are judged all the same, by where they lead.
+For real labels the move holds the score of the inputs too, which $\hat g$ does not.
 """
 
 from __future__ import annotations
@@ -73,18 +73,18 @@ def synthetic_gradients(
         num_steps: refinement steps, $K$; those of training by default.
 
     Returns:
-        Over `step` (that from $q_k$ to $q_{k+1}$ is step $k + 1$), each a mean over tasks with `<name>_half_width` of its
-        95% interval:
+        Over `step` (that from $q_k$ to $q_{k+1}$ is step $k + 1$), each a mean over tasks with `<name>_half_width` of
+        its 95% interval:
 
         - `gradient_cosine` and `gradient_ratio`: of $\hat g$ against $g$ (see the module); `move_cosine` and
           `move_ratio`: of the move of the location against $-\Lambda^{-1} g$. A cosine is NaN where a vector is 0.
         - `gain`: $\mathrm{NLL}_{k} - \mathrm{NLL}_{k+1}$ of the predictions, in nats per query, and `harmed`, the
           share of tasks where it is negative.
-        - the belief $r = \mathbb E[A'(\eta)] - \xi$. For classes: `belief_brier`, `belief_nll`, `belief_accuracy`, and
-          `belief_ece`, the calibration error of its top label (the last three only where every $r$ is a distribution).
-          For other labels: `belief_error`, the mean of $r - T(y)$; `belief_z` and `belief_z_square`, mean and mean square
-          of $(T(y) - r) / s$, with $s^2 = \varphi\, \mathbb E[A''] + \mathbb E[A'']^2\, \mathrm{Var}_q[\eta]$ what the
-          posterior says of their spread: a square above 1 is a belief more wrong than the posterior thinks.
+        - the belief $r = \mathbb E[A'(\eta)] - \xi$. For classes: `belief_brier`, and where every $r$ is a
+          distribution, `belief_nll`, `belief_accuracy` and `belief_ece`, the calibration error of its top label. For
+          other labels: `belief_error`, the mean of $r - T(y)$; `belief_z` and `belief_z_square`, mean and mean square
+          of $(T(y) - r) / s$, with $s^2 = \varphi\, \mathbb E[A''] + \mathbb E[A'']^2\, \mathrm{Var}_q[\eta]$ what
+          the posterior says of their spread: a square above 1 is a belief more wrong than the posterior thinks.
 
         Over `(step, task)`: the cosines and the gain of each task, as `<name>_by_task`. Attributes `verdict` ("helps",
         "harms" or "no change", by the gains of all steps) and `words`.
@@ -109,16 +109,18 @@ def synthetic_gradients(
             for name, value in values.items():
                 parts.setdefault(name, []).append(value)
     joined = {name: torch.cat(value, -1) for name, value in parts.items()}
+    proper = tops and bool(joined["belief_nll"].isfinite().all())
+    if not proper:
+        joined = {name: value for name, value in joined.items() if name not in ("belief_nll", "belief_accuracy")}
     out: dict[str, xr.DataArray] = {}
     for name, value in joined.items():
         out |= _with_gaps({name: value}, UNITS[name])
         if name in ("gradient_cosine", "move_cosine", "gain"):
             out[f"{name}_by_task"] = xr.DataArray(value.double().cpu().numpy(), dims=("step", "task"))
-    if tops and "belief_nll" in out:
+    if proper:
         top, right = (np.concatenate(rows, 1) for rows in zip(*tops, strict=True))
         errors = [calibration_error(t, r) for t, r in zip(top, right, strict=True)]
-        if bool(np.isfinite(out["belief_nll"]).all()):
-            out["belief_ece"] = xr.DataArray(errors, dims="step", attrs={"units": "1"})
+        out["belief_ece"] = xr.DataArray(errors, dims="step", attrs={"units": "1"})
     data = xr.Dataset(out)
     data = data.assign_coords(step=1 + np.arange(data.sizes["step"]), task=np.arange(data.sizes["task"]))
     return data.assign_attrs(num_tasks=data.sizes["task"], **_verdict(data))
