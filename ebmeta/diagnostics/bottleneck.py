@@ -12,14 +12,17 @@ $w_i \sim q(w \mid d_i)$,
 $$ \mathbb E \log \frac{q(w_i \mid d_i)}{\frac1M \sum_j q(w_i \mid d_j)} \;\le\; I(w; d) \;\le\;
    \mathbb E \log \frac{q(w_i \mid d_i)}{\frac{1}{M-1} \sum_{j \ne i} q(w_i \mid d_j)} $$
 
-(theory: "The information bottleneck"). Source: Poole, Ozair, van den Oord, Alemi and Tucker 2019, On variational bounds
-of mutual information.
+(theory: "The information bottleneck"). Here the average of $\log q(w_i \mid d_i)$ is taken as that of
+$\mathrm{KL}(q(\cdot \mid d_i) \Vert p_\psi) + \log p_\psi(w_i)$, which has the same expectation and, where
+$\bar q$ is close to the prior, less noise.
+
+Source: Poole, Ozair, van den Oord, Alemi and Tucker 2019, On variational bounds of mutual information.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -199,7 +202,7 @@ def mutual_information(
     parameter = next(model.parameters())
     generator = torch.Generator().manual_seed(seed)
     paths: list[list[Gaussian]] = []
-    rates: list[Tensor] = []
+    priors: list[Gaussian] = []
     with evaluating(model):
         for batch in task_batches(tasks, num_tasks):
             batch = batch.to(parameter.device).to(parameter.dtype)
@@ -207,33 +210,33 @@ def mutual_information(
                 raise ValueError("mutual_information: expected a prior that all tasks share, got covariates of tasks")
             inferred = one_posterior(model, batch, num_steps, "mutual_information")
             paths.append(inferred.path)
-            rates.append(inferred.kl())
+            priors.append(inferred.prior)
             if not bool(batch.way_mask.all()) or paths[0][0].loc.shape[1] != batch.way_mask.shape[1]:
                 raise ValueError("mutual_information: expected one number of classes in all tasks, got several")
-    lower, upper = [], []
-    for parts in zip(*paths, strict=True):
-        q = parts[0].with_(torch.cat([p.loc for p in parts]), torch.cat([p.precision for p in parts]))
-        bounds = contrastive(q, generator)
-        lower.append(bounds[0])
-        upper.append(bounds[1])
-    values = {"rate": torch.cat(rates, -1), "lower": torch.stack(lower), "upper": torch.stack(upper)}
+    terms = [contrastive(_join(q), _join(priors), generator) for q in zip(*paths, strict=True)]
+    values = dict(zip(("rate", "lower", "upper"), (torch.stack(v) for v in zip(*terms, strict=True)), strict=True))
     data = xr.Dataset(summarise(values, "nats", "step"))
     return data.assign_coords(step=np.arange(data.sizes["step"])).assign_attrs(num_tasks=values["rate"].shape[-1])
 
 
-def contrastive(q: Gaussian, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return the terms of the lower and the upper bound of the module, in nats, each of shape `(M,)`."""
+def _join(parts: Sequence[Gaussian]) -> Gaussian:
+    return parts[0].with_(torch.cat([p.loc for p in parts]), torch.cat([p.precision for p in parts]))
+
+
+def contrastive(q: Gaussian, prior: Gaussian, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the terms of the rate, the lower and the upper bound of the module in nats, each of shape `(M,)`."""
     num, size = len(q.loc), q.loc[0].numel()
     noise = torch.randn(q.loc.shape, generator=generator, dtype=q.loc.dtype).to(q.loc.device)
-    w, of_q = q.loc + q.color(noise), q.distribution()
+    w, of_q, rate = q.loc + q.color(noise), q.distribution(), q.kl(prior)
     step = max(1, CELLS // (num * size))
     log_q = torch.cat([of_q.log_prob(part.unsqueeze(1)) for part in torch.split(w, step)])
-    own = log_q.diagonal()
+    own = rate + prior.distribution().log_prob(w)
     others = log_q.masked_fill(torch.eye(num, dtype=torch.bool, device=log_q.device), -torch.inf)
     low = own - torch.logsumexp(log_q, 1) + math.log(num)
-    return low, own - torch.logsumexp(others, 1) + math.log(max(num - 1, 1))
+    return rate, low, own - torch.logsumexp(others, 1) + math.log(max(num - 1, 1))
 
 
+@torch.no_grad()
 def linear_gaussian_information(
     tasks: LinearGaussianTasks, num_tasks: int = 4000, *, transductive: bool = False
 ) -> xr.Dataset:
@@ -244,7 +247,9 @@ def linear_gaussian_information(
        \le \tfrac{P}{2} \log 2, $$
 
     where $\Lambda$ is the precision of the posterior, which depends on the inputs alone, and $w_\star$ are the weights
-    behind the task. The second is what of the first is about the noise of the labels.
+    behind the task. The second is what of the first is about the noise of the labels. With it goes the gap between
+    new labels at the inputs of the support set and its own labels, for the loss $(y - \eta)^2 / 2\sigma^2$, and the
+    variance of that loss, which bounds it.
 
     Args:
         tasks: the family.
@@ -252,17 +257,28 @@ def linear_gaussian_information(
         transductive: whether the posterior uses what the inputs say about the weights.
 
     Returns:
-        `total` and `given_task` in nats, and `<name>_half_width` of 95% intervals over the draws of the inputs.
+        In nats, `total` and `given_task`, `gap` and `proxy_per_row`, $\mathbb E[v / S]$, and `<name>_half_width` of 95%
+        intervals over the draws of the inputs.
+
+    Raises:
+        ValueError: if tasks have no support rows.
     """
+    if tasks.n_support < 1:
+        raise ValueError(f"n_support: expected at least 1 row, got {tasks.n_support}")
     batch = tasks.sample(num_tasks).to(torch.float64)
     posterior = tasks.exact_posterior(batch, transductive=transductive).precision[:, 0]
     covariance = torch.from_numpy(tasks.scale_tril @ tasks.scale_tril.T)
     x = functional.pad(batch.support_x, (0, 1), value=1.0)
     labels = x.mT @ x / tasks.noise**2
     eye = torch.eye(len(covariance), dtype=covariance.dtype)
+    share = torch.linalg.solve(posterior, labels)  # of the posterior's precision, what the labels have given
+    own, noisy = (torch.einsum("tnp,tpr,tnr->tn", x, c, x) for c in (posterior.inverse(), share @ posterior.inverse()))
+    spread, bias = 1 + (own + noisy) / tasks.noise**2, (own - noisy) / tasks.noise**2
     values = {
         "total": torch.logdet(covariance @ posterior) / 2,
-        "given_task": torch.logdet(eye + torch.linalg.solve(posterior, labels)) / 2,
+        "given_task": torch.logdet(eye + share) / 2,
+        "gap": share.diagonal(dim1=-2, dim2=-1).sum(-1) / tasks.n_support,
+        "proxy_per_row": (spread.square() / 2 + bias * spread).mean(1) / tasks.n_support,
     }
     return xr.Dataset(summarise(values, "nats"))
 
