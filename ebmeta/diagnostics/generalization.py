@@ -1,0 +1,245 @@
+r"""The gap between risk on new rows and risk on the rows a posterior has seen, beside what information allows.
+
+Given a task $\tau$ its rows are independent. Let $w \sim q(w \mid d)$, with $d$ the labelled support set and the
+unlabelled queries; let $L$ be the expected loss of $w$ on a new row of the task, $L_s$ its mean loss on the $S$ support
+rows and $L_q$ on the $Q$ queries. Then (theory: "The information bottleneck")
+
+$$ \mathbb E[L - L_s] \le \sqrt{2\, \mathbb E[v / S]\; I(w; d^s \mid \tau)}, \qquad
+   \mathbb E[L - L_q] \le \sqrt{2\, \mathbb E[v / Q]\; I(w; x^q \mid \tau)}, $$
+
+and neither information exceeds $I(w; d) \le \mathbb E\, \mathrm{KL}(q \Vert p_\psi)$. The proxy $v$ is
+
+- $1/4$ for the error of a class, which is 0 or 1 (Hoeffding's lemma);
+- $\mathbb E[\ell^2]$ for a loss that is never negative, with $w$ and the row drawn apart. Such a loss may have a heavy
+  upper tail, yet its lower tail is sub-Gaussian, and that is the one that counts.
+
+Sources: Xu and Raginsky 2017, Information-theoretic analysis of generalization capability of learning algorithms;
+Bu, Zou and Veeravalli 2020, Tightening mutual information-based bounds on generalization error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ebmeta.diagnostics.bottleneck import labelled, mean_of, one_posterior, per_query, summarise
+from ebmeta.inference import Inference
+from ebmeta.likelihood import Given, Likelihood, ScalarLikelihood
+from ebmeta.model import EmpiricalBayes
+from ebmeta.predict import evaluating
+from ebmeta.sampling import TaskSampler
+from ebmeta.tasks import TaskBatch
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["gap_plot", "generalization_gap"]
+
+Loss = Literal["nll", "error"]
+SIDES = ("support", "query")
+
+
+@torch.no_grad()
+def generalization_gap(
+    model: EmpiricalBayes,
+    tasks: TaskSampler | TaskBatch,
+    num_tasks: int = 2000,
+    *,
+    loss: Loss = "nll",
+    information: float | Sequence[float] | None = None,
+    num_steps: int | None = None,
+    num_draws: int = 32,
+    seed: int = 0,
+) -> xr.Dataset:
+    r"""Measure the gap between new rows and seen rows after every refinement step, and bound it by information.
+
+    Every second query of a task is hidden from the posterior and serves as a new row. The bound takes for granted that
+    these follow the same law as the support rows, that rows are independent given the task, and that the model was not
+    trained on these tasks.
+
+    Args:
+        model: the model.
+        tasks: labelled tasks, or a source of them (its batches 0, 1, ... of 64 tasks are used).
+        num_tasks: how many tasks to draw from a source.
+        loss: "nll", in nats and, for real labels, above its least value $-\log p(y \mid \eta = y)$; or "error", the
+            share of wrong labels (classes, or yes and no).
+        information: $I(w; d)$ in nats, after each step or the same for all, where it is known.
+        num_steps: refinement steps, $K$; those of training by default.
+        num_draws: draws of the linear predictor.
+        seed: seed of those draws.
+
+    Returns:
+        Over `step`: `risk` on new rows, `rate` in nats. Over `(rows, step)`, rows "support" and "query": `gap`, its
+        `gap_half_width` of a 95% interval over tasks, `proxy_per_row` $\mathbb E[v / n]$, `bound_rate` and, with
+        `information`, `bound_information`; `tightness_rate` and `tightness_information`, bound over gap, NaN where the
+        gap is not told from 0. Attributes `verdict` ("holds", "unclear" or "fails": whether the interval of each gap
+        ends below `bound_rate`, crosses it, or starts above) and `words`.
+
+    Raises:
+        ValueError: if tasks are unlabelled, lack support rows or a second query, or do not fit the model or the loss.
+    """
+    if loss not in ("nll", "error"):
+        raise ValueError(f"loss: expected 'nll' or 'error', got {loss!r}")
+    if num_draws < 1:
+        raise ValueError(f"num_draws: expected at least 1, got {num_draws}")
+    generator = torch.Generator().manual_seed(seed)
+    parts: dict[str, list[Tensor]] = {"rate": [], "risk": [], "seen": [], "proxy": []}
+    with evaluating(model):
+        for batch, y in labelled(model, tasks, num_tasks, "generalization_gap"):
+            seen, new = _split(batch, y)
+            inferred = one_posterior(model, seen, num_steps, "generalization_gap")
+            risk, second = _risk(model, inferred, new, "query", loss, num_draws, generator)
+            both = [_risk(model, inferred, seen, side, loss, num_draws, generator)[0] for side in SIDES]
+            counts = torch.stack([seen.support_mask.sum(1), seen.num_queries]).unsqueeze(1)
+            parts["rate"].append(inferred.kl())
+            parts["risk"].append(risk)
+            parts["seen"].append(torch.stack(both))
+            parts["proxy"].append((second if loss == "nll" else torch.full_like(second, 0.25)) / counts)
+    joined = {name: torch.cat(values, -1) for name, values in parts.items()}
+    unit = "nats per row" if loss == "nll" else "1"
+    out = summarise({"risk": joined["risk"]}, unit, "step") | summarise({"rate": joined["rate"]}, "nats", "step")
+    gap = joined["risk"] - joined["seen"]
+    out |= summarise({"gap": gap}, unit, "rows", "step")
+    out["proxy_per_row"] = xr.DataArray(mean_of(joined["proxy"])[0], dims=("rows", "step"))
+    known = {"rate": out["rate"]}
+    if information is not None:
+        known["information"] = _nats(information, len(out["rate"]))
+    told = out["gap"].where(out["gap"] > out["gap_half_width"])
+    for name, nats in known.items():
+        out[f"bound_{name}"] = (2 * out["proxy_per_row"] * nats) ** 0.5
+        out[f"tightness_{name}"] = out[f"bound_{name}"] / told
+    data = xr.Dataset(out).assign_coords(rows=list(SIDES), step=np.arange(gap.shape[1]))
+    return data.assign_attrs(num_tasks=gap.shape[-1], loss=loss, **_verdict(data))
+
+
+def _nats(information: float | Sequence[float], num_steps: int) -> xr.DataArray:
+    values = np.asarray(information, dtype=float)
+    if values.shape not in ((), (num_steps,)) or not bool((values >= 0).all()):
+        raise ValueError(f"information: expected nats >= 0, one number or {num_steps}, got {information}")
+    return xr.DataArray(np.broadcast_to(values, (num_steps,)), dims="step")
+
+
+def _split(batch: TaskBatch, y: Tensor) -> tuple[TaskBatch, TaskBatch]:
+    """Return the tasks with the first, third, ... query, and the same tasks with the others."""
+
+    def take(start: int) -> TaskBatch:
+        size = None if batch.query_size is None else batch.query_size[:, start::2]
+        mask = batch.query_mask[:, start::2]
+        return replace(
+            batch, query_x=batch.query_x[:, start::2], query_y=y[:, start::2], query_mask=mask, query_size=size
+        )
+
+    if not bool(batch.query_mask[:, 1::2].any(1).all()):
+        raise ValueError("query: expected at least 2 rows in every task, one of them to be hidden, got fewer")
+    if not bool(batch.support_mask.any(1).all()):
+        raise ValueError("support: expected at least 1 labelled row in every task, got none")
+    return take(0), take(1)
+
+
+def _risk(
+    model: EmpiricalBayes,
+    inferred: Inference,
+    batch: TaskBatch,
+    side: str,
+    loss: Loss,
+    num_draws: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Return mean and mean square of the loss over draws and rows, each of shape `(steps, T)`."""
+    x, y, mask, size = (getattr(batch, f"{side}_{name}") for name in ("x", "y", "mask", "size"))
+    phi, given = model.predictor.features(x, mask), Given(size)
+    shape = (num_draws, *y.shape, batch.way_mask.shape[1])
+    noise = torch.randn(shape, generator=generator, dtype=phi.dtype).to(phi.device)
+    first, second = [], []
+    for q in inferred.path:
+        loc, var = q.marginal(phi)
+        eta = loc + var.clamp(min=0).sqrt() * noise
+        each = row_loss(inferred.likelihood, y, eta, batch.way_mask, given, loss)
+        first.append(per_query(each.mean(0), mask))
+        second.append(per_query(each.square().mean(0), mask))
+    return torch.stack(first), torch.stack(second)
+
+
+def row_loss(
+    likelihood: Likelihood, y: Tensor, eta: Tensor, way_mask: Tensor, given: Given | None, loss: Loss
+) -> Tensor:
+    """Return the loss of rows, never negative, shape `(..., T, N)`.
+
+    Args:
+        likelihood: $p(y | eta)$.
+        y: labels, shape `(T, N)`.
+        eta: linear predictors, shape `(..., T, N, C)`.
+        way_mask: True where a class exists, shape `(T, C)`.
+        given: what else is known of the rows.
+        loss: "nll" or "error".
+
+    Raises:
+        ValueError: if labels cannot be wrong or right.
+    """
+    if loss == "error":
+        if likelihood.categorical:
+            return (eta.masked_fill(~way_mask.unsqueeze(-2), -torch.inf).argmax(-1) != y).to(eta.dtype)
+        if likelihood.name != "bernoulli":
+            raise ValueError(f"loss: expected 'nll' for a {likelihood.name} likelihood, got 'error'")
+        return ((eta.squeeze(-1) > 0) != (y > 0.5)).to(eta.dtype)
+    each = -likelihood.log_prob(y.expand(eta.shape[:-1]), eta, way_mask, given)
+    if isinstance(likelihood, ScalarLikelihood) and not likelihood.discrete:
+        each = each + likelihood.log_prob(y, likelihood.statistic(y, 1), way_mask, given)
+    return each
+
+
+def _verdict(data: xr.Dataset) -> dict[str, str]:
+    low, high = (data["gap"] + sign * data["gap_half_width"] for sign in (-1, 1))
+    bound = data["bound_rate"]
+    verdict = "fails" if bool((low > bound).any()) else "holds" if bool((high <= bound).all()) else "unclear"
+    last = data.isel(step=-1)
+    told = {
+        rows: f"{float(last['gap'].sel(rows=rows)):.3g} (at most {float(last['bound_rate'].sel(rows=rows)):.3g})"
+        for rows in SIDES
+    }
+    words = (
+        f"New rows cost {told['support']} more than the labelled rows that the posterior has seen, and "
+        f"{told['query']} more than the unlabelled ones. The bound by information {verdict}."
+    )
+    return {"verdict": verdict, "words": words if verdict != "unclear" else f"{words} More tasks would tell."}
+
+
+def gap_plot(data: xr.Dataset, rows: str = "support", ax: Axes | None = None) -> Axes:
+    """Plot the gap and its bounds against the refinement step.
+
+    Args:
+        data: what `generalization_gap` returned.
+        rows: "support" or "query".
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: if `rows` is neither.
+    """
+    import seaborn as sns
+    from matplotlib.figure import Figure
+
+    if rows not in SIDES:
+        raise ValueError(f"rows: expected 'support' or 'query', got {rows!r}")
+    if ax is None:
+        ax = Figure(figsize=(4.8, 4.0), layout="constrained").subplots()
+    part, steps = data.sel(rows=rows), data["step"].values
+    names = {"bound_rate": "bound by the rate", "bound_information": "bound by the information", "gap": "gap"}
+    shown = {key: text for key, text in names.items() if key in part}
+    for (key, text), color in zip(shown.items(), sns.color_palette("deep"), strict=False):
+        sns.lineplot(x=steps, y=part[key].values, marker="o", label=text, color=color, ax=ax)
+        if key == "gap":
+            ax.errorbar(steps, part["gap"].values, part["gap_half_width"].values, fmt="none", color=color)
+    unit = data["gap"].attrs["units"]
+    ax.set(xlabel="refinement step", ylabel=f"risk on new rows minus on {rows} rows ({unit})", xticks=steps)
+    ax.legend(frameon=False)
+    sns.despine(ax=ax)
+    return ax
