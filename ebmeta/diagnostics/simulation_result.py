@@ -134,7 +134,7 @@ class SimulationCalibration:
                 break
         fault = str(table["fault"].values[np.where(chosen, table["strength"], -1).argmax()])
         if of_fit[chosen].all():
-            return "learns too little" if fault == "too wide" else "learns too much"
+            return {"too wide": "learns too little", "too narrow": "learns too much"}.get(fault, fault)
         if of_labels[chosen].all() and fault == "too wide":
             return "sees the labels"
         return "shifted" if fault in ("too low", "too high") else fault
