@@ -65,6 +65,10 @@ class LinearGaussianTasks:
 
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
         """Draw batch number `index`, a pure function of (seed, index)."""
+        return self.simulate(num_tasks, index)[0]
+
+    def simulate(self, num_tasks: int, index: int = 0) -> tuple[TaskBatch, Tensor]:
+        """Draw the same batch together with its weights, shape `(T, 1, P)`."""
         rng = generator(self.seed, index)
         weights, rows = len(self.loc), self.n_support + self.n_query
         w = self.loc + rng.standard_normal((num_tasks, weights)) @ self.scale_tril.T
@@ -75,7 +79,8 @@ class LinearGaussianTasks:
         y = mean + self.noise * rng.standard_normal(mean.shape)
         inputs, labels = torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.float32))
         s = self.n_support
-        return TaskBatch(inputs[:, :s], labels[:, :s], inputs[:, s:], labels[:, s:])
+        batch = TaskBatch(inputs[:, :s], labels[:, :s], inputs[:, s:], labels[:, s:])
+        return batch, torch.from_numpy(w).unsqueeze(1)
 
     def exact_posterior(self, batch: TaskBatch, *, transductive: bool) -> FullGaussian:
         r"""Return $p(w \mid d^s, x^q)$, or $p(w \mid y^s; x^s)$ where inputs are taken as given.

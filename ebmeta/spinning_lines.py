@@ -150,6 +150,10 @@ class SpinningLines:
 
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
         """Draw batch number `index`, a pure function of (seed, index)."""
+        return self.simulate(num_tasks, index)[0]
+
+    def simulate(self, num_tasks: int, index: int = 0) -> tuple[TaskBatch, Tensor]:
+        """Draw the same batch together with its weights and an intercept, which is 0, shape `(T, 1, 3)`."""
         rng = generator(self.seed, index)
         rows = self.n_support + self.n_query
         angle = rng.uniform(0, 2 * math.pi, (num_tasks, 1))
@@ -163,7 +167,9 @@ class SpinningLines:
         y = y + self.noise * rng.standard_normal(y.shape)
         inputs, labels = torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.float32))
         s = self.n_support
-        return TaskBatch(inputs[:, :s], labels[:, :s], inputs[:, s:], labels[:, s:])
+        batch = TaskBatch(inputs[:, :s], labels[:, :s], inputs[:, s:], labels[:, s:])
+        w = np.concatenate([radius * np.cos(angle), radius * np.sin(angle), np.zeros_like(angle)], 1)
+        return batch, torch.from_numpy(w).unsqueeze(1)
 
     def evidence(self, x: Tensor, mask: Tensor) -> Tensor:
         r"""Return what inputs say about the weights, as a vector: $\log p(x \mid \alpha) = u(\alpha)^\top v$ + const.

@@ -1,10 +1,4 @@
-"""Diagnostics: when to trust predictions and posteriors, in figures and in plain words."""
-
-from ebmeta.diagnostics.check import Check
-from ebmeta.diagnostics.report import Diagnosis, diagnose
-
-__all__ = ["Check", "Diagnosis", "diagnose"]
-"""Diagnostics: what a model has learned, and how far to trust it."""
+"""Diagnostics: what a model has learned and when to trust it, in figures and in plain words."""
 
 from ebmeta.diagnostics.bottleneck import (
     linear_gaussian_information,
@@ -12,16 +6,33 @@ from ebmeta.diagnostics.bottleneck import (
     rate_distortion,
     rate_distortion_plot,
 )
+from ebmeta.diagnostics.check import Check
 from ebmeta.diagnostics.generalization import gap_plot, generalization_gap
 from ebmeta.diagnostics.gradients import synthetic_gradient_plot, synthetic_gradients
+from ebmeta.diagnostics.plots_simulation import ecdf_difference, expected_coverage
+from ebmeta.diagnostics.report import Diagnosis, diagnose
+from ebmeta.diagnostics.simulation import simulate_tasks, simulation_based_calibration
+from ebmeta.diagnostics.simulation_result import SimulationCalibration
+from ebmeta.diagnostics.uniformity import Band, ecdf_band, uniformity_p_value
 
 __all__ = [
+    "Band",
+    "Check",
+    "Diagnosis",
+    "SimulationCalibration",
+    "diagnose",
+    "ecdf_band",
+    "ecdf_difference",
+    "expected_coverage",
     "gap_plot",
     "generalization_gap",
     "linear_gaussian_information",
     "mutual_information",
     "rate_distortion",
     "rate_distortion_plot",
+    "simulate_tasks",
+    "simulation_based_calibration",
     "synthetic_gradient_plot",
     "synthetic_gradients",
+    "uniformity_p_value",
 ]

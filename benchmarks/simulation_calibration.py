@@ -1,0 +1,260 @@
+"""Simulation-based calibration: its false alarms, its power, and what it says of trained models.
+
+Three parts. The linear-Gaussian family: how often the exact posterior is refused, and posteriors that are wrong on
+purpose; then trained models, with inputs given and with inputs simulated. Likelihoods that are not normal, whose
+posterior is not Gaussian. Five-way CIFAR-FS tasks with the model of `few_shot_classification.py`.
+`python benchmarks/simulation_calibration.py`; with `--figures` the two figures of the page as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import ROOT, data_folder, write
+from few_shot_classification import Kind
+from linear_gaussian import COUPLING, LOC, NOISE, SCALE, tasks
+
+import ebmeta
+from ebmeta.diagnostics import (
+    SimulationCalibration,
+    ecdf_difference,
+    expected_coverage,
+    simulate_tasks,
+    simulation_based_calibration,
+)
+from ebmeta.gaussian import Gaussian
+from ebmeta.simulate import LinearGaussianTasks
+from ebmeta.tasks import TaskBatch
+
+NAME = "simulation_calibration.json"
+SIZES = (50, 100, 300, 1000)
+REPEATS, POWER_REPEATS = 400, 200
+MASSES = np.array([0.5, 0.9])
+FIGURES = ROOT.parent / "docs" / "_static" / "simulation_calibration"
+
+
+def truth() -> ebmeta.EmpiricalBayes:
+    """Return a model whose prior and noise are those of the family."""
+    model = ebmeta.EmpiricalBayes.regressor(2, num_steps=0, standardize=False).double()
+    diagonal = torch.from_numpy(SCALE).diagonal()
+    model.prior.loc.data = torch.from_numpy(LOC)
+    model.prior.log_scale.data = diagonal.log()
+    model.prior.lower.data = torch.from_numpy(SCALE) / diagonal[:, None]
+    model.likelihood.log_noise.data.fill_(np.log(NOISE))
+    return model
+
+
+def posteriors(family: LinearGaussianTasks) -> dict[str, Callable[[TaskBatch], Gaussian]]:
+    """Return the exact posterior, and four that are wrong on purpose."""
+
+    def exact(batch: TaskBatch) -> Gaussian:
+        return family.exact_posterior(batch, transductive=family.coupling is not None)
+
+    def narrow(batch: TaskBatch) -> Gaussian:
+        return exact(batch).with_(exact(batch).loc, exact(batch).precision / 0.8**2)
+
+    def shifted(batch: TaskBatch) -> Gaussian:
+        q = exact(batch)
+        return q.with_(q.loc + 0.3 * q.scale, q.precision)
+
+    def peeking(batch: TaskBatch) -> Gaussian:
+        return family.exact_posterior(batch.pooled(), transductive=False)
+
+    def prior(batch: TaskBatch) -> Gaussian:
+        return truth().prior_of(batch)
+
+    return {"exact": exact, "narrow": narrow, "shifted": shifted, "peeking": peeking, "prior": prior}
+
+
+def power(family: LinearGaussianTasks) -> dict[str, Any]:
+    """Return how often each posterior is refused, and which verdict it most often gets, by number of tasks."""
+    model, result = truth(), {}
+    for name, q in posteriors(family).items():
+        repeats = REPEATS if name == "exact" else POWER_REPEATS
+        result[name] = {"repeats": repeats}
+        for size in SIZES:
+            found = [
+                simulation_based_calibration(model, simulator=family.simulate, posterior=q, num_tasks=size, seed=seed)
+                for seed in range(repeats)
+            ]
+            rate = float(np.mean([not f.passed for f in found]))
+            verdicts = Counter(f.verdict for f in found if not f.passed).most_common(1)
+            word, times = verdicts[0] if verdicts else ("none", 0)
+            result[name][str(size)] = {
+                "refused": rate,
+                "standard_error": float(np.sqrt(rate * (1 - rate) / repeats)),
+                "verdict": word,
+                "share_of_verdict": times / max(1, round(rate * repeats)),
+            }
+        print(name, result[name], flush=True)
+    return result
+
+
+def facts(found: SimulationCalibration) -> dict[str, Any]:
+    """Return the numbers of one run for the JSON file."""
+    table, held = found.table, found.coverage(MASSES).values
+    weights = table.isel(quantity=np.flatnonzero(table["kind"].values == "weight"))
+    rows = {
+        str(name): {k: round(float(table[k].sel(quantity=name)), 4) for k in ("p_value", "shift", "spread")}
+        for name in table["quantity"].values
+    }
+    return {
+        "verdict": found.verdict,
+        "words": found.words,
+        "p_value": found.p_value,
+        "coverage_50": float(held[0]),
+        "coverage_90": float(held[1]),
+        "median_spread_of_weights": float(weights["spread"].median()),
+        "largest_shift": float(abs(table["shift"]).max()),
+        "quantities": rows,
+    }
+
+
+def trained(coupling: np.ndarray | None, num_tasks: int = 1000) -> dict[str, Any]:
+    """Train as `linear_gaussian.py` does; check q_0 and q_K where inputs are simulated and where they are given."""
+    family, model = tasks(coupling, seed=0), ebmeta.EmpiricalBayes.regressor(2, beta=0.0, standardize=False)
+    ebmeta.fit(model, family, 500, 64, objective="evidence", learning_rate=2e-2, progress=sys.stderr.isatty())
+    ebmeta.fit(model, family, 2000, 64, learning_rate=5e-3, progress=sys.stderr.isatty())
+    new, exact, result = tasks(coupling, seed=9), truth(), {}
+    for world, source in (("simulated", {"simulator": new.simulate}), ("given", {"tasks": new})):
+        for name, step in (("q0", 0), ("qK", -1)):
+            result[f"{name}_{world}"] = facts(
+                simulation_based_calibration(model, **source, step=step, num_tasks=num_tasks)
+            )
+        for name, flag in (("inductive", False), ("transductive", True)):
+            found = simulation_based_calibration(
+                exact,
+                **source,
+                posterior=lambda b, f=flag: new.exact_posterior(b, transductive=f),
+                num_tasks=num_tasks,
+            )
+            result[f"{name}_{world}"] = facts(found)
+    for name, part in result.items():
+        print("coupled" if coupling is not None else "uncoupled", name, part["words"], flush=True)
+    return result
+
+
+def likelihoods(num_tasks: int = 2000) -> dict[str, Any]:
+    """Return calibration of q_0 for every likelihood of numbers; four labelled rows, a standard normal prior."""
+    given, result = LinearGaussianTasks(LOC, SCALE, n_support=4, seed=3).sample(num_tasks), {}
+    zeros = {"support_y": torch.zeros_like(given.support_y), "query_y": torch.zeros_like(given.query_y)}
+    sizes = {f"{side}_size": torch.full_like(zeros[f"{side}_y"], 3.0) for side in ("support", "query")}
+    for name in ("normal", "normal_per_task", "student_t", "bernoulli", "binomial", "poisson", "negative_binomial"):
+        model = ebmeta.EmpiricalBayes.regressor(2, name, num_steps=0, standardize=False)
+        own = sizes if name in ("binomial", "poisson", "negative_binomial") else {}
+        batch = TaskBatch(given.support_x, zeros["support_y"], given.query_x, zeros["query_y"], **own)
+        result[name] = facts(simulation_based_calibration(model, batch, num_tasks=num_tasks))
+        print(name, result[name]["words"], flush=True)
+    return result
+
+
+@torch.no_grad()
+def class_means(model: ebmeta.EmpiricalBayes, kind: Kind, num_tasks: int) -> dict[str, float]:
+    r"""Compare q_0 with what its initializer takes class weights to be: $a$ times the mean feature of the class.
+
+    Tasks share twenty classes, so there is no test; the numbers are those of real inputs and real labels.
+    """
+    with np.load(data_folder() / "cifar_fs" / "conv4_64_test.npz") as file:
+        features = model.predictor.features(torch.from_numpy(file["features"].astype(np.float32)))
+    looks = model.initializer.log_amplitude.exp() * features
+    rng, s = np.random.default_rng(5), kind.n_shot
+    classes = rng.permuted(np.tile(np.arange(len(features)), (num_tasks, 1)), axis=1)[:, : kind.n_way]
+    members = rng.random((num_tasks, kind.n_way, features.shape[1])).argpartition(s, -1)[..., :s]
+    chosen = looks[torch.from_numpy(classes)[:, :, None], torch.from_numpy(members)]
+    precision = model.prior.gaussian().precision + s * model.initializer.log_precision.exp()
+    own = model.prior.gaussian().times(model.prior.loc) + model.initializer.log_precision.exp() * chosen.sum(2)
+    z = ((looks.mean(1)[torch.from_numpy(classes)] - own / precision) * precision.sqrt())[..., :-1]
+    return {
+        "spread": float(z.square().mean().sqrt()),
+        "median_spread_of_weights": float(z.square().mean((0, 1)).sqrt().median()),
+        "coverage_90": float((z.abs() < 1.6449).float().mean()),
+    }
+
+
+def cifar_fs(num_tasks: int = 1000) -> dict[str, Any]:
+    """Return calibration of the class weights, of q_0 (inputs given) and of q_K, which was trained on other tasks."""
+    model, result = ebmeta.load(ROOT / "cache" / "balanced_2000"), {}
+    scale = model.prior.log_scale.detach().exp()
+    result["prior_scale"] = {"median": float(scale.median()), "largest": float(scale.max())}
+    for shots in (1, 5):
+        kind = Kind(5, shots)
+        source = kind.sampler("test", 21)
+        part: dict[str, Any] = {}
+        for name, step in (("q0", 0), ("qK", -1)):
+            part[name] = facts(simulation_based_calibration(model, source, step=step, num_tasks=num_tasks))
+            print(f"CIFAR-FS {shots}-shot {name}", part[name]["words"], flush=True)
+        with torch.no_grad():
+            real = source.sample(200, 7)
+            _, w = simulate_tasks(model, real, seed=1)
+            eta = model.predictor(model.predictor.features(real.query_x), w)
+            q = model.posterior(real)
+            part["probability_of_true_class_given_true_weights"] = float(eta.softmax(-1).max(-1).values.mean())
+            part["accuracy_on_real_labels"] = float(
+                (model.infer(real).predict(-1)["probs"].argmax(-1) == real.query_y).float().mean()
+            )
+            part["posterior_over_prior_scale"] = float((q[0].scale / scale).mean())
+            part["class_means"] = class_means(model, kind, 2000)
+        print(part["class_means"], part["probability_of_true_class_given_true_weights"], flush=True)
+        result[f"{shots}_shot"] = part
+    return result
+
+
+def figures(folder: Path = FIGURES) -> None:
+    """Draw the shapes of the faults, and expected coverage."""
+    import seaborn as sns
+    from matplotlib.figure import Figure
+
+    family, model = tasks(None, seed=2), truth()
+    names = {"exact": "exact", "narrow": "20% too narrow", "shifted": "shifted by 0.3", "peeking": "sees the labels"}
+    every = posteriors(family)
+    found = {k: simulation_based_calibration(model, simulator=family.simulate, posterior=every[k]) for k in names}
+    with sns.axes_style("ticks"):
+        figure = Figure(figsize=(9.6, 5.6), layout="constrained")
+        for (key, title), ax in zip(names.items(), figure.subplots(2, 2, sharex=True, sharey=True).flat, strict=True):
+            ecdf_difference(found[key], ax=ax).set_title(title)
+            if key != "shifted":
+                ax.get_legend().remove()
+            ax.set(xlabel="", ylabel="")
+        figure.supxlabel("posterior probability below the truth")
+        figure.supylabel("share of tasks − expected")
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(folder / "faults.png", dpi=110)
+        figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+        for key, ax in zip(("exact", "narrow"), figure.subplots(1, 2, sharey=True), strict=True):
+            expected_coverage(found[key], ax=ax).set_title(names[key])
+        figure.savefig(folder / "coverage.png", dpi=110)
+    print(f"wrote {folder}")
+
+
+def main() -> None:
+    """Run the parts and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--figures", action="store_true", help="draw the figures, and nothing else")
+    torch.set_num_threads(1)
+    if parser.parse_args().figures:
+        figures()
+        return
+    result = {
+        "num_draws": 100,
+        "alpha": 0.05,
+        "trained_tasks": 1000,
+        "likelihood_tasks": 2000,
+        "cifar_fs": cifar_fs(),
+        "likelihoods": likelihoods(),
+        "uncoupled": trained(None),
+        "coupled": trained(COUPLING),
+        "power": power(tasks(None, seed=2)),
+        "power_transductive": power(tasks(COUPLING, seed=2)),
+    }
+    write(NAME, result)
+
+
+if __name__ == "__main__":
+    main()
