@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ebmeta.diagnostics.check import Check, Status, worst
 from ebmeta.diagnostics.predictions import few_labels, probabilities
+from ebmeta.diagnostics.verdicts import information, refinement, simulation
 from ebmeta.evaluate import task_batches
 from ebmeta.model import EmpiricalBayes
 from ebmeta.persist import strict, to_json
@@ -144,6 +145,11 @@ def diagnose(
         lambda: probabilities(model, batches, seed),
         lambda: few_labels(model, batches),
     ]
+    if model.num_steps:
+        steps.append(lambda: refinement(model, tasks, num_tasks))
+    if not model.likelihood.categorical:
+        steps.append(lambda: simulation(model, tasks, num_tasks, seed))
+    steps.append(lambda: information(model, tasks, num_tasks, seed))
     checks = [step() for step in tqdm(steps, desc="checks", disable=None if progress else True)]
     about = {
         "likelihood": model.likelihood.name,

@@ -1,0 +1,173 @@
+"""What the checks of posteriors and of refinement say to readers who do not know them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from ebmeta.calibration import Z95
+from ebmeta.diagnostics.bottleneck import rate_distortion
+from ebmeta.diagnostics.check import Check, Status
+from ebmeta.diagnostics.generalization import gap_plot, generalization_gap
+from ebmeta.diagnostics.gradients import synthetic_gradient_plot, synthetic_gradients
+from ebmeta.diagnostics.plots_simulation import ecdf_difference
+from ebmeta.diagnostics.simulation import simulation_based_calibration
+from ebmeta.model import EmpiricalBayes
+from ebmeta.sampling import TaskSampler
+from ebmeta.tasks import TaskBatch
+
+__all__ = ["information", "refinement", "simulation"]
+
+SLIGHT = 0.15  # of a posterior's width, or its centre in units of it: an error that predictions hardly feel
+LEAST_GAIN = 0.002  # nats per query: below this, refinement changes nothing that matters
+
+
+def refinement(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int) -> Check:
+    """Check whether unlabelled queries make predictions better, step by step.
+
+    Args:
+        model: a model with at least one refinement step.
+        tasks: labelled tasks, or a source of them.
+        num_tasks: how many tasks to draw from a source.
+
+    Raises:
+        ValueError: as for `synthetic_gradients`.
+    """
+    found = synthetic_gradients(model, tasks, num_tasks)
+    total = found["gain_by_task"].sum("step").values
+    gain, half = float(total.mean()), float(Z95 * total.std(ddof=1) / len(total) ** 0.5)
+    harmed, last = float((total < 0).mean()), found.isel(step=-1)
+    step, step_half = float(last["gain"]), float(last["gain_half_width"])
+    factor = f"{np.exp(abs(gain)):.2f} times"
+    status: Status = "good"
+    if gain + half < -LEAST_GAIN:
+        status = "bad"
+        finding = f"No: what came true gets {factor} less probability after refinement than before it. "
+        advice = "Predict with --num-steps 0, or train on tasks with as many unlabelled rows as these have."
+    elif gain - half > LEAST_GAIN:
+        finding = f"Yes: what came true gets {factor} the probability that it has before refinement. "
+        advice = ""
+        if step + step_half < -LEAST_GAIN:
+            status, advice = "caution", "The last step does harm: predict with fewer (--num-steps)."
+    else:
+        finding = "They neither help nor harm. "
+        advice = "Predict with --num-steps 0: it is quicker, and as good." if abs(gain) < LEAST_GAIN else ""
+        status = "good" if half < 0.02 else "unclear"
+    finding += f"It is worse off in {harmed:.0%} of the tasks."
+    cosine = float(found["move_cosine"].mean())
+    return Check(
+        "refinement",
+        "Do the unlabelled rows help?",
+        status,
+        finding,
+        "Refinement moves the posterior by what the rows without labels look like, in steps. With their labels the "
+        "best direction would be known; the picture shows how close each step comes to it (1: the same direction, "
+        "0: no relation, below 0: away from it).",
+        advice,
+        {
+            "gain": gain,
+            "gain_half_width": half,
+            "gain_by_step": found["gain"].values.tolist(),
+            "harmed": harmed,
+            "move_cosine": cosine,
+        },
+        synthetic_gradient_plot(found).get_figure(root=True),
+        "Direction of each step beside that of a step that knows the labels, over tasks.",
+    )
+
+
+def simulation(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int, seed: int = 0) -> Check:
+    """Check posteriors by simulation: does the truth lie where they say, in tasks drawn from the model itself?
+
+    Args:
+        model: a model of labels that are numbers.
+        tasks: tasks, or a source of them, whose inputs are used.
+        num_tasks: how many tasks to simulate.
+        seed: seed of the simulation.
+
+    Raises:
+        ValueError: as for `simulation_based_calibration`.
+    """
+    count = min(num_tasks, tasks.num_tasks) if isinstance(tasks, TaskBatch) else num_tasks
+    found = simulation_based_calibration(model, tasks, step=0, num_tasks=count, seed=seed)
+    weights = found.table.isel(quantity=np.isin(found.pit["kind"], ["weight", "predictor"]))
+    width = float(weights["spread"].mean())
+    off = float(np.abs(weights["shift"]).max())
+    status: Status = "good"
+    if not found.passed:
+        status = "caution" if abs(width - 1) < SLIGHT and off < SLIGHT else "bad"
+    held = float(found.coverage(np.array([0.9]))[0])
+    finding = f"In {count} simulated tasks the 90% region of the weights held the true ones {held:.1%} of the time. "
+    finding += "There is no sign of error." if found.passed else found.words.split(". ")[0] + "."
+    return Check(
+        "simulation",
+        "Is the posterior right, where the model is?",
+        status,
+        finding,
+        "Weights and labels are drawn from the fitted model itself, so that the truth is known, and the posterior is "
+        "asked where it thinks they are. This finds errors of the computation; whether the model fits the data is "
+        "another matter, which the checks above are about.",
+        ""
+        if status == "good"
+        else "Give groups more labels, or compare with ebmeta.reference.nuts, which is slow and nearly exact.",
+        {
+            "p_value": found.p_value,
+            "coverage": held,
+            "spread": width,
+            "shift": off,
+        },
+        ecdf_difference(found).get_figure(root=True),
+        "Each line is one question about the weights. Lines that stay within the grey band show no error.",
+    )
+
+
+def information(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int, seed: int = 0) -> Check:
+    """Report what posteriors store of a task, and whether new rows cost more than that allows.
+
+    Args:
+        model: the model.
+        tasks: labelled tasks, or a source of them.
+        num_tasks: how many tasks to draw from a source.
+        seed: seed of the draws.
+
+    Raises:
+        ValueError: as for `generalization_gap`.
+    """
+    loss: Literal["nll", "error"] = "error" if model.likelihood.categorical else "nll"
+    gap = generalization_gap(model, tasks, num_tasks, loss=loss, seed=seed)
+    rate = rate_distortion(model, tasks, num_tasks, seed=seed).isel(model=0, step=-1)
+    support = gap.isel(step=-1).sel(rows="support")
+    nats, cost = float(rate["rate"]), float(support["gap"])
+    bound = float(support["bound_rate"])
+    status: Status = {"holds": "good", "unclear": "unclear", "fails": "caution"}[gap.attrs["verdict"]]  # type: ignore[assignment]
+    what = "wrong answers" if loss == "error" else "nats"
+        shown = f"{100 * cost:.1f} points more {what}" if loss == "error" else f"{cost:.3f} {what} more"
+    finding = f"New rows cost {shown} than the labelled rows that the model has seen. "
+    says_nothing = bound > (1.0 if loss == "error" else 10 * abs(cost) + 1)
+    if status != "good":
+        finding += "That is more than what it stores of a task allows, so something else differs between these rows."
+        finding = finding if status == "caution" else finding.split(". ")[0] + "; there are too few tasks to judge it."
+    elif says_nothing:
+        finding += f"It stores {nats:.0f} nats of a task, so much that the bound on this cost says nothing here."
+    else:
+        finding += f"What it stores of a task, {nats:.1f} nats, allows at most {bound:.3g}."
+    return Check(
+        "information",
+        "How much does it rely on the few labels?",
+        status,
+        finding,
+        "A posterior that stores little of its few rows cannot fit their noise. The rate is what it stores, in nats; "
+        "by a theorem it bounds what new rows can cost beyond the rows seen.",
+        "" if status == "good" else "Look for labelled rows that are unlike the rest of their task.",
+        {
+            "rate": nats,
+            "gap": cost,
+            "gap_half_width": float(support["gap_half_width"]),
+            "bound": bound,
+            "expected_nll": float(rate["expected_nll"]),
+            "predictive_nll": float(rate["predictive_nll"]),
+        },
+        gap_plot(gap).get_figure(root=True),
+        "What new rows cost beyond rows seen, and the bound on it, after each refinement step.",
+    )
