@@ -142,7 +142,7 @@ def information(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks
     bound = float(support["bound_rate"])
     status: Status = {"holds": "good", "unclear": "unclear", "fails": "caution"}[gap.attrs["verdict"]]  # type: ignore[assignment]
     what = "wrong answers" if loss == "error" else "nats"
-        shown = f"{100 * cost:.1f} points more {what}" if loss == "error" else f"{cost:.3f} {what} more"
+    shown = f"{100 * cost:.1f} points more {what}" if loss == "error" else f"{cost:.3f} {what} more"
     finding = f"New rows cost {shown} than the labelled rows that the model has seen. "
     says_nothing = bound > (1.0 if loss == "error" else 10 * abs(cost) + 1)
     if status != "good":
