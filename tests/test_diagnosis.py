@@ -19,7 +19,7 @@ from ebmeta.diagnostics.check import interval
 from ebmeta.diagnostics.predictions import few_labels, pit, probabilities
 from ebmeta.simulate import LinearGaussianTasks
 
-TASKS = LinearGaussianTasks(np.array([1.0, -0.5]), np.diag([1.0, 0.25]), noise=0.5, n_support=3, n_query=8)
+TASKS = LinearGaussianTasks(np.array([1.0, -0.5]), np.diag([1.0, 0.5]), noise=0.5, n_support=3, n_query=8)
 
 
 def exact(noise=0.5):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ebmeta.diagnostics.check import Check, Status, worst
 from ebmeta.diagnostics.predictions import few_labels, probabilities
-from ebmeta.diagnostics.verdicts import information, refinement, simulation
+from ebmeta.diagnostics.verdicts import information, refinement, simulation, width
 from ebmeta.evaluate import task_batches
 from ebmeta.model import EmpiricalBayes
 from ebmeta.persist import strict, to_json
@@ -147,6 +147,7 @@ def diagnose(
     ]
     if model.num_steps:
         steps.append(lambda: refinement(model, tasks, num_tasks))
+    steps.append(lambda: width(model, tasks, num_tasks))
     if not model.likelihood.categorical:
         steps.append(lambda: simulation(model, tasks, num_tasks, seed))
     steps.append(lambda: information(model, tasks, num_tasks, seed))

@@ -8,18 +8,21 @@ import numpy as np
 
 from ebmeta.calibration import Z95
 from ebmeta.diagnostics.bottleneck import rate_distortion
-from ebmeta.diagnostics.check import Check, Status
+from ebmeta.diagnostics.check import Check, Status, interval
 from ebmeta.diagnostics.generalization import gap_plot, generalization_gap
 from ebmeta.diagnostics.gradients import synthetic_gradient_plot, synthetic_gradients
 from ebmeta.diagnostics.plots_simulation import ecdf_difference
 from ebmeta.diagnostics.simulation import simulation_based_calibration
+from ebmeta.diagnostics.updates import posterior_updates, update_plot
 from ebmeta.model import EmpiricalBayes
 from ebmeta.sampling import TaskSampler
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["information", "refinement", "simulation"]
+__all__ = ["information", "refinement", "simulation", "width"]
 
 SLIGHT = 0.15  # of a posterior's width, or its centre in units of it: an error that predictions hardly feel
+FALSE_ALARM = 0.001  # of the simulation: how often it may doubt an exact posterior
+FAR = 0.5  # of a posterior's width: an error that matters
 LEAST_GAIN = 0.002  # nats per query: below this, refinement changes nothing that matters
 
 
@@ -90,7 +93,7 @@ def simulation(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks:
         ValueError: as for `simulation_based_calibration`.
     """
     count = min(num_tasks, tasks.num_tasks) if isinstance(tasks, TaskBatch) else num_tasks
-    found = simulation_based_calibration(model, tasks, step=0, num_tasks=count, seed=seed)
+    found = simulation_based_calibration(model, tasks, step=0, num_tasks=count, alpha=FALSE_ALARM, seed=seed)
     weights = found.table.isel(quantity=np.isin(found.pit["kind"], ["weight", "predictor"]))
     width = float(weights["spread"].mean())
     off = float(np.abs(weights["shift"]).max())
@@ -119,6 +122,52 @@ def simulation(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks:
         },
         ecdf_difference(found).get_figure(root=True),
         "Each line is one question about the weights. Lines that stay within the grey band show no error.",
+    )
+
+
+def width(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int) -> Check:
+    """Check whether posteriors are as wide as they should be: whether they move as far as they say.
+
+    Args:
+        model: the model.
+        tasks: labelled tasks, or a source of them.
+        num_tasks: how many tasks to draw from a source.
+
+    Raises:
+        ValueError: as for `posterior_updates`.
+    """
+    found = posterior_updates(model, tasks, num_tasks)
+    last = found.isel(step=-1)
+    spread, half = float(last["spread"]), float(last["spread_half_width"])
+    low, high = np.log(max(spread - half, 1e-9)), np.log(spread + half)
+    status = interval(low, high, np.log(1 + SLIGHT), np.log(1 + FAR))
+    wide = spread < 1
+    status = "caution" if status == "bad" and wide else status
+    finding = (
+        f"When the labels of the unlabelled rows became known, the model moved {spread:.2f} ± {half:.2f} times as far "
+    )
+    finding += "as it expected. "
+    if status == "good":
+        finding += "Its own doubt about the task is what it should be."
+    elif status == "unclear":
+        finding += "There are too few tasks to judge that."
+    else:
+        finding += f"Its doubt about what it has learned of a task is too {'large' if wide else 'small'}."
+    return Check(
+        "width",
+        "Does it know how little it knows?",
+        status,
+        finding,
+        "A model that is right about its own doubt changes its mind by about as much as it said it might. This is asked of "
+        "what it has learned of a task (its weights), not of its predictions, which the first check is about.",
+        "" if status == "good" else "Use its predictions; do not read much into draws of its weights.",
+        {
+            "spread": spread,
+            "spread_half_width": half,
+            "spread_by_step": found["spread"].values.tolist(),
+        },
+        update_plot(found).get_figure(root=True),
+        "Each dot is a task: how far the model moved, against how far it expected to. On the dashed line they agree.",
     )
 
 

@@ -1,0 +1,124 @@
+r"""Updates: does a posterior move as far as it says, when the labels of the queries become known?
+
+With the query labels the posterior $q$ becomes $q^*$. If both are exact, what moves is what was uncertain,
+
+$$ \mathbb E[m^* - m] = 0, \qquad \mathrm{Var}[m^* - m] = \mathbb E[v - v^*], $$
+
+for mean $m$ and variance $v$ of a linear predictor $\phi(x)^\top w$ under $q$, and $m^*$ and $v^*$ under $q^*$ (the law
+of total variance). Unlike simulation this needs no truth about the weights and no model of the inputs: the labels of
+real tasks will do, so that it asks about prior and likelihood too.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ebmeta.calibration import Z95
+from ebmeta.diagnostics.bottleneck import labelled
+from ebmeta.inference import Inference
+from ebmeta.model import EmpiricalBayes
+from ebmeta.predict import evaluating
+from ebmeta.sampling import TaskSampler
+from ebmeta.tasks import TaskBatch
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["posterior_updates", "update_plot"]
+
+
+@torch.no_grad()
+def posterior_updates(
+    model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int = 300, *, num_steps: int | None = None
+) -> xr.Dataset:
+    r"""Measure how far posteriors move when the query labels become known, in units of how far they should.
+
+    Args:
+        model: the model.
+        tasks: labelled tasks, or a source of them (its batches 0, 1, ... of 64 tasks are used).
+        num_tasks: how many tasks to draw from a source.
+        num_steps: refinement steps, $K$; those of training by default.
+
+    Returns:
+        Over `step`: `spread`, the root of $\overline{(m^* - m)^2} / \overline{v - v^*}$, where the means run over the
+        linear predictors of all queries (and classes): 1 where widths are right, above 1 where the posterior is too
+        narrow, by about this factor; and its `spread_half_width` of a 95% interval over tasks (delta method). Over
+        `(step, task)`: `moved` and `expected`, the two means of each task. $q^*$ is $q_0$ given support and query
+        labels.
+
+
+    Raises:
+        ValueError: if tasks are unlabelled, fewer than two, or do not fit the model, or the model is an average over
+            several.
+    """
+    moved: list[Tensor] = []
+    expected: list[Tensor] = []
+    with evaluating(model):
+        for batch, _ in labelled(model, tasks, num_tasks, "posterior_updates"):
+            before, after = model.infer(batch, num_steps), model.infer(batch.pooled(), 0)
+            if not isinstance(before, Inference) or not isinstance(after, Inference):
+                raise ValueError("posterior_updates: expected one model, got an average over several")
+            inputs = before.x[:: before.num_levels]
+            loc, var = _marginal(after, 0, inputs)
+            real = (batch.query_mask.unsqueeze(-1) & batch.way_mask.unsqueeze(1)).to(loc.dtype)
+            count = real.sum((1, 2))
+            parts = [_marginal(before, k, inputs) for k in range(len(before.path))]
+            moved.append(torch.stack([((loc - m).square() * real).sum((1, 2)) / count for m, _ in parts]))
+            expected.append(torch.stack([((v - var) * real).sum((1, 2)) / count for _, v in parts]))
+    data = xr.Dataset(
+        {
+            "moved": (("step", "task"), torch.cat(moved, 1).double().cpu().numpy()),
+            "expected": (("step", "task"), torch.cat(expected, 1).double().cpu().numpy()),
+        }
+    )
+    if data.sizes["task"] < 2:
+        raise ValueError(f"tasks: expected at least 2, got {data.sizes['task']}")
+    top, bottom = data["moved"].mean("task"), data["expected"].mean("task")
+    ratio = top / bottom.where(bottom > 0)
+    error = (data["moved"] - ratio * data["expected"]).std("task", ddof=1) / (bottom * math.sqrt(data.sizes["task"]))
+    data["spread"] = ratio**0.5
+    data["spread_half_width"] = Z95 * error / (2 * data["spread"])
+    return data.assign_coords(step=np.arange(data.sizes["step"]), task=np.arange(data.sizes["task"]))
+
+
+def _marginal(inferred: Inference, k: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of the linear predictors at `x` over noise levels, both of shape `(T, Q, C)`."""
+    levels = inferred.num_levels
+    loc, var = inferred.path[k].marginal(x.repeat_interleave(levels, 0))
+    if levels == 1:
+        return loc, var
+    weight = inferred.log_weight.exp()[..., None, None]
+    loc, var = (v.view(*inferred.log_weight.shape, *v.shape[1:]) for v in (loc, var))
+    mean = (weight * loc).sum(1)
+    return mean, (weight * (var + (loc - mean.unsqueeze(1)).square())).sum(1)
+
+
+def update_plot(data: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """Plot how far the posterior of each task moved against how far it should: the line is as far as it says.
+
+    Args:
+        data: what `posterior_updates` returned.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes, with both root mean squares on logarithmic scales, after the last step.
+    """
+    import seaborn as sns
+    from matplotlib.figure import Figure
+
+    if ax is None:
+        ax = Figure(figsize=(4.8, 4.0), layout="constrained").subplots()
+    last = data.isel(step=-1)
+    expected, moved = (last[name].clip(min=1e-12).values ** 0.5 for name in ("expected", "moved"))
+    sns.scatterplot(x=expected, y=moved, s=12, alpha=0.5, linewidth=0, ax=ax)
+    ends = np.array([min(expected.min(), moved.min()), max(expected.max(), moved.max())])
+    ax.plot(ends, ends, color="0.5", linestyle="--", linewidth=1)
+    ax.set(xscale="log", yscale="log", xlabel="move that the posterior expects", ylabel="move when labels are known")
+    sns.despine(ax=ax)
+    return ax
