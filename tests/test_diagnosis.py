@@ -135,10 +135,11 @@ def verdict(*pairs):
 
 
 def test_only_decisive_checks_condemn():
-    assert verdict(("probabilities", "good"), ("few_labels", "good"), ("posterior", "bad")) == "caution"
+    assert verdict(("probabilities", "good"), ("few_labels", "good"), ("refinement", "bad")) == "caution"
     assert verdict(("probabilities", "bad"), ("few_labels", "good")) == "bad"
-    assert verdict(("probabilities", "unclear"), ("few_labels", "good"), ("posterior", "good")) == "unclear"
-    assert verdict(("probabilities", "good"), ("few_labels", "good"), ("posterior", "unclear")) == "good"
+    assert verdict(("probabilities", "unclear"), ("few_labels", "good"), ("simulation", "good")) == "unclear"
+    assert verdict(("probabilities", "good"), ("few_labels", "good"), ("simulation", "unclear")) == "good"
+    assert verdict(("probabilities", "good"), ("few_labels", "good"), ("width", "bad")) == "good"
 
 
 class Addresses(HTMLParser):

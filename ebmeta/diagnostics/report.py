@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["Diagnosis", "diagnose"]
 
 TEMPLATE = Path(__file__).with_name("report.html")
-DECISIVE = ("probabilities", "few_labels")  # what predictions stand or fall with; other checks can only add a caution
+DECISIVE = ("probabilities", "few_labels")  # what predictions stand or fall with
+CAUTIONS = ("refinement", "simulation")  # what can add a caution; the other checks are about weights, not predictions
+
 
 HEADLINES: dict[Status, str] = {
     "good": "You can rely on this model for tasks like these.",
@@ -56,9 +58,10 @@ class Diagnosis:
 
     @property
     def status(self) -> Status:
-        """The verdict: that of the decisive checks, and at best "caution" where another check is bad."""
+        """The verdict: that of the decisive checks, and at best "caution" where refinement or the posterior fails."""
         decisive = worst([c for c in self.checks if c.name in DECISIVE])
-        others = worst([c for c in self.checks if c.name not in DECISIVE])
+        others = worst([c for c in self.checks if c.name in CAUTIONS])
+
         return "caution" if decisive == "good" and others in ("caution", "bad") else decisive
 
     @property
@@ -70,7 +73,8 @@ class Diagnosis:
     def summary(self) -> str:
         """The verdict and its reasons, for readers who know none of the methods."""
         decisive = [c for c in self.checks if c.name in DECISIVE]
-        others = [c for c in self.checks if c.name not in DECISIVE and c.status in ("caution", "bad")]
+                others = [c for c in self.checks if c.name in CAUTIONS and c.status in ("caution", "bad")]
+
         parts = [self.headline, f"It was tried on {self.num_tasks} tasks whose answers are known."]
         parts += [c.finding for c in [*decisive, *others]]
         return " ".join(parts)
