@@ -19,7 +19,7 @@ def test_an_exact_posterior_moves_as_far_as_it_says():
 def test_both_moves_are_those_of_the_closed_form():
     batch = TASKS.sample(3).to(torch.float64)
     data = posterior_updates(exact(), batch)
-    x = torch.nn.functional.pad(batch.query_x, (0, 1), value=1.0)
+    x = torch.diag(torch.tensor([1.0, 2.0], dtype=torch.float64)).expand(3, 2, 2)  # prior deviations are 1 and 1/2
     few = TASKS.exact_posterior(batch, transductive=False)
     all_rows = TASKS.exact_posterior(batch.pooled(), transductive=False)
     (m, v), (after, left) = few.marginal(x), all_rows.marginal(x)

@@ -73,8 +73,7 @@ class Diagnosis:
     def summary(self) -> str:
         """The verdict and its reasons, for readers who know none of the methods."""
         decisive = [c for c in self.checks if c.name in DECISIVE]
-                others = [c for c in self.checks if c.name in CAUTIONS and c.status in ("caution", "bad")]
-
+        others = [c for c in self.checks if c.name in CAUTIONS and c.status in ("caution", "bad")]
         parts = [self.headline, f"It was tried on {self.num_tasks} tasks whose answers are known."]
         parts += [c.finding for c in [*decisive, *others]]
         return " ".join(parts)

@@ -4,9 +4,9 @@ With the query labels the posterior $q$ becomes $q^*$. If both are exact, what m
 
 $$ \mathbb E[m^* - m] = 0, \qquad \mathrm{Var}[m^* - m] = \mathbb E[v - v^*], $$
 
-for mean $m$ and variance $v$ of a linear predictor $\phi(x)^\top w$ under $q$, and $m^*$ and $v^*$ under $q^*$ (the law
-of total variance). Unlike simulation this needs no truth about the weights and no model of the inputs: the labels of
-real tasks will do, so that it asks about prior and likelihood too.
+for mean $m$ and variance $v$ of a weight under $q$, and $m^*$ and $v^*$ under $q^*$ (the law of total variance). Unlike
+simulation this needs no truth about the weights: the labels of real tasks will do, so that it asks about prior and
+likelihood too.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def posterior_updates(
         num_steps: refinement steps, $K$; those of training by default.
 
     Returns:
-        Over `step`: `spread`, the root of $\overline{(m^* - m)^2} / \overline{v - v^*}$, where the means run over the
-        linear predictors of all queries (and classes): 1 where widths are right, above 1 where the posterior is too
-        narrow, by about this factor; and its `spread_half_width` of a 95% interval over tasks (delta method). Over
-        `(step, task)`: `moved` and `expected`, the two means of each task. $q^*$ is $q_0$ given support and query
-        labels.
+        Over `step`: `spread`, the root of $\overline{(m^* - m)^2} / \overline{v - v^*}$, where means run over tasks,
+        classes and weights, each in units of its standard deviation under the prior: 1 where widths are right, above 1
+        where the posterior is too narrow, by about this factor; and its `spread_half_width` of a 95% interval over
+        tasks (delta method). Over `(step, task)`: `moved` and `expected`, the two means of each task. $q^*$ is $q_0$
+        given support and query labels.
 
 
     Raises:
@@ -64,11 +64,10 @@ def posterior_updates(
             before, after = model.infer(batch, num_steps), model.infer(batch.pooled(), 0)
             if not isinstance(before, Inference) or not isinstance(after, Inference):
                 raise ValueError("posterior_updates: expected one model, got an average over several")
-            inputs = before.x[:: before.num_levels]
-            loc, var = _marginal(after, 0, inputs)
-            real = (batch.query_mask.unsqueeze(-1) & batch.way_mask.unsqueeze(1)).to(loc.dtype)
+            loc, var = _weights(after, 0)
+            real = batch.way_mask.unsqueeze(1).to(loc.dtype).expand_as(loc)
             count = real.sum((1, 2))
-            parts = [_marginal(before, k, inputs) for k in range(len(before.path))]
+            parts = [_weights(before, k) for k in range(len(before.path))]
             moved.append(torch.stack([((loc - m).square() * real).sum((1, 2)) / count for m, _ in parts]))
             expected.append(torch.stack([((v - var) * real).sum((1, 2)) / count for _, v in parts]))
     data = xr.Dataset(
@@ -87,11 +86,14 @@ def posterior_updates(
     return data.assign_coords(step=np.arange(data.sizes["step"]), task=np.arange(data.sizes["task"]))
 
 
-def _marginal(inferred: Inference, k: int, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and variance of the linear predictors at `x` over noise levels, both of shape `(T, Q, C)`."""
-    levels = inferred.num_levels
-    loc, var = inferred.path[k].marginal(x.repeat_interleave(levels, 0))
-    if levels == 1:
+def _weights(inferred: Inference, k: int) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of the weights in units of the prior, over noise levels, both of shape `(T, P, C)`."""
+    one = inferred.prior[:1]
+    eye = torch.eye(one.loc.shape[-1], dtype=one.loc.dtype, device=one.loc.device).unsqueeze(0)
+    _, variance = one.marginal(eye)  # of the first task and class: the prior has one covariance
+    units = (eye / variance[:, :, :1].sqrt()).expand(len(inferred.x), -1, -1)
+    loc, var = inferred.path[k].marginal(units)
+    if inferred.num_levels == 1:
         return loc, var
     weight = inferred.log_weight.exp()[..., None, None]
     loc, var = (v.view(*inferred.log_weight.shape, *v.shape[1:]) for v in (loc, var))

@@ -143,7 +143,9 @@ def width(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int)
     status = interval(low, high, np.log(1 + SLIGHT), np.log(1 + FAR))
     wide = spread < 1
     status = "caution" if status == "bad" and wide else status
-    finding = f"With the labels of the unlabelled rows the model moved {spread:.2f} ± {half:.2f} times as far as it expected. "
+    finding = (
+        f"Told the labels of unlabelled rows, it moved {spread:.2f} ± {half:.2f} times as far as it expected. "
+    )
     if status == "good":
         finding += "Its own doubt about the task is what it should be."
     elif status == "unclear":
@@ -155,7 +157,7 @@ def width(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int)
         "Does it know how little it knows?",
         status,
         finding,
-        "A model that is right about its own doubt changes its mind by about as much as it said it might. This is about "
+        "A model that is right about its own doubt changes its mind by about as much as it said it might. This is on "
         "what it has learned of a task (its weights), not of its predictions, which the first check is about.",
         "" if status == "good" else "Use its predictions; do not read much into draws of its weights.",
         {
