@@ -216,12 +216,11 @@ def figures(folder: Path = FIGURES) -> None:
     every = posteriors(family)
     found = {k: simulation_based_calibration(model, simulator=family.simulate, posterior=every[k]) for k in names}
     with sns.axes_style("ticks"):
-        figure = Figure(figsize=(9.6, 5.6), layout="constrained")
+        figure = Figure(figsize=(8.8, 5.4), layout="constrained")
         for (key, title), ax in zip(names.items(), figure.subplots(2, 2, sharex=True, sharey=True).flat, strict=True):
-            ecdf_difference(found[key], ax=ax).set_title(title)
-            if key != "shifted":
-                ax.get_legend().remove()
-            ax.set(xlabel="", ylabel="")
+            ecdf_difference(found[key], ax=ax).set(title=title, xlabel="", ylabel="")
+            ax.get_legend().remove()
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", frameon=False)
         figure.supxlabel("posterior probability below the truth")
         figure.supylabel("share of tasks − expected")
         folder.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,7 @@ class SimulationCalibration:
     def p_values(self) -> xr.DataArray:
         """Exact p-value of uniformity of each quantity, not below 1e-12; dim `quantity`."""
         values = [uniformity_p_value(u) for u in self.pit.values]
-        return xr.DataArray(values, {"quantity": self.pit["quantity"]}, name="p_value")
+        return self.pit.isel(task=0, drop=True).copy(data=np.array(values)).rename("p_value")
 
     @property
     def p_value(self) -> float:
