@@ -89,7 +89,7 @@ def test_the_band_is_left_as_often_as_it_says(num_values):
     outside = ((share < band.low - 1e-9) | (share > band.high + 1e-9)).any(1)
     refused = np.array([uniformity_p_value(row) <= 0.1 for row in u[:400]])
     np.testing.assert_array_equal(refused, outside[:400])
-    achieved = {20: 0.0930, 60: 0.0994, 150: 0.0998}[num_values]  # the largest level up to 0.1 that counts allow
+    achieved = {20: 0.0930, 60: 0.0994, 150: 0.0977}[num_values]  # the largest level up to 0.1 that counts allow
     assert abs(outside.mean() - achieved) < 4.9 * np.sqrt(0.1 * 0.9 / 4000)
 
 
@@ -289,14 +289,14 @@ def test_noise_levels_of_tasks_are_mixed_over():
 
 
 def test_ragged_classes_without_support_pass_and_a_narrow_posterior_fails():
-    given = class_tasks(features=3)
+    given = class_tasks((3, 2), (1, 1), (3, 4), features=2)
     batch = replace(
         given,
         support_x=given.support_x[:, :0],
         support_mask=given.support_mask[:, :0],
         support_y=given.support_y[:, :0],
     )
-    model = EmpiricalBayes.classifier(3, num_steps=0)
+    model = EmpiricalBayes.classifier(2, num_steps=0)
     model.prior.log_scale.data.fill_(1.0)
     right = simulation_based_calibration(model, batch, num_tasks=300, num_draws=40, alpha=ALPHA)
     assert right.passed, right.table.to_dataframe()

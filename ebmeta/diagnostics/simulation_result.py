@@ -146,7 +146,9 @@ class SimulationCalibration:
         held = f"{float(self.coverage(np.array([MASS]))[0]):.1%} have the true weights inside its {MASS:.0%} region"
         low = self.p_value <= LEAST_SHOWN
         p = f"p < {LEAST_SHOWN:g}" if low else f"p = {self.p_value:.2g}"
-        test = f"{p} over {quantities} quantities; an exact posterior fails in at most {self.alpha:.0%} of such tests"
+        test = (
+            f"{p} over {quantities} quantities; an exact posterior fails in at most {100 * self.alpha:g}% of such tests"
+        )
         return f"The posterior {SENTENCES[self.verdict]}. Of {tasks:,} simulated tasks {held} ({test})."
 
     def __str__(self) -> str:
