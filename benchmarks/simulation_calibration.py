@@ -184,6 +184,7 @@ def cifar_fs(num_tasks: int = NUM_TASKS) -> dict[str, Any]:
     """Return calibration of the class weights, of q_0 (inputs given) and of q_K, which was trained on other tasks."""
     model, result = ebmeta.load(ROOT / "cache" / "balanced_2000"), {}
     scale = model.prior.log_scale.detach().exp()
+    result["weights_per_task"] = 5 * len(scale)
     result["prior_scale"] = {"median": float(scale.median()), "largest": float(scale.max())}
     for shots in (1, 5):
         kind = Kind(5, shots)
