@@ -1,7 +1,8 @@
 """Real grouped data: a new group with 1, 3, 5 or 10 labelled rows, ebmeta beside what a statistician would do.
 
-Ten splits by group; every method gets the same rows and features. Which likelihood ebmeta takes, and whether covariates
-of groups move its prior, is chosen on training groups of the first split, by the log score of held-out ones.
+Ten splits by group; every method gets the same rows and features. Which likelihood ebmeta takes, whether covariates of
+groups move its prior, and on which basis of the features it works, is chosen on training groups of the first split, by
+the log score of held-out ones. Where that is another basis than the one given, EM runs on it too.
 Resumable: each (set, method) is a piece. `python benchmarks/hierarchical_regression.py [--only SET ...]`
 """
 
@@ -10,12 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from common import RESULTS, write
-from groups.data import SETS, Groups, load, splits
+from groups.data import GIVEN, SETS, Groups, load, splits
 from groups.peers import PEERS
 from groups.scores import LEVELS, normal_scores, scores
 from tqdm import tqdm
@@ -43,14 +45,14 @@ def held_out_tasks(held: Groups, support: int, seed: int) -> list[Task]:
     return tasks
 
 
-def fitted(train: Groups, likelihood: str, covariates: bool, uncertain: bool = True) -> ebmeta.EmpiricalBayes:
-    """Fit a model by the evidence of all training rows, with or without the uncertainty of its parameters."""
+def fitted(train: Groups, likelihood: str, covariates: bool) -> ebmeta.EmpiricalBayes:
+    """Fit a model by the evidence of all training rows, with the uncertainty of its parameters."""
     group_X = train.covariates if covariates else None
     sampler = ebmeta.GroupSampler(train.X, train.y, train.groups, n_support=0, group_X=group_X)
     wide = 0 if group_X is None else group_X.shape[1]
     model = ebmeta.EmpiricalBayes.regressor(train.X.shape[1], likelihood, num_steps=0, num_covariates=wide).double()
-    ebmeta.fit_evidence(model, sampler, hyperprior=True, max_iterations=200 if uncertain else 60)
-    return ebmeta.propagate(model, sampler) if uncertain else model
+    ebmeta.fit_evidence(model, sampler, hyperprior=True, boundary=False)
+    return ebmeta.propagate(model, sampler)
 
 
 def score_model(model: ebmeta.EmpiricalBayes, tasks: list[Task]) -> list[dict[str, float]]:
@@ -73,31 +75,46 @@ def score_model(model: ebmeta.EmpiricalBayes, tasks: list[Task]) -> list[dict[st
     return out
 
 
-def choose(train: Groups) -> tuple[str, bool]:
-    """Return the likelihood and the use of covariates of the best log score at 3 support rows, on training groups."""
-    options = [(name, use) for name in LIKELIHOODS for use in (False, True) if not use or train.covariates is not None]
-    nll = np.zeros(len(options))
+def choose(train: Groups) -> tuple[str, bool, str]:
+    """Return likelihood, use of covariates and basis of the best log score at 3 support rows, on training groups.
+
+    Covariates and basis are chosen with normal noise, and the likelihood after them.
+    """
+    covariates = (False,) if train.covariates is None else (False, True)
+    options = [("normal", use, basis) for basis in (GIVEN, *train.bases) for use in covariates]
+    best = min(options, key=lambda option: held_out_nll(train, *option))
+    return min([(name, *best[1:]) for name in LIKELIHOODS], key=lambda option: held_out_nll(train, *option))
+
+
+@cache
+def held_out_nll(train: Groups, likelihood: str, covariates: bool, basis: str) -> float:
+    """Return the NLL at 3 support rows of held-out training groups, a mean over folds."""
+    nll = []
     for seed in range(FOLDS):
-        part, rest = splits(train, seed=99 + seed)
-        tasks = held_out_tasks(rest, 3, seed)
-        nll += [
-            np.mean([s["nll"] for s in score_model(fitted(part, *option, uncertain=False), tasks)])
-            for option in options
-        ]
-    return options[int(np.argmin(nll))]
+        part, rest = splits(train.on(basis), seed=99 + seed)
+        scored = score_model(fitted(part, likelihood, covariates), held_out_tasks(rest, 3, seed))
+        nll.append(np.mean([s["nll"] for s in scored]))
+    return float(np.mean(nll))
 
 
 def piece(name: str, method: str) -> dict[str, Any]:
     """Return the scores of one method on one set, a list over splits for each number of support rows."""
     data = load(name)
     option = choose(splits(data, 0)[0]) if method == "ebmeta" else None
-    out: dict[str, Any] = {} if option is None else {"likelihood": option[0], "covariates": option[1]}
+    chosen = () if option is None else zip(("likelihood", "covariates", "basis"), option, strict=True)
+    out: dict[str, Any] = dict(chosen)
+    basis = GIVEN if option is None else option[2]
+    if method == "em_basis":
+        basis = stored()[name]["ebmeta"]["basis"]
+        if basis == GIVEN:
+            return {}
+    data = data.on(basis)
     started = time.process_time()
     rows: dict[str, list[dict[str, float]]] = {str(s): [] for s in SUPPORT}
     for seed in range(SPLITS):
         train, held = splits(data, seed)
         unit = train.y.std()
-        model = fitted(train, *option) if option is not None else PEERS[method](train)
+        model = fitted(train, *option[:2]) if option is not None else PEERS[method](train)
         for support in SUPPORT:
             tasks = held_out_tasks(held, support, seed)
             if not tasks:

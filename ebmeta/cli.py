@@ -1,12 +1,11 @@
-"""The command line: demo, train, predict, evaluate.
+"""The command line: demo, train, predict, evaluate, diagnose.
 
-Every command takes `--json FILE` for a machine-readable result, and `--config FILE`, a TOML file with a
-table per command whose values lie under the flags. Errors are one line, with exit code 2.
+Every command takes `--json FILE` for a machine-readable result (`diagnose` always writes one), and `--config FILE`,
+a TOML file with a table per command whose values lie under the flags. Errors are one line, with exit code 2.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from ebmeta.sources import Tasks, sampler
 
 __all__ = ["app", "main"]
 
-COMMANDS = ("demo", "train", "predict", "evaluate")
+COMMANDS = ("demo", "train", "predict", "evaluate", "diagnose")
 
 
 def _version() -> str:
@@ -41,20 +40,11 @@ app.meta.group_parameters = cyclopts.Group("Common", sort_key=99)
 
 
 def _finish(result: dict[str, Any], json: Path | None) -> None:
-    from ebmeta.persist import to_json
+    from ebmeta.persist import strict, to_json
 
     if json is not None:
         _writable(json)
-        json.write_text(to_json(_strict(result)) + "\n", encoding="utf-8")
-
-
-def _strict(value: Any) -> Any:
-    """Turn numbers that JSON does not know (an interval of one task) into null."""
-    if isinstance(value, dict):
-        return {k: _strict(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_strict(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        json.write_text(to_json(strict(result)) + "\n", encoding="utf-8")
 
 
 def _writable(file: Path | None) -> None:
@@ -258,6 +248,41 @@ def evaluate(
             save_figure(reliability(scores), plots / "reliability.png")
     by_step = {str(n): v.values.round(6).tolist() for n, v in scores.items() if v.dims == ("step",)}
     _finish({"num_tasks": num_tasks, "seed": seed, **by_step}, json)
+
+
+@app.command
+def diagnose(
+    model: Path,
+    data: Path,
+    *,
+    output: Path = Path("diagnosis.html"),
+    tasks: Annotated[Tasks | None, Parameter(name="*")] = None,
+    num_tasks: int = 300,
+    seed: int = 0,
+    progress: bool = True,
+) -> None:
+    """Check whether a model can be trusted on tasks like those of a labelled file; write a page and its numbers.
+
+    Args:
+        model: folder of the model.
+        data: npz, CSV or parquet file of classes or groups that training has not seen.
+        output: the page, HTML; the numbers lie beside it, as JSON.
+        tasks: how rows become tasks; a model of groups in named columns knows the columns.
+        num_tasks: number of tasks.
+        seed: seed of tasks and draws.
+        progress: show a progress bar.
+    """
+    from ebmeta.diagnostics import diagnose as check
+    from ebmeta.persist import load, load_encoder
+
+    _writable(output)
+    if output.suffix != ".html":
+        raise ValueError(f"{output}: expected a file of type .html, got {output.suffix or 'none'}")
+    source = sampler(data, tasks or Tasks(), seed, load_encoder(model))
+    found = check(load(model), source, num_tasks, seed=seed, progress=progress)
+    found.save(output)
+    print(found.summary)
+    print(f"{output}: {len(found.checks)} checks in {found.seconds:.0f} s; numbers in {output.with_suffix('.json')}")
 
 
 @app.meta.default

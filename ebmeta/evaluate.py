@@ -34,7 +34,7 @@ from ebmeta.predict import marginals, predict
 from ebmeta.sampling import TaskSampler
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["calibration_error", "evaluate", "reliability_bins", "table", "task_batches"]
+__all__ = ["calibration_error", "evaluate", "reliability_bins", "table", "task_batches", "task_scores"]
 
 #: The parts of the Brier score, which add up to it: first minus second plus third.
 PARTS = {
@@ -84,7 +84,7 @@ def evaluate(
     Raises:
         ValueError: if the tasks are unlabelled or do not fit the model.
     """
-    parts = [_scores(model, batch, num_steps) for batch in task_batches(tasks, num_tasks)]
+    parts = [task_scores(model, batch, num_steps) for batch in task_batches(tasks, num_tasks)]
     data = xr.concat(parts, "task", join="outer") if len(parts) > 1 else parts[0]
     data = data.assign_coords(task=np.arange(data.sizes["task"]))
     out: dict[str, xr.DataArray] = {}
@@ -134,8 +134,22 @@ def table(evaluation: xr.Dataset) -> str:
     return "\n".join(lines)
 
 
-def _scores(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None) -> xr.Dataset:
-    """Return the metrics of every task, and the top labels of every query."""
+def task_scores(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None = None) -> xr.Dataset:
+    """Return the metrics of every task after every refinement step, and the top labels of every query.
+
+    Args:
+        model: the model.
+        batch: $T$ labelled tasks.
+        num_steps: refinement steps, $K$; those of training by default.
+
+    Returns:
+        Over `(step, task)`: `nll` in nats per query, and `accuracy` and `brier`, or `squared_error` and, where there is
+        a cdf, `coverage` of central 90% intervals, each a mean over queries. For classes also what `evaluate` makes
+        calibration errors of.
+
+    Raises:
+        ValueError: if the tasks are unlabelled or do not fit the model.
+    """
     if batch.query_y is None:
         raise ValueError("evaluate: expected query labels, got unlabelled tasks")
     mask = xr.DataArray(batch.query_mask.cpu().numpy(), dims=("task", "query"))

@@ -47,24 +47,33 @@ class EvidenceFit:
         model: the fitted model.
         log_evidence: $\sum_t \log p_\psi(y_t)$ in nats, without the hyperprior.
         scales: standard deviation $s_p$ of every weight over groups, shape `(P,)`, in units of the model.
-        gain: log evidence lost in nats, where $s_p$ is held at 0 and all else is fitted anew, shape `(P,)`.
+        gain: log evidence lost in nats, where $s_p$ is held at 0 and all else is fitted anew, shape `(P,)`; None where
+            that was not asked for.
         converged: whether the optimiser says that it has.
     """
 
     model: EmpiricalBayes
     log_evidence: float
     scales: Tensor
-    gain: Tensor
+    gain: Tensor | None
     converged: bool
 
     @property
     def at_boundary(self) -> list[int]:
-        """Weights whose standard deviation over groups the data cannot tell from 0; see `boundary_threshold`."""
+        """Weights whose standard deviation over groups the data cannot tell from 0; see `boundary_threshold`.
+
+        Raises:
+            ValueError: if the fit was made with `boundary=False`.
+        """
+        if self.gain is None:
+            raise ValueError("at_boundary: expected a fit with boundary=True, got one that did not look")
         return [int(p) for p in (self.gain < boundary_threshold(len(self.gain))).nonzero().flatten()]
 
     def __str__(self) -> str:
         """Return the finding in words."""
         head = f"log evidence {self.log_evidence:.2f} nats"
+        if self.gain is None:
+            return head
         found = self.at_boundary
         if not found:
             return f"{head}; every weight differs between groups beyond doubt"
@@ -83,6 +92,7 @@ def fit_evidence(
     tasks: GroupSampler | TaskBatch,
     *,
     hyperprior: bool | Hyperprior = False,
+    boundary: bool = True,
     num_draws: int = 16,
     max_iterations: int = 500,
     seed: int = 0,
@@ -97,6 +107,7 @@ def fit_evidence(
         tasks: groups; every row counts as labelled.
         hyperprior: True to keep every standard deviation of the prior off 0 (see above), or a function of the model
             that returns a log density of its parameters as they are (scales and noise by their logarithm).
+        boundary: find out which spreads the data cannot tell from 0, by another fit for each weight.
         num_draws: draws of the importance-weighted bound, for likelihoods that are not normal.
         max_iterations: of the optimiser.
         seed: seed of those draws.
@@ -121,7 +132,10 @@ def fit_evidence(
     converged = evidence.maximise(max_iterations)
     with torch.no_grad():
         reached, scales = evidence.log_evidence().item(), _scales(model.prior)
-    gain = torch.tensor([reached - evidence.without(p, max_iterations) for p in range(len(scales))], dtype=scales.dtype)
+    gain = None
+    if boundary:
+        without = [evidence.without(p, max_iterations) for p in range(len(scales))]
+        gain = reached - torch.tensor(without, dtype=scales.dtype)
     model.to(dtype)
     return EvidenceFit(model, reached, scales, gain, converged)
 

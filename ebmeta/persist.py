@@ -8,6 +8,7 @@ replaced whole, so an interrupted write leaves the old ones.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from ebmeta.frames import FrameEncoder
 from ebmeta.model import EmpiricalBayes
 
-__all__ = ["load", "load_encoder", "load_tensors", "read_tensors", "save", "to_json", "write_tensors"]
+__all__ = ["load", "load_encoder", "load_tensors", "read_tensors", "save", "strict", "to_json", "write_tensors"]
 
 FORMAT_VERSION = 1
 
@@ -66,6 +67,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def to_json(value: Any) -> str:
     """Return strict JSON; NumPy numbers become plain ones."""
     return json.dumps(value, indent=2, default=lambda number: number.item(), allow_nan=False)
+
+
+def strict(value: Any) -> Any:
+    """Turn numbers that JSON does not know (an interval of one task) into null, and tuples into lists.
+
+    Examples:
+        >>> strict({"half_width": [float("inf"), 1.0]})
+        {'half_width': [None, 1.0]}
+    """
+    if isinstance(value, dict):
+        return {k: strict(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _replace(path: Path, content: bytes) -> None:

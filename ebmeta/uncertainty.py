@@ -7,7 +7,9 @@ $$ \psi_s \sim t_5(\hat\psi, H^{-1}), \qquad
 
 and $S$ of them are kept by systematic resampling with weights of what the approximation gets wrong,
 
-$$ v_s \propto \frac{h(\psi_s) \prod_t p_{\psi_s}(y_t)}{t_5(\psi_s; \hat\psi, H^{-1})}. $$
+$$ v_s \propto \frac{h(\psi_s) \prod_t p_{\psi_s}(y_t)}{t_5(\psi_s; \hat\psi, H^{-1})}, $$
+
+flattened where a few of them would outweigh all others (`temper`).
 
 For a new group each member counts by the evidence of its support set, $p_{\psi_s}(y^s)$. $h$ is the hyperprior of
 `ebmeta.evidence`, as a density of $\log s_p$: a nearly flat prior of the standard deviation $s_p$.
@@ -27,7 +29,7 @@ from ebmeta.inference import Inference, MixtureInference
 from ebmeta.model import EmpiricalBayes
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["PriorEnsemble", "propagate"]
+__all__ = ["PriorEnsemble", "propagate", "temper"]
 
 DEAD = 1e-9  # curvature of a parameter that nothing depends on, relative to the largest
 CANDIDATES = 8  # for each member
@@ -117,7 +119,7 @@ def propagate(
     draws[:, alive] += (noise / values.sqrt()) @ vectors.T
     log_proposal = -(FREEDOM + size) / 2 * torch.log1p(noise.square().sum(1) / FREEDOM)
     log_ratio = torch.tensor([-evidence.value(d) for d in draws], dtype=torch.float64) - log_proposal
-    reached = torch.softmax(torch.where(log_ratio.isfinite(), log_ratio, -math.inf), 0).cumsum(0)
+    reached = temper(log_ratio, num_draws / 2).cumsum(0)
     combs = (torch.arange(num_draws, dtype=torch.float64) + 0.5) / num_draws
     chosen = torch.searchsorted(reached, combs).clamp(max=len(draws) - 1)
     kept, counts = torch.unique(chosen, return_counts=True)
@@ -126,3 +128,43 @@ def propagate(
         evidence.write(d)
         members.append(copy.deepcopy(work).to(dtype).eval())
     return PriorEnsemble(model, members, (counts / num_draws).log().to(dtype), new_groups)
+
+
+def temper(log_ratio: Tensor, least: float) -> Tensor:
+    r"""Return weights $\propto v_s^\alpha$ with the largest $\alpha \le 1$ whose effective number is at least `least`.
+
+    $$ S_\mathrm{eff}(\alpha) = \frac{(\sum_s v_s^\alpha)^2}{\sum_s v_s^{2 \alpha}} $$
+
+    With many parameters a few ratios outweigh all others by chance, and a sample that they decide knows no uncertainty;
+    at $\alpha = 0$ the weights are those of the normal approximation alone.
+
+    Args:
+        log_ratio: $\log v_s$ up to a constant, shape `(S,)`; what is not finite has no weight.
+        least: effective number, at most the number of finite ratios.
+
+    Returns:
+        Weights that sum to one, shape `(S,)`.
+
+    Source: Koblents and Miguez 2015, A population Monte Carlo scheme with transformed weights.
+
+    Examples:
+        >>> temper(torch.tensor([0.0, 0.0, 1.0]), 2.0).round(decimals=3)  # enough as they are
+        tensor([0.2120, 0.2120, 0.5760])
+        >>> weights = temper(torch.tensor([0.0, 1.0, 100.0]), 2.0)
+        >>> bool((1 / weights.square().sum()).isclose(torch.tensor(2.0), atol=1e-3))
+        True
+    """
+    log_ratio = torch.where(log_ratio.isfinite(), log_ratio, -math.inf)
+    least = min(least, float(log_ratio.isfinite().sum()))
+
+    def weights(power: float) -> Tensor:
+        return torch.softmax(torch.where(log_ratio.isfinite(), power * log_ratio, -math.inf), 0)
+
+    low, high = 0.0, 1.0
+    if 1 / float(weights(1.0).square().sum()) >= least:
+        return weights(1.0)
+    for _ in range(50):
+        middle = (low + high) / 2
+        enough = 1 / float(weights(middle).square().sum()) >= least
+        low, high = (middle, high) if enough else (low, middle)
+    return weights(low)

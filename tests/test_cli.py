@@ -239,7 +239,7 @@ def test_configuration_lies_under_the_flags(files, tmp_path, capsys):
     assert "taks" in refused(capsys, *task, "--config", config)
     assert "expected a TOML file, found none" in refused(capsys, *task, "--config", tmp_path / "absent.toml")
     config.write_text("[evalute]\nseed = 1\n")
-    assert "expected tables among demo, train, predict, evaluate, got evalute" in refused(
+    assert "expected tables among demo, train, predict, evaluate, diagnose, got evalute" in refused(
         capsys, *task, "--config", config
     )
     config.write_text("[evaluate\n")
@@ -347,3 +347,19 @@ def test_a_real_process():
     )
     assert failed.returncode == 2
     assert failed.stderr == "ebmeta: error: absent: expected a model folder with config.json, found none\n"
+
+
+def test_diagnose_writes_page_and_numbers(files, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    arguments = ["--num-tasks", 20, "--n-way", 3, "--output", page, "--no-progress"]
+    assert run("diagnose", files / "model", files / "new.csv", *arguments) == 0
+    found = json.loads(page.with_suffix(".json").read_text())
+    assert capsys.readouterr().out.startswith(found["summary"])
+    assert found["summary"].split(".")[0] in page.read_text()
+    frame = pd.read_csv(files / "new.csv")
+    tasks = ebmeta.EpisodeSampler(frame.drop(columns="y").to_numpy(np.float32), frame["y"], 3)
+    scores = ebmeta.evaluate(ebmeta.load(files / "model"), tasks, 20)
+    assert found["checks"]["probabilities"]["numbers"]["accuracy"] == pytest.approx(float(scores["accuracy"][-1]))
+    command = ("diagnose", files / "model", files / "new.csv", "--output")
+    assert "expected a file of type .html" in refused(capsys, *command, tmp_path / "page.pdf")
+    assert "expected an existing folder" in refused(capsys, *command, tmp_path / "nowhere" / "page.html")

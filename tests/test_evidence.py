@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from builders import close, number_tasks, real_tasks
 
 import ebmeta
 from ebmeta import EmpiricalBayes, GroupSampler, TaskBatch, conjugate
+from ebmeta.uncertainty import temper
 from ebmeta.units import in_units
 
 
@@ -149,3 +152,27 @@ def test_a_binomial_model_is_fitted_on_its_sizes():
 def test_bad_counts_of_draws(ensemble):
     with pytest.raises(ValueError, match="num_draws: expected at least 1, got 0"):
         ebmeta.propagate(ensemble.members[0], real_tasks(features=1), num_draws=0)
+
+
+def test_a_fit_may_leave_the_boundary_alone():
+    X, y, group = one_way(groups=5, rows=4)
+    model = EmpiricalBayes.regressor(1, num_steps=0).double()
+    found = ebmeta.fit_evidence(model, GroupSampler(X, y, group, n_support=1), boundary=False)
+    again = ebmeta.fit_evidence(copy.deepcopy(model), GroupSampler(X, y, group, n_support=1))
+    assert found.log_evidence == pytest.approx(again.log_evidence, abs=1e-4)
+    assert str(found) == f"log evidence {found.log_evidence:.2f} nats"
+    with pytest.raises(ValueError, match="expected a fit with boundary=True"):
+        _ = found.at_boundary
+
+
+def test_a_few_ratios_do_not_decide_a_sample():
+    log_ratio = torch.tensor([0.0, -1.0, 40.0, -torch.inf, torch.nan, 38.0], dtype=torch.float64)
+    weights = temper(log_ratio, 3.0)
+    close(1 / weights.square().sum(), torch.tensor(3.0, dtype=torch.float64), 1e-6)
+    assert weights[3] == weights[4] == 0
+    power = (weights[2] / weights[0]).log() / 40
+    close(weights[2].log() - weights[5].log(), 2 * power, 1e-9)
+    even = torch.tensor([0.1, 0.0, 0.2], dtype=torch.float64)
+    close(temper(even, 2.0), torch.softmax(even, 0))  # enough as they are
+    two = torch.tensor([0.0, 50.0], dtype=torch.float64)
+    close(temper(two, 5.0), torch.full((2,), 0.5, dtype=torch.float64), 1e-6)  # no more than there are

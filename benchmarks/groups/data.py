@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 from common import data_folder
+from sklearn.preprocessing import SplineTransformer
 
-__all__ = ["SETS", "Groups", "load", "splits"]
+__all__ = ["GIVEN", "SETS", "Groups", "load", "splits"]
+
+GIVEN = "given"
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,12 +24,14 @@ class Groups:
         y: labels in their own units, shape `(N,)`.
         groups: group of each row, shape `(N,)`.
         covariates: those of the group of each row's group, shape `(N, G)`, or None.
+        bases: other features that stand for the same ones, by name, each of shape `(N, D')`.
     """
 
     X: np.ndarray
     y: np.ndarray
     groups: np.ndarray
     covariates: np.ndarray | None = None
+    bases: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def rows(self, chosen: np.ndarray) -> Groups:
         """Return some rows."""
@@ -35,7 +40,12 @@ class Groups:
             self.y[chosen],
             self.groups[chosen],
             None if self.covariates is None else self.covariates[chosen],
+            {name: features[chosen] for name, features in self.bases.items()},
         )
+
+    def on(self, basis: str) -> Groups:
+        """Return the same rows with the features of a basis, or as they are given."""
+        return self if basis == GIVEN else replace(self, X=self.bases[basis])
 
 
 def _read(name: str) -> pd.DataFrame:
@@ -58,20 +68,23 @@ def _oxboys() -> Groups:
 
 
 def _growth() -> Groups:
-    """Height over age: natural powers of age up to 5, in units of ten years."""
+    """Height over age: natural powers of age up to 5, in units of ten years; or cubic splines with nine knots."""
     f = _read("berkeley_growth")
     age = f.age.to_numpy() / 10 - 1
     sex = (f.sex == "m").to_numpy(float)[:, None]
-    return Groups(np.stack([age**k for k in range(1, 6)], 1), f.height_cm.to_numpy(), f.child.to_numpy(), sex)
+    splines = SplineTransformer(9, include_bias=False).fit_transform(age[:, None])
+    powers = np.stack([age**k for k in range(1, 6)], 1)
+    return Groups(powers, f.height_cm.to_numpy(), f.child.to_numpy(), sex, {"splines": splines})
 
 
 def _weather() -> Groups:
-    """Temperature of every fifth day: two harmonics of the year."""
+    """Temperature of every fifth day: two harmonics of the year; or three."""
     f = _read("canadian_weather")
     f = f[f.day % 5 == 0]
     phase = 2 * np.pi * f.day.to_numpy() / 365
-    X = np.stack([g(k * phase) for k in (1, 2) for g in (np.sin, np.cos)], 1)
-    return Groups(X, f.temp_C.to_numpy(), f.station.to_numpy(), f[["lat_N", "long_W"]].to_numpy(float))
+    X = np.stack([g(k * phase) for k in (1, 2, 3) for g in (np.sin, np.cos)], 1)
+    place = f[["lat_N", "long_W"]].to_numpy(float)
+    return Groups(X[:, :4], f.temp_C.to_numpy(), f.station.to_numpy(), place, {"3 harmonics": X})
 
 
 def _radon() -> Groups:

@@ -126,6 +126,7 @@ PEERS: dict[str, Callable[[Groups], Predict]] = {
     "pooled": pooled,
     "own": own,
     "em": em,
+    "em_basis": em,
     "mixedlm": mixed,
     "gp": gaussian_process,
 }

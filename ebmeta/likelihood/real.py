@@ -15,6 +15,8 @@ from ebmeta.likelihood.scalar import ScalarLikelihood
 
 __all__ = ["Normal", "NormalPerTask", "StudentT"]
 
+FARTHEST = 8.0  # log factor between a task's noise and the typical one: beyond it nothing is told apart
+
 LOG_PRECISIONS = (-18.0, 4.0, 96)  # grid of log u over which a Student-t is a mixture of normals
 
 
@@ -144,7 +146,7 @@ class NormalPerTask(Normal):
         out = super().dispersion(given)
         if given is None or given.level is None:
             return out
-        return out * torch.exp(2 * self.log_ratio.exp() * given.level)[..., None, None]
+        return out * torch.exp(2 * (self.log_ratio.exp() * given.level).clamp(-FARTHEST, FARTHEST))[..., None, None]
 
 
 class StudentT(_Located):

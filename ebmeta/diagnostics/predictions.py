@@ -1,0 +1,260 @@
+r"""Checks of predictions against labels: are probabilities right, do the few labels help, do unlabelled rows help.
+
+A task is the unit of sampling: every interval is over tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ebmeta.calibration import Z95, calibration_interval
+from ebmeta.diagnostics.check import ORDER, Check, Status, interval
+from ebmeta.evaluate import task_scores
+from ebmeta.model import EmpiricalBayes
+from ebmeta.plots import reliability
+from ebmeta.predict import marginals
+from ebmeta.tasks import TaskBatch
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["few_labels", "pit", "pit_histogram", "probabilities"]
+
+NEAR, FAR = 0.03, 0.08  # of a probability: what does no harm, and what does much
+LEVEL = 0.9  # of the intervals whose coverage is counted
+BINS = 10
+
+
+def probabilities(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0) -> Check:
+    """Check whether predicted probabilities are right: confidence against accuracy, or coverage of 90% intervals.
+
+    Args:
+        model: the model.
+        batches: labelled tasks.
+        seed: seed of the bootstrap, and of the ties of counts.
+
+    Raises:
+        ValueError: if tasks are unlabelled or do not fit the model.
+    """
+    if model.likelihood.categorical:
+        return _confidence(model, batches, seed)
+    return _coverage(model, batches, seed)
+
+
+def _confidence(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int) -> Check:
+    data = xr.concat([task_scores(model, b)[["confidence", "correct"]] for b in batches], "task", join="outer")
+    steps = [(data["confidence"].values[k], data["correct"].values[k]) for k in range(data.sizes["step"])]
+    ece = [calibration_interval(*pair, seed=seed) for pair in steps]
+    error, (confidence, correct) = ece[-1], steps[-1]
+    gap, half = _mean(np.nanmean(confidence - correct, 1))
+    said, right = float(np.nanmean(confidence)), float(np.nanmean(correct))
+    where = "too sure of itself" if gap > 0 else "too modest"
+    of_ece = interval(error.value - error.half_width, error.value + error.half_width, 1.5 * NEAR, 1.5 * FAR)
+    status = _safe(max(interval(gap - half, gap + half, NEAR, FAR), of_ece, key=ORDER.index), gap < 0)
+    finding = (
+        f"On average the model gave its best guess a probability of {said:.1%}, and it was right in {right:.1%} of "
+        f"cases (difference {gap:+.1%} ± {half:.1%}). "
+    )
+    if status == "good":
+        little = f"It is a little {where}, by less than matters. " if abs(gap) > half else ""
+        finding += f"{little}Its probabilities can be taken at face value; the calibration error is {error.value:.3f}."
+    elif status == "unclear":
+        finding += "There are too few tasks to tell whether its probabilities are right."
+    else:
+        finding += f"It is {where}; the calibration error is {error.value:.3f}."
+    axes = reliability(data.assign(ece=("step", [e.value for e in ece])))
+    return Check(
+        "probabilities",
+        "Are its probabilities right?",
+        status,
+        finding,
+        "Of all predictions made with a probability of 80%, about 80% should be right. The calibration error is the "
+        "average distance from that, over all probabilities.",
+        _advice(status, "probabilities", gap > 0),
+        {
+            "mean_confidence": said,
+            "accuracy": right,
+            "difference": gap,
+            "difference_half_width": half,
+            "ece": error.value,
+            "ece_half_width": error.half_width,
+        },
+        axes.get_figure(root=True),
+        "How often the model was right, against how sure it was. On the dashed line the two agree.",
+    )
+
+
+def _coverage(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int) -> Check:
+    u = pit(model, batches, seed)
+    inside = np.where(np.isnan(u), np.nan, (u >= (1 - LEVEL) / 2) & (u <= (1 + LEVEL) / 2))
+    held, half = _mean(np.nanmean(inside, 1))
+    tilt, tilt_half = _mean(np.nanmean(u, 1) - 0.5)
+    status = _safe(interval(held - LEVEL - half, held - LEVEL + half, NEAR, FAR), held > LEVEL)
+    finding = f"Intervals that should hold 90% of the labels held {held:.1%} ± {half:.1%}. "
+    if status == "good":
+        finding += "They can be taken at face value."
+    elif status == "unclear":
+        finding += "There are too few tasks to tell whether they are right."
+    else:
+        finding += "They are too narrow." if held < LEVEL else "They are wider than need be."
+    if abs(tilt) > max(tilt_half, NEAR):
+        finding += f" Labels tend to be {'above' if tilt > 0 else 'below'} the middle of what is predicted."
+    axes = pit_histogram(u)
+    return Check(
+        "probabilities",
+        "Are its intervals right?",
+        status,
+        finding,
+        "Of all 90% intervals, about 90% should hold the label. The picture asks the same of every tenth of the "
+        "predicted range, not of the interval alone.",
+        _advice(status, "intervals", held < LEVEL),
+        {"coverage": held, "coverage_half_width": half, "mean_pit": tilt + 0.5, "mean_pit_half_width": tilt_half},
+        axes.get_figure(root=True),
+        "How often labels fall into each tenth of what was predicted. All bars should reach the dashed line: high ends "
+        "mean intervals too narrow, a high middle too wide, a slope a bias.",
+    )
+
+
+def _safe(status: Status, modest: bool) -> Status:
+    """Modesty wastes information and misleads nobody: it is never worse than "caution"."""
+    return "caution" if status == "bad" and modest else status
+
+
+def _advice(status: str, what: str, narrow: bool) -> str:
+    if status == "good":
+        return ""
+    if status == "unclear":
+        return "Give more tasks (--num-tasks, or a larger file)."
+    if not narrow:
+        return f"The {what} err on the safe side. Longer training, or training on tasks more like these, sharpens them."
+    return (
+        "Train on tasks more like these, with validation tasks of other classes or groups; or raise --beta, which "
+        f"keeps posteriors closer to the prior. With few training groups use propagate. Until then read the {what} as "
+        "a ranking."
+    )
+
+
+def few_labels(model: EmpiricalBayes, batches: Sequence[TaskBatch]) -> Check:
+    """Check whether the labels of a task make its predictions better than knowing nothing of the task.
+
+    Args:
+        model: the model.
+        batches: labelled tasks.
+
+    Raises:
+        ValueError: if tasks are unlabelled or do not fit the model.
+    """
+    scores = [task_scores(model, b) for b in batches]
+    nll = np.concatenate([s["nll"].isel(step=-1).values for s in scores])
+    if model.likelihood.categorical:
+        blind = np.concatenate([b.way_mask.sum(1).double().log().cpu().numpy() for b in batches])
+        right, chance = np.mean(np.concatenate([s["accuracy"].isel(step=-1).values for s in scores])), np.exp(-blind)
+        typical = f"Its best guess is right in {right:.1%} of cases, where guessing would be in {chance.mean():.1%}"
+        what = "guessing gives it"
+    else:
+        without = [task_scores(model, _without_labels(b)).isel(step=0) for b in batches]
+        blind = np.concatenate([s["nll"].values for s in without])
+        error, blind_error = (
+            np.mean(np.concatenate([s["squared_error"].values for s in parts])) ** 0.5
+            for parts in ([s.isel(step=-1) for s in scores], without)
+        )
+        typical = f"Its typical error is {error:.3g}, against {blind_error:.3g} without the task's labels"
+        what = "it gives without them"
+    gain, half = _mean(blind - nll)
+    status: Status = "good" if gain - half > 0 else "bad" if gain + half < 0 else "unclear"
+    times = f"{np.exp(gain):.2f}" if gain < 5 else f"{np.exp(gain):.0f}"
+    finding = f"{typical}; to what came true it gives {times} times the probability that {what}."
+    if not any(bool(b.support_mask.any()) for b in batches):
+        status, finding = "unclear", "The tasks have no labelled rows, so there is nothing to learn from."
+    return Check(
+        "few_labels",
+        "Do a task's few labels help?",
+        status,
+        finding,
+        "Factors are averaged over rows by their logarithm, the gain in log score (nats per row). 1 would be no gain.",
+        ""
+        if status == "good"
+        else "Tasks may differ less, or in other ways, than those of training; see the next checks.",
+        {"nll": float(np.mean(nll)), "nll_without": float(np.mean(blind)), "gain": gain, "gain_half_width": half},
+    )
+
+
+def _without_labels(batch: TaskBatch) -> TaskBatch:
+    names = ("support_x", "support_y", "support_mask", "support_size")
+    empty = {name: None if (v := getattr(batch, name)) is None else v[:, :0] for name in names}
+    return replace(batch, **empty)  # type: ignore[arg-type]  # a table of tensors and None
+
+
+def pit(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0) -> np.ndarray:
+    r"""Return the probability integral transform of every query label under $q_K$: uniform where calibrated.
+
+    $$ u_i = P(\tilde y_i < y_i) + v_i P(\tilde y_i = y_i), \qquad v_i \sim U(0, 1) $$
+
+    Args:
+        model: a model of labels that are numbers.
+        batches: labelled tasks.
+        seed: seed of $v_i$, which matters for counts alone.
+
+    Returns:
+        $u$, shape `(T, Q)`; NaN where padded.
+
+    Raises:
+        ValueError: if tasks are unlabelled, labels are classes, or the likelihood has no cdf.
+    """
+    rng, parts = np.random.default_rng(seed), []
+    for batch in batches:
+        if batch.query_y is None:
+            raise ValueError("pit: expected query labels, got unlabelled tasks")
+        chunks, start = marginals(model, batch), 0
+        for chunk in chunks:
+            inferred = chunk.inferred
+            rows = slice(start, start := start + len(inferred.log_weight))
+            y = batch.query_y[rows].to(inferred.x)
+            with torch.no_grad():
+                high = inferred.cdf(-1, y)
+                low = inferred.cdf(-1, y - 1) if getattr(model.likelihood, "discrete", False) else high
+            u = low + torch.from_numpy(rng.random(y.shape)).to(high) * (high - low)
+            parts.append(torch.where(batch.query_mask[rows].to(u.device), u, torch.nan).cpu().double().numpy())
+    widest = max(part.shape[1] for part in parts)
+    return np.concatenate([np.pad(p, ((0, 0), (0, widest - p.shape[1])), constant_values=np.nan) for p in parts])
+
+
+def pit_histogram(u: np.ndarray, ax: Axes | None = None) -> Axes:
+    """Plot how often labels fall into each tenth of the predicted range, with 95% intervals over tasks.
+
+    Args:
+        u: what `pit` returned, shape `(T, Q)`.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes.
+    """
+    import seaborn as sns
+    from matplotlib.figure import Figure
+
+    if ax is None:
+        ax = Figure(figsize=(4.8, 3.4), layout="constrained").subplots()
+    tenth = np.where(np.isnan(u), -1, np.minimum(np.floor(np.nan_to_num(u) * BINS), BINS - 1))
+    rows = (tenth >= 0).sum(1)
+    share = np.stack([(tenth == b).sum(1) for b in range(BINS)], 1)
+    mean = share.sum(0) / rows.sum()
+    spread = (share - mean * rows[:, None]).std(0, ddof=1) * len(u) ** 0.5 / rows.sum() if len(u) > 1 else 0 * mean
+    centre = (np.arange(BINS) + 0.5) / BINS
+    ax.bar(centre, mean, width=0.9 / BINS, color=sns.color_palette("deep")[0], alpha=0.7)
+    ax.errorbar(centre, mean, Z95 * spread, fmt="none", color="0.3", linewidth=1)
+    ax.axhline(1 / BINS, color="0.5", linestyle="--", linewidth=1)
+    ax.set(xlabel="place of the label in what was predicted", ylabel="share of labels", xlim=(0, 1))
+    sns.despine(ax=ax)
+    return ax
+
+
+def _mean(values: np.ndarray) -> tuple[float, float]:
+    """Return the mean over tasks and the half width of its 95% interval."""
+    half = Z95 * values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.inf
+    return float(values.mean()), float(half)

@@ -1,0 +1,167 @@
+"""The report: all checks of a model on labelled tasks, a verdict in plain words, HTML and JSON."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from ebmeta.diagnostics.check import Check, Status, worst
+from ebmeta.diagnostics.predictions import few_labels, probabilities
+from ebmeta.evaluate import task_batches
+from ebmeta.model import EmpiricalBayes
+from ebmeta.persist import strict, to_json
+from ebmeta.sampling import TaskSampler
+from ebmeta.tasks import TaskBatch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Diagnosis", "diagnose"]
+
+TEMPLATE = Path(__file__).with_name("report.html")
+DECISIVE = ("probabilities", "few_labels")  # what predictions stand or fall with; other checks can only add a caution
+
+HEADLINES: dict[Status, str] = {
+    "good": "You can rely on this model for tasks like these.",
+    "unclear": "Too little data to tell whether this model can be relied on.",
+    "caution": "Use this model with care.",
+    "bad": "Do not rely on this model for tasks like these.",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosis:
+    """What the checks of a model say together.
+
+    Args:
+        checks: the checks, the most important first.
+        model: what the model is, by name.
+        num_tasks: tasks that it was checked on.
+        seconds: wall time of the checks.
+    """
+
+    checks: tuple[Check, ...]
+    model: dict[str, Any]
+    num_tasks: int
+    seconds: float
+
+    @property
+    def status(self) -> Status:
+        """The verdict: that of the decisive checks, and at best "caution" where another check is bad."""
+        decisive = worst([c for c in self.checks if c.name in DECISIVE])
+        others = worst([c for c in self.checks if c.name not in DECISIVE])
+        return "caution" if decisive == "good" and others in ("caution", "bad") else decisive
+
+    @property
+    def headline(self) -> str:
+        """The verdict in one sentence."""
+        return HEADLINES[self.status]
+
+    @property
+    def summary(self) -> str:
+        """The verdict and its reasons, for readers who know none of the methods."""
+        decisive = [c for c in self.checks if c.name in DECISIVE]
+        others = [c for c in self.checks if c.name not in DECISIVE and c.status in ("caution", "bad")]
+        parts = [self.headline, f"It was tried on {self.num_tasks} tasks whose answers are known."]
+        parts += [c.finding for c in [*decisive, *others]]
+        return " ".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all but the pictures, for JSON."""
+        return {
+            "status": self.status,
+            "summary": self.summary,
+            "model": self.model,
+            "num_tasks": self.num_tasks,
+            "seconds": round(self.seconds, 1),
+            "checks": {
+                c.name: {"question": c.question, "status": c.status, "finding": c.finding, "numbers": dict(c.numbers)}
+                for c in self.checks
+            },
+        }
+
+    def to_html(self) -> str:
+        """Return one self-contained page: no file or address beside it is needed."""
+        import jinja2
+
+        environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+        pictures = {c.name: picture(c.figure) for c in self.checks if c.figure is not None}
+        page = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+        return page.render(diagnosis=self, pictures=pictures, words=WORDS, number=_number, version=version("ebmeta"))
+
+    def save(self, path: Path) -> None:
+        """Write the page to a file, and the numbers beside it with the ending `.json`.
+
+        Raises:
+            OSError: if a file cannot be written.
+        """
+        path.write_text(self.to_html(), encoding="utf-8")
+        path.with_suffix(".json").write_text(to_json(strict(self.to_dict())) + "\n", encoding="utf-8")
+
+
+WORDS: dict[Status, str] = {"good": "fine", "unclear": "cannot tell", "caution": "take care", "bad": "problem"}
+
+
+def diagnose(
+    model: EmpiricalBayes,
+    tasks: TaskSampler | TaskBatch,
+    num_tasks: int = 300,
+    *,
+    seed: int = 0,
+    progress: bool = True,
+) -> Diagnosis:
+    """Check a model on labelled tasks that it was not trained on.
+
+    Args:
+        model: the model.
+        tasks: labelled tasks, or a source of them.
+        num_tasks: how many tasks to draw from a source.
+        seed: seed of all draws.
+        progress: show a progress bar.
+
+    Returns:
+        The checks and the verdict.
+
+    Raises:
+        ValueError: if tasks are unlabelled, fewer than two, or do not fit the model.
+    """
+    started = time.perf_counter()
+    batches = task_batches(tasks, num_tasks)
+    count = sum(b.num_tasks for b in batches)
+    if count < 2:
+        raise ValueError(f"num_tasks: expected at least 2, got {count}")
+    if any(b.query_y is None for b in batches):
+        raise ValueError("diagnose: expected query labels, got unlabelled tasks")
+    steps: list[Callable[[], Check]] = [
+        lambda: probabilities(model, batches, seed),
+        lambda: few_labels(model, batches),
+    ]
+    checks = [step() for step in tqdm(steps, desc="checks", disable=None if progress else True)]
+    about = {
+        "likelihood": model.likelihood.name,
+        "features": model.predictor.num_features,
+        "refinement steps": model.num_steps,
+        "beta": model.beta,
+    }
+    return Diagnosis(tuple(checks), about, count, time.perf_counter() - started)
+
+
+def picture(figure: Figure) -> str:
+    """Return a figure as the address of an SVG that it holds itself."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_number(v) for v in value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

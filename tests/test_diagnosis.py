@@ -1,0 +1,202 @@
+"""The report: verdicts on models that are right, too sure, too modest, or no better than guessing."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from browser import look
+from scipy import stats
+
+import ebmeta
+from ebmeta import TaskBatch
+from ebmeta.diagnostics import Check, Diagnosis, diagnose
+from ebmeta.diagnostics.check import interval
+from ebmeta.diagnostics.predictions import few_labels, pit, probabilities
+from ebmeta.simulate import LinearGaussianTasks
+
+TASKS = LinearGaussianTasks(np.array([1.0, -0.5]), np.diag([1.0, 0.25]), noise=0.5, n_support=3, n_query=8)
+
+
+def exact(noise=0.5):
+    """The model that the tasks were drawn from, or one that takes another noise for theirs."""
+    model = ebmeta.EmpiricalBayes.regressor(num_features=1, num_steps=0, standardize=False).double()
+    with torch.no_grad():
+        model.prior.loc.copy_(torch.tensor([1.0, -0.5]))
+        model.prior.log_scale.copy_(torch.tensor([1.0, 0.5]).log())
+        model.prior.lower.zero_()
+        model.likelihood.log_noise.fill_(float(np.log(noise)))
+    return model
+
+
+def numbers(num_tasks=400):
+    return [TASKS.sample(num_tasks)]
+
+
+def test_the_model_behind_the_tasks_is_trusted():
+    found = diagnose(exact(), TASKS, 400, progress=False)
+    assert found.status == "good"
+    coverage = next(c for c in found.checks if c.name == "probabilities").numbers
+    # 3,200 labels in 400 tasks; 4.5 sigma over tasks: false alarms at 7e-6.
+    assert abs(coverage["coverage"] - 0.9) < 4.5 / 1.96 * coverage["coverage_half_width"]
+    assert found.summary.startswith("You can rely on this model")
+    assert json.loads(json.dumps(found.to_dict()))["status"] == "good"
+
+
+@pytest.mark.parametrize(
+    ("noise", "status", "word"), [(0.15, "bad", "too narrow"), (2.0, "caution", "wider than need be")]
+)
+def test_intervals_of_the_wrong_width_are_called_so(noise, status, word):
+    check = probabilities(exact(noise), numbers())
+    assert check.status == status
+    assert word in check.finding
+    assert check.advice
+    assert diagnose(exact(noise), TASKS, 200, progress=False).status == status
+
+
+def test_coverage_and_transform_are_those_of_the_exact_prediction():
+    batch = TASKS.sample(5)
+    model = exact()
+    loc, var = model.posterior(batch.to(torch.float64))[0].marginal(
+        torch.nn.functional.pad(batch.query_x.double(), (0, 1), value=1.0)
+    )
+    expected = stats.norm.cdf(
+        batch.query_y.numpy(), loc[..., 0].detach().numpy(), (var[..., 0].detach().numpy() + 0.25) ** 0.5
+    )
+    np.testing.assert_allclose(pit(model, [batch]), expected, atol=1e-6)
+
+
+def test_counts_have_a_uniform_transform():
+    rng = np.random.default_rng(0)
+    y = torch.from_numpy(rng.poisson(2.0, (300, 10)).astype(float))
+    none = torch.zeros(300, 10, 0, dtype=torch.float64)
+    model = ebmeta.EmpiricalBayes.regressor(0, "poisson", num_steps=0, standardize=False).double()
+    with torch.no_grad():
+        model.prior.loc.fill_(float(np.log(2.0)))
+        model.prior.log_scale.fill_(-8.0)
+    u = pit(model, [TaskBatch(none[:, :0], y[:, :0], none, y)])
+    assert stats.kstest(u.ravel(), "uniform").pvalue > 1e-4  # false alarms at 1e-4
+
+
+def test_labels_that_say_nothing_are_called_so():
+    rng = np.random.default_rng(0)
+    x, y = (torch.from_numpy(rng.standard_normal(s)) for s in ((200, 8, 1), (200, 8)))
+    batch = TaskBatch(x[:, :3], y[:, :3], x[:, 3:], y[:, 3:])
+    check = few_labels(exact(), [batch])
+    assert check.status == "bad"  # three labels of noise move a prior that is too wide
+    assert check.numbers["gain"] < 0
+    assert few_labels(exact(), numbers()).status == "good"
+    empty = TaskBatch(x[:, :0], y[:, :0], x, y)
+    assert "nothing to learn from" in few_labels(exact(), [empty]).finding
+
+
+def classifier(scale=1.0):
+    """Exact up to the initializer: clusters far apart in eight dimensions, and its weights scaled by a factor."""
+    rng = np.random.default_rng(0)
+    centre = 1.5 * rng.standard_normal((40, 8))
+    y = np.repeat(np.arange(40), 30)
+    tasks = ebmeta.EpisodeSampler(centre[y] + rng.standard_normal((1200, 8)), y, 5, 1, 10, seed=0)
+    model = ebmeta.EmpiricalBayes.classifier(num_features=8, num_steps=0)
+    ebmeta.fit(model, tasks, 60, learning_rate=0.02, seed=0, progress=False)
+    return model, tasks
+
+
+def test_a_classifier_is_judged_by_confidence_and_accuracy():
+    model, tasks = classifier()
+    scores = ebmeta.evaluate(model, tasks, 256)
+    found = diagnose(model, tasks, 256, progress=False)
+    check = found.checks[0]
+    assert check.numbers["accuracy"] == pytest.approx(float(scores["accuracy"][-1]), abs=1e-6)
+    assert check.numbers["ece"] == pytest.approx(float(scores["ece"][-1]), abs=1e-6)
+    assert check.figure is not None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (-0.01, 0.02, "good"),
+        (0.035, 0.05, "caution"),
+        (-0.2, -0.1, "bad"),
+        (0.0, 0.09, "unclear"),
+        (0.02, 0.05, "good"),
+    ],
+)
+def test_intervals_are_judged_by_both_ends(low, high, expected):
+    assert interval(low, high, 0.03, 0.08) == expected
+
+
+def verdict(*pairs):
+    checks = tuple(Check(name, "?", status, "", "") for name, status in pairs)
+    return Diagnosis(checks, {}, 10, 0.0).status
+
+
+def test_only_decisive_checks_condemn():
+    assert verdict(("probabilities", "good"), ("few_labels", "good"), ("posterior", "bad")) == "caution"
+    assert verdict(("probabilities", "bad"), ("few_labels", "good")) == "bad"
+    assert verdict(("probabilities", "unclear"), ("few_labels", "good"), ("posterior", "good")) == "unclear"
+    assert verdict(("probabilities", "good"), ("few_labels", "good"), ("posterior", "unclear")) == "good"
+
+
+class Addresses(HTMLParser):
+    """Collect what a page refers to, and what it opens without closing."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.open = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_needs_nothing_beside_it(tmp_path):
+    found = diagnose(exact(0.15), TASKS, 100, progress=False)
+    found.save(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    parser = Addresses()
+    parser.feed(page)
+    assert parser.open == []
+    assert parser.found
+    assert all(a.startswith(("data:", "#")) for a in parser.found)
+    ids = set(re.findall(r'id="([^"]+)"', page))
+    assert {a[1:] for a in parser.found if a.startswith("#")} <= ids
+    assert "Do not rely on this model" in page
+    written = json.loads((tmp_path / "page.json").read_text())
+    assert written["checks"]["probabilities"]["status"] == "bad"
+    assert written["num_tasks"] == 100
+
+
+def test_names_in_a_page_are_escaped():
+    check = Check("a", "<script>alert(1)</script>", "good", "1 < 2", "")
+    page = Diagnosis((check,), {"likelihood": "<b>"}, 2, 0.0).to_html()
+    assert "<script>" not in page
+    assert "1 &lt; 2" in page
+    assert "&lt;b&gt;" in page
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_the_page_in_a_browser(tmp_path, width):
+    diagnose(exact(), TASKS, 60, progress=False).save(tmp_path / "page.html")
+    seen = look(tmp_path / "page.html", width)
+    assert seen.errors == []
+    assert seen.requests == []
+    assert seen.overflow <= 0
+    assert seen.broken_images == 0
+    assert "rely" in seen.text or "Too little data" in seen.text
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="expected query labels, got unlabelled tasks"):
+        diagnose(exact(), TASKS.sample(4).unlabelled(), progress=False)
+    with pytest.raises(ValueError, match="num_tasks: expected at least 2, got 1"):
+        diagnose(exact(), TASKS, 1, progress=False)
+    with pytest.raises(ValueError, match="expected query labels"):
+        pit(exact(), [TASKS.sample(4).unlabelled()])
