@@ -9,6 +9,7 @@ posterior is not Gaussian. Five-way CIFAR-FS tasks with the model of `few_shot_c
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import ROOT, data_folder, write
+from common import RESULTS, ROOT, data_folder, write
 from few_shot_classification import Kind
 from linear_gaussian import COUPLING, LOC, NOISE, SCALE, tasks
 
@@ -35,7 +36,8 @@ from ebmeta.tasks import TaskBatch
 
 NAME = "simulation_calibration.json"
 SIZES = (50, 100, 300, 1000)
-REPEATS, POWER_REPEATS = 400, 200
+REPEATS, POWER_REPEATS = 400, 100
+NUM_TASKS = 1000
 MASSES = np.array([0.5, 0.9])
 FIGURES = ROOT.parent / "docs" / "_static" / "simulation_calibration"
 
@@ -117,7 +119,7 @@ def facts(found: SimulationCalibration) -> dict[str, Any]:
     }
 
 
-def trained(coupling: np.ndarray | None, num_tasks: int = 1000) -> dict[str, Any]:
+def trained(coupling: np.ndarray | None, num_tasks: int = NUM_TASKS) -> dict[str, Any]:
     """Train as `linear_gaussian.py` does; check q_0 and q_K where inputs are simulated and where they are given."""
     family, model = tasks(coupling, seed=0), ebmeta.EmpiricalBayes.regressor(2, beta=0.0, standardize=False)
     ebmeta.fit(model, family, 500, 64, objective="evidence", learning_rate=2e-2, progress=sys.stderr.isatty())
@@ -141,7 +143,7 @@ def trained(coupling: np.ndarray | None, num_tasks: int = 1000) -> dict[str, Any
     return result
 
 
-def likelihoods(num_tasks: int = 2000) -> dict[str, Any]:
+def likelihoods(num_tasks: int = NUM_TASKS) -> dict[str, Any]:
     """Return calibration of q_0 for every likelihood of numbers; four labelled rows, a standard normal prior."""
     given, result = LinearGaussianTasks(LOC, SCALE, n_support=4, seed=3).sample(num_tasks), {}
     zeros = {"support_y": torch.zeros_like(given.support_y), "query_y": torch.zeros_like(given.query_y)}
@@ -178,10 +180,11 @@ def class_means(model: ebmeta.EmpiricalBayes, kind: Kind, num_tasks: int) -> dic
     }
 
 
-def cifar_fs(num_tasks: int = 1000) -> dict[str, Any]:
+def cifar_fs(num_tasks: int = NUM_TASKS) -> dict[str, Any]:
     """Return calibration of the class weights, of q_0 (inputs given) and of q_K, which was trained on other tasks."""
     model, result = ebmeta.load(ROOT / "cache" / "balanced_2000"), {}
     scale = model.prior.log_scale.detach().exp()
+    result["weights_per_task"] = 5 * len(scale)
     result["prior_scale"] = {"median": float(scale.median()), "largest": float(scale.max())}
     for shots in (1, 5):
         kind = Kind(5, shots)
@@ -216,12 +219,11 @@ def figures(folder: Path = FIGURES) -> None:
     every = posteriors(family)
     found = {k: simulation_based_calibration(model, simulator=family.simulate, posterior=every[k]) for k in names}
     with sns.axes_style("ticks"):
-        figure = Figure(figsize=(9.6, 5.6), layout="constrained")
+        figure = Figure(figsize=(8.8, 5.4), layout="constrained")
         for (key, title), ax in zip(names.items(), figure.subplots(2, 2, sharex=True, sharey=True).flat, strict=True):
-            ecdf_difference(found[key], ax=ax).set_title(title)
-            if key != "shifted":
-                ax.get_legend().remove()
-            ax.set(xlabel="", ylabel="")
+            ecdf_difference(found[key], ax=ax).set(title=title, xlabel="", ylabel="")
+            ax.get_legend().remove()
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", frameon=False)
         figure.supxlabel("posterior probability below the truth")
         figure.supylabel("share of tasks − expected")
         folder.mkdir(parents=True, exist_ok=True)
@@ -233,27 +235,32 @@ def figures(folder: Path = FIGURES) -> None:
     print(f"wrote {folder}")
 
 
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "coupled": lambda: trained(COUPLING),
+    "power": lambda: power(tasks(None, seed=2)),
+    "uncoupled": lambda: trained(None),
+    "likelihoods": likelihoods,
+    "cifar_fs": cifar_fs,
+}
+
+
 def main() -> None:
-    """Run the parts and write the result."""
+    """Run the parts, and write after each."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS), help="parts to run")
     parser.add_argument("--figures", action="store_true", help="draw the figures, and nothing else")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if parser.parse_args().figures:
+    if arguments.figures:
         figures()
         return
-    result = {
-        "num_draws": 100,
-        "alpha": 0.05,
-        "trained_tasks": 1000,
-        "likelihood_tasks": 2000,
-        "cifar_fs": cifar_fs(),
-        "likelihoods": likelihoods(),
-        "uncoupled": trained(None),
-        "coupled": trained(COUPLING),
-        "power": power(tasks(None, seed=2)),
-        "power_transductive": power(tasks(COUPLING, seed=2)),
-    }
-    write(NAME, result)
+    for name in arguments.only:
+        part = {name: PARTS[name]()}
+        path = RESULTS / NAME
+        # Another process may have added parts of its own.
+        before = json.loads(path.read_text()) if path.is_file() else {}
+        kept = {k: v for k, v in before.items() if k in PARTS}
+        write(NAME, {"num_draws": 100, "alpha": 0.05, "num_tasks": NUM_TASKS} | kept | part)
 
 
 if __name__ == "__main__":

@@ -75,10 +75,12 @@ def simulate_tasks(model: EmpiricalBayes, batch: TaskBatch, seed: int = 0) -> tu
         >>> tasks, tuple(w.shape)
         (TaskBatch(tasks=4, ways<=1, support<=3, queries<=10, features=(2,), labelled), (4, 1, 3))
     """
+    sides = ("support", "query") if batch.support_x.shape[1] else ("query",)
     with torch.no_grad(), seeded(seed, batch.query_x.device), pyro.get_param_store().scope():
-        nodes = poutine.trace(poutine.uncondition(model.model)).get_trace(batch, "both").nodes
-    w, support, query = (nodes[name]["value"] for name in ("w", "support_y", "query_y"))
-    return replace(batch, support_y=support, query_y=query), w
+        program = poutine.trace(poutine.uncondition(model.model))
+        nodes = program.get_trace(batch, "both" if len(sides) > 1 else "query").nodes
+    labels = {f"{side}_y": nodes[f"{side}_y"]["value"] for side in sides}
+    return replace(batch, **labels), nodes["w"]["value"]
 
 
 def simulation_based_calibration(
@@ -154,11 +156,9 @@ def simulation_based_calibration(
             inferred = exact.infer(batch, None if step < 0 else step)
             if posterior is not None:
                 inferred = inferred._replace(path=[_checked(posterior(batch.to(parameter.dtype)), inferred.path[0])])
-            parts.append({})
-            for name, (kind, u) in _Test(exact, batch, w, inferred, num_draws).quantities().items():
-                if bool(u.isnan().any()):
-                    raise ValueError(f"posterior: expected finite numbers, got NaN in the quantity {name!r}")
-                parts[-1][name], kinds[name] = u.cpu(), kind
+            found = _Test(exact, batch, w, inferred, num_draws).quantities()
+        kinds |= {name: kind for name, (kind, _) in found.items()}
+        parts.append({name: u.cpu() for name, (_, u) in found.items()})
     pit = torch.stack([torch.cat([part[name] for part in parts]) for name in kinds]).numpy()
     coords = {"quantity": list(kinds), "kind": ("quantity", list(kinds.values())), "task": np.arange(num_tasks)}
     return SimulationCalibration(xr.DataArray(pit, coords, ("quantity", "task"), name="pit"), alpha)
@@ -203,6 +203,8 @@ def _checked(q: Gaussian, own: Gaussian) -> Gaussian:
     if not isinstance(q, Gaussian) or q.loc.shape != own.loc.shape:
         got = tuple(q.loc.shape) if isinstance(q, Gaussian) else type(q).__name__
         raise ValueError(f"posterior: expected a Gaussian of shape {tuple(own.loc.shape)}, got {got}")
+    if not bool(q.loc.isfinite().all() & q.precision.isfinite().all()):
+        raise ValueError("posterior: expected finite numbers, got NaN or infinity")
     return q.with_(q.loc.to(own.loc), q.precision.to(own.loc))
 
 
@@ -258,12 +260,14 @@ class _Test(NamedTuple):
     def _rank(self, values: Tensor) -> Tensor:
         """Return the randomised rank of the first of `values`, shape `(1 + draws, T)`, among the others, in (0, 1)."""
         below, ties = (values[1:] < values[0]).sum(0), (values[1:] == values[0]).sum(0)
-        u = (below + torch.rand(below.shape, device=below.device, dtype=torch.float64) * (ties + 1)) / len(values)
-        return torch.where(values.isnan().any(0), torch.nan, u)
+        v = torch.rand(below.shape, device=below.device, dtype=torch.float64)
+        return (below + v * (ties + 1)) / len(values)
 
     def _fit(self, w: Tensor) -> Tensor:
         """Return the log likelihood of the support labels in nats (at the mean noise level), shape `(..., T)`."""
         batch = self.batch
+        if not batch.support_x.shape[1]:
+            return w.new_zeros(w.shape[:2])
         eta = self.model.predictor(self.model.predictor.features(batch.support_x, batch.support_mask), w)
         each = self.model.likelihood.log_prob(batch.support_y, eta, batch.way_mask, Given(batch.support_size))
         return torch.where(batch.support_mask, each, 0.0).sum(-1)

@@ -58,7 +58,7 @@ class SimulationCalibration:
     def p_values(self) -> xr.DataArray:
         """Exact p-value of uniformity of each quantity, not below 1e-12; dim `quantity`."""
         values = [uniformity_p_value(u) for u in self.pit.values]
-        return xr.DataArray(values, {"quantity": self.pit["quantity"]}, name="p_value")
+        return self.pit.isel(task=0, drop=True).copy(data=np.array(values)).rename("p_value")
 
     @property
     def p_value(self) -> float:
@@ -146,7 +146,9 @@ class SimulationCalibration:
         held = f"{float(self.coverage(np.array([MASS]))[0]):.1%} have the true weights inside its {MASS:.0%} region"
         low = self.p_value <= LEAST_SHOWN
         p = f"p < {LEAST_SHOWN:g}" if low else f"p = {self.p_value:.2g}"
-        test = f"{p} over {quantities} quantities; an exact posterior fails in at most {self.alpha:.0%} of such tests"
+        test = (
+            f"{p} over {quantities} quantities; an exact posterior fails in at most {100 * self.alpha:g}% of such tests"
+        )
         return f"The posterior {SENTENCES[self.verdict]}. Of {tasks:,} simulated tasks {held} ({test})."
 
     def __str__(self) -> str:

@@ -73,6 +73,8 @@ def _bounds(tails: _Tails, g: float) -> tuple[np.ndarray, np.ndarray]:
 def _probability(num_values: int, g: float) -> float:
     r"""Return $P(G \le g)$ by the recursion over the points of the grid."""
     tails = _tails(num_values)
+    if len(tails.points) * g <= LEAST:  # each point alone is at or below g with probability g at most
+        return LEAST
     low, high = _bounds(tails, g)
     if bool((low > high).any()):
         return 1.0
