@@ -45,7 +45,7 @@ def with_oracle(model: ebmeta.EmpiricalBayes, y: Tensor, factor: float = 1.0, st
 )
 def test_an_oracle_has_cosine_one_and_its_step_for_a_ratio(model, batch) -> None:
     data = synthetic_gradients(with_oracle(model, batch.query_y), batch)
-    for name in ("gradient_cosine", "gradient_ratio", "move_cosine"):
+    for name in ("gradient_cosine", "gradient_ratio", "gradient_slope", "move_cosine"):
         np.testing.assert_allclose(data[name], 1, rtol=1e-6, err_msg=name)
     np.testing.assert_allclose(data["move_ratio"], 0.5, rtol=1e-6)
     np.testing.assert_allclose(data["gradient_cosine_half_width"], 0, atol=1e-6)
@@ -60,6 +60,8 @@ def test_an_oracle_has_cosine_one_and_its_step_for_a_ratio(model, batch) -> None
     against = synthetic_gradients(with_oracle(model, batch.query_y, factor=-2.0), batch)
     np.testing.assert_allclose(against["gradient_cosine"], -1, rtol=1e-6)
     np.testing.assert_allclose(against["gradient_ratio"], 2, rtol=1e-6)
+    np.testing.assert_allclose(against["gradient_slope"], -0.5, rtol=1e-6)
+    np.testing.assert_allclose(against["gradient_slope_half_width"], 0, atol=1e-6)
     np.testing.assert_allclose(against["move_cosine"], -1, rtol=1e-6)
 
 
