@@ -8,6 +8,7 @@ of the trained CIFAR-FS model, `balanced_2000` (see `benchmarks/few_shot_classif
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from common import ROOT, cifar_fs, write
+from common import RESULTS, ROOT, cifar_fs, write
 from linear_gaussian import COUPLING, LOC, SCALE
 from scipy import integrate, stats
 
@@ -28,13 +29,18 @@ from ebmeta.diagnostics import (
     linear_gaussian_information,
     mutual_information,
     rate_distortion,
+    rate_distortion_plot,
+    synthetic_gradient_plot,
     synthetic_gradients,
 )
+from ebmeta.plots import save_figure
 from ebmeta.sampling import TaskSampler, generator
 from ebmeta.simulate import LinearGaussianTasks
 
+NAME = "information_bottleneck.json"
+FIGURES = ROOT.parent / "docs" / "_static" / "information_bottleneck"
 BETAS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
-ITERATIONS, LEARNING_RATE = 300, 0.03
+ITERATIONS, LEARNING_RATE, TASKS = 300, 0.03, 600
 
 
 @dataclass(frozen=True)
@@ -101,8 +107,8 @@ def exact_information() -> dict[str, Any]:
     family = LinearGaussianTasks(LOC, SCALE, 0.5, n_support=5, n_query=1, seed=2)
     exact = float(linear_gaussian_information(family, 200_000)["total"])
     model = with_true_prior("normal", 0.5)
-    rate = rate_distortion(model, family, 200_000)["rate"][0, 0]
-    bracket = mutual_information(model, family, 4000)
+    rate = rate_distortion(model, family.sample(200_000))["rate"][0, 0]
+    bracket = mutual_information(model, family.sample(4000))
     spare = [float((bracket["rate"] - bracket[side])[0]) for side in ("lower", "upper")]
     checks |= {"rate": (float(rate), exact), "lower": (float(rate) - spare[0], exact)}
     checks |= {"upper": (float(rate) - spare[1], exact)}
@@ -130,7 +136,7 @@ def linear_gaussian() -> dict[str, Any]:
             tasks = LinearGaussianTasks(LOC, SCALE, noise, n_support=rows, n_query=20, seed=3)
             exact = linear_gaussian_information(tasks, 20_000)
             total, model = float(exact["total"]), with_true_prior("normal", noise)
-            data = generalization_gap(model, tasks, 20_000, information=total)
+            data = generalization_gap(model, tasks.sample(20_000), information=total, num_draws=8)
             fixed = float((2 * exact["proxy_per_row"] * exact["given_task"]) ** 0.5)
             gap = float(exact["gap"])
             out[f"noise_{noise:g}_rows_{rows}".replace(".", "p")] = row(
@@ -157,9 +163,9 @@ def coupled(iterations: int = 1000) -> dict[str, Any]:
     ebmeta.fit(model, source[0], 500, 64, objective="evidence", learning_rate=2e-2, device="cpu", progress=False)
     ebmeta.fit(model, source[0], iterations, 64, learning_rate=5e-3, device="cpu", progress=False)
     model = model.double()
-    data = generalization_gap(model, source[9], 20_000)
+    data = generalization_gap(model, source[9].sample(20_000), num_draws=8)
     seen = LinearGaussianTasks(LOC, SCALE, 0.5, COUPLING, n_support=3, n_query=10, seed=9)
-    found = mutual_information(model, seen, 4000)
+    found = mutual_information(model, seen.sample(2000))
     exact = float(linear_gaussian_information(seen, 20_000, transductive=True)["total"])
     steps = {f"{name}_by_step": found[name].values.tolist() for name in ("rate", "lower", "upper")}
     rows = {
@@ -176,10 +182,10 @@ def yes_no() -> dict[str, Any]:
     model = with_true_prior("bernoulli")
     for rows in (5, 20):
         tasks = YesNo(rows, seed=4)
-        found = mutual_information(model, tasks, 4000)
+        found = mutual_information(model, tasks.sample(4000))
         upper = min(float(found["upper"][0]), float(found["rate"][0]))
         for loss in ("nll", "error"):
-            data = generalization_gap(model, tasks, 20_000, loss=loss, information=upper)
+            data = generalization_gap(model, tasks.sample(20_000), loss=loss, information=upper, num_draws=8)
             out[f"{loss}_rows_{rows}"] = row(data, "support", 0, information=[float(found["lower"][0]), upper])
     return out
 
@@ -201,32 +207,25 @@ def classes() -> dict[str, Any]:
 
 def digits(num_tasks: int) -> dict[str, Any]:
     """Return rate, distortion and the gap on new digits over beta; each model is trained anew."""
-    sources = demo.samplers(0)
-    out: dict[str, Any] = {}
+    sources, models = demo.samplers(0), {}
     for beta in BETAS:
-        model = ebmeta.EmpiricalBayes.classifier(demo.SIDE**2, num_steps=demo.NUM_STEPS, beta=beta)
+        model = models[f"{beta:g}"] = ebmeta.EmpiricalBayes.classifier(demo.SIDE**2, demo.NUM_STEPS, beta)
         objective = ebmeta.Objective(anytime=demo.ANYTIME)
-        ebmeta.fit(
-            model,
-            sources["train"],
-            ITERATIONS,
-            objective=objective,
-            learning_rate=LEARNING_RATE,
-            device="cpu",
-            progress=False,
-        )
-        test = sources["test"]
-        curve = rate_distortion(model, test, num_tasks).isel(model=0)
-        gap = generalization_gap(model, test, num_tasks, loss="error")
-        scores = ebmeta.evaluate(model, test, num_tasks)
-        out[f"{beta:g}".replace(".", "p")] = {
-            "beta": beta,
-            **{str(name): values.values.tolist() for name, values in curve.items()},
+        how = {"objective": objective, "learning_rate": LEARNING_RATE, "device": "cpu", "progress": False}
+        ebmeta.fit(model, sources["train"], ITERATIONS, **how)
+    test = sources["test"].sample(num_tasks)
+    curve = rate_distortion(models, test)
+    save_figure(rate_distortion_plot(curve), FIGURES / "rate_distortion.png")
+    out: dict[str, Any] = {}
+    for name, model in models.items():
+        scores, gap = ebmeta.evaluate(model, test), generalization_gap(model, test, loss="error")
+        out[name.replace(".", "p")] = {
+            "beta": model.beta,
+            **{str(key): values.values.tolist() for key, values in curve.sel(model=name).items()},
             "accuracy": scores["accuracy"].values.tolist(),
             "ece": scores["ece"].values.tolist(),
             "gap": row(gap, "support", -1),
         }
-        print(beta, [round(float(curve[n][-1]), 3) for n in ("rate", "expected_nll", "predictive_nll")], flush=True)
     return out
 
 
@@ -242,34 +241,36 @@ def gradients(cache: Path, num_tasks: int) -> dict[str, Any]:
     out = {}
     for shots in (1, 5):
         tasks: TaskSampler = cifar_fs("val", n_way=5, n_shot=shots, n_query=15, seed=21)
-        out[f"shots_{shots}"] = report(synthetic_gradients(model, tasks, num_tasks))
+        data = synthetic_gradients(model, tasks, num_tasks)
+        save_figure(synthetic_gradient_plot(data), FIGURES / f"gradients_{shots}.png")
+        out[f"shots_{shots}"] = report(data)
     return out
 
 
 def main() -> None:
-    """Run all parts and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tasks", type=int, default=600, help="tasks on real data")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    cache = Path(os.environ.get("EBMETA_CACHE", ROOT / "cache"))
-    result: dict[str, Any] = {"tasks": arguments.tasks}
+    """Run all parts, or those asked for, and write after each."""
     parts = {
         "exact": exact_information,
         "linear_gaussian": linear_gaussian,
         "coupled": coupled,
         "yes_no": yes_no,
         "classes": classes,
-        "gradients": lambda: gradients(cache, arguments.tasks),
-        "digits": lambda: digits(arguments.tasks),
+        "gradients": lambda: gradients(Path(os.environ.get("EBMETA_CACHE", ROOT / "cache")), TASKS),
+        "digits": lambda: digits(TASKS),
     }
-    seconds = {}
-    for name, part in parts.items():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", choices=list(parts), default=list(parts), help="parts to run")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    path = RESULTS / NAME
+    result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    kept = {name: value for name, value in result.items() if name in ("cpu_seconds", *parts)}
+    for name in arguments.only:
         started = time.process_time()
-        result[name] = part()
-        seconds[name] = round(time.process_time() - started, 1)
-        print(name, seconds[name], "s", result[name], flush=True)
-    write("information_bottleneck.json", result | {"cpu_seconds": seconds})
+        kept[name] = parts[name]()
+        kept.setdefault("cpu_seconds", {})[name] = round(time.process_time() - started, 1)
+        print(name, kept["cpu_seconds"][name], "s", flush=True)
+        write(NAME, {"tasks": TASKS} | kept)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ copybutton_selector = "div:not(.output) > div.highlight > pre"
 copybutton_exclude = ".linenos, .gp, .go"
 
 results_folder = str(HERE.parent / "benchmarks" / "results")
-run_blocks_pages = ["tutorial", "groups"]
+run_blocks_pages = ["tutorial", "groups", "information_bottleneck"]
 
 html_theme = "furo"
 html_title = f"ebmeta {release}"

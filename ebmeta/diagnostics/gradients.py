@@ -29,7 +29,7 @@ import xarray as xr
 from torch import Tensor
 
 from ebmeta.calibration import calibration_error
-from ebmeta.diagnostics.bottleneck import labelled, per_query, predictive_nll, summarise
+from ebmeta.diagnostics.bottleneck import labelled, mean_of, per_query, predictive_nll, summarise
 from ebmeta.gaussian import Gaussian
 from ebmeta.inference import Inference, repeat
 from ebmeta.model import EmpiricalBayes
@@ -47,6 +47,7 @@ __all__ = ["synthetic_gradient_plot", "synthetic_gradients"]
 UNITS = {
     "gradient_cosine": "1",
     "gradient_ratio": "1",
+    "gradient_slope": "1",
     "move_cosine": "1",
     "move_ratio": "1",
     "gain": "nats per query",
@@ -78,6 +79,8 @@ def synthetic_gradients(
 
         - `gradient_cosine` and `gradient_ratio`: of $\hat g$ against $g$ (see the module); `move_cosine` and
           `move_ratio`: of the move of the location against $-\Lambda^{-1} g$. A cosine is NaN where a vector is 0.
+        - `gradient_slope`: $\mathbb E[\hat g^\top \Lambda^{-1} g] / \mathbb E[\hat g^\top \Lambda^{-1} \hat g]$, which
+          is 1 where $\hat g$ is what can be expected of $g$, and less where it overshoots.
         - `gain`: $\mathrm{NLL}_{k} - \mathrm{NLL}_{k+1}$ of the predictions, in nats per query, and `harmed`, the
           share of tasks where it is negative.
         - the belief $r = \mathbb E[A'(\eta)] - \xi$. For classes: `belief_brier`, and where every $r$ is a
@@ -109,6 +112,7 @@ def synthetic_gradients(
             for name, value in values.items():
                 parts.setdefault(name, []).append(value)
     joined = {name: torch.cat(value, -1) for name, value in parts.items()}
+    both, own = joined.pop("both"), joined.pop("own")
     proper = tops and bool(joined["belief_nll"].isfinite().all())
     if not proper:
         joined = {name: value for name, value in joined.items() if name not in ("belief_nll", "belief_accuracy")}
@@ -117,6 +121,10 @@ def synthetic_gradients(
         out |= _with_gaps({name: value}, UNITS[name])
         if name in ("gradient_cosine", "move_cosine", "gain"):
             out[f"{name}_by_task"] = xr.DataArray(value.double().cpu().numpy(), dims=("step", "task"))
+    slope = (both.mean(1) / own.mean(1)).unsqueeze(1)
+    _, half = mean_of((both - slope * own) / own.mean(1, keepdim=True))  # the delta method
+    for key, value in (("gradient_slope", slope[:, 0].double().cpu().numpy()), ("gradient_slope_half_width", half)):
+        out[key] = xr.DataArray(value, dims="step", attrs={"units": UNITS["gradient_slope"]})
     if proper:
         top, right = (np.concatenate(rows, 1) for rows in zip(*tops, strict=True))
         errors = [calibration_error(t, r) for t, r in zip(top, right, strict=True)]
@@ -151,6 +159,7 @@ def _step(model: EmpiricalBayes, batch: TaskBatch, y: Tensor, inferred: Inferenc
     true = torch.where(real, likelihood.gradients(labels, state.loc, state.var, inferred.way_mask, given)[0], 0.0)
     slopes = true.mT @ x, (xi / phi).mT @ x
     out = dict(zip(("gradient_cosine", "gradient_ratio"), _compare(after, slopes[1], slopes[0]), strict=True))
+    out |= {"both": _inner(after, slopes[1], slopes[0]), "own": _inner(after, slopes[1], slopes[1])}
     move = -after.times(after.loc - q.loc)
     out |= zip(("move_cosine", "move_ratio"), _compare(after, move, slopes[0]), strict=True)
 
@@ -169,20 +178,26 @@ def _step(model: EmpiricalBayes, batch: TaskBatch, y: Tensor, inferred: Inferenc
     noise = x.new_zeros(1)
     before, later = (per_query(predictive_nll(inferred, j, y, noise), batch.query_mask) for j in (k, k + 1))
     out["gain"] = before - later
-    out["harmed"] = (out["gain"] < 0).to(before.dtype)
+    out["harmed"] = (out["gain"] < -rounding(before) * (1 + before.abs())).to(before.dtype)
     return out
+
+
+def _inner(metric: Gaussian, a: Tensor, b: Tensor) -> Tensor:
+    r"""Return $a^\top \Lambda^{-1} b$, shape `(T,)`."""
+    return (a * metric.solve(b)).sum((-2, -1))
 
 
 def _compare(metric: Gaussian, ours: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
     r"""Return cosine and ratio of norms of two gradients in the metric $\Lambda^{-1}$, each of shape `(T,)`."""
-
-    def inner(a: Tensor, b: Tensor) -> Tensor:
-        return (a * metric.solve(b)).sum((-2, -1))
-
-    norm, reference = inner(ours, ours).clamp(min=0).sqrt(), inner(true, true).clamp(min=0).sqrt()
-    both = norm * reference
-    cosine = torch.where(both > 0, inner(ours, true) / both, math.nan)
+    norm, reference = (_inner(metric, g, g).clamp(min=0).sqrt() for g in (ours, true))
+    known = norm > rounding(norm) * reference
+    cosine = torch.where(known & (reference > 0), _inner(metric, ours, true) / (norm * reference), math.nan)
     return cosine, torch.where(reference > 0, norm / reference, math.nan)
+
+
+def rounding(values: Tensor) -> float:
+    """Return what is a relative error of this arithmetic and nothing else."""
+    return 64 * torch.finfo(values.dtype).eps
 
 
 def _class_belief(r: Tensor, wrong: Tensor, y: Tensor, mask: Tensor) -> dict[str, Tensor]:
@@ -213,7 +228,7 @@ def _verdict(data: xr.Dataset) -> dict[str, str]:
 
 
 def synthetic_gradient_plot(data: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Plot the cosines of each step over tasks; below each step stands what it gained.
+    """Plot the cosines of each step: mean and middle 90% of the tasks. Below each step stands what it gained.
 
     Args:
         data: what `synthetic_gradients` returned.
@@ -235,7 +250,8 @@ def synthetic_gradient_plot(data: xr.Dataset, ax: Axes | None = None) -> Axes:
         for name, text in names.items()
     ]
     frame = pd.concat(frames)
-    sns.boxplot(frame, x="step", y="cosine", hue="of", order=steps, fliersize=0, linewidth=0.8, ax=ax)
+    style = {"errorbar": ("pi", 90), "dodge": 0.25, "linestyle": "none", "err_kws": {"linewidth": 1.2}}
+    sns.pointplot(frame, x="step", y="cosine", hue="of", order=steps, palette="deep", ax=ax, **style)
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     gains = [f"{k}\n{gain:+.3f} nats" for k, gain in zip(steps, data["gain"].values, strict=True)]
     ax.set_xticks(range(len(steps)), gains)
