@@ -133,7 +133,7 @@ def test_the_statistic_is_the_least_tail_probability() -> None:
         count = int((u <= k / 25).sum())
         b = stats.binom(25, k / 25)
         least = min(least, 2 * b.cdf(count), 2 * b.sf(count - 1))
-    assert uniformity._statistic(u) == pytest.approx(least, rel=1e-12)
+    assert uniformity.least_tail(u) == pytest.approx(least, rel=1e-12)
 
 
 @checks("eq-sbc-chain")

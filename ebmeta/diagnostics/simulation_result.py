@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 from scipy import special
 
-from ebmeta.diagnostics.uniformity import uniformity_p_value
+from ebmeta.diagnostics.uniformity import ecdf_band, least_tail, uniformity_p_value
 
 __all__ = ["SENTENCES", "SimulationCalibration"]
 
@@ -67,8 +67,15 @@ class SimulationCalibration:
 
     @property
     def passed(self) -> bool:
-        """Whether the posterior passes at the false-alarm rate `alpha`."""
-        return self.p_value > self.alpha
+        """Whether the posterior passes at the false-alarm rate `alpha`: no quantity leaves the band of all."""
+        return not bool(self._outside.any())
+
+    @cached_property
+    def _outside(self) -> np.ndarray:
+        """Which quantities leave the band, that is, have a p-value of at most `alpha` over their number."""
+        quantities, tasks = self.pit.shape
+        threshold = ecdf_band(tasks, self.alpha / quantities).threshold
+        return np.array([least_tail(u) <= threshold for u in self.pit.values])
 
     @cached_property
     def table(self) -> xr.Dataset:
@@ -82,9 +89,8 @@ class SimulationCalibration:
         z = special.ndtri(np.clip(u, EXTREME, 1 - EXTREME))
         out = xr.Dataset({"p_value": self.p_values})
         out["shift"], out["spread"] = ("quantity", z.mean(1)), ("quantity", z.std(1))
-        failed = (self.p_values * len(self.p_values) <= self.alpha).values
         faults = [self._fault(row, str(k)) for row, k in zip(u, self.pit["kind"].values, strict=True)]
-        out["fault"] = ("quantity", [f if bad else "none" for (f, _), bad in zip(faults, failed, strict=True)])
+        out["fault"] = ("quantity", [f if bad else "none" for (f, _), bad in zip(faults, self._outside, strict=True)])
         out["strength"] = ("quantity", [s for _, s in faults])
         return out
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special, stats
 
-__all__ = ["Band", "ecdf_band", "uniformity_p_value"]
+__all__ = ["Band", "ecdf_band", "least_tail", "uniformity_p_value"]
 
 POINTS = 100  # most intervals of the grid
 LEAST = 1e-12  # p-values below are rounding errors of one minus a probability
@@ -90,8 +90,8 @@ def _probability(num_values: int, g: float) -> float:
     return float(min(max(1 - mass.sum(), LEAST), 1.0))
 
 
-def _statistic(u: np.ndarray) -> float:
-    """Return $G$."""
+def least_tail(u: np.ndarray) -> float:
+    """Return $G$ of numbers in [0, 1], shape `(N,)`."""
     tails = _tails(len(u))
     counts = np.searchsorted(np.sort(u), tails.points, side="right")
     rows = np.arange(len(counts))
@@ -156,4 +156,4 @@ def uniformity_p_value(u: np.ndarray) -> float:
         raise ValueError(f"u: expected at least 2 numbers in one row, got shape {u.shape}")
     if not bool(((u >= 0) & (u <= 1)).all()):
         raise ValueError(f"u: expected numbers from 0 to 1, got {u[~((u >= 0) & (u <= 1))][0]}")
-    return _probability(len(u), _statistic(u))
+    return _probability(len(u), least_tail(u))
