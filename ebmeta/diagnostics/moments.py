@@ -1,0 +1,87 @@
+r"""Amortized posteriors beside reference draws, one linear predictor at a time.
+
+With mean $m_{ic}$ and standard deviation $s_{ic}$ of $\eta_{ic} = \phi(x_i)^\top w_c$ over the reference draws of a
+task, and $m^k_{ic}$, $s^k_{ic}$ those of $q_k$, averages over the task's queries and outputs are taken of
+
+$$ \Big( \frac{m^k_{ic} - m_{ic}}{s_{ic}} \Big)^2, \qquad \log \frac{s^k_{ic}}{s_{ic}}, \qquad
+   \mathrm{KL}\big( \mathcal N(m^k_{ic}, (s^k_{ic})^2) \,\Vert\, \mathcal N(m_{ic}, s_{ic}^2) \big) . $$
+
+Predictions of a query see nothing else of the posterior than its linear predictors, and the moments of each take few
+draws, where the covariance of hundreds of weights takes thousands.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ebmeta.model import EmpiricalBayes
+from ebmeta.predict import marginals
+from ebmeta.tasks import TaskBatch
+
+__all__ = ["against_reference"]
+
+
+@torch.no_grad()
+def against_reference(
+    model: EmpiricalBayes, batch: TaskBatch, tree: xr.DataTree, *, num_steps: int | None = None
+) -> xr.Dataset:
+    r"""Compare $q_0, \dots, q_K$ with draws from an exact posterior.
+
+    Args:
+        model: the model.
+        batch: $T$ tasks.
+        tree: draws for the same tasks, from `ebmeta.reference.nuts`.
+        num_steps: refinement steps, $K$; those of training by default.
+
+    Returns:
+        Over `(step, task)`: `mean_error`, the root mean square distance of means in reference standard deviations;
+        `scale_ratio`, the geometric mean of ratios of standard deviations, below 1 where $q_k$ is too narrow; and `kl`,
+        the mean divergence of one linear predictor in nats. Attribute `verdict`: the same of $q_K$, in words.
+
+    Raises:
+        ValueError: if the tree has no draws of `w` for these tasks, fewer than two, or the likelihood has noise levels.
+    """
+    if model.likelihood.has_level:
+        raise ValueError(f"likelihood: expected one without noise levels, got {model.likelihood.name!r}")
+    dims = ("chain", "draw", "task", "way", "feature")
+    shape = (batch.num_tasks, batch.way_mask.shape[1], model.predictor.num_weights)
+    if "posterior" not in tree.children or "w" not in tree["posterior"].to_dataset():
+        raise ValueError(f"tree: expected draws 'w' in a group 'posterior', got groups {list(tree.children)}")
+    w = tree["posterior"].to_dataset()["w"]
+    if set(w.dims) != set(dims) or tuple(w.sizes[d] for d in dims[2:]) != shape:
+        raise ValueError(f"tree: expected draws of (task, way, feature) {shape}, got {dict(w.sizes)}")
+    draws = torch.from_numpy(w.transpose(*dims).values.astype(np.float64)).flatten(0, 1)
+    if len(draws) < 2:
+        raise ValueError(f"tree: expected at least 2 draws, got {len(draws)}")
+    rows: list[torch.Tensor] = []
+    start = 0
+    for chunk in marginals(model, batch, num_steps):
+        x = chunk.inferred.x.double()
+        own = slice(start, start := start + len(x))
+        eta = torch.einsum("tqp,stcp->stqc", x, draws[:, own].to(x.device))
+        loc, scale = eta.mean(0), eta.std(0)
+        real = batch.query_mask[own].unsqueeze(-1) & batch.way_mask[own].unsqueeze(1)
+        real = real.to(x.device)
+        steps = []
+        for k in range(len(chunk.inferred.path)):
+            m, v = (value.double() for value in chunk.inferred.marginal(k))
+            ratio, off = v.sqrt() / scale, ((m - loc) / scale).square()
+            each = torch.stack([off, ratio.log(), (ratio.square() + off - 1) / 2 - ratio.log()])
+            steps.append((each * real).sum((2, 3)) / real.sum((1, 2)))
+        rows.append(torch.stack(steps, 1).cpu())
+    off, ratio, kl = torch.cat(rows, -1).numpy()
+    values = {"mean_error": np.sqrt(off), "scale_ratio": np.exp(ratio), "kl": kl}
+    out = xr.Dataset({name: (("step", "task"), v) for name, v in values.items()})
+    out = out.assign_coords({str(d): np.arange(n) for d, n in out.sizes.items()})
+    for name, unit in (("mean_error", "standard deviations"), ("kl", "nats")):
+        out[name].attrs["units"] = unit
+    typical = {name: float(v) for name, v in out.isel(step=-1).median("task").items()}
+    words = (
+        f"in half of {batch.num_tasks} tasks the means of q_{out.sizes['step'] - 1} are within "
+        f"{typical['mean_error']:.2f} standard deviations of the reference; its scale is "
+        f"{typical['scale_ratio']:.2f} times the reference's, and its divergence {typical['kl']:.3f} nats for each "
+        "linear predictor."
+    )
+    return out.assign_attrs(verdict=words)

@@ -1,0 +1,55 @@
+"""Pictures of the importance ratios' tails."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import xarray as xr
+
+from ebmeta.diagnostics.importance import GOOD, USABLE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["khat_by_step"]
+
+
+def khat_by_step(checks: xr.Dataset, variable: str = "khat", ax: Axes | None = None) -> Axes:
+    r"""Plot the distribution of $\hat k$ over tasks for every refinement step, with the lines of 0.5 and 0.7.
+
+    Args:
+        checks: what `check_posteriors` returned.
+        variable: "khat", or "khat_rows" for the span of all rows.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes, with a box (quartiles, and whiskers to the 5th and 95th percentile) for each step.
+
+    Raises:
+        ValueError: if there is no such variable.
+    """
+    import seaborn as sns
+    from matplotlib.figure import Figure
+
+    if variable not in checks:
+        raise ValueError(f"variable: expected 'khat' or 'khat_rows' of check_posteriors, got {variable!r}")
+    if ax is None:
+        ax = Figure(figsize=(4.8, 4.0), layout="constrained").subplots()
+    table = checks[variable].to_series().reset_index()
+    sns.boxplot(table, x="step", y=variable, whis=(5, 95), showfliers=False, color=sns.color_palette("deep")[0], ax=ax)
+    for level, style, words in ((GOOD, ":", "draws stand for it"), (USABLE, "--", "weights correct them")):
+        ax.axhline(level, color="0.4", linewidth=1, linestyle=style, zorder=0)
+        ax.annotate(
+            f"below {level}: {words}",
+            (1, level),
+            (-2, 2),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            fontsize="x-small",
+            color="0.3",
+        )
+    ax.set(xlabel="refinement step", ylabel=r"Pareto $\hat k$")
+    sns.despine(ax=ax)
+    return ax
