@@ -94,6 +94,7 @@ class EmpiricalBayes(nn.Module):
         synthetic_gradient: Literal["mixture", "residual", "mlp"] = "mixture",
         n_way: int | None = None,
         width: int = 16,
+        widths: Literal["trained", "measured"] = "trained",
         embedder: nn.Module | None = None,
         freeze_embedder: bool = False,
         seed: int = 0,
@@ -108,6 +109,8 @@ class EmpiricalBayes(nn.Module):
                 same belief in natural-gradient steps), or "mlp" (the published network of one query's logits).
             n_way: number of classes of every task, needed by "mlp" alone.
             width: hidden features of the belief's network.
+            widths: widths of prior and $q_0$: "trained" with all else, by what predicts best, or "measured" on training
+                tasks and kept, so that $q_0$ is as wide as the spread of class weights about it ("mixture" alone).
             embedder: optional network from raw inputs to features.
             freeze_embedder: keep the embedder as it is.
             seed: seed of the initial weights; the global generator is left alone.
@@ -128,20 +131,19 @@ class EmpiricalBayes(nn.Module):
             "synthetic_gradient": synthetic_gradient,
             "n_way": n_way,
             "width": width,
+            "widths": widths,
             "freeze_embedder": freeze_embedder,
         }
+        if widths not in ("trained", "measured") or (widths == "measured" and synthetic_gradient != "mixture"):
+            raise ValueError(f"widths: expected 'trained', or 'measured' of a mixture, got {widths!r}")
         with seeded(seed):
             predictor = LinearPredictor(num_features, "cosine", embedder, freeze_embedder)
             refiner = class_refiner(synthetic_gradient, num_steps, n_way, width)
-            return cls(
-                DiagonalPrior(predictor.num_weights),
-                LIKELIHOODS["categorical"](),
-                predictor,
-                PrototypeInitializer(predictor.num_weights),
-                refiner,
-                beta,
-                config,
-            )
+            prior, initializer = DiagonalPrior(predictor.num_weights), PrototypeInitializer(predictor.num_weights)
+            if widths == "measured":
+                for parameter in (prior.log_scale, *initializer.parameters()):
+                    parameter.requires_grad_(False)
+            return cls(prior, LIKELIHOODS["categorical"](), predictor, initializer, refiner, beta, config)
 
     @classmethod
     def regressor(

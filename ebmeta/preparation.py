@@ -9,14 +9,19 @@ import numpy as np
 import torch
 
 from ebmeta.group_sampling import GroupSampler
+from ebmeta.initializer import PrototypeInitializer
+from ebmeta.mixture import MixtureRefiner
 from ebmeta.model import EmpiricalBayes
 from ebmeta.predict import evaluating
 from ebmeta.sampling import EpisodeSampler, MixedSampler, TaskSampler
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["check_groups", "hardening", "measure", "start"]
+__all__ = ["check_groups", "hardening", "measure", "measure_widths", "start"]
 
 EXCESS = 2.4  # times the excess difficulty of the validation classes; chosen on the validation classes of CIFAR-FS
+WIDE = 60.0  # amplitude of measured widths: the softmax then sees logits of about the right size
+KAPPA, INFORMATION = 1.3, 0.05  # of the mixture, relative to q_0: size of its weights, and what a query adds
+LEAST_VARIANCE = 1e-5  # of a feature of unit vectors
 ROWS = 20  # rows per feature behind the metric
 MOST_BATCHES = 64
 MANY_WAYS = 10**6  # more than the classes of any task
@@ -85,6 +90,38 @@ def measure(model: EmpiricalBayes, batch: TaskBatch) -> None:
         _take(model, _Rows(_Once(batch), len(batch), batch.query_x.device, batch.query_x.dtype, 1))
 
 
+def measure_widths(model: EmpiricalBayes, phi: torch.Tensor, cluster: torch.Tensor) -> None:
+    r"""Give prior and $q_0$ of a model of classes the widths that training classes have.
+
+    $$ \lambda_p^{-1} = a^2 s_p^2, \qquad \Lambda_{0p}^{-1} = a^2 t_p^2, $$
+
+    with $s_p^2$ and $t_p^2$ the variances of feature $p$ within and between classes. The weights of the refiner's
+    mixture start in proportion.
+
+    Args:
+        model: a model of classes with a mixture refiner.
+        phi: features of training rows, shape `(N, P)`; the last is constant.
+        cluster: class of each row, any integers, shape `(N,)`.
+
+    Source: theory "The amortized initializer".
+    """
+    initializer, prior, refiner = model.initializer, model.prior, model.refiner
+    assert isinstance(initializer, PrototypeInitializer)  # for the type checker, as the next line
+    assert isinstance(refiner, MixtureRefiner)
+    _, index, count = torch.unique(cluster, return_inverse=True, return_counts=True)
+    mean = phi.new_zeros(len(count), phi.shape[1]).index_add_(0, index, phi) / count.unsqueeze(-1)
+    within = (phi - mean[index]).square().sum(0) / max(int((count - 1).sum()), 1)
+    between = mean.var(0) - within * (1 / count).mean()
+    unit = WIDE**2
+    looks, spread = (unit * v[:-1].clamp(min=LEAST_VARIANCE) for v in (within, between))
+    initializer.log_amplitude.fill_(math.log(WIDE))
+    initializer.log_precision[:-1] = -looks.log()
+    prior.log_scale[:-1] = spread.log() / 2
+    refiner.log_scale.fill_(math.log(WIDE * KAPPA * float((spread / (spread + looks)).mean())))
+    refiner.log_weight.fill_(math.log(WIDE) - float(looks.log().mean()))
+    refiner.log_information.fill_(math.log(INFORMATION) - float(looks.log().mean()))
+
+
 class _Once:
     """A batch as a source of tasks."""
 
@@ -101,6 +138,8 @@ def _take(model: EmpiricalBayes, rows: _Rows) -> None:
     with evaluating(model), torch.no_grad():
         if predictor.head == "cosine":
             predictor.measure(rows.x, rows.cluster)
+            if config.get("widths") == "measured":
+                measure_widths(model, predictor.features(rows.x.unsqueeze(0))[0], rows.cluster)
         elif config.get("standardize") or predictor.basis is not None:
             predictor.measure(rows.x, rows.cluster)
             if rows.task_x is not None:

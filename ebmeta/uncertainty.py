@@ -2,12 +2,13 @@ r"""Uncertainty of the prior's parameters: predictions that average over what fe
 
 Candidates come from a Student-t of the normal approximation's location and scale at the fitted parameters $\hat\psi$,
 
-$$ \psi_s \sim t_5(\hat\psi, H^{-1}), \qquad
+$$ \psi_s \sim t_\nu(\hat\psi, H^{-1}), \qquad
    H = -\nabla^2 \big[ \textstyle\sum_t \log p_\psi(y_t) + \log h(\psi) \big]_{\hat\psi}, $$
 
-and $S$ of them are kept by systematic resampling with weights of what the approximation gets wrong,
+with $\nu$ the number of parameters, at least 5, and $S$ of them are kept by systematic resampling with weights of what
+the approximation gets wrong,
 
-$$ v_s \propto \frac{h(\psi_s) \prod_t p_{\psi_s}(y_t)}{t_5(\psi_s; \hat\psi, H^{-1})}, $$
+$$ v_s \propto \frac{h(\psi_s) \prod_t p_{\psi_s}(y_t)}{t_\nu(\psi_s; \hat\psi, H^{-1})}, $$
 
 flattened where a few of them would outweigh all others (`temper`).
 
@@ -35,7 +36,7 @@ DEAD = 1e-9  # curvature of a parameter that nothing depends on, relative to the
 CANDIDATES = 8  # for each member
 STEP = 1e-3  # of the finite differences of gradients
 FLATTEST = 1.0  # least curvature of the approximation: no parameter is drawn with a scale above 1
-FREEDOM = 5  # degrees of freedom of the draws: tails wider than those of the target
+FREEDOM = 5  # least degrees of freedom of the draws: tails wider than those of the target
 
 
 class PriorEnsemble(EmpiricalBayes):
@@ -112,12 +113,13 @@ def propagate(
     values, vectors = torch.linalg.eigh((hessian + hessian.T) / 2)
     values = values.clamp(min=FLATTEST)
     generator = torch.Generator().manual_seed(seed)
-    normal = torch.randn(CANDIDATES * num_draws, size + FREEDOM, generator=generator, dtype=torch.float64)
+    freedom = max(FREEDOM, size)
+    normal = torch.randn(CANDIDATES * num_draws, size + freedom, generator=generator, dtype=torch.float64)
     chi_squared = normal[:, size:].square().sum(1, keepdim=True)
-    noise = normal[:, :size] * (FREEDOM / chi_squared).sqrt()
+    noise = normal[:, :size] * (freedom / chi_squared).sqrt()
     draws = center.repeat(len(noise), 1)
     draws[:, alive] += (noise / values.sqrt()) @ vectors.T
-    log_proposal = -(FREEDOM + size) / 2 * torch.log1p(noise.square().sum(1) / FREEDOM)
+    log_proposal = -(freedom + size) / 2 * torch.log1p(noise.square().sum(1) / freedom)
     log_ratio = torch.tensor([-evidence.value(d) for d in draws], dtype=torch.float64) - log_proposal
     reached = temper(log_ratio, num_draws / 2).cumsum(0)
     combs = (torch.arange(num_draws, dtype=torch.float64) + 0.5) / num_draws

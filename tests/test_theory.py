@@ -477,6 +477,18 @@ def test_prototype_initializer_is_bayes_rule_for_noisy_looks(rng: torch.Generato
         constant(gap[:, t], atol=1e-8)
 
 
+@checks("eq-widths")
+def test_the_working_model_spreads_features_within_and_between_classes(rng: torch.Generator) -> None:
+    a, look, prior = 7.0, torch.tensor([2.0, 9.0]).double(), torch.tensor([0.5, 4.0]).double()
+    w = randn(rng, 4000, 1, 2) / prior.sqrt()
+    phi = (w + randn(rng, 4000, 6, 2) / look.sqrt()) / a
+    within = phi.var(1).mean(0)
+    between = phi.mean(1).var(0) - within / 6
+    # 20,000 and 3,999 degrees of freedom: standard errors of 1% and below 3%; six of them, false alarms at 1e-8.
+    torch.testing.assert_close(a**2 * within, 1 / look, rtol=0.06, atol=0)
+    torch.testing.assert_close(a**2 * between, 1 / prior, rtol=0.18, atol=0)
+
+
 @checks("eq-prototype")
 def test_prototype_update(rng: torch.Generator) -> None:
     initializer, (prior, likelihood, x, y, mask) = prototype_case(rng)
