@@ -9,25 +9,34 @@ from ebmeta.diagnostics.bottleneck import (
 from ebmeta.diagnostics.check import Check
 from ebmeta.diagnostics.generalization import gap_plot, generalization_gap
 from ebmeta.diagnostics.gradients import synthetic_gradient_plot, synthetic_gradients
+from ebmeta.diagnostics.importance import check_posteriors, correct
+from ebmeta.diagnostics.moments import against_reference
+from ebmeta.diagnostics.plots_importance import khat_by_step
 from ebmeta.diagnostics.plots_simulation import ecdf_difference, expected_coverage
 from ebmeta.diagnostics.report import Diagnosis, diagnose
 from ebmeta.diagnostics.simulation import simulate_tasks, simulation_based_calibration
 from ebmeta.diagnostics.simulation_result import SimulationCalibration
 from ebmeta.diagnostics.uniformity import Band, ecdf_band, uniformity_p_value
+from ebmeta.diagnostics.updates import posterior_updates, update_plot
 
 __all__ = [
     "Band",
     "Check",
     "Diagnosis",
     "SimulationCalibration",
+    "against_reference",
+    "check_posteriors",
+    "correct",
     "diagnose",
     "ecdf_band",
     "ecdf_difference",
     "expected_coverage",
     "gap_plot",
     "generalization_gap",
+    "khat_by_step",
     "linear_gaussian_information",
     "mutual_information",
+    "posterior_updates",
     "rate_distortion",
     "rate_distortion_plot",
     "simulate_tasks",
@@ -35,4 +44,5 @@ __all__ = [
     "synthetic_gradient_plot",
     "synthetic_gradients",
     "uniformity_p_value",
+    "update_plot",
 ]

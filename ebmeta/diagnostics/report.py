@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ebmeta.diagnostics.check import Check, Status, worst
 from ebmeta.diagnostics.predictions import few_labels, probabilities
-from ebmeta.diagnostics.verdicts import information, refinement, simulation, width
+from ebmeta.diagnostics.verdicts import exactness, information, refinement, simulation, width
 from ebmeta.evaluate import task_batches
 from ebmeta.model import EmpiricalBayes
 from ebmeta.persist import strict, to_json
@@ -29,7 +29,11 @@ __all__ = ["Diagnosis", "diagnose"]
 
 TEMPLATE = Path(__file__).with_name("report.html")
 DECISIVE = ("probabilities", "few_labels")  # what predictions stand or fall with
-CAUTIONS = ("refinement", "simulation")  # what can add a caution; the other checks are about weights, not predictions
+CAUTIONS = (
+    "refinement",
+    "exactness",
+    "simulation",
+)  # what can add a caution; the other checks are about weights, not predictions
 
 
 HEADLINES: dict[Status, str] = {
@@ -152,6 +156,7 @@ def diagnose(
         steps.append(lambda: refinement(model, tasks, num_tasks))
     steps.append(lambda: width(model, tasks, num_tasks))
     if not model.likelihood.categorical:
+        steps.append(lambda: exactness(model, batches, seed))
         steps.append(lambda: simulation(model, tasks, num_tasks, seed))
     steps.append(lambda: information(model, tasks, num_tasks, seed))
     checks = [step() for step in tqdm(steps, desc="checks", disable=None if progress else True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,6 +12,8 @@ from ebmeta.diagnostics.bottleneck import rate_distortion
 from ebmeta.diagnostics.check import Check, Status, interval
 from ebmeta.diagnostics.generalization import gap_plot, generalization_gap
 from ebmeta.diagnostics.gradients import synthetic_gradient_plot, synthetic_gradients
+from ebmeta.diagnostics.importance import USABLE, check_posteriors
+from ebmeta.diagnostics.plots_importance import khat_by_step
 from ebmeta.diagnostics.plots_simulation import ecdf_difference
 from ebmeta.diagnostics.simulation import simulation_based_calibration
 from ebmeta.diagnostics.updates import posterior_updates, update_plot
@@ -18,11 +21,13 @@ from ebmeta.model import EmpiricalBayes
 from ebmeta.sampling import TaskSampler
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["information", "refinement", "simulation", "width"]
+__all__ = ["exactness", "information", "refinement", "simulation", "width"]
 
 SLIGHT = 0.15  # of a posterior's width, or its centre in units of it: an error that predictions hardly feel
 FALSE_ALARM = 0.001  # of the simulation: how often it may doubt an exact posterior
 FAR = 0.5  # of a posterior's width: an error that matters
+SMALL_GAP, LARGE_GAP = 0.05, 0.5  # nats from the exact posterior
+NEARLY_EVEN, ENOUGH = 0.99, 0.9  # effective share of draws, and share of tasks, at which there is nothing to mend
 LEAST_GAIN = 0.002  # nats per query: below this, refinement changes nothing that matters
 
 
@@ -143,9 +148,7 @@ def width(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int)
     status = interval(low, high, np.log(1 + SLIGHT), np.log(1 + FAR))
     wide = spread < 1
     status = "caution" if status == "bad" and wide else status
-    finding = (
-        f"Told the labels of unlabelled rows, it moved {spread:.2f} ± {half:.2f} times as far as it expected. "
-    )
+    finding = f"Told the labels of unlabelled rows, it moved {spread:.2f} ± {half:.2f} times as far as it expected. "
     if status == "good":
         finding += "Its own doubt about the task is what it should be."
     elif status == "unclear":
@@ -167,6 +170,46 @@ def width(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int)
         },
         update_plot(found).get_figure(root=True),
         "Each dot is a task: how far the model moved, against how far it expected to. On the dashed line they agree.",
+    )
+
+
+def exactness(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0) -> Check:
+    """Check posteriors given the support set against the exact joint, task by task.
+
+    Args:
+        model: a model of labels that are numbers.
+        batches: tasks.
+        seed: seed of the draws.
+
+    Raises:
+        ValueError: as for `check_posteriors`.
+    """
+    parts = [check_posteriors(model, b, num_steps=0, seed=seed).isel(step=0) for b in batches]
+    gap, khat, size = (
+        np.concatenate([part[name].values for part in parts]) for name in ("gap", "khat", "effective_size")
+    )
+    share = size / parts[0].attrs["num_draws"]
+    fine = float(((khat < USABLE) | (share > NEARLY_EVEN)).mean())
+    mean = float(gap.mean())
+    status: Status = "good" if mean < SMALL_GAP and fine > ENOUGH else "caution" if mean < LARGE_GAP else "bad"
+    finding = (
+        f"Its posteriors are {abs(mean):.3f} nats from the exact ones on average, and stand for them, at least with "
+    )
+    finding += f"weights, in {fine:.0%} of {len(gap)} tasks."
+    return Check(
+        "exactness",
+        "Is the posterior calculated well?",
+        status,
+        finding,
+        "The model approximates the answer of Bayes' rule by a Gaussian. Draws from it are weighed by what the rule says of "
+        "them: where all weights are alike, the two agree. k-hat says how unequal the weights are: below 0.7 they can mend "
+        "what is wrong.",
+        ""
+        if status == "good"
+        else "ebmeta.diagnostics.correct predicts with such weights; ebmeta.reference.nuts is exact.",
+        {"gap": mean, "usable": fine, "effective_share": float(share.mean()), "khat_median": float(np.median(khat))},
+        khat_by_step(parts[0].expand_dims("step")).get_figure(root=True),
+        "k-hat of the tasks; to the left of the lines draws can be used, or mended.",
     )
 
 
