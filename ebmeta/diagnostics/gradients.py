@@ -121,10 +121,10 @@ def synthetic_gradients(
         out |= _with_gaps({name: value}, UNITS[name])
         if name in ("gradient_cosine", "move_cosine", "gain"):
             out[f"{name}_by_task"] = xr.DataArray(value.double().cpu().numpy(), dims=("step", "task"))
-    slope = (both.mean(1) / own.mean(1)).unsqueeze(1)
-    _, half = mean_of((both - slope * own) / own.mean(1, keepdim=True))  # the delta method
-    for key, value in (("gradient_slope", slope[:, 0].double().cpu().numpy()), ("gradient_slope_half_width", half)):
-        out[key] = xr.DataArray(value, dims="step", attrs={"units": UNITS["gradient_slope"]})
+    slope = both.mean(1) / own.mean(1)
+    half = mean_of((both - slope.unsqueeze(1) * own) / own.mean(1, keepdim=True))[1]  # the delta method
+    for name, array in (("gradient_slope", slope.double().cpu().numpy()), ("gradient_slope_half_width", half)):
+        out[name] = xr.DataArray(array, dims="step", attrs={"units": UNITS["gradient_slope"]})
     if proper:
         top, right = (np.concatenate(rows, 1) for rows in zip(*tops, strict=True))
         errors = [calibration_error(t, r) for t, r in zip(top, right, strict=True)]
