@@ -36,7 +36,7 @@ from ebmeta.tasks import TaskBatch
 
 NAME = "simulation_calibration.json"
 #: Numbers of tasks: repeats for the exact posterior, and for each wrong one.
-SIZES = {50: (400, 100), 100: (400, 100), 300: (400, 100), 1000: (100, 20)}
+SIZES = {50: (200, 50), 100: (400, 50), 300: (100, 50), 1000: (50, 10)}
 NUM_TASKS = 1000
 MASSES = np.array([0.5, 0.9])
 FIGURES = ROOT.parent / "docs" / "_static" / "simulation_calibration"
