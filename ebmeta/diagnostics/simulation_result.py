@@ -89,14 +89,18 @@ class SimulationCalibration:
         z = special.ndtri(np.clip(u, EXTREME, 1 - EXTREME))
         out = xr.Dataset({"p_value": self.p_values})
         out["shift"], out["spread"] = ("quantity", z.mean(1)), ("quantity", z.std(1))
-        faults = [self._fault(row, str(k)) for row, k in zip(u, self.pit["kind"].values, strict=True)]
-        out["fault"] = ("quantity", [f if bad else "none" for (f, _), bad in zip(faults, self._outside, strict=True)])
-        out["strength"] = ("quantity", [s for _, s in faults])
+        faults = zip(self._faults, self._outside, strict=True)
+        out["fault"] = ("quantity", [fault if bad else "none" for (fault, _), bad in faults])
         return out
+
+    @cached_property
+    def _faults(self) -> list[tuple[str, float]]:
+        """What the shape of each quantity would be a sign of, and how strong a sign, in standard deviations."""
+        return [self._fault(u, str(k)) for u, k in zip(self.pit.values, self.pit["kind"].values, strict=True)]
 
     @staticmethod
     def _fault(u: np.ndarray, kind: str) -> tuple[str, float]:
-        """Return the fault that a shape would show, and how loudly it does, in standard deviations."""
+        """Return one entry of `_faults`."""
         mean = float(np.sqrt(12 * len(u)) * (u.mean() - 0.5))
         spread = float(np.sqrt(180 * len(u)) * (((u - 0.5) ** 2).mean() - 1 / 12))
         loud = max(abs(mean), abs(spread))
@@ -129,8 +133,7 @@ class SimulationCalibration:
         """
         if self.passed:
             return "calibrated"
-        table, kind = self.table, self.pit["kind"].values
-        chosen = table["fault"].values != "none"
+        kind, chosen = self.pit["kind"].values, self._outside
         of_labels = np.isin(kind, ["label", "surprise"])
         of_fit = kind == "likelihood"
         # A likelihood moves with location and width alike, and names the fault only where no weight does.
@@ -138,7 +141,7 @@ class SimulationCalibration:
             if (chosen & ~aside).any():
                 chosen = chosen & ~aside
                 break
-        fault = str(table["fault"].values[np.where(chosen, table["strength"], -1).argmax()])
+        fault = max((s, f) for (f, s), c in zip(self._faults, chosen, strict=True) if c)[1]
         if of_fit[chosen].all():
             return {"too wide": "learns too little", "too narrow": "learns too much"}.get(fault, fault)
         if of_labels[chosen].all() and fault == "too wide":
