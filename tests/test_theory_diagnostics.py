@@ -96,7 +96,7 @@ def test_the_divergence_splits() -> None:
     assert float(unseen) > 0.1
 
 
-@checks("eq-gap")
+@checks("eq-amortization-gap")
 def test_the_gap_is_a_divergence() -> None:
     prior, q, x, y, noise = linear_task()
     mask = torch.ones(1, 2, dtype=torch.bool)

@@ -185,31 +185,26 @@ def exactness(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0
         ValueError: as for `check_posteriors`.
     """
     parts = [check_posteriors(model, b, num_steps=0, seed=seed).isel(step=0) for b in batches]
-    gap, khat, size = (
-        np.concatenate([part[name].values for part in parts]) for name in ("gap", "khat", "effective_size")
-    )
+    gap, khat, size = (np.concatenate([p[n].values for p in parts]) for n in ("gap", "khat", "effective_size"))
     share = size / parts[0].attrs["num_draws"]
     fine = float(((khat < USABLE) | (share > NEARLY_EVEN)).mean())
     mean = float(gap.mean())
     status: Status = "good" if mean < SMALL_GAP and fine > ENOUGH else "caution" if mean < LARGE_GAP else "bad"
-    finding = (
-        f"Its posteriors are {abs(mean):.3f} nats from the exact ones on average, and stand for them, at least with "
-    )
-    finding += f"weights, in {fine:.0%} of {len(gap)} tasks."
+    finding = f"Its posteriors are {abs(mean):.3f} nats from the exact ones on average, and stand for them, at least "
+    finding += f"with weights, in {fine:.0%} of {len(gap)} tasks."
+    mend = "ebmeta.diagnostics.correct predicts with such weights; ebmeta.reference.nuts is slow and nearly exact."
     return Check(
         "exactness",
         "Is the posterior calculated well?",
         status,
         finding,
-        "The model approximates the answer of Bayes' rule by a Gaussian. Draws from it are weighed by what the rule says of "
-        "them: where all weights are alike, the two agree. k-hat says how unequal the weights are: below 0.7 they can mend "
-        "what is wrong.",
-        ""
-        if status == "good"
-        else "ebmeta.diagnostics.correct predicts with such weights; ebmeta.reference.nuts is exact.",
+        "The model approximates the answer of Bayes' rule by a Gaussian. Draws from it are weighed by what the rule "
+        "says of them: where all weights are alike, the two agree. k-hat says how unequal the weights are: below 0.7 "
+        "they can mend what is wrong.",
+        "" if status == "good" else mend,
         {"gap": mean, "usable": fine, "effective_share": float(share.mean()), "khat_median": float(np.median(khat))},
         khat_by_step(parts[0].expand_dims("step")).get_figure(root=True),
-        "k-hat of the tasks; to the left of the lines draws can be used, or mended.",
+        "k-hat of some of the tasks: below the lines draws can be used, or mended.",
     )
 
 
