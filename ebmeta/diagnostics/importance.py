@@ -76,9 +76,8 @@ def check_posteriors(
         where weights are even within 1%; `effective_size` of the draws; in nats, `gap`
         $= \mathrm{KL}(q_k \Vert \text{target})$ and `gap_unseen`, its part outside the span of the labelled rows; for
         labelled queries of the target "support", `nll` and `nll_corrected` in nats per query, the latter as `correct`
-        predicts. Over `task`: `log_evidence` in nats, from the most even weights with $\hat k < 0.7$, or
-        from draws of the prior. Attribute `verdict`: what
-        this says of $q_K$, in words.
+        predicts. Over `task`: `log_evidence` in nats, from the step of the most even weights, or from draws of the
+        prior where no step keeps a tenth of its draws. Attribute `verdict`: what this says of $q_K$, in words.
 
     Raises:
         ValueError: if `observe` is unknown, there are fewer than 25 draws, `seed` is negative, query labels are needed
@@ -356,7 +355,7 @@ def _judge(part: _Pass, observe: str) -> dict[str, Tensor]:
     out = {name: torch.stack(values) for name, values in steps.items()}
     # Weights of draws from the prior are likelihoods: uneven, but without a heavy tail.
     bound, of_prior = out.pop("bound"), part.draw(None).log_ratio
-    size = torch.where(out["khat"] < USABLE, out["effective_size"], 0.0)
+    size = torch.where(out["effective_size"] > num_draws / 10, out["effective_size"], 0.0)
     best = bound.gather(0, size.argmax(0, keepdim=True))[0]
     out["log_evidence"] = torch.where(size.amax(0) > 0, best, torch.logsumexp(of_prior, 0) - math.log(num_draws))
     out["gap"] = out["log_evidence"] - out.pop("elbo")

@@ -23,7 +23,7 @@ def khat_by_step(checks: xr.Dataset, variable: str = "khat", ax: Axes | None = N
         ax: where to draw; a new figure by default.
 
     Returns:
-        The axes, with a box (quartiles, and whiskers to the 5th and 95th percentile) for each step.
+        The axes, with boxes at the median, quartiles, eighths and so on of each step.
 
     Raises:
         ValueError: if there is no such variable.
@@ -36,7 +36,7 @@ def khat_by_step(checks: xr.Dataset, variable: str = "khat", ax: Axes | None = N
     if ax is None:
         ax = Figure(figsize=(4.8, 4.0), layout="constrained").subplots()
     table = checks[variable].to_series().reset_index()
-    sns.boxplot(table, x="step", y=variable, whis=(5, 95), showfliers=False, color=sns.color_palette("deep")[0], ax=ax)
+    sns.boxenplot(table, x="step", y=variable, showfliers=False, color=sns.color_palette("deep")[0], ax=ax)
     for level, style, words in ((GOOD, ":", "draws stand for it"), (USABLE, "--", "weights correct them")):
         ax.axhline(level, color="0.4", linewidth=1, linestyle=style, zorder=0)
         ax.annotate(
