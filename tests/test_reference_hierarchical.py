@@ -135,6 +135,14 @@ def test_likelihoods(name, parameters, y, exact):
 
 
 @pytest.mark.parametrize("name", list(LIKELIHOODS))
+def test_every_likelihood_can_be_compiled(name):
+    rows = Rows([0, 1, 1, 0], [0, 0, 1, 1], size=[2, 3, 4, 5])
+    program = numpyro.handlers.seed(hierarchical_model(rows, name), 0)
+    value = jax.jit(lambda mu: log_density(program, (), {}, {"w_loc": mu})[0])
+    assert np.isfinite(value(np.full(1, 0.3, np.float32)))
+
+
+@pytest.mark.parametrize("name", list(LIKELIHOODS))
 def test_every_likelihood_can_be_sampled_with_its_default_hyperpriors(name):
     form = LIKELIHOODS[name]
     rows = Rows([0, 1, 1, 0], [0, 0, 1, 1], random=RNG.normal(size=(4, 2)), fixed=RNG.normal(size=(4, 3)))
