@@ -13,7 +13,7 @@ from ebmeta.preparation import measure
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from counts import difference, fitted, one_intercept, score
+from counts import difference, fitted, log_hyperpriors, one_intercept, score
 from groups.counted import Counted, Split, as_batch, splits
 from groups.mixed_model import average, design, log_pmf
 
@@ -71,11 +71,37 @@ def test_without_slopes_the_intercept_alone_varies():
     assert (z.shape, x.shape) == ((40, 1), (40, 3))
     model = ebmeta.EmpiricalBayes.regressor(1, "binomial", num_steps=0).double()
     log_scale = model.prior.log_scale
-    log_scale.data = torch.tensor([np.log(0.02), 0.0])
+    log_scale.data = torch.tensor([np.log(0.02), 0.0], dtype=torch.float64)
     (gradient,) = torch.autograd.grad(one_intercept(model), log_scale)
-    np.testing.assert_allclose(gradient, [1 - 0.1 * 0.02, 0.9])
-    log_scale.data = torch.tensor([np.log(0.02) + 0.1, 0.0])
-    assert torch.autograd.grad(one_intercept(model), log_scale)[0][0] < -8  # pulled back, ten per unit and tenth
+    np.testing.assert_allclose(gradient, [1 - 0.02**2 / 6.25, 1 - 1 / 6.25], rtol=1e-6)
+    log_scale.data[0] += 0.1
+    assert torch.autograd.grad(one_intercept(model), log_scale)[0][0] < -8  # 1 - 10: pulled back
+
+
+def test_hyperpriors_are_those_of_the_peer():
+    """Differences of the log density between two points are those of NumPyro's, with the change of variables."""
+    points = [
+        {"loc": [0.3, -1.0], "log_scale": [0.2, -0.5], "lower": 0.7, "slope": [[0.4], [2.0]], "log_shape": 0.3},
+        {"loc": [2.0, 1.5], "log_scale": [-0.8, 0.9], "lower": -1.6, "slope": [[-1.0], [0.1]], "log_shape": -1.0},
+    ]
+    model = ebmeta.EmpiricalBayes.regressor(1, "negative_binomial", num_steps=0, num_covariates=1).double()
+    got, exact = [], []
+    for p in points:
+        for name in ("loc", "log_scale", "slope"):
+            getattr(model.prior, name).data = torch.tensor(p[name], dtype=torch.float64)
+        model.prior.lower.data[1, 0], model.likelihood.log_shape.data = p["lower"], torch.tensor(p["log_shape"])
+        got.append(log_hyperpriors(model).item())
+        rho, (one, two) = p["lower"] / np.sqrt(1 + p["lower"] ** 2), np.exp(p["log_scale"])
+        tau, r = np.array([one, two * np.sqrt(1 + p["lower"] ** 2)]), np.exp(p["log_shape"])
+        exact.append(
+            stats.norm.logpdf(np.r_[p["loc"], np.ravel(p["slope"])], 0, 5).sum()
+            + (stats.halfnorm.logpdf(tau, scale=2.5) + np.log(tau)).sum()
+            + stats.gamma.logpdf(r, 2, scale=10)
+            + np.log(r)
+            + stats.beta.logpdf((1 + rho) / 2, 2, 2)
+            + 1.5 * np.log(1 - rho**2)
+        )
+    assert got[0] - got[1] == pytest.approx(exact[0] - exact[1], rel=1e-6)
 
 
 @pytest.mark.parametrize(
