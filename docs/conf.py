@@ -21,6 +21,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinxcontrib.bibtex",
     "comparison",
+    "counts",
     "groups",
     "docstrings",
     "results",

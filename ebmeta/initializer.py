@@ -119,6 +119,8 @@ class ConjugateInitializer(Initializer):
         mask: Tensor,
         given: Given | None = None,
     ) -> Gaussian:
+        if not x.shape[1]:
+            return prior
         ways = torch.ones(prior.loc.shape[:2], dtype=torch.bool, device=x.device)
         x, q = x * mask.unsqueeze(-1), prior
         for step in range(1 if likelihood.conjugate else self.num_steps):
@@ -132,7 +134,7 @@ class ConjugateInitializer(Initializer):
             if not (searching or likelihood.conjugate):
                 precision = (3 * precision + q.precision) / 4  # curvature and variance would chase each other
             move = prior.with_(q.loc, precision).solve(total)
-            if not likelihood.conjugate and x.shape[1]:
+            if not likelihood.conjugate:
                 reach = (x @ move.mT).abs().amax((1, 2))
                 move = move * (2 / reach.clamp(min=2))[:, None, None]
             q = prior.with_(q.loc - move, precision)

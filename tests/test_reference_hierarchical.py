@@ -134,6 +134,13 @@ def test_likelihoods(name, parameters, y, exact):
     np.testing.assert_allclose(got, exact(eta, size), rtol=1e-7)
 
 
+def test_a_binomial_can_be_compiled():
+    rows = Rows([0, 1, 1, 0], [0, 0, 1, 1], size=[2, 3, 4, 5])
+    program = numpyro.handlers.seed(hierarchical_model(rows, "binomial"), 0)
+    value = jax.jit(lambda mu: log_density(program, (), {}, {"w_loc": mu})[0])
+    assert np.isfinite(value(np.full(1, 0.3, np.float32)))
+
+
 @pytest.mark.parametrize("name", list(LIKELIHOODS))
 def test_every_likelihood_can_be_sampled_with_its_default_hyperpriors(name):
     form = LIKELIHOODS[name]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["figures", "setup", "tables"]
+__all__ = ["figures", "setup", "table", "tables"]
 
 METHODS = {
     "ebmeta": "ebmeta",
@@ -22,7 +22,8 @@ WORDS = {"rmse": "RMSE", "nll": "NLL", "crps": "CRPS", "coverage": "coverage of 
 LIKELIHOODS = {"normal": "normal", "normal_per_task": "normal, noise per group", "student_t": "Student-t"}
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Return a table in Markdown."""
     lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
     return "\n".join(lines) + "\n"
 
@@ -40,13 +41,13 @@ def tables(sets: dict[str, Any]) -> dict[str, str]:
                     row.append("" if values is None else f"{np.mean(values):.3f}")
                 if any(row[1:]):
                     rows.append(row)
-            out[f"{score}_{support}"] = _table(["set", *METHODS.values()], rows)
+            out[f"{score}_{support}"] = table(["set", *METHODS.values()], rows)
     chosen = [
         [n.replace("_", " "), LIKELIHOODS[f["ebmeta"]["likelihood"]], "yes" if f["ebmeta"]["covariates"] else "no"]
         for n, f in sets.items()
         if "ebmeta" in f
     ]
-    out["chosen"] = _table(["set", "likelihood", "covariates"], chosen)
+    out["chosen"] = table(["set", "likelihood", "covariates"], chosen)
     return out
 
 
@@ -99,7 +100,7 @@ def recovery(found: dict[str, Any]) -> str:
         rows.append(
             [name.replace("_", " "), worst.replace("_", " "), f"{scores[worst]:+.1f}", f"{each['coverage']:.1%}"]
         )
-    return _table(["likelihood", "worst parameter", "mean error over its standard error", "coverage"], rows)
+    return table(["likelihood", "worst parameter", "mean error over its standard error", "coverage"], rows)
 
 
 def setup(app: Any) -> dict[str, bool]:

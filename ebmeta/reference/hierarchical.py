@@ -207,7 +207,8 @@ def hierarchical_model(
             shape = (ways, num_fixed) if form.categorical else (num_fixed,)
             eta = eta + (rows.fixed @ site("fixed", *shape).T).reshape(len(rows.fixed), ways)
         with numpyro.plate("row", len(rows.y)):
-            numpyro.sample("y", form.distribution(eta, rows.size, **parameters, **exists), obs=y)
+            labels = None if y is None else jnp.asarray(y)  # a binomial's constraint takes no array of NumPy
+            numpyro.sample("y", form.distribution(eta, rows.size, **parameters, **exists), obs=labels)
 
     return program
 
