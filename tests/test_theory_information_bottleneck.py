@@ -95,6 +95,18 @@ def test_the_worlds_have_gaps_to_bound() -> None:
     assert gaps[:, 1].max() > 0.02
 
 
+@checks("eq-risks")
+@SEEDS
+def test_gaps_are_differences_of_mean_losses(seed: int) -> None:
+    world = World(seed)
+    gaps = np.zeros(2)
+    for index, mass in np.ndenumerate(world.joint):
+        task, one, two, x, y, w = index
+        risk = world.rows[task] @ world.loss[w]
+        gaps += mass * np.array([risk - world.loss[w, [one, two]].mean(), risk - world.loss[w, 2 * x + y]])
+    np.testing.assert_allclose(gaps, world.gaps, atol=1e-12)
+
+
 @checks("eq-task-information")
 @SEEDS
 def test_information_is_about_the_task_or_about_its_rows(seed: int) -> None:

@@ -251,10 +251,10 @@ def synthetic_gradient_plot(data: xr.Dataset, ax: Axes | None = None) -> Axes:
     ]
     frame = pd.concat(frames)
     style = {"errorbar": ("pi", 90), "dodge": 0.25, "linestyle": "none", "err_kws": {"linewidth": 1.2}}
-    sns.pointplot(frame, x="step", y="cosine", hue="of", order=steps, palette="deep", ax=ax, **style)
+    sns.pointplot(frame, x="step", y="cosine", hue="of", palette="deep", native_scale=True, ax=ax, **style)
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     gains = [f"{k}\n{gain:+.3f} nats" for k, gain in zip(steps, data["gain"].values, strict=True)]
-    ax.set_xticks(range(len(steps)), gains)
+    ax.set_xticks(steps, gains)
     ax.set(xlabel="refinement step, and its gain per query", ylabel="cosine with the true gradient", ylim=(-1.05, 1.05))
     sns.move_legend(ax, "lower right", title=None, frameon=False)
     sns.despine(ax=ax)
