@@ -32,7 +32,7 @@ from ebmeta.predict import marginals
 NAME = "posterior_checks.json"
 SUPPORT, QUERY, FEATURES = 4, 20, 2
 FACTORS = [0.25, 0.5, 0.71, 1.0, 1.41, 2.0, 4.0]
-BINS = {"below_0.5": (-np.inf, 0.5), "0.5_to_0.7": (0.5, 0.7), "above_0.7": (0.7, np.inf)}
+BINS = {"good": (-np.inf, 0.5), "usable": (0.5, 0.7), "poor": (0.7, np.inf)}
 
 
 def interval(values: np.ndarray) -> list[float]:
