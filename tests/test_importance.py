@@ -15,7 +15,7 @@ import ebmeta
 from ebmeta import TaskBatch, reference
 from ebmeta.conjugate import log_evidence, posterior
 from ebmeta.diagnostics import against_reference, check_posteriors, correct, khat_by_step
-from ebmeta.diagnostics.importance import _passes
+from ebmeta.diagnostics.passes import passes
 from ebmeta.diagnostics.span import frame, project
 from ebmeta.gaussian import DiagonalGaussian
 from ebmeta.initializer import Initializer
@@ -98,7 +98,7 @@ def test_khat_is_that_of_arviz():
     batch = number_tasks("bernoulli", (6, 5), (3, 2), features=2)
     checks = check_posteriors(model, batch, num_draws=500, seed=4)
     with torch.no_grad():
-        (part,) = _passes(model, batch, "support", None, 500, 4)
+        (part,) = passes(model, batch, "support", None, 500, 4)
         w = part.draw(0).u.permute(2, 0, 1, 3) @ part.directions.basis[..., :3].mT
         eta = torch.einsum("tnp,stcp->stnc", model.predictor.features(batch.support_x), w)
         logp = model.likelihood.log_prob(batch.support_y, eta, batch.way_mask)

@@ -21,9 +21,6 @@ say how far (theory: "What k-hat means for a transductive posterior"). Sources: 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -31,22 +28,16 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ebmeta.diagnostics.span import Frame, Projected, covariance_of, frame, project
-from ebmeta.gaussian import Gaussian
-from ebmeta.inference import Inference, repeat
+from ebmeta.diagnostics.passes import Pass, passes
 from ebmeta.interop import psis
-from ebmeta.likelihood import Given, ScalarLikelihood
 from ebmeta.model import EmpiricalBayes
-from ebmeta.predict import _match, evaluating
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["GOOD", "USABLE", "check_posteriors", "correct"]
 
 GOOD, USABLE = 0.5, 0.7  # of k-hat: draws stand for the target; weights still correct them
-LEAST_DRAWS = 25
 NEARLY_EVEN, ENOUGH = 0.95, 0.9  # effective share of draws, and share of tasks, at which there is nothing to mend
 EVEN = 0.01  # nats by which ratios may differ and have no tail
-CHUNK = 16  # tasks per pass: bounds the memory of the draws
 
 Observe = Literal["support", "both"]
 
@@ -93,7 +84,7 @@ def check_posteriors(
     if observe not in ("support", "both"):
         raise ValueError(f"observe: expected 'support' or 'both', got {observe!r}")
     data: dict[str, list[Tensor]] = {}
-    for part in _passes(model, batch, observe, num_steps, num_draws, seed):
+    for part in passes(model, batch, observe, num_steps, num_draws, seed):
         for name, value in _judge(part, observe).items():
             data.setdefault(name, []).append(value)
     values = {name: torch.cat(parts, -1).cpu().numpy() for name, parts in data.items()}
@@ -138,7 +129,7 @@ def correct(
         ValueError: as for `check_posteriors`.
     """
     data: dict[str, list[Tensor]] = {}
-    for part in _passes(model, batch.unlabelled(), "support", num_steps, num_draws, seed):
+    for part in passes(model, batch.unlabelled(), "support", num_steps, num_draws, seed):
         drawn = part.draw(-1)
         weight, khat = _smooth(drawn.log_ratio)
         plain, mended = part.inferred.predict(-1), part.predict(drawn, weight)
@@ -155,169 +146,6 @@ def correct(
     return out.assign_coords({str(d): np.arange(n) for d, n in out.sizes.items()})
 
 
-@dataclass(frozen=True, eq=False)
-class _Draws:
-    r"""Draws of $u$ in labelled rows' directions, `(T, C, S, R)`, and log ratios `(S, T)` there and in all."""
-
-    u: Tensor
-    log_ratio: Tensor
-    log_ratio_rows: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class _Pass:
-    """What is known of a few tasks: inference, the labels of the target, and noise that all steps share."""
-
-    batch: TaskBatch
-    inferred: Inference
-    labelled: TaskBatch
-    x: Tensor
-    directions: Frame
-    level: Tensor
-    noise: Tensor
-    query_noise: Tensor
-
-    @cached_property
-    def levels(self) -> int:
-        return self.inferred.num_levels
-
-    @cached_property
-    def _prior(self) -> Gaussian:
-        return _double(self.inferred.prior[:: self.levels])
-
-    @cached_property
-    def prior(self) -> Projected:
-        return project(self._prior, self.directions)
-
-    def _chosen(self, values: Tensor) -> Tensor:
-        """Choose each draw's level of noise, `(S, T, ...)`, from `values` of shape `(S, T * J, ...)`."""
-        by_level = values.unflatten(1, (-1, self.levels))
-        index = self.level.view(*self.level.shape, *[1] * (by_level.dim() - 2)).expand(-1, -1, 1, *by_level.shape[3:])
-        return by_level.gather(2, index).squeeze(2)
-
-    def _given(self, size: Tensor | None) -> Given:
-        levels = self.inferred.levels
-        return Given(size, None if levels is None else self._chosen(levels.z.flatten().expand(len(self.level), -1)))
-
-    def draw(self, k: int | None) -> _Draws:
-        """Draw from $q_k$, or from the prior where `k` is None."""
-        q = self.prior.repeat(self.levels) if k is None else self._projected(k)
-        seen, every, times = self.directions.num_seen, len(self.directions), self.levels
-        u = q.draw(self.noise.repeat_interleave(times, 0))
-        eta = torch.einsum("tnr,tcsr->stnc", self._rows, u[..., :seen])
-        given = Given(_repeat(self.labelled.support_size, times), None)
-        if self.inferred.levels is not None:
-            given = Given(given.size, self.inferred.levels.z.flatten())
-        y, ways = (repeat(v, times) for v in (self.labelled.support_y, self.labelled.way_mask))
-        logp = self.inferred.likelihood.log_prob(y, eta, ways, given)
-        labels = torch.where(repeat(self.labelled.support_mask, times), logp, 0.0).sum(-1)
-        labels = labels + (self.inferred.log_level - self.inferred.log_weight).flatten()
-        of_p, of_q = self.prior.repeat(times).log_prob(u, seen, every), q.log_prob(u, seen, every)
-        chosen = self._chosen(u[..., :seen].permute(2, 0, 1, 3)).permute(1, 2, 0, 3)
-        return _Draws(chosen, *(self._chosen(a - b + labels) for a, b in zip(of_p, of_q, strict=True)))
-
-    @cached_property
-    def _rows(self) -> Tensor:
-        return repeat(self.x @ self.directions.basis[..., : self.directions.num_seen], self.levels)
-
-    def _projected(self, k: int) -> Projected:
-        basis, real = (repeat(v, self.levels) for v in (self.directions.basis, self.directions.real))
-        return project(_double(self.inferred.path[k]), Frame(basis, real, self.directions.num_seen))
-
-    def unseen(self, k: int) -> Tensor:
-        r"""Return $\mathbb E_q \mathrm{KL}(q_k(w \mid u) \Vert p_\psi(w \mid u))$ in nats, shape `(T,)`."""
-        seen = self.directions.num_seen
-        whole = _double(self.inferred.path[k]).kl(_double(self.inferred.prior))
-        part = self._projected(k).leading(seen).kl(self.prior.leading(seen).repeat(self.levels))
-        return ((whole - part).view(-1, self.levels) * self.inferred.log_weight.exp()).sum(1)
-
-    @cached_property
-    def _query(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return slope, shift and standard deviation of queries' linear predictors given $u$, under the prior."""
-        p, prior = self._prior, self.prior.leading(self.directions.num_seen)
-        x = self.inferred.x[:: self.levels].double()
-        basis = self.directions.basis[..., : self.directions.num_seen]
-        cross = torch.einsum("tqp,tcpr->tcqr", x, covariance_of(p, basis))
-        slope = torch.cholesky_solve(cross.mT, prior.scale_tril).mT
-        loc, var = p.marginal(x)
-        shift = loc - torch.einsum("tcqr,tcr->tqc", slope, prior.loc)
-        left = var - (slope * cross).sum(-1).mT
-        return slope, shift, left.clamp(min=0).sqrt()
-
-    def queries(self, drawn: _Draws) -> Tensor:
-        r"""Return linear predictors of the queries given each draw of $u$, shape `(S, T, Q, C)`."""
-        slope, shift, scale = self._query
-        return shift + torch.einsum("tcqr,tcsr->stqc", slope, drawn.u) + scale * self.query_noise
-
-    def plain_score(self, k: int, y: Tensor) -> Tensor:
-        """Return the log likelihood of query labels under $q_k$ as it is in nats, shape `(T, Q)`."""
-        if not self.inferred.likelihood.categorical:
-            return self.inferred.log_prob(k, y, self.x.new_zeros(1), predictive=True)
-        probs = self.inferred.predict(k)["probs"]
-        return probs.gather(-1, y.unsqueeze(-1)).squeeze(-1).clamp(min=torch.finfo(probs.dtype).tiny).log()
-
-    def score(self, drawn: _Draws, weight: Tensor) -> Tensor:
-        """Return the log of the weighted mean likelihood of query labels in nats, shape `(T, Q)`."""
-        given = self._given(self.batch.query_size)
-        each = self.inferred.likelihood.log_prob(
-            self.batch.query_y,
-            self.queries(drawn),
-            self.batch.way_mask,
-            given,  # type: ignore[arg-type]
-        )
-        return torch.logsumexp(each + weight.T.unsqueeze(-1), 0)
-
-    def predict(self, drawn: _Draws, weight: Tensor) -> dict[str, Tensor]:
-        """Return weighted summaries of the predictions, each of shape `(T, Q, ...)`."""
-        eta, given, likelihood = self.queries(drawn), self._given(self.batch.query_size), self.inferred.likelihood
-        share = weight.T.exp().unsqueeze(-1)
-        if not isinstance(likelihood, ScalarLikelihood):
-            classes = likelihood.distribution(eta, self.batch.way_mask, given)
-            probs: Tensor = classes.probs  # type: ignore[attr-defined]
-            return {"probs": (share.unsqueeze(-1) * probs).sum(0)}
-        of_eta = likelihood.mean(eta.squeeze(-1), given)
-        mean = (share * of_eta).sum(0)
-        total = (share * (likelihood.variance(eta.squeeze(-1), given) + (of_eta - mean).square())).sum(0)
-        return {"mean": mean, "std": total.sqrt()}
-
-
-def _repeat(value: Tensor | None, times: int) -> Tensor | None:
-    return None if value is None else repeat(value, times)
-
-
-def _double(q: Gaussian) -> Gaussian:
-    return q.with_(q.loc.double(), q.precision.double())
-
-
-def _passes(
-    model: EmpiricalBayes, batch: TaskBatch, observe: str, num_steps: int | None, num_draws: int, seed: int
-) -> Iterator[_Pass]:
-    """Infer a few tasks at a time."""
-    if num_draws < LEAST_DRAWS:
-        raise ValueError(f"num_draws: expected at least {LEAST_DRAWS}, got {num_draws}")
-    if seed < 0:
-        raise ValueError(f"seed: expected a non-negative integer, got {seed}")
-    labelled = batch.pooled() if observe == "both" else batch
-    generator = torch.Generator().manual_seed(seed)
-    with evaluating(model):
-        for start in range(0, batch.num_tasks, CHUNK):
-            part, target = (_match(model, b[start : start + CHUNK]) for b in (batch, labelled))
-            inferred = model.infer(part.unlabelled(), num_steps)
-            if not isinstance(inferred, Inference):
-                raise ValueError(
-                    "model: expected one value of the prior's parameters, got several; check model.members one by one"
-                )
-            mask = target.support_mask
-            x = model.predictor.features(target.support_x, mask).double() * mask.unsqueeze(-1)
-            others = inferred.x[:: inferred.num_levels].double() * part.query_mask.unsqueeze(-1)
-            directions = frame(x, others)
-            tasks, ways = part.way_mask.shape
-            level = torch.multinomial(inferred.log_weight.exp().cpu(), num_draws, True, generator=generator).T
-            shapes = (tasks, ways, num_draws, len(directions)), (num_draws, tasks, part.query_mask.shape[1], ways)
-            noise, of_query = (torch.randn(s, generator=generator, dtype=x.dtype).to(x.device) for s in shapes)
-            yield _Pass(part, inferred, target, x, directions, level.to(x.device), noise, of_query)
-
-
 def _smooth(log_ratio: Tensor) -> tuple[Tensor, Tensor]:
     r"""Return log weights, shape `(T, S)`, and $\hat k$, shape `(T,)`, of log ratios of shape `(S, T)`."""
     ratios = log_ratio.T.cpu().numpy()
@@ -329,7 +157,7 @@ def _smooth(log_ratio: Tensor) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(weight).to(log_ratio.device), torch.from_numpy(khat).to(log_ratio.device)
 
 
-def _judge(part: _Pass, observe: str) -> dict[str, Tensor]:
+def _judge(part: Pass, observe: str) -> dict[str, Tensor]:
     """Return what `check_posteriors` says of one pass."""
     steps: dict[str, list[Tensor]] = {}
     y, query, count = part.batch.query_y, part.batch.query_mask, part.batch.num_queries
@@ -354,8 +182,12 @@ def _judge(part: _Pass, observe: str) -> dict[str, Tensor]:
             steps.setdefault(name, []).append(value)
     out = {name: torch.stack(values) for name, values in steps.items()}
     # Weights of draws from the prior are likelihoods: uneven, but without a heavy tail.
-    bound, of_prior = out.pop("bound"), part.draw(None).log_ratio
-    size = torch.where(out["effective_size"] > num_draws / 10, out["effective_size"], 0.0)
+    bound, of_prior, size = out.pop("bound"), part.draw(None).log_ratio, out["effective_size"]
+    if part.of_all is not None:
+        ratio = part.of_all.draw(0).log_ratio
+        bound = torch.cat([bound, torch.logsumexp(ratio, 0, keepdim=True) - math.log(num_draws)])
+        size = torch.cat([size, torch.exp(-torch.logsumexp(2 * _smooth(ratio)[0], 1)).unsqueeze(0)])
+    size = torch.where(size > num_draws / 10, size, 0.0)
     best = bound.gather(0, size.argmax(0, keepdim=True))[0]
     out["log_evidence"] = torch.where(size.amax(0) > 0, best, torch.logsumexp(of_prior, 0) - math.log(num_draws))
     out["gap"] = out["log_evidence"] - out.pop("elbo")

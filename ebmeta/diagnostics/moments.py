@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from ebmeta.inference import Inference
 from ebmeta.model import EmpiricalBayes
 from ebmeta.predict import marginals
 from ebmeta.tasks import TaskBatch
@@ -58,6 +59,8 @@ def against_reference(
     rows: list[torch.Tensor] = []
     start = 0
     for chunk in marginals(model, batch, num_steps):
+        if not isinstance(chunk.inferred, Inference):
+            raise ValueError("model: expected one value of the prior's parameters, got several")
         x = chunk.inferred.x.double()
         own = slice(start, start := start + len(x))
         eta = torch.einsum("tqp,stcp->stqc", x, draws[:, own].to(x.device))
