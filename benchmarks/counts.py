@@ -161,7 +161,7 @@ def summary(pieces: list[dict[str, Any]]) -> dict[str, Any]:
         times = sum(p["nuts"]["cpu_seconds"] for p in pieces) / sum(p["cpu_seconds"] for p in each)
         train = float(np.mean([p["train_cpu_seconds"] for p in each]))
         out[method] |= {"difference": mean, "error": error, "times_faster": times, "train_cpu_seconds": train}
-    if pieces[0].get("exact"):
+    if all(p.get("exact") for p in pieces):
         out["exact"] = {"score": float(np.mean(np.concatenate([p["exact"]["score"] for p in pieces])))}
     return out
 
