@@ -2,7 +2,7 @@
 
 Both get the same groups, rows, features and structure, and are scored on the same queries. The mixed model is refitted
 with the labelled rows of the held-out groups; ebmeta is not. Resumable: each (set, split, side) is a piece.
-`python benchmarks/counts.py [--only SET ...] [--sides ours peer]`
+`python benchmarks/counts.py [--only SET ...] [--sides ours peer exact]`
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from common import RESULTS, write
 from groups.counted import SETS, Counted, Split, as_batch, load, splits
-from groups.mixed_model import ACCEPT, CHAINS, DRAWS, WARMUP, log_density
+from groups.mixed_model import ACCEPT, CHAINS, DRAWS, WARMUP, exact_log_density, log_density
 from torch import Tensor
 from tqdm import tqdm
 
@@ -123,6 +123,12 @@ def peer(data: Counted, split: Split) -> dict[str, Any]:
     return {"nuts": found | clock.read()}
 
 
+def exact(data: Counted, split: Split) -> dict[str, Any]:
+    """Return scores of every query by the exact answer, where one is known."""
+    single = not data.X.shape[1] and data.covariates is None and not data.support
+    return {"exact": {"score": exact_log_density(data, split).round(5).tolist()} if single else {}}
+
+
 def difference(ours: np.ndarray, peer: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     """Return the mean difference of log scores per query in nats, and its standard error over groups.
 
@@ -155,6 +161,8 @@ def summary(pieces: list[dict[str, Any]]) -> dict[str, Any]:
         times = sum(p["nuts"]["cpu_seconds"] for p in pieces) / sum(p["cpu_seconds"] for p in each)
         train = float(np.mean([p["train_cpu_seconds"] for p in each]))
         out[method] |= {"difference": mean, "error": error, "times_faster": times, "train_cpu_seconds": train}
+    if all(p.get("exact") for p in pieces):
+        out["exact"] = {"score": float(np.mean(np.concatenate([p["exact"]["score"] for p in pieces])))}
     return out
 
 
@@ -169,7 +177,7 @@ def main() -> None:
     """Run what is not in the results yet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=list(SETS), choices=list(SETS))
-    parser.add_argument("--sides", nargs="*", default=["ours", "peer"], choices=["ours", "peer"])
+    parser.add_argument("--sides", nargs="*", default=list(SIDES), choices=list(SIDES))
     parser.add_argument("--again", action="store_true", help="do pieces again that are there")
     arguments = parser.parse_args()
     torch.set_default_dtype(torch.float64)
@@ -185,7 +193,7 @@ def main() -> None:
                 piece |= {"group": data.groups[split.query].tolist()} | found
                 whole = {n: list(p.values()) for n, p in result.items() if _whole(p, load(n).folds)}
                 sets = {n: summary(pieces) for n, pieces in whole.items()}
-                write(NAME, {"nuts": SETTINGS, "sets": sets, "pieces": result})
+                write(NAME, {"nuts": SETTINGS, "members": MEMBERS, "sets": sets, "pieces": result})
 
 
 def _whole(pieces: dict[str, Any], folds: int) -> bool:
@@ -196,6 +204,7 @@ def _whole(pieces: dict[str, Any], folds: int) -> bool:
 SIDES: dict[str, tuple[str, Callable[[Counted, Split], dict[str, Any]]]] = {
     "ours": ("ebmeta", ours),
     "peer": ("nuts", peer),
+    "exact": ("exact", exact),
 }
 SETTINGS = {"warmup": WARMUP, "draws": DRAWS, "chains": CHAINS, "accept": ACCEPT}
 

@@ -242,7 +242,7 @@ class Evidence:
         held[id(prior.log_scale)][weight] = True
         log_scale = float(prior.log_scale.data[weight])
         prior.log_scale.data[weight] = min(log_scale, max(log_scale + math.log(NEARLY_ZERO), math.log(SMALLEST)))
-        if isinstance(prior, FullPrior):  # its row of the factor would bring the scale back
+        if isinstance(prior, FullPrior) and id(prior.lower) in held:  # its row of the factor would bring the scale back
             held[id(prior.lower)][weight] = True
             prior.lower.data[weight] = 0.0
         self.hyperprior = False

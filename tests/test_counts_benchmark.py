@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from counts import difference, fitted, log_hyperpriors, one_intercept, score
 from groups.counted import Counted, Split, as_batch, splits
-from groups.mixed_model import average, design, log_pmf
+from groups.mixed_model import average, design, exact_log_density, log_pmf
 
 RNG = np.random.default_rng(3)
 
@@ -147,6 +147,15 @@ def test_draws_are_averaged_and_new_groups_integrated_out():
         assert value == pytest.approx(np.mean(each), rel=1e-6)
 
 
+def test_the_grid_integrates_both_hyperparameters():
+    """One training row and one query: the ratio of two integrals, by Monte Carlo from the hyperpriors (5 in 100)."""
+    data = Counted(np.empty((2, 0)), np.array([3.0, 1.0]), np.arange(2), "poisson", 0, size=np.array([2.0, 1.0]))
+    got = np.exp(exact_log_density(data, Split(np.array([0]), np.array([], int), np.array([1]))))
+    mu, tau = RNG.normal(0, 5, 2_000_000), np.abs(RNG.normal(0, 2.5, 2_000_000))
+    first, second = (stats.poisson.pmf(y, n * np.exp(mu + tau * RNG.normal(size=len(mu)))) for y, n in ((3, 2), (1, 1)))
+    assert got[0] == pytest.approx((first * second).mean() / first.mean(), rel=0.03)
+
+
 def test_the_standard_error_is_that_of_groups():
     """With one query per group it is the usual one; queries repeated within groups do not shrink it."""
     gap, groups = RNG.normal(size=20), np.arange(20)
@@ -168,3 +177,11 @@ def test_fit_and_score_agree_with_the_exact_answer_of_one_intercept():
             lambda e, y=y: stats.norm.pdf(e, loc, scale) * stats.binom.pmf(y, 8, 1 / (1 + np.exp(-e))), -9, 9, limit=200
         )[0]
         assert value == pytest.approx(exact, rel=1e-4)
+
+
+def test_slopes_that_are_shared_stay_shared_in_the_fit():
+    data = counted(groups=6, slopes=False)
+    model, _, _ = fitted(data, Split(np.arange(24), np.arange(0), np.arange(0)))
+    scale = model.prior.gaussian().expand(1, 1).scale[0, 0].detach()
+    assert scale[0] == pytest.approx(0.02, rel=0.05)
+    assert not model.prior.lower.any()
