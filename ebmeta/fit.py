@@ -27,7 +27,7 @@ from tqdm import tqdm
 from ebmeta.checkpoint import TrainingState
 from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Kind, Objective, Terms
-from ebmeta.preparation import check_groups, hardening, start
+from ebmeta.preparation import check_groups, half_told, hardening, start
 from ebmeta.sampling import TaskSampler
 from ebmeta.seeding import seeded
 from ebmeta.tasks import TaskBatch
@@ -198,7 +198,7 @@ def fit(
         bar.update(state.iteration)
         while state.iteration < num_iterations and not state.stopped:
             n = state.iteration
-            batch = source.sample(batch_size, n).to(place).to(dtype)
+            batch = half_told(source.sample(batch_size, n), n).to(place).to(dtype)
             rate = _learning_rate(n, num_iterations, learning_rate)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -269,7 +269,8 @@ def _validate(
     with torch.no_grad():
         sharp = Objective(goal.kind, max(VALIDATION_DRAWS, goal.num_draws), goal.anytime)
         for index, start in enumerate(range(0, num_tasks, 32)):
-            batch: TaskBatch = validation.sample(min(32, num_tasks - start), index).to(device).to(dtype)
+            drawn: TaskBatch = validation.sample(min(32, num_tasks - start), index)
+            batch = half_told(drawn, index).to(device).to(dtype)
             with _seeded(seed, 1, index, device):
                 parts.append(sharp.terms(model, batch))
     model.train()

@@ -86,8 +86,11 @@ class MixtureRefiner(Refiner):
         log_scale, shift = torch.tanh(self.adapt(of_class)).tensor_split(2, -1)  # bounded: stays near the mixture model
         resultant = (q0.times(q0.loc) + self.log_weight.exp() * (r.mT @ setting.x))[..., :-1]
         direction = functional.normalize(resultant, dim=-1, eps=1e-6)
-        alpha = self.log_concentration.exp()
-        share = ways * (alpha + claimed) / (ways * alpha + setting.query_mask.sum(1)[:, None, None])
+        rate = torch.exp(-self.log_concentration)
+        if setting.concentration is not None:
+            known = setting.concentration[:, None, None]
+            rate = torch.where(known.isnan(), rate, 1 / known)
+        share = ways * (1 + rate * claimed) / (ways + rate * setting.query_mask.sum(1)[:, None, None])
         bias = (self.share * share.log() + shift) / CONSTANT
         loc = torch.cat([(self.log_scale + log_scale).exp() * direction, bias], -1)
         loc = torch.where(setting.way_mask.unsqueeze(-1), loc, q0.loc)
