@@ -16,10 +16,11 @@ $$ R_c = \Lambda_{0c} m_{0c} + \omega \sum_i r_{ic}\, \phi(x_i), \qquad
    \Lambda_c = \Lambda_{0c} + \nu \sum_i r_{ic}, $$
 
 where $q_0$ speaks for the support set, $\omega$ weighs a query against it and $\alpha$ is the concentration of
-a Dirichlet prior of $\pi$. With $r = p$ this is expectation-maximisation. Here $r$ is the belief of the
-synthetic gradient, $\xi = p - r$; $\kappa, \omega, \alpha, b, \nu$ are learned; and the same network adapts
-$\kappa_c$ and $b_c$ to the task: a temperature that depends on the unlabelled queries. All steps share their
-parameters, so that any number of them may be taken (theory: "Refinement as a mixture model").
+a Dirichlet prior of $\pi$: the one that a task states (`TaskBatch.concentration`), or a learned one. With $r = p$
+this is expectation-maximisation. Here $r$ is the belief of the synthetic gradient, $\xi = p - r$;
+$\kappa, \omega, \alpha, b, \nu$ are learned; and the same network adapts $\kappa_c$ and $b_c$ to the task: a
+temperature that depends on the unlabelled queries. All steps share their parameters, so that any number of them
+may be taken (theory: "Refinement as a mixture model").
 
 Source: Banerjee, Dhillon, Ghosh and Sra 2005, Clustering on the unit hypersphere using von Mises-Fisher distributions.
 """

@@ -65,7 +65,7 @@ class QueryState:
 
     @property
     def balance(self) -> tuple[Tensor, Tensor]:
-        r"""Whether the class proportions' concentration $a$ is known, and $a / (1 + a)$, 0 if not; shape `(T, 1, 1)`."""
+        r"""Whether the concentration $a$ of class proportions is known, and $a / (1 + a)$ or 0; shape `(T, 1, 1)`."""
         unknown = self.strength.new_full(self.strength.shape, math.nan)
         a = (unknown if self.concentration is None else self.concentration)[:, None, None]
         told = (~a.isnan()).to(self.strength.dtype)
@@ -147,8 +147,8 @@ class ClassSyntheticGradient(SyntheticGradient):
     the logit; for each class: the log of its share of the queries, how tightly they lie together (length of
     their mean, weighted by $p$), and how near the other classes are (mean cosine between those means); and of
     the task: how unequal the shares are, the mean entropy of $p$, how many classes and queries per class there
-    are, and how much the support set has said. The means over queries and classes inside each layer carry the
-    context.
+    are, how much the support set has said, and what is known of the class proportions. The means over queries and
+    classes inside each layer carry the context.
 
     Args:
         width: hidden features per cell.
