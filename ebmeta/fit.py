@@ -119,7 +119,8 @@ def fit(
 
     Args:
         model: the model; it comes back on the device where it was.
-        tasks: source of training tasks; iteration n uses its batch number n.
+        tasks: source of training tasks; iteration n uses its batch number n. What tasks state of their class
+            proportions is hidden from every second one, so that the model learns to do with and without.
         num_iterations: optimiser steps.
         batch_size: tasks per step, $T$.
         validation: source of validation tasks, of other classes or groups (shared groups are refused). With
