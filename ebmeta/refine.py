@@ -72,8 +72,7 @@ class Setting:
         loc, var = q.marginal(self.x)
         mean, curvature = self.likelihood.moments(loc, var, self.way_mask, self.given)
         masks = self.query_mask, self.way_mask
-        fixed = self.strength, curvature, self.concentration
-        return QueryState(q, self.x, loc, var, mean, *masks, *fixed), curvature
+        return QueryState(q, self.x, loc, var, mean, *masks, self.strength, curvature, self.concentration), curvature
 
     @cached_property
     def strength(self) -> Tensor:

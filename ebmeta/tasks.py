@@ -178,8 +178,8 @@ class TaskBatch:
             raise ValueError(f"task_x: expected finite numbers, got NaN or infinity at task {t}")
         if self.concentration is not None and bool((self.concentration <= 0).any()):
             t = int((self.concentration <= 0).nonzero()[0])
-            got = f"got {float(self.concentration[t])} at task {t}"
-            raise ValueError(f"concentration: expected numbers above 0, infinity or NaN, {got}")
+            found = f"got {float(self.concentration[t])} at task {t}"
+            raise ValueError(f"concentration: expected numbers above 0, infinity or NaN, {found}")
         for name, mask in (("support_size", self.support_mask), ("query_size", self.query_mask)):
             if getattr(self, name) is not None:
                 _check_finite(name, getattr(self, name), mask)
