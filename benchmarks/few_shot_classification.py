@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ CHUNK = 64
 AS_PUBLISHED = ("laplacianshot", "tim", "pt_map")  # those whose published settings fit features of another scale
 PUBLISHED = "_published"  # ends the name of a peer with published settings, for 5 ways; without, chosen on validation
 VALIDATION_TASKS, VALIDATION_WAYS = 600, 16
+UNTOLD = "untold"  # the default model, where tasks do not state their class proportions
+RECIPE = 3  # raised when training changes, so that no model of another recipe is taken from the cache
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ WAYS = [Kind(ways, shots, None, queries) for ways, queries in ((5, 15), (10, 10)
 #: Models: the kinds of task that each is meta-trained on, and those that it is tested on.
 MODELS: dict[str, tuple[list[Kind], list[Kind]]] = {
     "default": (DEFAULT, [*FIVE, *FEW]),
+    UNTOLD: (DEFAULT, FIVE),
     "balanced": (FIVE[::2], FIVE[::2]),
     "imbalanced": (FIVE[1::2], FIVE[1::2]),
     **{f"specialist_{kind.name}": ([kind], [kind]) for kind in FIVE},
@@ -106,9 +109,10 @@ def train(name: str, iterations: int, checkpoint: Path | None = None) -> tuple[e
 
 def trained(name: str, iterations: int, cache: Path) -> tuple[ebmeta.EmpiricalBayes, dict[str, Any]]:
     """Train a model, or load it where it was trained before."""
-    folder = cache / f"{name}_{iterations}"
+    name = "default" if name == UNTOLD else name
+    folder = cache / f"{name}_{iterations}_recipe{RECIPE}"
     if not (folder / "run.json").is_file():
-        model, facts = train(name, iterations, cache / f"{name}_{iterations}.checkpoint")
+        model, facts = train(name, iterations, folder.with_suffix(".checkpoint"))
         ebmeta.save(model, folder)
         (folder / "run.json").write_text(json.dumps(facts))
     return ebmeta.load(folder), json.loads((folder / "run.json").read_text())
@@ -134,11 +138,13 @@ def milliseconds(predict: Any, batches: list[ebmeta.TaskBatch]) -> float:
     return min(times[1:]) if len(times) > 1 else times[0]
 
 
-def ours(model: ebmeta.EmpiricalBayes, kind: Kind, num_tasks: int) -> dict[str, Any]:
+def ours(model: ebmeta.EmpiricalBayes, kind: Kind, num_tasks: int, told: bool = True) -> dict[str, Any]:
     """Score a model after every step, on validation and test classes."""
     result: dict[str, Any] = {}
     for split, seed, tasks in (("val", 11, VALIDATION_TASKS), ("test", 12, num_tasks)):
         batches = draw(kind, split, tasks, seed)
+        if not told:
+            batches = [replace(batch, concentration=None) for batch in batches]
         y = labels(batches)
         path = torch.cat([torch.cat([m.summaries["probs"] for m in marginals(model, b)], 1) for b in batches], 1)
         steps = [score(probs, y) for probs in path]
@@ -244,7 +250,7 @@ def main() -> None:
             result.setdefault(name, {})["training"] = facts
             for kind in tested:
                 if not done(name, kind):
-                    keep(name, kind, ours(model, kind, arguments.test_tasks))
+                    keep(name, kind, ours(model, kind, arguments.test_tasks, name != UNTOLD))
     for name, prepare in peers(cache, arguments.sib_steps).items():
         for kind in [*FIVE, *MANY]:
             fixed = name == "sib" or name.endswith(PUBLISHED)

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from ebmeta.checkpoint import TrainingState
 from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Kind, Objective, Terms
-from ebmeta.preparation import check_groups, hardening, start
+from ebmeta.preparation import check_groups, half_told, hardening, start
 from ebmeta.sampling import TaskSampler
 from ebmeta.seeding import seeded
 from ebmeta.tasks import TaskBatch
@@ -119,7 +119,8 @@ def fit(
 
     Args:
         model: the model; it comes back on the device where it was.
-        tasks: source of training tasks; iteration n uses its batch number n.
+        tasks: source of training tasks; iteration n uses its batch number n. What tasks state of their class
+            proportions is hidden from every second one, so that the model learns to do with and without.
         num_iterations: optimiser steps.
         batch_size: tasks per step, $T$.
         validation: source of validation tasks, of other classes or groups (shared groups are refused). With
@@ -198,7 +199,7 @@ def fit(
         bar.update(state.iteration)
         while state.iteration < num_iterations and not state.stopped:
             n = state.iteration
-            batch = source.sample(batch_size, n).to(place).to(dtype)
+            batch = half_told(source.sample(batch_size, n), n).to(place).to(dtype)
             rate = _learning_rate(n, num_iterations, learning_rate)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -269,7 +270,8 @@ def _validate(
     with torch.no_grad():
         sharp = Objective(goal.kind, max(VALIDATION_DRAWS, goal.num_draws), goal.anytime)
         for index, start in enumerate(range(0, num_tasks, 32)):
-            batch: TaskBatch = validation.sample(min(32, num_tasks - start), index).to(device).to(dtype)
+            drawn: TaskBatch = validation.sample(min(32, num_tasks - start), index)
+            batch = half_told(drawn, index).to(device).to(dtype)
             with _seeded(seed, 1, index, device):
                 parts.append(sharp.terms(model, batch))
     model.train()

@@ -16,10 +16,11 @@ $$ R_c = \Lambda_{0c} m_{0c} + \omega \sum_i r_{ic}\, \phi(x_i), \qquad
    \Lambda_c = \Lambda_{0c} + \nu \sum_i r_{ic}, $$
 
 where $q_0$ speaks for the support set, $\omega$ weighs a query against it and $\alpha$ is the concentration of
-a Dirichlet prior of $\pi$. With $r = p$ this is expectation-maximisation. Here $r$ is the belief of the
-synthetic gradient, $\xi = p - r$; $\kappa, \omega, \alpha, b, \nu$ are learned; and the same network adapts
-$\kappa_c$ and $b_c$ to the task: a temperature that depends on the unlabelled queries. All steps share their
-parameters, so that any number of them may be taken (theory: "Refinement as a mixture model").
+a Dirichlet prior of $\pi$: the one that a task states (`TaskBatch.concentration`), or a learned one. With $r = p$
+this is expectation-maximisation. Here $r$ is the belief of the synthetic gradient, $\xi = p - r$;
+$\kappa, \omega, \alpha, b, \nu$ are learned; and the same network adapts $\kappa_c$ and $b_c$ to the task: a
+temperature that depends on the unlabelled queries. All steps share their parameters, so that any number of them
+may be taken (theory: "Refinement as a mixture model").
 
 Source: Banerjee, Dhillon, Ghosh and Sra 2005, Clustering on the unit hypersphere using von Mises-Fisher distributions.
 """
@@ -86,8 +87,11 @@ class MixtureRefiner(Refiner):
         log_scale, shift = torch.tanh(self.adapt(of_class)).tensor_split(2, -1)  # bounded: stays near the mixture model
         resultant = (q0.times(q0.loc) + self.log_weight.exp() * (r.mT @ setting.x))[..., :-1]
         direction = functional.normalize(resultant, dim=-1, eps=1e-6)
-        alpha = self.log_concentration.exp()
-        share = ways * (alpha + claimed) / (ways * alpha + setting.query_mask.sum(1)[:, None, None])
+        rate = torch.exp(-self.log_concentration)
+        if setting.concentration is not None:
+            known = setting.concentration[:, None, None]
+            rate = torch.where(known.isnan(), rate, 1 / known)
+        share = ways * (1 + rate * claimed) / (ways + rate * setting.query_mask.sum(1)[:, None, None])
         bias = (self.share * share.log() + shift) / CONSTANT
         loc = torch.cat([(self.log_scale + log_scale).exp() * direction, bias], -1)
         loc = torch.where(setting.way_mask.unsqueeze(-1), loc, q0.loc)

@@ -290,8 +290,8 @@ class EmpiricalBayes(nn.Module):
         times = evidence.shape[1]
         prior, way_mask, x = self.prior_of(batch, times), repeat(batch.way_mask, times), repeat(query_x, times)
         given = self._given(batch, "query", None if levels is None else levels.z)
-        masks = repeat(batch.query_mask, times), way_mask
-        path = self.refiner(q, prior, self.likelihood, x, *masks, self.beta, num_steps, given)
+        fixed = repeat(batch.query_mask, times), way_mask, self.beta, num_steps, given, batch.concentration
+        path = self.refiner(q, prior, self.likelihood, x, *fixed)
         log_mass = torch.zeros_like(evidence) if levels is None else levels.log_mass
         total = torch.logsumexp(evidence + log_mass, 1)
         log_weight = evidence + log_mass - total.unsqueeze(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from ebmeta.sampling import EpisodeSampler, MixedSampler, TaskSampler
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["check_groups", "hardening", "measure", "measure_widths", "start"]
+__all__ = ["check_groups", "half_told", "hardening", "measure", "start"]
 
 EXCESS = 2.4  # times the excess difficulty of the validation classes; chosen on the validation classes of CIFAR-FS
 WIDE = 60.0  # amplitude of measured widths: the softmax then sees logits of about the right size
@@ -73,6 +75,19 @@ def _check_rows(model: EmpiricalBayes, source: GroupSampler) -> None:
         model.likelihood.check("y", y, torch.ones_like(y, dtype=torch.bool), size)
     except ValueError as error:
         raise ValueError(str(error).replace(" at task 0, row ", " at row ")) from None
+
+
+def half_told(batch: TaskBatch, index: int) -> TaskBatch:
+    """Hide from every second task what is known of its class proportions: one model learns to do with and without.
+
+    Args:
+        batch: tasks.
+        index: number of the batch; its parity says which half.
+    """
+    if batch.concentration is None:
+        return batch
+    hidden = (torch.arange(len(batch)) + index).to(batch.concentration.device) % 2 == 1
+    return replace(batch, concentration=batch.concentration.masked_fill(hidden, math.nan))
 
 
 def start(model: EmpiricalBayes, tasks: TaskSampler, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:

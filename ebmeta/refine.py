@@ -54,6 +54,7 @@ class Setting:
         way_mask: True where a class exists, shape `(T, C)`.
         beta: information-bottleneck weight $\beta$.
         given: what else is known of the queries.
+        concentration: what is known of their class proportions, shape `(T,)` (see `TaskBatch`), or None.
     """
 
     q0: Gaussian
@@ -64,13 +65,14 @@ class Setting:
     way_mask: Tensor
     beta: float
     given: Given | None = None
+    concentration: Tensor | None = None
 
     def state(self, q: Gaussian) -> tuple[QueryState, Tensor]:
         r"""Return what the synthetic gradient is told of the queries under `q`, and $\mathbb E[A''(\eta)]$."""
         loc, var = q.marginal(self.x)
         mean, curvature = self.likelihood.moments(loc, var, self.way_mask, self.given)
         masks = self.query_mask, self.way_mask
-        return QueryState(q, self.x, loc, var, mean, *masks, self.strength, curvature), curvature
+        return QueryState(q, self.x, loc, var, mean, *masks, self.strength, curvature, self.concentration), curvature
 
     @cached_property
     def strength(self) -> Tensor:
@@ -116,6 +118,7 @@ class Refiner(nn.Module):
         beta: float,
         num_steps: int | None = None,
         given: Given | None = None,
+        concentration: Tensor | None = None,
     ) -> list[Gaussian]:
         r"""Return the whole path $q_0, \dots, q_K$.
 
@@ -129,6 +132,7 @@ class Refiner(nn.Module):
             beta: information-bottleneck weight $\beta$.
             num_steps: $K$; that of training by default. Steps beyond those trained repeat the last.
             given: what else is known of the queries.
+            concentration: what is known of their class proportions, shape `(T,)`, or None.
 
         Returns:
             $K + 1$ Gaussians, the initializer's first.
@@ -140,7 +144,7 @@ class Refiner(nn.Module):
         if steps and not self.num_steps:
             raise ValueError(f"num_steps: this model was built with no refinement steps, got {steps}")
         x = query_x * query_mask.unsqueeze(-1)
-        setting = Setting(q, prior, likelihood, x, query_mask, way_mask, beta, given)
+        setting = Setting(q, prior, likelihood, x, query_mask, way_mask, beta, given, concentration)
         path = [q]
         for k in range(steps):
             path.append(self.step(min(k, self.num_steps - 1), path[-1], setting))

@@ -108,7 +108,8 @@ class EpisodeSampler:
 
     A task picks `n_way` classes, numbers them in random order, and draws `n_shot` support rows and
     `n_query` query rows of each, all without replacement. With `imbalance` $= a$, `n_query` counts
-    the queries of the whole task, divided by class proportions $\pi \sim \mathrm{Dirichlet}(a, \dots, a)$.
+    the queries of the whole task, divided by class proportions $\pi \sim \mathrm{Dirichlet}(a, \dots, a)$. Tasks say
+    which it is: their `concentration` is $a$, and infinity where the queries are balanced.
 
     Args:
         X: inputs, shape `(N, ...)`; NumPy array or memory map.
@@ -259,6 +260,7 @@ class EpisodeSampler:
             [q for _, q in inputs],
             [torch.from_numpy(q) for _, q in labels],
             ways,
+            concentration=torch.full((num_tasks,), math.inf if self.imbalance is None else self.imbalance),
         )
 
 

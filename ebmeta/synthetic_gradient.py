@@ -14,6 +14,7 @@ Every one starts at $\xi = 0$, that is $r = A'(\eta)$: an untrained network chan
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,7 +32,7 @@ __all__ = [
     "SyntheticGradient",
 ]
 
-CELL, TASK = 7, 6  # inputs of the class network: per (query, class), and per task
+CELL, TASK = 7, 8  # inputs of the class network: per (query, class), and per task
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,7 @@ class QueryState:
         way_mask: True where a class exists, shape `(T, C)`.
         strength: how much the support set has said, mean log ratio of the precisions of $q_0$ and prior, shape `(T,)`.
         curvature: $\mathbb E[A''(\eta)]$, shape `(T, Q, C)`.
+        concentration: what is known of the class proportions, shape `(T,)` (see `TaskBatch`), or None.
     """
 
     q: Gaussian
@@ -59,6 +61,15 @@ class QueryState:
     way_mask: Tensor
     strength: Tensor
     curvature: Tensor
+    concentration: Tensor | None = None
+
+    @property
+    def balance(self) -> tuple[Tensor, Tensor]:
+        r"""Whether the concentration $a$ of class proportions is known, and $a / (1 + a)$ or 0; shape `(T, 1, 1)`."""
+        unknown = self.strength.new_full(self.strength.shape, math.nan)
+        a = (unknown if self.concentration is None else self.concentration)[:, None, None]
+        told = (~a.isnan()).to(self.strength.dtype)
+        return told, torch.where(a.isnan(), 0.0, 1 - 1 / (1 + a))
 
 
 class SyntheticGradient(nn.Module):
@@ -136,8 +147,8 @@ class ClassSyntheticGradient(SyntheticGradient):
     the logit; for each class: the log of its share of the queries, how tightly they lie together (length of
     their mean, weighted by $p$), and how near the other classes are (mean cosine between those means); and of
     the task: how unequal the shares are, the mean entropy of $p$, how many classes and queries per class there
-    are, and how much the support set has said. The means over queries and classes inside each layer carry the
-    context.
+    are, how much the support set has said, and what is known of the class proportions. The means over queries and
+    classes inside each layer carry the context.
 
     Args:
         width: hidden features per cell.
@@ -173,7 +184,8 @@ class ClassSyntheticGradient(SyntheticGradient):
         near = near.sum(1, keepdim=True) / (num_ways - 1).clamp(min=1)
         cell = [log_p / 3, p, (loc - loc.sum(-1, keepdim=True) / num_ways) / 5, state.var.clamp(min=1e-12).log()]
         task = [spread, (spread + 1e-3).log(), entropy, num_ways.log(), (num_queries / num_ways).log()]
-        everything = [*cell, share.log(), 3 * tight, 3 * near, *task, state.strength[:, None, None]]
+        task += [state.strength[:, None, None], *state.balance]
+        everything = [*cell, share.log(), 3 * tight, 3 * near, *task]
         return torch.stack([v.expand_as(p) for v in everything], -1).masked_fill(~ways.unsqueeze(-1), 0.0)
 
     def hidden(self, state: QueryState) -> tuple[Tensor, Tensor]:

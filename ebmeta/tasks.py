@@ -73,6 +73,9 @@ class TaskBatch:
         support_size: how much each support row counts (see `ebmeta.likelihood.Given`), shape `(T, S)`, or None.
         query_size: the same of each query, shape `(T, Q)`, or None.
         task_x: covariates of each task as a whole, shape `(T, G)`, or None.
+        concentration: what is known of the class proportions of the queries: that they come from a Dirichlet
+            distribution of this concentration (infinity: balanced queries; NaN: nothing), shape `(T,)`; nothing
+            is known where None.
 
     Raises:
         ValueError: if shapes do not match, a number is not finite, a label is no class of its task,
@@ -94,6 +97,7 @@ class TaskBatch:
     support_size: Tensor | None = None
     query_size: Tensor | None = None
     task_x: Tensor | None = None
+    concentration: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.support_x.dim() < 3 or self.query_x.dim() < 3:
@@ -146,6 +150,8 @@ class TaskBatch:
                 expected[name] = (tasks, rows)
         if self.task_x is not None:
             expected["task_x"] = (tasks, self.task_x.shape[-1])
+        if self.concentration is not None:
+            expected["concentration"] = (tasks,)
         for name, shape in expected.items():
             got = tuple(getattr(self, name).shape)
             if got != shape:
@@ -170,6 +176,10 @@ class TaskBatch:
         if self.task_x is not None and not bool(self.task_x.isfinite().all()):
             t = int((~self.task_x.isfinite()).any(1).nonzero()[0])
             raise ValueError(f"task_x: expected finite numbers, got NaN or infinity at task {t}")
+        if self.concentration is not None and bool((self.concentration <= 0).any()):
+            t = int((self.concentration <= 0).nonzero()[0])
+            found = f"got {float(self.concentration[t])} at task {t}"
+            raise ValueError(f"concentration: expected numbers above 0, infinity or NaN, {found}")
         for name, mask in (("support_size", self.support_mask), ("query_size", self.query_mask)):
             if getattr(self, name) is not None:
                 _check_finite(name, getattr(self, name), mask)
@@ -202,6 +212,7 @@ class TaskBatch:
         support_size: Sequence[Tensor] | None = None,
         query_size: Sequence[Tensor] | None = None,
         task_x: Tensor | None = None,
+        concentration: Tensor | None = None,
     ) -> TaskBatch:
         """Collate unpadded tasks, one entry of each list a task.
 
@@ -214,6 +225,7 @@ class TaskBatch:
             support_size: sizes of the support rows, each of shape `(S_t,)`, or None.
             query_size: sizes of the queries, each of shape `(Q_t,)`, or None.
             task_x: covariates of the tasks, shape `(T, G)`, or None.
+            concentration: what is known of class proportions, shape `(T,)`, or None.
 
         Returns:
             The tasks, padded to the largest.
@@ -222,7 +234,8 @@ class TaskBatch:
             ValueError: if the lists differ in length, or as for the constructor.
         """
         lengths = {len(support_x), len(support_y), len(query_x)}
-        lengths |= {len(v) for v in (query_y, num_ways, support_size, query_size, task_x) if v is not None}
+        optional = (query_y, num_ways, support_size, query_size, task_x, concentration)
+        lengths |= {len(v) for v in optional if v is not None}
         if len(lengths) != 1 or not support_x:
             raise ValueError(f"expected lists of one equal, positive length, got lengths {sorted(lengths)}")
         for name, xs, ys in (
@@ -251,7 +264,8 @@ class TaskBatch:
         way_mask = torch.arange(int(ways.max()), device=sx.device) < ways[:, None]
         of_support = None if support_size is None else _pad(support_size, sx.shape[1])[0]
         of_query = None if query_size is None else _pad(query_size, qx.shape[1])[0]
-        return cls(sx, sy, qx, qy, support_mask, query_mask, way_mask, of_support, of_query, task_x)
+        masks = support_mask, query_mask, way_mask
+        return cls(sx, sy, qx, qy, *masks, of_support, of_query, task_x, concentration)
 
     @property
     def num_tasks(self) -> int:
@@ -317,7 +331,7 @@ class TaskBatch:
             size = torch.cat([torch.ones_like(y) if s is None else s for s, y in parts], 1)
         support = {"support_x": x, "support_y": y, "support_mask": mask, "support_size": size}
         query = {"query_x": x, "query_y": y, "query_mask": mask, "query_size": size}
-        return replace(self, **support, **query)  # type: ignore[arg-type]  # a table of tensors and Nones
+        return replace(self, **support, **query, concentration=None)  # type: ignore[arg-type]  # a table of tensors and Nones
 
     def __repr__(self) -> str:
         return (

@@ -1,5 +1,8 @@
 """scikit-learn faces: equal to `predict`, any labels, any number of ways, clear errors."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -30,6 +33,21 @@ def test_classifier_equals_predict(task):
     assert clf.score(query_x, names[query_y]) == pytest.approx((expected.argmax(1) == query_y).mean())
     unrefined = ebmeta.FewShotClassifier(model, num_steps=0).fit(support_x, support_y).predict_proba(query_x)
     assert np.abs(unrefined - got).max() > 1e-4
+
+
+def test_what_is_known_of_class_proportions_is_told():
+    model, batch = classifier(), class_tasks()
+    stated = replace(batch, concentration=torch.tensor([0.3, math.inf, 0.3, 0.3]).double())
+    probs = ebmeta.predict(model, stated, num_draws=0)["predictive/probs"].isel(step=-1).values
+    for task, concentration in ((0, 0.3), (1, math.inf)):
+        support_x, support_y, query_x, _ = one(batch, task)
+        clf = ebmeta.FewShotClassifier(model, concentration=concentration).fit(support_x, support_y)
+        got = clone(clf).fit(support_x, support_y).predict_proba(query_x)
+        np.testing.assert_allclose(got, probs[task][: got.shape[0], : got.shape[1]], atol=1e-9)
+        untold = ebmeta.FewShotClassifier(model).fit(support_x, support_y).predict_proba(query_x)
+        assert np.abs(got - untold).max() > 1e-4
+        with pytest.raises(ValueError, match="concentration: expected a number above 0, infinity or None, got -1"):
+            ebmeta.FewShotClassifier(model, concentration=-1).fit(support_x, support_y)
 
 
 def test_classes_are_matched_by_label_not_by_order():

@@ -196,7 +196,10 @@ def test_noise_must_be_positive(noise):
         Normal(noise)
 
 
-@pytest.mark.parametrize(("variance", "bound"), [(0.5, 1e-6), (1.0, 1e-6), (4.0, 1e-6), (25.0, 1e-3), (100.0, 0.01)])
+@pytest.mark.parametrize(
+    ("variance", "bound"),
+    [(0.05, 1e-6), (0.25, 1e-6), (0.5, 1e-6), (1.0, 1e-6), (4.0, 1e-6), (25.0, 1e-3), (100.0, 0.01)],
+)
 def test_gaussian_softmax_is_as_accurate_as_its_docstring_says(variance, bound):
     g = torch.Generator().manual_seed(0)
     loc = 3 * torch.randn(1, 50, 5, generator=g, dtype=torch.float64)

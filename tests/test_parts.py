@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -162,7 +163,8 @@ def test_the_class_belief_is_a_distribution_over_real_classes():
 
 def test_the_class_network_sees_its_features():
     batch, model = class_tasks(), classifier()
-    s = state(batch, model)
+    s = replace(state(batch, model), concentration=torch.tensor([2.0, math.inf, math.nan, 0.5]).double())
+    known = [[1, 2 / 3], [1, 1], [0, 0], [1, 1 / 3]]
     h = ClassSyntheticGradient.features(s)
     assert h.shape[-1] == CELL + TASK
     for t in range(4):
@@ -174,12 +176,13 @@ def test_the_class_network_sees_its_features():
         spread = (share - 1).square().mean()
         entropy = -(p * p.log()).sum(1).mean() / math.log(ways)
         of_class = [share.log(), 3 * mean.norm(dim=-1), 3 * ((unit @ unit.T).sum(1) - 1) / (ways - 1)]
-        of_task = [spread, (spread + 1e-3).log(), entropy, math.log(ways), math.log(n / ways), s.strength[t]]
+        of_task = [spread, (spread + 1e-3).log(), entropy, math.log(ways), math.log(n / ways), s.strength[t], *known[t]]
         logit = s.loc[t][rows][:, :ways]
         cell = [p.log() / 3, p, (logit - logit.mean(1, keepdim=True)) / 5, s.var[t][rows][:, :ways].log()]
         expected = [*cell, *(v.expand_as(p) for v in of_class), *(torch.as_tensor(v).expand_as(p) for v in of_task)]
         close(h[t][rows][:, :ways], torch.stack([v.double() for v in expected], -1), 1e-6)
         assert not h[t][:, ways:].any()
+    assert not ClassSyntheticGradient.features(replace(s, concentration=None))[..., -2:].any()
 
 
 def test_the_real_residual_is_a_shift_of_the_weights():

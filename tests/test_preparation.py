@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from torch import nn
 
 from ebmeta import EmpiricalBayes, EpisodeSampler, GroupSampler, MixedSampler, fit
 from ebmeta.preparation import hardening, measure_widths, start
+from ebmeta import EmpiricalBayes, EpisodeSampler, GroupSampler, MixedSampler, TaskBatch, fit
+from ebmeta.preparation import half_told, hardening, start
 
 
 def episodes(spread: float, seed: int = 0) -> EpisodeSampler:
@@ -49,6 +53,35 @@ def test_training_sees_the_harder_tasks():
         run = fit(model, tasks, 3, batch_size=4, harder=harder, device="cpu", progress=False)
         runs.append(run.history["loss"].values)
     assert np.array_equal(*runs)
+
+
+def test_half_of_the_tasks_hide_what_is_known_of_them():
+    batch = episodes(1.0).sample(5)
+    for index, told in ((0, [0, 2, 4]), (1, [1, 3])):
+        seen = half_told(batch, index)
+        assert seen.concentration.isinf().nonzero()[:, 0].tolist() == told
+        assert int(seen.concentration.isnan().sum()) == 5 - len(told)
+        assert torch.equal(seen.query_x, batch.query_x)
+    unknown = replace(batch, concentration=None)
+    assert half_told(unknown, 1) is unknown
+
+
+def test_training_tells_what_is_known():
+    @dataclass
+    class Source:
+        told: bool
+
+        def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
+            batch = episodes(1.0).sample(num_tasks, index)
+            return batch if self.told else replace(batch, concentration=None)
+
+    losses = []
+    for told in (True, False):
+        model = EmpiricalBayes.classifier(4)
+        model.predictor.center.fill_(0.5)
+        run = fit(model, Source(told), 1, batch_size=4, device="cpu", progress=False)
+        losses.append(run.history["loss"].item())
+    assert losses[0] != losses[1]
 
 
 def test_a_measured_metric_is_kept():

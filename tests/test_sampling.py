@@ -83,6 +83,7 @@ def real(batch, t, part):
 @pytest.mark.parametrize("imbalance", [None, 2.0])
 def test_episodes_hold_what_they_promise(imbalance):
     batch = episodes(imbalance=imbalance).sample(300)
+    assert batch.concentration.tolist() == [imbalance or np.inf] * 300
     ways, shots, queries = Counter(), Counter(), Counter()
     for t in range(300):
         (s_rows, s_classes, s_y), (q_rows, q_classes, q_y) = real(batch, t, "support"), real(batch, t, "query")

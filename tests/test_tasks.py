@@ -60,6 +60,11 @@ NO_QUERY = torch.tensor([[True] * 5, [False] * 5])
             {"support_y": torch.tensor([[0, NAN, 0], [0, 0, 0]]), "way_mask": None, "query_y": None},
             "support_y: expected finite numbers, got NaN or infinity at task 0, row 1",
         ),
+        (
+            {"concentration": torch.tensor([NAN, 0.0])},
+            "concentration: expected numbers above 0, infinity or NaN, got 0.0 at task 1",
+        ),
+        ({"concentration": torch.ones(3)}, r"concentration: expected shape \(2,\) to match support_x, got \(3,\)"),
     ],
 )
 def test_bad_tensors_are_refused(changes, message):
@@ -179,6 +184,17 @@ def test_pooling_makes_every_row_support_and_query():
             assert torch.equal(getattr(pooled, f"{part}_y")[t][mask], y)
     with pytest.raises(ValueError, match="pooled: expected query labels, got unlabelled tasks"):
         batch.unlabelled().pooled()
+
+
+def test_what_is_known_of_class_proportions_goes_with_its_task():
+    lists = [X, X, X], [Y, Y, Y], [X, X, X], [Y, Y, Y]
+    batch = TaskBatch.from_tasks(*lists, concentration=torch.tensor([2.0, INF, NAN]))
+    assert batch[[1, 0]].unlabelled().concentration.tolist() == [INF, 2.0]
+    assert batch.to(torch.float64).concentration.dtype == torch.float64
+    assert batch[2:].concentration.isnan().all()
+    assert batch.pooled().concentration is None  # it speaks of the queries alone
+    with pytest.raises(ValueError, match=r"expected lists of one equal, positive length, got lengths \[2, 3\]"):
+        TaskBatch.from_tasks(*lists, concentration=torch.ones(2))
 
 
 def test_repr_says_what_is_in_it():

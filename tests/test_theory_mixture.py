@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -97,11 +98,12 @@ def test_the_posterior_mean_of_proportions() -> None:
 
 @checks("eq-mixture-step")
 def test_the_refiner_takes_the_step() -> None:
-    model, batch = classifier(4, 1), class_tasks()
+    model, stated = classifier(4, 1), torch.tensor([0.5, torch.inf, torch.nan, 2.0], dtype=torch.float64)
+    batch = replace(class_tasks(), concentration=stated)
     q0, q1 = model.posterior(batch)
     refiner, x = model.refiner, model.predictor.features(batch.query_x)
     prior = model.prior(len(batch), batch.way_mask.shape[1])
-    setting = Setting(q0, prior, model.likelihood, x, batch.query_mask, batch.way_mask, model.beta)
+    setting = Setting(q0, prior, model.likelihood, x, batch.query_mask, batch.way_mask, model.beta, None, stated)
     state, _ = setting.state(q0)
     belief = refiner.synthetic_gradient.belief(state)
     adapted = torch.tanh(refiner.adapt(refiner.synthetic_gradient.hidden(state)[1]))
@@ -113,7 +115,7 @@ def test_the_refiner_takes_the_step() -> None:
             resultant = q0.precision[t, c, :4] * q0.loc[t, c, :4] + refiner.log_weight.exp() * (r[:, c] @ phi[:, :4])
             scale = (refiner.log_scale + adapted[t, c, 0]).exp()
             close(q1.loc[t, c, :4], scale * resultant / resultant.norm())
-            alpha = refiner.log_concentration.exp()
+            alpha = refiner.log_concentration.exp() if stated[t].isnan() else stated[t].clamp(max=1e12)
             mean = (alpha + r[:, c].sum()) / (ways * alpha + len(phi))
             close(q1.loc[t, c, 4], (refiner.share * (ways * mean).log() + adapted[t, c, 1]) / CONSTANT)
             close(q1.precision[t, c], q0.precision[t, c] + refiner.log_information.exp() * r[:, c].sum())

@@ -14,6 +14,7 @@ FIVE = ["5way_1shot_balanced", "5way_1shot_dirichlet2", "5way_5shot_balanced", "
 MANY = ["10way_1shot_balanced", "10way_5shot_balanced", "20way_1shot_balanced", "20way_5shot_balanced"]
 TITLES = {
     "default": "ebmeta, one default model",
+    "untold": "ebmeta, the default model, not told the class proportions",
     "specialist": "ebmeta, a specialist for each column",
     "balanced": "ebmeta, one model for balanced tasks",
     "imbalanced": "ebmeta, one model for imbalanced tasks",
@@ -28,8 +29,8 @@ TITLES = {
     "simpleshot": "SimpleShot",
     "prototypes": "prototypes",
 }
-OURS = list(TITLES)[:4]
-PEERS = list(TITLES)[5:]
+OURS = list(TITLES)[:5]
+PEERS = list(TITLES)[6:]
 
 
 def title(name: str) -> str:

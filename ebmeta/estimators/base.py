@@ -65,8 +65,9 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no typ
             raise ValueError("query_X: expected at least one row, got 0")
         return query
 
-    def _infer(self, query_X: ArrayLike) -> Marginals:
+    def _infer(self, query_X: ArrayLike, concentration: float | None = None) -> Marginals:
         query = self._check_query(query_X)
+        known = None if concentration is None else torch.full((1,), float(concentration))
         ways = torch.ones(1, self.n_ways_, dtype=torch.bool)
-        batch = TaskBatch(self.support_X_[None], self.support_y_[None], query[None], way_mask=ways)
+        batch = TaskBatch(self.support_X_[None], self.support_y_[None], query[None], way_mask=ways, concentration=known)
         return marginals(self.model, batch, self.num_steps)[0]

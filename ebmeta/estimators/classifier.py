@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
 
 from ebmeta.estimators.base import FewShot
+from ebmeta.model import EmpiricalBayes
 from ebmeta.sampling import class_codes
 
 __all__ = ["FewShotClassifier"]
@@ -20,6 +21,8 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
     Args:
         model: a meta-trained `EmpiricalBayes.classifier`.
         num_steps: refinement steps, $K$; those of training by default.
+        concentration: what is known of the class proportions of the queries: that they come from a Dirichlet
+            distribution of this concentration, infinity for as many queries of every class; nothing by default.
 
     Attributes:
         classes_: the distinct labels of the support set, sorted; columns of `predict_proba`.
@@ -32,6 +35,10 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         ['cat', 'dog']
     """
 
+    def __init__(self, model: EmpiricalBayes, num_steps: int | None = None, concentration: float | None = None) -> None:
+        super().__init__(model, num_steps)
+        self.concentration = concentration
+
     def fit(self, support_X: ArrayLike, support_y: ArrayLike) -> FewShotClassifier:
         """Remember the support set.
 
@@ -43,9 +50,11 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
             The estimator.
 
         Raises:
-            ValueError: if the model is no classifier, or the arrays are malformed.
+            ValueError: if the model is no classifier, the concentration is not above 0, or the arrays are malformed.
         """
         self._check_model(categorical=True)
+        if self.concentration is not None and not self.concentration > 0:
+            raise ValueError(f"concentration: expected a number above 0, infinity or None, got {self.concentration}")
         self.classes_, codes = class_codes(support_y, "support_y")
         self._remember(support_X, codes.astype(np.int64), len(self.classes_))
         return self
@@ -59,7 +68,9 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         Raises:
             ValueError: if the rows do not fit the support set, are empty, or are not finite.
         """
-        probs: NDArray[np.float64] = self._infer(query_X).summaries["probs"][-1, 0].double().cpu().numpy()
+        probs: NDArray[np.float64] = (
+            self._infer(query_X, self.concentration).summaries["probs"][-1, 0].double().cpu().numpy()
+        )
         probs /= probs.sum(-1, keepdims=True)
         return probs
 

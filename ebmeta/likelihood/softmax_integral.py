@@ -33,8 +33,8 @@ def gaussian_softmax(
         loc: $m$, shape `(..., Q, C)`.
         var: $v$, shape `(..., Q, C)`.
         way_mask: True where a class exists, shape `(..., C)`.
-        num_nodes: Gauss-Hermite nodes; by default 12, and 32 for a query with a variance above 1.
-        num_points: trapezoid points; by default 48, and 384 for such a query.
+        num_nodes: Gauss-Hermite nodes; by default 6 for a query whose variances are at most 1/4, 12 up to 1, else 32.
+        num_points: trapezoid points; by default 40, 48 and 384 for such queries.
 
     Returns:
         Probabilities of the same shape; rows sum to one, padded ways are zero.
@@ -48,9 +48,10 @@ def gaussian_softmax(
     m, v, real = (t.reshape(-1, t.shape[-1]) for t in (loc, var, mask))
     if num_nodes is not None or num_points is not None:
         return _softmax_integral(m, v, real, num_nodes or 12, num_points or 48).view(loc.shape)
-    wide = v.masked_fill(~real, 0.0).amax(-1) > 1
+    most = v.masked_fill(~real, 0.0).amax(-1)
     out = torch.empty_like(m)
-    for chosen, nodes, points in ((~wide, 12, 48), (wide, 32, 384)):
+    for least, largest, nodes, points in ((-math.inf, 0.25, 6, 40), (0.25, 1.0, 12, 48), (1.0, math.inf, 32, 384)):
+        chosen = (most > least) & (most <= largest)
         if bool(chosen.any()):
             out[chosen] = _softmax_integral(m[chosen], v[chosen], real[chosen], nodes, points)
     return out.view(loc.shape)
