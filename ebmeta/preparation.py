@@ -17,8 +17,7 @@ from ebmeta.predict import evaluating
 from ebmeta.sampling import EpisodeSampler, MixedSampler, TaskSampler
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["check_groups", "hardening", "measure", "measure_widths", "start"]
-__all__ = ["check_groups", "half_told", "hardening", "measure", "start"]
+__all__ = ["check_groups", "half_told", "hardening", "measure", "measure_widths", "start"]
 
 EXCESS = 2.4  # times the excess difficulty of the validation classes; chosen on the validation classes of CIFAR-FS
 WIDE = 60.0  # amplitude of measured widths: the softmax then sees logits of about the right size

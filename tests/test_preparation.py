@@ -9,10 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from ebmeta import EmpiricalBayes, EpisodeSampler, GroupSampler, MixedSampler, fit
-from ebmeta.preparation import hardening, measure_widths, start
 from ebmeta import EmpiricalBayes, EpisodeSampler, GroupSampler, MixedSampler, TaskBatch, fit
-from ebmeta.preparation import half_told, hardening, start
+from ebmeta.preparation import half_told, hardening, measure_widths, start
 
 
 def episodes(spread: float, seed: int = 0) -> EpisodeSampler:

@@ -186,15 +186,15 @@ def passes(
             others = inferred.x[:: inferred.num_levels].double() * part.query_mask.unsqueeze(-1)
             directions = frame(x, others)
             tasks, ways = part.way_mask.shape
+            level = _levels(inferred, num_draws, generator)
             shapes = (tasks, ways, num_draws, len(directions)), (num_draws, tasks, part.query_mask.shape[1], ways)
             noise, of_query = (torch.randn(s, generator=generator, dtype=x.dtype).to(x.device) for s in shapes)
-            rest = noise, of_query
             of_all = None
             if observe == "both":
                 best = model.infer(target, 0)
-                level = _levels(best, num_draws, generator)
-                of_all = Pass(target, best, target, x, directions, level, *rest)
-            yield Pass(part, inferred, target, x, directions, _levels(inferred, num_draws, generator), *rest, of_all)
+                other = _levels(best, num_draws, generator)
+                of_all = Pass(target, best, target, x, directions, other, noise, of_query)
+            yield Pass(part, inferred, target, x, directions, level, noise, of_query, of_all)
 
 
 def _levels(inferred: Inference, num_draws: int, generator: torch.Generator) -> Tensor:
