@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,7 +11,9 @@ from builders import random_precision
 from equations import checks
 from scipy import integrate, stats
 from torch import Tensor
+from torch.nn import functional
 
+from ebmeta import TaskBatch
 from ebmeta.conjugate import log_evidence, posterior
 from ebmeta.gaussian import FullGaussian
 from ebmeta.simulate import LinearGaussianTasks
@@ -207,3 +210,27 @@ def _whitened(q: FullGaussian, p: FullGaussian) -> Tensor:
     """Return the covariance of `q` in units of `p`."""
     root = torch.linalg.cholesky(p.precision[0, 0])
     return root.T @ q.covariance()[0, 0] @ root
+
+
+@checks("eq-update")
+def test_the_mean_moves_by_what_was_uncertain() -> None:
+    """Linear-Gaussian: covariance of the update over labels drawn from the predictive, in closed form and by library."""
+    rng = np.random.default_rng(5)
+    x, y = (torch.from_numpy(rng.standard_normal(s)) for s in ((1, 4, 2), (1, 4)))
+    tasks = LinearGaussianTasks(np.array([0.3, -0.2, 1.0]), np.diag([1.0, 0.7, 0.5]), noise=0.6)
+    batch = TaskBatch(x, y, torch.from_numpy(rng.standard_normal((1, 5, 2))), torch.zeros(1, 5, dtype=torch.float64))
+    phi = functional.pad(batch.query_x, (0, 1), value=1.0)[0]
+    q = tasks.exact_posterior(batch, transductive=False)
+    covariance = torch.linalg.inv(q.precision[0, 0])
+    predictive = phi @ covariance @ phi.mT + 0.36 * torch.eye(5, dtype=torch.float64)
+
+    def mean(labels: torch.Tensor) -> torch.Tensor:
+        told = replace(batch, query_y=labels.unsqueeze(0))
+        return tasks.exact_posterior(told.pooled(), transductive=False).loc[0, 0]
+
+    still = mean(phi @ q.loc[0, 0])
+    torch.testing.assert_close(still, q.loc[0, 0], atol=1e-9, rtol=0)  # labels as expected move nothing
+    gain = torch.stack([mean(phi @ q.loc[0, 0] + e) - still for e in torch.eye(5, dtype=torch.float64)], 1)
+    after = tasks.exact_posterior(batch.pooled(), transductive=False).precision[0, 0]
+    wanted = covariance - torch.linalg.inv(after)
+    torch.testing.assert_close(gain @ predictive @ gain.mT, wanted, atol=1e-9, rtol=0)
