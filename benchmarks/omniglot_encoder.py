@@ -114,17 +114,17 @@ def train(
     optimizer = torch.optim.AdamW(decay, lr=learning_rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=iterations, pct_start=0.15)
     settings = [classes, iterations, batch_size, learning_rate, seed]
-    start, spent = 0, 0.0
+    start, seconds = 0, 0.0
     if path.exists():
         saved = torch.load(path, weights_only=True)
         if saved["settings"] != settings:
             raise ValueError(f"{path.name}: expected an encoder of settings {settings}, got {saved['settings']}")
-        start, spent = saved["iteration"], saved["seconds"]
+        start, seconds = saved["iteration"], saved["seconds"]
         encoder.load_state_dict(saved["encoder"])
         weights.data = saved["weights"]
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
-    begun = time.process_time()
+    begun = time.process_time() - seconds
     encoder.train()
     bar = trange(start, iterations, initial=start, total=iterations, desc="encoder", disable=not sys.stderr.isatty())
     for n in bar:
@@ -139,10 +139,11 @@ def train(
         schedule.step()
         if (n + 1) % checkpoint_every == 0 or n + 1 == iterations:
             bar.set_postfix(loss=f"{loss.item():.3f}")
+            seconds = time.process_time() - begun
             state = {
                 "settings": settings,
                 "iteration": n + 1,
-                "seconds": spent + time.process_time() - begun,
+                "seconds": seconds,
                 "encoder": encoder.state_dict(),
                 "weights": weights.data,
                 "optimizer": optimizer.state_dict(),
@@ -150,7 +151,7 @@ def train(
             }
             torch.save(state, path.with_suffix(".part"))
             os.replace(path.with_suffix(".part"), path)
-    return encoder.eval(), spent + time.process_time() - begun
+    return encoder.eval(), seconds
 
 
 @torch.no_grad()

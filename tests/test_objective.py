@@ -40,7 +40,8 @@ def test_the_terms_are_what_they_are_called(kind):
 def test_the_predictive_score_is_never_the_worse_of_the_two(model, batch):
     """Jensen: -log E[p] is at most E[-log p], draw by draw where the draws are shared."""
     gibbs, predictive = (Objective(k).terms(model, batch, generator=generator(1)) for k in ("gibbs", "predictive"))
-    assert bool((predictive.nll < gibbs.nll).all())
+    assert bool((predictive.nll <= gibbs.nll + 1e-12).all())  # equal, up to rounding, where p is 1
+    assert bool((predictive.nll < gibbs.nll).any())
     close(predictive.kl, gibbs.kl, 0.0)
 
 

@@ -214,7 +214,7 @@ def _whitened(q: FullGaussian, p: FullGaussian) -> Tensor:
 
 @checks("eq-update")
 def test_the_mean_moves_by_what_was_uncertain() -> None:
-    """Linear-Gaussian: covariance of the update over labels drawn from the predictive, in closed form and by library."""
+    """Covariance of the update over labels drawn from the predictive, in the linear-Gaussian family."""
     rng = np.random.default_rng(5)
     x, y = (torch.from_numpy(rng.standard_normal(s)) for s in ((1, 4, 2), (1, 4)))
     tasks = LinearGaussianTasks(np.array([0.3, -0.2, 1.0]), np.diag([1.0, 0.7, 0.5]), noise=0.6)
