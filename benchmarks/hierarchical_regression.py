@@ -150,8 +150,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_default_dtype(torch.float64)
     for name, method in tqdm([(n, m) for n in arguments.only for m in arguments.methods], disable=None):
-        if arguments.again or method not in stored().get(name, {}):
-            found = piece(name, method)
+        wanted = arguments.again or method not in stored().get(name, {})
+        if wanted and (found := piece(name, method)):
             result = stored()  # read again: another process may have written its own pieces
             result.setdefault(name, {})[method] = found
             write(NAME, {"splits": SPLITS, "sets": result})

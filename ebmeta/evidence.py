@@ -129,6 +129,8 @@ def fit_evidence(
     dtype = next(model.parameters()).dtype
     evidence = Evidence(model.double(), tasks, hyperprior=hyperprior, num_draws=num_draws, seed=seed)
 
+    if model.likelihood.has_level:  # else a spread of noise may take the place of all structure
+        evidence.maximise(max_iterations, evidence.mask(model.likelihood.log_ratio), ENOUGH)
     converged = evidence.maximise(max_iterations)
     with torch.no_grad():
         reached, scales = evidence.log_evidence().item(), _scales(model.prior)
@@ -234,6 +236,10 @@ class Evidence:
         at[free] = torch.from_numpy(found.x)
         self.write(at)
         return bool(found.success)
+
+    def mask(self, parameter: Tensor | nn.Module) -> Tensor:
+        """Return True where a parameter is, of the shape of `read`."""
+        return torch.cat([torch.full((p.numel(),), p is parameter) for p in self.parameters])
 
     def without(self, weight: int, max_iterations: int) -> float:
         """Return the largest log evidence in nats with one weight (nearly) the same in all groups; change nothing."""

@@ -13,6 +13,7 @@ __all__ = ["figures", "setup", "table", "tables"]
 METHODS = {
     "ebmeta": "ebmeta",
     "em": "random coefficients, EM",
+    "em_basis": "EM, basis of ebmeta",
     "mixedlm": "MixedLM",
     "own": "own fit",
     "pooled": "pooled fit",
@@ -43,11 +44,16 @@ def tables(sets: dict[str, Any]) -> dict[str, str]:
                     rows.append(row)
             out[f"{score}_{support}"] = table(["set", *METHODS.values()], rows)
     chosen = [
-        [n.replace("_", " "), LIKELIHOODS[f["ebmeta"]["likelihood"]], "yes" if f["ebmeta"]["covariates"] else "no"]
+        [
+            n.replace("_", " "),
+            LIKELIHOODS[f["ebmeta"]["likelihood"]],
+            "yes" if f["ebmeta"]["covariates"] else "no",
+            f["ebmeta"].get("basis", "given"),
+        ]
         for n, f in sets.items()
         if "ebmeta" in f
     ]
-    out["chosen"] = table(["set", "likelihood", "covariates"], chosen)
+    out["chosen"] = table(["set", "likelihood", "covariates", "features"], chosen)
     return out
 
 
