@@ -158,7 +158,7 @@ def wrong_tasks(num_tasks=400, rows=2):
 
 
 def test_weights_mend_what_they_can_and_leave_the_rest():
-    """A posterior moved by 0.8 standard deviations and too narrow: weights take it back, by 3 standard errors over tasks."""
+    """Moved by 0.8 standard deviations and too narrow: weights take it back, by 3 standard errors over tasks."""
 
     class Moved(ebmeta.initializer.ConjugateInitializer):
         def forward(self, *args):

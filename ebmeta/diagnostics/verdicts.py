@@ -204,7 +204,8 @@ def exactness(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0
         "" if status == "good" else mend,
         {"gap": mean, "usable": fine, "effective_share": float(share.mean()), "khat_median": float(np.median(khat))},
         khat_by_step(parts[0].expand_dims("step")).get_figure(root=True),
-        "k-hat of some of the tasks: below the lines draws can be used, or mended.",
+        "k-hat of some of the tasks: below the lines draws can be used, or mended. Where nearly all weights are "
+        "alike there is nothing to mend, whatever it is.",
     )
 
 
