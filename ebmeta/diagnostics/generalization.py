@@ -239,7 +239,7 @@ def gap_plot(data: xr.Dataset, rows: str = "support", ax: Axes | None = None) ->
         if key == "gap":
             ax.errorbar(steps, part["gap"].values, part["gap_half_width"].values, fmt="none", color=color)
     unit = data["gap"].attrs["units"]
-    ax.set(xlabel="refinement step", ylabel=f"what new rows cost more ({unit})", xticks=steps)
+    ax.set(xlabel="refinement step", ylabel=f"extra cost of new rows ({unit})", xticks=steps)
     ax.legend(frameon=False)
     sns.despine(ax=ax)
     return ax
