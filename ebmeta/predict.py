@@ -32,7 +32,7 @@ from ebmeta.model import EmpiricalBayes
 from ebmeta.seeding import seeded
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["Marginals", "evaluating", "marginals", "predict"]
+__all__ = ["Marginals", "evaluating", "marginals", "match_model", "predict"]
 
 Groups = dict[str, dict[str, tuple[tuple[str, ...], np.ndarray]]]
 
@@ -54,7 +54,8 @@ class Marginals:
     kl: Tensor
 
 
-def _match(model: EmpiricalBayes, batch: TaskBatch) -> TaskBatch:
+def match_model(model: EmpiricalBayes, batch: TaskBatch) -> TaskBatch:
+    """Return the tasks on the device of a model and in its floating-point type."""
     parameter = next(model.parameters())
     return batch.to(parameter.device).to(parameter.dtype)
 
@@ -89,7 +90,7 @@ def marginals(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None = N
     batch, chunks = batch.unlabelled(), []
     with evaluating(model):
         for start in range(0, batch.num_tasks, CHUNK):
-            part = _match(model, batch[start : start + CHUNK])
+            part = match_model(model, batch[start : start + CHUNK])
             inferred = model.infer(part, num_steps)
             rows = [inferred.predict(k) for k in range(len(inferred.path))]
             summaries = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
@@ -187,7 +188,7 @@ def _draws(model: EmpiricalBayes, batch: TaskBatch, chunks: list[Marginals], num
     weights, labels, scores = [], [], []
     with seeded(seed, next(model.parameters()).device):
         for index, chunk in enumerate(chunks):
-            part = _match(model, batch[index * CHUNK : (index + 1) * CHUNK])
+            part = match_model(model, batch[index * CHUNK : (index + 1) * CHUNK])
             w, drawn, score = chunk.inferred.draw(-1, num_draws, part.query_y)
             weights.append(_numpy(w))
             labels.append(_numpy(drawn))

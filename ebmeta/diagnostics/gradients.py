@@ -28,7 +28,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ebmeta.calibration import calibration_error
+from ebmeta.calibration import Z95, calibration_error
 from ebmeta.diagnostics.bottleneck import labelled, mean_of, per_query, predictive_nll, summarise
 from ebmeta.gaussian import Gaussian
 from ebmeta.inference import Inference, repeat
@@ -215,7 +215,7 @@ def _class_belief(r: Tensor, wrong: Tensor, y: Tensor, mask: Tensor) -> dict[str
 
 def _verdict(data: xr.Dataset) -> dict[str, str]:
     total = data["gain_by_task"].sum("step").values
-    mean, half = float(total.mean()), 1.96 * float(total.std(ddof=1)) / math.sqrt(len(total))
+    mean, half = float(total.mean()), Z95 * float(total.std(ddof=1)) / math.sqrt(len(total))
     verdict = "helps" if mean > half else "harms" if mean < -half else "no change"
     cosines = data["move_cosine"].values
     known = cosines[np.isfinite(cosines)]

@@ -21,7 +21,7 @@ from ebmeta.gaussian import Gaussian
 from ebmeta.inference import Inference, repeat
 from ebmeta.likelihood import Given, ScalarLikelihood
 from ebmeta.model import EmpiricalBayes
-from ebmeta.predict import _match, evaluating
+from ebmeta.predict import evaluating, match_model
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["Draws", "Pass", "passes"]
@@ -175,7 +175,7 @@ def passes(
     generator = torch.Generator().manual_seed(seed)
     with evaluating(model):
         for start in range(0, batch.num_tasks, CHUNK):
-            part, target = (_match(model, b[start : start + CHUNK]) for b in (batch, labelled))
+            part, target = (match_model(model, b[start : start + CHUNK]) for b in (batch, labelled))
             inferred = model.infer(part.unlabelled(), num_steps)
             if not isinstance(inferred, Inference):
                 raise ValueError(

@@ -29,12 +29,7 @@ __all__ = ["Diagnosis", "diagnose"]
 
 TEMPLATE = Path(__file__).with_name("report.html")
 DECISIVE = ("probabilities", "few_labels")  # what predictions stand or fall with
-CAUTIONS = (
-    "refinement",
-    "exactness",
-    "simulation",
-)  # what can add a caution; the other checks are about weights, not predictions
-
+CAUTIONS = ("refinement", "exactness", "simulation")  # can add a caution; the others are about weights alone
 
 HEADLINES: dict[Status, str] = {
     "good": "You can rely on this model for tasks like these.",
@@ -63,10 +58,18 @@ class Diagnosis:
     @property
     def status(self) -> Status:
         """The verdict: that of the decisive checks, and at best "caution" where refinement or the posterior fails."""
-        decisive = worst([c for c in self.checks if c.name in DECISIVE])
-        others = worst([c for c in self.checks if c.name in CAUTIONS])
+        decisive = worst(self.decisive)
+        return "caution" if decisive == "good" and self.warnings else decisive
 
-        return "caution" if decisive == "good" and others in ("caution", "bad") else decisive
+    @property
+    def decisive(self) -> list[Check]:
+        """The checks that predictions stand or fall with."""
+        return [c for c in self.checks if c.name in DECISIVE]
+
+    @property
+    def warnings(self) -> list[Check]:
+        """Checks of refinement and posterior that did not come out well."""
+        return [c for c in self.checks if c.name in CAUTIONS and c.status in ("caution", "bad")]
 
     @property
     def headline(self) -> str:
@@ -76,10 +79,8 @@ class Diagnosis:
     @property
     def summary(self) -> str:
         """The verdict and its reasons, for readers who know none of the methods."""
-        decisive = [c for c in self.checks if c.name in DECISIVE]
-        others = [c for c in self.checks if c.name in CAUTIONS and c.status in ("caution", "bad")]
         parts = [self.headline, f"It was tried on {self.num_tasks} tasks whose answers are known."]
-        parts += [c.finding for c in [*decisive, *others]]
+        parts += [c.finding for c in [*self.decisive, *self.warnings]]
         return " ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
