@@ -34,7 +34,7 @@ AS_PUBLISHED = ("laplacianshot", "tim", "pt_map")  # those whose published setti
 PUBLISHED = "_published"  # ends the name of a peer with published settings, for 5 ways; without, chosen on validation
 VALIDATION_TASKS, VALIDATION_WAYS = 600, 16
 UNTOLD = "untold"  # the default model, where tasks do not state their class proportions
-RECIPE = 3  # raised when training changes, so that no model of another recipe is taken from the cache
+RECIPE = 4  # raised when training changes, so that no model of another recipe is taken from the cache
 
 
 @dataclass(frozen=True)

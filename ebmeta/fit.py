@@ -27,7 +27,7 @@ from tqdm import tqdm
 from ebmeta.checkpoint import TrainingState
 from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Kind, Objective, Terms
-from ebmeta.preparation import check_groups, half_told, hardening, start
+from ebmeta.preparation import check_groups, fit_task_temperature, half_told, hardening, start
 from ebmeta.sampling import TaskSampler
 from ebmeta.seeding import seeded
 from ebmeta.tasks import TaskBatch
@@ -36,6 +36,7 @@ __all__ = ["FitResult", "fit", "resolve_device"]
 
 WARM_UP = 0.1
 CLIP = 5.0
+TEMPERATURE_TASKS = 1024
 VALIDATION_DRAWS = 64  # the predictive score of a few draws is biased
 
 
@@ -225,10 +226,12 @@ def fit(
                 bar.set_postfix(nll=f"{state.rows['nll'][-1][-1]:.3f}", refresh=False)
             if path is not None and (last or state.stopped or state.iteration % checkpoint_every == 0):
                 state.save(path)
-    best_iteration = state.iteration
-    if state.best:
-        model.load_state_dict(state.best)
-        best_iteration = state.best_iteration
+        best_iteration = state.iteration
+        if state.best:
+            model.load_state_dict(state.best)
+            best_iteration = state.best_iteration
+        fresh = (num_iterations + i for i in range(-(-TEMPERATURE_TASKS // batch_size)))
+        fit_task_temperature(model, (half_told(source.sample(batch_size, n), n).to(place).to(dtype) for n in fresh))
     model.eval()
     return FitResult(model, _history(state), best_iteration, state.stopped, time.perf_counter() - started)
 

@@ -18,9 +18,9 @@ $$ R_c = \Lambda_{0c} m_{0c} + \omega \sum_i r_{ic}\, \phi(x_i), \qquad
 where $q_0$ speaks for the support set, $\omega$ weighs a query against it and $\alpha$ is the concentration of
 a Dirichlet prior of $\pi$: the one that a task states (`TaskBatch.concentration`), or a learned one. With $r = p$
 this is expectation-maximisation. Here $r$ is the belief of the synthetic gradient, $\xi = p - r$;
-$\kappa, \omega, \alpha, b, \nu$ are learned; and the same network adapts $\kappa_c$ and $b_c$ to the task: a
-temperature that depends on the unlabelled queries. All steps share their parameters, so that any number of them
-may be taken (theory: "Refinement as a mixture model").
+$\kappa, \omega, \alpha, b, \nu$ are learned; and the same network adapts $\kappa_c$ and $b_c$ to the task. All steps
+share their parameters, so that any number of them may be taken. What is reported after a step has a temperature of its
+own, read from the unlabelled queries (`ebmeta.task_temperature`; theory: "Refinement as a mixture model").
 
 Source: Banerjee, Dhillon, Ghosh and Sra 2005, Clustering on the unit hypersphere using von Mises-Fisher distributions.
 """
@@ -36,7 +36,8 @@ from torch.nn import functional
 from ebmeta.gaussian import Gaussian
 from ebmeta.predictor import CONSTANT
 from ebmeta.refine import GradientRefiner, Refiner, Setting
-from ebmeta.synthetic_gradient import ClassSyntheticGradient, MLPSyntheticGradient
+from ebmeta.synthetic_gradient import ClassSyntheticGradient, MLPSyntheticGradient, QueryState, Reading
+from ebmeta.task_temperature import TaskTemperature
 
 __all__ = ["MixtureRefiner", "class_refiner"]
 
@@ -77,14 +78,36 @@ class MixtureRefiner(Refiner):
         self.adapt = nn.Linear(synthetic_gradient.readout.in_features, 2)
         nn.init.zeros_(self.adapt.weight)
         nn.init.zeros_(self.adapt.bias)
+        self.temperature = TaskTemperature(num_steps, synthetic_gradient.num_readings)
+
+    def unroll(self, q: Gaussian, setting: Setting, steps: int) -> list[Gaussian]:
+        if not self.temperature.fitted:
+            return super().unroll(q, setting, steps)
+        path = [q]
+        for k in range(steps + 1):
+            state, reading = self.read(q, setting)
+            if k:
+                factor = self.temperature(min(k, self.num_steps) - 1, reading.by_task)[:, None, None]
+                path.append(q.with_(torch.where(setting.way_mask.unsqueeze(-1), factor * q.loc, q.loc), q.precision))
+            if k < steps:
+                q = self.move(q, setting, state, reading)
+        return path
+
+    def read(self, q: Gaussian, setting: Setting) -> tuple[QueryState, Reading]:
+        """Return the state of the queries under `q`, and what the network makes of it."""
+        state, _ = setting.state(q)
+        return state, self.synthetic_gradient.read(state)
 
     def step(self, k: int, q: Gaussian, setting: Setting) -> Gaussian:
-        state, _ = setting.state(q)
-        hidden, of_class = self.synthetic_gradient.hidden(state)
-        r = self.synthetic_gradient.belief(state, hidden) * setting.query_mask.unsqueeze(-1)
+        return self.move(q, setting, *self.read(q, setting))
+
+    def move(self, q: Gaussian, setting: Setting, state: QueryState, reading: Reading) -> Gaussian:
+        """Return the next posterior, the same for every step."""
+        r = self.synthetic_gradient.belief(state, reading) * setting.query_mask.unsqueeze(-1)
         claimed = r.sum(1).unsqueeze(-1)
         q0, ways = setting.q0, setting.way_mask.sum(1)[:, None, None]
-        log_scale, shift = torch.tanh(self.adapt(of_class)).tensor_split(2, -1)  # bounded: stays near the mixture model
+        adapted = torch.tanh(self.adapt(reading.by_class))  # bounded: stays near the mixture model
+        log_scale, shift = adapted.tensor_split(2, -1)
         resultant = (q0.times(q0.loc) + self.log_weight.exp() * (r.mT @ setting.x))[..., :-1]
         direction = functional.normalize(resultant, dim=-1, eps=1e-6)
         rate = torch.exp(-self.log_concentration)

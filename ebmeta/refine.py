@@ -145,6 +145,10 @@ class Refiner(nn.Module):
             raise ValueError(f"num_steps: this model was built with no refinement steps, got {steps}")
         x = query_x * query_mask.unsqueeze(-1)
         setting = Setting(q, prior, likelihood, x, query_mask, way_mask, beta, given, concentration)
+        return self.unroll(q, setting, steps)
+
+    def unroll(self, q: Gaussian, setting: Setting, steps: int) -> list[Gaussian]:
+        """Return the path of so many steps from `q`."""
         path = [q]
         for k in range(steps):
             path.append(self.step(min(k, self.num_steps - 1), path[-1], setting))

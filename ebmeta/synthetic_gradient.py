@@ -29,10 +29,26 @@ __all__ = [
     "ExchangeableLinear",
     "MLPSyntheticGradient",
     "QueryState",
+    "Reading",
     "SyntheticGradient",
 ]
 
 CELL, TASK = 7, 8  # inputs of the class network: per (query, class), and per task
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    r"""What the network of classes makes of a state.
+
+    Args:
+        cells: the last layer, shape `(T, Q, C, width)`.
+        by_class: its mean over queries, shape `(T, C, width)`.
+        by_task: means over queries and classes of what the network sees and of its last layer, shape `(T, F)`.
+    """
+
+    cells: Tensor
+    by_class: Tensor
+    by_task: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,22 +204,29 @@ class ClassSyntheticGradient(SyntheticGradient):
         everything = [*cell, share.log(), 3 * tight, 3 * near, *task]
         return torch.stack([v.expand_as(p) for v in everything], -1).masked_fill(~ways.unsqueeze(-1), 0.0)
 
-    def hidden(self, state: QueryState) -> tuple[Tensor, Tensor]:
-        """Return the last layer, shape `(T, Q, C, width)`, and its mean over queries, shape `(T, C, width)`."""
-        h = self.features(state)
+    @property
+    def num_readings(self) -> int:
+        """Readings of a task, $F$."""
+        return CELL + TASK + self.readout.in_features
+
+    def read(self, state: QueryState) -> Reading:
+        """Return what the layers make of a state."""
+        first = h = self.features(state)
         query_weight, way_weight = (_mean_weights(m, h.dtype) for m in (state.query_mask, state.way_mask))
         for layer in self.layers:
             h = nn.functional.silu(layer(h, query_weight, way_weight))
-        return h, (query_weight.unsqueeze(1) @ h.flatten(2)).view(len(h), *h.shape[2:])
+        seen, by_class = ((query_weight.unsqueeze(1) @ v.flatten(2)).view(len(v), *v.shape[2:]) for v in (first, h))
+        by_task = (way_weight.unsqueeze(1) @ torch.cat([seen, by_class], -1)).squeeze(1)
+        return Reading(h, by_class, by_task)
 
-    def belief(self, state: QueryState, hidden: Tensor | None = None) -> Tensor:
+    def belief(self, state: QueryState, reading: Reading | None = None) -> Tensor:
         r"""Return $r$, the inferred class distribution of each query, shape `(T, Q, C)`.
 
         Args:
             state: what is known of the queries.
-            hidden: the last layer, where it is known already.
+            reading: what the layers make of it, where that is known already.
         """
-        h = self.hidden(state)[0] if hidden is None else hidden
+        h = (self.read(state) if reading is None else reading).cells
         logits = state.mean.clamp(min=1e-12).log() + self.readout(h).squeeze(-1)
         return torch.softmax(logits.masked_fill(~state.way_mask.unsqueeze(1), NEVER), -1)
 

@@ -358,10 +358,11 @@ def refinement_ignores_query_labels(member: Member) -> None:
 def extra_steps_repeat_the_last(member: Member) -> None:
     model, longer, batch = member.build(), member.build(num_steps=STEPS + 2), member.tasks()
     state = model.state_dict()
-    for name, _ in model.refiner.named_parameters(recurse=False):
-        value = state[f"refiner.{name}"]
-        if value.dim():  # one entry per step, where steps do not share their parameters
-            state[f"refiner.{name}"] = torch.cat([value, value[-1:], value[-1:]])
+    own = [name for name, _ in model.refiner.named_parameters(recurse=False)]
+    for name in [f"refiner.{n}" for n in (*own, "temperature.weight", "temperature.bias")]:
+        value = state.get(name)
+        if value is not None and value.dim():  # one entry per step, where steps do not share their parameters
+            state[name] = torch.cat([value, value[-1:], value[-1:]])
     longer.load_state_dict(state)
     path = model.posterior(batch, STEPS + 2)
     for a, b in zip(path, longer.posterior(batch), strict=True):

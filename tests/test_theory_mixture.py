@@ -13,9 +13,13 @@ from scipy import integrate, special
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
+from ebmeta import EmpiricalBayes, TaskBatch
+from ebmeta.gaussian import Gaussian
 from ebmeta.mixture import MixtureRefiner
 from ebmeta.predictor import CONSTANT
+from ebmeta.preparation import fit_task_temperature
 from ebmeta.refine import Setting
+from ebmeta.task_temperature import LEAST_SCALE, RIDGE
 
 
 @pytest.fixture
@@ -54,6 +58,12 @@ def test_the_mixture_is_a_linear_predictor(rng: torch.Generator) -> None:
     w = torch.cat([kappa * u, pi.log().unsqueeze(-1) / CONSTANT], -1)
     features = torch.cat([x, torch.full((len(x), 1), CONSTANT, dtype=torch.float64)], -1)
     close(joint / joint.sum(-1, keepdim=True), torch.softmax(features @ w.T, -1))
+
+
+def start(model: EmpiricalBayes, batch: TaskBatch) -> tuple[Gaussian, Setting]:
+    """Return $q_0$ and what stays the same over the steps."""
+    path, prior, x, *_ = model.infer(batch, 0)
+    return path[0], Setting(path[0], prior, model.likelihood, x, batch.query_mask, batch.way_mask, model.beta)
 
 
 def completed(x: Tensor, support: Tensor, r: Tensor, u: Tensor, pi: Tensor, kappa: float) -> Tensor:
@@ -100,13 +110,15 @@ def test_the_posterior_mean_of_proportions() -> None:
 def test_the_refiner_takes_the_step() -> None:
     model, stated = classifier(4, 1), torch.tensor([0.5, torch.inf, torch.nan, 2.0], dtype=torch.float64)
     batch = replace(class_tasks(), concentration=stated)
-    q0, q1 = model.posterior(batch)
+    q0 = model.posterior(batch, 0)[0]
     refiner, x = model.refiner, model.predictor.features(batch.query_x)
+    assert isinstance(refiner, MixtureRefiner)
     prior = model.prior(len(batch), batch.way_mask.shape[1])
     setting = Setting(q0, prior, model.likelihood, x, batch.query_mask, batch.way_mask, model.beta, None, stated)
     state, _ = setting.state(q0)
+    q1 = refiner.step(0, q0, setting)
     belief = refiner.synthetic_gradient.belief(state)
-    adapted = torch.tanh(refiner.adapt(refiner.synthetic_gradient.hidden(state)[1]))
+    adapted = torch.tanh(refiner.adapt(refiner.synthetic_gradient.read(state).by_class))
     assert adapted.abs().max() > 0.05
     for t in range(len(batch)):
         rows, ways = batch.query_mask[t], int(batch.way_mask[t].sum())
@@ -192,7 +204,41 @@ def test_a_common_factor_is_a_temperature(rng: torch.Generator) -> None:
     logits, t = randn(rng, 20, 4), 1.7
     power = torch.softmax(logits, -1) ** t
     close(torch.softmax(t * logits, -1), power / power.sum(-1, keepdim=True))
-    refiner = classifier(4, 1).refiner
+    model, batch = classifier(4, 2), class_tasks()
+    refiner = model.refiner
     assert isinstance(refiner, MixtureRefiner)
-    adapted = torch.tanh(refiner.adapt(100 * randn(rng, 50, 8))).detach()
-    assert float(adapted.abs().max()) <= 1.0
+    path, prior, x, *_ = model.infer(batch)
+    setting = Setting(path[0], prior, model.likelihood, x, batch.query_mask, batch.way_mask, model.beta)
+    raw = [path[0]]
+    for k in range(2):
+        raw.append(refiner.step(k, raw[-1], setting))
+        factor = refiner.temperature(k, refiner.read(raw[-1], setting)[1].by_task)
+        assert float(factor.detach().log().abs().max()) > 0.1
+        scaled = factor[:, None, None] * raw[-1].loc
+        close(path[k + 1].loc, torch.where(batch.way_mask.unsqueeze(-1), scaled, raw[-1].loc))
+        close(path[k + 1].precision, raw[-1].precision)
+
+
+@checks("eq-temperature-fit")
+def test_fitted_temperatures_leave_nothing_to_gain(rng: torch.Generator) -> None:
+    model, batch = classifier(4, 1), class_tasks(ways=(4,) * 64, shots=(2,) * 64, queries=(8,) * 64)
+    refiner = model.refiner
+    assert isinstance(refiner, MixtureRefiner)
+    fit_task_temperature(model, [batch[:32], batch[32:]])
+    features, (q0, setting) = model.predictor.features(batch.query_x), start(model, batch)
+    reading = refiner.read(refiner.step(0, q0, setting), setting)[1].by_task.detach()
+    mean, scale, temperature = reading.mean(0), reading.std(0) + LEAST_SCALE, refiner.temperature
+    weight = temperature.weight[0] * scale
+    found = torch.cat([weight, (temperature.bias[0] + mean @ temperature.weight[0]).unsqueeze(0)])
+
+    def objective(a: Tensor) -> float:
+        temperature.weight[0] = a[:-1] / scale
+        temperature.bias[0] = a[-1] - mean @ temperature.weight[0]
+        p, _ = model.likelihood.moments(*model.posterior(batch)[-1].marginal(features), batch.way_mask)
+        return float((RIDGE * a.square().sum() - p.gather(-1, batch.query_y.unsqueeze(-1)).log().mean()).detach())
+
+    least = objective(found)
+    assert least < objective(torch.zeros_like(found)) - 0.1
+    rises = [objective(found + 0.3 * normalize(randn(rng, len(found)), dim=0)) - least for _ in range(50)]
+    assert min(rises) > -1e-4  # what is left after a bounded number of iterations
+    assert sum(rises) / 50 > 1e-3
