@@ -230,7 +230,8 @@ def fit(
         if state.best:
             model.load_state_dict(state.best)
             best_iteration = state.best_iteration
-        fresh = (num_iterations + i for i in range(-(-TEMPERATURE_TASKS // batch_size)))
+        extra = min(math.ceil(TEMPERATURE_TASKS / batch_size), math.ceil(num_iterations / 4))
+        fresh = range(num_iterations, num_iterations + extra)
         fit_task_temperature(model, (half_told(source.sample(batch_size, n), n).to(place).to(dtype) for n in fresh))
     model.eval()
     return FitResult(model, _history(state), best_iteration, state.stopped, time.perf_counter() - started)
