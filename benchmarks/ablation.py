@@ -32,12 +32,18 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Variant:
-    """A departure from the default: arguments of the model, the objective and the fit, and a change after building."""
+    """A departure from the default.
+
+    Arguments of the model, the objective and the fit; a change after building and one after training; and a power
+    of the features, which are not negative.
+    """
 
     model: dict[str, Any] = field(default_factory=dict)
     objective: dict[str, Any] = field(default_factory=dict)
     fit: dict[str, Any] = field(default_factory=dict)
     change: Callable[[ebmeta.EmpiricalBayes], None] | None = None
+    after: Callable[[ebmeta.EmpiricalBayes], None] | None = None
+    power: float = 1.0
 
 
 def fixed_prior(model: ebmeta.EmpiricalBayes) -> None:
@@ -65,6 +71,11 @@ def no_metric(model: ebmeta.EmpiricalBayes) -> None:
     model.predictor.measure(x, torch.arange(len(x)))  # classes seen once leave the metric alone
 
 
+def no_temperature(model: ebmeta.EmpiricalBayes) -> None:
+    """Report what the steps arrive at, without a temperature."""
+    model.refiner.temperature.forget()
+
+
 VARIANTS: dict[str, Variant] = {
     "default": Variant(),
     "gibbs": Variant(objective={"kind": "gibbs"}),
@@ -79,12 +90,17 @@ VARIANTS: dict[str, Variant] = {
     "point": Variant({"beta": 0.0}, change=point),
     "no_metric": Variant(change=no_metric),
     "not_harder": Variant(fit={"harder": 0.0}),
+    "no_temperature": Variant(after=no_temperature),
+    "square_root": Variant(power=0.5),
 }
 
 
-def samplers(split: str, seed: int) -> ebmeta.MixedSampler:
+def samplers(split: str, seed: int, power: float) -> ebmeta.MixedSampler:
     """Return the mixture of tasks of one split."""
-    return ebmeta.MixedSampler([cifar_fs(split, seed=seed, **kind) for kind in KINDS.values()])
+    sources = [cifar_fs(split, seed=seed, **kind) for kind in KINDS.values()]
+    for source in sources:
+        source.X = source.X**power
+    return ebmeta.MixedSampler(sources)
 
 
 def run(variant: Variant) -> dict[str, Any]:
@@ -95,16 +111,18 @@ def run(variant: Variant) -> dict[str, Any]:
     objective = ebmeta.Objective(**variant.objective)
     fitted = ebmeta.fit(
         model,
-        samplers("train", 0),
+        samplers("train", 0, variant.power),
         ITERATIONS,
-        validation=samplers("val", 1),
+        validation=samplers("val", 1, variant.power),
         objective=objective,
         progress=sys.stderr.isatty(),
         **variant.fit,
     )
+    if variant.after is not None:
+        variant.after(model)
     scores = {
         kind: by_step(ebmeta.evaluate(model, sampler, TASKS, num_bootstrap=2))
-        for kind, sampler in zip(KINDS, samplers("val", 7).samplers, strict=True)
+        for kind, sampler in zip(KINDS, samplers("val", 7, variant.power).samplers, strict=True)
     }
     return {"seconds": round(fitted.seconds, 1), "best_iteration": fitted.best_iteration, **scores}
 
