@@ -17,7 +17,7 @@ from ebmeta.calibration import Z95, calibration_interval
 from ebmeta.diagnostics.check import ORDER, Check, Status, interval
 from ebmeta.evaluate import task_scores
 from ebmeta.model import EmpiricalBayes
-from ebmeta.plots import reliability
+from ebmeta.plots import axes_or_new, reliability
 from ebmeta.predict import marginals
 from ebmeta.tasks import TaskBatch
 
@@ -236,10 +236,8 @@ def pit_histogram(u: np.ndarray, ax: Axes | None = None) -> Axes:
         The axes.
     """
     import seaborn as sns
-    from matplotlib.figure import Figure
 
-    if ax is None:
-        ax = Figure(figsize=(4.8, 3.4), layout="constrained").subplots()
+    ax = axes_or_new(ax, height=3.4)
     tenth = np.where(np.isnan(u), -1, np.minimum(np.floor(np.nan_to_num(u) * BINS), BINS - 1))
     rows = (tenth >= 0).sum(1)
     share = np.stack([(tenth == b).sum(1) for b in range(BINS)], 1)

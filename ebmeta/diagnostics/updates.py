@@ -23,6 +23,7 @@ from ebmeta.calibration import Z95
 from ebmeta.diagnostics.bottleneck import labelled
 from ebmeta.inference import Inference
 from ebmeta.model import EmpiricalBayes
+from ebmeta.plots import axes_or_new
 from ebmeta.predict import evaluating
 from ebmeta.sampling import TaskSampler
 from ebmeta.tasks import TaskBatch
@@ -112,10 +113,8 @@ def update_plot(data: xr.Dataset, ax: Axes | None = None) -> Axes:
         The axes, with both root mean squares on logarithmic scales, after the last step.
     """
     import seaborn as sns
-    from matplotlib.figure import Figure
 
-    if ax is None:
-        ax = Figure(figsize=(4.8, 4.0), layout="constrained").subplots()
+    ax = axes_or_new(ax)
     last = data.isel(step=-1)
     expected, moved = (last[name].clip(min=1e-12).values ** 0.5 for name in ("expected", "moved"))
     sns.scatterplot(x=expected, y=moved, s=12, alpha=0.5, linewidth=0, ax=ax)
