@@ -31,24 +31,27 @@ LEVEL = 0.9  # of the intervals whose coverage is counted
 BINS = 10
 
 
-def probabilities(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0) -> Check:
+def probabilities(
+    model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0, scores: Sequence[xr.Dataset] | None = None
+) -> Check:
     """Check whether predicted probabilities are right: confidence against accuracy, or coverage of 90% intervals.
 
     Args:
         model: the model.
         batches: labelled tasks.
         seed: seed of the bootstrap, and of the ties of counts.
+        scores: what `task_scores` says of each batch, where it is known already.
 
     Raises:
         ValueError: if tasks are unlabelled or do not fit the model.
     """
     if model.likelihood.categorical:
-        return _confidence(model, batches, seed)
+        return _confidence(scores or [task_scores(model, b) for b in batches], seed)
     return _coverage(model, batches, seed)
 
 
-def _confidence(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int) -> Check:
-    data = xr.concat([task_scores(model, b)[["confidence", "correct"]] for b in batches], "task", join="outer")
+def _confidence(scores: Sequence[xr.Dataset], seed: int) -> Check:
+    data = xr.concat([s[["confidence", "correct"]] for s in scores], "task", join="outer")
     steps = [(data["confidence"].values[k], data["correct"].values[k]) for k in range(data.sizes["step"])]
     ece = [calibration_interval(*pair, seed=seed) for pair in steps]
     error, (confidence, correct) = ece[-1], steps[-1]
@@ -140,17 +143,20 @@ def _advice(status: str, what: str, narrow: bool) -> str:
     )
 
 
-def few_labels(model: EmpiricalBayes, batches: Sequence[TaskBatch]) -> Check:
+def few_labels(
+    model: EmpiricalBayes, batches: Sequence[TaskBatch], scores: Sequence[xr.Dataset] | None = None
+) -> Check:
     """Check whether the labels of a task make its predictions better than knowing nothing of the task.
 
     Args:
         model: the model.
         batches: labelled tasks.
+        scores: what `task_scores` says of each batch, where it is known already.
 
     Raises:
         ValueError: if tasks are unlabelled or do not fit the model.
     """
-    scores = [task_scores(model, b) for b in batches]
+    scores = scores or [task_scores(model, b) for b in batches]
     nll = np.concatenate([s["nll"].isel(step=-1).values for s in scores])
     if model.likelihood.categorical:
         blind = np.concatenate([b.way_mask.sum(1).double().log().cpu().numpy() for b in batches])

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ebmeta.diagnostics.check import Check, Status, worst
 from ebmeta.diagnostics.predictions import few_labels, probabilities
 from ebmeta.diagnostics.verdicts import exactness, information, refinement, simulation, width
-from ebmeta.evaluate import task_batches
+from ebmeta.evaluate import task_batches, task_scores
 from ebmeta.model import EmpiricalBayes
 from ebmeta.persist import strict, to_json
 from ebmeta.sampling import TaskSampler
@@ -149,9 +149,10 @@ def diagnose(
         raise ValueError(f"num_tasks: expected at least 2, got {count}")
     if any(b.query_y is None for b in batches):
         raise ValueError("diagnose: expected query labels, got unlabelled tasks")
+    scores = [task_scores(model, b) for b in batches]
     steps: list[Callable[[], Check]] = [
-        lambda: probabilities(model, batches, seed),
-        lambda: few_labels(model, batches),
+        lambda: probabilities(model, batches, seed, scores),
+        lambda: few_labels(model, batches, scores),
     ]
     if model.num_steps:
         steps.append(lambda: refinement(model, tasks, num_tasks))
