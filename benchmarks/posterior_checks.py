@@ -33,7 +33,7 @@ from ebmeta.predict import marginals
 
 NAME = "posterior_checks.json"
 SUPPORT, QUERY, FEATURES = 4, 20, 2
-WIDTH_TASKS = 500
+WIDTH_TASKS, BOTH_TASKS, NUTS_TASKS = 500, 64, 64
 FACTORS = [0.25, 0.5, 0.71, 1.0, 1.41, 2.0, 4.0]
 BINS = {"good": (-np.inf, 0.5), "usable": (0.5, 0.7), "poor": (0.7, np.inf)}
 
@@ -105,7 +105,10 @@ def by_target(model: ebmeta.EmpiricalBayes, batch: ebmeta.TaskBatch, observe: An
 
 def classes(model: ebmeta.EmpiricalBayes, kind: Kind, split: str, num_tasks: int, num_nuts: int) -> dict[str, Any]:
     batch = kind.sampler(split, 12).sample(num_tasks)
-    out: dict[str, Any] = {"support": by_target(model, batch, "support"), "both": by_target(model, batch[:16], "both")}
+    out: dict[str, Any] = {
+        "support": by_target(model, batch, "support"),
+        "both": by_target(model, batch[:BOTH_TASKS], "both"),
+    }
     some = batch[:num_nuts]
     tree = reference.nuts(model, some, num_warmup=200, num_draws=250, num_chains=2)
     near = against_reference(model, some, tree)
@@ -156,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", choices=["counts", "classes", "width"])
     parser.add_argument("--split", default="test")
-    parser.add_argument("--tasks", type=int, default=32)
+    parser.add_argument("--tasks", type=int, default=200)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     path = RESULTS / NAME
@@ -176,7 +179,7 @@ def main() -> None:
             keep(arguments.split, result)
     for name, kind in KINDS.items():
         if "classes" in wanted:
-            found = classes(model, kind, arguments.split, arguments.tasks, 16)
+            found = classes(model, kind, arguments.split, arguments.tasks, NUTS_TASKS)
             result.setdefault("classes", {})[name] = found
             keep(arguments.split, result)
 

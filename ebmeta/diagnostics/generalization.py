@@ -237,7 +237,7 @@ def gap_plot(data: xr.Dataset, rows: str = "support", ax: Axes | None = None) ->
         sns.lineplot(x=steps, y=part[key].values, marker="o", label=text, color=color, ax=ax)
         if key == "gap":
             ax.errorbar(steps, part["gap"].values, part["gap_half_width"].values, fmt="none", color=color)
-    unit = data["gap"].attrs["units"]
+    unit = data["gap"].attrs["units"].replace("1", "share of wrong answers")
     ax.set(xlabel="refinement step", ylabel=f"extra cost of new rows ({unit})", xticks=steps)
     ax.legend(frameon=False)
     sns.despine(ax=ax)

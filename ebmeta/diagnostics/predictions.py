@@ -89,7 +89,8 @@ def _confidence(scores: Sequence[xr.Dataset], seed: int) -> Check:
             "ece_half_width": error.half_width,
         },
         axes.get_figure(root=True),
-        "How often the model was right, against how sure it was. On the dashed line the two agree.",
+        "How often the model was right, against how sure it was. On the dashed line the two agree. K counts the "
+        "refinement steps on the unlabelled rows; ECE is the calibration error.",
     )
 
 

@@ -113,6 +113,7 @@ def update_plot(data: xr.Dataset, ax: Axes | None = None) -> Axes:
         The axes, with both root mean squares on logarithmic scales, after the last step.
     """
     import seaborn as sns
+    from matplotlib.ticker import NullFormatter
 
     ax = axes_or_new(ax)
     last = data.isel(step=-1)
@@ -120,6 +121,10 @@ def update_plot(data: xr.Dataset, ax: Axes | None = None) -> Axes:
     sns.scatterplot(x=expected, y=moved, s=12, alpha=0.5, linewidth=0, ax=ax)
     ends = np.array([min(expected.min(), moved.min()), max(expected.max(), moved.max())])
     ax.plot(ends, ends, color="0.5", linestyle="--", linewidth=1)
-    ax.set(xscale="log", yscale="log", xlabel="move that the posterior expects", ylabel="move when labels are known")
+    ax.set(xscale="log", yscale="log")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:.3g}")
+        axis.set_minor_formatter("{x:.2g}" if ends[1] < 10 * ends[0] else NullFormatter())
+    ax.set(xlabel="move that the posterior expects", ylabel="move when labels are known")
     sns.despine(ax=ax)
     return ax
