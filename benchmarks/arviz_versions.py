@@ -2,10 +2,11 @@
 
     python arviz_versions.py PYTHON [PYTHON ...]
 
-writes predictions, and NUTS draws of the fully Bayesian model, to netCDF files; has each interpreter (this one first)
-read them, run what `ebmeta.interop` offers and draw ArviZ's figures of them; and writes what each found, with the
-largest difference between them, to results/arviz_versions.json. The other interpreters need ArviZ, h5netcdf and
-matplotlib, and neither torch nor ebmeta: `ebmeta/interop.py` is loaded by itself.
+writes predictions, NUTS draws of the fully Bayesian model, and the importance ratios behind the k-hat of
+`check_posteriors`, to netCDF files; has each interpreter (this one first) read them, run what `ebmeta.interop` offers
+and ArviZ's own k-hat, and draw ArviZ's figures of them; and writes what each found, with the largest difference between
+them, to results/arviz_versions.json. The other interpreters need ArviZ, h5netcdf, h5py and matplotlib, and neither
+torch nor ebmeta: `ebmeta/interop.py` is loaded by itself.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import xarray as xr
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ("steps_0", "steps_3", "classes", "hierarchical")
+RATIO_TASKS = 100
 PACKAGES = ("arviz", "arviz-base", "arviz-stats", "arviz-plots", "xarray", "h5netcdf", "numpy", "torch")
 
 
@@ -56,6 +58,24 @@ def make(folder: Path) -> None:
     rows = reference.Rows(np.array([28.0, 8, -3, 7, -1, 1, 18, 12]), list("ABCDEFGH"), size=1 / sd**2)
     tree = reference.hierarchical(rows, hyperpriors={"noise": 1.0}, num_draws=500)
     tree.to_netcdf(folder / "hierarchical.nc", engine="h5netcdf")
+    write_ratios(folder)
+
+
+def write_ratios(folder: Path) -> None:
+    """Write importance ratios of Poisson tasks, after one step of the initializer, and their k-hat."""
+    import torch
+    from posterior_checks import count_tasks
+
+    from ebmeta.diagnostics import check_posteriors
+    from ebmeta.diagnostics.passes import passes
+
+    model, batch = count_tasks("poisson", RATIO_TASKS, 7)
+    model.initializer.num_steps = 1
+    checks = check_posteriors(model, batch, num_draws=1000, seed=3)
+    with torch.no_grad():
+        ratios = [part.draw(-1).log_ratio.T for part in passes(model, batch, "support", None, 1000, 3)]
+    data = {"log_ratio": (("task", "draw"), torch.cat(ratios).numpy()), "khat": ("task", checks["khat"][-1].values)}
+    xr.Dataset(data).to_netcdf(folder / "ratios.nc", engine="h5netcdf")
 
 
 def _interop() -> Any:
@@ -83,6 +103,12 @@ def check(folder: Path) -> dict[str, Any]:
     z = np.random.default_rng(0).normal(size=4000)
     for scale in (0.5, 2.0):  # a normal that is too narrow, and one that is too wide, for a standard normal
         numbers[f"khat_scale_{scale}"] = float(interop.psis((1 - scale**2) * z**2 / 2)[1])
+    ratios = xr.open_dataset(folder / "ratios.nc", engine="h5netcdf").load()
+    log_ratio = ratios["log_ratio"]
+    by_arviz = arviz.psislw(log_ratio.values)[1] if old else (-log_ratio).azstats.psislw(dim="draw")[1]
+    numbers["khat_tasks"] = interop.psis(log_ratio.values)[1].tolist()
+    numbers["khat_tasks_by_arviz"] = np.asarray(by_arviz).tolist()
+    numbers["khat_tasks_by_check_posteriors"] = ratios["khat"].values.tolist()
     for name, tree in (("loo", nuts), ("loo_predictions", after)):
         result = interop.loo(tree)
         numbers[f"{name}_elpd"] = float(result["elpd_loo"] if old else result.elpd)
@@ -151,6 +177,18 @@ def difference(one: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
     return {name: float(np.abs(_flat(value) - _flat(other[name])).max()) for name, value in one.items()}
 
 
+def khats(found: dict[str, Any]) -> dict[str, float]:
+    """Return the largest difference of k-hat from ArviZ's own, of the interface and of `check_posteriors`."""
+    ours, own, checked = (_flat(found[f"khat_tasks{of}"]) for of in ("", "_by_arviz", "_by_check_posteriors"))
+    return {
+        "tasks": len(own),
+        "share_above": float((own > 0.7).mean()),
+        "interface": float(np.abs(ours - own).max()),
+        "check_posteriors": float(np.abs(checked - own).max()),
+        "same_side": float(((checked > 0.7) == (own > 0.7)).mean()),
+    }
+
+
 def main() -> None:
     """Write the files, run the checks under every interpreter, and write the result."""
     from common import write
@@ -161,7 +199,7 @@ def main() -> None:
         runs = [run(python, folder) for python in (sys.executable, *sys.argv[1:])]
     lines = {f"arviz_{r['versions']['arviz'].partition('.')[0]}": r for r in runs}
     first, *others = lines
-    result: dict[str, Any] = {"lines": lines}
+    result: dict[str, Any] = {"lines": lines, "khat": {name: khats(r["numbers"]) for name, r in lines.items()}}
     result["differences"] = {name: difference(lines[first]["numbers"], lines[name]["numbers"]) for name in others}
     write("arviz_versions.json", result)
 

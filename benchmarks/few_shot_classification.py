@@ -85,10 +85,12 @@ def mixture(kinds: list[Kind], split: str, seed: int) -> ebmeta.MixedSampler:
     return ebmeta.MixedSampler([kind.sampler(split, seed) for kind in kinds])
 
 
-def train(name: str, iterations: int, checkpoint: Path | None = None) -> tuple[ebmeta.EmpiricalBayes, dict[str, Any]]:
-    """Train a model; return it and the facts of the run."""
+def train(
+    name: str, iterations: int, checkpoint: Path | None = None, **options: Any
+) -> tuple[ebmeta.EmpiricalBayes, dict[str, Any]]:
+    """Train a model, with options of its own where given; return it and the facts of the run."""
     kinds, _ = MODELS[name]
-    model = ebmeta.EmpiricalBayes.classifier(256)
+    model = ebmeta.EmpiricalBayes.classifier(256, **options)
     started = time.process_time()
     run = ebmeta.fit(
         model,
@@ -107,12 +109,15 @@ def train(name: str, iterations: int, checkpoint: Path | None = None) -> tuple[e
     return model, facts
 
 
-def trained(name: str, iterations: int, cache: Path) -> tuple[ebmeta.EmpiricalBayes, dict[str, Any]]:
+def trained(
+    name: str, iterations: int, cache: Path, widths: str = "trained"
+) -> tuple[ebmeta.EmpiricalBayes, dict[str, Any]]:
     """Train a model, or load it where it was trained before."""
     name = "default" if name == UNTOLD else name
-    folder = cache / f"{name}_{iterations}_recipe{RECIPE}"
+    kept = name if widths == "trained" else f"{name}_{widths}"
+    folder = cache / f"{kept}_{iterations}_recipe{RECIPE}"
     if not (folder / "run.json").is_file():
-        model, facts = train(name, iterations, folder.with_suffix(".checkpoint"))
+        model, facts = train(name, iterations, folder.with_suffix(".checkpoint"), widths=widths)
         ebmeta.save(model, folder)
         (folder / "run.json").write_text(json.dumps(facts))
     return ebmeta.load(folder), json.loads((folder / "run.json").read_text())

@@ -1,7 +1,6 @@
 """Information and its bounds in simulated families, rate and distortion over beta, and synthetic beside true gradients.
 
-The linear-Gaussian family has an exact posterior, and its information in closed form. `EBMETA_CACHE` names the folder
-of the trained CIFAR-FS model, `balanced_2000` (see `benchmarks/few_shot_classification.py`).
+The linear-Gaussian family has an exact posterior, and its information in closed form.
 `python benchmarks/information_bottleneck.py`
 """
 
@@ -9,16 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from common import RESULTS, ROOT, cifar_fs, write
+from classifier import KINDS, classifier
+from common import RESULTS, ROOT, write
 from linear_gaussian import COUPLING, LOC, SCALE
 from scipy import integrate, stats
 
@@ -34,7 +32,7 @@ from ebmeta.diagnostics import (
     synthetic_gradients,
 )
 from ebmeta.plots import save_figure
-from ebmeta.sampling import TaskSampler, generator
+from ebmeta.sampling import generator
 from ebmeta.simulate import LinearGaussianTasks
 
 NAME = "information_bottleneck.json"
@@ -236,15 +234,13 @@ def report(data: xr.Dataset) -> dict[str, Any]:
     return numbers | {name: data.attrs[name] for name in ("num_tasks", "verdict", "words")}
 
 
-def gradients(cache: Path, num_tasks: int) -> dict[str, Any]:
+def gradients(num_tasks: int) -> dict[str, Any]:
     """Return the reports of the CIFAR-FS model on validation classes."""
-    model = ebmeta.load(cache / "balanced_2000")
-    out = {}
-    for shots in (1, 5):
-        tasks: TaskSampler = cifar_fs("val", n_way=5, n_shot=shots, n_query=15, seed=21)
-        data = synthetic_gradients(model, tasks, num_tasks)
-        save_figure(synthetic_gradient_plot(data), FIGURES / f"gradients_{shots}.png")
-        out[f"shots_{shots}"] = report(data)
+    model, out = classifier(), {}
+    for kind in KINDS.values():
+        data = synthetic_gradients(model, kind.sampler("val", 21), num_tasks)
+        save_figure(synthetic_gradient_plot(data), FIGURES / f"gradients_{kind.n_shot}.png")
+        out[f"shots_{kind.n_shot}"] = report(data)
     return out
 
 
@@ -256,7 +252,7 @@ def main() -> None:
         "coupled": coupled,
         "yes_no": yes_no,
         "classes": classes,
-        "gradients": lambda: gradients(Path(os.environ.get("EBMETA_CACHE", ROOT / "cache")), TASKS),
+        "gradients": lambda: gradients(TASKS),
         "digits": lambda: digits(TEST_TASKS),
     }
     parser = argparse.ArgumentParser(description=__doc__)

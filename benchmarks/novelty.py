@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import ROOT, write
-from few_shot_classification import Kind, trained
+from classifier import KINDS, classifier
+from common import write
+from few_shot_classification import Kind
 from sklearn.metrics import roc_auc_score
 
 import ebmeta
@@ -65,9 +66,9 @@ def outsiders(kind: Kind) -> dict[str, ebmeta.EpisodeSampler]:
 def main() -> None:
     """Score every kind of outsider and write the result."""
     torch.set_num_threads(1)
-    model, _ = trained("default", 2000, ROOT / "cache")
+    model = classifier()
     result: dict[str, Any] = {"tasks": TASKS, "level": LEVEL}
-    for kind in (Kind(5, 1), Kind(5, 5)):
+    for kind in KINDS.values():
         novelty = ebmeta.Novelty(model).fit(kind.sampler("train", 3), TASKS).calibrate(kind.sampler("val", 4), TASKS)
         insiders = novelty.score(kind.sampler("val", 5).sample(TASKS)).values
         for name, tasks in outsiders(kind).items():

@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from common import RESULTS, ROOT, cifar_fs, write
+from classifier import KINDS, classifier
+from common import RESULTS, write
+from few_shot_classification import Kind
 
 import ebmeta
 from ebmeta import reference
@@ -31,6 +33,7 @@ from ebmeta.predict import marginals
 
 NAME = "posterior_checks.json"
 SUPPORT, QUERY, FEATURES = 4, 20, 2
+WIDTH_TASKS, BOTH_TASKS, NUTS_TASKS = 500, 64, 64
 FACTORS = [0.25, 0.5, 0.71, 1.0, 1.41, 2.0, 4.0]
 BINS = {"good": (-np.inf, 0.5), "usable": (0.5, 0.7), "poor": (0.7, np.inf)}
 
@@ -90,10 +93,6 @@ def counts(num_tasks: int) -> dict[str, Any]:
     return result
 
 
-def episodes(shots: int, split: str, num_tasks: int, seed: int) -> ebmeta.TaskBatch:
-    return cifar_fs(split, n_way=5, n_shot=shots, n_query=15, seed=seed).sample(num_tasks)
-
-
 def by_target(model: ebmeta.EmpiricalBayes, batch: ebmeta.TaskBatch, observe: Any) -> dict[str, Any]:
     checks = check_posteriors(model, batch, observe=observe, num_draws=400)
     last = checks.sizes["step"] - 1
@@ -104,9 +103,12 @@ def by_target(model: ebmeta.EmpiricalBayes, batch: ebmeta.TaskBatch, observe: An
     } | {"tasks": len(batch), "log_evidence": quantiles(checks["log_evidence"])}
 
 
-def classes(model: ebmeta.EmpiricalBayes, shots: int, split: str, num_tasks: int, num_nuts: int) -> dict[str, Any]:
-    batch = episodes(shots, split, num_tasks, 12)
-    out: dict[str, Any] = {"support": by_target(model, batch, "support"), "both": by_target(model, batch[:16], "both")}
+def classes(model: ebmeta.EmpiricalBayes, kind: Kind, split: str, num_tasks: int, num_nuts: int) -> dict[str, Any]:
+    batch = kind.sampler(split, 12).sample(num_tasks)
+    out: dict[str, Any] = {
+        "support": by_target(model, batch, "support"),
+        "both": by_target(model, batch[:BOTH_TASKS], "both"),
+    }
     some = batch[:num_nuts]
     tree = reference.nuts(model, some, num_warmup=200, num_draws=250, num_chains=2)
     near = against_reference(model, some, tree)
@@ -117,16 +119,16 @@ def classes(model: ebmeta.EmpiricalBayes, shots: int, split: str, num_tasks: int
         f"q{k}": {name: quantiles(near[name][k]) for name in near} | {"nll": interval(nll[k].mean(1))}
         for k in (0, len(nll) - 1)
     }
-    print(split, shots, json.dumps(out), flush=True)
+    print(split, kind.n_shot, json.dumps(out), flush=True)
     return out
 
 
 @torch.no_grad()
-def widths(model: ebmeta.EmpiricalBayes, shots: int, num_tasks: int) -> dict[str, Any]:
+def widths(model: ebmeta.EmpiricalBayes, kind: Kind, num_tasks: int) -> dict[str, Any]:
     """Score predictions with the variance of the last posterior multiplied by each factor."""
 
     def scores(split: str, seed: int, factors: list[float]) -> dict[str, Any]:
-        batch = episodes(shots, split, num_tasks, seed)
+        batch = kind.sampler(split, seed).sample(num_tasks)
         rows: dict[float, list[torch.Tensor]] = {f: [] for f in factors}
         for chunk in marginals(model, batch):
             loc, var = chunk.inferred.marginal(-1)
@@ -157,28 +159,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", choices=["counts", "classes", "width"])
     parser.add_argument("--split", default="test")
-    parser.add_argument("--tasks", type=int, default=32)
+    parser.add_argument("--tasks", type=int, default=200)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     path = RESULTS / NAME
     result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     result = {k: v for k, v in result.items() if k not in ("script", "versions", "cores")}
-    result |= {"settings": {"class_draws": 400, "count_draws": 1000, "width_tasks": 128}}
+    result |= {"settings": {"class_draws": 400, "count_draws": 1000, "width_tasks": WIDTH_TASKS}}
     wanted = arguments.only or ["counts", "classes", "width"]
     if "counts" in wanted:
         result["counts"] = counts(400)
         keep(arguments.split, result)
     if "classes" in wanted or "width" in wanted:
-        model = ebmeta.load(ROOT / "cache" / "balanced_2000")
-    for shots in (1, 5):
+        model = classifier()
+    for name, kind in KINDS.items():
         if "width" in wanted:
-            result.setdefault("width", {})[f"{shots}shot"] = widths(model, shots, 128)
-            print("width", shots, json.dumps(result["width"][f"{shots}shot"]), flush=True)
+            result.setdefault("width", {})[name] = widths(model, kind, WIDTH_TASKS)
+            print("width", name, json.dumps(result["width"][name]), flush=True)
             keep(arguments.split, result)
-    for shots in (1, 5):
+    for name, kind in KINDS.items():
         if "classes" in wanted:
-            found = classes(model, shots, arguments.split, arguments.tasks, 16)
-            result.setdefault("classes", {})[f"{shots}shot"] = found
+            found = classes(model, kind, arguments.split, arguments.tasks, NUTS_TASKS)
+            result.setdefault("classes", {})[name] = found
             keep(arguments.split, result)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ebmeta.model import EmpiricalBayes
-from ebmeta.plots import _axes
+from ebmeta.plots import axes_or_new
 from ebmeta.predict import predict
 from ebmeta.tasks import TaskBatch
 
@@ -59,7 +59,7 @@ def fitted_curve(
     predictive = predict(model, batch, num_draws=0)["predictive"].to_dataset().isel(step=-1, task=0)
     mean, std = predictive["mean"].values, predictive["std"].values
     half = NormalDist().inv_cdf((1 + level) / 2) * std
-    ax, color, across = _axes(ax), sns.color_palette("deep")[0], path[:, column].numpy()
+    ax, color, across = axes_or_new(ax), sns.color_palette("deep")[0], path[:, column].numpy()
     ax.fill_between(
         across, mean - half, mean + half, alpha=0.25, color=color, linewidth=0, label=f"{level:.0%} interval"
     )

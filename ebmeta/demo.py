@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from ebmeta.diagnostics import diagnose
 from ebmeta.evaluate import evaluate, table
 from ebmeta.fit import fit
 from ebmeta.model import EmpiricalBayes
@@ -106,7 +107,7 @@ def run(
     *,
     num_tasks: int = 600,
 ) -> dict[str, Any]:
-    """Train, evaluate on new digits, and write model, predictions, pictures and numbers.
+    """Train, evaluate on new digits, and write model, predictions, pictures, numbers and the page of `diagnose`.
 
     Args:
         output: folder of the files; made where it does not exist.
@@ -155,6 +156,8 @@ def run(
             scores[name] = evaluate(models[name], tasks["test"], num_tasks)
         some = tasks["test"].sample(8, index=10_000)  # beyond the batches that were scored
         predict(models["refined"], some, seed=seed).to_netcdf(folder / "predictions.nc", engine="h5netcdf")
+        trust = diagnose(models["refined"], tasks["test"], min(num_tasks, 300), seed=seed, progress=progress)
+        trust.save(folder / "diagnosis.html")
 
     numbers = {name: _numbers(data) for name, data in scores.items()}
     alone = {name: values[0] for name, values in numbers["baseline"].items()}
@@ -175,12 +178,14 @@ def run(
         **numbers,
         "settings": {"num_steps": NUM_STEPS, "beta": BETA, "anytime": ANYTIME, "learning_rate": LEARNING_RATE},
         "digits": {name: list(digits) for name, digits in SPLIT.items()},
+        "trust": trust.status,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "summary": summary(numbers["refined"]),
         "seconds": round(time.perf_counter() - started, 1),
     }
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"Written to {folder} in {result['seconds']} seconds.")
+    print(f"Can it be trusted? {trust.headline} Open {folder / 'diagnosis.html'} for the reasons.")
     print(result["summary"])
     return result
 

@@ -14,17 +14,34 @@ from ebmeta.calibration import risk_coverage as risk_curve
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["coverage_by_ways", "history", "refinement", "reliability", "risk_coverage", "save_figure", "set_sizes"]
+__all__ = [
+    "axes_or_new",
+    "coverage_by_ways",
+    "history",
+    "refinement",
+    "reliability",
+    "risk_coverage",
+    "save_figure",
+    "set_sizes",
+]
 
 NAMES = {"nll": "NLL", "ece": "ECE", "rmse": "RMSE", "brier": "Brier score"}
 
 
-def _axes(ax: Axes | None) -> Axes:
-    if ax is None:
-        from matplotlib.figure import Figure
+def axes_or_new(ax: Axes | None, width: float = 4.8, height: float = 4.0) -> Axes:
+    """Return axes as they are, or those of a new figure where there are none.
 
-        ax = Figure(figsize=(4.8, 4.0), layout="constrained").subplots()
-    return ax
+    Args:
+        ax: axes of the user's, or None.
+        width: width of a new figure, in inches.
+        height: its height, in inches.
+
+    Returns:
+        The axes to draw on.
+    """
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained").subplots() if ax is None else ax
 
 
 def save_figure(ax: Axes, path: Path) -> None:
@@ -58,7 +75,7 @@ def refinement(evaluation: xr.Dataset, metric: str = "accuracy", ax: Axes | None
     if metric not in evaluation or f"{metric}_half_width" not in evaluation:
         names = [n for n in evaluation if f"{n}_half_width" in evaluation]
         raise ValueError(f"metric: expected one of {names}, got {metric!r}")
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     steps = np.arange(evaluation.sizes["step"])
     mean, half = evaluation[metric].values, evaluation[f"{metric}_half_width"].values
     color = sns.color_palette("deep")[0]
@@ -88,7 +105,7 @@ def reliability(evaluation: xr.Dataset, ax: Axes | None = None) -> Axes:
 
     if "confidence" not in evaluation:
         raise ValueError("reliability: expected an evaluation of a classifier, got one without 'confidence'")
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", zorder=0)
     last = evaluation.sizes["step"] - 1
     palette = sns.color_palette("deep")
@@ -131,7 +148,7 @@ def risk_coverage(evaluation: xr.Dataset, ax: Axes | None = None) -> Axes:
 
     if "confidence" not in evaluation:
         raise ValueError("risk_coverage: expected an evaluation of a classifier, got one without 'confidence'")
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     last = evaluation.sizes["step"] - 1
     palette = sns.color_palette("deep")
     for color, step in zip((palette[7], palette[0]), sorted({0, last}), strict=False):
@@ -158,7 +175,7 @@ def set_sizes(sets: xr.Dataset, ax: Axes | None = None) -> Axes:
     """
     import seaborn as sns
 
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     size, ways = sets["size"].values, sets["ways"].values
     kinds = np.unique(ways)
     sizes = np.arange(sets.sizes["way"] + 1)
@@ -185,7 +202,7 @@ def coverage_by_ways(report: xr.Dataset, ax: Axes | None = None) -> Axes:
     """
     import seaborn as sns
 
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     color = sns.color_palette("deep")[0]
     ax.axhline(report.attrs["level"], color="0.6", linewidth=1, linestyle="--", zorder=0)
     ways, mean = report["ways"].values, report["coverage_by_ways"].values
@@ -207,7 +224,7 @@ def history(run: xr.Dataset, ax: Axes | None = None) -> Axes:
     """
     import seaborn as sns
 
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     palette = sns.color_palette("deep")
     window = max(1, run.sizes["iteration"] // 50)
     last = run.sizes["step"] - 1

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ebmeta.gaussian import Gaussian
+from ebmeta.plots import axes_or_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,12 +75,10 @@ def posterior_path(
         ValueError: if the path is empty.
     """
     import seaborn as sns
-    from matplotlib.figure import Figure
 
     if not path:
         raise ValueError("path: expected at least one Gaussian, got none")
-    if ax is None:
-        ax = Figure(figsize=(4.8, 4.4), layout="constrained").subplots()
+    ax = axes_or_new(ax, height=4.4)
     rings = [ellipse(q, task, weights, mass) for q in path]
     low, high = np.concatenate(rings).min(0), np.concatenate(rings).max(0)
     margin = 0.05 * (high - low)

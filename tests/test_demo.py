@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 
 import ebmeta
 from ebmeta import demo
+from ebmeta.diagnostics import diagnose
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,7 @@ def test_camera():
 def test_files(short):
     folder, result, _ = short
     wanted = {"model", "predictions.nc", "refinement.png", "reliability.png", "result.json", "tasks.png"}
+    wanted |= {"diagnosis.html", "diagnosis.json"}
     assert {path.name for path in folder.iterdir()} == wanted
     assert json.loads((folder / "result.json").read_text(encoding="utf-8")) == result
     for name in ("refinement", "reliability", "tasks"):
@@ -110,6 +112,18 @@ def test_last_line_says_what_was_measured(short):
     assert (nll_before, nll_after) == pytest.approx((nll[0], nll[-1]), abs=0.0051)
     (baseline,) = [line for line in lines if line.startswith("A model trained for no refinement")]
     assert f"accuracy {100 * result['baseline']['accuracy'][0]:.1f}%" in baseline
+
+
+def test_page_of_checks_says_what_the_line_says(short):
+    folder, result, lines = short
+    found = json.loads((folder / "diagnosis.json").read_text(encoding="utf-8"))
+    assert (found["status"], found["num_tasks"]) == (result["trust"], 40)
+    (line,) = [line for line in lines if line.startswith("Can it be trusted?")]
+    headline = line.removeprefix("Can it be trusted? ").partition(" Open ")[0]
+    assert found["summary"].startswith(headline)
+    assert headline in (folder / "diagnosis.html").read_text(encoding="utf-8")
+    again = diagnose(ebmeta.load(folder / "model"), demo.samplers(3)["test"], 40, seed=3, progress=False)
+    assert again.summary == found["summary"]
 
 
 def test_same_seed_same_numbers(short, tmp_path, capsys, rng_untouched):

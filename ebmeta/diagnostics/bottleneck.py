@@ -36,6 +36,7 @@ from ebmeta.evaluate import task_batches
 from ebmeta.gaussian import Gaussian
 from ebmeta.inference import Inference
 from ebmeta.model import EmpiricalBayes
+from ebmeta.plots import axes_or_new
 from ebmeta.predict import evaluating
 from ebmeta.sampling import TaskSampler
 from ebmeta.simulate import LinearGaussianTasks
@@ -300,12 +301,10 @@ def rate_distortion_plot(data: xr.Dataset, distortion: str = "predictive_nll", a
         ValueError: if `distortion` is neither.
     """
     import seaborn as sns
-    from matplotlib.figure import Figure
 
     if distortion not in ("predictive_nll", "expected_nll"):
         raise ValueError(f"distortion: expected 'predictive_nll' or 'expected_nll', got {distortion!r}")
-    if ax is None:
-        ax = Figure(figsize=(4.8, 4.0), layout="constrained").subplots()
+    ax = axes_or_new(ax)
     data = data.sortby("beta")
     rate, loss = data["rate"].values, data[distortion].values
     last = np.isfinite(rate).sum(1) - 1

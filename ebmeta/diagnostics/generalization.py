@@ -32,6 +32,7 @@ from ebmeta.diagnostics.bottleneck import labelled, mean_of, one_posterior, per_
 from ebmeta.inference import Inference
 from ebmeta.likelihood import Given, Likelihood, ScalarLikelihood
 from ebmeta.model import EmpiricalBayes
+from ebmeta.plots import axes_or_new
 from ebmeta.predict import evaluating
 from ebmeta.sampling import TaskSampler
 from ebmeta.tasks import TaskBatch
@@ -225,12 +226,10 @@ def gap_plot(data: xr.Dataset, rows: str = "support", ax: Axes | None = None) ->
         ValueError: if `rows` is neither.
     """
     import seaborn as sns
-    from matplotlib.figure import Figure
 
     if rows not in SIDES:
         raise ValueError(f"rows: expected 'support' or 'query', got {rows!r}")
-    if ax is None:
-        ax = Figure(figsize=(4.8, 4.0), layout="constrained").subplots()
+    ax = axes_or_new(ax)
     part, steps = data.sel(rows=rows), data["step"].values
     names = {"bound_rate": "bound by the rate", "bound_information": "bound by the information", "gap": "gap"}
     shown = {key: text for key, text in names.items() if key in part}
@@ -238,7 +237,7 @@ def gap_plot(data: xr.Dataset, rows: str = "support", ax: Axes | None = None) ->
         sns.lineplot(x=steps, y=part[key].values, marker="o", label=text, color=color, ax=ax)
         if key == "gap":
             ax.errorbar(steps, part["gap"].values, part["gap_half_width"].values, fmt="none", color=color)
-    unit = data["gap"].attrs["units"]
+    unit = data["gap"].attrs["units"].replace("1", "share of wrong answers")
     ax.set(xlabel="refinement step", ylabel=f"extra cost of new rows ({unit})", xticks=steps)
     ax.legend(frameon=False)
     sns.despine(ax=ax)

@@ -33,6 +33,7 @@ from ebmeta.diagnostics.bottleneck import labelled, mean_of, per_query, predicti
 from ebmeta.gaussian import Gaussian
 from ebmeta.inference import Inference, repeat
 from ebmeta.model import EmpiricalBayes
+from ebmeta.plots import axes_or_new
 from ebmeta.predict import evaluating
 from ebmeta.refine import Setting
 from ebmeta.sampling import TaskSampler
@@ -239,10 +240,8 @@ def synthetic_gradient_plot(data: xr.Dataset, ax: Axes | None = None) -> Axes:
     """
     import pandas as pd
     import seaborn as sns
-    from matplotlib.figure import Figure
 
-    if ax is None:
-        ax = Figure(figsize=(5.6, 4.0), layout="constrained").subplots()
+    ax = axes_or_new(ax, width=5.6)
     names = {"gradient_cosine_by_task": "synthetic gradient", "move_cosine_by_task": "move of the location"}
     steps = data["step"].values
     frames = [

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import xarray as xr
 
 from ebmeta.diagnostics.importance import GOOD, USABLE
+from ebmeta.plots import axes_or_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,12 +30,10 @@ def khat_by_step(checks: xr.Dataset, variable: str = "khat", ax: Axes | None = N
         ValueError: if there is no such variable.
     """
     import seaborn as sns
-    from matplotlib.figure import Figure
 
     if variable not in checks:
         raise ValueError(f"variable: expected 'khat' or 'khat_rows' of check_posteriors, got {variable!r}")
-    if ax is None:
-        ax = Figure(figsize=(4.8, 4.0), layout="constrained").subplots()
+    ax = axes_or_new(ax)
     table = checks[variable].to_series().reset_index()
     sns.boxenplot(table, x="step", y=variable, showfliers=False, color=sns.color_palette("deep")[0], ax=ax)
     for level, style, words in ((GOOD, ":", "draws stand for it"), (USABLE, "--", "weights correct them")):

@@ -9,17 +9,12 @@ import numpy as np
 
 from ebmeta.diagnostics.simulation_result import SimulationCalibration
 from ebmeta.diagnostics.uniformity import Band, ecdf_band
+from ebmeta.plots import axes_or_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["ecdf_difference", "expected_coverage"]
-
-
-def _start(ax: Axes | None) -> Axes:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(4.8, 3.6), layout="constrained").subplots() if ax is None else ax
 
 
 def _band(found: SimulationCalibration, together: int) -> Band:
@@ -51,7 +46,7 @@ def ecdf_difference(
     chosen = known if quantities is None else list(quantities)
     if strange := [name for name in chosen if name not in known]:
         raise ValueError(f"quantities: expected some of {known}, got {strange[0]!r}")
-    ax, band = _start(ax), _band(found, len(known))
+    ax, band = axes_or_new(ax, height=3.6), _band(found, len(known))
     ax.fill_between(band.points, band.low - band.points, band.high - band.points, color="0.9", step=None, zorder=0)
     ax.axhline(0, color="0.6", linewidth=1, zorder=1)
     points = np.linspace(0, 1, 201)
@@ -79,7 +74,7 @@ def expected_coverage(found: SimulationCalibration, ax: Axes | None = None) -> A
     """
     import seaborn as sns
 
-    ax, band = _start(ax), _band(found, 1)
+    ax, band = axes_or_new(ax, height=3.6), _band(found, 1)
     ax.fill_between(band.points, band.low, band.high, color="0.9", zorder=0)
     ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, zorder=1)
     mass = np.linspace(0, 1, 201)

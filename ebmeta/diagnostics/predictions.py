@@ -17,7 +17,7 @@ from ebmeta.calibration import Z95, calibration_interval
 from ebmeta.diagnostics.check import ORDER, Check, Status, interval
 from ebmeta.evaluate import task_scores
 from ebmeta.model import EmpiricalBayes
-from ebmeta.plots import reliability
+from ebmeta.plots import axes_or_new, reliability
 from ebmeta.predict import marginals
 from ebmeta.tasks import TaskBatch
 
@@ -31,24 +31,27 @@ LEVEL = 0.9  # of the intervals whose coverage is counted
 BINS = 10
 
 
-def probabilities(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0) -> Check:
+def probabilities(
+    model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0, scores: Sequence[xr.Dataset] | None = None
+) -> Check:
     """Check whether predicted probabilities are right: confidence against accuracy, or coverage of 90% intervals.
 
     Args:
         model: the model.
         batches: labelled tasks.
         seed: seed of the bootstrap, and of the ties of counts.
+        scores: what `task_scores` says of each batch, where it is known already.
 
     Raises:
         ValueError: if tasks are unlabelled or do not fit the model.
     """
     if model.likelihood.categorical:
-        return _confidence(model, batches, seed)
+        return _confidence(scores or [task_scores(model, b) for b in batches], seed)
     return _coverage(model, batches, seed)
 
 
-def _confidence(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int) -> Check:
-    data = xr.concat([task_scores(model, b)[["confidence", "correct"]] for b in batches], "task", join="outer")
+def _confidence(scores: Sequence[xr.Dataset], seed: int) -> Check:
+    data = xr.concat([s[["confidence", "correct"]] for s in scores], "task", join="outer")
     steps = [(data["confidence"].values[k], data["correct"].values[k]) for k in range(data.sizes["step"])]
     ece = [calibration_interval(*pair, seed=seed) for pair in steps]
     error, (confidence, correct) = ece[-1], steps[-1]
@@ -86,7 +89,8 @@ def _confidence(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int) 
             "ece_half_width": error.half_width,
         },
         axes.get_figure(root=True),
-        "How often the model was right, against how sure it was. On the dashed line the two agree.",
+        "How often the model was right, against how sure it was. On the dashed line the two agree. K counts the "
+        "refinement steps on the unlabelled rows; ECE is the calibration error.",
     )
 
 
@@ -140,17 +144,20 @@ def _advice(status: str, what: str, narrow: bool) -> str:
     )
 
 
-def few_labels(model: EmpiricalBayes, batches: Sequence[TaskBatch]) -> Check:
+def few_labels(
+    model: EmpiricalBayes, batches: Sequence[TaskBatch], scores: Sequence[xr.Dataset] | None = None
+) -> Check:
     """Check whether the labels of a task make its predictions better than knowing nothing of the task.
 
     Args:
         model: the model.
         batches: labelled tasks.
+        scores: what `task_scores` says of each batch, where it is known already.
 
     Raises:
         ValueError: if tasks are unlabelled or do not fit the model.
     """
-    scores = [task_scores(model, b) for b in batches]
+    scores = scores or [task_scores(model, b) for b in batches]
     nll = np.concatenate([s["nll"].isel(step=-1).values for s in scores])
     if model.likelihood.categorical:
         blind = np.concatenate([b.way_mask.sum(1).double().log().cpu().numpy() for b in batches])
@@ -236,10 +243,8 @@ def pit_histogram(u: np.ndarray, ax: Axes | None = None) -> Axes:
         The axes.
     """
     import seaborn as sns
-    from matplotlib.figure import Figure
 
-    if ax is None:
-        ax = Figure(figsize=(4.8, 3.4), layout="constrained").subplots()
+    ax = axes_or_new(ax, height=3.4)
     tenth = np.where(np.isnan(u), -1, np.minimum(np.floor(np.nan_to_num(u) * BINS), BINS - 1))
     rows = (tenth >= 0).sum(1)
     share = np.stack([(tenth == b).sum(1) for b in range(BINS)], 1)

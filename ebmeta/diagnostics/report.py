@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ebmeta.diagnostics.check import Check, Status, worst
 from ebmeta.diagnostics.predictions import few_labels, probabilities
 from ebmeta.diagnostics.verdicts import exactness, information, refinement, simulation, width
-from ebmeta.evaluate import task_batches
+from ebmeta.evaluate import task_batches, task_scores
 from ebmeta.model import EmpiricalBayes
 from ebmeta.persist import strict, to_json
 from ebmeta.sampling import TaskSampler
@@ -72,6 +72,18 @@ class Diagnosis:
         return [c for c in self.checks if c.name in CAUTIONS and c.status in ("caution", "bad")]
 
     @property
+    def asides(self) -> str:
+        """What is wrong besides, without weight for predictions, in a sentence; empty where nothing is."""
+        known = (*DECISIVE, *CAUTIONS)
+        found = [c.question for c in self.checks if c.name not in known and c.status in ("caution", "bad")]
+        names = " and ".join(f"“{question}”" for question in found)
+        return (
+            f"What is said below under {names} is about its inner weights and not about its predictions."
+            if found
+            else ""
+        )
+
+    @property
     def headline(self) -> str:
         """The verdict in one sentence."""
         return HEADLINES[self.status]
@@ -81,7 +93,7 @@ class Diagnosis:
         """The verdict and its reasons, for readers who know none of the methods."""
         parts = [self.headline, f"It was tried on {self.num_tasks} tasks whose answers are known."]
         parts += [c.finding for c in [*self.decisive, *self.warnings]]
-        return " ".join(parts)
+        return " ".join(filter(None, [*parts, self.asides]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the pictures, for JSON."""
@@ -104,7 +116,9 @@ class Diagnosis:
         environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
         pictures = {c.name: picture(c.figure) for c in self.checks if c.figure is not None}
         page = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-        return page.render(diagnosis=self, pictures=pictures, words=WORDS, number=_number, version=version("ebmeta"))
+        return page.render(
+            diagnosis=self, pictures=pictures, words=WORDS, number=_number, label=_label, version=version("ebmeta")
+        )
 
     def save(self, path: Path) -> None:
         """Write the page to a file, and the numbers beside it with the ending `.json`.
@@ -116,6 +130,13 @@ class Diagnosis:
         path.with_suffix(".json").write_text(to_json(strict(self.to_dict())) + "\n", encoding="utf-8")
 
 
+#: Words of the names of numbers that only those know who know the field.
+SPELLED = {
+    "ece": "calibration error",
+    "nll": "minus log probability",
+    "pit": "place in its prediction",
+    "khat": "k-hat",
+}
 WORDS: dict[Status, str] = {"good": "fine", "unclear": "cannot tell", "caution": "take care", "bad": "problem"}
 
 
@@ -149,9 +170,10 @@ def diagnose(
         raise ValueError(f"num_tasks: expected at least 2, got {count}")
     if any(b.query_y is None for b in batches):
         raise ValueError("diagnose: expected query labels, got unlabelled tasks")
+    scores = [task_scores(model, b) for b in batches]
     steps: list[Callable[[], Check]] = [
-        lambda: probabilities(model, batches, seed),
-        lambda: few_labels(model, batches),
+        lambda: probabilities(model, batches, seed, scores),
+        lambda: few_labels(model, batches, scores),
     ]
     if model.num_steps:
         steps.append(lambda: refinement(model, tasks, num_tasks))
@@ -175,6 +197,11 @@ def picture(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _label(name: str) -> str:
+    """Spell out the name of a number."""
+    return " ".join(SPELLED.get(word, word) for word in name.split("_"))
 
 
 def _number(value: Any) -> str:

@@ -23,6 +23,7 @@ from ebmeta.calibration import Z95
 from ebmeta.diagnostics.bottleneck import labelled
 from ebmeta.inference import Inference
 from ebmeta.model import EmpiricalBayes
+from ebmeta.plots import axes_or_new
 from ebmeta.predict import evaluating
 from ebmeta.sampling import TaskSampler
 from ebmeta.tasks import TaskBatch
@@ -112,15 +113,18 @@ def update_plot(data: xr.Dataset, ax: Axes | None = None) -> Axes:
         The axes, with both root mean squares on logarithmic scales, after the last step.
     """
     import seaborn as sns
-    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
-    if ax is None:
-        ax = Figure(figsize=(4.8, 4.0), layout="constrained").subplots()
+    ax = axes_or_new(ax)
     last = data.isel(step=-1)
     expected, moved = (last[name].clip(min=1e-12).values ** 0.5 for name in ("expected", "moved"))
     sns.scatterplot(x=expected, y=moved, s=12, alpha=0.5, linewidth=0, ax=ax)
     ends = np.array([min(expected.min(), moved.min()), max(expected.max(), moved.max())])
     ax.plot(ends, ends, color="0.5", linestyle="--", linewidth=1)
-    ax.set(xscale="log", yscale="log", xlabel="move that the posterior expects", ylabel="move when labels are known")
+    ax.set(xscale="log", yscale="log")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:.3g}")
+        axis.set_minor_formatter("{x:.2g}" if ends[1] < 10 * ends[0] else NullFormatter())
+    ax.set(xlabel="move that the posterior expects", ylabel="move when labels are known")
     sns.despine(ax=ax)
     return ax

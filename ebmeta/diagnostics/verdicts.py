@@ -12,7 +12,7 @@ from ebmeta.diagnostics.bottleneck import rate_distortion
 from ebmeta.diagnostics.check import Check, Status, interval
 from ebmeta.diagnostics.generalization import gap_plot, generalization_gap
 from ebmeta.diagnostics.gradients import synthetic_gradient_plot, synthetic_gradients
-from ebmeta.diagnostics.importance import USABLE, check_posteriors
+from ebmeta.diagnostics.importance import ENOUGH, NEARLY_EVEN, USABLE, check_posteriors
 from ebmeta.diagnostics.plots_importance import khat_by_step
 from ebmeta.diagnostics.plots_simulation import ecdf_difference
 from ebmeta.diagnostics.simulation import simulation_based_calibration
@@ -27,7 +27,6 @@ SLIGHT = 0.15  # of a posterior's width, or its centre in units of it: an error 
 FALSE_ALARM = 0.001  # of the simulation: how often it may doubt an exact posterior
 FAR = 0.5  # of a posterior's width: an error that matters
 SMALL_GAP, LARGE_GAP = 0.05, 0.5  # nats from the exact posterior
-NEARLY_EVEN, ENOUGH = 0.99, 0.9  # effective share of draws, and share of tasks, at which there is nothing to mend
 LEAST_GAIN = 0.002  # nats per query: below this, refinement changes nothing that matters
 
 
@@ -190,8 +189,10 @@ def exactness(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0
     fine = float(((khat < USABLE) | (share > NEARLY_EVEN)).mean())
     mean = float(gap.mean())
     status: Status = "good" if mean < SMALL_GAP and fine > ENOUGH else "caution" if mean < LARGE_GAP else "bad"
-    finding = f"Its posteriors are {abs(mean):.3f} nats from the exact ones on average, and stand for them, at least "
-    finding += f"with weights, in {fine:.0%} of {len(gap)} tasks."
+    finding = (
+        f"Its posteriors are {abs(mean):.3f} nats from the exact ones on average (0 would be exact), and stand for "
+    )
+    finding += f"them, at least with weights, in {fine:.0%} of {len(gap)} tasks."
     mend = "ebmeta.diagnostics.correct predicts with such weights; ebmeta.reference.nuts is slow and nearly exact."
     return Check(
         "exactness",
@@ -244,8 +245,8 @@ def information(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks
         "How much does it rely on the few labels?",
         status,
         finding,
-        "A posterior that stores little of its few rows cannot fit their noise. The rate is what it stores, in nats; "
-        "by a theorem it bounds what new rows can cost beyond the rows seen.",
+        "A posterior that stores little of its few rows cannot fit their noise. The rate is what it stores, in nats "
+        "(1.44 bits each); by a theorem it bounds what new rows can cost beyond the rows seen.",
         "" if status == "good" else "Look for labelled rows that are unlike the rest of their task.",
         {
             "rate": nats,
