@@ -81,6 +81,8 @@ VARIANTS: dict[str, Variant] = {
     "gibbs": Variant(objective={"kind": "gibbs"}),
     "last_step_only": Variant(objective={"anytime": 0.0}),
     "k_1": Variant({"num_steps": 1}),
+    "k_6": Variant({"num_steps": 6}),
+    "wide": Variant({"width": 32}),
     "beta_0": Variant({"beta": 0.0}),
     "beta_0_1": Variant({"beta": 0.1}),
     "residual": Variant({"synthetic_gradient": "residual"}),
