@@ -65,7 +65,7 @@ def demo(
     """Meta-train on handwritten digits and show what unlabelled queries are worth.
 
     Args:
-        output: folder for the model, the predictions and the plots.
+        output: folder for the model, the predictions, the plots and the page that says whether to trust the model.
         seed: seed of the whole run.
         num_iterations: optimiser steps, for a shorter run.
         progress: show a progress bar.

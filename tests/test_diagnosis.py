@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -17,6 +18,8 @@ from ebmeta import TaskBatch
 from ebmeta.diagnostics import Check, Diagnosis, diagnose
 from ebmeta.diagnostics.check import interval
 from ebmeta.diagnostics.predictions import few_labels, pit, probabilities
+from ebmeta.diagnostics.simulation import simulate_tasks
+from ebmeta.diagnostics.verdicts import exactness
 from ebmeta.simulate import LinearGaussianTasks
 
 TASKS = LinearGaussianTasks(np.array([1.0, -0.5]), np.diag([1.0, 0.5]), noise=0.5, n_support=3, n_query=8)
@@ -140,6 +143,32 @@ def test_only_decisive_checks_condemn():
     assert verdict(("probabilities", "unclear"), ("few_labels", "good"), ("simulation", "good")) == "unclear"
     assert verdict(("probabilities", "good"), ("few_labels", "good"), ("simulation", "unclear")) == "good"
     assert verdict(("probabilities", "good"), ("few_labels", "good"), ("width", "bad")) == "good"
+
+
+def test_faults_that_do_not_touch_predictions_are_said_to_be_such():
+    checks = [Check(name, f"{name}?", "good", "", "") for name in ("probabilities", "few_labels", "width")]
+    assert Diagnosis(tuple(checks), {}, 10, 0.0).asides == ""
+    checks[2] = Check("width", "Is it wide?", "bad", "It is not.", "")
+    found = Diagnosis(tuple(checks), {}, 10, 0.0)
+    assert "“Is it wide?” is about its inner weights" in found.asides
+    assert found.summary.endswith(found.asides)
+    assert found.asides in found.to_html()
+    refinement = Check("refinement", "?", "bad", "It harms.", "")  # this one is about predictions
+    assert Diagnosis((*checks[:2], refinement), {}, 10, 0.0).asides == ""
+
+
+@pytest.mark.parametrize(("steps", "status"), [(16, "good"), (1, "caution")])
+def test_a_posterior_is_well_calculated_where_it_is_near_the_exact_one(steps, status):
+    """Counts: the best Gaussian has heavy-tailed ratios that hardly differ; one step of the initializer is far off."""
+    model = ebmeta.EmpiricalBayes.regressor(1, "poisson", num_steps=0, standardize=False)
+    model.prior.log_scale.data.fill_(-0.5)
+    given = TASKS.sample(100)
+    zeros = replace(given, support_y=torch.zeros_like(given.support_y), query_y=torch.zeros_like(given.query_y))
+    batch, _ = simulate_tasks(model, zeros, seed=1)
+    model.initializer.num_steps = steps
+    check = exactness(model, [batch])
+    assert check.status == status
+    assert (check.numbers["gap"] < 0.02) == (check.numbers["khat_median"] > 0.7) == (status == "good")
 
 
 class Addresses(HTMLParser):
