@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 import ebmeta
 from ebmeta import EmpiricalBayes, TaskBatch
+from ebmeta.inference import Inference
 from ebmeta.units import in_units
 
 NAME = "shrinkage.json"
@@ -43,12 +44,16 @@ def posterior_means(model: EmpiricalBayes, batch: TaskBatch) -> tuple[np.ndarray
     """Return mean and standard deviation of every group's intercept, in units of the label."""
     with torch.no_grad():
         inferred = model.infer(batch)
-        parts = getattr(inferred, "parts", [inferred])
-        members = getattr(model, "members", [model])
-        moments = [in_units(m, p.path[-1]) for m, p in zip(members, parts, strict=True)]
-        weight = inferred.log_weight.exp().T
-        loc = torch.stack([loc[:, 0, -1] for loc, _ in moments])
-        second = torch.stack([cov[:, 0, -1, -1] + loc[:, 0, -1].square() for loc, cov in moments])
+
+        def moments(part: Inference) -> tuple[Tensor, Tensor]:
+            return in_units(model, part.path[-1])
+
+        if isinstance(inferred, Inference):
+            loc, cov = (v.unsqueeze(0) for v in moments(inferred))
+        else:
+            loc, cov = inferred.each(moments)
+        weight, loc = inferred.log_weight.exp().T, loc[:, :, 0, -1]
+        second = cov[:, :, 0, -1, -1] + loc.square()
         mean = (weight * loc).sum(0)
         return mean.numpy(), ((weight * second).sum(0) - mean.square()).sqrt().numpy()
 

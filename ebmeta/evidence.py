@@ -21,6 +21,7 @@ from scipy import optimize, stats
 from torch import Tensor, nn
 
 from ebmeta.group_sampling import GroupSampler
+from ebmeta.members import Members, chunk_size
 from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Objective
 from ebmeta.preparation import check_groups, measure
@@ -169,8 +170,13 @@ class Evidence:
         self.objective = Objective("evidence", num_draws=num_draws)
         model.check(self.batch)
         measure(model, self.batch)
-        parts: list[nn.Module] = [model.prior, model.likelihood, model.predictor]
-        self.parameters = [p for part in parts for p in part.parameters() if p.requires_grad]
+        found = [
+            (f"{part}.{name}", p)
+            for part in ("prior", "likelihood", "predictor")
+            for name, p in getattr(model, part).named_parameters()
+            if p.requires_grad
+        ]
+        self.names, self.parameters = tuple(name for name, _ in found), [p for _, p in found]
 
     def read(self) -> Tensor:
         """Return the parameters as one vector."""
@@ -186,8 +192,7 @@ class Evidence:
         generator = torch.Generator().manual_seed(self.seed)
         return -self.objective.terms(self.model, self.batch, generator=generator).loss.sum()
 
-    def _loss(self, flat: Tensor) -> Tensor:
-        self.write(flat)
+    def _loss(self) -> Tensor:
         loss = -self.log_evidence()
         if self.hyperprior is False:
             return loss
@@ -196,10 +201,23 @@ class Evidence:
     def value(self, flat: Tensor) -> float:
         """Return minus the log evidence (and hyperprior) in nats; infinite where it cannot be computed."""
         try:
+            self.write(flat)
             with torch.no_grad():
-                return self._loss(flat).item()
+                return self._loss().item()
         except (ValueError, RuntimeError):  # no Cholesky factor
             return float("inf")
+
+    def values(self, flats: Tensor) -> Tensor:
+        """Return `value` at each row of `(N, D)`, shape `(N,)`; change nothing."""
+        members = Members(self.model, self.names, flats)
+        try:
+            with torch.no_grad():
+                found: Tensor = members.map(self._loss, chunk=chunk_size(self.batch.query_mask.numel()))
+        except (ValueError, RuntimeError):  # one without a Cholesky factor, or a hyperprior that asks for numbers
+            kept = self.read()
+            found = torch.tensor([self.value(flat) for flat in flats], dtype=flats.dtype)
+            self.write(kept)
+        return found
 
     def gradient(self, flat: Tensor) -> Tensor:
         """Return the gradient of `value`; NaN where it cannot be computed."""
@@ -207,7 +225,8 @@ class Evidence:
 
     def _both(self, flat: Tensor) -> tuple[float, Tensor]:
         try:
-            loss = self._loss(flat)
+            self.write(flat)
+            loss = self._loss()
             found = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
         except (ValueError, RuntimeError):  # no Cholesky factor
             return math.inf, torch.full_like(flat, torch.nan)

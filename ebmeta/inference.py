@@ -13,7 +13,8 @@ level this changes nothing.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from ebmeta.gaussian import Gaussian
 from ebmeta.likelihood import Given, Likelihood, ScalarLikelihood
+from ebmeta.members import Members, chunk_size, unpack
 from ebmeta.noise_levels import Levels
 
 __all__ = ["Inference", "MixtureInference", "invert", "repeat"]
@@ -155,53 +157,70 @@ class MixtureInference(NamedTuple):
     r"""Inference under several values of the prior's parameters, weighted for each task.
 
     Args:
-        parts: inference under each value, with a likelihood of its own.
-        log_weight: log weight of each part in each task, shape `(T, S)`.
+        members: the values, $S$ of them.
+        first: inference under the first value.
+        packed: the tensors of inference under every value (`pack`), each with a leading axis of length $S$.
+        log_weight: log weight of each value in each task, shape `(T, S)`.
     """
 
-    parts: list[Inference]
+    members: Members
+    first: Inference
+    packed: list[Tensor]
     log_weight: Tensor
+
+    def _under(self, function: Callable[[Inference], Any]) -> Callable[..., Any]:
+        return lambda *tensors: function(unpack(self.first, tensors))
+
+    def each(self, function: Callable[[Inference], Any]) -> Any:
+        """Return what a function of inference says under every value, stacked; see `Members.map`."""
+        return self.members.map(self._under(function), *self.packed, chunk=chunk_size(self.first.x.shape[:2].numel()))
+
+    def _one_by_one(self, function: Callable[[Inference], Any]) -> list[Any]:
+        # Draws of counts, and SciPy's cdf of them, know no batch of parameters.
+        rows = zip(self.members.values, *self.packed, strict=True)
+        return [self.members.one(self._under(function), *row) for row in rows]
 
     @property
     def path(self) -> list[Gaussian]:
         """The path under the first value."""
-        return self.parts[0].path
+        return self.first.path
 
     @property
     def x(self) -> Tensor:
         """Query features, shape `(T, Q, P)`."""
-        return self.parts[0].x[:: self.parts[0].num_levels]
+        return self.first.x[:: self.first.num_levels]
 
     @property
     def likelihood(self) -> Likelihood:
-        """The likelihood under the first value."""
-        return self.parts[0].likelihood
+        """The likelihood, whose own parameters are not looked at."""
+        return self.first.likelihood
 
-    def _stack(self, values: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def _weight(self, value: Tensor) -> Tensor:
         weight = self.log_weight.T.exp()
-        return torch.stack(values), weight.view(*weight.shape, *[1] * (values[0].dim() - 1))
+        return weight.view(*weight.shape, *[1] * (value.dim() - 2))
 
     def kl(self) -> Tensor:
         r"""Return the weighted mean divergence in nats, an upper bound of the mixture's, shape `(steps, T)`."""
-        return torch.einsum("skt,ts->kt", torch.stack([p.kl() for p in self.parts]), self.log_weight.exp())
+        return torch.einsum("skt,ts->kt", self.each(Inference.kl), self.log_weight.exp())
 
     def log_prob(self, k: int, y: Tensor, noise: Tensor, *, predictive: bool) -> Tensor:
         """Return the log likelihood of query labels in nats, shape `(T, Q)`; see `Inference.log_prob`."""
-        each, weight = self._stack([p.log_prob(k, y, noise, predictive=predictive) for p in self.parts])
+        each = self.each(lambda part: part.log_prob(k, y, noise, predictive=predictive))
+        weight = self._weight(each)
         return torch.logsumexp(each + weight.log(), 0) if predictive else (each * weight).sum(0)
 
     def predict(self, k: int) -> dict[str, Tensor]:
         """Return `mean` and `std` of the mixture, shape `(T, Q)`."""
-        parts = [p.predict(k) for p in self.parts]
-        each, weight = self._stack([p["mean"] for p in parts])
+        out = self.each(lambda part: part.predict(k))
+        each, weight = out["mean"], self._weight(out["mean"])
         mean = (weight * each).sum(0)
-        square = torch.stack([p["std"] for p in parts]).square() + (each - mean).square()
+        square = out["std"].square() + (each - mean).square()
         return {"mean": mean, "std": (weight * square).sum(0).sqrt()}
 
     def cdf(self, k: int, y: Tensor) -> Tensor:
         """Return the predictive probability of labels up to `y`, shape `(T, Q)`."""
-        each, weight = self._stack([p.cdf(k, y) for p in self.parts])
-        return (weight * each).sum(0)
+        each = torch.stack(self._one_by_one(lambda part: part.cdf(k, y)))
+        return (self._weight(each) * each).sum(0)
 
     def quantile(self, k: int, levels: Tensor, num_bisections: int = 200) -> Tensor:
         """Return predictive quantiles under $q_k$, shape `(L, T, Q)`; see `invert`."""
@@ -210,14 +229,14 @@ class MixtureInference(NamedTuple):
     def draw(self, k: int, num_draws: int, y: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Draw weights and labels, each from a part drawn by its weight; see `Inference.draw`."""
         part: Tensor = dist.Categorical(logits=self.log_weight).sample((num_draws,))
-        drawn = [p.draw(k, num_draws, y) for p in self.parts]
+        drawn = self._one_by_one(lambda inferred: inferred.draw(k, num_draws, y))
         index = (
             part,
             torch.arange(num_draws, device=part.device)[:, None],
             torch.arange(part.shape[1], device=part.device),
         )
-        w, labels = (torch.stack([d[i] for d in drawn])[index] for i in (0, 1))  # type: ignore[misc]
-        scores = None if y is None else torch.stack([d[2] for d in drawn])[index]  # type: ignore[misc]
+        w, labels = (torch.stack([d[i] for d in drawn])[index] for i in (0, 1))
+        scores = None if y is None else torch.stack([d[2] for d in drawn])[index]
         return w, labels, scores
 
 

@@ -20,13 +20,15 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ebmeta.evidence import Evidence, Hyperprior
 from ebmeta.group_sampling import GroupSampler
 from ebmeta.inference import Inference, MixtureInference
+from ebmeta.members import Members, chunk_size, pack, unpack
 from ebmeta.model import EmpiricalBayes
 from ebmeta.tasks import TaskBatch
 
@@ -47,29 +49,52 @@ class PriorEnsemble(EmpiricalBayes):
 
     Args:
         model: the fitted model.
-        members: models with other values of the parameters.
+        names: parameters that differ between members, as `named_parameters` calls them.
+        values: their values in each member, shape `(S, D)`; see `Members`.
         log_weight: log weight of each member, shape `(S,)`.
         new_groups: whether support sets weigh the members.
     """
 
+    values: Tensor
     log_weight: Tensor
 
     def __init__(
-        self, model: EmpiricalBayes, members: list[EmpiricalBayes], log_weight: Tensor, new_groups: bool = True
+        self, model: EmpiricalBayes, names: tuple[str, ...], values: Tensor, log_weight: Tensor, new_groups: bool = True
     ) -> None:
-        parts = model.prior, model.likelihood, model.predictor, model.initializer, model.refiner
-        super().__init__(*parts, beta=model.beta)
-        self.members = nn.ModuleList(members)
+        super().__init__(*_parts(model))
+        self.names, self.new_groups = names, new_groups
+        self.register_buffer("values", values)
         self.register_buffer("log_weight", log_weight)
-        self.new_groups = new_groups
+
+    @property
+    def members(self) -> list[EmpiricalBayes]:
+        """Each member as a model of its own."""
+        each, out = Members(self, self.names, self.values), []
+        for flat in self.values:
+            out.append(EmpiricalBayes(*copy.deepcopy(_parts(self))))
+            out[-1].load_state_dict(each.split(flat), strict=False)
+        return out
 
     def infer(  # type: ignore[override]  # a mixture of what the model returns, with the same methods
         self, batch: TaskBatch, num_steps: int | None = None, level: Tensor | None = None
     ) -> MixtureInference:
         """Return inference under every member, weighted by the evidence of each task's support set."""
-        parts: list[Inference] = [member.infer(batch, num_steps, level) for member in self.members]  # type: ignore[operator]
-        evidence = torch.stack([p.log_evidence for p in parts], 1)
-        return MixtureInference(parts, torch.log_softmax(evidence * self.new_groups + self.log_weight, 1))
+        members = Members(self, self.names, self.values)
+        seen: list[Inference] = []
+
+        def look() -> list[Tensor]:
+            seen.append(EmpiricalBayes.infer(self, batch, num_steps, level))
+            return [seen[-1].log_evidence, *pack(seen[-1])]
+
+        rows = batch.support_mask.numel() + batch.query_mask.numel()
+        evidence, *packed = members.map(look, chunk=chunk_size(rows))
+        log_weight = torch.log_softmax(evidence.T * self.new_groups + self.log_weight, 1)
+        first = unpack(seen[0], [t[0] for t in packed])
+        return MixtureInference(members, first, packed, log_weight)
+
+
+def _parts(model: EmpiricalBayes) -> tuple[Any, ...]:
+    return model.prior, model.likelihood, model.predictor, model.initializer, model.refiner, model.beta
 
 
 def propagate(
@@ -120,16 +145,14 @@ def propagate(
     draws = center.repeat(len(noise), 1)
     draws[:, alive] += (noise / values.sqrt()) @ vectors.T
     log_proposal = -(freedom + size) / 2 * torch.log1p(noise.square().sum(1) / freedom)
-    log_ratio = torch.tensor([-evidence.value(d) for d in draws], dtype=torch.float64) - log_proposal
+    log_ratio = -evidence.values(draws) - log_proposal
     reached = temper(log_ratio, num_draws / 2).cumsum(0)
     combs = (torch.arange(num_draws, dtype=torch.float64) + 0.5) / num_draws
     chosen = torch.searchsorted(reached, combs).clamp(max=len(draws) - 1)
     kept, counts = torch.unique(chosen, return_counts=True)
-    members = []
-    for d in draws[kept]:
-        evidence.write(d)
-        members.append(copy.deepcopy(work).to(dtype).eval())
-    return PriorEnsemble(model, members, (counts / num_draws).log().to(dtype), new_groups)
+    evidence.write(center)
+    log_weight = (counts / num_draws).log().to(dtype)
+    return PriorEnsemble(work.to(dtype), evidence.names, draws[kept].to(dtype), log_weight, new_groups)
 
 
 def temper(log_ratio: Tensor, least: float) -> Tensor:
