@@ -51,6 +51,7 @@ class EvidenceFit:
         gain: log evidence lost in nats, where $s_p$ is held at 0 and all else is fitted anew, shape `(P,)`; None where
             that was not asked for.
         converged: whether the optimiser says that it has.
+        hyperprior: whether the fit had one.
     """
 
     model: EmpiricalBayes
@@ -58,6 +59,7 @@ class EvidenceFit:
     scales: Tensor
     gain: Tensor | None
     converged: bool
+    hyperprior: bool = False
 
     @property
     def at_boundary(self) -> list[int]:
@@ -81,10 +83,12 @@ class EvidenceFit:
         last = len(self.scales) - 1
         names = ", ".join("intercept" if p == last else f"weight {p}" for p in found)
         gains = ", ".join(f"{max(float(self.gain[p]), 0.0):.2f}" for p in found)
+        advice = "intervals that take it for 0 would be too narrow, so fit with hyperprior=True"
+        if self.hyperprior:
+            advice = "the hyperprior keeps it above 0; ebmeta.propagate averages over what is left open"
         return (
             f"{head}; the data cannot tell the spread over groups from 0 for: {names} "
-            f"(holding it at 0 costs {gains} nats); intervals that take it for 0 would be too narrow, so fit with "
-            "hyperprior=True"
+            f"(holding it at 0 costs {gains} nats); {advice}"
         )
 
 
@@ -140,7 +144,7 @@ def fit_evidence(
         without = [evidence.without(p, max_iterations) for p in range(len(scales))]
         gain = reached - torch.tensor(without, dtype=scales.dtype)
     model.to(dtype)
-    return EvidenceFit(model, reached, scales, gain, converged)
+    return EvidenceFit(model, reached, scales, gain, converged, hyperprior is not False)
 
 
 class Evidence:

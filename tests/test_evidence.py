@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,6 +58,8 @@ def test_the_evidence_is_at_its_maximum():
     assert one_line - 0.02 < best - float(found.gain[1]) < one_line + 1
     assert "weight 0" in str(found)
     assert "intercept" not in str(found)
+    assert str(found).endswith("so fit with hyperprior=True")
+    assert str(replace(found, hyperprior=True)).endswith("averages over what is left open")
 
 
 def test_every_row_counts_once():
