@@ -29,6 +29,11 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _mean(values: list[float], error: bool) -> str:
+    text = f"{np.mean(values):.3f}"
+    return f"{text} ± {np.std(values, ddof=1) / len(values) ** 0.5:.3f}" if error else text
+
+
 def tables(sets: dict[str, Any]) -> dict[str, str]:
     """Return a table per score and number of support rows, methods in columns; and one of what was chosen."""
     out = {}
@@ -39,7 +44,7 @@ def tables(sets: dict[str, Any]) -> dict[str, str]:
                 row = [name.replace("_", " ")]
                 for method in METHODS:
                     values = found.get(method, {}).get("support", {}).get(support, {}).get(score)
-                    row.append("" if values is None else f"{np.mean(values):.3f}")
+                    row.append("" if values is None else _mean(values, method == "ebmeta" and score == "coverage"))
                 if any(row[1:]):
                     rows.append(row)
             out[f"{score}_{support}"] = table(["set", *METHODS.values()], rows)
