@@ -58,6 +58,24 @@ def task_batches(tasks: TaskSampler | TaskBatch, num_tasks: int) -> list[TaskBat
     return [tasks.sample(min(64, num_tasks - s), i) for i, s in enumerate(range(0, num_tasks, 64))]
 
 
+def repeats(tasks: TaskSampler | TaskBatch, num_tasks: int) -> float:
+    """Return how often a source of groups draws each of them, at least 1: splits of one group are not independent.
+
+    Half widths grow with its root, as if all tasks of a group were one.
+
+    Args:
+        tasks: a source of tasks, or tasks.
+        num_tasks: how many are drawn.
+
+    Examples:
+        >>> from ebmeta import GroupSampler
+        >>> repeats(GroupSampler([[0.0]] * 6, [0.0] * 6, [1, 1, 1, 2, 2, 2], n_support=1), 50)
+        25.0
+    """
+    groups = getattr(tasks, "groups", None)
+    return 1.0 if groups is None else max(1.0, num_tasks / len(groups))
+
+
 def evaluate(
     model: EmpiricalBayes,
     tasks: TaskSampler | TaskBatch,
@@ -78,7 +96,8 @@ def evaluate(
         seed: seed of the bootstrap.
 
     Returns:
-        Over `step`: each metric and its half width of a 95% interval, `<metric>_half_width`. Over
+        Over `step`: each metric and its half width of a 95% interval, `<metric>_half_width` (over groups, where the
+        source has fewer of them than tasks are drawn; see `repeats`). Over
         `(step, task, query)`: `confidence` and `correct` of the top label (classes only), NaN for padding.
 
     Raises:
@@ -88,9 +107,10 @@ def evaluate(
     data = xr.concat(parts, "task", join="outer") if len(parts) > 1 else parts[0]
     data = data.assign_coords(task=np.arange(data.sizes["task"]))
     out: dict[str, xr.DataArray] = {}
+    again = repeats(tasks, data.sizes["task"])
     for name in [n for n in data if data[n].dims == ("step", "task")]:
         values = data[name]
-        mean, error = values.mean("task"), values.std("task", ddof=1) / np.sqrt(values.sizes["task"])
+        mean, error = values.mean("task"), values.std("task", ddof=1) * np.sqrt(again / values.sizes["task"])
         if name == "squared_error":  # a root of a mean: interval by the delta method
             out["rmse"] = mean**0.5
             out["rmse_half_width"] = Z95 * error / (2 * mean**0.5)
@@ -104,6 +124,8 @@ def evaluate(
             out[f"{name}_half_width"] = xr.DataArray([step[name].half_width for step in steps], dims="step")
     result = xr.Dataset(out)
     result.attrs["num_tasks"] = data.sizes["task"]
+    if again > 1:
+        result.attrs["num_groups"] = round(data.sizes["task"] / again)
     for name, unit in {"nll": "nats per query", "rmse": "label", "accuracy": "1", "coverage": "1"}.items():
         if name in result:
             result[name].attrs["units"] = unit
@@ -130,7 +152,13 @@ def table(evaluation: xr.Dataset) -> str:
     for k in range(evaluation.sizes["step"]):
         row = evaluation.isel(step=k)
         lines.append(f"{k:3d}" + "".join(f"{float(row[n]):8.4f} ± {float(row[f'{n}_half_width']):.4f}" for n in names))
-    lines.append(f"{evaluation.attrs['num_tasks']} tasks, ± 95% interval over tasks")
+    groups = evaluation.attrs.get("num_groups")
+    over = (
+        "tasks, ± 95% interval over tasks"
+        if groups is None
+        else f"tasks of {groups} groups, ± 95% interval over groups"
+    )
+    lines.append(f"{evaluation.attrs['num_tasks']} {over}")
     return "\n".join(lines)
 
 

@@ -112,7 +112,10 @@ def save(model: EmpiricalBayes, folder: str | os.PathLike[str], encoder: FrameEn
         ValueError: if the model was built from parts, so that no arguments can rebuild it.
     """
     if model.config is None:
-        raise ValueError("save: expected a model from EmpiricalBayes.classifier or regressor, got one built from parts")
+        raise ValueError(
+            "save: expected a model from EmpiricalBayes.classifier or regressor, got one built from parts; of an "
+            "ensemble save the model that it was made from, and call propagate again"
+        )
     folder = Path(folder)
     config = {
         "format_version": FORMAT_VERSION,

@@ -91,7 +91,9 @@ def read_table(path: Path, label: str = "y", groups: str | None = None, labelled
     frame = read_frame(path)
     missing = [c for c in wanted if c not in frame]
     if missing:
-        raise ValueError(f"{path}: expected columns {wanted}, got {_some(frame.columns)}")
+        raise ValueError(
+            f"{path}: expected columns {wanted}, got {_some(frame.columns)}; --label and --groups name them"
+        )
     for column in wanted:
         if frame[column].isna().any():
             raise ValueError(

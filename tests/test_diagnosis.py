@@ -230,3 +230,20 @@ def test_bad_input():
         diagnose(exact(), TASKS, 1, progress=False)
     with pytest.raises(ValueError, match="expected query labels"):
         pit(exact(), [TASKS.sample(4).unlabelled()])
+
+
+def test_a_few_groups_drawn_often_prove_little():
+    rng = np.random.default_rng(0)
+    model = ebmeta.EmpiricalBayes.regressor(1, num_steps=0)
+    with torch.no_grad():
+        model.likelihood.log_noise.fill_(1.0)  # too wide: every interval holds its label
+    source = ebmeta.GroupSampler(
+        rng.normal(size=(15, 1)), 0.1 * rng.normal(size=15), np.repeat(np.arange(3), 5), n_support=2, seed=0
+    )
+    found = diagnose(model, source, 90, progress=False)
+    (check,) = (c for c in found.checks if c.name == "probabilities")
+    assert check.numbers["coverage"] == 1.0
+    assert check.numbers["coverage_half_width"] == pytest.approx(1.96 * (0.09 / 9) ** 0.5, rel=1e-3)  # 3 groups of 3
+    assert check.status == "unclear"
+    assert "90 tasks of 3 groups" in found.summary
+    assert found.to_dict()["num_groups"] == 3

@@ -162,3 +162,17 @@ def test_table_leaves_details_out():
     scores = ebmeta.evaluate(classifier(), class_tasks(), num_bootstrap=2)
     head = table(scores).splitlines()[0].split()
     assert head == ["K", "nll", "brier", "accuracy", "ece", "aurc"]
+
+
+def test_splits_of_the_same_groups_count_once():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 1)), rng.normal(size=40)
+    source = ebmeta.GroupSampler(X, y, np.repeat(np.arange(5), 8), n_support=2, seed=0)
+    model = ebmeta.EmpiricalBayes.regressor(1, num_steps=0)
+    drawn, same = ebmeta.evaluate(model, source, 45), ebmeta.evaluate(model, source.sample(45), 45)
+    for name in ("nll", "rmse", "coverage"):
+        np.testing.assert_allclose(drawn[name], same[name], rtol=1e-5)
+        np.testing.assert_allclose(drawn[f"{name}_half_width"], 3 * same[f"{name}_half_width"], rtol=1e-4)
+    assert table(drawn).endswith("45 tasks of 5 groups, ± 95% interval over groups")
+    assert table(same).endswith("45 tasks, ± 95% interval over tasks")
+    assert "num_groups" not in ebmeta.evaluate(model, source, 5).attrs

@@ -32,7 +32,11 @@ BINS = 10
 
 
 def probabilities(
-    model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0, scores: Sequence[xr.Dataset] | None = None
+    model: EmpiricalBayes,
+    batches: Sequence[TaskBatch],
+    seed: int = 0,
+    scores: Sequence[xr.Dataset] | None = None,
+    repeats: float = 1.0,
 ) -> Check:
     """Check whether predicted probabilities are right: confidence against accuracy, or coverage of 90% intervals.
 
@@ -41,13 +45,14 @@ def probabilities(
         batches: labelled tasks.
         seed: seed of the bootstrap, and of the ties of counts.
         scores: what `task_scores` says of each batch, where it is known already.
+        repeats: how often each group was drawn, see `ebmeta.evaluate.repeats`.
 
     Raises:
         ValueError: if tasks are unlabelled or do not fit the model.
     """
     if model.likelihood.categorical:
         return _confidence(scores or [task_scores(model, b) for b in batches], seed)
-    return _coverage(model, batches, seed)
+    return _coverage(model, batches, seed, repeats)
 
 
 def _confidence(scores: Sequence[xr.Dataset], seed: int) -> Check:
@@ -94,11 +99,13 @@ def _confidence(scores: Sequence[xr.Dataset], seed: int) -> Check:
     )
 
 
-def _coverage(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int) -> Check:
+def _coverage(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int, repeats: float) -> Check:
     u = pit(model, batches, seed)
     inside = np.where(np.isnan(u), np.nan, (u >= (1 - LEVEL) / 2) & (u <= (1 + LEVEL) / 2))
-    held, half = _mean(np.nanmean(inside, 1))
-    tilt, tilt_half = _mean(np.nanmean(u, 1) - 0.5)
+    held, half = _mean(np.nanmean(inside, 1), repeats)
+    rows = np.isfinite(u).sum() / repeats
+    half = max(half, Z95 * (LEVEL * (1 - LEVEL) / rows) ** 0.5)  # where all rows are held, or none, tasks do not vary
+    tilt, tilt_half = _mean(np.nanmean(u, 1) - 0.5, repeats)
     status = _safe(interval(held - LEVEL - half, held - LEVEL + half, NEAR, FAR), held > LEVEL)
     finding = f"Intervals that should hold 90% of the labels held {held:.1%} ± {half:.1%}. "
     if status == "good":
@@ -145,7 +152,10 @@ def _advice(status: str, what: str, narrow: bool) -> str:
 
 
 def few_labels(
-    model: EmpiricalBayes, batches: Sequence[TaskBatch], scores: Sequence[xr.Dataset] | None = None
+    model: EmpiricalBayes,
+    batches: Sequence[TaskBatch],
+    scores: Sequence[xr.Dataset] | None = None,
+    repeats: float = 1.0,
 ) -> Check:
     """Check whether the labels of a task make its predictions better than knowing nothing of the task.
 
@@ -153,6 +163,7 @@ def few_labels(
         model: the model.
         batches: labelled tasks.
         scores: what `task_scores` says of each batch, where it is known already.
+        repeats: how often each group was drawn, see `ebmeta.evaluate.repeats`.
 
     Raises:
         ValueError: if tasks are unlabelled or do not fit the model.
@@ -173,7 +184,7 @@ def few_labels(
         )
         typical = f"Its typical error is {error:.3g}, against {blind_error:.3g} without the task's labels"
         what = "it gives without them"
-    gain, half = _mean(blind - nll)
+    gain, half = _mean(blind - nll, repeats)
     status: Status = "good" if gain - half > 0 else "bad" if gain + half < 0 else "unclear"
     times = f"{np.exp(gain):.2f}" if gain < 5 else f"{np.exp(gain):.0f}"
     finding = f"{typical}; to what came true it gives {times} times the probability that {what}."
@@ -259,7 +270,7 @@ def pit_histogram(u: np.ndarray, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _mean(values: np.ndarray) -> tuple[float, float]:
+def _mean(values: np.ndarray, repeats: float = 1.0) -> tuple[float, float]:
     """Return the mean over tasks and the half width of its 95% interval."""
-    half = Z95 * values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.inf
+    half = Z95 * values.std(ddof=1) * (repeats / len(values)) ** 0.5 if len(values) > 1 else np.inf
     return float(values.mean()), float(half)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ebmeta.diagnostics.check import Check, Status, worst
 from ebmeta.diagnostics.predictions import few_labels, probabilities
 from ebmeta.diagnostics.verdicts import exactness, information, refinement, simulation, width
-from ebmeta.evaluate import task_batches, task_scores
+from ebmeta.evaluate import repeats, task_batches, task_scores
 from ebmeta.model import EmpiricalBayes
 from ebmeta.persist import strict, to_json
 from ebmeta.sampling import TaskSampler
@@ -48,12 +48,14 @@ class Diagnosis:
         model: what the model is, by name.
         num_tasks: tasks that it was checked on.
         seconds: wall time of the checks.
+        num_groups: groups that the tasks were drawn from, where some were drawn more than once.
     """
 
     checks: tuple[Check, ...]
     model: dict[str, Any]
     num_tasks: int
     seconds: float
+    num_groups: int | None = None
 
     @property
     def status(self) -> Status:
@@ -89,9 +91,15 @@ class Diagnosis:
         return HEADLINES[self.status]
 
     @property
+    def tried(self) -> str:
+        """What it was tried on."""
+        of = "" if self.num_groups is None else f" of {self.num_groups} groups"
+        return f"It was tried on {self.num_tasks} tasks{of} whose answers are known."
+
+    @property
     def summary(self) -> str:
         """The verdict and its reasons, for readers who know none of the methods."""
-        parts = [self.headline, f"It was tried on {self.num_tasks} tasks whose answers are known."]
+        parts = [self.headline, self.tried]
         parts += [c.finding for c in [*self.decisive, *self.warnings]]
         return " ".join(filter(None, [*parts, self.asides]))
 
@@ -102,6 +110,7 @@ class Diagnosis:
             "summary": self.summary,
             "model": self.model,
             "num_tasks": self.num_tasks,
+            "num_groups": self.num_groups,
             "seconds": round(self.seconds, 1),
             "checks": {
                 c.name: {"question": c.question, "status": c.status, "finding": c.finding, "numbers": dict(c.numbers)}
@@ -166,14 +175,15 @@ def diagnose(
     started = time.perf_counter()
     batches = task_batches(tasks, num_tasks)
     count = sum(b.num_tasks for b in batches)
+    again = repeats(tasks, count)
     if count < 2:
         raise ValueError(f"num_tasks: expected at least 2, got {count}")
     if any(b.query_y is None for b in batches):
         raise ValueError("diagnose: expected query labels, got unlabelled tasks")
     scores = [task_scores(model, b) for b in batches]
     steps: list[Callable[[], Check]] = [
-        lambda: probabilities(model, batches, seed, scores),
-        lambda: few_labels(model, batches, scores),
+        lambda: probabilities(model, batches, seed, scores, again),
+        lambda: few_labels(model, batches, scores, again),
     ]
     if model.num_steps:
         steps.append(lambda: refinement(model, tasks, num_tasks))
@@ -189,7 +199,8 @@ def diagnose(
         "refinement steps": model.num_steps,
         "beta": model.beta,
     }
-    return Diagnosis(tuple(checks), about, count, time.perf_counter() - started)
+    groups = round(count / again) if again > 1 else None
+    return Diagnosis(tuple(checks), about, count, time.perf_counter() - started, groups)
 
 
 def picture(figure: Figure) -> str:

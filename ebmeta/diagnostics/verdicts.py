@@ -17,6 +17,7 @@ from ebmeta.diagnostics.plots_importance import khat_by_step
 from ebmeta.diagnostics.plots_simulation import ecdf_difference
 from ebmeta.diagnostics.simulation import simulation_based_calibration
 from ebmeta.diagnostics.updates import posterior_updates, update_plot
+from ebmeta.evaluate import repeats
 from ebmeta.model import EmpiricalBayes
 from ebmeta.sampling import TaskSampler
 from ebmeta.tasks import TaskBatch
@@ -43,9 +44,10 @@ def refinement(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks:
     """
     found = synthetic_gradients(model, tasks, num_tasks)
     total = found["gain_by_task"].sum("step").values
-    gain, half = float(total.mean()), float(Z95 * total.std(ddof=1) / len(total) ** 0.5)
+    again = repeats(tasks, len(total)) ** 0.5
+    gain, half = float(total.mean()), float(again * Z95 * total.std(ddof=1) / len(total) ** 0.5)
     harmed, last = float((total < 0).mean()), found.isel(step=-1)
-    step, step_half = float(last["gain"]), float(last["gain_half_width"])
+    step, step_half = float(last["gain"]), again * float(last["gain_half_width"])
     factor = f"{np.exp(abs(gain)):.2f} times"
     status: Status = "good"
     if gain + half < -LEAST_GAIN:
@@ -142,7 +144,7 @@ def width(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int)
     """
     found = posterior_updates(model, tasks, num_tasks)
     last = found.isel(step=-1)
-    spread, half = float(last["spread"]), float(last["spread_half_width"])
+    spread, half = float(last["spread"]), repeats(tasks, num_tasks) ** 0.5 * float(last["spread_half_width"])
     low, high = np.log(max(spread - half, 1e-9)), np.log(spread + half)
     status = interval(low, high, np.log(1 + SLIGHT), np.log(1 + FAR))
     wide = spread < 1
