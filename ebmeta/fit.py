@@ -27,10 +27,11 @@ from tqdm import tqdm
 from ebmeta.checkpoint import TrainingState
 from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Kind, Objective, Terms
-from ebmeta.preparation import check_groups, fit_task_temperature, half_told, hardening, start
+from ebmeta.preparation import check_groups, half_told, hardening, start
 from ebmeta.sampling import TaskSampler
 from ebmeta.seeding import seeded
 from ebmeta.tasks import TaskBatch
+from ebmeta.temperature_fit import fit_task_temperature
 
 __all__ = ["FitResult", "fit", "resolve_device"]
 

@@ -1,12 +1,8 @@
-"""What training does before its first step and after its last.
-
-Before: it measures the metric of the features, and how hard tasks should be. After: it fits the temperature of tasks.
-"""
+"""What training does before its first step: measures the metric of the features, and how hard tasks should be."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
@@ -18,11 +14,10 @@ from ebmeta.initializer import PrototypeInitializer
 from ebmeta.mixture import MixtureRefiner
 from ebmeta.model import EmpiricalBayes
 from ebmeta.predict import evaluating
-from ebmeta.refine import Setting
 from ebmeta.sampling import EpisodeSampler, MixedSampler, TaskSampler
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["check_groups", "fit_task_temperature", "half_told", "hardening", "measure", "measure_widths", "start"]
+__all__ = ["check_groups", "half_told", "hardening", "measure", "measure_widths", "start"]
 
 EXCESS = 2.4  # times the excess difficulty of the validation classes; chosen on the validation classes of CIFAR-FS
 WIDE = 60.0  # amplitude of measured widths: the softmax then sees logits of about the right size
@@ -31,7 +26,6 @@ LEAST_VARIANCE = 1e-5  # of a feature of unit vectors
 ROWS = 20  # rows per feature behind the metric
 MOST_BATCHES = 64
 MANY_WAYS = 10**6  # more than the classes of any task
-LEAST_PROBABILITY = 1e-9  # of a label, where a temperature is fitted
 UNIT_SCALE = 10.0  # root mean square beyond which linear features or labels are refused
 
 
@@ -142,49 +136,6 @@ def measure_widths(model: EmpiricalBayes, phi: torch.Tensor, cluster: torch.Tens
     refiner.log_scale.fill_(math.log(WIDE * KAPPA * float((spread / (spread + looks)).mean())))
     refiner.log_weight.fill_(math.log(WIDE) - float(looks.log().mean()))
     refiner.log_information.fill_(math.log(INFORMATION) - float(looks.log().mean()))
-
-
-@torch.no_grad()
-def fit_task_temperature(model: EmpiricalBayes, batches: Iterable[TaskBatch]) -> None:
-    r"""Fit the temperature of every task to labelled tasks that training has not drawn; nothing else changes.
-
-    $$ \min_{a_k, b_k} \sum_{t, i} -\log p\big(y_{ti} \mid \eta_{ti} \sim
-       \mathcal N(t_k\, m_k^\top x_{ti},\; x_{ti}^\top \Lambda_k^{-1} x_{ti})\big), \qquad k = 1, \dots, K, $$
-
-    the classes' probabilities by `Categorical.moments`. Models without such a temperature are left as they are.
-
-    Args:
-        model: a trained model.
-        batches: labelled tasks.
-
-    Source: theory "Refinement as a mixture model".
-    """
-    refiner, likelihood = model.refiner, model.likelihood
-    if not isinstance(refiner, MixtureRefiner):
-        return
-    refiner.temperature.forget()
-    kept = []
-    with evaluating(model):
-        for batch in batches:
-            path, prior, x, *_ = model.infer(batch)
-            x = x * batch.query_mask.unsqueeze(-1)
-            masks, known = (batch.query_mask, batch.way_mask), batch.concentration
-            setting = Setting(path[0], prior, likelihood, x, *masks, model.beta, concentration=known)
-            kept.append((batch, [(*q.marginal(x), refiner.read(q, setting)[1].by_task) for q in path[1:]]))
-    for k in range(refiner.num_steps):
-
-        def nll(factor: torch.Tensor, k: int = k) -> torch.Tensor:
-            lost = []
-            parts = torch.split(factor, [len(batch) for batch, _ in kept])
-            for (batch, steps), t in zip(kept, parts, strict=True):
-                loc, var, _ = steps[k]
-                p, _ = likelihood.moments(t[:, None, None] * loc, var, batch.way_mask)
-                assert batch.query_y is not None  # for the type checker
-                of_label = p.gather(-1, batch.query_y.unsqueeze(-1)).squeeze(-1)
-                lost.append(-of_label.clamp(min=LEAST_PROBABILITY).log()[batch.query_mask])
-            return torch.cat(lost).mean()
-
-        refiner.temperature.fit(k, torch.cat([steps[k][2] for _, steps in kept]), nll)
 
 
 class _Once:

@@ -1,8 +1,7 @@
-"""What is measured before training (how hard tasks are made, the metric of the features) and fitted after it."""
+"""What is measured before training: how hard tasks are made, and the metric of the features."""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,8 +10,7 @@ import torch
 from torch import nn
 
 from ebmeta import EmpiricalBayes, EpisodeSampler, GroupSampler, MixedSampler, TaskBatch, fit
-from ebmeta.predict import marginals
-from ebmeta.preparation import fit_task_temperature, half_told, hardening, measure_widths, start
+from ebmeta.preparation import half_told, hardening, measure_widths, start
 
 
 def episodes(spread: float, seed: int = 0) -> EpisodeSampler:
@@ -128,57 +126,3 @@ def test_training_keeps_measured_widths_and_trains_the_rest():
 def test_widths_are_measured_of_a_mixture_alone():
     with pytest.raises(ValueError, match="widths: expected 'trained', or 'measured' of a mixture, got 'measured'"):
         EmpiricalBayes.classifier(4, widths="measured", synthetic_gradient="residual")
-
-
-def scores(model: EmpiricalBayes, batch: TaskBatch) -> torch.Tensor:
-    """Mean NLL of every refined posterior in nats per query."""
-    probs = torch.cat([m.summaries["probs"] for m in marginals(model, batch)], 1)
-    assert batch.query_y is not None
-    return -probs[1:].gather(-1, batch.query_y.expand(len(probs) - 1, -1, -1).unsqueeze(-1)).log().mean((1, 2, 3))
-
-
-def test_a_fitted_temperature_follows_the_difficulty_of_a_task():
-    model, tasks = EmpiricalBayes.classifier(4, num_steps=1), episodes(1.0).harder(3.0)
-    start(model, episodes(1.0), 16, torch.device("cpu"), torch.float32)
-    with torch.no_grad():
-        model.refiner.log_scale.fill_(1.0)
-    easy, hard = episodes(0.3, seed=1).sample(64), episodes(3.0, seed=1).sample(64)
-    before, kept = scores(model, hard), copy.deepcopy(model.state_dict())
-    raw = model.posterior(easy)
-    fit_task_temperature(model, (tasks.sample(64, n) for n in range(8)))
-    tempered = model.posterior(easy)
-    factors = [(a.loc / b.loc).mean((1, 2)) for a, b in zip(tempered, raw, strict=True)]
-    assert torch.equal(factors[0], torch.ones(64))  # q_0 has not seen the queries
-    of_hard, of_easy = (float(model.refiner.temperature(0, reading(model, b)).mean()) for b in (hard, easy))
-    assert of_hard < 0.7 < 1.4 < of_easy
-    assert bool((scores(model, hard) < before - 0.1).all())
-    changed = {n for n, v in model.state_dict().items() if not torch.equal(v, kept[n])}
-    assert changed == {"refiner.temperature.weight", "refiner.temperature.bias"}
-
-
-def reading(model: EmpiricalBayes, batch: TaskBatch) -> torch.Tensor:
-    """What the temperature reads after the first step."""
-    seen: list[torch.Tensor] = []
-    handle = model.refiner.temperature.register_forward_hook(lambda _, args, __: seen.append(args[1]))
-    with torch.no_grad():
-        model.posterior(batch)
-    handle.remove()
-    return seen[0]
-
-
-def test_training_fits_the_temperature_and_begins_without_one():
-    model = EmpiricalBayes.classifier(4, num_steps=1)
-    fit(model, episodes(1.0), 2, progress=False)
-    first = copy.deepcopy(model.state_dict())
-    assert model.refiner.temperature.fitted
-    again = EmpiricalBayes.classifier(4, num_steps=1)
-    again.refiner.temperature.bias.fill_(0.7)
-    fit(again, episodes(1.0), 2, progress=False)
-    assert all(torch.equal(v, first[n]) for n, v in again.state_dict().items())
-
-
-def test_models_without_a_temperature_are_left_alone():
-    model = EmpiricalBayes.classifier(4, synthetic_gradient="residual")
-    kept = copy.deepcopy(model.state_dict())
-    fit_task_temperature(model, [episodes(1.0).sample(4)])
-    assert all(torch.equal(v, kept[n]) for n, v in model.state_dict().items())

@@ -17,9 +17,9 @@ from ebmeta import EmpiricalBayes, TaskBatch
 from ebmeta.gaussian import Gaussian
 from ebmeta.mixture import MixtureRefiner
 from ebmeta.predictor import CONSTANT
-from ebmeta.preparation import fit_task_temperature
 from ebmeta.refine import Setting
 from ebmeta.task_temperature import LEAST_SCALE, RIDGE
+from ebmeta.temperature_fit import fit_task_temperature
 
 
 @pytest.fixture
@@ -207,6 +207,9 @@ def test_a_common_factor_is_a_temperature(rng: torch.Generator) -> None:
     model, batch = classifier(4, 2), class_tasks()
     refiner = model.refiner
     assert isinstance(refiner, MixtureRefiner)
+    assert float(torch.tanh(refiner.adapt(100 * randn(rng, 50, 8))).detach().abs().max()) <= 1.0
+    extreme = refiner.temperature(0, 100 * randn(rng, 50, refiner.synthetic_gradient.num_readings)).log()
+    assert 0.99 < float(extreme.abs().max()) <= 1.0 + 1e-12
     path, prior, x, *_ = model.infer(batch)
     setting = Setting(path[0], prior, model.likelihood, x, batch.query_mask, batch.way_mask, model.beta)
     raw = [path[0]]
