@@ -18,7 +18,7 @@ from common import RESULTS, by_step, cifar_fs, write
 
 import ebmeta
 
-TASKS, ITERATIONS = 400, 1000
+TASKS, ITERATIONS, TRAIN_CLASSES = 400, 1000, 64
 KINDS = {
     f"{shots}shot_{'balanced' if imbalance is None else 'imbalanced'}": {
         "n_shot": shots,
@@ -90,6 +90,8 @@ VARIANTS: dict[str, Variant] = {
     "no_network": Variant(change=no_network),
     "fixed_prior": Variant(change=fixed_prior),
     "point": Variant({"beta": 0.0}, change=point),
+    "no_profile": Variant({"profile": 0}),
+    "groups": Variant({"profile": 32}),
     "no_metric": Variant(change=no_metric),
     "not_harder": Variant(fit={"harder": 0.0}),
     "no_temperature": Variant(after=no_temperature),
@@ -107,7 +109,7 @@ def samplers(split: str, seed: int, power: float) -> ebmeta.MixedSampler:
 
 def run(variant: Variant) -> dict[str, Any]:
     """Train and score one variant."""
-    model = ebmeta.EmpiricalBayes.classifier(256, **variant.model)
+    model = ebmeta.EmpiricalBayes.classifier(256, **({"profile": TRAIN_CLASSES} | variant.model))
     if variant.change is not None:
         variant.change(model)
     objective = ebmeta.Objective(**variant.objective)

@@ -30,6 +30,7 @@ FULL = {"depth": 28, "width": 10, "rotation_epochs": 30, "mixup_epochs": 10}
 REDUCED = {"depth": 10, "width": 1, "rotation_epochs": 1, "mixup_epochs": 1}
 COMMON = {"batch_size": 128, "seed": 0, "iterations": 2000, "test_tasks": 2000}
 SHOTS = (1, 5)
+PROFILE = 64  # training classes in a profile, at most
 SPLITS = ("train", "val", "test")
 
 
@@ -37,7 +38,7 @@ class NotYetError(Exception):
     """A piece has to stop, for want of time or of a file; its message says what remains of it."""
 
 
-class Timed:
+class Timed(ebmeta.MixedSampler):
     """A source of tasks that stops at a deadline.
 
     Args:
@@ -46,13 +47,18 @@ class Timed:
     """
 
     def __init__(self, tasks: ebmeta.EpisodeSampler, deadline: float) -> None:
-        self.tasks, self.deadline = tasks, deadline
+        super().__init__([tasks])
+        self.deadline = deadline
+
+    def harder(self, strength: float = 1.0) -> Timed:
+        """Return the same source, made harder; see `ebmeta.EpisodeSampler.harder`."""
+        return Timed(self.samplers[0].harder(strength), self.deadline)
 
     def sample(self, num_tasks: int, index: int = 0) -> ebmeta.TaskBatch:
         """Return the batch of the source, in time."""
         if time.monotonic() >= self.deadline:
             raise NotYetError(f"stopped at batch {index}")
-        return self.tasks.sample(num_tasks, index)
+        return super().sample(num_tasks, index)
 
 
 @dataclass
@@ -134,8 +140,10 @@ class Pipeline:
     def fit(self, shots: int) -> dict[str, Any]:
         """Meta-train on the features of the train classes, stop on those of the validation classes."""
         train, validation = (Timed(self.tasks(split, shots), self.deadline) for split in SPLITS[:2])
-        width, seed = train.tasks.X.shape[1], self.settings["seed"]
-        model = ebmeta.EmpiricalBayes.classifier(width, seed=seed)
+        source, seed = train.samplers[0], self.settings["seed"]
+        model = ebmeta.EmpiricalBayes.classifier(
+            source.X.shape[1], profile=min(PROFILE, len(source.classes)), seed=seed
+        )
         fitted = ebmeta.fit(
             model,
             train,

@@ -32,9 +32,9 @@ NAME = "few_shot_classification.json"
 CHUNK = 64
 AS_PUBLISHED = ("laplacianshot", "tim", "pt_map")  # those whose published settings fit features of another scale
 PUBLISHED = "_published"  # ends the name of a peer with published settings, for 5 ways; without, chosen on validation
-VALIDATION_TASKS, VALIDATION_WAYS = 600, 16
+VALIDATION_TASKS, VALIDATION_WAYS, TRAIN_CLASSES = 600, 16, 64
 UNTOLD = "untold"  # the default model, where tasks do not state their class proportions
-RECIPE = 4  # raised when training changes, so that no model of another recipe is taken from the cache
+RECIPE = 5  # raised when training changes, so that no model of another recipe is taken from the cache
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def train(
 ) -> tuple[ebmeta.EmpiricalBayes, dict[str, Any]]:
     """Train a model, with options of its own where given; return it and the facts of the run."""
     kinds, _ = MODELS[name]
-    model = ebmeta.EmpiricalBayes.classifier(256, **options)
+    model = ebmeta.EmpiricalBayes.classifier(256, profile=TRAIN_CLASSES, **options)
     started = time.process_time()
     run = ebmeta.fit(
         model,

@@ -19,6 +19,7 @@ from few_shot_classification import Kind
 from sklearn.metrics import roc_auc_score
 
 import ebmeta
+from ebmeta.preparation import hardening
 
 TASKS, LEVEL = 300, 0.05
 
@@ -69,7 +70,9 @@ def main() -> None:
     model = classifier()
     result: dict[str, Any] = {"tasks": TASKS, "level": LEVEL}
     for kind in KINDS.values():
-        novelty = ebmeta.Novelty(model).fit(kind.sampler("train", 3), TASKS).calibrate(kind.sampler("val", 4), TASKS)
+        train, held_out = kind.sampler("train", 3), kind.sampler("val", 4)
+        seen = train.harder(hardening(model, train, held_out, "auto"))
+        novelty = ebmeta.Novelty(model).fit(seen, TASKS).calibrate(held_out, TASKS)
         insiders = novelty.score(kind.sampler("val", 5).sample(TASKS)).values
         for name, tasks in outsiders(kind).items():
             batch = tasks.sample(TASKS)

@@ -88,6 +88,7 @@ def train(
     likelihood: str | None = None,
     num_steps: int | None = None,
     beta: float | None = None,
+    profile: int = 0,
     num_iterations: int = 2000,
     batch_size: int = 16,
     objective: Literal["predictive", "gibbs", "evidence"] = "predictive",
@@ -109,6 +110,7 @@ def train(
             poisson or negative_binomial.
         num_steps: refinement steps.
         beta: weight of the divergence from the prior.
+        profile: training classes, or groups of them, whose probabilities join the features; from about 16 it pays.
         num_iterations: optimiser steps.
         batch_size: tasks per step.
         objective: what training minimises.
@@ -126,6 +128,8 @@ def train(
     tasks = tasks or Tasks()
     if likelihood is not None and tasks.groups is None:
         raise ValueError(f"--likelihood: expected --groups beside it, got {likelihood!r} for classes")
+    if profile and tasks.groups is not None:
+        raise ValueError(f"--profile: expected 0 for numbers of groups, got {profile}")
     source = sampler(data, tasks, seed)
     encoder = getattr(source, "encoder", None)
     held_out = None if validation is None else sampler(validation, tasks, seed + 1, encoder)
@@ -135,7 +139,7 @@ def train(
     options |= {} if num_steps is None else {"num_steps": num_steps}
     options |= {} if beta is None else {"beta": beta}
     if tasks.groups is None:
-        model = EmpiricalBayes.classifier(source.X.shape[1], **options)
+        model = EmpiricalBayes.classifier(source.X.shape[1], profile=profile, **options)
     else:
         options |= {"num_covariates": 0 if encoder is None else len(encoder.group_names)}
         model = EmpiricalBayes.regressor(source.X.shape[1], likelihood or "normal", **options)

@@ -36,6 +36,7 @@ from ebmeta.temperature_fit import fit_task_temperature
 __all__ = ["FitResult", "fit", "resolve_device"]
 
 WARM_UP = 0.1
+QUICK = 0.02  # least peak learning rate of the refiner's few numbers
 CLIP = 5.0
 TEMPERATURE_TASKS = 1024
 VALIDATION_DRAWS = 64  # the predictive score of a few draws is biased
@@ -83,11 +84,23 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
-def _learning_rate(iteration: int, total: int, peak: float) -> float:
+def _learning_rate(iteration: int, total: int) -> float:
+    """Return the present learning rate over its peak."""
     warm = max(1, int(WARM_UP * total))
     if iteration < warm:
-        return peak * (iteration + 1) / warm
-    return peak * 0.5 * (1 + math.cos(math.pi * (iteration - warm) / max(1, total - warm)))
+        return (iteration + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (iteration - warm) / max(1, total - warm)))
+
+
+def _optimizer(model: EmpiricalBayes, learning_rate: float) -> tuple[torch.optim.Adam, list[float]]:
+    """Return the optimiser and the peak learning rate of each group of parameters."""
+    quick = [p for p in model.refiner.quick() if p.requires_grad]
+    known = set(map(id, quick))
+    rest = [p for p in model.trainable() if id(p) not in known]
+    groups = [(rest, learning_rate), (quick, max(QUICK, learning_rate))]
+    groups = [(parameters, peak) for parameters, peak in groups if parameters]
+    optimizer = torch.optim.Adam([{"params": parameters} for parameters, _ in groups], lr=learning_rate)
+    return optimizer, [peak for _, peak in groups]
 
 
 @contextmanager
@@ -127,9 +140,9 @@ def fit(
         batch_size: tasks per step, $T$.
         validation: source of validation tasks, of other classes or groups (shared groups are refused). With
             it, the parameters of the lowest validation loss are kept, and the run ends after `patience`
-            validations without a lower one.
+            validations without a lower one. The temperature of tasks is fitted to validation tasks too.
         objective: "predictive", "gibbs", "evidence", or an `Objective`.
-        learning_rate: Adam's peak learning rate.
+        learning_rate: Adam's peak learning rate; that of the refiner's few numbers (`Refiner.quick`) is at least 0.02.
         seed: seed of the objective's draws (the tasks have their sampler's own).
         device: "auto", "cpu", "cuda" or a `torch.device`.
         validate_every: iterations between validations.
@@ -178,7 +191,7 @@ def fit(
 
     source = tasks.harder(strength) if strength else tasks  # type: ignore[attr-defined]
     with _training(model, place), tqdm(total=num_iterations, desc="fit", unit="it", disable=not progress) as bar:
-        optimizer = torch.optim.Adam(list(model.trainable()), lr=learning_rate)
+        optimizer, peaks = _optimizer(model, learning_rate)
         settings = {
             **{k: counts[k] for k in ("num_iterations", "batch_size", "validate_every", "validation_tasks")},
             "objective": [goal.kind, goal.num_draws, goal.anytime],
@@ -202,9 +215,9 @@ def fit(
         while state.iteration < num_iterations and not state.stopped:
             n = state.iteration
             batch = half_told(source.sample(batch_size, n), n).to(place).to(dtype)
-            rate = _learning_rate(n, num_iterations, learning_rate)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            rate = _learning_rate(n, num_iterations)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = rate * peak
             with _seeded(seed, 0, n, place):
                 terms = goal.terms(model, batch)
             loss = goal.total(terms) / terms.num_queries.sum()
@@ -218,7 +231,7 @@ def fit(
                 )
             optimizer.step()
             state.iteration = n + 1
-            state.record(loss=value, learning_rate=rate, **_means(terms))
+            state.record(loss=value, learning_rate=rate * learning_rate, **_means(terms))
             last = state.iteration == num_iterations
             if validation is not None and (last or state.iteration % validate_every == 0):
                 _validate(state, goal, validation, validation_tasks, seed, place, dtype, patience)
@@ -232,8 +245,9 @@ def fit(
             model.load_state_dict(state.best)
             best_iteration = state.best_iteration
         extra = min(math.ceil(TEMPERATURE_TASKS / batch_size), math.ceil(num_iterations / 4))
-        fresh = range(num_iterations, num_iterations + extra)
-        fit_task_temperature(model, (half_told(source.sample(batch_size, n), n).to(place).to(dtype) for n in fresh))
+        sources = [source] if validation is None else [source, validation]
+        fresh = [(s, n) for s in sources for n in range(num_iterations, num_iterations + extra)]
+        fit_task_temperature(model, (half_told(s.sample(batch_size, n), n).to(place).to(dtype) for s, n in fresh))
     model.eval()
     return FitResult(model, _history(state), best_iteration, state.stopped, time.perf_counter() - started)
 

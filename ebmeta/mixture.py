@@ -10,17 +10,18 @@ makes the linear predictor exact with weights $w_c = (\kappa u_c, \log \pi_c)$, 
 feature. Given a belief $r_i$ about the class of each query, the directions and proportions that fit support
 and queries best are
 
-$$ R_c = \Lambda_{0c} m_{0c} + \omega \sum_i r_{ic}\, \phi(x_i), \qquad
+$$ R_c = \Lambda_{0c} m_{0c} + \omega_c \sum_i r_{ic}\, \phi(x_i), \qquad
    m_c = \Big( \kappa_c\, \frac{R_c}{\lVert R_c \rVert},\;
    b \log \frac{C (\alpha + \sum_i r_{ic})}{C \alpha + Q} + b_c \Big), \qquad
    \Lambda_c = \Lambda_{0c} + \nu \sum_i r_{ic}, $$
 
-where $q_0$ speaks for the support set, $\omega$ weighs a query against it and $\alpha$ is the concentration of
+where $q_0$ speaks for the support set, $\omega_c$ weighs a query against it and $\alpha$ is the concentration of
 a Dirichlet prior of $\pi$: the one that a task states (`TaskBatch.concentration`), or a learned one. With $r = p$
 this is expectation-maximisation. Here $r$ is the belief of the synthetic gradient, $\xi = p - r$;
-$\kappa, \omega, \alpha, b, \nu$ are learned; and the same network adapts $\kappa_c$ and $b_c$ to the task. All steps
-share their parameters, so that any number of them may be taken. What is reported after a step has a temperature of its
-own, read from the unlabelled queries (`ebmeta.task_temperature`; theory: "Refinement as a mixture model").
+$\kappa, \omega, \alpha, b, \nu$ are learned; and the same network adapts $\kappa_c$, $\omega_c$ and $b_c$ to the
+task. All steps share their parameters, so that any number of them may be taken. What is reported after a step has a
+temperature of its own, read from the unlabelled queries (`ebmeta.task_temperature`; theory: "Refinement as a mixture
+model").
 
 Source: Banerjee, Dhillon, Ghosh and Sra 2005, Clustering on the unit hypersphere using von Mises-Fisher distributions.
 """
@@ -28,6 +29,7 @@ Source: Banerjee, Dhillon, Ghosh and Sra 2005, Clustering on the unit hyperspher
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -75,7 +77,7 @@ class MixtureRefiner(Refiner):
         for name, value in start.items():
             self.register_parameter(f"log_{name}", nn.Parameter(torch.tensor(math.log(value))))
         self.share = nn.Parameter(torch.tensor(0.7))
-        self.adapt = nn.Linear(synthetic_gradient.readout.in_features, 2)
+        self.adapt = nn.Linear(synthetic_gradient.readout.in_features, 3)
         nn.init.zeros_(self.adapt.weight)
         nn.init.zeros_(self.adapt.bias)
         self.temperature = TaskTemperature(num_steps, synthetic_gradient.num_readings)
@@ -93,6 +95,10 @@ class MixtureRefiner(Refiner):
                 q = self.move(q, setting, state, reading)
         return path
 
+    def quick(self) -> Iterator[nn.Parameter]:
+        yield from (self.log_scale, self.log_weight, self.log_concentration, self.log_information, self.share)
+        yield from self.adapt.parameters()
+
     def read(self, q: Gaussian, setting: Setting) -> tuple[QueryState, Reading]:
         """Return the state of the queries under `q`, and what the network makes of it."""
         state, _ = setting.state(q)
@@ -107,8 +113,9 @@ class MixtureRefiner(Refiner):
         claimed = r.sum(1).unsqueeze(-1)
         q0, ways = setting.q0, setting.way_mask.sum(1)[:, None, None]
         adapted = torch.tanh(self.adapt(reading.by_class))  # bounded: stays near the mixture model
-        log_scale, shift = adapted.tensor_split(2, -1)
-        resultant = (q0.times(q0.loc) + self.log_weight.exp() * (r.mT @ setting.x))[..., :-1]
+        log_scale, shift, log_weight = adapted.tensor_split(3, -1)
+        weight = (self.log_weight + log_weight).exp()
+        resultant = (q0.times(q0.loc) + weight * (r.mT @ setting.x))[..., :-1]
         direction = functional.normalize(resultant, dim=-1, eps=1e-6)
         rate = torch.exp(-self.log_concentration)
         if setting.concentration is not None:

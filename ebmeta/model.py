@@ -95,6 +95,7 @@ class EmpiricalBayes(nn.Module):
         n_way: int | None = None,
         width: int = 16,
         widths: Literal["trained", "measured"] = "trained",
+        profile: int = 0,
         embedder: nn.Module | None = None,
         freeze_embedder: bool = False,
         seed: int = 0,
@@ -111,6 +112,8 @@ class EmpiricalBayes(nn.Module):
             width: hidden features of the belief's network.
             widths: widths of prior and $q_0$: "trained" with all else, by what predicts best, or "measured" on training
                 tasks and kept, so that $q_0$ is as wide as the spread of class weights about it ("mixture" alone).
+            profile: training classes, or groups of them, whose probabilities join the features (`ebmeta.profile`); 0
+                for none. Worth having from about 16 training classes.
             embedder: optional network from raw inputs to features.
             freeze_embedder: keep the embedder as it is.
             seed: seed of the initial weights; the global generator is left alone.
@@ -132,12 +135,13 @@ class EmpiricalBayes(nn.Module):
             "n_way": n_way,
             "width": width,
             "widths": widths,
+            "profile": profile,
             "freeze_embedder": freeze_embedder,
         }
         if widths not in ("trained", "measured") or (widths == "measured" and synthetic_gradient != "mixture"):
             raise ValueError(f"widths: expected 'trained', or 'measured' of a mixture, got {widths!r}")
         with seeded(seed):
-            predictor = LinearPredictor(num_features, "cosine", embedder, freeze_embedder)
+            predictor = LinearPredictor(num_features, "cosine", embedder, freeze_embedder, profile=profile)
             refiner = class_refiner(synthetic_gradient, num_steps, n_way, width)
             prior, initializer = DiagonalPrior(predictor.num_weights), PrototypeInitializer(predictor.num_weights)
             if widths == "measured":

@@ -8,8 +8,13 @@ $$ \phi(x) = \Big( \frac{z}{\lVert z \rVert},\, c_0 \Big), \qquad z = \tilde S^{
    \tilde S = (1 - a)\, S + a\, \tfrac{\mathrm{tr} S}{D} I, $$
 
 with $S$ the covariance within classes: partial whitening, chosen on validation classes (docs: "Design notes").
-The constant carries the log proportion of a class. A "linear" head takes features in units of their training rows,
-or a basis of them, and appends the constant 1 of an intercept:
+The constant carries the log proportion of a class. With a profile $\pi$ (`ebmeta.profile`), which says what training
+classes an input is like, a direction $u = z / \lVert z \rVert$ has more components and is a unit vector still,
+
+$$ \phi(x) = \Big( \frac{(u,\; \omega\, \pi(u))}{\sqrt{1 + \omega^2}},\, c_0 \Big) . $$
+
+A "linear" head takes features in units of their training rows, or a basis of them, and appends the constant 1 of an
+intercept:
 
 $$ \phi(x) = \Big( \frac{x - \bar x}{s},\, 1 \Big) \quad \text{or} \quad \phi(x) = \big( b(x),\, 1 \big). $$
 
@@ -26,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ebmeta.basis import Basis
+from ebmeta.profile import ClassProfile
 
 __all__ = ["LinearPredictor"]
 
@@ -45,9 +51,12 @@ class LinearPredictor(nn.Module):
         embedder: optional network from raw inputs to `num_features` features.
         freeze_embedder: keep the embedder's parameters and its batch statistics as they are.
         basis: optional functions $b$ of the features, for a linear head; see `ebmeta.basis`.
+        profile: training classes, or groups of them, in a profile, $G$, for a cosine head without an embedder in
+            training; 0 for none.
 
     Raises:
-        ValueError: if `num_features` is too small, the head is unknown, or a cosine head is given a basis.
+        ValueError: if `num_features` is too small, the head is unknown, or a basis or a profile is asked for where
+            there can be none.
     """
 
     center: Tensor
@@ -62,6 +71,7 @@ class LinearPredictor(nn.Module):
         embedder: nn.Module | None = None,
         freeze_embedder: bool = False,
         basis: Basis | None = None,
+        profile: int = 0,
     ) -> None:
         super().__init__()
         least = 1 if head == "cosine" or embedder is not None or basis is not None else 0
@@ -71,6 +81,8 @@ class LinearPredictor(nn.Module):
             raise ValueError(f"head: expected 'cosine' or 'linear', got {head!r}")
         if basis is not None and head != "linear":
             raise ValueError("basis: expected None for a cosine head, got a basis")
+        if profile and (head != "cosine" or (embedder is not None and not freeze_embedder)):
+            raise ValueError(f"profile: expected 0 but for class features that training does not move, got {profile}")
         self.basis = basis
         self.num_features, self.head, self.freeze_embedder = num_features, head, freeze_embedder
         self.embedder = embedder
@@ -79,14 +91,18 @@ class LinearPredictor(nn.Module):
         self.register_buffer("center", torch.zeros(num_features))
         if head == "cosine":
             self.register_buffer("metric", torch.eye(num_features))
+            self.profile = ClassProfile(num_features, profile) if profile else None
         else:
+            self.profile = None
             self.register_buffer("unit", torch.ones(num_features))
             self.register_buffer("taken", torch.tensor(False))
 
     @property
     def num_weights(self) -> int:
-        """Weights per output, $P$: one per feature or function of the basis, and one for the constant."""
-        return (self.num_features if self.basis is None else self.basis.num_features) + 1
+        """Weights per output, $P$: one per feature, class of a profile or function of a basis; one for the constant."""
+        if self.basis is not None:
+            return self.basis.num_features + 1
+        return self.num_features + (0 if self.profile is None else self.profile.num_groups) + 1
 
     @property
     def measured(self) -> bool:
@@ -128,10 +144,17 @@ class LinearPredictor(nn.Module):
         """
         x = self.embed(x, mask)
         if self.head == "cosine":
-            x = functional.normalize((x - self.center) @ self.metric, dim=-1, eps=1e-6)
-            return functional.pad(x, (0, 1), value=CONSTANT)
+            u = self.direction(x)
+            if self.profile is not None:
+                length = self.profile.length
+                u = torch.cat([u, length * self.profile(u)], -1) / (1 + length**2) ** 0.5
+            return functional.pad(u, (0, 1), value=CONSTANT)
         x = (x - self.center) / self.unit if self.basis is None else self.basis(x)
         return functional.pad(x, (0, 1), value=1.0)
+
+    def direction(self, x: Tensor) -> Tensor:
+        """Return $u$ of raw features, in the metric and from the centre of a cosine head, shape `(..., D)`."""
+        return functional.normalize((x - self.center) @ self.metric, dim=-1, eps=1e-6)
 
     def forward(self, features: Tensor, w: Tensor) -> Tensor:
         r"""Return $\eta$, shape `(..., T, N, C)`.

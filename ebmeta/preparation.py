@@ -25,6 +25,7 @@ KAPPA, INFORMATION = 1.3, 0.05  # of the mixture, relative to q_0: size of its w
 LEAST_VARIANCE = 1e-5  # of a feature of unit vectors
 ROWS = 20  # rows per feature behind the metric
 MOST_BATCHES = 64
+PROFILE_ROWS = 40_000  # training rows behind a profile, at most
 MANY_WAYS = 10**6  # more than the classes of any task
 UNIT_SCALE = 10.0  # root mean square beyond which linear features or labels are refused
 
@@ -95,9 +96,27 @@ def start(model: EmpiricalBayes, tasks: TaskSampler, batch_size: int, device: to
     if isinstance(model.refiner, MixtureRefiner):
         model.refiner.temperature.forget()
     predictor = model.predictor
-    if (predictor.embedder is not None and predictor.head == "linear") or predictor.measured:
-        return
-    _take(model, _Rows(tasks, batch_size, device, dtype, ROWS * max(predictor.num_features, 1)))
+    moving = predictor.embedder is not None and predictor.head == "linear"
+    rows = None
+    if not (moving or predictor.measured):
+        rows = _Rows(tasks, batch_size, device, dtype, ROWS * max(predictor.num_features, 1))
+        _take(model, rows)
+    if predictor.profile is not None and not predictor.profile.fitted:
+        _learn_profile(model, tasks, device, dtype)
+    if rows is not None and (model.config or {}).get("widths") == "measured":
+        with evaluating(model), torch.no_grad():
+            measure_widths(model, predictor.features(rows.x.unsqueeze(0))[0], rows.cluster)
+
+
+def _learn_profile(model: EmpiricalBayes, tasks: TaskSampler, device: torch.device, dtype: torch.dtype) -> None:
+    predictor = model.predictor
+    assert predictor.profile is not None  # for the type checker
+    if not isinstance(tasks, (EpisodeSampler, MixedSampler)):
+        raise ValueError(f"profile: expected tasks of an EpisodeSampler or MixedSampler, got {type(tasks).__name__}")
+    x, y = tasks.rows(PROFILE_ROWS)
+    with evaluating(model), torch.no_grad():
+        raw = torch.cat([predictor.embed(part.to(device).to(dtype).unsqueeze(0))[0] for part in torch.split(x, 1000)])
+        predictor.profile.fit(predictor.direction(raw), y.to(device))
 
 
 def measure(model: EmpiricalBayes, batch: TaskBatch) -> None:
@@ -154,8 +173,6 @@ def _take(model: EmpiricalBayes, rows: _Rows) -> None:
     with evaluating(model), torch.no_grad():
         if predictor.head == "cosine":
             predictor.measure(rows.x, rows.cluster)
-            if config.get("widths") == "measured":
-                measure_widths(model, predictor.features(rows.x.unsqueeze(0))[0], rows.cluster)
         elif config.get("standardize") or predictor.basis is not None:
             predictor.measure(rows.x, rows.cluster)
             if rows.task_x is not None:

@@ -28,6 +28,7 @@ zero training means no refinement.
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -146,6 +147,10 @@ class Refiner(nn.Module):
         x = query_x * query_mask.unsqueeze(-1)
         setting = Setting(q, prior, likelihood, x, query_mask, way_mask, beta, given, concentration)
         return self.unroll(q, setting, steps)
+
+    def quick(self) -> Iterator[nn.Parameter]:
+        """Iterate over the few numbers that training may move in larger steps than a network's weights; none here."""
+        return iter(())
 
     def unroll(self, q: Gaussian, setting: Setting, steps: int) -> list[Gaussian]:
         """Return the path of so many steps from `q`."""

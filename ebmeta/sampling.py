@@ -23,6 +23,8 @@ from ebmeta.tasks import TaskBatch
 
 __all__ = ["EpisodeSampler", "MixedSampler", "TaskSampler", "class_codes", "gather", "generator"]
 
+SEEN_AT_ONCE = 50  # rows of one transform, where rows are not those of a task
+
 Range = int | tuple[int, int]
 Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -187,6 +189,20 @@ class EpisodeSampler:
         between = float(self._means.var(0, ddof=1).sum()) if len(self._means) > 1 else 0.0
         return math.sqrt(sum(within) / freedom / between) if between > 0 else math.inf
 
+    def rows(self, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return rows as tasks show them and the numbers of their classes: as many of each, about `most` in all.
+
+        Examples:
+            >>> EpisodeSampler([[0.0], [2.0], [10.0], [12.0]], [0, 0, 1, 1], 2, 1, 1).rows(2)[1].sort().values
+            tensor([0, 1])
+        """
+        each, rng = max(1, most // len(self._members)), generator(self.seed, 0)
+        picked = [m[np.linspace(0, len(m) - 1, min(each, len(m))).astype(int)] for m in self._members]
+        chosen = rng.permutation(np.concatenate(picked))
+        parts = np.array_split(chosen, math.ceil(len(chosen) / SEEN_AT_ONCE))
+        seen = gather(self.X, [(part, part[:0]) for part in parts], self.transform, rng)
+        return torch.cat([x for x, _ in seen]), torch.from_numpy(self._codes[chosen])
+
     def harder(self, strength: float = 1.0) -> EpisodeSampler:
         r"""Return a sampler of the same tasks made harder: classes spread about their means, and split in two.
 
@@ -291,6 +307,10 @@ class MixedSampler:
     def difficulty(self) -> float:
         """Of the first sampler; see `EpisodeSampler.difficulty`."""
         return self.samplers[0].difficulty
+
+    def rows(self, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the first sampler; see `EpisodeSampler.rows`."""
+        return self.samplers[0].rows(most)
 
     def harder(self, strength: float = 1.0) -> MixedSampler:
         """Return the same mixture, made harder; see `EpisodeSampler.harder`."""

@@ -7,8 +7,8 @@ layer. It changes how sure a prediction is and, classes being compared with each
 The steps of refinement go on from the posterior as it was.
 
 The network that takes the steps could learn the same, and does not: presumably what is at stake is too little beside
-the noise of batches. Fitted by itself, to tasks that training has not drawn, it is a smooth problem of a few dozen
-unknowns. It begins at zero, and what does not vary between training tasks keeps no weight.
+the noise of batches. Fitted by itself, to tasks that training has not drawn and to validation tasks, it is a smooth
+problem of a few dozen unknowns. It begins at zero, and what does not vary between training tasks keeps no weight.
 
 Source: Guo, Pleiss, Sun and Weinberger 2017, On calibration of modern neural networks, who fit one temperature.
 """

@@ -99,6 +99,9 @@ MEMBERS = {
     "classifier": Member(lambda num_steps=STEPS, scale=0.3: classifier(4, num_steps, scale=scale), class_tasks),
     "classifier-linear": Member(_linear_classifier, class_tasks),
     "classifier-embedder": Member(_embedded_classifier, _images),
+    "classifier-profile": Member(
+        lambda num_steps=STEPS, scale=0.3: classifier(4, num_steps, scale=scale, profile=6), class_tasks
+    ),
     "classifier-residual": Member(
         lambda num_steps=STEPS, scale=0.3: classifier(4, num_steps, scale=scale, synthetic_gradient="residual"),
         class_tasks,

@@ -259,6 +259,8 @@ def test_mistakes_are_one_line(files, tmp_path, capsys):
         (*train, "--groups", "g", "--size", "n"): "expected a file of named columns, .csv or .parquet",
         (*train, "--size", "n"): "--size: expected --groups beside it, got none",
         (*train, "--likelihood", "poisson"): "--likelihood: expected --groups beside it, got 'poisson' for classes",
+        (*schools, "--profile", "16"): "--profile: expected 0 for numbers of groups, got 16",
+        (*train, "--profile", "16"): "profile: expected at most as many groups as there are training classes, got 16",
         (*schools, "--likelihood", "cauchy"): "likelihood: expected one of ['normal'",
         (*schools, "--likelihood", "poisson"): "y: expected counts 0, 1, 2, ..., got",
         (*schools, "--size", "x"): "size: expected finite numbers above 0, got",

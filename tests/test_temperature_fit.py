@@ -9,7 +9,7 @@ from test_preparation import episodes
 
 from ebmeta import EmpiricalBayes, TaskBatch, fit
 from ebmeta.predict import marginals
-from ebmeta.preparation import start
+from ebmeta.preparation import half_told, start
 from ebmeta.temperature_fit import fit_task_temperature
 
 
@@ -58,6 +58,16 @@ def test_training_fits_the_temperature_and_begins_without_one():
     again.refiner.temperature.bias.fill_(0.7)
     fit(again, episodes(1.0), 2, progress=False)
     assert all(torch.equal(v, first[n]) for n, v in again.state_dict().items())
+
+
+def test_validation_tasks_have_their_part_in_the_fit():
+    model, tasks, other = EmpiricalBayes.classifier(4, num_steps=1), episodes(1.0), episodes(1.6, seed=2)
+    fit(model, tasks, 4, batch_size=4, validation=other, validation_tasks=8, harder=0.0, device="cpu", progress=False)
+    found = copy.deepcopy(model.state_dict())
+    fit_task_temperature(model, [half_told(source.sample(4, 4), 4) for source in (tasks, other)])
+    assert all(torch.equal(v, found[n]) for n, v in model.state_dict().items())
+    fit_task_temperature(model, [half_told(tasks.sample(4, 4), 4)])
+    assert not torch.equal(model.refiner.temperature.weight, found["refiner.temperature.weight"])
 
 
 def test_models_without_a_temperature_are_left_alone():

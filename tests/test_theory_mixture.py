@@ -124,7 +124,8 @@ def test_the_refiner_takes_the_step() -> None:
         rows, ways = batch.query_mask[t], int(batch.way_mask[t].sum())
         r, phi = belief[t][rows], x[t][rows]
         for c in range(ways):
-            resultant = q0.precision[t, c, :4] * q0.loc[t, c, :4] + refiner.log_weight.exp() * (r[:, c] @ phi[:, :4])
+            weight = (refiner.log_weight + adapted[t, c, 2]).exp()
+            resultant = q0.precision[t, c, :4] * q0.loc[t, c, :4] + weight * (r[:, c] @ phi[:, :4])
             scale = (refiner.log_scale + adapted[t, c, 0]).exp()
             close(q1.loc[t, c, :4], scale * resultant / resultant.norm())
             alpha = refiner.log_concentration.exp() if stated[t].isnan() else stated[t].clamp(max=1e12)
