@@ -1,6 +1,6 @@
 """CIFAR-FS from images: a wide residual network by rotations and manifold mixup, its features, ebmeta, a table.
 
-Does the next pieces until the minutes are used and says what remains; call it again, and it goes on where it
+Does the next pieces until its budget is used and says what remains; call it again, and it goes on where it
 stopped, to the same result. `python benchmarks/cifar_fs_images.py --images FOLDER --folder WORK --minutes 9`
 
 The images are the files `images_{train_0,train_1,val,test}.npz`; a piece waits for those that it needs. With a
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -35,28 +36,50 @@ SPLITS = ("train", "val", "test")
 
 
 class NotYetError(Exception):
-    """A piece has to stop, for want of time or of a file; its message says what remains of it."""
+    """A piece has to stop, for want of budget or of a file; its message says what remains of it."""
 
 
-class Timed(ebmeta.MixedSampler):
-    """A source of tasks that stops at a deadline.
+class Budget:
+    """What one call may do.
+
+    Args:
+        minutes: from now.
+        units: steps of training, batches of tasks.
+    """
+
+    def __init__(self, minutes: float = math.inf, units: float = math.inf) -> None:
+        self.deadline, self.units = time.monotonic() + 60 * minutes, units
+
+    def left(self) -> bool:
+        """Say whether there is time and a unit left."""
+        return self.units > 0 and time.monotonic() < self.deadline
+
+    def take(self) -> bool:
+        """Take one unit; say whether it was there."""
+        there = self.left()
+        self.units -= 1
+        return there
+
+
+class Budgeted(ebmeta.MixedSampler):
+    """A source of tasks that stops where the budget ends.
 
     Args:
         tasks: where the tasks come from.
-        deadline: a time of `time.monotonic()`.
+        budget: what the call may do.
     """
 
-    def __init__(self, tasks: ebmeta.EpisodeSampler, deadline: float) -> None:
+    def __init__(self, tasks: ebmeta.EpisodeSampler, budget: Budget) -> None:
         super().__init__([tasks])
-        self.deadline = deadline
+        self.budget = budget
 
-    def harder(self, strength: float = 1.0) -> Timed:
+    def harder(self, strength: float = 1.0) -> Budgeted:
         """Return the same source, made harder; see `ebmeta.EpisodeSampler.harder`."""
-        return Timed(self.samplers[0].harder(strength), self.deadline)
+        return Budgeted(self.samplers[0].harder(strength), self.budget)
 
     def sample(self, num_tasks: int, index: int = 0) -> ebmeta.TaskBatch:
-        """Return the batch of the source, in time."""
-        if time.monotonic() >= self.deadline:
+        """Return the batch of the source, for one unit."""
+        if not self.budget.take():
             raise NotYetError(f"stopped at batch {index}")
         return super().sample(num_tasks, index)
 
@@ -69,7 +92,7 @@ class Pipeline:
         images: folder of the image files.
         folder: folder of everything that the pieces leave.
         settings: the options that decide the result.
-        deadline: a time of `time.monotonic()` at which to stop.
+        budget: what the call may do.
         device: where to compute.
         compiled: use `torch.compile` in training.
     """
@@ -77,7 +100,7 @@ class Pipeline:
     images: Path
     folder: Path
     settings: dict[str, int]
-    deadline: float
+    budget: Budget
     device: torch.device
     compiled: bool = False
 
@@ -109,7 +132,7 @@ class Pipeline:
         network = self._network(len(classes))
         flat = images.reshape(-1, *images.shape[2:])
         training = wide_resnet.Training(network, flat, labels, plan, self.device, self.compiled)
-        if not training.run(self.folder / "backbone.pt", self.deadline):
+        if not training.run(self.folder / "backbone.pt", self.budget.take):
             raise NotYetError(f"{training.iteration} of {training.total} iterations done")
         return {
             "iterations": training.total,
@@ -139,7 +162,7 @@ class Pipeline:
 
     def fit(self, shots: int) -> dict[str, Any]:
         """Meta-train on the features of the train classes, stop on those of the validation classes."""
-        train, validation = (Timed(self.tasks(split, shots), self.deadline) for split in SPLITS[:2])
+        train, validation = (Budgeted(self.tasks(split, shots), self.budget) for split in SPLITS[:2])
         source, seed = train.samplers[0], self.settings["seed"]
         model = ebmeta.EmpiricalBayes.classifier(
             source.X.shape[1], profile=min(PROFILE, len(source.classes)), seed=seed
@@ -161,7 +184,7 @@ class Pipeline:
     def test(self, shots: int) -> dict[str, Any]:
         """Score the test classes, once."""
         model = ebmeta.load(self.folder / f"model_{shots}shot")
-        tasks = Timed(self.tasks("test", shots), self.deadline)
+        tasks = Budgeted(self.tasks("test", shots), self.budget)
         return by_step(ebmeta.evaluate(model, tasks, self.settings["test_tasks"]))
 
 
@@ -178,9 +201,9 @@ def run(pipeline: Pipeline, results: Path) -> bool:
         entry = log.setdefault(piece, {"seconds": 0.0, "cpu_seconds": 0.0, "calls": 0, "device": name})
         if "facts" in entry:
             continue
-        wall, cpu, reason = time.monotonic(), time.process_time(), "no time left"
+        wall, cpu, reason = time.monotonic(), time.process_time(), "nothing left of the budget"
         try:
-            if wall < pipeline.deadline:
+            if pipeline.budget.left():
                 entry["facts"] = work()
         except NotYetError as why:
             reason = str(why)
@@ -248,11 +271,11 @@ def settings(folder: Path, given: dict[str, int], device: torch.device) -> dict[
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do the next pieces."""
-    started = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="folder of the image files")
     parser.add_argument("--folder", type=Path, required=True, help="folder of everything that the pieces leave")
     parser.add_argument("--minutes", type=float, default=9.0, help="when to stop")
+    parser.add_argument("--units", type=float, default=math.inf, help="steps and batches after which to stop")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="compile the groups of blocks")
     parser.add_argument("--results", type=Path, default=RESULTS / "cifar_fs_images.json", help="file of the result")
@@ -266,8 +289,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = settings(options.folder, given, device)
     if (chosen["depth"], chosen["width"]) != (FULL["depth"], FULL["width"]):
         print(f"a reduced network, WRN-{chosen['depth']}-{chosen['width']}: its figures are not those of WRN-28-10")
-    deadline = started + 60 * options.minutes
-    run(Pipeline(options.images, options.folder, chosen, deadline, device, options.compile), options.results.resolve())
+    budget = Budget(options.minutes, options.units)
+    run(Pipeline(options.images, options.folder, chosen, budget, device, options.compile), options.results.resolve())
 
 
 if __name__ == "__main__":

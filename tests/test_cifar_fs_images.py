@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from textures import textures
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import cifar_fs_images
-from wide_resnet import Training
 
 OPTIONS = {"rotation-epochs": 3, "mixup-epochs": 1, "batch-size": 32, "iterations": 52, "test-tasks": 64}
 
@@ -27,11 +27,11 @@ def write_textures(folder: Path, members: int = 24, side: int = 16) -> None:
         np.savez_compressed(folder / f"images_{name}.npz", images=textures(count, members, side, rng), classes=names)
 
 
-def call(folder: Path, minutes: float = 9.0, **more: Any) -> Path:
-    """Run the command line once; return the file of the result."""
+def call(folder: Path, units: float = math.inf, **more: Any) -> Path:
+    """Run the command line once, however long it takes; return the file of the result."""
     given = [f"--{k}={v}" for k, v in (OPTIONS | more).items()]
     where = [f"--images={folder.parent / 'images'}", f"--folder={folder}", f"--results={folder / 'result.json'}"]
-    cifar_fs_images.main([*where, f"--minutes={minutes}", "--device=cpu", *given])
+    cifar_fs_images.main([*where, "--minutes=inf", f"--units={units}", "--device=cpu", *given])
     return folder / "result.json"
 
 
@@ -63,12 +63,10 @@ def test_pipeline(tmp_path, capsys, monkeypatch):
     assert not call(parts).exists()
     assert "waiting for images_train_1.npz" in capsys.readouterr().out
     (tmp_path / "late.npz").rename(late)
-    with monkeypatch.context() as patch:
-        stop_training_at(patch, 5)
-        assert not call(parts).exists()
+    assert not call(parts, units=5).exists()
     assert "5 of 24 iterations done" in capsys.readouterr().out
-    assert not call(parts, minutes=0.0).exists()
-    assert "backbone: no time left" in capsys.readouterr().out
+    assert not call(parts, units=0).exists()
+    assert "backbone: nothing left of the budget" in capsys.readouterr().out
     with monkeypatch.context() as patch:
         stop_sampling_at(patch, 51)
         assert not call(parts).exists()
@@ -84,24 +82,17 @@ def test_pipeline(tmp_path, capsys, monkeypatch):
 
 
 def stop_sampling_at(patch: pytest.MonkeyPatch, index: int) -> None:
-    """Let the time be up when batch number `index` is asked for."""
-    sample = cifar_fs_images.Timed.sample
+    """Let the budget end when batch number `index` is asked for."""
+    sample = cifar_fs_images.Budgeted.sample
 
-    def late(self: cifar_fs_images.Timed, num_tasks: int, number: int = 0) -> object:
-        self.deadline = 0.0 if number == index else self.deadline
+    def late(self: cifar_fs_images.Budgeted, num_tasks: int, number: int = 0) -> object:
+        self.budget.units = 0 if number == index else self.budget.units
         return sample(self, num_tasks, number)
 
-    patch.setattr(cifar_fs_images.Timed, "sample", late)
+    patch.setattr(cifar_fs_images.Budgeted, "sample", late)
 
 
-def stop_training_at(patch: pytest.MonkeyPatch, iteration: int) -> None:
-    """Let the time be up after so many iterations."""
-    run = Training.run
-
-    def short(self: Training, path: Path, deadline: float) -> bool:
-        while self.iteration < iteration:
-            self.step()
-        self.save(path)
-        return run(self, path, 0.0)
-
-    patch.setattr(Training, "run", short)
+def test_a_budget_ends_with_its_units_or_its_time():
+    units = cifar_fs_images.Budget(units=2)
+    assert [units.left(), units.take(), units.take(), units.left(), units.take()] == [True, True, True, False, False]
+    assert not cifar_fs_images.Budget(minutes=0).take()

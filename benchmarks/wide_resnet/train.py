@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import os
-import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ __all__ = ["Schedule", "Training"]
 
 WARM_UP = 0.05
 SECOND_STAGE = 0.2
-SAVE_EVERY = 120.0  # seconds
+SAVE_EVERY = 500  # iterations: about a minute of one H100
 
 
 @dataclass(frozen=True)
@@ -127,12 +127,12 @@ class Training:
         self.losses = torch.zeros(self.total, 2, device=device)
         self._order: tuple[int, Tensor] = (-1, self.labels)
 
-    def run(self, path: Path, deadline: float = math.inf) -> bool:
-        """Train until done or until `time.monotonic()` passes the deadline, then write the state.
+    def run(self, path: Path, may: Callable[[], bool] = lambda: True) -> bool:
+        """Train until done or told to stop, then write the state.
 
         Args:
             path: file of the state, from which training continues where it exists.
-            deadline: a time of `time.monotonic()`.
+            may: asked before each iteration whether it may be done.
 
         Returns:
             Whether training is done.
@@ -142,12 +142,10 @@ class Training:
         """
         if path.exists():
             self.load(path)
-        saved = time.monotonic()
-        while self.iteration < self.total and time.monotonic() < deadline:
+        while self.iteration < self.total and may():
             self.step()
-            if time.monotonic() - saved > SAVE_EVERY:
+            if self.iteration % SAVE_EVERY == 0:
                 self.save(path)
-                saved = time.monotonic()
         self.save(path)
         return self.iteration == self.total
 
