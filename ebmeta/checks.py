@@ -1,0 +1,287 @@
+"""Checks of arguments, in one place: public entries take what their annotations say, in the ranges beside them.
+
+    @checked(num_tasks=at_least(1), level=between(0, 1))
+    def score(model: EmpiricalBayes, num_tasks: int = 600, level: float = 0.9, seed: int = 0): ...
+
+A whole number is an `int` or NumPy's, never a bool; a number is real and not NaN. What is refused raises `ValueError`
+in one line, before any work. Annotations that name no kind (`Any`, `ArrayLike`) are left to the entry itself.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import inspect
+import math
+import numbers
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+__all__ = ["Kind", "Range", "above", "array", "at_least", "between", "checked", "found", "one_of", "real_array"]
+
+T = TypeVar("T")
+MOST = 2**63  # numbers from here on leave 64 bits
+MOST_COUNT = 2**31  # nothing has as many tasks, rows or steps
+SEEDS = ("seed", "index")  # halves of the keys of random numbers
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that an argument takes: in words, and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def at_least(least: float, *, finite: bool = True) -> Range:
+    """Numbers from `least` on; infinity only where `finite` is False."""
+    return Range(f"at least {least}", lambda v: least <= v and (v < math.inf or not finite))
+
+
+def above(least: float, *, finite: bool = True) -> Range:
+    """Numbers above `least`; infinity only where `finite` is False."""
+    return Range(f"a number above {least}", lambda v: least < v and (v < math.inf or not finite))
+
+
+def between(low: float, high: float) -> Range:
+    """Numbers between two others, which are left out."""
+    return Range(f"a number between {low} and {high}", lambda v: low < v < high)
+
+
+FINITE = Range("a finite number", math.isfinite)
+SEED = Range("a whole number from 0 to 2**63 - 1", lambda v: 0 <= v < MOST)
+COUNT = Range("a number that counts something", lambda v: -MOST_COUNT < v < MOST_COUNT)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an argument may be: in words, as a test, and how it is taken over (given its name, which errors need)."""
+
+    words: str
+    fits: Callable[[Any], bool]
+    take: Callable[[str, Any], Any] = lambda name, value: value
+
+
+def found(value: object) -> str:
+    """Describe what was found in place of what was expected, briefly.
+
+    Examples:
+        >>> found("auto"), found([1, 2]), found(np.zeros(3))
+        ("'auto'", 'list', 'array of shape (3,)')
+    """
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if value is None or isinstance(value, bool | np.bool_ | str | bytes | numbers.Number):
+        text = repr(value)
+        return text if len(text) <= 60 else f"{text[:57]}..."
+    if isinstance(value, np.ndarray | Tensor):
+        return f"{'array' if isinstance(value, np.ndarray) else 'tensor'} of shape {tuple(value.shape)}"
+    return type(value).__name__
+
+
+def _number(base: Kind, convert: Callable[[Any], Any], inside: Range) -> Kind:
+    def take(name: str, value: Any) -> Any:
+        if not inside.holds(value):
+            raise ValueError(f"{name}: expected {inside.words}, got {found(value)}")
+        return convert(value)
+
+    return replace(base, take=take)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _real(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, numbers.Real) and value == value
+
+
+NONE = Kind("None", lambda v: v is None)
+BOOL = Kind("True or False", lambda v: isinstance(v, bool | np.bool_), lambda name, v: bool(v))
+WHOLE, REAL = Kind("a whole number", _whole), Kind("a number", _real)
+
+
+def one_of(options: Sequence[str]) -> Kind:
+    """One of several texts."""
+    return Kind(f"one of {', '.join(map(repr, options))}", lambda v: isinstance(v, str) and v in options)
+
+
+def _instance(kind: type) -> Kind:
+    if kind is str:
+        return Kind("a text", lambda v: isinstance(v, str))
+    name = kind.__name__
+    words = f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+    if kind.__dict__.get("_is_protocol", False):
+        return Kind(words, lambda v: not isinstance(v, type) and _follows(v, kind))
+    return Kind(words, lambda v: isinstance(v, kind))
+
+
+def _follows(value: Any, protocol: type) -> bool:
+    """Whether an object has the methods of a protocol, by their names and those of their arguments."""
+    for name, wanted in vars(protocol).items():
+        if inspect.isfunction(wanted) and not name.startswith("_"):
+            method = getattr(value, name, None)
+            arguments = list(inspect.signature(wanted).parameters)[1:]
+            if not callable(method) or list(inspect.signature(method).parameters)[: len(arguments)] != arguments:
+                return False
+    return True
+
+
+def real_array(name: str, value: Any, *, ndim: int | None = None, padded: bool = False) -> np.ndarray:
+    """Return numbers as an array.
+
+    Args:
+        name: how an error calls them.
+        value: an array, a tensor or nested lists.
+        ndim: number of axes; any by default.
+        padded: whether NaN stands for padding.
+
+    Raises:
+        ValueError: if they are not real, unmasked and finite, or there are none.
+
+    Examples:
+        >>> real_array("x", [1, 2], ndim=1)
+        array([1, 2])
+    """
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().numpy()
+    if np.ma.isMaskedArray(value) and np.ma.getmaskarray(value).any():
+        raise ValueError(f"{name}: expected numbers, got a masked array with values missing")
+    try:
+        out = np.asarray(value)
+    except (ValueError, TypeError):
+        raise ValueError(f"{name}: expected numbers, got {found(value)} of unequal or unreadable parts") from None
+    if out.dtype.kind not in "fiub" or (ndim is not None and out.ndim != ndim) or not out.size:
+        axes = "" if ndim is None else f" with {ndim} {'axis' if ndim == 1 else 'axes'}"
+        raise ValueError(f"{name}: expected numbers{axes}, got shape {out.shape} of {out.dtype}")
+    bad = np.isinf(out) if padded else ~np.isfinite(out)
+    if bad.any():
+        place = tuple(int(i) for i in np.argwhere(bad)[0])
+        at = str(place[0]) if len(place) == 1 else str(place)
+        raise ValueError(f"{name}: expected finite numbers, got {out[place]} at {at}")
+    return out
+
+
+def array(*, ndim: int | None = None, padded: bool = False) -> Kind:
+    """Numbers in an array or what can be made one; see `real_array`."""
+    return Kind("numbers", lambda v: True, lambda name, v: real_array(name, v, ndim=ndim, padded=padded))
+
+
+def _items(kind: type, item: Kind | None) -> Kind:
+    """A sequence of one kind of things; a text is none, and an array is one of numbers."""
+
+    def fits(value: Any) -> bool:
+        return isinstance(value, kind | np.ndarray) and not isinstance(value, str | bytes)
+
+    def take(name: str, value: Any) -> Any:
+        if item is None:
+            return value
+        out = []
+        for i, one in enumerate(value):
+            if not item.fits(one):
+                raise ValueError(f"{name}: expected a sequence of {item.words}, got {found(one)} at place {i}")
+            out.append(item.take(name, one))
+        return out
+
+    return Kind("a sequence" if item is None else f"a sequence of {item.words}", fits, take)
+
+
+def kind_of(annotation: Any, inside: Range | None = None) -> Kind | None:
+    """Return what an annotation says that an argument may be; None where it says nothing."""
+    if annotation is None or annotation is types.NoneType:
+        return NONE
+    if annotation is bool:
+        return BOOL
+    if annotation is int:
+        return _number(WHOLE, int, inside or COUNT)
+    if annotation is float:
+        return _number(REAL, float, inside or FINITE)
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return one_of(parts)
+    if origin in (typing.Union, types.UnionType):
+        kinds = [kind_of(part, inside) for part in parts]
+        return None if None in kinds else _either([k for k in kinds if k is not None])
+    if origin is Callable:
+        return Kind("a function", callable)
+    if origin is Sequence:
+        return _items(Sequence, kind_of(parts[0], inside))
+    kind = origin or annotation
+    return _instance(kind) if isinstance(kind, type) and kind not in (object, np.ndarray, tuple) else None
+
+
+def _either(kinds: Sequence[Kind]) -> Kind:
+    def take(name: str, value: Any) -> Any:
+        return next(k for k in kinds if k.fits(value)).take(name, value)
+
+    return Kind(" or ".join(k.words for k in kinds), lambda v: any(k.fits(v) for k in kinds), take)
+
+
+class _Names(dict[str, Any]):
+    """Names of a module; one that is imported for the type checker alone says nothing."""
+
+    def __missing__(self, name: str) -> Any:
+        return Any
+
+
+def _kinds(function: Callable[..., Any], given: Mapping[str, Range | Kind]) -> dict[str, Kind]:
+    hints = typing.get_type_hints(function, localns=_Names({**vars(builtins), **function.__globals__}))
+    out: dict[str, Kind] = {}
+    for name, hint in hints.items():
+        rule = given.get(name, SEED if name in SEEDS else None)
+        kind = rule if isinstance(rule, Kind) else kind_of(hint, rule)
+        if kind is not None and name != "return":
+            out[name] = kind
+    return out
+
+
+def checked(**given: Range | Kind) -> Callable[[T], T]:
+    """Check the arguments of a function, or of a class's constructor, before anything is done with them.
+
+    Args:
+        **given: for arguments by name, a range inside what the annotation says, or a kind in its place.
+
+    Examples:
+        >>> @checked(num_tasks=at_least(1))
+        ... def score(num_tasks: int = 600, seed: int = 0) -> int:
+        ...     return num_tasks
+        >>> score(np.int64(3))
+        3
+        >>> score(True)
+        Traceback (most recent call last):
+        ValueError: num_tasks: expected a whole number, got True
+    """
+
+    def decorate(target: Any) -> Any:
+        if isinstance(target, type):
+            constructor = typing.cast(Any, target).__init__
+            typing.cast(Any, target).__init__ = decorate(constructor)
+            return target
+        parameters = inspect.signature(target).parameters.values()
+        order = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD or p.kind is p.POSITIONAL_ONLY]
+        default = {p.name: p.default for p in parameters}
+        kinds = functools.cache(lambda: _kinds(target, given))  # at the first call, when all modules are imported
+
+        def take(name: str, value: Any) -> Any:
+            kind = kinds().get(name)
+            if kind is None or value is default[name]:
+                return value
+            if not kind.fits(value):
+                raise ValueError(f"{name}: expected {kind.words}, got {found(value)}")
+            return kind.take(name, value)
+
+        @functools.wraps(target)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            known, rest = args[: len(order)], args[len(order) :]
+            ordered = [take(n, v) for n, v in zip(order, known, strict=False)]
+            return target(*ordered, *rest, **{n: take(n, v) for n, v in kwargs.items()})
+
+        return call
+
+    return decorate
