@@ -191,23 +191,23 @@ class Evidence:
         for p, values in zip(self.parameters, torch.split(flat, [p.numel() for p in self.parameters]), strict=True):
             p.data = values.clone().view(p.shape)
 
-    def log_evidence(self) -> Tensor:
-        """Return the log evidence at the present parameters in nats."""
+    def log_evidence(self, model: EmpiricalBayes | None = None) -> Tensor:
+        """Return the log evidence at the present parameters (of another model of the same form) in nats."""
         generator = torch.Generator().manual_seed(self.seed)
-        return -self.objective.terms(self.model, self.batch, generator=generator).loss.sum()
+        return -self.objective.terms(model or self.model, self.batch, generator=generator).loss.sum()
 
-    def _loss(self) -> Tensor:
-        loss = -self.log_evidence()
+    def _loss(self, model: EmpiricalBayes) -> Tensor:
+        loss = -self.log_evidence(model)
         if self.hyperprior is False:
             return loss
-        return loss - (log_hyperprior(self.model) if self.hyperprior is True else self.hyperprior(self.model))
+        return loss - (log_hyperprior(model) if self.hyperprior is True else self.hyperprior(model))
 
     def value(self, flat: Tensor) -> float:
         """Return minus the log evidence (and hyperprior) in nats; infinite where it cannot be computed."""
         try:
             self.write(flat)
             with torch.no_grad():
-                return self._loss().item()
+                return self._loss(self.model).item()
         except (ValueError, RuntimeError):  # no Cholesky factor
             return float("inf")
 
@@ -230,7 +230,7 @@ class Evidence:
     def _both(self, flat: Tensor) -> tuple[float, Tensor]:
         try:
             self.write(flat)
-            loss = self._loss()
+            loss = self._loss(self.model)
             found = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
         except (ValueError, RuntimeError):  # no Cholesky factor
             return math.inf, torch.full_like(flat, torch.nan)

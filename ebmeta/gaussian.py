@@ -132,7 +132,7 @@ class DiagonalGaussian(Gaussian):
         return noise * self.scale
 
     def distribution(self) -> TorchDistributionMixin:
-        out: TorchDistributionMixin = dist.Normal(self.loc, self.scale).to_event(2)
+        out: TorchDistributionMixin = dist.Normal(self.loc, self.scale, validate_args=False).to_event(2)
         return out
 
     @property
@@ -190,8 +190,8 @@ class FullGaussian(Gaussian):
 
     def distribution(self) -> TorchDistributionMixin:
         scale_tril = _cholesky(self.covariance())
-        out: TorchDistributionMixin = dist.MultivariateNormal(self.loc, scale_tril=scale_tril).to_event(1)
-        return out
+        out: TorchDistributionMixin = dist.MultivariateNormal(self.loc, scale_tril=scale_tril, validate_args=False)
+        return out.to_event(1)
 
     @property
     def scale(self) -> Tensor:

@@ -169,7 +169,7 @@ class MixtureInference(NamedTuple):
     log_weight: Tensor
 
     def _under(self, function: Callable[[Inference], Any]) -> Callable[..., Any]:
-        return lambda *tensors: function(unpack(self.first, tensors))
+        return lambda model, *tensors: function(unpack(self.first, tensors)._replace(likelihood=model.likelihood))
 
     def each(self, function: Callable[[Inference], Any]) -> Any:
         """Return what a function of inference says under every value, stacked; see `Members.map`."""
@@ -177,8 +177,7 @@ class MixtureInference(NamedTuple):
 
     def _one_by_one(self, function: Callable[[Inference], Any]) -> list[Any]:
         # Draws of counts, and SciPy's cdf of them, know no batch of parameters.
-        rows = zip(self.members.values, *self.packed, strict=True)
-        return [self.members.one(self._under(function), *row) for row in rows]
+        return self.members.each(self._under(function), *self.packed)
 
     @property
     def path(self) -> list[Gaussian]:

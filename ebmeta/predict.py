@@ -18,6 +18,7 @@ and -1 in integer ones.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,16 +61,30 @@ def match_model(model: EmpiricalBayes, batch: TaskBatch) -> TaskBatch:
     return batch.to(parameter.device).to(parameter.dtype)
 
 
+_LOCK = threading.Lock()
+_HELD: dict[nn.Module, int] = {}  # parts that were in training mode, and how many blocks keep them out of it
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model and its parts into evaluation mode, and each back into its own mode afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+    """Put a model and its parts into evaluation mode; each goes back into its own mode when the last block ends.
+
+    A model that is in evaluation mode already is not written to. Blocks in several threads may overlap.
+    """
+    with _LOCK:
+        parts = [module for module in model.modules() if module.training or module in _HELD]
+        for module in parts:
+            _HELD[module] = _HELD.get(module, 0) + 1
+            module.training = False
     try:
         yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        with _LOCK:
+            for module in parts:
+                _HELD[module] -= 1
+                if not _HELD[module]:
+                    del _HELD[module]
+                    module.training = True
 
 
 @torch.no_grad()

@@ -82,14 +82,14 @@ class PriorEnsemble(EmpiricalBayes):
         members = Members(self, self.names, self.values)
         seen: list[Inference] = []
 
-        def look() -> list[Tensor]:
-            seen.append(EmpiricalBayes.infer(self, batch, num_steps, level))
+        def look(model: EmpiricalBayes) -> list[Tensor]:
+            seen.append(EmpiricalBayes.infer(model, batch, num_steps, level))
             return [seen[-1].log_evidence, *pack(seen[-1])]
 
         rows = batch.support_mask.numel() + batch.query_mask.numel()
         evidence, *packed = members.map(look, chunk=chunk_size(rows))
         log_weight = torch.log_softmax(evidence.T * self.new_groups + self.log_weight, 1)
-        first = unpack(seen[0], [t[0] for t in packed])
+        first = unpack(seen[0], [t[0] for t in packed])._replace(likelihood=self.likelihood)
         return MixtureInference(members, first, packed, log_weight)
 
 

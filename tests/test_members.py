@@ -83,5 +83,5 @@ def test_members_leave_the_model_alone():
     kept = model.weight.detach().clone()
     members = Members(model, ("weight",), torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
     x = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
-    close(members.map(lambda row: model(row)[0], x, chunk=2), torch.tensor([3.0, 3.0, 6.0]))
+    close(members.map(lambda own, row: own(row)[0], x, chunk=2), torch.tensor([3.0, 3.0, 6.0]))
     close(model.weight.detach(), kept)

@@ -43,7 +43,7 @@ class Categorical(Likelihood):
         return p, p * (1 - p)
 
     def distribution(self, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> TorchDistributionMixin:
-        return dist.Categorical(logits=eta.masked_fill(~way_mask.unsqueeze(-2), NEVER))
+        return dist.Categorical(logits=eta.masked_fill(~way_mask.unsqueeze(-2), NEVER), validate_args=False)
 
     def log_prob(self, y: Tensor, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> Tensor:
         logp = torch.log_softmax(eta.masked_fill(~way_mask.unsqueeze(-2), NEVER), -1)

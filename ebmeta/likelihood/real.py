@@ -97,7 +97,7 @@ class Normal(_Located):
         return out
 
     def distribution(self, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> TorchDistributionMixin:
-        return dist.Normal(self.mean(eta.squeeze(-1)), self.unit * self.noise(given))
+        return dist.Normal(self.mean(eta.squeeze(-1)), self.unit * self.noise(given), validate_args=False)
 
     def predict(self, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None) -> dict[str, Tensor]:
         """Return `mean` and `std` of a new label, shape `(T, Q)`, noise included."""
@@ -204,7 +204,8 @@ class StudentT(_Located):
         return torch.as_tensor(stats.t.cdf(z.detach().cpu().numpy(), float(self.freedom.detach())), device=z.device)
 
     def distribution(self, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> TorchDistributionMixin:
-        return dist.StudentT(self.freedom, self.mean(eta.squeeze(-1)), self.unit * self.noise(given))
+        scale = self.unit * self.noise(given)
+        return dist.StudentT(self.freedom, self.mean(eta.squeeze(-1)), scale, validate_args=False)
 
     def predict(self, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None) -> dict[str, Tensor]:
         """Return `mean` and `std` of a new label, shape `(T, Q)`, noise included."""
