@@ -214,7 +214,7 @@ def digits(num_tasks: int) -> dict[str, Any]:
         print(f"beta {beta:g}: trained in {run.seconds:.0f} s", flush=True)
     test = sources["test"].sample(num_tasks)
     curve = rate_distortion(models, test, num_draws=16)
-    save_figure(rate_distortion_plot(curve), FIGURES / "rate_distortion.png")
+    save_figure(rate_distortion_plot(curve), FIGURES / "rate_distortion.png", overwrite=True)
     out: dict[str, Any] = {}
     for name, model in models.items():
         scores, gap = ebmeta.evaluate(model, test), generalization_gap(model, test, loss="error", num_draws=16)
@@ -239,7 +239,7 @@ def gradients(num_tasks: int) -> dict[str, Any]:
     model, out = classifier(), {}
     for kind in KINDS.values():
         data = synthetic_gradients(model, kind.sampler("val", 21), num_tasks)
-        save_figure(synthetic_gradient_plot(data), FIGURES / f"gradients_{kind.n_shot}.png")
+        save_figure(synthetic_gradient_plot(data), FIGURES / f"gradients_{kind.n_shot}.png", overwrite=True)
         out[f"shots_{kind.n_shot}"] = report(data)
     return out
 

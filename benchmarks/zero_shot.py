@@ -86,7 +86,7 @@ def main() -> None:
             batch = replace(family, seed=family.seed + 10).sample(1)
             posterior = family.exact_posterior(batch, transductive=True)
             with torch.no_grad():
-                save_figure(posterior_path(model.posterior(batch), posterior.log_density), PICTURE)
+                save_figure(posterior_path(model.posterior(batch), posterior.log_density), PICTURE, overwrite=True)
     write("zero_shot.json", result)
 
 

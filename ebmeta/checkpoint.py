@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ebmeta.model import EmpiricalBayes
-from ebmeta.persist import load_tensors, read_tensors, write_tensors
+from ebmeta.tensor_files import load_tensors, read_tensors, write_tensors
 
 __all__ = ["TrainingState"]
 
@@ -68,7 +68,7 @@ class TrainingState:
         tensors |= {f"rows.{k}": torch.from_numpy(np.stack(v)) for k, v in self.rows.items()}
         header = {"settings": self.settings, **{k: getattr(self, k) for k in COUNTERS}}
         header["best_loss"] = None if math.isinf(self.best_loss) else self.best_loss  # JSON has no infinity
-        write_tensors(path, tensors, header)
+        write_tensors(path, tensors, header, "checkpoint")
 
     def load(self, path: Path) -> None:
         """Take everything from a file.
@@ -76,7 +76,8 @@ class TrainingState:
         Raises:
             ValueError: if it is truncated, or of another run or model.
         """
-        tensors, header = read_tensors(path)
+        stored = read_tensors(path, "checkpoint")
+        tensors, header = stored.tensors, stored.header
         theirs = header.get("settings", {})
         for name, mine in self.settings.items():
             if theirs.get(name) != mine:

@@ -40,11 +40,10 @@ app.meta.group_parameters = cyclopts.Group("Common", sort_key=99)
 
 
 def _finish(result: dict[str, Any], json: Path | None) -> None:
-    from ebmeta.persist import strict, to_json
+    from ebmeta.writing import write_json
 
     if json is not None:
-        _writable(json)
-        json.write_text(to_json(strict(result)) + "\n", encoding="utf-8")
+        write_json(json, result)
 
 
 def _writable(file: Path | None) -> None:
@@ -74,7 +73,7 @@ def demo(
     from ebmeta.demo import run
 
     _writable(json)
-    options = {} if num_iterations is None else {"num_iterations": num_iterations}
+    options: dict[str, Any] = {} if num_iterations is None else {"num_iterations": num_iterations}
     _finish(run(output, seed=seed, progress=progress, **options), json)
 
 
@@ -238,10 +237,10 @@ def evaluate(
     """
     from ebmeta.evaluate import evaluate as score
     from ebmeta.evaluate import table
-    from ebmeta.persist import load, load_encoder
+    from ebmeta.persist import load_with_encoder
 
     _writable(json)
-    loaded, encoder = load(model), load_encoder(model)
+    loaded, encoder = load_with_encoder(model)
     scores = score(loaded, sampler(data, tasks or Tasks(), seed, encoder), num_tasks, num_steps=num_steps)
     print(table(scores))
     if plots is not None:
@@ -277,13 +276,14 @@ def diagnose(
         progress: show a progress bar.
     """
     from ebmeta.diagnostics import diagnose as check
-    from ebmeta.persist import load, load_encoder
+    from ebmeta.persist import load_with_encoder
 
     _writable(output)
     if output.suffix != ".html":
         raise ValueError(f"{output}: expected a file of type .html, got {output.suffix or 'none'}")
-    source = sampler(data, tasks or Tasks(), seed, load_encoder(model))
-    found = check(load(model), source, num_tasks, seed=seed, progress=progress)
+    loaded, encoder = load_with_encoder(model)
+    source = sampler(data, tasks or Tasks(), seed, encoder)
+    found = check(loaded, source, num_tasks, seed=seed, progress=progress)
     found.save(output)
     print(found.summary)
     print(f"{output}: {len(found.checks)} checks in {found.seconds:.0f} s; numbers in {output.with_suffix('.json')}")

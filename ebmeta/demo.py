@@ -9,7 +9,6 @@ noise. Every choice (steps, weights, rates) was made on the validation digits.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import time
@@ -29,8 +28,10 @@ from ebmeta.fit import fit
 from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Objective
 from ebmeta.persist import save
+from ebmeta.plots import save_figure
 from ebmeta.predict import predict
 from ebmeta.sampling import EpisodeSampler
+from ebmeta.writing import Kind, check_target, write_json, write_tree
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,6 +42,15 @@ __all__ = ["camera", "classes", "run", "samplers", "summary"]
 
 SPLIT = {"train": (0, 1, 6, 8, 9), "validation": (3, 7), "test": (2, 4, 5)}
 SIDE = 8
+FILES: dict[str, Kind] = {
+    "predictions.nc": "tree",
+    "diagnosis.html": "page",
+    "diagnosis.json": "result",
+    "refinement.png": "picture",
+    "reliability.png": "picture",
+    "tasks.png": "picture",
+    "result.json": "result",
+}
 PACKAGES = ("ebmeta", "torch", "pyro-ppl", "numpy", "scikit-learn")
 NUM_STEPS, BETA, ANYTIME, LEARNING_RATE = 4, 0.01, 2.0, 0.03
 
@@ -106,6 +116,7 @@ def run(
     progress: bool = True,
     *,
     num_tasks: int = 600,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Train, evaluate on new digits, and write model, predictions, pictures, numbers and the page of `diagnose`.
 
@@ -115,6 +126,7 @@ def run(
         num_iterations: training iterations; 500 by default.
         progress: show progress bars.
         num_tasks: test tasks.
+        overwrite: replace also files that ebmeta did not write.
 
     Returns:
         What `result.json` holds: metrics after each refinement step (`refined`), those of a model
@@ -132,6 +144,8 @@ def run(
         raise ValueError(f"seed: expected a non-negative integer, got {seed}")
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
+    for file, kind in FILES.items():
+        check_target(folder / file, kind, overwrite)
     tasks = samplers(seed)
     counts = {name: f"{len(source.classes)} classes" for name, source in tasks.items()}
     print("5-way 1-shot tasks of", ", ".join(f"{n} digits {SPLIT[n]}: {c}" for n, c in counts.items()))
@@ -155,9 +169,9 @@ def run(
             )
             scores[name] = evaluate(models[name], tasks["test"], num_tasks)
         some = tasks["test"].sample(8, index=10_000)  # beyond the batches that were scored
-        predict(models["refined"], some, seed=seed).to_netcdf(folder / "predictions.nc", engine="h5netcdf")
+        write_tree(folder / "predictions.nc", predict(models["refined"], some, seed=seed), overwrite)
         trust = diagnose(models["refined"], tasks["test"], min(num_tasks, 300), seed=seed, progress=progress)
-        trust.save(folder / "diagnosis.html")
+        trust.save(folder / "diagnosis.html", overwrite)
 
     numbers = {name: _numbers(data) for name, data in scores.items()}
     alone = {name: values[0] for name, values in numbers["baseline"].items()}
@@ -166,10 +180,11 @@ def run(
         f"A model trained for no refinement: accuracy {100 * alone['accuracy']:.1f}%, "
         f"NLL {alone['nll']:.2f} nats per query, ECE {alone['ece']:.3f}."
     )
-    save(models["refined"], folder / "model")
-    _plots(scores["refined"], folder)
-    _picture(some).savefig(folder / "tasks.png", dpi=120)
+    save(models["refined"], folder / "model", overwrite=overwrite)
+    _plots(scores["refined"], folder, overwrite)
+    save_figure(_picture(some), folder / "tasks.png", overwrite, dpi=120)
     result = {
+        "ebmeta": "result",
         "command": "demo",
         "seed": seed,
         "num_iterations": iterations,
@@ -183,7 +198,7 @@ def run(
         "summary": summary(numbers["refined"]),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "result.json", result, overwrite)
     print(f"Written to {folder} in {result['seconds']} seconds.")
     print(f"Can it be trusted? {trust.headline} Open {folder / 'diagnosis.html'} for the reasons.")
     print(result["summary"])
@@ -204,7 +219,7 @@ def _numbers(evaluation: xr.Dataset) -> dict[str, list[float]]:
     return {str(name): data.values.tolist() for name, data in evaluation.items() if data.dims == ("step",)}
 
 
-def _plots(evaluation: xr.Dataset, folder: Path) -> None:
+def _plots(evaluation: xr.Dataset, folder: Path, overwrite: bool) -> None:
     """Draw what refinement does to accuracy, NLL and calibration."""
     from matplotlib.figure import Figure
 
@@ -213,8 +228,8 @@ def _plots(evaluation: xr.Dataset, folder: Path) -> None:
     figure = Figure(figsize=(8.0, 3.4), layout="constrained")
     for ax, metric in zip(figure.subplots(1, 2), ("accuracy", "nll"), strict=True):
         plots.refinement(evaluation, metric, ax)
-    figure.savefig(folder / "refinement.png", dpi=120)
-    plots.save_figure(plots.reliability(evaluation), folder / "reliability.png")
+    save_figure(figure, folder / "refinement.png", overwrite, dpi=120)
+    save_figure(plots.reliability(evaluation), folder / "reliability.png", overwrite)
 
 
 @contextmanager

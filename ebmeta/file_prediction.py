@@ -13,12 +13,13 @@ from ebmeta.estimators import FewShotClassifier, FewShotRegressor
 from ebmeta.frames import FrameEncoder
 from ebmeta.likelihood import ScalarLikelihood
 from ebmeta.model import EmpiricalBayes
-from ebmeta.persist import load, load_encoder
+from ebmeta.persist import load_with_encoder
 from ebmeta.predict import predict
 from ebmeta.sampling import class_codes
 from ebmeta.sources import agree, naming
 from ebmeta.tabular import Table, read_frame, read_table, write_table
 from ebmeta.tasks import TaskBatch
+from ebmeta.writing import write_tree
 
 __all__ = ["predict_files"]
 
@@ -36,6 +37,7 @@ def predict_files(
     label: str = "y",
     groups: str | None = None,
     num_steps: int | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Predict the rows of a query file from a labelled support file, and write the predictions.
 
@@ -47,6 +49,7 @@ def predict_files(
         label: name of the labels.
         groups: name of the groups, or None; a model of groups in named columns knows both.
         num_steps: refinement steps; those of training by default.
+        overwrite: replace also a file that ebmeta did not write.
 
     Returns:
         A summary for a machine.
@@ -57,7 +60,7 @@ def predict_files(
     """
     if output.suffix not in WRITES:
         raise ValueError(f"{output}: expected a file of type {', '.join(WRITES)}, got {output.suffix or 'none'}")
-    model, encoder = load(folder), load_encoder(folder)
+    model, encoder = load_with_encoder(folder)
     if model.likelihood.categorical:
         columns, batch, result = _classes(model, *_tables(model, support, query, label, groups), num_steps)
     elif encoder is None:
@@ -71,9 +74,9 @@ def predict_files(
         columns, batch, result = _numbers(reg, x, named, size, shown)
     if output.suffix == ".nc":
         quantiles = list(QUANTILES.values()) if "q50" in columns else None
-        predict(model, batch, num_steps=num_steps, quantiles=quantiles).to_netcdf(output, engine="h5netcdf")
+        write_tree(output, predict(model, batch, num_steps=num_steps, quantiles=quantiles), overwrite)
     else:
-        write_table(output, columns)
+        write_table(output, columns, overwrite)
     return {"output": str(output), **result}
 
 

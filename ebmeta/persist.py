@@ -1,115 +1,68 @@
-"""Saving and loading: tensors by safetensors, everything else by JSON; no pickle.
+"""Saving and loading models: tensors by safetensors, everything else by JSON; no pickle.
 
-A model folder holds `model.safetensors` (parameters and buffers) and `config.json` (the arguments that
-rebuild the model, what the columns of a data frame become, and the version of this format). Files are
-replaced whole, so an interrupted write leaves the old ones.
+A model folder holds `model.safetensors` (parameters and buffers) and `config.json` (the arguments that rebuild the
+model, what the columns of a data frame become, the version of this format, and a checksum of itself and of the
+tensors). The two belong together, and neither is used without the other.
+
+A folder is replaced as one: the new `config.json` tells of the old tensors too (`previous`) until the new ones are
+in place. So whoever reads at any moment, also after the writer was killed, finds one whole model, old or new. Writers
+wait for one another.
 """
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
-import math
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ebmeta.frames import FrameEncoder
 from ebmeta.model import EmpiricalBayes
+from ebmeta.tensor_files import TensorFile, checksum, differing, load_tensors, read_tensors, write_tensors
+from ebmeta.writing import Kind, check_target, lock, to_json, write
 
-__all__ = ["load", "load_encoder", "load_tensors", "read_tensors", "save", "strict", "to_json", "write_tensors"]
+__all__ = ["load", "load_encoder", "load_with_encoder", "model_files", "save"]
 
-FORMAT_VERSION = 1
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON header to one file, replacing it whole.
-
-    Args:
-        path: the file; its folder is made where it does not exist.
-        tensors: named tensors, on any device.
-        header: JSON-serialisable facts.
-
-    Raises:
-        OSError: if the file cannot be written.
-    """
-    plain: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        value = tensor.detach().cpu().contiguous()
-        plain[name] = value.clone() if value.data_ptr() in seen else value  # the format refuses tied weights
-        seen.add(value.data_ptr())
-    _replace(path, to_bytes(plain, metadata={"header": to_json(header)}))
+FORMAT_VERSION = 2
+ATTEMPTS = 1000  # of reading a folder that writers replace all the while
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write_tensors` wrote.
-
-    Raises:
-        OSError: if the file does not exist or cannot be read.
-        ValueError: if it is truncated or not such a file.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a safetensors file, found none")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["header"])
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: expected a complete safetensors file written by ebmeta, got: {error}") from None
+def model_files(folder: Path) -> dict[Path, Kind]:
+    """Return the files of a model folder and what they are."""
+    return {folder / "config.json": "model", folder / "model.safetensors": "model"}
 
 
-def to_json(value: Any) -> str:
-    """Return strict JSON; NumPy numbers become plain ones."""
-    return json.dumps(value, indent=2, default=lambda number: number.item(), allow_nan=False)
-
-
-def strict(value: Any) -> Any:
-    """Turn numbers that JSON does not know (an interval of one task) into null, and tuples into lists.
-
-    Examples:
-        >>> strict({"half_width": [float("inf"), 1.0]})
-        {'half_width': [None, 1.0]}
-    """
-    if isinstance(value, dict):
-        return {k: strict(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [strict(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def save(model: EmpiricalBayes, folder: str | os.PathLike[str], encoder: FrameEncoder | None = None) -> Path:
-    """Save a model to a folder.
+def save(
+    model: EmpiricalBayes,
+    folder: str | os.PathLike[str],
+    encoder: FrameEncoder | None = None,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Save a model to a folder, in place of one that is there; as a whole or not at all.
 
     Args:
         model: a model built by `EmpiricalBayes.classifier` or `EmpiricalBayes.regressor`.
         folder: where to; made where it does not exist.
         encoder: what the columns of a data frame become, to be read by `load_encoder`.
+        overwrite: replace also files `config.json` and `model.safetensors` that ebmeta did not write.
 
     Returns:
         The folder.
 
     Raises:
-        OSError: if the folder cannot be written.
-        ValueError: if the model was built from parts, so that no arguments can rebuild it.
+        OSError: if the folder cannot be written, or holds files of these names that are not of ebmeta.
+        ValueError: if the model was built from parts, so that no arguments can rebuild it, or a parameter is not
+            finite.
     """
     if model.config is None:
         raise ValueError(
@@ -117,15 +70,73 @@ def save(model: EmpiricalBayes, folder: str | os.PathLike[str], encoder: FrameEn
             "ensemble save the model that it was made from, and call propagate again"
         )
     folder = Path(folder)
-    config = {
+    tensors = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    _check_finite(tensors, "save")
+    header = {"format_version": FORMAT_VERSION}
+    entry: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "config": model.config | {"beta": model.beta},
         "embedder": type(model.predictor.embedder).__name__ if model.predictor.embedder is not None else None,
         "encoder": None if encoder is None else encoder.config(),
+        "tensors": checksum(tensors, header),
     }
-    write_tensors(folder / "model.safetensors", model.state_dict(), {"format_version": FORMAT_VERSION})
-    _replace(folder / "config.json", (to_json(config) + "\n").encode())
+    entry["checksum"] = _checksum(entry)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        for path, kind in model_files(folder).items():
+            check_target(path, kind, overwrite)
+        if old := _present(folder):
+            _write_config(folder, entry | {"previous": old}, overwrite)
+        else:
+            _write_config(folder, entry, overwrite)
+        write_tensors(folder / "model.safetensors", tensors, header, "model", overwrite)
+        if old:
+            _write_config(folder, entry, overwrite)
     return folder
+
+
+def _write_config(folder: Path, stored: Mapping[str, Any], overwrite: bool) -> None:
+    text = to_json({"ebmeta": "model", **stored}) + "\n"
+    write(folder / "config.json", text.encode(), "model", overwrite)
+
+
+def _checksum(entry: Mapping[str, Any]) -> str:
+    content = {k: entry.get(k) for k in ("format_version", "config", "embedder", "encoder", "tensors")}
+    return hashlib.sha256(to_json(json.loads(json.dumps(content, sort_keys=True))).encode()).hexdigest()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other writers of a folder waiting."""
+    if sys.platform == "win32":
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        lock(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _present(folder: Path) -> dict[str, Any] | None:
+    """Return what `config.json` says of the tensors that lie beside it; None where there is no whole model."""
+    try:
+        _, stored = _read_config(folder)
+        return _entry(stored, read_tensors(folder / "model.safetensors", "model"))
+    except (OSError, ValueError):
+        return None
+
+
+def _entry(stored: dict[str, Any], file: TensorFile) -> dict[str, Any] | None:
+    """Return the part of `config.json` that is about a file of tensors; None where there is none."""
+    for part in (stored, stored.get("previous")):
+        if isinstance(part, dict) and part.get("format_version") == file.header.get("format_version"):
+            if part["format_version"] == 1 and file.checksum is None:  # the first format has no checksums
+                return {k: v for k, v in part.items() if k != "previous"}
+            if file.checksum is not None and part.get("tensors") == file.checksum:
+                return {k: v for k, v in part.items() if k != "previous"}
+    return None
 
 
 def _read_config(folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -134,9 +145,11 @@ def _read_config(folder: Path) -> tuple[Path, dict[str, Any]]:
         raise FileNotFoundError(f"{folder}: expected a model folder with config.json, found none")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        version, _ = int(stored["format_version"]), dict(stored["config"] or {})
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: expected the JSON of an ebmeta model, got: {error!r}") from None
+        version, _ = stored["format_version"], dict(stored["config"] or {})
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: expected the JSON of an ebmeta model, got: {error!r:.200}") from None
+    if type(version) is not int or version < 1:
+        raise ValueError(f"{path}: expected a format_version of 1 or more, got {version!r:.40}")
     if version > FORMAT_VERSION:
         raise ValueError(
             f"{path}: expected format version {FORMAT_VERSION} or older, got {version}; a newer ebmeta wrote it"
@@ -144,16 +157,61 @@ def _read_config(folder: Path) -> tuple[Path, dict[str, Any]]:
     return path, stored
 
 
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read one whole model, also while others write to the folder."""
+    files = list(model_files(folder))
+    for _ in range(ATTEMPTS):
+        before = [_identity(path) for path in files]
+        path, stored = _read_config(folder)
+        file = read_tensors(folder / "model.safetensors", "model")
+        entry = _entry(stored, file)
+        if entry is not None:
+            break
+        if before == [_identity(path) for path in files]:
+            difference = None if stored.get("embedder") else differing(_shapes(path, stored["config"]), file.tensors)
+            wanted = difference or "expected the tensors that config.json was written with, got others"
+            raise ValueError(f"{folder}: {wanted}: another model")
+    else:
+        raise ValueError(f"{folder}: expected a folder that is left alone for a moment, got one written all the time")
+    _check_arguments(path, dict(entry["config"] or {}))
+    if entry["format_version"] > 1 and entry.get("checksum") != _checksum(entry):
+        raise ValueError(f"{path}: expected what was written, got a file that was changed or damaged")
+    _check_finite(file.tensors, str(folder / "model.safetensors"))
+    return entry, file.tensors
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    for name, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            bad = value[~torch.isfinite(value)].flatten()[0].item()
+            raise ValueError(f"{source}: expected finite numbers in {name}, got {bad}")
+
+
 def load_encoder(folder: str | os.PathLike[str]) -> FrameEncoder | None:
     """Load what the columns of a data frame become from a model folder; None where it was saved without.
 
     Raises:
         OSError: if the folder does not exist.
-        ValueError: if its JSON is damaged or of a newer version.
+        ValueError: if a file is damaged or of a newer version.
     """
-    _, stored = _read_config(Path(folder))
-    config = stored.get("encoder")
-    return None if config is None else FrameEncoder.from_config(config)
+    folder = Path(folder)
+    return _encoder(folder, _read(folder)[0])
+
+
+def _encoder(folder: Path, entry: Mapping[str, Any]) -> FrameEncoder | None:
+    config = entry.get("encoder")
+    try:
+        return None if config is None else FrameEncoder.from_config(config)
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}") from None
 
 
 def load(folder: str | os.PathLike[str], embedder: nn.Module | None = None) -> EmpiricalBayes:
@@ -168,22 +226,42 @@ def load(folder: str | os.PathLike[str], embedder: nn.Module | None = None) -> E
 
     Raises:
         OSError: if the folder or one of its files does not exist.
-        ValueError: if a file is truncated, written by a newer version, or does not fit the embedder.
+        ValueError: if a file is truncated, changed, of another model, written by a newer version, or does not fit
+            the embedder.
     """
     folder = Path(folder)
-    path, stored = _read_config(folder)
-    config, needs = dict(stored["config"] or {}), stored.get("embedder")
+    return _build(folder, *_read(folder), embedder)
+
+
+def load_with_encoder(
+    folder: str | os.PathLike[str], embedder: nn.Module | None = None
+) -> tuple[EmpiricalBayes, FrameEncoder | None]:
+    """Load a model and its encoder (None where it was saved without) as they were saved together.
+
+    Args:
+        folder: as for `load`.
+        embedder: as for `load`.
+
+    Raises:
+        OSError: as for `load`.
+        ValueError: as for `load`.
+    """
+    folder = Path(folder)
+    entry, tensors = _read(folder)
+    return _build(folder, entry, tensors, embedder), _encoder(folder, entry)
+
+
+def _build(
+    folder: Path, entry: Mapping[str, Any], tensors: Mapping[str, Tensor], embedder: nn.Module | None
+) -> EmpiricalBayes:
+    path = folder / "config.json"
+    config, needs = dict(entry["config"]), entry.get("embedder")
     if (needs is None) != (embedder is None):
         wanted = "no embedder" if needs is None else f"embedder= a {needs}, with which the model was built"
         raise ValueError(f"{folder}: expected {wanted}, got {embedder!r:.60}")
-    tensors, _ = read_tensors(folder / "model.safetensors")
-    kind = config.pop("kind", None)
-    if kind not in ("classifier", "regressor"):
-        raise ValueError(f"{path}: expected kind 'classifier' or 'regressor', got {kind!r}")
-    try:
-        model: EmpiricalBayes = getattr(EmpiricalBayes, kind)(**config, embedder=embedder)
-    except TypeError as error:
-        raise ValueError(f"{path}: expected the arguments of a {kind}, got: {error}") from None
+    if difference := differing(_shapes(path, config, embedder), tensors):
+        raise ValueError(f"{folder}: {difference}: another model")
+    model = _construct(path, config, embedder)
     dtypes = {t.dtype for t in tensors.values() if t.is_floating_point()}
     if dtypes == {torch.float64}:
         model.double()
@@ -191,14 +269,48 @@ def load(folder: str | os.PathLike[str], embedder: nn.Module | None = None) -> E
     return model.eval()
 
 
-def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Copy tensors into a model, all or none.
+def _shapes(path: Path, config: Mapping[str, Any], embedder: nn.Module | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a model without their values: what the file asks for may not fit into memory."""
+    _check_arguments(path, config)
+    with torch.device("meta"):
+        return _construct(path, config, embedder).state_dict()
 
-    Raises:
-        ValueError: if a name or a shape differs.
-    """
-    wanted, got = ({k: tuple(v.shape) for k, v in d.items()} for d in (model.state_dict(), tensors))
-    if wanted != got:
-        name = sorted(k for k in wanted.keys() | got.keys() if wanted.get(k) != got.get(k))[0]
-        raise ValueError(f"{source}: expected {name} of shape {wanted.get(name)}, got {got.get(name)}: another model")
-    model.load_state_dict(tensors)
+
+def _construct(path: Path, config: Mapping[str, Any], embedder: nn.Module | None) -> EmpiricalBayes:
+    arguments = {k: v for k, v in config.items() if k != "kind"}
+    build = EmpiricalBayes.classifier if config["kind"] == "classifier" else EmpiricalBayes.regressor
+    try:
+        return build(**arguments, embedder=embedder)
+    except (TypeError, RuntimeError, OverflowError, MemoryError, LookupError, ValueError) as error:
+        raise ValueError(f"{path}: expected the arguments of a {config['kind']}, got: {error!s:.200}") from None
+
+
+def _check_arguments(path: Path, config: Mapping[str, Any]) -> None:
+    """Compare arguments that come from JSON with the types that the builder states."""
+    kind = config.get("kind")
+    if kind not in ("classifier", "regressor"):
+        raise ValueError(f"{path}: expected kind 'classifier' or 'regressor', got {kind!r:.60}")
+    hints = get_type_hints(getattr(EmpiricalBayes, kind))
+    known = inspect.signature(getattr(EmpiricalBayes, kind)).parameters
+    for name, value in config.items():
+        if name == "kind":
+            continue
+        if name not in known or name == "embedder":
+            raise ValueError(f"{path}: expected the arguments of a {kind}, got: {name!r:.60}")
+        if not _fits(value, hints[name]):
+            wanted = inspect.formatannotation(hints[name])
+            raise ValueError(f"{path}: expected {name} of type {wanted}, got {value!r:.60}")
+    if "num_features" not in config:
+        raise ValueError(f"{path}: expected the arguments of a {kind}, got none for num_features")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, part) for part in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if hint is float:
+        return type(value) in (int, float) and abs(value) < float("inf")
+    if hint is int:
+        return type(value) is int and abs(value) < 2**53
+    return isinstance(value, get_origin(hint) or hint)

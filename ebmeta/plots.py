@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,11 @@ import xarray as xr
 
 from ebmeta.calibration import reliability_bins
 from ebmeta.calibration import risk_coverage as risk_curve
+from ebmeta.writing import marked, write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = [
     "axes_or_new",
@@ -44,16 +47,26 @@ def axes_or_new(ax: Axes | None, width: float = 4.8, height: float = 4.0) -> Axe
     return Figure(figsize=(width, height), layout="constrained").subplots() if ax is None else ax
 
 
-def save_figure(ax: Axes, path: Path) -> None:
-    """Write the figure of some axes to a file, and make its folder where there is none.
+def save_figure(figure: Axes | Figure, path: Path, overwrite: bool = False, dpi: int = 150) -> None:
+    """Write a figure, or that of some axes, to a PNG file, and make its folder where there is none.
+
+    Args:
+        figure: what to write.
+        path: the file.
+        overwrite: replace also a file that ebmeta did not write.
+        dpi: points per inch.
 
     Raises:
-        OSError: if the file cannot be written.
+        OSError: if the file cannot be written, or may not be replaced.
     """
+    from matplotlib.axes import Axes
+
+    whole = figure.get_figure(root=True) if isinstance(figure, Axes) else figure
+    assert whole is not None  # axes that were removed from their figure have none
+    buffer = io.BytesIO()
+    whole.savefig(buffer, format="png", dpi=dpi, metadata={"Software": marked("picture")})
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure = ax.get_figure(root=True)
-    if figure is not None:
-        figure.savefig(path, dpi=150)
+    write(path, buffer.getvalue(), "picture", overwrite)
 
 
 def refinement(evaluation: xr.Dataset, metric: str = "accuracy", ax: Axes | None = None) -> Axes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from ebmeta.writing import marked, write
 
 __all__ = ["Table", "read_frame", "read_table", "write_table"]
 
@@ -138,23 +141,30 @@ def _some(columns: Iterable[Any]) -> str:
     return str(names[:8])[:-1] + (", ...]" if len(names) > 8 else "]")
 
 
-def write_table(path: Path, columns: dict[str, np.ndarray]) -> None:
+def write_table(path: Path, columns: dict[str, np.ndarray], overwrite: bool = False) -> None:
     """Write columns of equal length as CSV, parquet or npz, by the file's ending.
 
+    Args:
+        path: the file.
+        columns: values by name.
+        overwrite: replace also a file that ebmeta did not write.
+
     Raises:
-        OSError: if the file cannot be written.
+        OSError: if the file cannot be written, or may not be replaced.
         ValueError: if the ending is unknown.
     """
     path = Path(path)
     if path.suffix not in READS:
         raise ValueError(f"{path}: expected a file of type {', '.join(READS)}, got {path.suffix or 'none'}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: expected an existing folder {path.parent}, found none")
+    buffer = io.BytesIO()
     if path.suffix == ".npz":
-        np.savez(path, **columns)  # type: ignore[arg-type]
-        return
-    frame = pd.DataFrame(columns)
-    if path.suffix == ".csv":
-        frame.to_csv(path, index=False)
+        np.savez(buffer, **columns)  # type: ignore[arg-type]
+        with zipfile.ZipFile(buffer, "a") as archive:
+            archive.comment = marked("table").encode()
+    elif path.suffix == ".csv":
+        pd.DataFrame(columns).to_csv(buffer, index=False)
     else:
-        frame.to_parquet(path, index=False)
+        frame = pd.DataFrame(columns)
+        frame.attrs["ebmeta"] = marked("table")
+        frame.to_parquet(buffer, index=False)
+    write(path, buffer.getvalue(), "table", overwrite)

@@ -320,7 +320,7 @@ def test_mistakes_are_one_line(files, tmp_path, capsys):
     config = files / "model" / "config.json"
     text = config.read_text()
     try:
-        config.write_text(text.replace('"format_version": 1', '"format_version": 9'))
+        config.write_text(text.replace('"format_version": 2', '"format_version": 9'))
         assert "a newer ebmeta wrote it" in refused(capsys, "evaluate", files / "model", data)
     finally:
         config.write_text(text)

@@ -1,11 +1,15 @@
 """Saving and loading: bit-equal predictions, and a clear word on every broken folder."""
 
 import json
+import os
+import threading
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 from builders import class_tasks, classifier, perturb, real_tasks, regressor
+from safetensors.torch import save as to_bytes
 from torch import nn
 
 import ebmeta
@@ -66,8 +70,8 @@ def damaged(tmp_path):
 def test_a_newer_version_is_refused(tmp_path):
     config, _ = damaged(tmp_path)
     stored = json.loads(config.read_text())
-    config.write_text(json.dumps(stored | {"format_version": 2}))
-    with pytest.raises(ValueError, match="expected format version 1 or older, got 2; a newer ebmeta wrote it"):
+    config.write_text(json.dumps(stored | {"format_version": 3}))
+    with pytest.raises(ValueError, match="expected format version 2 or older, got 3; a newer ebmeta wrote it"):
         ebmeta.load(tmp_path)
 
 
@@ -120,3 +124,173 @@ def test_a_model_built_from_parts_cannot_be_saved(tmp_path):
     with pytest.raises(ValueError, match="got one built from parts"):
         ebmeta.save(model, tmp_path)
     assert np.isfinite(probs(model, class_tasks())["predictive/kl"]).all()
+
+
+def stored_version_1(folder, model):
+    """Write a folder as the first format had it."""
+    folder.mkdir(exist_ok=True)
+    config = {"format_version": 1, "config": model.config | {"beta": model.beta}, "embedder": None, "encoder": None}
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    header = {"header": json.dumps({"format_version": 1}, indent=2)}
+    (folder / "model.safetensors").write_bytes(to_bytes(model.state_dict(), metadata=header))
+
+
+def test_the_first_format_is_read_and_replaced(tmp_path):
+    model, batch = classifier(), class_tasks()
+    stored_version_1(tmp_path, model)
+    assert probs(ebmeta.load(tmp_path), batch).identical(probs(model, batch))
+    newer = classifier(seed=1)
+    ebmeta.save(newer, tmp_path)
+    assert probs(ebmeta.load(tmp_path), batch).identical(probs(newer, batch))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_features": "3"}, "config.json: expected num_features of type int, got '3'"),
+        ({"num_features": True}, "expected num_features of type int, got True"),
+        ({"num_features": 3.0}, "expected num_features of type int, got 3.0"),
+        ({"num_features": 10**30}, "expected num_features of type int, got 1000"),
+        ({"num_features": -1}, "config.json: expected the arguments of a classifier, got: .*-1"),
+        ({"num_features": 10**9}, r"expected initializer.log_precision of shape \(1000000001,\), got"),
+        ({"num_features": 10**12}, "expected"),
+        ({"profile": 10**9}, "expected .*: another model"),
+        ({"beta": float("nan")}, "config.json: expected beta of type float, got nan"),
+        ({"beta": -1}, "beta: expected a finite number >= 0, got -1"),
+        ({"widths": "wide"}, "expected widths of type .*'trained', 'measured'.*, got 'wide'"),
+        ({"n_way": [3]}, r"expected n_way of type int \| None, got \[3\]"),
+        ({"embedder": None}, "expected the arguments of a classifier, got: 'embedder'"),
+        ({"kind": ["classifier"]}, r"expected kind 'classifier' or 'regressor', got \['classifier'\]"),
+        ({"kind": "double"}, "expected kind 'classifier' or 'regressor', got 'double'"),
+        (None, "config.json: expected kind 'classifier' or 'regressor', got None"),
+    ],
+)
+def test_arguments_of_another_type_or_size_are_refused_before_anything_is_built(tmp_path, change, message):
+    stored_version_1(tmp_path, classifier())
+    path = tmp_path / "config.json"
+    stored = json.loads(path.read_text())
+    stored["config"] = None if change is None else stored["config"] | change
+    path.write_text(json.dumps(stored))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=message) as caught:
+        ebmeta.load(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "\n" not in str(caught.value)
+    assert peak < 50e6
+
+
+def test_what_was_changed_is_refused(tmp_path):
+    config, tensors = damaged(tmp_path)
+    text, whole = config.read_text(), tensors.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    cases = {
+        "a bit": (text, whole[:-5] + bytes([whole[-5] ^ 0x40]) + whole[-4:], "the file was changed or damaged"),
+        "beta": (text.replace('"beta": 0.005', '"beta": 0.5'), whole, "config.json: expected what was written"),
+        "deep": ("[" * 100_000, whole, "expected the JSON of an ebmeta model"),
+        "an older format": (text.replace('n": 2', 'n": 1'), whole, "another model"),
+        "a name": (
+            text,
+            whole[:8] + whole[8 : 8 + length].replace(b"prior.loc", b"prior.lox") + whole[8 + length :],
+            "the file was changed or damaged",
+        ),
+    }
+    for name, (new_text, content, message) in cases.items():
+        assert (new_text, content) != (text, whole), name
+        config.write_text(new_text)
+        tensors.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            ebmeta.load(tmp_path)
+    config.write_text(text)
+    ebmeta.save(classifier(seed=1), tmp_path / "other")
+    (tmp_path / "other" / "model.safetensors").replace(tensors)
+    with pytest.raises(ValueError, match="config.json was written with, got others: another model"):
+        ebmeta.load(tmp_path)
+    with pytest.raises(ValueError, match="config.json was written with"):
+        ebmeta.load_encoder(tmp_path)
+
+
+def test_parameters_that_are_not_finite_are_refused(tmp_path):
+    model = classifier()
+    stored_version_1(tmp_path, model)
+    with torch.no_grad():
+        model.prior.loc[1] = float("nan")
+    with pytest.raises(ValueError, match="save: expected finite numbers in prior.loc, got nan"):
+        ebmeta.save(model, tmp_path)
+    stored_version_1(tmp_path, model)
+    with pytest.raises(ValueError, match="model.safetensors: expected finite numbers in prior.loc, got nan"):
+        ebmeta.load(tmp_path)
+
+
+def test_models_of_others_are_not_replaced(tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text('{"model_type": "bert"}')
+    (tmp_path / "model.safetensors").write_bytes(to_bytes({"a": torch.ones(2)}, metadata={"format": "pt"}))
+    for _ in range(2):
+        before = [p.read_bytes() for p in sorted(tmp_path.iterdir())]
+        with pytest.raises(FileExistsError, match="expected a new file or a model written by ebmeta"):
+            ebmeta.save(classifier(), tmp_path)
+        assert [p.read_bytes() for p in sorted(tmp_path.iterdir())] == before
+        config.unlink(missing_ok=True)
+    ebmeta.save(classifier(), tmp_path, overwrite=True)
+    ebmeta.load(tmp_path)
+
+
+def test_readers_find_a_whole_model_while_writers_replace_it(tmp_path):
+    models = [classifier(features=n) for n in (3, 4, 5)]
+    ebmeta.save(models[0], tmp_path)
+    stop, faults, loads = threading.Event(), [], []
+
+    def read():
+        while not stop.is_set():
+            try:
+                got = ebmeta.load(tmp_path)
+                n = got.predictor.num_features
+                assert torch.equal(got.prior.loc, models[n - 3].prior.loc)
+                loads.append(n)
+            except Exception as error:
+                faults.append(error)
+
+    def write(offset):
+        for i in range(20):
+            ebmeta.save(models[(i + offset) % 3], tmp_path)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    writers = [threading.Thread(target=write, args=(k,)) for k in range(2)]
+    for thread in readers + writers:
+        thread.start()
+    for thread in writers:
+        thread.join()
+    stop.set()
+    for thread in readers:
+        thread.join()
+    assert not faults, faults[0]
+    assert len(loads) > 10
+    ebmeta.load(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_a_writer_that_dies_between_its_steps_leaves_a_whole_model(tmp_path, monkeypatch):
+    old, new, batch = classifier(), classifier(seed=1), class_tasks()
+    replace = os.replace
+    for steps in range(4):
+        folder = tmp_path / str(steps)
+        ebmeta.save(old, folder)
+        done = []
+
+        def dying(source, target, done=done, steps=steps):
+            if len(done) == steps:
+                raise KeyboardInterrupt
+            done.append(replace(source, target))
+
+        monkeypatch.setattr(os, "replace", dying)
+        if steps < 3:
+            with pytest.raises(KeyboardInterrupt):
+                ebmeta.save(new, folder)
+        else:
+            ebmeta.save(new, folder)
+        monkeypatch.setattr(os, "replace", replace)
+        assert probs(ebmeta.load(folder), batch).identical(probs(old if steps < 2 else new, batch)), steps
+        ebmeta.save(new, folder)
+        assert probs(ebmeta.load(folder), batch).identical(probs(new, batch))
+        assert "previous" not in json.loads((folder / "config.json").read_text())

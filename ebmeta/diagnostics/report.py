@@ -18,9 +18,9 @@ from ebmeta.diagnostics.predictions import few_labels, probabilities
 from ebmeta.diagnostics.verdicts import exactness, information, refinement, simulation, width
 from ebmeta.evaluate import repeats, task_batches, task_scores
 from ebmeta.model import EmpiricalBayes
-from ebmeta.persist import strict, to_json
 from ebmeta.sampling import TaskSampler
 from ebmeta.tasks import TaskBatch
+from ebmeta.writing import write, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -129,14 +129,19 @@ class Diagnosis:
             diagnosis=self, pictures=pictures, words=WORDS, number=_number, label=_label, version=version("ebmeta")
         )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, overwrite: bool = False) -> None:
         """Write the page to a file, and the numbers beside it with the ending `.json`.
 
+        Args:
+            path: the page.
+            overwrite: replace also files that ebmeta did not write.
+
         Raises:
-            OSError: if a file cannot be written.
+            OSError: if a file cannot be written, or may not be replaced.
         """
-        path.write_text(self.to_html(), encoding="utf-8")
-        path.with_suffix(".json").write_text(to_json(strict(self.to_dict())) + "\n", encoding="utf-8")
+        path = Path(path)
+        write(path, self.to_html().encode(), "page", overwrite)
+        write_json(path.with_suffix(".json"), self.to_dict(), overwrite)
 
 
 #: Words of the names of numbers that only those know who know the field.

@@ -1,0 +1,281 @@
+"""Writing: a file is there whole or not at all, and what ebmeta did not write stays.
+
+Content is made in memory and goes to a temporary file beside its target, which then takes the target's place. The
+temporary file is locked while its writer lives: one without a lock is what a killed process left, and the next write
+to the same target removes it.
+
+A file is replaced where it is empty, where ebmeta wrote it and it is of the same kind (`kind_of`), or where the caller
+says so (`overwrite`). A device or a pipe, such as /dev/stdout, is written to as it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import secrets
+import shutil
+import stat
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import xarray as xr
+
+__all__ = [
+    "Kind",
+    "check_files",
+    "check_target",
+    "kind_of",
+    "lock",
+    "marked",
+    "strict",
+    "to_json",
+    "write",
+    "write_json",
+    "write_tree",
+]
+
+Kind = Literal["table", "tree", "result", "page", "picture", "model", "checkpoint"]
+
+KINDS: tuple[Kind, ...] = ("table", "tree", "result", "page", "picture", "model", "checkpoint")
+NUMBERS = ["mean", "std", "q05", "q50", "q95"]
+HEAD = 1 << 16  # bytes at either end of a file that are looked at
+
+
+def marked(kind: Kind) -> str:
+    """Return the words by which a file of ours is known again; they stand among its metadata."""
+    return f"ebmeta {kind}"
+
+
+def kind_of(path: Path) -> Kind | None:
+    """Tell what ebmeta wrote to a file; None where it is of another origin.
+
+    JSON has a member `ebmeta`, npz a comment of the archive, parquet a key `ebmeta` in its schema, netCDF an attribute
+    `source`, a page a generator, a picture its software, tensors a member of their header. CSV has no place for such a
+    mark: its columns end in `prediction` and the probabilities `p_...`, or in mean, std, q05, q50 and q95.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        head = file.read(HEAD)
+        file.seek(max(0, size - HEAD))
+        tail = file.read(HEAD)
+    if head[:1] == b"{":
+        return _kind_of_json(path)
+    places: dict[bytes, bytes] = {b"PK": tail[-64:], b"PAR1": tail, b"\x89HDF": head, b"\x89PNG": head, b"<!DOC": head}
+    for magic, place in places.items():
+        if head.startswith(magic):
+            return next((kind for kind in KINDS if marked(kind).encode() in place), None)
+    if head[8:9] == b"{":  # safetensors: the length of a JSON header, and the header
+        if b'{\\n  \\"format_version\\": 1\\n}' in head:  # a model of the first format, which has no mark
+            return "model"
+        return next((kind for kind in KINDS if f'"ebmeta":"{kind}"'.encode() in head), None)
+    try:
+        names = next(csv.reader(io.StringIO(head.decode("utf-8", "ignore"))), [])
+    except csv.Error:
+        return None
+    at = names.index("prediction") if "prediction" in names else len(names)
+    chances = names[at + 1 :]
+    return "table" if names[-5:] == NUMBERS or (chances and all(c.startswith("p_") for c in chances)) else None
+
+
+def _kind_of_json(path: Path) -> Kind | None:
+    try:
+        stored = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(stored.get("ebmeta"), str):
+        return next((kind for kind in KINDS if kind == stored["ebmeta"]), None)
+    # Model folders of the first format have no mark.
+    return "model" if {"format_version", "config", "embedder"} <= stored.keys() else None
+
+
+def check_target(path: Path, kind: Kind, overwrite: bool = False) -> None:
+    """Find out that a file cannot be written, or may not be replaced, before the work and not after it.
+
+    Args:
+        path: the file.
+        kind: what will be written.
+        overwrite: replace whatever is there.
+
+    Raises:
+        OSError: if there is no folder for it, the file is a folder or read-only, or it is not a `kind` that ebmeta
+            wrote and `overwrite` is false.
+    """
+    place = Path(os.path.realpath(path))
+    try:
+        mode, size = (status := os.stat(path)).st_mode, status.st_size
+    except FileNotFoundError:
+        if not place.parent.is_dir():
+            raise FileNotFoundError(f"{path}: expected an existing folder {path.parent}, found none") from None
+        if not os.access(place.parent, os.W_OK):
+            raise PermissionError(f"{path}: expected a folder that can be written to, got {path.parent}") from None
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{path}: expected a file to write to, got a folder")
+    if not os.access(path, os.W_OK):
+        raise PermissionError(f"{path}: expected a file that can be written to, got a read-only one")
+    if stat.S_ISREG(mode) and size and not overwrite and (found := kind_of(place)) != kind:
+        got = "a file that ebmeta did not write" if found is None else f"a {found}"
+        raise FileExistsError(
+            f"{path}: expected a new file or a {kind} written by ebmeta, got {got}; choose another name, or say "
+            "overwrite (--overwrite) to replace it"
+        )
+
+
+def check_files(targets: Iterable[tuple[str, Path, Kind]], inputs: Mapping[str, Path], overwrite: bool = False) -> None:
+    """Check all files that a command will write before it starts: none is one of its inputs, or another's place.
+
+    Args:
+        targets: what names each file (a flag), the file, and what will be written.
+        inputs: files that the command reads, by what names them; a folder stands for the files in it.
+        overwrite: replace files of another origin; never inputs.
+
+    Raises:
+        ValueError: if a file is an input, by whatever path or link, or is written twice.
+        OSError: as for `check_target`.
+    """
+    read: list[tuple[str, Path]] = []
+    for name, path in inputs.items():
+        read += [(name, path)] if not path.is_dir() else [(name, p) for p in path.iterdir() if p.is_file()]
+    taken: dict[str, str] = {}
+    for flag, path, kind in targets:
+        for name, other in read:
+            if path.exists() and other.exists() and os.path.samefile(path, other) and path.is_file():
+                raise ValueError(f"{flag}: expected a file that is no input, got {path}, which is {name}")
+        check_target(path, kind, overwrite)
+        place = os.path.realpath(path)
+        if place in taken and (path.is_file() or not path.exists()):
+            raise ValueError(f"{flag}: expected a file of its own, got {path}, which {taken[place]} writes too")
+        taken[place] = flag
+
+
+def write(path: str | os.PathLike[str], content: bytes | memoryview, kind: Kind, overwrite: bool = False) -> None:
+    """Write a file, whole or not at all.
+
+    Args:
+        path: the file; where it is a link, the file that it points to.
+        content: all its bytes, with the mark of `kind`.
+        kind: what they are.
+        overwrite: replace whatever is there.
+
+    Raises:
+        OSError: as for `check_target`, or if the file cannot be written; what was there before is still there.
+    """
+    path = Path(path)
+    check_target(path, kind, overwrite)
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+        else:
+            _replace(Path(os.path.realpath(path)), content)
+    except OSError as error:
+        raise OSError(error.errno, f"{path}: expected to write {len(content)} bytes, got: {error.strerror}") from None
+
+
+def lock(descriptor: int, wait: bool = True) -> None:
+    """Lock an open file or folder against other writers of ours, until it is closed or the process ends.
+
+    Args:
+        descriptor: of the open file.
+        wait: wait for the present holder.
+
+    Raises:
+        OSError: if somebody holds it and `wait` is false.
+    """
+    if sys.platform != "win32":  # where an open file cannot be removed or replaced anyway
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+def _replace(target: Path, content: bytes | memoryview) -> None:
+    start = f".{hashlib.sha256(target.name.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}."
+    for orphan in target.parent.glob(f"{start}*.tmp"):
+        _clear(orphan)
+    temporary, file = _temporary(target.with_name(start))
+    try:
+        with file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            if target.exists():
+                shutil.copymode(target, temporary)
+            if sys.platform == "win32":  # where an open file cannot be moved
+                file.close()
+            os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if sys.platform != "win32":
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _temporary(start: Path) -> tuple[Path, BinaryIO]:
+    """Open a new file under a name of its own, locked."""
+    while True:
+        path = start.with_name(f"{start.name}{secrets.token_hex(8)}.tmp")
+        file = open(path, "xb")  # noqa: SIM115
+        lock(file.fileno())
+        if path.exists():
+            return path, file
+        file.close()  # another writer took it for an orphan before it was locked
+
+
+def _clear(orphan: Path) -> None:
+    """Remove a temporary file whose writer is gone."""
+    try:
+        with open(orphan, "rb") as file:
+            lock(file.fileno(), wait=False)
+            orphan.unlink()
+    except OSError:  # its writer lives, or has just finished
+        return
+
+
+def to_json(value: Any) -> str:
+    """Return strict JSON; NumPy numbers become plain ones."""
+    return json.dumps(value, indent=2, default=lambda number: number.item(), allow_nan=False)
+
+
+def strict(value: Any) -> Any:
+    """Turn numbers that JSON does not know (an interval of one task) into null, and tuples into lists.
+
+    Examples:
+        >>> strict({"half_width": [float("inf"), 1.0]})
+        {'half_width': [None, 1.0]}
+    """
+    if isinstance(value, dict):
+        return {k: strict(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(path: Path, result: Mapping[str, Any], overwrite: bool = False) -> None:
+    """Write a machine-readable result.
+
+    Raises:
+        OSError: as for `write`.
+    """
+    text = to_json({"ebmeta": "result", **strict(dict(result))}) + "\n"
+    write(path, text.encode("utf-8", "backslashreplace"), "result", overwrite)
+
+
+def write_tree(path: Path, tree: xr.DataTree, overwrite: bool = False) -> None:
+    """Write a tree of labelled arrays as netCDF.
+
+    Raises:
+        OSError: as for `write`.
+    """
+    copy = tree.copy()
+    copy.attrs = {**tree.attrs, "source": marked("tree")}
+    # In memory first: on a full disk HDF5 ends the process.
+    write(path, copy.to_netcdf(engine="h5netcdf"), "tree", overwrite)
