@@ -1,6 +1,6 @@
 r"""The amortized initializer $q_0 = \lambda(d^s)$: a posterior from the support set alone.
 
-Two members, both exact for a linear-Gaussian model, both sums over support points and therefore
+Two members, both exact for a linear-Gaussian model, both made of sums over support points and therefore
 permutation-invariant, and both equal to the prior where a class has no support:
 
 - `PrototypeInitializer` (class weights): each labelled feature vector is a noisy look at its

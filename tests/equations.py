@@ -1,18 +1,80 @@
-"""The register of numerical checks: one for every labelled equation of theory/*.md."""
+"""The register of numerical checks: one for every labelled equation of theory/*.md.
+
+A check that runs no line of the package checks algebra: it cannot see that the library does something else. Such
+checks are listed in `ALGEBRA`, and every check is held to that list as it runs, so that none becomes one unseen.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ebmeta
 
 CHECKS: dict[str, Callable[..., None]] = {}
+PACKAGE = str(Path(ebmeta.__file__).parent)
+
+#: Checks that run no line of the package, by why there is none to run.
+REASONS = {
+    "steps of a derivation, whose result has a check that runs the package": (
+        "eq-bonnet eq-price eq-race eq-laplace eq-cdf eq-reciprocal eq-trapezoid eq-tails eq-input-gaussian "
+        "eq-proper eq-decomposition eq-log-pool eq-pool eq-pointwise eq-donsker eq-decouple eq-random-task "
+        "eq-complete eq-direction eq-proportions eq-profile-slope eq-bhattacharyya eq-lognormal eq-tail"
+    ),
+    "statements about what inputs, labels and weights tell of each other in any world": (
+        "eq-no-information eq-coupled eq-attained eq-predictive-score eq-bottleneck eq-task-information "
+        "eq-split-information eq-blind eq-contrastive eq-risks eq-support-gap eq-query-gap eq-budget eq-priced-risk "
+        "eq-hoeffding eq-second-moment eq-gaussian-tail eq-gaussian-noise-information eq-sbc-exchange eq-sbc-uniform "
+        "eq-sbc-rank eq-sbc-blind eq-sbc-region eq-sbc-shape eq-widths eq-sign eq-turns eq-pooled eq-james-stein "
+        "eq-coverage-variance eq-vmf-posterior eq-balanced-belief eq-free-shares"
+    ),
+    "what objectives and scores do to calibration, in examples of one label": (
+        "eq-proper-split eq-spread eq-gibbs-spread eq-beta-star eq-predictive-spread eq-beta-logit eq-smoothing "
+        "eq-ece-floor eq-design-effect"
+    ),
+}
+ALGEBRA = frozenset(label for labels in REASONS.values() for label in labels.split())
 
 
 def checks(label: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a test as the check of an equation."""
+    """Register a test as the check of an equation, and see that it runs the package unless it is listed."""
 
     def register(test: Callable[..., None]) -> Callable[..., None]:
         assert label not in CHECKS, label
-        CHECKS[label] = test
-        return test
+
+        @functools.wraps(test)
+        def check(*args: Any, **kwargs: Any) -> None:
+            with _calls() as calls:
+                test(*args, **kwargs)
+            if calls:
+                assert label not in ALGEBRA, f"{label} runs {calls[0]} now: take it off ALGEBRA"
+            else:
+                assert label in ALGEBRA, f"{label} runs no line of the package: make it do so, or list it in ALGEBRA"
+
+        CHECKS[label] = check
+        return check
 
     return register
+
+
+@contextmanager
+def _calls() -> Iterator[list[str]]:
+    """Yield a list that will hold the name of the first function of the package that the block calls."""
+    calls: list[str] = []
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
+            calls.append(frame.f_code.co_name)
+            sys.setprofile(None)
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(before)

@@ -19,9 +19,10 @@ import numpy as np
 import pyro
 import pytest
 import scipy.integrate
+import scipy.optimize
 import scipy.special
 import torch
-from equations import CHECKS, checks
+from equations import ALGEBRA, CHECKS, REASONS, checks
 from pyro import poutine
 from torch import Tensor, nn
 
@@ -29,7 +30,16 @@ from ebmeta import EmpiricalBayes, Objective, TaskBatch
 from ebmeta.conjugate import log_evidence, posterior
 from ebmeta.gaussian import DiagonalGaussian, FullGaussian, Gaussian
 from ebmeta.initializer import ConjugateInitializer, PrototypeInitializer
-from ebmeta.likelihood import Categorical, Likelihood, Normal, gaussian_softmax
+from ebmeta.likelihood import (
+    Bernoulli,
+    Categorical,
+    Likelihood,
+    NegativeBinomial,
+    Normal,
+    Poisson,
+    gaussian_softmax,
+)
+from ebmeta.likelihood.scalar import NODES
 from ebmeta.real_synthetic_gradient import RealSyntheticGradient
 from ebmeta.refine import GradientRefiner
 from ebmeta.simulate import LinearGaussianTasks
@@ -462,6 +472,57 @@ def test_conjugate_update_is_one_natural_step(rng: torch.Generator) -> None:
     q = ConjugateInitializer()(prior, likelihood, x, y, mask)
     equal(q.precision, precision)
     equal(q.loc, prior.loc - torch.linalg.solve(precision, by_loc))
+
+
+def best_gaussian(likelihood: Likelihood, y: float, loc: float, scale: float) -> tuple[float, float]:
+    """Location and precision of the best Gaussian for one weight of prior N(loc, scale^2) and one label."""
+    points, weights = hermite(60)
+
+    def loss(at: np.ndarray) -> float:
+        m, log_s = at.tolist()
+        eta = (m + math.exp(log_s) * points[:, 0])[:, None, None]
+        nll = -likelihood.log_prob(torch.full((60, 1), y, dtype=torch.float64), eta, torch.ones(60, 1).bool())[:, 0]
+        prior = (math.exp(2 * log_s) + (m - loc) ** 2) / (2 * scale**2) - log_s
+        return float(weights @ nll) + prior
+
+    tight = {"xatol": 1e-9, "fatol": 1e-12, "maxiter": 2000}
+    m, log_s = scipy.optimize.minimize(loss, [loc, 0.0], method="Nelder-Mead", options=tight).x
+    return m, math.exp(-2 * log_s)
+
+
+@checks("eq-damped-steps")
+def test_other_likelihoods_take_sixteen_damped_steps(rng: torch.Generator) -> None:
+    prior, _, x, _, mask = conjugate_case(rng)
+    y = torch.tensor([[0.0, 9.0, 1.0, 40.0, 2.0], [3.0, 0.0, 0.0, 7.0, 1.0]], dtype=torch.float64)
+    likelihood = Poisson().double()
+    q = ConjugateInitializer()(prior, likelihood, x, y, mask)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
+    for t in range(2):
+        p0, mu, phi = (v.numpy() for v in (prior.precision[t, 0], prior.loc[t, 0], x[t]))
+        loc, precision, shortened = mu, p0, 0
+        for k in range(16):
+            eta = (phi @ loc)[:, None]
+            if k >= 5:
+                eta = eta + np.sqrt(np.einsum("ip,pr,ir->i", phi, np.linalg.inv(precision), phi))[:, None] * nodes
+            rate = np.exp(eta) if k < 5 else np.exp(eta) @ weights[:, None] / weights.sum()
+            fresh = p0 + phi.T @ (rate * phi)
+            precision = fresh if k < 5 else 0.75 * fresh + 0.25 * precision
+            step = np.linalg.solve(precision, phi.T @ (rate[:, 0] - y[t].numpy()) + p0 @ (loc - mu))
+            size = min(1.0, 2 / np.abs(phi @ step).max())
+            loc, shortened = loc - size * step, shortened + (size < 1)
+        equal(q.loc[t, 0], torch.from_numpy(loc), atol=1e-8)
+        equal(q.precision[t, 0], torch.from_numpy(precision), atol=1e-7)
+        assert shortened
+    for other, label in ((Poisson(), 7.0), (Bernoulli(), 1.0), (NegativeBinomial(3.0), 0.0)):  # the fixed point
+        one = torch.ones(1, 1, 1, dtype=torch.float64)
+        start, row = FullGaussian(0.3 * one, one.unsqueeze(-1) / 1.44), torch.full((1, 1), label, dtype=torch.float64)
+        found = ConjugateInitializer()(start, other.double().requires_grad_(False), one, row, torch.ones(1, 1).bool())
+        got = torch.stack([found.loc.flatten(), found.precision.flatten()])[:, 0]
+        equal(got, torch.tensor(best_gaussian(other, label, 0.3, 1.2)), atol=2e-4)
+    one = ConjugateInitializer()
+    parts = one(prior, likelihood, x[:, :2], y[:, :2], mask[:, :2])
+    chained = one(parts, likelihood, x[:, 2:], y[:, 2:], mask[:, 2:])
+    assert float((chained.loc - q.loc).abs().max()) > 1e-3  # and the page says so
 
 
 @checks("eq-looks")
@@ -1498,6 +1559,12 @@ def test_every_label_has_a_check_and_every_check_a_label() -> None:
         assert test is vars(sys.modules[test.__module__])[test.__name__]
 
 
+def test_checks_of_algebra_alone_are_checks_and_listed_once() -> None:
+    """That each of them runs no line of the package, and every other one does, is found as it runs."""
+    assert set(CHECKS) >= ALGEBRA
+    assert len(ALGEBRA) == sum(len(labels.split()) for labels in REASONS.values())
+
+
 def test_every_displayed_equation_has_a_label_and_every_reference_a_target() -> None:
     for page in sorted(THEORY.glob("*.md")):
         text = page.read_text(encoding="utf-8")
@@ -1505,3 +1572,4 @@ def test_every_displayed_equation_has_a_label_and_every_reference_a_target() -> 
         assert all(line == "$$" or re.fullmatch(r"\$\$ \([\w-]+\)", line) for line in lines), page
         assert lines.count("$$") == len(labels_of(text)), page
         assert set(re.findall(r"\{eq\}`([\w-]+)`", text)) <= set(CHECKS), page
+        assert len(re.findall(r"\(eq-[\w-]+\)", text)) == len(labels_of(text)), page  # none in plain text

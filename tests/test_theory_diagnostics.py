@@ -171,6 +171,51 @@ def test_what_inputs_add_to_the_posterior() -> None:
     close(left, left[:1].expand_as(left), 1e-8)
 
 
+@checks("eq-departure-information")
+def test_the_gap_of_the_exact_answer_is_information_less_what_ignoring_it_costs() -> None:
+    """Given the inputs of a task, and on average over its labels, which are normal; no mutual information by itself."""
+    tasks = coupled()
+    batch = tasks.sample(6).to(torch.float64)
+    x = torch.cat([batch.support_x, batch.query_x], 1)
+    told = tasks.exact_posterior(TaskBatch(x[:, :0], x[:, :0, 0], x), transductive=True)  # p(w | x)
+    prior = tasks.exact_posterior(TaskBatch(x[:, :0], x[:, :0, 0], x), transductive=False)
+    phi = functional.pad(batch.support_x, (0, 1), value=1.0)
+
+    def labels(q: FullGaussian) -> torch.distributions.MultivariateNormal:
+        covariance = phi @ q.covariance()[:, 0] @ phi.mT + tasks.noise**2 * torch.eye(2, dtype=torch.float64)
+        return torch.distributions.MultivariateNormal(torch.einsum("tsp,tp->ts", phi, q.loc[:, 0]), covariance)
+
+    of_labels, z = labels(told), np.sqrt(2) * torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]], dtype=torch.float64)
+    gap = torch.zeros(6, dtype=torch.float64)
+    for point in z:  # exact for the mean of a quadratic function of the labels
+        y = of_labels.mean + of_labels.scale_tril @ point
+        seen = replace(batch, support_y=y)
+        exact, given = (tasks.exact_posterior(seen, transductive=t) for t in (True, False))
+        gap += exact.kl(given) / 4
+    ignorance = torch.distributions.kl_divergence(of_labels, labels(prior))
+    close(gap, told.kl(prior) - ignorance)
+    assert float(ignorance.min()) > 0.05
+    # Information beyond the labels is another number, above the gap in some finite worlds and below it in others.
+    above = [finite_departure(seed) for seed in range(40)]
+    assert min(above) < -0.01 < 0.01 < max(above)
+
+
+def finite_departure(seed: int) -> float:
+    """Return the gap less I(w; x | y), in a finite world; check the equation there too."""
+    rng = np.random.default_rng(seed)
+    prior, inputs, labels = rng.dirichlet(np.ones(3)), rng.dirichlet(np.ones(3), 3), rng.dirichlet(np.ones(2), (3, 3))
+    joint = prior[:, None, None] * inputs[..., None] * labels  # (w, x, y)
+    assumed = prior[:, None, None] * labels  # inputs taken as given: the prior and the labels alone
+    exact, given = joint / joint.sum(0), assumed / assumed.sum(0)
+    gap = (joint * np.log(exact / given)).sum()
+    pair = joint.sum(2)
+    information = (pair * np.log(pair / (pair.sum(0) * pair.sum(1)[:, None]))).sum()
+    wrong = (joint.sum(0) * np.log(joint.sum(0) / pair.sum(0)[:, None] / assumed.sum(0))).sum()
+    assert abs(gap - (information - wrong)) < 1e-12
+    conditional = (joint * np.log(joint * joint.sum((0, 1)) / (joint.sum(0) * joint.sum(1)[:, None]))).sum()
+    return float(gap - conditional)
+
+
 @checks("eq-departure-gap")
 def test_the_gap_of_the_exact_answer() -> None:
     tasks = coupled()

@@ -25,17 +25,24 @@ SEEDS = pytest.mark.parametrize("seed", range(8))
 
 
 class World:
-    """The joint law of task, two support rows, query input, query label and weights, as one table."""
+    """The joint law of task, two support rows, query input, query label and weights, as one table.
 
-    def __init__(self, seed: int) -> None:
+    Args:
+        seed: of the tables.
+        share: weight of the prior in the posterior, which else looks at its rows.
+        bounded: whether the loss is scaled to [0, 1].
+    """
+
+    def __init__(self, seed: int, share: float = 0.0, *, bounded: bool = False) -> None:
         rng = np.random.default_rng(seed)
         rows = rng.dirichlet(np.full(4, 0.5), 2)  # P(z | task), z = 2 x + y
         self.rows, self.loss = rows, rng.gamma(0.7, size=(3, 4))
+        self.loss /= self.loss.max() if bounded else 1.0
         self.prior = rng.dirichlet(np.ones(3))
         by_input = self.loss.reshape(3, 2, 2).min(-1)  # what the posterior can fit of an unlabelled input
         fit = self.loss[:, :, None, None] + self.loss[:, None, :, None] + by_input[:, None, None, :]
         q = self.prior[:, None, None, None] * np.exp(-rng.uniform(1, 4) * fit)
-        self.q = np.moveaxis(q / q.sum(0), 0, -1)  # q(w | z1, z2, x)
+        self.q = (1 - share) * np.moveaxis(q / q.sum(0), 0, -1) + share * self.prior  # q(w | z1, z2, x)
         task = np.array([0.4, 0.6])
         pairs = rows.reshape(2, 2, 2)
         self.joint = np.einsum("t,ta,tb,txy,abxw->tabxyw", task, rows, rows, pairs, self.q)
@@ -230,6 +237,21 @@ def test_priced_information_bounds_the_risk(seed: int) -> None:
     seen = risk - world.gaps[0]
     for beta in np.geomspace(0.01, 100, 40):
         assert risk <= seen + beta / SUPPORT * world.rate + world.proxy / (2 * beta)
+    bounded = World(seed, bounded=True)  # a loss in [0, 1] has the proxy 1/4, whatever the posterior
+    for beta in np.geomspace(0.01, 100, 40):
+        assert bounded.gaps[0] <= beta / SUPPORT * bounded.rate + 1 / (8 * beta)
+
+
+def test_the_least_priced_risk_is_not_the_least_bound() -> None:
+    """The proxy of a loss without an upper end differs between posteriors: here, mixtures with the prior."""
+    excess = []
+    for seed in range(8):
+        mixed = [World(seed, share) for share in np.linspace(0, 1, 101)]
+        terms = np.array([float(m.task @ m.apart()) - m.gaps[0] + m.rate / SUPPORT for m in mixed])
+        bounds = terms + np.array([m.proxy for m in mixed]) / 2
+        excess.append(bounds[terms.argmin()] - bounds.min())
+    assert min(excess) >= 0
+    assert sum(e > 1e-3 for e in excess) >= 2
 
 
 def lower_tail(loss: np.ndarray, mass: np.ndarray, rate: float) -> float:

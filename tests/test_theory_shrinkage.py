@@ -9,11 +9,13 @@ import pytest
 import torch
 from builders import close
 from equations import checks
-from scipy import integrate, stats
+from scipy import integrate, optimize, special, stats
 
 import ebmeta
 from ebmeta import EmpiricalBayes, TaskBatch
 from ebmeta.evidence import boundary_threshold
+from ebmeta.gaussian import FullGaussian
+from ebmeta.initializer import ConjugateInitializer
 from ebmeta.likelihood import Given, NegativeBinomial, StudentT
 
 WAYS = torch.ones(1, 1, dtype=torch.bool)
@@ -38,6 +40,39 @@ def test_the_negative_binomial_is_a_binomial_of_r_plus_y_trials() -> None:
     p = mu / (r + mu)
     close(slope, (r + y) * p - y, 1e-6)
     close(curvature, (r + y) * p * (1 - p), 1e-6)
+
+
+def newton(y: float, r: float, scale: float, steps: int) -> list[float]:
+    """Return the path of undamped steps to the mode of one weight, from its prior mean 0."""
+    eta, path = 0.0, []
+    for _ in range(steps):
+        p = special.expit(eta - math.log(r))
+        eta -= ((r + y) * p - y + eta / scale**2) / ((r + y) * p * (1 - p) + scale**-2)
+        path.append(eta)
+    return path
+
+
+@pytest.mark.parametrize(("y", "r", "scale", "ends"), [(20, 10, 3, (180, -90)), (100, 50, 10, (10_000, -5000))])
+def test_the_initializer_gets_where_undamped_steps_cycle(y, r, scale, ends) -> None:
+    """The best Gaussian is found by brute force: expected loss and divergence by quadrature."""
+    assert newton(y, r, scale, 41)[-2:] == pytest.approx(ends[::-1], rel=1e-6)
+    assert newton(y, r, scale, 40)[-2:] == pytest.approx(ends, rel=1e-6)
+    one = torch.ones(1, 1, 1, dtype=torch.float64)
+    prior = FullGaussian(0 * one, one.unsqueeze(-1) / scale**2)
+    likelihood = NegativeBinomial(r).double().requires_grad_(False)
+    q = ConjugateInitializer()(prior, likelihood, one, rows(y), torch.ones(1, 1, dtype=torch.bool))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    weights = weights / weights.sum()
+
+    def loss(at: np.ndarray) -> float:
+        eta = at[0] + math.exp(at[1]) * nodes
+        nll = (r + y) * np.logaddexp(0, eta - math.log(r)) - y * eta
+        return weights @ nll + (math.exp(2 * at[1]) + at[0] ** 2) / (2 * scale**2) - at[1]
+
+    tight = {"xatol": 1e-10, "fatol": 1e-13, "maxiter": 5000}
+    loc, log_scale = optimize.minimize(loss, [math.log(y), -1.0], method="Nelder-Mead", options=tight).x
+    assert float(q.loc) == pytest.approx(loc, abs=1e-6)
+    assert float(q.precision) == pytest.approx(math.exp(-2 * log_scale), rel=1e-5)
 
 
 @checks("eq-student")
