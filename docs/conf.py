@@ -17,13 +17,14 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
-    "sphinx.ext.mathjax",
     "sphinx_copybutton",
     "sphinxcontrib.bibtex",
     "comparison",
     "counts",
     "groups",
     "docstrings",
+    "mathml",
+    "offline",
     "results",
     "run_blocks",
 ]
@@ -49,5 +50,8 @@ copybutton_exclude = ".linenos, .gp, .go"
 results_folder = str(HERE.parent / "benchmarks" / "results")
 run_blocks_pages = ["tutorial", "groups", "information_bottleneck"]
 
+html_math_renderer = "mathml"
+html_static_path = ["_static/math"]
+html_css_files = ["math.css"]
 html_theme = "furo"
 html_title = f"ebmeta {release}"

@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 
+SERVICES = ("gpu", "quic", "background-networking", "component-update", "sync")
+QUIET = ["--no-sandbox", "--no-first-run", *(f"--disable-{service}" for service in SERVICES)]  # asks nobody by itself
+
 
 @dataclass(frozen=True)
 class Seen:
-    """What a browser saw of a page."""
+    """What a browser saw of a page; `requests` went to the network, `files` to the disk."""
 
     errors: list[str]
     requests: list[str]
+    files: list[str]
     overflow: int
     broken_images: int
     text: str
@@ -29,7 +33,7 @@ def look(page: Path, width: int, screenshot: Path | None = None) -> Seen:
     errors: list[str] = []
     requests: list[str] = []
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=chromium, args=QUIET)
         tab = browser.new_page(viewport={"width": width, "height": 800})
         tab.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
         tab.on("pageerror", lambda error: errors.append(str(error)))
@@ -47,4 +51,5 @@ def look(page: Path, width: int, screenshot: Path | None = None) -> Seen:
             tab.screenshot(path=str(screenshot), full_page=True)
         browser.close()
     outside = [url for url in requests if not url.startswith(("file://", "data:"))]
-    return Seen(errors, outside, int(overflow), int(broken), text)
+    files = [url for url in requests if url.startswith("file://")]
+    return Seen(errors, outside, files, int(overflow), int(broken), text)
