@@ -153,7 +153,7 @@ class ConformalSets:
         Raises:
             ValueError: if there is no model, or the tasks are unlabelled or do not fit it.
         """
-        batches = task_batches(tasks, num_tasks)
+        batches = task_batches(tasks, num_tasks, self.model)
         if any(batch.query_y is None for batch in batches):
             raise ValueError("calibrate: expected query labels, got unlabelled tasks")
         parts = []

@@ -28,10 +28,11 @@ from ebmeta.calibration import (
     calibration_interval,
     reliability_bins,
 )
+from ebmeta.columns import check_names
 from ebmeta.likelihood import ScalarLikelihood
 from ebmeta.model import EmpiricalBayes
 from ebmeta.predict import marginals, predict
-from ebmeta.sampling import TaskSampler
+from ebmeta.sampling import TaskSampler, names_of
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["calibration_error", "evaluate", "reliability_bins", "table", "task_batches", "task_scores"]
@@ -45,12 +46,21 @@ PARTS = {
 DETAIL = {*PARTS, "ece_mass"}  # in the dataset, not in the printed table
 
 
-def task_batches(tasks: TaskSampler | TaskBatch, num_tasks: int) -> list[TaskBatch]:
+def task_batches(
+    tasks: TaskSampler | TaskBatch, num_tasks: int, model: EmpiricalBayes | None = None
+) -> list[TaskBatch]:
     """Return a batch as it is, or the batches 0, 1, ... of 64 tasks of a source, `num_tasks` in all.
 
+    Args:
+        tasks: tasks, or a source of them.
+        num_tasks: how many tasks to draw from a source.
+        model: the model that they are for, whose columns a source of named ones has to have.
+
     Raises:
-        ValueError: if `num_tasks` is below 1.
+        ValueError: if `num_tasks` is below 1, or the columns are others than the model's.
     """
+    if model is not None:
+        check_names(model.feature_names, names_of(tasks), "when the model was trained")
     if isinstance(tasks, TaskBatch):
         return [tasks]
     if num_tasks < 1:
@@ -103,7 +113,7 @@ def evaluate(
     Raises:
         ValueError: if the tasks are unlabelled or do not fit the model.
     """
-    parts = [task_scores(model, batch, num_steps) for batch in task_batches(tasks, num_tasks)]
+    parts = [task_scores(model, batch, num_steps) for batch in task_batches(tasks, num_tasks, model)]
     data = xr.concat(parts, "task", join="outer") if len(parts) > 1 else parts[0]
     data = data.assign_coords(task=np.arange(data.sizes["task"]))
     out: dict[str, xr.DataArray] = {}

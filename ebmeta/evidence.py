@@ -24,7 +24,7 @@ from ebmeta.group_sampling import GroupSampler
 from ebmeta.members import Members, chunk_size
 from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Objective
-from ebmeta.preparation import check_groups, measure
+from ebmeta.preparation import check_columns, check_groups, measure
 from ebmeta.prior import FullPrior, Prior
 from ebmeta.tasks import TaskBatch
 
@@ -169,6 +169,7 @@ class Evidence:
     ) -> None:
         if isinstance(tasks, GroupSampler):
             check_groups(model, tasks)
+        check_columns(model, tasks)
         self.batch = (tasks.everything() if isinstance(tasks, GroupSampler) else tasks).to(torch.float64)
         self.model, self.hyperprior, self.seed = model.eval(), hyperprior, seed
         self.objective = Objective("evidence", num_draws=num_draws)

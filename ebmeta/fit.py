@@ -27,7 +27,7 @@ from tqdm import tqdm
 from ebmeta.checkpoint import TrainingState
 from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Kind, Objective, Terms
-from ebmeta.preparation import check_groups, half_told, hardening, start
+from ebmeta.preparation import check_columns, check_groups, half_told, hardening, start
 from ebmeta.sampling import TaskSampler
 from ebmeta.seeding import seeded
 from ebmeta.tasks import TaskBatch
@@ -184,6 +184,7 @@ def fit(
         if not hasattr(source, "sample") and (source is not None or name == "tasks"):
             raise ValueError(f"{name}: expected a source such as EpisodeSampler(X, y), got {type(source).__name__}")
     check_groups(model, tasks, validation)
+    check_columns(model, tasks, validation)
     strength = hardening(model, tasks, validation, harder)
     goal = objective if isinstance(objective, Objective) else Objective(objective)
     place = resolve_device(device)

@@ -9,20 +9,22 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ebmeta.columns import read_column, read_keys, read_rows
 from ebmeta.frames import FrameEncoder
-from ebmeta.sampling import Range, Transform, check_range, features, gather, generator, members
+from ebmeta.sampling import Range, RowSampler, Transform, check_range, gather, generator, members
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["GroupSampler"]
 
 
-class GroupSampler:
+class GroupSampler(RowSampler):
     r"""Draw regression tasks from grouped data: a task is a group, split at random into support and query.
 
     Args:
-        X: inputs, shape `(N, D)`; NumPy array or memory map.
+        X: inputs, shape `(N, D)`; NumPy array, memory map or data frame, whose names of columns are kept.
         y: numbers to predict: real, counts, or 0 and 1, shape `(N,)`.
-        groups: group of each row, any hashable labels, shape `(N,)`.
+        groups: group of each row, hashable labels of one kind, shape `(N,)`; texts of digits count as those numbers in
+            the order of groups alone.
         n_support: support rows per task, or an inclusive range drawn anew for each task. The upper end gives way
             in a small group, so that one query is left, the lower end does not: with (0, 10) groups of any size
             can be used, and one of a single row is a task without labels.
@@ -58,24 +60,15 @@ class GroupSampler:
         transform: Transform | None = None,
         seed: int = 0,
     ) -> None:
-        self.X = features(X)
-        self.y = np.asarray(y)
-        if self.y.ndim != 1 or self.y.dtype.kind not in "fiub":
-            raise ValueError(
-                f"y: expected one column of numbers, got shape {self.y.shape} of {self.y.dtype} "
-                "(class labels go to EpisodeSampler)"
-            )
-        labels = list(groups)
+        self.X, self.feature_names = read_rows("X", X, finite=False)
+        self.y = read_column("y", y, hint=" (class labels go to EpisodeSampler)")
+        labels = read_keys("groups", groups)
         if not len(self.X) == len(self.y) == len(labels) or not labels:
             raise ValueError(
                 f"expected X, y and groups of equal length, got {len(self.X)}, {len(self.y)} and {len(labels)}"
             )
-        if not np.isfinite(self.y).all():
-            raise ValueError(
-                f"y: expected finite numbers, got NaN or infinity at row {int(np.argmin(np.isfinite(self.y)))}"
-            )
         try:
-            number = {group: code for code, group in enumerate(sorted(set(labels)))}
+            number = {group: code for code, group in enumerate(sorted(set(labels), key=_order))}
         except TypeError:
             raise ValueError(f"groups: expected hashable, sortable labels, got {type(labels[0]).__name__}") from None
         self.groups = np.empty(len(number), dtype=object)
@@ -161,13 +154,13 @@ class GroupSampler:
             transform=transform,
             seed=seed,
         )
-        sampler.encoder = encoder
+        sampler.encoder, sampler.feature_names = encoder, encoder.names
         return sampler
 
     def _covariates(self, group_X: Any) -> np.ndarray:
         """Return the covariates of each group, from those of its rows."""
-        values = np.asarray(group_X)
-        if values.ndim != 2 or len(values) != len(self.y) or values.dtype.kind not in "fiub":
+        values, _ = read_rows("group_X", group_X)
+        if values.ndim != 2 or len(values) != len(self.y):
             raise ValueError(
                 f"group_X: expected numbers of shape ({len(self.y)}, G), got shape {values.shape} of {values.dtype}"
             )
@@ -216,7 +209,7 @@ class GroupSampler:
     def _collate(
         self, chosen: np.ndarray, rows: list[tuple[np.ndarray, np.ndarray]], rng: np.random.Generator
     ) -> TaskBatch:
-        inputs = gather(self.X, rows, self.transform, rng)
+        inputs = gather(self.X, rows, self.transform, rng, names=self.feature_names)
         support_size, query_size = (None, None) if self.size is None else _columns(self.size, rows)
         support_y, query_y = _columns(self.y, rows)
         task_x = None if self.group_X is None else torch.from_numpy(self.group_X[chosen])
@@ -231,11 +224,16 @@ class GroupSampler:
         )
 
 
+def _order(group: Any) -> Any:
+    """Return what groups are sorted by: themselves, but texts of digits as the numbers that they write."""
+    if not isinstance(group, str):
+        return group
+    return (0, int(group), group) if group.isdecimal() else (1, 0, group)
+
+
 def _sizes(size: Any, length: int) -> np.ndarray:
-    values = np.asarray(size)
-    if values.shape != (length,) or values.dtype.kind not in "fiub":
-        raise ValueError(f"size: expected {length} numbers, got shape {values.shape} of {values.dtype}")
-    bad = ~(np.isfinite(values) & (values > 0))
+    values = read_column("size", size, length)
+    bad = values <= 0
     if bad.any():
         raise ValueError(f"size: expected finite numbers above 0, got {values[bad][0]} at row {int(np.argmax(bad))}")
     return values

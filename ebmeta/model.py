@@ -72,6 +72,8 @@ class EmpiricalBayes(nn.Module):
         self.refiner = refiner
         self.beta = float(beta)
         self.config = config
+        #: Names of the columns of the rows that the model was trained on, where they had some.
+        self.feature_names: list[str] | None = None
         self.serial = next(_SERIAL)
 
     def __getstate__(self) -> dict[str, Any]:

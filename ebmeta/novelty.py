@@ -83,7 +83,7 @@ class Novelty:
             ValueError: if tasks do not fit the model, classes come without query labels, or there are fewer
                 than two tasks.
         """
-        batches = task_batches(tasks, num_tasks)
+        batches = task_batches(tasks, num_tasks, self.model)
         if sum(map(len, batches)) < 2:
             raise ValueError(f"tasks: expected at least 2 tasks, got {sum(map(len, batches))}")
         if self.model.likelihood.categorical and any(batch.query_y is None for batch in batches):
@@ -118,7 +118,7 @@ class Novelty:
         Raises:
             ValueError: if `fit` was not called, or tasks do not fit the model.
         """
-        self._reference = self._scores(self._numbers(task_batches(tasks, num_tasks)))
+        self._reference = self._scores(self._numbers(task_batches(tasks, num_tasks, self.model)))
         return self
 
     def statistics(self, batch: TaskBatch) -> xr.Dataset:

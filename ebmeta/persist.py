@@ -79,6 +79,7 @@ def save(
         "embedder": type(model.predictor.embedder).__name__ if model.predictor.embedder is not None else None,
         "encoder": None if encoder is None else encoder.config(),
         "tensors": checksum(tensors, header),
+        "feature_names": model.feature_names,
     }
     entry["checksum"] = _checksum(entry)
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +102,8 @@ def _write_config(folder: Path, stored: Mapping[str, Any], overwrite: bool) -> N
 
 
 def _checksum(entry: Mapping[str, Any]) -> str:
-    content = {k: entry.get(k) for k in ("format_version", "config", "embedder", "encoder", "tensors")}
+    parts = ("format_version", "config", "embedder", "encoder", "tensors", "feature_names")
+    content = {k: entry[k] for k in parts if k in entry}
     return hashlib.sha256(to_json(json.loads(json.dumps(content, sort_keys=True))).encode()).hexdigest()
 
 
@@ -266,6 +268,7 @@ def _build(
     if dtypes == {torch.float64}:
         model.double()
     load_tensors(model, tensors, folder)
+    model.feature_names = _feature_names(path, entry.get("feature_names"), model)
     return model.eval()
 
 
@@ -274,6 +277,16 @@ def _shapes(path: Path, config: Mapping[str, Any], embedder: nn.Module | None = 
     _check_arguments(path, config)
     with torch.device("meta"):
         return _construct(path, config, embedder).state_dict()
+
+
+def _feature_names(path: Path, names: Any, model: EmpiricalBayes) -> list[str] | None:
+    if names is None:  # of rows without names, or in a folder that was written before there were any
+        return None
+    wanted = model.predictor.num_features if model.predictor.embedder is None else None
+    texts = isinstance(names, list) and all(isinstance(n, str) for n in names)
+    if not texts or len(set(names)) != len(names) or wanted not in (None, len(names)):
+        raise ValueError(f"{path}: expected the names of {wanted} columns, got {names!r:.80}")
+    return list(names)
 
 
 def _construct(path: Path, config: Mapping[str, Any], embedder: nn.Module | None) -> EmpiricalBayes:

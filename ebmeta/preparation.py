@@ -9,15 +9,16 @@ from typing import Literal
 import numpy as np
 import torch
 
+from ebmeta.columns import check_names
 from ebmeta.group_sampling import GroupSampler
 from ebmeta.initializer import PrototypeInitializer
 from ebmeta.mixture import MixtureRefiner
 from ebmeta.model import EmpiricalBayes
 from ebmeta.predict import evaluating
-from ebmeta.sampling import EpisodeSampler, MixedSampler, TaskSampler
+from ebmeta.sampling import EpisodeSampler, MixedSampler, TaskSampler, names_of
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["check_groups", "half_told", "hardening", "measure", "measure_widths", "start"]
+__all__ = ["check_columns", "check_groups", "half_told", "hardening", "measure", "measure_widths", "start"]
 
 EXCESS = 2.4  # times the excess difficulty of the validation classes; chosen on the validation classes of CIFAR-FS
 WIDE = 60.0  # amplitude of measured widths: the softmax then sees logits of about the right size
@@ -47,6 +48,19 @@ def hardening(
         return 0.0
     excess = validation.difficulty / tasks.difficulty - 1  # type: ignore[attr-defined]
     return EXCESS * min(max(excess, 0.0), 1.0) if math.isfinite(excess) else 0.0
+
+
+def check_columns(model: EmpiricalBayes, tasks: object, validation: object = None) -> None:
+    """Let a model remember the names of its columns; refuse others.
+
+    Raises:
+        ValueError: if a model trained before knows other names, or training and validation differ in them.
+    """
+    names = names_of(tasks)
+    check_names(names, names_of(validation), "for training")
+    check_names(model.feature_names, names, "when the model was trained")
+    if names is not None and (model.predictor.embedder is not None or len(names) == model.predictor.num_features):
+        model.feature_names = list(names)
 
 
 def check_groups(model: EmpiricalBayes, tasks: TaskSampler, validation: TaskSampler | None = None) -> None:
@@ -179,7 +193,7 @@ def _take(model: EmpiricalBayes, rows: _Rows) -> None:
                 model.prior.measure(rows.task_x)
             model.prior.loc[-1] = model.likelihood.measure(rows.y, rows.size)
         else:
-            _refuse_far_from_unit_scale(rows)
+            _refuse_far_from_unit_scale(rows, model.feature_names)
 
 
 class _Rows:
@@ -212,12 +226,13 @@ class _Rows:
         self.task_x = torch.cat(task_x) if task_x else None
 
 
-def _refuse_far_from_unit_scale(rows: _Rows) -> None:
+def _refuse_far_from_unit_scale(rows: _Rows, names: list[str] | None) -> None:
     real, labels = rows.x.flatten(1).square().mean(0).sqrt(), float(rows.y.square().mean().sqrt())
     if float(real.max()) > UNIT_SCALE or labels > UNIT_SCALE:
         column = int(real.argmax())
+        called = f"feature {column}" if names is None else f"feature {names[column]!r}"
         raise ValueError(
             f"expected features and labels of about unit scale, got a root mean square of "
-            f"{float(real[column]):.3g} in feature {column} and of {labels:.3g} in the labels; standardise them, or "
+            f"{float(real[column]):.3g} in {called} and of {labels:.3g} in the labels; standardise them, or "
             "build the model with standardize=True"
         )

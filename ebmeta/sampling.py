@@ -19,9 +19,19 @@ import numpy as np
 import torch
 from sklearn.utils.multiclass import type_of_target
 
+from ebmeta.columns import check_names, read_keys, read_rows, refuse_not_finite
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["EpisodeSampler", "MixedSampler", "TaskSampler", "class_codes", "gather", "generator"]
+__all__ = [
+    "EpisodeSampler",
+    "MixedSampler",
+    "RowSampler",
+    "TaskSampler",
+    "class_codes",
+    "gather",
+    "generator",
+    "names_of",
+]
 
 SEEN_AT_ONCE = 50  # rows of one transform, where rows are not those of a task
 
@@ -35,6 +45,21 @@ class TaskSampler(Protocol):
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
         """Draw batch number `index`."""
         ...
+
+
+class RowSampler:
+    """A source of tasks over rows whose columns may have names.
+
+    Attributes:
+        feature_names: names of the columns, or None.
+    """
+
+    feature_names: Sequence[str] | None = None
+
+
+def names_of(tasks: object) -> Sequence[str] | None:
+    """Return the names of the columns that a source of tasks reads; None where they have none."""
+    return tasks.feature_names if isinstance(tasks, RowSampler) else None
 
 
 def check_range(name: str, value: Range, least: int) -> tuple[int, int]:
@@ -55,15 +80,6 @@ def generator(seed: int, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, index))))
 
 
-def features(X: Any) -> np.ndarray:
-    array = X if isinstance(X, np.ndarray) else np.asarray(X)
-    if array.ndim < 2 or array.dtype.kind not in "fiub":
-        raise ValueError(
-            f"X: expected a numeric array of shape (rows, features...), got shape {array.shape} of {array.dtype}"
-        )
-    return array
-
-
 def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
     """Turn class labels of any kind (integers, strings, booleans) into codes.
 
@@ -82,19 +98,20 @@ def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
         >>> classes.tolist(), codes.tolist()
         (['a', 'b'], [1, 0, 1])
     """
-    array = np.asarray(y)
+    wanted = f"{name}: expected one column of class labels (integers, strings or booleans)"
     try:
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError("no label")
-        np.unique(array)
-        kind = type_of_target(array) if array.size else "empty"
-    except (TypeError, ValueError):
-        kind = "missing or unsortable"
+        labels = read_keys(name, y)
+    except ValueError as error:
+        raise ValueError(f"{wanted}, got none or others: {str(error).removeprefix(f'{name}: ')}") from None
+    array = y if isinstance(y, np.ndarray) and y.dtype.kind in "biufUS" else np.array(labels)
+    if not array.size:
+        kind = "empty"
+    elif array.dtype.kind == "O" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
+        kind = "infinite or other"
+    else:
+        kind = type_of_target(array)
     if array.ndim != 1 or kind not in ("binary", "multiclass"):
-        raise ValueError(
-            f"{name}: expected one column of class labels (integers, strings or booleans), got {kind} "
-            f"labels of shape {array.shape} and type {array.dtype}"
-        )
+        raise ValueError(f"{wanted}, got {kind} labels of shape {array.shape} and type {array.dtype}")
     classes, codes = np.unique(array, return_inverse=True)
     return classes, codes
 
@@ -105,7 +122,7 @@ def members(codes: np.ndarray) -> list[np.ndarray]:
     return np.split(order, np.cumsum(np.bincount(codes))[:-1])
 
 
-class EpisodeSampler:
+class EpisodeSampler(RowSampler):
     r"""Draw classification tasks from a labelled data set.
 
     A task picks `n_way` classes, numbers them in random order, and draws `n_shot` support rows and
@@ -114,7 +131,7 @@ class EpisodeSampler:
     which it is: their `concentration` is $a$, and infinity where the queries are balanced.
 
     Args:
-        X: inputs, shape `(N, ...)`; NumPy array or memory map.
+        X: inputs, shape `(N, ...)`; NumPy array, memory map or data frame, whose names of columns are kept.
         y: class labels of any kind, shape `(N,)`.
         n_way: classes per task, or an inclusive range `(low, high)` drawn anew for each task.
         n_shot: support rows per class, or a range.
@@ -149,7 +166,7 @@ class EpisodeSampler:
         transform: Transform | None = None,
         seed: int = 0,
     ) -> None:
-        self.X = features(X)
+        self.X, self.feature_names = read_rows("X", X, finite=False)
         self.classes, codes = class_codes(y)
         if len(codes) != len(self.X):
             raise ValueError(f"y: expected {len(self.X)} labels, one per row of X, got {len(codes)}")
@@ -269,7 +286,7 @@ class EpisodeSampler:
             rows.append((np.concatenate([p[:shot] for p in picks]), np.concatenate([p[shot:] for p in picks])))
             labels.append((np.repeat(np.arange(way), shot), np.repeat(np.arange(way), counts)))
             ways.append(way)
-        inputs = gather(self.X, rows, self.transform, rng, self._harden if self._strength else None)
+        inputs = gather(self.X, rows, self.transform, rng, self._harden if self._strength else None, self.feature_names)
         return TaskBatch.from_tasks(
             [s for s, _ in inputs],
             [torch.from_numpy(s) for s, _ in labels],
@@ -280,7 +297,7 @@ class EpisodeSampler:
         )
 
 
-class MixedSampler:
+class MixedSampler(RowSampler):
     """Draw batches from several episode samplers in turn: batch n comes from sampler n modulo their number.
 
     For one model of many kinds of task: few and many shots, balanced and not, few and many classes.
@@ -302,6 +319,9 @@ class MixedSampler:
         self.samplers = tuple(samplers)
         if not self.samplers:
             raise ValueError("samplers: expected at least one, got none")
+        self.feature_names = self.samplers[0].feature_names
+        for sampler in self.samplers[1:]:
+            check_names(self.feature_names, sampler.feature_names, "for the first sampler")
 
     @property
     def difficulty(self) -> float:
@@ -327,13 +347,12 @@ def gather(
     transform: Transform | None,
     rng: np.random.Generator,
     harden: Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray] | None = None,
+    names: Sequence[str] | None = None,
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Read each task's rows (support, query), change them as asked, and turn them into tensors."""
     flat = np.concatenate([np.concatenate(pair) for pair in rows])
     read = np.asarray(X[flat], dtype=np.float32)
-    finite = np.isfinite(read.reshape(len(read), -1)).all(1)
-    if not finite.all():
-        raise ValueError(f"X: expected finite numbers, got NaN or infinity at row {int(flat[np.argmin(finite)])}")
+    refuse_not_finite("X", read, names, flat)
     out, start = [], 0
     for support, query in rows:
         stop = start + len(support) + len(query)

@@ -62,6 +62,7 @@ class PriorEnsemble(EmpiricalBayes):
         self, model: EmpiricalBayes, names: tuple[str, ...], values: Tensor, log_weight: Tensor, new_groups: bool = True
     ) -> None:
         super().__init__(*_parts(model))
+        self.feature_names = model.feature_names
         self.names, self.new_groups = names, new_groups
         self.register_buffer("values", values)
         self.register_buffer("log_weight", log_weight)
@@ -72,6 +73,7 @@ class PriorEnsemble(EmpiricalBayes):
         each, out = Members(self, self.names, self.values), []
         for flat in self.values:
             out.append(EmpiricalBayes(*copy.deepcopy(_parts(self))))
+            out[-1].feature_names = self.feature_names
             out[-1].load_state_dict(each.split(flat), strict=False)
         return out
 

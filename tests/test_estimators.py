@@ -176,11 +176,11 @@ def test_normal_answers_are_those_of_the_conjugate_posterior():
 @pytest.mark.parametrize(
     ("likelihood", "support_y", "size", "message"),
     [
-        ("poisson", [1.0, -2.0], None, "support_y: expected counts 0, 1, 2, ..., got -2 at task 0, row 1"),
-        ("binomial", [1.0, 4.0], [2, 3], "support_y: expected at most as many successes as trials, got 4 of 3"),
-        ("poisson", [1.0, 2.0], [1, 0], "support_size: expected numbers above 0, got 0 at task 0, row 1"),
-        ("poisson", [1.0, 2.0], [1], "size: expected 2 finite numbers"),
-        ("bernoulli", [1.0, 0.0], [1, 1], "support_y: expected rows of one trial each"),
+        ("poisson", [1.0, -2.0], None, "y: expected counts 0, 1, 2, ..., got -2 at row 1"),
+        ("binomial", [1.0, 4.0], [2, 3], "y: expected at most as many successes as trials, got 4 of 3"),
+        ("poisson", [1.0, 2.0], [1, 0], "size: expected numbers above 0, got 0 at row 1"),
+        ("poisson", [1.0, 2.0], [1], "size: expected 2 numbers, got shape"),
+        ("bernoulli", [1.0, 0.0], [1, 1], "y: expected rows of one trial each"),
     ],
 )
 def test_impossible_support_labels(likelihood, support_y, size, message):
@@ -203,7 +203,7 @@ def test_groups_that_do_not_fit():
         reg.fit(x, y).quantiles(x, [0.0, 0.5])
     with pytest.raises(ValueError, match="coverage: expected a probability between 0 and 1, got 90"):
         reg.interval(x, 90)
-    with pytest.raises(ValueError, match="query_y: expected 2 finite numbers"):
+    with pytest.raises(ValueError, match="y: expected finite numbers, got NaN or infinity at row 0"):
         reg.log_density(x, [np.nan, 0.0])
     covered = ebmeta.FewShotRegressor(regressor(num_covariates=2))
     with pytest.raises(ValueError, match="group_x: expected 2 covariates of each group, got none"):
@@ -212,7 +212,7 @@ def test_groups_that_do_not_fit():
         covered.fit(x, y, groups=["a", "a"], group_x={"a": [1, 2]}).predict(x, groups=["a", "b"])
     with pytest.raises(ValueError, match="group_x: expected 2 finite covariates per group"):
         covered.fit(x, y, group_x=[1.0, np.nan])
-    with pytest.raises(ValueError, match="query_y: expected counts 0, 1, 2, ..., got 0.5"):
+    with pytest.raises(ValueError, match="y: expected counts 0, 1, 2, ..., got 0.5"):
         ebmeta.FewShotRegressor(regressor(likelihood="poisson")).fit(x, y).log_density(x, [1.0, 0.5])
 
 
@@ -233,14 +233,14 @@ def test_scikit_learn_conventions():
 @pytest.mark.parametrize(
     ("support_x", "support_y", "message"),
     [
-        (np.zeros((2, 3)), [0, 1], "support_X: expected 4 features per row, got shape \\(3,\\)"),
-        (np.zeros((2, 4)), [0, 1, 1], "support_y: expected 2 labels, one per row of support_X, got 3"),
-        (np.full((2, 4), np.nan), [0, 1], "support_X: expected finite numbers, got NaN or infinity at row 0"),
-        (np.zeros((2, 4)), [0.5, 1.5], "support_y: expected one column of class labels .* got continuous"),
-        (np.zeros((2, 4)), [[0], [1]], "support_y: expected one column of class labels"),
-        (np.zeros(4), [0], "support_X: expected a numeric array"),
-        ([["a"], ["b"]], [0, 1], "support_X: expected a numeric array"),
-        (np.zeros((0, 4)), [], "support_y: expected one column of class labels .* got empty"),
+        (np.zeros((2, 3)), [0, 1], "X: expected 4 features per row, got shape \\(3,\\)"),
+        (np.zeros((2, 4)), [0, 1, 1], "y: expected 2 labels, one per row of X, got 3"),
+        (np.full((2, 4), np.nan), [0, 1], "X: expected finite numbers, got NaN or infinity at row 0, column 0"),
+        (np.zeros((2, 4)), [0.5, 1.5], "y: expected one column of class labels .* got continuous"),
+        (np.zeros((2, 4)), [[0], [1]], "y: expected one column of class labels"),
+        (np.zeros(4), [0], "X: expected a numeric array"),
+        ([["a"], ["b"]], [0, 1], "X: expected numbers, got the text 'a' in row 0, column 0"),
+        (np.zeros((0, 4)), [], "y: expected one column of class labels .* got empty"),
     ],
 )
 def test_bad_support(support_x, support_y, message):
@@ -251,9 +251,9 @@ def test_bad_support(support_x, support_y, message):
 @pytest.mark.parametrize(
     ("query_x", "message"),
     [
-        (np.zeros((2, 3)), "query_X: expected rows of shape \\(4,\\) as in the support set, got \\(3,\\)"),
-        (np.zeros((0, 4)), "query_X: expected at least one row, got 0"),
-        (np.array([[0, 0, np.inf, 0]]), "query_X: expected finite numbers, got NaN or infinity at row 0"),
+        (np.zeros((2, 3)), "X has 3 features, but FewShotClassifier is expecting 4 features as input"),
+        (np.zeros((0, 4)), "X: expected at least one row, got 0"),
+        (np.array([[0, 0, np.inf, 0]]), "X: expected finite numbers, got NaN or infinity at row 0, column 2"),
     ],
 )
 def test_bad_queries(query_x, message):
@@ -270,5 +270,5 @@ def test_models_of_the_other_kind():
     reg = ebmeta.FewShotRegressor(regressor()).fit(np.eye(3), np.zeros(3))
     with pytest.raises(ValueError, match="num_draws: expected at least 1, got 0"):
         reg.sample(np.eye(3), 0)
-    with pytest.raises(ValueError, match="support_y: expected one column of finite numbers"):
+    with pytest.raises(ValueError, match="y: expected finite numbers, got NaN or infinity at row 1"):
         reg.fit(np.eye(3), [0.0, np.nan, 1.0])

@@ -251,11 +251,11 @@ def bad_x(value):
     ("kwargs", "message"),
     [
         ({"X": X[:, 0]}, r"X: expected a numeric array of shape \(rows, features...\), got shape \(65,\) of float64"),
-        ({"X": X.astype(str)}, r"X: expected a numeric array .*, got shape \(65, 2\) of <U32"),
-        ({"X": X.astype(object)}, r"X: expected a numeric array .*, got shape \(65, 2\) of object"),
+        ({"X": X.astype(str)}, r"X: expected numbers, got the text '.*' in row 0, column 0"),
+        ({"X": np.where(X[3, 1] == X, None, X)}, r"X: expected numbers, got no value in row .*, column ."),
         ({"X": X[:60]}, "y: expected 60 labels, one per row of X, got 65"),
         ({"y": CODES + 0.5}, r"y: expected one column of class labels .*, got continuous labels"),
-        ({"y": [None] * 65}, r"y: expected one column of class labels .* shape \(65,\) and type object"),
+        ({"y": [None] * 65}, r"y: expected one column of class labels .* got none in row 0 \(and 64 more rows\)"),
         ({"y": np.array(["a", None] * 32 + ["a"], dtype=object)}, "y: expected one column of class labels"),
         ({"y": np.where(CODES == 1, np.nan, CODES)}, "y: expected one column of class labels"),
         ({"y": CODES[:, None]}, r"y: expected one column of class labels .* shape \(65, 1\)"),
@@ -285,8 +285,11 @@ def test_bad_episodes_are_refused(kwargs, message):
     [
         ({"X": X[:, 0]}, r"X: expected a numeric array .*, got shape \(65,\)"),
         ({"y": ROWS[:, None]}, r"y: expected one column of numbers, got shape \(65, 1\)"),
-        ({"y": CODES.astype(str)}, r"y: expected one column of numbers, .* \(class labels go to EpisodeSampler\)"),
-        ({"y": [None] * 65}, r"y: expected one column of numbers, got shape \(65,\) of object"),
+        (
+            {"y": CODES.astype(str)},
+            r"y: expected numbers, got the text '1' in row 0 \(class labels go",
+        ),
+        ({"y": [None] * 65}, r"y: expected numbers, got no value in row 0"),
         ({"y": np.where(ROWS == 4, np.nan, 0.0)}, "y: expected finite numbers, got NaN or infinity at row 4"),
         ({"y": np.where(ROWS == 9, -np.inf, 0.0)}, "y: expected finite numbers, got NaN or infinity at row 9"),
         ({"y": ROWS[:64]}, "expected X, y and groups of equal length, got 65, 64 and 65"),

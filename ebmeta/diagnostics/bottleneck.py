@@ -59,7 +59,7 @@ def labelled(
         ValueError: if tasks are unlabelled.
     """
     parameter = next(model.parameters())
-    for batch in task_batches(tasks, num_tasks):
+    for batch in task_batches(tasks, num_tasks, model):
         batch = batch.to(parameter.device).to(parameter.dtype)
         if batch.query_y is None:
             raise ValueError(f"{name}: expected query labels, got unlabelled tasks")
@@ -205,7 +205,7 @@ def mutual_information(
     paths: list[list[Gaussian]] = []
     priors: list[Gaussian] = []
     with evaluating(model):
-        for batch in task_batches(tasks, num_tasks):
+        for batch in task_batches(tasks, num_tasks, model):
             batch = batch.to(parameter.device).to(parameter.dtype)
             if batch.task_x is not None:
                 raise ValueError("mutual_information: expected a prior that all tasks share, got covariates of tasks")

@@ -178,7 +178,7 @@ def diagnose(
         ValueError: if tasks are unlabelled, fewer than two, or do not fit the model.
     """
     started = time.perf_counter()
-    batches = task_batches(tasks, num_tasks)
+    batches = task_batches(tasks, num_tasks, model)
     count = sum(b.num_tasks for b in batches)
     again = repeats(tasks, count)
     if count < 2:

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ebmeta.columns import check_names, read_rows
 from ebmeta.model import EmpiricalBayes
 from ebmeta.predict import Marginals, marginals
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["FewShot"]
-
-
-def _rows(name: str, X: ArrayLike) -> torch.Tensor:
-    array = np.asarray(X)
-    if array.ndim < 2 or array.dtype.kind not in "fiub":
-        raise ValueError(f"{name}: expected a numeric array of shape (rows, features...), got {array.shape}")
-    if not np.isfinite(array).all():
-        row = int(np.argmin(np.isfinite(array.reshape(len(array), -1)).all(1)))
-        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity at row {row}")
-    return torch.from_numpy(array.astype(np.float64))
 
 
 class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
@@ -43,30 +36,38 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no typ
             wanted = "classifier" if categorical else "regressor"
             raise ValueError(f"model: expected a {wanted}, got a {self.model.likelihood.name} likelihood")
 
-    def _remember(self, support_X: ArrayLike, y: NDArray[Any], ways: int) -> None:
-        x = _rows("support_X", support_X)
+    def _remember(self, X: ArrayLike, y: NDArray[Any], ways: int) -> None:
+        x, names = read_rows("X", X)
         if len(x) != len(y):
-            raise ValueError(f"support_y: expected {len(x)} labels, one per row of support_X, got {len(y)}")
+            raise ValueError(f"y: expected {len(x)} labels, one per row of X, got {len(y)}")
+        check_names(self.model.feature_names, names, "when the model was trained")
         features = self.model.predictor.num_features
         if self.model.predictor.embedder is None and x.shape[1:] != (features,):
-            raise ValueError(f"support_X: expected {features} features per row, got shape {tuple(x.shape[1:])}")
-        self.support_X_, self.support_y_, self.n_ways_ = x, torch.from_numpy(y), ways
-        self.n_features_in_ = int(np.prod(x.shape[1:]))
+            raise ValueError(f"X: expected {features} features per row, got shape {tuple(x.shape[1:])}")
+        self._columns(x, names, reset=True)
+        self.support_X_ = torch.from_numpy(x.astype(np.float64))
+        self.support_y_, self.n_ways_ = torch.from_numpy(y), ways
 
-    def _check_query(self, query_X: ArrayLike) -> torch.Tensor:
+    def _columns(self, x: NDArray[Any], names: list[str] | None, reset: bool) -> None:
+        """Remember the columns of the support set, or compare those of queries with them, as scikit-learn does."""
+        like = x.reshape(len(x), math.prod(x.shape[1:])) if names is None else pd.DataFrame(columns=names)
+        validate_data(self, like, reset=reset, skip_check_array=True)
+
+    def _check_query(self, X: ArrayLike) -> torch.Tensor:
         check_is_fitted(self, "support_X_")
-        query = _rows("query_X", query_X)
-        if query.shape[1:] != self.support_X_.shape[1:]:
+        x, names = read_rows("X", X)
+        self._columns(x, names, reset=False)
+        if x.shape[1:] != self.support_X_.shape[1:]:
             raise ValueError(
-                f"query_X: expected rows of shape {tuple(self.support_X_.shape[1:])} as in the support set, "
-                f"got {tuple(query.shape[1:])}"
+                f"X: expected rows of shape {tuple(self.support_X_.shape[1:])} as in the support set, "
+                f"got {tuple(x.shape[1:])}"
             )
-        if not len(query):
-            raise ValueError("query_X: expected at least one row, got 0")
-        return query
+        if not len(x):
+            raise ValueError("X: expected at least one row, got 0 sample(s)")
+        return torch.from_numpy(x.astype(np.float64))
 
-    def _infer(self, query_X: ArrayLike, concentration: float | None = None) -> Marginals:
-        query = self._check_query(query_X)
+    def _infer(self, X: ArrayLike, concentration: float | None = None) -> Marginals:
+        query = self._check_query(X)
         known = None if concentration is None else torch.full((1,), float(concentration))
         ways = torch.ones(1, self.n_ways_, dtype=torch.bool)
         batch = TaskBatch(self.support_X_[None], self.support_y_[None], query[None], way_mask=ways, concentration=known)

@@ -39,12 +39,12 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         super().__init__(model, num_steps)
         self.concentration = concentration
 
-    def fit(self, support_X: ArrayLike, support_y: ArrayLike) -> FewShotClassifier:
+    def fit(self, X: ArrayLike, y: ArrayLike) -> FewShotClassifier:
         """Remember the support set.
 
         Args:
-            support_X: labelled inputs, shape `(S, ...)`.
-            support_y: their class labels of any kind, shape `(S,)`.
+            X: labelled inputs, shape `(S, ...)`.
+            y: their class labels of any kind, shape `(S,)`.
 
         Returns:
             The estimator.
@@ -55,27 +55,25 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         self._check_model(categorical=True)
         if self.concentration is not None and not self.concentration > 0:
             raise ValueError(f"concentration: expected a number above 0, infinity or None, got {self.concentration}")
-        self.classes_, codes = class_codes(support_y, "support_y")
-        self._remember(support_X, codes.astype(np.int64), len(self.classes_))
+        self.classes_, codes = class_codes(y, "y")
+        self._remember(X, codes.astype(np.int64), len(self.classes_))
         return self
 
-    def predict_proba(self, query_X: ArrayLike) -> NDArray[np.float64]:
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return class probabilities, shape `(Q, C)`; all rows are used together.
 
         Args:
-            query_X: unlabelled inputs of the task, shape `(Q, ...)`.
+            X: unlabelled inputs of the task, shape `(Q, ...)`.
 
         Raises:
             ValueError: if the rows do not fit the support set, are empty, or are not finite.
         """
-        probs: NDArray[np.float64] = (
-            self._infer(query_X, self.concentration).summaries["probs"][-1, 0].double().cpu().numpy()
-        )
+        probs: NDArray[np.float64] = self._infer(X, self.concentration).summaries["probs"][-1, 0].double().cpu().numpy()
         probs /= probs.sum(-1, keepdims=True)
         return probs
 
-    def predict(self, query_X: ArrayLike) -> NDArray[Any]:
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the likeliest label of each row, shape `(Q,)`; all rows are used together."""
-        probs = self.predict_proba(query_X)
+        probs = self.predict_proba(X)
         labels: NDArray[Any] = self.classes_[probs.argmax(-1)]
         return labels

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin
+from sklearn.metrics import r2_score
 
+from ebmeta.columns import kind_of_keys, read_column, read_keys, read_rows
 from ebmeta.estimators.base import FewShot
 from ebmeta.inference import Inference, MixtureInference
 from ebmeta.predict import evaluating
@@ -45,8 +47,8 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
 
     def fit(
         self,
-        support_X: ArrayLike,
-        support_y: ArrayLike,
+        X: ArrayLike,
+        y: ArrayLike,
         *,
         groups: ArrayLike | None = None,
         size: ArrayLike | None = None,
@@ -55,8 +57,8 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         """Remember the support set.
 
         Args:
-            support_X: labelled inputs, shape `(S, ...)`; S may be 0.
-            support_y: their labels, shape `(S,)`.
+            X: labelled inputs, shape `(S, ...)`; S may be 0.
+            y: their labels, shape `(S,)`.
             groups: group of each row, shape `(S,)`; one group by default.
             size: trials, exposure or readings of each row (see `ebmeta.likelihood.Given`), shape `(S,)`; 1 by default.
             group_x: covariates of the group, shape `(G,)`, or those of each group by its label.
@@ -68,27 +70,52 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
             ValueError: if the model is no regressor, or the arrays are malformed.
         """
         self._check_model(categorical=False)
-        y = np.asarray(support_y)
-        if y.ndim != 1 or y.dtype.kind not in "fiub" or not np.isfinite(y).all():
-            raise ValueError(f"support_y: expected one column of finite numbers, got shape {y.shape} of {y.dtype}")
-        self._remember(support_X, y.astype(np.float64), 1)
-        self.size_ = _column("size", size, len(y))
-        self.groups_ = _labels("groups", groups, len(y))
+        labels = read_column("y", y).astype(np.float64)
+        self._remember(X, labels, 1)
+        self.size_ = _column("size", size, len(labels))
+        self.groups_ = _labels("groups", groups, len(labels))
         self.group_x_ = group_x
-        everything, of_one = torch.ones(1, len(y), dtype=torch.bool), None if self.size_ is None else self.size_[None]
-        self.model.likelihood.check("support_y", self.support_y_[None], everything, of_one)
-        self._tasks(self.support_X_[:1], None if self.groups_ is None else self.groups_[:1], None) if len(y) else None
+        self._check_labels(self.support_y_, self.size_)
+        if len(labels):
+            self._tasks(self.support_X_[:1], None if self.groups_ is None else self.groups_[:1], None)
         return self
 
-    def _tasks(
-        self, query: torch.Tensor, groups: NDArray[Any] | None, size: torch.Tensor | None
-    ) -> tuple[TaskBatch, NDArray[np.int64]]:
-        """Return one task per group of the queries, and each query's position among the rows of all tasks."""
+    def _check_labels(self, y: torch.Tensor, size: torch.Tensor | None) -> None:
+        """Raise `ValueError` where a label is impossible for the likelihood."""
+        everything, of_one = torch.ones(1, len(y), dtype=torch.bool), None if size is None else size[None]
+        try:
+            self.model.likelihood.check("y", y[None], everything, of_one)
+        except ValueError as error:
+            raise ValueError(str(error).replace(" at task 0, row ", " at row ")) from None
+
+    def _check_groups(self, groups: list[Any] | None) -> None:
+        """Refuse groups of another kind than those with labels; say where none of them has any."""
         if groups is not None and self.groups_ is None and len(self.support_y_):
             raise ValueError("groups: expected none, because fit was given none, got some")
         if groups is None and self.groups_ is not None:
             raise ValueError("groups: expected the group of each row, because fit was given groups, got none")
-        keys = [None] if groups is None else list(dict.fromkeys(groups.tolist()))
+        if not groups or not self.groups_:
+            return
+        if kind_of_keys(groups) != kind_of_keys(self.groups_):
+            raise ValueError(
+                f"groups: expected labels of the kind that fit was given, {kind_of_keys(self.groups_)}s such as "
+                f"{self.groups_[0]!r}, got the {kind_of_keys(groups)} {groups[0]!r}"
+            )
+        if not set(groups) & set(self.groups_):
+            warnings.warn(
+                f"groups: none of the {len(set(groups))} groups of X, such as {groups[0]!r}, is among the "
+                f"{len(set(self.groups_))} with labelled rows, such as {self.groups_[0]!r}: all are predicted from the "
+                "prior",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def _tasks(
+        self, query: torch.Tensor, groups: list[Any] | None, size: torch.Tensor | None
+    ) -> tuple[TaskBatch, NDArray[np.int64]]:
+        """Return one task per group of the queries, and each query's position among the rows of all tasks."""
+        self._check_groups(groups)
+        keys = [None] if groups is None else list(dict.fromkeys(groups))
         rows = _by_group(groups, keys, len(query))
         own = _by_group(self.groups_, keys, len(self.support_y_))
         sized = self.size_ is not None or size is not None
@@ -117,26 +144,30 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
                 raise ValueError(f"group_x: expected {wanted} covariates of each group, got none")
             return None
         if isinstance(given, Mapping):
-            missing = [k for k in keys if k not in given]
+            known = dict(zip(read_keys("group_x", list(given)), given.values(), strict=True))
+            missing = [k for k in keys if k not in known]
             if missing:
-                raise ValueError(f"group_x: expected covariates of every group, got none of {missing[0]!r}")
-            rows = [given[k] for k in keys]
+                raise ValueError(
+                    f"group_x: expected covariates of every group, got none of {missing[0]!r} (there are those of "
+                    f"{', '.join(map(repr, list(known)[:3]))}, ...)"
+                )
+            rows = [known[k] for k in keys]
         else:
             rows = [given] * len(keys)
-        values = np.asarray(rows, dtype=np.float64)
+        values = read_rows("group_x", rows, finite=False)[0].astype(np.float64)
         if values.ndim != 2 or values.shape[1] != wanted or not np.isfinite(values).all():
             raise ValueError(f"group_x: expected {wanted} finite covariates per group, got shape {values.shape[1:]}")
         return torch.from_numpy(values)
 
-    def tasks(self, query_X: ArrayLike, *, groups: ArrayLike | None = None, size: ArrayLike | None = None) -> TaskBatch:
+    def tasks(self, X: ArrayLike, *, groups: ArrayLike | None = None, size: ArrayLike | None = None) -> TaskBatch:
         """Return one task per group, in the order in which queries name them, for `ebmeta.predict`."""
-        query = self._check_query(query_X)
+        query = self._check_query(X)
         return self._tasks(query, _labels("groups", groups, len(query)), _column("size", size, len(query)))[0]
 
     def _query(
-        self, query_X: ArrayLike, groups: ArrayLike | None, size: ArrayLike | None
+        self, X: ArrayLike, groups: ArrayLike | None, size: ArrayLike | None
     ) -> tuple[Inference | MixtureInference, NDArray[np.int64], TaskBatch]:
-        query = self._check_query(query_X)
+        query = self._check_query(X)
         batch, position = self._tasks(query, _labels("groups", groups, len(query)), _column("size", size, len(query)))
         parameter = next(self.model.parameters())
         batch = batch.to(parameter.device).to(parameter.dtype)
@@ -145,7 +176,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
 
     def predict(
         self,
-        query_X: ArrayLike,
+        X: ArrayLike,
         return_std: bool = False,
         *,
         groups: ArrayLike | None = None,
@@ -154,7 +185,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         """Return the predictive mean of each row, and its standard deviation where asked, noise included.
 
         Args:
-            query_X: unlabelled inputs, shape `(Q, ...)`; all rows of a group are used together.
+            X: unlabelled inputs, shape `(Q, ...)`; all rows of a group are used together.
             return_std: also return the standard deviation, in units of the label.
             groups: group of each row, shape `(Q,)`, where `fit` was given groups.
             size: trials, exposure or readings of each row, shape `(Q,)`; 1 by default.
@@ -162,15 +193,27 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         Raises:
             ValueError: if the rows do not fit the support set, are empty, or are not finite.
         """
-        inferred, position, _ = self._query(query_X, groups, size)
+        inferred, position, _ = self._query(X, groups, size)
         with torch.no_grad():
             out = inferred.predict(-1)
         mean = _flat(out["mean"], position)
         return (mean, _flat(out["std"], position)) if return_std else mean
 
+    def score(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        groups: ArrayLike | None = None,
+        size: ArrayLike | None = None,
+    ) -> float:
+        """Return the coefficient of determination $R^2$ of the predictive means; arguments as for `predict`."""
+        return float(r2_score(y, self.predict(X, groups=groups, size=size), sample_weight=sample_weight))
+
     def quantiles(
         self,
-        query_X: ArrayLike,
+        X: ArrayLike,
         levels: ArrayLike = (0.05, 0.25, 0.5, 0.75, 0.95),
         *,
         groups: ArrayLike | None = None,
@@ -179,7 +222,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         """Return predictive quantiles, shape `(Q, L)`; for counts the smallest count that reaches the level.
 
         Args:
-            query_X: as for `predict`.
+            X: as for `predict`.
             levels: probabilities between 0 and 1, shape `(L,)`.
             groups: as for `predict`.
             size: as for `predict`.
@@ -187,14 +230,14 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         Raises:
             ValueError: if a level is out of range, the likelihood has no cdf, or as for `predict`.
         """
-        inferred, position, _ = self._query(query_X, groups, size)
+        inferred, position, _ = self._query(X, groups, size)
         with torch.no_grad():
             out = inferred.quantile(-1, torch.as_tensor(np.atleast_1d(levels), dtype=inferred.x.dtype))
         return np.stack([_flat(level, position) for level in out], 1)
 
     def interval(
         self,
-        query_X: ArrayLike,
+        X: ArrayLike,
         coverage: float = 0.9,
         *,
         groups: ArrayLike | None = None,
@@ -203,13 +246,13 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         """Return both ends of the central interval that holds a new label with this probability, shape `(Q,)`."""
         if not 0 < coverage < 1:
             raise ValueError(f"coverage: expected a probability between 0 and 1, got {coverage}")
-        out = self.quantiles(query_X, ((1 - coverage) / 2, (1 + coverage) / 2), groups=groups, size=size)
+        out = self.quantiles(X, ((1 - coverage) / 2, (1 + coverage) / 2), groups=groups, size=size)
         return out[:, 0], out[:, 1]
 
     def log_density(
         self,
-        query_X: ArrayLike,
-        query_y: ArrayLike,
+        X: ArrayLike,
+        y: ArrayLike,
         *,
         groups: ArrayLike | None = None,
         size: ArrayLike | None = None,
@@ -217,25 +260,25 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         """Return the predictive log density (log probability for counts) of labels in nats, shape `(Q,)`.
 
         Args:
-            query_X: as for `predict`.
-            query_y: a label for each row, used for the score alone, shape `(Q,)`.
+            X: as for `predict`.
+            y: a label for each row, used for the score alone, shape `(Q,)`.
             groups: as for `predict`.
             size: as for `predict`.
         """
-        inferred, position, batch = self._query(query_X, groups, size)
-        y = _column("query_y", query_y, len(position))
+        inferred, position, batch = self._query(X, groups, size)
+        given = _column("y", y, len(position))
+        assert given is not None  # for the type checker: a column was given
+        self._check_labels(given, _column("size", size, len(position)))
         table = torch.zeros(batch.query_mask.numel(), dtype=inferred.x.dtype)
-        assert y is not None  # for the type checker: a column was given
-        table[torch.from_numpy(position)] = y.to(inferred.x.dtype)
+        table[torch.from_numpy(position)] = given.to(inferred.x.dtype)
         labels = table.view(batch.query_mask.shape).to(inferred.x.device)
-        self.model.likelihood.check("query_y", labels, batch.query_mask, batch.query_size)
         with torch.no_grad():
             out = inferred.log_prob(-1, labels, inferred.x.new_zeros(1), predictive=True)
         return _flat(out, position)
 
     def sample(
         self,
-        query_X: ArrayLike,
+        X: ArrayLike,
         num_draws: int = 1000,
         seed: int = 0,
         *,
@@ -245,7 +288,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         """Draw labels of all rows jointly: each draw is one `w` per group and new noise, shape `(num_draws, Q)`.
 
         Args:
-            query_X: as for `predict`.
+            X: as for `predict`.
             num_draws: number of draws.
             seed: seed of the draws; the global generator is left alone.
             groups: as for `predict`.
@@ -256,7 +299,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         """
         if num_draws < 1:
             raise ValueError(f"num_draws: expected at least 1, got {num_draws}")
-        inferred, position, _ = self._query(query_X, groups, size)
+        inferred, position, _ = self._query(X, groups, size)
         with torch.no_grad(), seeded(seed, inferred.x.device):
             _, y, _ = inferred.draw(-1, num_draws)
         draws: NDArray[np.float64] = y.flatten(1).double().cpu().numpy()[:, position]
@@ -271,29 +314,19 @@ def _flat(value: torch.Tensor, position: NDArray[np.int64]) -> NDArray[np.float6
 def _column(name: str, values: ArrayLike | None, length: int) -> torch.Tensor | None:
     if values is None:
         return None
-    array = np.asarray(values)
-    if array.shape != (length,) or array.dtype.kind not in "fiub" or not np.isfinite(array).all():
-        raise ValueError(f"{name}: expected {length} finite numbers, got shape {array.shape} of {array.dtype}")
-    return torch.from_numpy(array.astype(np.float64))
+    return torch.from_numpy(read_column(name, values, length).astype(np.float64))
 
 
-def _labels(name: str, values: ArrayLike | None, length: int) -> NDArray[Any] | None:
-    if values is None:
-        return None
-    array = np.asarray(values)
-    if array.shape != (length,):
-        raise ValueError(f"{name}: expected one label for each of {length} rows, got shape {array.shape}")
-    if (missing := pd.isna(array)).any():
-        raise ValueError(f"{name}: expected a label in every row, got none in row {int(np.argmax(missing))}")
-    return array
+def _labels(name: str, values: ArrayLike | None, length: int) -> list[Any] | None:
+    return None if values is None else read_keys(name, values, length)
 
 
-def _by_group(labels: NDArray[Any] | None, keys: list[Any], length: int) -> list[torch.Tensor]:
+def _by_group(labels: list[Any] | None, keys: list[Any], length: int) -> list[torch.Tensor]:
     """Return the rows of each group, in order; those of a single group without labels are all."""
     if labels is None:
         return [torch.arange(length) for _ in keys]
     number = {k: i for i, k in enumerate(keys)}
-    codes = np.array([number.get(g, -1) for g in labels.tolist()], dtype=np.int64)
+    codes = np.array([number.get(g, -1) for g in labels], dtype=np.int64)
     order = np.argsort(codes, kind="stable")
     ends = np.searchsorted(codes[order], np.arange(len(keys) + 1))
     return [torch.from_numpy(order[i:j]) for i, j in pairwise(ends)]

@@ -239,5 +239,5 @@ def check_size(name: str, mask: Tensor, size: Tensor | None) -> None:
     """Raise `ValueError` where the size of a row is not above 0."""
     if size is not None and bool(((size <= 0) & mask).any()):
         t, i = (int(v) for v in ((size <= 0) & mask).nonzero()[0])
-        side = name.replace("_y", "_size")
+        side = "size" if name == "y" else name.replace("_y", "_size")
         raise ValueError(f"{side}: expected numbers above 0, got {float(size[t, i]):g} at task {t}, row {i}")
