@@ -144,5 +144,6 @@ def _frames(
         columns = [encoder.groups, *encoder.group_features]
         both = [f[columns] for f in (labelled, rows) if len(f)] if encoder.group_features else [rows]
         group_x = encoder.group_x(pd.concat(both, ignore_index=True))
-    reg = FewShotRegressor(model, num_steps).fit(x, y, groups=known, size=size, group_x=group_x)
+    with naming(support, y=encoder.y, size=encoder.size, groups=encoder.groups):
+        reg = FewShotRegressor(model, num_steps).fit(x, y, groups=known, size=size, group_x=group_x)
     return reg, query_x, new, query_size, shown

@@ -110,12 +110,19 @@ def _groups(path: Path, tasks: Tasks, seed: int, encoder: FrameEncoder | None) -
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Put the file in front of what is wrong with its columns."""
+def naming(path: Path, **roles: str | None) -> Iterator[None]:
+    """Put the file in front of what is wrong with its columns, and their names in place of their roles.
+
+    Args:
+        path: the file.
+        **roles: name of the column behind an argument of the library, such as `y`.
+    """
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        role, colon, rest = str(error).partition(":")
+        called = f"column {roles[role]!r}" if roles.get(role) is not None else role
+        raise ValueError(f"{path}: {called}{colon}{rest}") from None
 
 
 def agree(label: str, groups: str | None, encoder: FrameEncoder) -> None:

@@ -197,8 +197,8 @@ def test_evaluate_and_mistakes_of_a_model_of_groups(shops, tmp_path, capsys):
     for change, message in {
         ("kind", "pie"): "bad.csv: column 'kind': expected one of the categories of the training rows",
         ("price", None): "bad.csv: column 'price': expected values, got none in any row",
-        ("sold", -1): "support_y: expected counts 0, 1, 2, ..., got -1",
-        ("days", 0): "support_size: expected numbers above 0, got 0",
+        ("sold", -1): "bad.csv: column 'sold': expected counts 0, 1, 2, ..., got -1 at row 0",
+        ("days", 0): "bad.csv: column 'days': expected numbers above 0, got 0 at row 0",
         ("area", "city"): "column 'area': expected one of the categories",
     }.items():
         frame.assign(**{change[0]: change[1]}).to_csv(tmp_path / "bad.csv", index=False)
