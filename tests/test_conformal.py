@@ -5,6 +5,7 @@ import pytest
 import torch
 from builders import class_tasks, classifier, regressor
 from crepes import ConformalClassifier
+from scipy import stats
 
 import ebmeta
 from ebmeta import ConformalSets
@@ -144,6 +145,24 @@ def test_random_numbers_are_the_seed_s(rng_untouched):
 
     assert sets(1).identical(sets(1))
     assert not sets(1).identical(sets(2))
+
+
+def test_calibration_and_prediction_draw_apart(monkeypatch):
+    """The uniforms of adaptive scores: 6 standard errors of a correlation of 3,000, false alarms at 2e-9."""
+    seen = []
+
+    def spy(probs, score, uniform):
+        seen.append(uniform)
+        return class_scores(probs, score, uniform)
+
+    monkeypatch.setattr(ebmeta.conformal, "class_scores", spy)
+    probs = np.random.default_rng(0).dirichlet(np.ones(3), (600, 5))
+    conformal = ConformalSets(score="aps", seed=3).calibrate_probs(probs, probs.argmax(-1))
+    conformal.predict_probs(probs)
+    calibration, prediction = (u.ravel() for u in seen)
+    assert stats.kstest(calibration, "uniform").pvalue > 1e-6
+    assert stats.kstest(prediction, "uniform").pvalue > 1e-6
+    assert abs(np.corrcoef(calibration, prediction)[0, 1]) < 6 / np.sqrt(3000)
 
 
 def test_report_by_hand():

@@ -191,6 +191,44 @@ def test_quantities_of_one_gaussian_are_those_of_scipy():
     np.testing.assert_allclose(own.pit, found.pit, atol=1e-6)
 
 
+def test_ranks_among_few_draws_are_uniform():
+    """With 4 draws a rank is uniform only as (r + V (s + 1)) / 5; false alarms at 1e-6 for each of two quantities."""
+    found = check(exact, num_tasks=4000, num_draws=4)
+    for name in ("log likelihood", "surprise"):
+        u = found.pit.sel(quantity=name).values
+        assert stats.kstest(u, "uniform").pvalue > 1e-6
+        assert len(np.unique(u)) == 4000  # ties are broken
+
+
+def test_the_label_of_a_class_has_the_law_of_its_table():
+    """Labels of three equally likely classes, predicted as (.59, .29, .12): uniform over the piece of each class.
+
+    Two tests at 1e-6 each.
+    """
+    x = torch.tensor([[[0.6, -0.8]]], dtype=torch.float64)
+    batch = TaskBatch(x[:, :0], torch.zeros(1, 0, dtype=torch.long), x, None, way_mask=torch.ones(1, 3).bool())
+    model = EmpiricalBayes.classifier(2, num_steps=0).double()
+    phi = model.predictor.features(x)[0, 0].detach()
+    shift = torch.tensor([0.9, 0.1, -0.8], dtype=torch.float64)
+
+    def table(b: TaskBatch):
+        q = model.prior_of(b)
+        loc = shift[:, None] * phi / phi.square().sum()
+        return q.with_(loc.expand_as(q.loc).clone(), torch.full_like(q.precision, 4.0))
+
+    nodes, weights = np.polynomial.hermite_e.hermegauss(24)
+    grid = np.stack(np.meshgrid(*[nodes] * 3, indexing="ij"), -1).reshape(-1, 3)
+    share = np.stack(np.meshgrid(*[weights / weights.sum()] * 3, indexing="ij"), -1).reshape(-1, 3).prod(1)
+    logits = shift.numpy() + grid * np.sqrt(float(phi.square().sum()) / 4)
+    p = share @ (np.exp(logits) / np.exp(logits).sum(1, keepdims=True))
+    np.testing.assert_allclose(p, [0.59, 0.29, 0.12], atol=0.005)
+    found = simulation_based_calibration(model, batch, posterior=table, num_tasks=4000, num_draws=2)
+    u, low = found.pit.sel(quantity="label").values, np.cumsum(p) - p
+    label = np.searchsorted(low, u, side="right") - 1
+    assert stats.chisquare(np.bincount(label, minlength=3)).pvalue > 1e-6
+    assert stats.kstest((u - low[label]) / p[label], "uniform").pvalue > 1e-6
+
+
 # right and wrong posteriors ---------------------------------------------------------------------------
 
 
