@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,7 +29,7 @@ from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Kind, Objective, Terms
 from ebmeta.preparation import check_columns, check_groups, half_told, hardening, start
 from ebmeta.sampling import TaskSampler
-from ebmeta.seeding import seeded
+from ebmeta.seeding import Drawing, stream
 from ebmeta.tasks import TaskBatch
 from ebmeta.temperature_fit import fit_task_temperature
 
@@ -101,14 +101,6 @@ def _optimizer(model: EmpiricalBayes, learning_rate: float) -> tuple[torch.optim
     groups = [(parameters, peak) for parameters, peak in groups if parameters]
     optimizer = torch.optim.Adam([{"params": parameters} for parameters, _ in groups], lr=learning_rate)
     return optimizer, [peak for _, peak in groups]
-
-
-@contextmanager
-def _seeded(seed: int, stream: int, index: int, device: torch.device) -> Iterator[None]:
-    """Make torch's generators depend on (seed, stream, index) alone, and put them back afterwards."""
-    key = int(np.random.SeedSequence((seed, stream, index)).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    with seeded(key, device):
-        yield
 
 
 def fit(
@@ -219,8 +211,7 @@ def fit(
             rate = _learning_rate(n, num_iterations)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = rate * peak
-            with _seeded(seed, 0, n, place):
-                terms = goal.terms(model, batch)
+            terms = _terms(goal, model, batch, seed, n)
             loss = goal.total(terms) / terms.num_queries.sum()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -268,6 +259,13 @@ def _training(model: EmpiricalBayes, device: torch.device) -> Iterator[None]:
         model.to(home)
 
 
+def _terms(goal: Objective, model: EmpiricalBayes, batch: TaskBatch, seed: int, iteration: int) -> Terms:
+    """Return the terms of one iteration; its draws, and those of an embedder such as dropout, depend on no other."""
+    drawn = Drawing(stream(seed, 2, iteration)) if model.predictor.embedder is not None else nullcontext()
+    with drawn:
+        return goal.terms(model, batch, generator=stream(seed, 0, iteration))
+
+
 def _means(terms: Terms) -> dict[str, np.ndarray]:
     nll = terms.nll.detach().sum(1) / terms.num_queries.sum()
     return {"nll": nll.cpu().numpy(), "kl": terms.kl.detach().mean(1).cpu().numpy()}
@@ -292,8 +290,7 @@ def _validate(
         for index, start in enumerate(range(0, num_tasks, 32)):
             drawn: TaskBatch = validation.sample(min(32, num_tasks - start), index)
             batch = half_told(drawn, index).to(device).to(dtype)
-            with _seeded(seed, 1, index, device):
-                parts.append(sharp.terms(model, batch))
+            parts.append(sharp.terms(model, batch, generator=stream(seed, 1, index)))
     model.train()
     terms = Terms(
         torch.cat([p.nll for p in parts], 1),

@@ -185,8 +185,9 @@ class FullGaussian(Gaussian):
         return out
 
     def color(self, noise: Tensor) -> Tensor:
-        out: Tensor = torch.linalg.solve_triangular(self._factor.mT, noise.unsqueeze(-1), upper=True)
-        return out.squeeze(-1)
+        columns = noise.expand(*noise.shape[:-3], *self.loc.shape).reshape(-1, *self.loc.shape).permute(1, 2, 3, 0)
+        out: Tensor = torch.linalg.solve_triangular(self._factor.mT, columns, upper=True)  # a factor serves all draws
+        return out.permute(3, 0, 1, 2).reshape(*noise.shape[:-3], *self.loc.shape)
 
     def distribution(self) -> TorchDistributionMixin:
         scale_tril = _cholesky(self.covariance())

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from ebmeta.gaussian import Gaussian
 from ebmeta.likelihood import Given, Likelihood, ScalarLikelihood
 from ebmeta.members import Members, chunk_size, unpack
 from ebmeta.noise_levels import Levels
+from ebmeta.seeding import stream
 
 __all__ = ["Inference", "MixtureInference", "invert", "repeat"]
 
@@ -31,6 +31,12 @@ __all__ = ["Inference", "MixtureInference", "invert", "repeat"]
 def repeat(value: Tensor, times: int) -> Tensor:
     """Repeat every task of a tensor `times` times, one after the other."""
     return value if times == 1 else value.repeat_interleave(times, 0)
+
+
+def choose(log_weight: Tensor, num_draws: int, generator: torch.Generator) -> Tensor:
+    """Draw parts of mixtures, shape `(num_draws, T)`, by their log weights, shape `(T, J)`, from a generator."""
+    drawn = torch.multinomial(log_weight.exp().cpu(), num_draws, replacement=True, generator=generator)
+    return drawn.T.to(log_weight.device)
 
 
 class Inference(NamedTuple):
@@ -125,23 +131,28 @@ class Inference(NamedTuple):
         """Return predictive quantiles under $q_k$, shape `(L, T, Q)`; see `invert`."""
         return invert(self, k, levels, num_bisections)
 
-    def draw(self, k: int, num_draws: int, y: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def draw(
+        self, k: int, num_draws: int, y: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Draw weights and labels from $q_k$; label noise is drawn anew for each.
 
         Args:
             k: the step.
             num_draws: number of draws.
             y: labels to score under each draw of the weights, shape `(T, Q)`, or None.
+            generator: source of the draws, on the CPU; that of seed 0 by default.
 
         Returns:
             Weights, shape `(num_draws, T, C, P)`, labels, shape `(num_draws, T, Q)`, and the log likelihood of `y` in
             nats, same shape, or None.
         """
-        w: Tensor = self.path[k].distribution().sample((num_draws,))
+        q, source = self.path[k], generator or stream(0)
+        noise = torch.randn(num_draws, *q.loc.shape, generator=source, dtype=q.loc.dtype)
+        w = q.loc + q.color(noise.to(q.loc.device))
         x, way_mask, given = self.x, self.way_mask, self.given
         if self.num_levels > 1:
             assert self.levels is not None  # for the type checker: several levels
-            level: Tensor = dist.Categorical(logits=self.log_weight).sample((num_draws,))
+            level = choose(self.log_weight, num_draws, source)
             tasks = torch.arange(len(self.log_weight), device=w.device)
             rows = torch.arange(num_draws, device=w.device)[:, None]
             w = w.view(num_draws, *self.log_weight.shape, *w.shape[2:])[rows, tasks, level]
@@ -149,7 +160,7 @@ class Inference(NamedTuple):
             size = None if given.size is None else given.size[:: self.num_levels]
             given = Given(size, self.levels.z[tasks, level])
         eta = torch.einsum("tnp,stcp->stnc", x, w)
-        labels: Tensor = self.likelihood.distribution(eta, way_mask, given).sample()
+        labels = self.likelihood.sample(eta, way_mask, given, generator=source)
         return w, labels, None if y is None else self.likelihood.log_prob(y, eta, way_mask, given)
 
 
@@ -225,10 +236,13 @@ class MixtureInference(NamedTuple):
         """Return predictive quantiles under $q_k$, shape `(L, T, Q)`; see `invert`."""
         return invert(self, k, levels, num_bisections)
 
-    def draw(self, k: int, num_draws: int, y: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def draw(
+        self, k: int, num_draws: int, y: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Draw weights and labels, each from a part drawn by its weight; see `Inference.draw`."""
-        part: Tensor = dist.Categorical(logits=self.log_weight).sample((num_draws,))
-        drawn = self._one_by_one(lambda inferred: inferred.draw(k, num_draws, y))
+        source = generator or stream(0)
+        part = choose(self.log_weight, num_draws, source)
+        drawn = self._one_by_one(lambda inferred: inferred.draw(k, num_draws, y, source))
         index = (
             part,
             torch.arange(num_draws, device=part.device)[:, None],

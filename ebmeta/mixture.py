@@ -77,7 +77,7 @@ class MixtureRefiner(Refiner):
         for name, value in start.items():
             self.register_parameter(f"log_{name}", nn.Parameter(torch.tensor(math.log(value))))
         self.share = nn.Parameter(torch.tensor(0.7))
-        self.adapt = nn.Linear(synthetic_gradient.readout.in_features, 3)
+        self.adapt = nn.utils.skip_init(nn.Linear, synthetic_gradient.readout.in_features, 3)  # type: ignore[no-untyped-call]
         nn.init.zeros_(self.adapt.weight)
         nn.init.zeros_(self.adapt.bias)
         self.temperature = TaskTemperature(num_steps, synthetic_gradient.num_readings)
@@ -128,18 +128,18 @@ class MixtureRefiner(Refiner):
         return q.with_(loc, q0.precision + self.log_information.exp() * claimed)
 
 
-def class_refiner(kind: str, num_steps: int, n_way: int | None, width: int) -> Refiner:
-    """Return a refiner of class weights by name; see `EmpiricalBayes.classifier`.
+def class_refiner(kind: str, num_steps: int, n_way: int | None, width: int, generator: torch.Generator) -> Refiner:
+    """Return a refiner of class weights by name, initial weights from a generator; see `EmpiricalBayes.classifier`.
 
     Raises:
         ValueError: if the name is unknown, or a number of ways is needed and not given.
     """
     if kind == "mixture":
-        return MixtureRefiner(ClassSyntheticGradient(width), num_steps)
+        return MixtureRefiner(ClassSyntheticGradient(width, generator=generator), num_steps)
     if kind == "residual":
-        return GradientRefiner(ClassSyntheticGradient(width), num_steps, step=5.0)
+        return GradientRefiner(ClassSyntheticGradient(width, generator=generator), num_steps, step=5.0)
     if kind != "mlp":
         raise ValueError(f"synthetic_gradient: expected 'mixture', 'residual' or 'mlp', got {kind!r}")
     if n_way is None:
         raise ValueError("n_way: expected the number of classes for synthetic_gradient='mlp', got None")
-    return GradientRefiner(MLPSyntheticGradient(n_way), num_steps, step=5.0)
+    return GradientRefiner(MLPSyntheticGradient(n_way, generator), num_steps, step=5.0)

@@ -26,7 +26,7 @@ from ebmeta.prior import DiagonalPrior, FullPrior, Prior
 from ebmeta.program import Program
 from ebmeta.real_synthetic_gradient import RealSyntheticGradient
 from ebmeta.refine import GradientRefiner, Refiner
-from ebmeta.seeding import seeded
+from ebmeta.seeding import stream
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["EmpiricalBayes"]
@@ -142,14 +142,13 @@ class EmpiricalBayes(nn.Module):
         }
         if widths not in ("trained", "measured") or (widths == "measured" and synthetic_gradient != "mixture"):
             raise ValueError(f"widths: expected 'trained', or 'measured' of a mixture, got {widths!r}")
-        with seeded(seed):
-            predictor = LinearPredictor(num_features, "cosine", embedder, freeze_embedder, profile=profile)
-            refiner = class_refiner(synthetic_gradient, num_steps, n_way, width)
-            prior, initializer = DiagonalPrior(predictor.num_weights), PrototypeInitializer(predictor.num_weights)
-            if widths == "measured":
-                for parameter in (prior.log_scale, *initializer.parameters()):
-                    parameter.requires_grad_(False)
-            return cls(prior, LIKELIHOODS["categorical"](), predictor, initializer, refiner, beta, config)
+        predictor = LinearPredictor(num_features, "cosine", embedder, freeze_embedder, profile=profile)
+        refiner = class_refiner(synthetic_gradient, num_steps, n_way, width, stream(seed))
+        prior, initializer = DiagonalPrior(predictor.num_weights), PrototypeInitializer(predictor.num_weights)
+        if widths == "measured":
+            for parameter in (prior.log_scale, *initializer.parameters()):
+                parameter.requires_grad_(False)
+        return cls(prior, LIKELIHOODS["categorical"](), predictor, initializer, refiner, beta, config)
 
     @classmethod
     def regressor(
@@ -216,19 +215,18 @@ class EmpiricalBayes(nn.Module):
         if isinstance(distribution, Normal) and known_noise:
             distribution.known = True
             distribution.log_noise.requires_grad_(False)
-        with seeded(seed):
-            functions = build_basis(basis) if isinstance(basis, Mapping) else basis
-            config["basis"] = None if functions is None else functions.config()
-            predictor = LinearPredictor(num_features, "linear", embedder, freeze_embedder, functions)
-            return cls(
-                FullPrior(predictor.num_weights, num_covariates=num_covariates),
-                distribution,
-                predictor,
-                ConjugateInitializer(),
-                GradientRefiner(RealSyntheticGradient(predictor.num_weights, width), num_steps),
-                beta,
-                config,
-            )
+        functions = build_basis(basis) if isinstance(basis, Mapping) else basis
+        config["basis"] = None if functions is None else functions.config()
+        predictor = LinearPredictor(num_features, "linear", embedder, freeze_embedder, functions)
+        return cls(
+            FullPrior(predictor.num_weights, num_covariates=num_covariates),
+            distribution,
+            predictor,
+            ConjugateInitializer(),
+            GradientRefiner(RealSyntheticGradient(predictor.num_weights, width, stream(seed)), num_steps),
+            beta,
+            config,
+        )
 
     @property
     def num_steps(self) -> int:

@@ -34,6 +34,7 @@ from torch import Tensor
 from ebmeta.inference import Inference
 from ebmeta.model import EmpiricalBayes
 from ebmeta.program import Program, register
+from ebmeta.seeding import stream
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["Objective", "Terms", "importance_bound"]
@@ -100,11 +101,12 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
             model: the model.
             batch: $T$ labelled tasks.
             num_steps: $K$; that of training by default.
-            generator: source of the draws, on the CPU; the global one by default.
+            generator: source of the draws, on the CPU; that of seed 0 by default.
 
         Raises:
             ValueError: if the tasks are unlabelled or do not fit the model.
         """
+        generator = generator or stream(0)
         if batch.query_y is None:
             raise ValueError("objective: expected query labels, got unlabelled tasks")
         if self.kind == "evidence":
@@ -126,7 +128,7 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
         bound = importance_bound(inferred, batch, self.num_draws, generator)
         return replace(terms, nll=-bound.unsqueeze(0) - terms.kl)
 
-    def _noise(self, x: Tensor, batch: TaskBatch, model: EmpiricalBayes, generator: torch.Generator | None) -> Tensor:
+    def _noise(self, x: Tensor, batch: TaskBatch, model: EmpiricalBayes, generator: torch.Generator) -> Tensor:
         # Drawn on the CPU, so that training on a GPU sees the same numbers.
         shape = (self.num_draws, *x.shape[:2], batch.way_mask.shape[1]) if model.likelihood.categorical else (1,)
         return torch.randn(shape, generator=generator, dtype=x.dtype).to(x.device)
@@ -137,11 +139,11 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
         return loss[-1] + (self.anytime * loss[:-1].mean() if len(loss) > 1 else 0.0)
 
     def differentiable_loss(self, model: Program, guide: Program, batch: TaskBatch, **kwargs: Any) -> Tensor:
-        """Return the loss in nats, summed over tasks, as Pyro's ELBO classes do."""
+        """Return the loss in nats, summed over tasks, as Pyro's ELBO classes do: of torch's global generator."""
         if guide.owner is not model.owner:
             raise ValueError("objective: expected model and guide of one EmpiricalBayes, got two owners")
         register(model.owner)
-        return self.total(self.terms(model.owner, batch, **kwargs))
+        return self.total(self.terms(model.owner, batch, **{"generator": torch.default_generator, **kwargs}))
 
     def loss(self, model: Program, guide: Program, batch: TaskBatch, **kwargs: Any) -> float:
         """Return the loss as a float, without gradients."""
@@ -158,16 +160,14 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
 
 
-def importance_bound(
-    inferred: Inference, batch: TaskBatch, num_draws: int, generator: torch.Generator | None = None
-) -> Tensor:
+def importance_bound(inferred: Inference, batch: TaskBatch, num_draws: int, generator: torch.Generator) -> Tensor:
     r"""Return the importance-weighted bound of the evidence of all labels of each task in nats, shape `(T,)`.
 
     Args:
         inferred: inference from tasks whose support and query are all labelled rows.
         batch: those tasks.
         num_draws: draws of the weights, $S$.
-        generator: source of the draws, on the CPU; the global one by default.
+        generator: source of the draws, on the CPU.
     """
     q, prior, likelihood = inferred.path[-1], inferred.prior, inferred.likelihood
     noise = torch.randn(num_draws, *q.loc.shape, generator=generator, dtype=q.loc.dtype).to(q.loc.device)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from ebmeta.inference import Inference, MixtureInference
 from ebmeta.model import EmpiricalBayes
-from ebmeta.seeding import seeded
+from ebmeta.seeding import stream
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["Marginals", "evaluating", "marginals", "match_model", "predict"]
@@ -201,14 +201,14 @@ def _draws(model: EmpiricalBayes, batch: TaskBatch, chunks: list[Marginals], num
     if seed < 0:
         raise ValueError(f"seed: expected a non-negative integer, got {seed}")
     weights, labels, scores = [], [], []
-    with seeded(seed, next(model.parameters()).device):
-        for index, chunk in enumerate(chunks):
-            part = match_model(model, batch[index * CHUNK : (index + 1) * CHUNK])
-            w, drawn, score = chunk.inferred.draw(-1, num_draws, part.query_y)
-            weights.append(_numpy(w))
-            labels.append(_numpy(drawn))
-            if score is not None:
-                scores.append(_numpy(score))
+    source = stream(seed)
+    for index, chunk in enumerate(chunks):
+        part = match_model(model, batch[index * CHUNK : (index + 1) * CHUNK])
+        w, drawn, score = chunk.inferred.draw(-1, num_draws, part.query_y, source)
+        weights.append(_numpy(w))
+        labels.append(_numpy(drawn))
+        if score is not None:
+            scores.append(_numpy(score))
     query = batch.query_mask.cpu().numpy()
     rows = ("chain", "draw", "task", "query")
     groups: Groups = {

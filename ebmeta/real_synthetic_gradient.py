@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ebmeta.seeding import linear, stream
 from ebmeta.synthetic_gradient import QueryState, SyntheticGradient, _mean_weights, _positive
 
 __all__ = ["RealSyntheticGradient"]
@@ -31,19 +32,21 @@ class RealSyntheticGradient(SyntheticGradient):
     Args:
         num_weights: weights per output, $P$.
         width: second moments, and hidden units of the network.
+        generator: source of the initial weights; that of seed 0 by default.
     """
 
     reads_inputs = True
 
-    def __init__(self, num_weights: int, width: int = 32) -> None:
+    def __init__(self, num_weights: int, width: int = 32, generator: torch.Generator | None = None) -> None:
         super().__init__()
         _positive(num_weights=num_weights, width=width)
-        self.score = nn.Linear(3 * num_weights, num_weights)
+        source = generator or stream(0)
+        self.score = linear(3 * num_weights, num_weights, source)
         self.factor = nn.Parameter(0.3 * torch.eye(num_weights))
-        self.left = nn.Linear(num_weights, width, bias=False)
-        self.right = nn.Linear(num_weights, width, bias=False)
-        self.hidden = nn.Linear(3 * num_weights + 2 * width + 1, width)
-        self.readout = nn.Linear(width, num_weights * (2 + num_weights))
+        self.left = linear(num_weights, width, source, bias=False)
+        self.right = linear(num_weights, width, source, bias=False)
+        self.hidden = linear(3 * num_weights + 2 * width + 1, width, source)
+        self.readout = linear(width, num_weights * (2 + num_weights), source)
         for layer in (self.score, self.readout):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)

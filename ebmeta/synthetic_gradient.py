@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ebmeta.gaussian import Gaussian
 from ebmeta.likelihood import NEVER
+from ebmeta.seeding import linear, stream
 
 __all__ = [
     "ClassSyntheticGradient",
@@ -131,14 +132,16 @@ class ExchangeableLinear(nn.Module):
     Args:
         inputs: features per cell.
         outputs: features per cell after the layer.
+        generator: source of the initial weights; that of seed 0 by default.
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        self.cell = nn.Linear(inputs, outputs)
-        self.by_class = nn.Linear(inputs, outputs, bias=False)
-        self.by_query = nn.Linear(inputs, outputs, bias=False)
-        self.overall = nn.Linear(inputs, outputs, bias=False)
+        source = generator or stream(0)
+        self.cell = linear(inputs, outputs, source)
+        self.by_class = linear(inputs, outputs, source, bias=False)
+        self.by_query = linear(inputs, outputs, source, bias=False)
+        self.overall = linear(inputs, outputs, source, bias=False)
 
     def forward(self, h: Tensor, query_weight: Tensor, way_weight: Tensor) -> Tensor:
         """Return the table, shape `(T, Q, C, outputs)`.
@@ -169,13 +172,16 @@ class ClassSyntheticGradient(SyntheticGradient):
     Args:
         width: hidden features per cell.
         depth: exchangeable layers.
+        generator: source of the initial weights; that of seed 0 by default.
     """
 
-    def __init__(self, width: int = 16, depth: int = 2) -> None:
+    def __init__(self, width: int = 16, depth: int = 2, generator: torch.Generator | None = None) -> None:
         super().__init__()
         _positive(width=width, depth=depth)
-        self.layers = nn.ModuleList(ExchangeableLinear(width if k else CELL + TASK, width) for k in range(depth))
-        self.readout = nn.Linear(width, 1)
+        source = generator or stream(0)
+        inputs = [CELL + TASK, *[width] * (depth - 1)]
+        self.layers = nn.ModuleList(ExchangeableLinear(number, width, source) for number in inputs)
+        self.readout = linear(width, 1, source)
         nn.init.zeros_(self.readout.weight)
         nn.init.zeros_(self.readout.bias)
 
@@ -242,14 +248,15 @@ class MLPSyntheticGradient(SyntheticGradient):
 
     Args:
         n_way: the number of classes of every task.
+        generator: source of the initial weights; that of seed 0 by default.
     """
 
-    def __init__(self, n_way: int) -> None:
+    def __init__(self, n_way: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
         _positive(n_way=n_way)
-        self.n_way = n_way
-        self.net = nn.Sequential(nn.Linear(n_way, 8 * n_way), nn.ReLU(), nn.Linear(8 * n_way, 8 * n_way), nn.ReLU())
-        self.readout = nn.Linear(8 * n_way, n_way)
+        self.n_way, hidden, source = n_way, 8 * n_way, generator or stream(0)
+        self.net = nn.Sequential(linear(n_way, hidden, source), nn.ReLU(), linear(hidden, hidden, source), nn.ReLU())
+        self.readout = linear(hidden, n_way, source)
         nn.init.zeros_(self.readout.weight)
         nn.init.zeros_(self.readout.bias)
 

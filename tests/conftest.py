@@ -81,14 +81,6 @@ def _isolated() -> Iterator[None]:
     assert torch_state() == before
 
 
-@pytest.fixture
-def rng_untouched() -> Iterator[None]:
-    """Fail where the test advances the global random generator."""
-    before = torch.get_rng_state()
-    yield
-    assert torch.equal(torch.get_rng_state(), before), "the global random generator was used"
-
-
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Return the folder of real data, or skip."""

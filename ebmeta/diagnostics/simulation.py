@@ -23,10 +23,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-import pyro
 import torch
 import xarray as xr
-from pyro import poutine
 from torch import Tensor
 
 from ebmeta.diagnostics.simulation_result import SimulationCalibration
@@ -35,7 +33,7 @@ from ebmeta.inference import Inference
 from ebmeta.likelihood import Given, ScalarLikelihood
 from ebmeta.model import EmpiricalBayes
 from ebmeta.sampling import TaskSampler
-from ebmeta.seeding import seeded
+from ebmeta.seeding import stream
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["Posterior", "Simulator", "simulate_tasks", "simulation_based_calibration"]
@@ -55,7 +53,7 @@ def simulate_tasks(model: EmpiricalBayes, batch: TaskBatch, seed: int = 0) -> tu
 
     $$ w_t \sim p_\psi(w), \qquad y_{ti} \sim p(y \mid \phi(x_{ti})^\top w_t) $$
 
-    Noise levels are drawn too, where tasks have some. The program drawn from is `EmpiricalBayes.model`.
+    Noise levels are drawn too, where tasks have some. The law is that of the program `EmpiricalBayes.model`.
 
     Args:
         model: the fitted model.
@@ -75,12 +73,20 @@ def simulate_tasks(model: EmpiricalBayes, batch: TaskBatch, seed: int = 0) -> tu
         >>> tasks, tuple(w.shape)
         (TaskBatch(tasks=4, ways<=1, support<=3, queries<=10, features=(2,), labelled), (4, 1, 3))
     """
-    sides = ("support", "query") if batch.support_x.shape[1] else ("query",)
-    with torch.no_grad(), seeded(seed, batch.query_x.device), pyro.get_param_store().scope():
-        program = poutine.trace(poutine.uncondition(model.model))
-        nodes = program.get_trace(batch, "both" if len(sides) > 1 else "query").nodes
-    labels = {f"{side}_y": nodes[f"{side}_y"]["value"] for side in sides}
-    return replace(batch, **labels), nodes["w"]["value"]
+    source, labels = stream(seed), {}
+    model.check(batch)
+    with torch.no_grad():  # Pyro's handlers belong to the whole process: its programs do not run in threads
+        prior, level = model.prior_of(batch), None
+        if model.likelihood.has_level:
+            level = torch.randn(len(batch), generator=source, dtype=prior.loc.dtype).to(prior.loc.device)
+        noise = torch.randn(prior.loc.shape, generator=source, dtype=prior.loc.dtype)
+        w = prior.loc + prior.color(noise.to(prior.loc.device))
+        for side in ("support", "query"):
+            x, mask, size = (getattr(batch, f"{side}_{part}") for part in ("x", "mask", "size"))
+            if x.shape[1]:
+                eta, given = model.predictor(model.predictor.features(x, mask), w), Given(size, level)
+                labels[f"{side}_y"] = model.likelihood.sample(eta, batch.way_mask, given, generator=source)
+    return replace(batch, **labels), w
 
 
 def simulation_based_calibration(
@@ -152,11 +158,11 @@ def simulation_based_calibration(
     parts: list[dict[str, Tensor]] = []
     kinds: dict[str, str] = {}
     for i, (batch, w) in enumerate(_draws(exact, tasks, simulator, num_tasks, seed)):
-        with torch.no_grad(), seeded(_key(seed, i) + 2**62, parameter.device):
+        with torch.no_grad():
             inferred = exact.infer(batch, None if step < 0 else step)
             if posterior is not None:
                 inferred = inferred._replace(path=[_checked(posterior(batch.to(parameter.dtype)), inferred.path[0])])
-            found = _Test(exact, batch, w, inferred, num_draws).quantities()
+            found = _Test(exact, batch, w, inferred, num_draws, stream(_key(seed, i) + 2**62)).quantities()
         kinds |= {name: kind for name, (kind, _) in found.items()}
         parts.append({name: u.cpu() for name, (_, u) in found.items()})
     pit = torch.stack([torch.cat([part[name] for part in parts]) for name in kinds]).numpy()
@@ -216,6 +222,10 @@ class _Test(NamedTuple):
     w: Tensor
     inferred: Inference
     num_draws: int
+    generator: torch.Generator
+
+    def _uniform(self, like: Tensor) -> Tensor:
+        return torch.rand(like.shape, generator=self.generator, dtype=torch.float64).to(like.device)
 
     def quantities(self) -> dict[str, tuple[str, Tensor]]:
         """Return the kind of each quantity and its $u$, shape `(T,)`."""
@@ -240,7 +250,7 @@ class _Test(NamedTuple):
         if categorical:
             contrast = self._normal(eta[:, 0] - eta[:, 1], loc[:, 0] - loc[:, 1], (var[:, 0] + var[:, 1]).sqrt())
             out["predictor difference"] = "predictor", contrast
-        draws, labels, _ = self.inferred.draw(-1, self.num_draws)
+        draws, labels, _ = self.inferred.draw(-1, self.num_draws, generator=self.generator)
         out["log likelihood"] = "likelihood", self._rank(self._fit(torch.cat([w.unsqueeze(0), draws])))
         out["region"] = "region", self._region(draws)
         assert batch.query_y is not None  # for the type checker: simulated tasks are labelled
@@ -260,8 +270,7 @@ class _Test(NamedTuple):
     def _rank(self, values: Tensor) -> Tensor:
         """Return the randomised rank of the first of `values`, shape `(1 + draws, T)`, among the others, in (0, 1)."""
         below, ties = (values[1:] < values[0]).sum(0), (values[1:] == values[0]).sum(0)
-        v = torch.rand(below.shape, device=below.device, dtype=torch.float64)
-        return (below + v * (ties + 1)) / len(values)
+        return (below + self._uniform(below) * (ties + 1)) / len(values)
 
     def _fit(self, w: Tensor) -> Tensor:
         """Return the log likelihood of the support labels in nats (at the mean noise level), shape `(..., T)`."""
@@ -288,7 +297,7 @@ class _Test(NamedTuple):
 
     def _label(self, summary: dict[str, Tensor], y: Tensor) -> Tensor:
         """Return the predictive probability of less than the label, randomised over ties, shape `(T, Q)`."""
-        v = torch.rand(y.shape, device=y.device, dtype=torch.float64)
+        v = self._uniform(y)
         likelihood = self.model.likelihood
         if likelihood.categorical:
             below = summary["probs"].cumsum(-1) - summary["probs"]

@@ -17,7 +17,7 @@ from ebmeta.columns import kind_of_keys, read_column, read_keys, read_rows
 from ebmeta.estimators.base import FewShot
 from ebmeta.inference import Inference, MixtureInference
 from ebmeta.predict import evaluating
-from ebmeta.seeding import seeded
+from ebmeta.seeding import stream
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["FewShotRegressor"]
@@ -300,8 +300,8 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         if num_draws < 1:
             raise ValueError(f"num_draws: expected at least 1, got {num_draws}")
         inferred, position, _ = self._query(X, groups, size)
-        with torch.no_grad(), seeded(seed, inferred.x.device):
-            _, y, _ = inferred.draw(-1, num_draws)
+        with torch.no_grad():
+            _, y, _ = inferred.draw(-1, num_draws, generator=stream(seed))
         draws: NDArray[np.float64] = y.flatten(1).double().cpu().numpy()[:, position]
         return draws
 

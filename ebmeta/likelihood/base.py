@@ -20,6 +20,8 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from ebmeta.seeding import Drawing
+
 __all__ = ["Given", "Likelihood"]
 
 
@@ -96,6 +98,15 @@ class Likelihood(nn.Module):
     def distribution(self, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> TorchDistributionMixin:
         """Return the Pyro distribution of labels, batch shape `(..., T, Q)`, for `eta` `(..., T, Q, C)`."""
         raise NotImplementedError
+
+    @torch.no_grad()
+    def sample(
+        self, eta: Tensor, way_mask: Tensor, given: Given | None = None, *, generator: torch.Generator
+    ) -> Tensor:
+        """Draw labels, shape `(..., T, Q)`, for `eta` `(..., T, Q, C)`, from a generator on the CPU."""
+        with Drawing(generator):
+            out: Tensor = self.distribution(eta, way_mask, given).sample()
+        return out
 
     def predict(self, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None) -> dict[str, Tensor]:
         r"""Return summaries of the predictive distribution $\int p(y \mid \eta)\, q(\eta)\, d\eta$."""

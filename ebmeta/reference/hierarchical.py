@@ -32,6 +32,7 @@ import xarray as xr
 from ebmeta.model import EmpiricalBayes
 from ebmeta.reference.arrays import SAMPLE_STATS, label, rows_of
 from ebmeta.reference.likelihoods import NumpyroLikelihood, get
+from ebmeta.seeding import quietly
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["Rows", "hierarchical", "hierarchical_model"]
@@ -118,6 +119,7 @@ def _first(value: np.ndarray) -> int:
 
 def _hyperpriors(rows: Rows, form: NumpyroLikelihood, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return a distribution, a number or None for every hyperparameter of the model."""
+    quietly("jax")
     import numpyro.distributions as dist
 
     size = rows.random.shape[1]
@@ -246,6 +248,7 @@ def hierarchical(
     Raises:
         ValueError: if an argument is out of range or the data do not fit the likelihood.
     """
+    quietly("jax")
     import jax
     from numpyro.infer import MCMC, NUTS, Predictive, log_likelihood
 

@@ -27,6 +27,7 @@ import xarray as xr
 from ebmeta.model import EmpiricalBayes
 from ebmeta.reference.arrays import SAMPLE_STATS, blank, label, rows_of
 from ebmeta.reference.likelihoods import NumpyroLikelihood, get, learned_parameters
+from ebmeta.seeding import quietly
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["numpyro_model", "nuts"]
@@ -180,6 +181,7 @@ def nuts(
         ValueError: if `observe` is unknown, a count is below 1, query labels are needed and absent, or
             the likelihood has no NumPyro form.
     """
+    quietly("jax")
     import jax
 
     if observe not in ("support", "both"):
