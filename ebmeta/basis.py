@@ -30,6 +30,8 @@ import torch
 from scipy.interpolate import BSpline
 from torch import Tensor, nn
 
+from ebmeta.standard import Exact, standard, summary
+
 __all__ = ["BASES", "Basis", "FourierBasis", "RandomFeatures", "SplineBasis", "build_basis"]
 
 EVEN = 0.05  # how far knots are drawn from the quantiles towards equal spacing, so that no two of them meet
@@ -41,8 +43,8 @@ def _at_least(least: int, **counts: int) -> None:
             raise ValueError(f"{name}: expected at least {least}, got {value}")
 
 
-class Basis(nn.Module):
-    r"""Base class: the measured frame of the inputs, $z = (x - o) / s$.
+class Basis(Exact):
+    r"""Base class: the measured frame of the inputs, $z = (x - o) / s$; computes in 64 bits.
 
     Args:
         num_inputs: columns of the input, $D$.
@@ -53,6 +55,8 @@ class Basis(nn.Module):
         ValueError: if `num_inputs` is below 1.
     """
 
+    exact: ClassVar[tuple[str, ...]] = ("origin", "width")
+
     name: ClassVar[str]
     origin: Tensor
     width: Tensor
@@ -61,8 +65,8 @@ class Basis(nn.Module):
         super().__init__()
         _at_least(1, num_inputs=num_inputs)
         self.num_inputs, self.num_features, self._settings = num_inputs, num_features, dict(settings)
-        self.register_buffer("origin", torch.zeros(num_inputs))
-        self.register_buffer("width", torch.full((num_inputs,), math.nan))
+        self.register_buffer("origin", torch.zeros(num_inputs, dtype=torch.float64))
+        self.register_buffer("width", torch.full((num_inputs,), math.nan, dtype=torch.float64))
 
     @property
     def measured(self) -> bool:
@@ -84,7 +88,8 @@ class Basis(nn.Module):
             x: training inputs, shape `(..., D)`.
 
         Raises:
-            ValueError: if the basis is measured already, or the inputs are empty, not finite or of another width.
+            ValueError: if the basis is measured already, the inputs are empty, not finite or of another width, or a
+                column varies by too few roundings of its numbers.
         """
         if self.measured:
             raise ValueError("measure: expected a basis without a frame, got one that was measured or given its period")
@@ -92,6 +97,7 @@ class Basis(nn.Module):
         rows = x.reshape(-1, self.num_inputs).double().cpu().numpy()
         if not len(rows) or not np.isfinite(rows).all():
             raise ValueError(f"x: expected at least one row of finite numbers, got shape {tuple(x.shape)}")
+        summary(x.reshape(-1, self.num_inputs), "input")  # refuses what is too coarse
         origin, width = self._frame(rows)
         width = np.where(np.ptp(rows, axis=0) > 0, width, 0.0)
         self.origin.copy_(torch.from_numpy(origin))
@@ -99,7 +105,7 @@ class Basis(nn.Module):
         self._place((rows - origin) / np.where(width > 0, width, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return features, shape `(..., B)`.
+        """Return features in the type of the inputs, shape `(..., B)`.
 
         Args:
             x: inputs, shape `(..., D)`.
@@ -111,8 +117,9 @@ class Basis(nn.Module):
         if not self.measured:
             raise ValueError("expected a measured basis, got one without a frame: call measure(training inputs) first")
         varies = self.width > 0
-        z = (x - self.origin) / torch.where(varies, self.width, 1.0) * varies
-        return self._features(z.reshape(-1, self.num_inputs), varies).reshape(*x.shape[:-1], self.num_features)
+        z = standard(x, self.origin, torch.where(varies, self.width, 1.0)) * varies
+        out = self._features(z.reshape(-1, self.num_inputs), varies)
+        return out.reshape(*x.shape[:-1], self.num_features).to(x.dtype)
 
     def _check(self, x: Tensor) -> None:
         if x.dim() < 1 or x.shape[-1] != self.num_inputs:
@@ -153,6 +160,8 @@ class SplineBasis(Basis):
     Source: de Boor 1978, A Practical Guide to Splines. SciPy makes the polynomial pieces, torch evaluates them.
     """
 
+    exact = ("origin", "width", "knots", "pieces")
+
     name = "spline"
     knots: Tensor
     pieces: Tensor
@@ -161,8 +170,8 @@ class SplineBasis(Basis):
         _at_least(2, num_knots=num_knots)
         super().__init__(num_inputs, num_inputs * (num_knots + 2), {"num_knots": num_knots})
         self.num_knots = num_knots
-        self.register_buffer("knots", torch.linspace(0, 1, num_knots).repeat(num_inputs, 1))
-        self.register_buffer("pieces", torch.zeros(num_inputs, num_knots + 1, 4, num_knots + 2))
+        self.register_buffer("knots", torch.linspace(0, 1, num_knots, dtype=torch.float64).repeat(num_inputs, 1))
+        self.register_buffer("pieces", torch.zeros(num_inputs, num_knots + 1, 4, num_knots + 2, dtype=torch.float64))
 
     def _place(self, z: np.ndarray) -> None:
         even = np.linspace(0, 1, self.num_knots)
@@ -291,7 +300,7 @@ class RandomFeatures(Basis):
         return rows.mean(0), rows.std(0)
 
     def _features(self, z: Tensor, varies: Tensor) -> Tensor:
-        angle = (z * torch.exp(-self.log_length_scale)) @ self.directions
+        angle = (z * torch.exp(-self.log_length_scale)) @ self.directions.double()
         return torch.cat([angle.sin(), angle.cos()], -1) / math.sqrt(self.directions.shape[1])
 
 

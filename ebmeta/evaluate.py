@@ -225,7 +225,7 @@ def _number_scores(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | Non
     for chunk in marginals(model, batch, num_steps):
         inferred, steps = chunk.inferred, len(chunk.inferred.path)
         assert batch.query_y is not None  # for the type checker: the caller has looked
-        y = batch.query_y[start : start + len(inferred.log_weight)].to(inferred.x)
+        y = batch.query_y[start : start + len(inferred.log_weight)].to(inferred.x.device)
         start += len(y)
         none, discrete = inferred.x.new_zeros(1), getattr(model.likelihood, "discrete", False)
         with torch.no_grad():

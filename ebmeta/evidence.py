@@ -170,11 +170,11 @@ class Evidence:
         if isinstance(tasks, GroupSampler):
             check_groups(model, tasks)
         check_columns(model, tasks)
-        self.batch = (tasks.everything() if isinstance(tasks, GroupSampler) else tasks).to(torch.float64)
+        self.batch = tasks.everything() if isinstance(tasks, GroupSampler) else tasks
         self.model, self.hyperprior, self.seed = model.eval(), hyperprior, seed
         self.objective = Objective("evidence", num_draws=num_draws)
         model.check(self.batch)
-        measure(model, self.batch)
+        measure(model, self.batch, tasks)
         found = [
             (f"{part}.{name}", p)
             for part in ("prior", "likelihood", "predictor")

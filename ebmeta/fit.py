@@ -180,7 +180,6 @@ def fit(
     strength = hardening(model, tasks, validation, harder)
     goal = objective if isinstance(objective, Objective) else Objective(objective)
     place = resolve_device(device)
-    dtype = next(model.parameters()).dtype
 
     source = tasks.harder(strength) if strength else tasks  # type: ignore[attr-defined]
     with _training(model, place), tqdm(total=num_iterations, desc="fit", unit="it", disable=not progress) as bar:
@@ -201,13 +200,13 @@ def fit(
         if path is not None and path.exists():
             state.load(path)
         else:
-            start(model, tasks, batch_size, place, dtype)
+            start(model, tasks, batch_size, place)
         if state.iteration and progress:
             bar.write(f"fit: continuing after {state.iteration} iterations of {path}", file=sys.stderr)
         bar.update(state.iteration)
         while state.iteration < num_iterations and not state.stopped:
             n = state.iteration
-            batch = half_told(source.sample(batch_size, n), n).to(place).to(dtype)
+            batch = half_told(source.sample(batch_size, n), n).to(place)
             rate = _learning_rate(n, num_iterations)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = rate * peak
@@ -226,7 +225,7 @@ def fit(
             state.record(loss=value, learning_rate=rate * learning_rate, **_means(terms))
             last = state.iteration == num_iterations
             if validation is not None and (last or state.iteration % validate_every == 0):
-                _validate(state, goal, validation, validation_tasks, seed, place, dtype, patience)
+                _validate(state, goal, validation, validation_tasks, seed, place, patience)
             bar.update()
             if n % 20 == 0:
                 bar.set_postfix(nll=f"{state.rows['nll'][-1][-1]:.3f}", refresh=False)
@@ -239,7 +238,7 @@ def fit(
         extra = min(math.ceil(TEMPERATURE_TASKS / batch_size), math.ceil(num_iterations / 4))
         sources = [source] if validation is None else [source, validation]
         fresh = [(s, n) for s in sources for n in range(num_iterations, num_iterations + extra)]
-        fit_task_temperature(model, (half_told(s.sample(batch_size, n), n).to(place).to(dtype) for s, n in fresh))
+        fit_task_temperature(model, (half_told(s.sample(batch_size, n), n).to(place) for s, n in fresh))
     model.eval()
     return FitResult(model, _history(state), best_iteration, state.stopped, time.perf_counter() - started)
 
@@ -278,7 +277,6 @@ def _validate(
     num_tasks: int,
     seed: int,
     device: torch.device,
-    dtype: torch.dtype,
     patience: int | None,
 ) -> None:
     """Score the fixed validation tasks; keep the best parameters; decide whether to stop."""
@@ -289,7 +287,7 @@ def _validate(
         sharp = Objective(goal.kind, max(VALIDATION_DRAWS, goal.num_draws), goal.anytime)
         for index, start in enumerate(range(0, num_tasks, 32)):
             drawn: TaskBatch = validation.sample(min(32, num_tasks - start), index)
-            batch = half_told(drawn, index).to(device).to(dtype)
+            batch = half_told(drawn, index).to(device)
             parts.append(sharp.terms(model, batch, generator=stream(seed, 1, index)))
     model.train()
     terms = Terms(

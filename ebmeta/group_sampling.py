@@ -11,7 +11,7 @@ import torch
 
 from ebmeta.columns import read_column, read_keys, read_rows
 from ebmeta.frames import FrameEncoder
-from ebmeta.sampling import Range, RowSampler, Transform, check_range, gather, generator, members
+from ebmeta.sampling import Range, RowSampler, Transform, check_range, exact, gather, generator, members
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["GroupSampler"]
@@ -164,7 +164,7 @@ class GroupSampler(RowSampler):
             raise ValueError(
                 f"group_X: expected numbers of shape ({len(self.y)}, G), got shape {values.shape} of {values.dtype}"
             )
-        values = values.astype(np.float32)
+        values = exact(values)
         for group, rows in zip(self.groups, self._members, strict=True):
             own = values[rows]
             if not np.isfinite(own).all() or (own != own[0]).any():
@@ -187,7 +187,7 @@ class GroupSampler(RowSampler):
             index: number of the batch.
 
         Returns:
-            Labelled tasks; features and labels as 32-bit floats.
+            Labelled tasks; features, labels and sizes in their own precision, see `ebmeta.sampling.exact`.
 
         Raises:
             ValueError: if a feature read is not finite, or `num_tasks` is below 1.
@@ -242,6 +242,6 @@ def _sizes(size: Any, length: int) -> np.ndarray:
 def _columns(
     values: np.ndarray, rows: list[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Return the values of each task's support and query rows as 32-bit floats."""
-    flat = values.astype(np.float32)
+    """Return the values of each task's support and query rows as floats."""
+    flat = exact(values)
     return [torch.from_numpy(flat[s]) for s, _ in rows], [torch.from_numpy(flat[q]) for _, q in rows]

@@ -71,6 +71,11 @@ class Inference(NamedTuple):
         """Number of noise levels, $J$."""
         return self.log_weight.shape[1]
 
+    @property
+    def weight(self) -> Tensor:
+        r"""Weight of each level in 64 bits, $\pi$, shape `(T, J)`."""
+        return torch.softmax(self.log_weight.double(), 1)
+
     def _by_level(self, value: Tensor) -> Tensor:
         return value.view(*self.log_weight.shape, *value.shape[1:])
 
@@ -79,7 +84,7 @@ class Inference(NamedTuple):
         of_w = torch.stack([q.kl(self.prior) for q in self.path])
         if self.num_levels == 1:
             return of_w
-        weight = self.log_weight.exp()
+        weight = self.weight
         of_level = (weight * (self.log_weight - self.log_level)).sum(1)
         return (weight * of_w.view(-1, *self.log_weight.shape)).sum(2) + of_level
 
@@ -96,19 +101,23 @@ class Inference(NamedTuple):
         each = score(repeat(y, self.num_levels), *self.marginal(k), self.way_mask, noise, self.given)
         if self.num_levels == 1:
             return each
-        each, log_weight = self._by_level(each), self.log_weight.unsqueeze(-1)
+        each, log_weight = self._by_level(each), torch.log_softmax(self.log_weight.double(), 1).unsqueeze(-1)
         return torch.logsumexp(each + log_weight, 1) if predictive else (each * log_weight.exp()).sum(1)
 
     def marginal(self, k: int) -> tuple[Tensor, Tensor]:
-        """Return location and variance of the linear predictor under $q_k$, both of shape `(T * J, Q, C)`."""
-        return self.path[k].marginal(self.x)
+        """Return location and variance of the linear predictor under $q_k$, both of shape `(T * J, Q, C)`.
+
+        In 64 bits where labels are numbers: scores and predictions are then as exact as the labels.
+        """
+        loc, var = self.path[k].marginal(self.x)
+        return (loc, var) if self.likelihood.categorical else (loc.double(), var.double())
 
     def predict(self, k: int) -> dict[str, Tensor]:
         """Return summaries of the prediction under $q_k$, each of shape `(T, Q, ...)`; see `Likelihood.predict`."""
         out = self.likelihood.predict(*self.marginal(k), self.way_mask, self.given)
         if self.num_levels == 1:
             return out
-        weight = self.log_weight.exp().unsqueeze(-1)
+        weight = self.weight.unsqueeze(-1)
         each, std = self._by_level(out["mean"]), self._by_level(out["std"])
         mean = (weight * each).sum(1)
         total = (weight * (std.square() + (each - mean.unsqueeze(1)).square())).sum(1)
@@ -125,7 +134,7 @@ class Inference(NamedTuple):
         each = self.likelihood.predictive_cdf(repeat(y, self.num_levels), *self.marginal(k), self.given)
         if self.num_levels == 1:
             return each
-        return (self._by_level(each) * self.log_weight.exp().unsqueeze(-1)).sum(1)
+        return (self._by_level(each) * self.weight.unsqueeze(-1)).sum(1)
 
     def quantile(self, k: int, levels: Tensor, num_bisections: int = 200) -> Tensor:
         """Return predictive quantiles under $q_k$, shape `(L, T, Q)`; see `invert`."""
@@ -160,6 +169,7 @@ class Inference(NamedTuple):
             size = None if given.size is None else given.size[:: self.num_levels]
             given = Given(size, self.levels.z[tasks, level])
         eta = torch.einsum("tnp,stcp->stnc", x, w)
+        eta = eta if self.likelihood.categorical else eta.double()
         labels = self.likelihood.sample(eta, way_mask, given, generator=source)
         return w, labels, None if y is None else self.likelihood.log_prob(y, eta, way_mask, given)
 
@@ -206,7 +216,7 @@ class MixtureInference(NamedTuple):
         return self.first.likelihood
 
     def _weight(self, value: Tensor) -> Tensor:
-        weight = self.log_weight.T.exp()
+        weight = torch.softmax(self.log_weight.double(), 1).T
         return weight.view(*weight.shape, *[1] * (value.dim() - 2))
 
     def kl(self) -> Tensor:
@@ -272,6 +282,7 @@ def invert(inferred: Inference | MixtureInference, k: int, levels: Tensor, num_b
     if not isinstance(inferred.likelihood, ScalarLikelihood):
         raise ValueError(f"quantiles: expected labels that are numbers, got a {inferred.likelihood.name} likelihood")
     out, summary = [], inferred.predict(k)
+    levels = levels.to(summary["mean"])
     eps = torch.finfo(summary["mean"].dtype).eps
     for level in levels:
         low, high = (summary["mean"] + sign * 4 * summary["std"] for sign in (-1, 1))
@@ -283,7 +294,7 @@ def invert(inferred: Inference | MixtureInference, k: int, levels: Tensor, num_b
                 break
             low = torch.where(below, low - 4 * (high - low), low)
             high = torch.where(above, high + 4 * (high - low), high)
-        least = 1e-3 if inferred.likelihood.discrete else 32 * eps * summary["std"].clamp(max=1)
+        least = 1e-3 if inferred.likelihood.discrete else 32 * eps * summary["std"]
         for _ in range(num_bisections):
             if bool((high - low <= least + 4 * eps * (low.abs() + high.abs())).all()):
                 break

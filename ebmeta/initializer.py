@@ -128,7 +128,9 @@ class ConjugateInitializer(Initializer):
             searching = step < MODE_STEPS and not likelihood.conjugate
             if searching:
                 var = torch.zeros_like(var)
-            slope, curvature = (v * mask.unsqueeze(-1) for v in likelihood.gradients(y, loc, var, ways, given))
+            slope, curvature = (
+                v.to(x.dtype) * mask.unsqueeze(-1) for v in likelihood.gradients(y, loc, var, ways, given)
+            )
             total = torch.einsum("tsp,tsc->tcp", x, slope) + prior.times(q.loc - prior.loc)
             precision = prior.precision + prior.gram(x, curvature)
             if not (searching or likelihood.conjugate):

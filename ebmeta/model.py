@@ -312,8 +312,9 @@ class EmpiricalBayes(nn.Module):
         x, y, mask = (repeat(v, times) for v in (support_x, batch.support_y, batch.support_mask))
         q = self.initializer(prior, self.likelihood, x, y, mask, given)
         if self.likelihood.categorical:
-            return q, x.new_zeros(batch.num_tasks, 1)
-        (loc, var), none = q.marginal(x), x.new_zeros(1)
+            return q, x.new_zeros(batch.num_tasks, 1, dtype=torch.float64)
+        loc, var = (v.double() for v in q.marginal(x))
+        none = loc.new_zeros(1)
         fit = self.likelihood.expected_log_prob(y, loc, var, ways, none, given)
         return q, (torch.where(mask, fit, 0.0).sum(1) - q.kl(prior)).view(batch.num_tasks, times)
 

@@ -51,16 +51,16 @@ def place(log_evidence: Callable[[Tensor], Tensor], num_tasks: int, like: Tensor
     Args:
         log_evidence: map from levels, shape `(T, 3)`, to $\log p(y^s_t \mid z)$ in nats of the same shape.
         num_tasks: $T$.
-        like: a tensor of the floating-point type and device wanted.
+        like: a tensor on the device wanted; levels come in 64 bits.
     """
-    z = like.new_zeros(num_tasks)
+    z = like.new_zeros(num_tasks, dtype=torch.float64)
     with torch.no_grad():
         for _ in range(NEWTON_STEPS):
             z, _ = _newton(log_evidence, z)
     z, _ = _newton(log_evidence, z)
     _, information = _newton(log_evidence, z)
     rule = np.polynomial.hermite_e.hermegauss(NODES)
-    nodes, weights = (torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in rule)
+    nodes, weights = (torch.as_tensor(v, dtype=z.dtype, device=z.device) for v in rule)
     scale = information.rsqrt()
     points = z.unsqueeze(1) + scale.unsqueeze(1) * nodes
     log_rule = (weights / weights.sum()).log() + nodes.square() / 2 + math.log(2 * math.pi) / 2

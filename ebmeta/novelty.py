@@ -34,7 +34,7 @@ from torch.nn.functional import one_hot
 
 from ebmeta.evaluate import task_batches
 from ebmeta.model import EmpiricalBayes
-from ebmeta.predict import evaluating, predict
+from ebmeta.predict import evaluating, match_model, predict
 from ebmeta.sampling import TaskSampler
 from ebmeta.tasks import TaskBatch
 
@@ -173,8 +173,7 @@ class Novelty:
     @torch.no_grad()
     def _embed(self, batch: TaskBatch) -> tuple[Tensor, Tensor]:
         """Return embedded inputs, support before queries, and which rows are real."""
-        parameter = next(self.model.parameters())
-        part = batch.to(parameter.device).to(parameter.dtype)
+        part = match_model(self.model, batch)
         with evaluating(self.model):
             embed = self.model.predictor.embed
             x = torch.cat([embed(part.support_x, part.support_mask), embed(part.query_x, part.query_mask)], 1)

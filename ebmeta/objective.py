@@ -173,7 +173,7 @@ def importance_bound(inferred: Inference, batch: TaskBatch, num_draws: int, gene
     noise = torch.randn(num_draws, *q.loc.shape, generator=generator, dtype=q.loc.dtype).to(q.loc.device)
     of_q, of_prior = q.distribution(), prior.distribution()
     w = q.loc + q.color(noise)
-    eta = torch.einsum("tnp,stcp->stnc", inferred.x, w)
+    eta = torch.einsum("tnp,stcp->stnc", inferred.x, w).double()
     y = batch.query_y
     assert y is not None  # for the type checker: pooling keeps labels
     logp = torch.where(batch.query_mask, likelihood.log_prob(y, eta, inferred.way_mask, inferred.given), 0.0).sum(-1)

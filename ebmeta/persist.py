@@ -264,8 +264,7 @@ def _build(
     if difference := differing(_shapes(path, config, embedder), tensors):
         raise ValueError(f"{folder}: {difference}: another model")
     model = _construct(path, config, embedder)
-    dtypes = {t.dtype for t in tensors.values() if t.is_floating_point()}
-    if dtypes == {torch.float64}:
+    if all(tensors[name].dtype == torch.float64 for name, _ in model.named_parameters() if name in tensors):
         model.double()
     load_tensors(model, tensors, folder)
     model.feature_names = _feature_names(path, entry.get("feature_names"), model)

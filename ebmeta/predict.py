@@ -56,9 +56,8 @@ class Marginals:
 
 
 def match_model(model: EmpiricalBayes, batch: TaskBatch) -> TaskBatch:
-    """Return the tasks on the device of a model and in its floating-point type."""
-    parameter = next(model.parameters())
-    return batch.to(parameter.device).to(parameter.dtype)
+    """Return the tasks on the device of a model; numbers keep their precision until the model has centred them."""
+    return batch.to(next(model.parameters()).device)
 
 
 _LOCK = threading.Lock()
@@ -92,7 +91,7 @@ def marginals(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None = N
     """Infer and summarise, in chunks of tasks; query labels are not looked at.
 
     Args:
-        model: the model; its parameters decide device and floating-point type.
+        model: the model; its parameters decide the device.
         batch: $T$ tasks.
         num_steps: refinement steps; those of training by default.
 
@@ -125,7 +124,7 @@ def predict(
     """Predict the query labels of every task.
 
     Args:
-        model: the model; its parameters decide device and floating-point type.
+        model: the model; its parameters decide the device.
         batch: $T$ tasks; query labels, where present, are recorded and never used.
         num_steps: refinement steps, $K$; those of training by default.
         num_draws: posterior draws; 0 leaves out the groups that need draws.
@@ -162,7 +161,7 @@ def predict(
         keep = query[None] if values.ndim == 3 else (query[:, :, None] & way[:, None])[None]
         groups["predictive"][name] = (dims, np.where(keep, values, np.nan))
     if quantiles is not None:
-        levels = torch.tensor(list(quantiles), dtype=chunks[0].inferred.x.dtype)
+        levels = torch.tensor(list(quantiles), dtype=torch.float64)
         with torch.no_grad():
             values = _numpy(torch.cat([c.inferred.quantile(-1, levels) for c in chunks], 1))
         groups["predictive"]["quantile"] = (("level", "task", "query"), np.where(query, values, np.nan))

@@ -24,7 +24,8 @@ enter linearly, so a Gaussian over $w$ is a Gaussian over $\eta$.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ from torch.nn import functional
 
 from ebmeta.basis import Basis
 from ebmeta.profile import ClassProfile
+from ebmeta.standard import Exact, check_resolution, standard, summary
 
 __all__ = ["LinearPredictor"]
 
@@ -40,8 +42,10 @@ POWER = 0.25  # of the covariance within classes: 0 leaves the features alone, 1
 SHRINKAGE = 0.3  # of that covariance towards a multiple of the identity
 
 
-class LinearPredictor(nn.Module):
+class LinearPredictor(Exact):
     r"""Features $\phi(x)$, and $\eta = \phi(x)^\top w$.
+
+    Inputs of any floating-point type become features of the model's own.
 
     Args:
         num_features: features per input, $D$ (after the embedder, if there is one); 0 for a linear head of an
@@ -59,10 +63,13 @@ class LinearPredictor(nn.Module):
             there can be none.
     """
 
+    exact: ClassVar[tuple[str, ...]] = ("center", "unit")
+
     center: Tensor
     metric: Tensor
     unit: Tensor
     taken: Tensor
+    like: Tensor
 
     def __init__(
         self,
@@ -88,13 +95,14 @@ class LinearPredictor(nn.Module):
         self.embedder = embedder
         if embedder is not None and freeze_embedder:
             embedder.requires_grad_(False).eval()
-        self.register_buffer("center", torch.zeros(num_features))
+        self.register_buffer("center", torch.zeros(num_features, dtype=torch.float64))
+        self.register_buffer("like", torch.zeros(()), persistent=False)  # knows type and device of the model
         if head == "cosine":
             self.register_buffer("metric", torch.eye(num_features))
             self.profile = ClassProfile(num_features, profile) if profile else None
         else:
             self.profile = None
-            self.register_buffer("unit", torch.ones(num_features))
+            self.register_buffer("unit", torch.ones(num_features, dtype=torch.float64))
             self.register_buffer("taken", torch.tensor(False))
 
     @property
@@ -122,7 +130,7 @@ class LinearPredictor(nn.Module):
         The embedder sees real rows only, so that statistics over its batch are theirs.
         """
         if self.embedder is not None:
-            rows = x.flatten(0, 1)
+            rows = x.flatten(0, 1).to(self.like.dtype)
             if mask is None or bool(mask.all()):
                 x = self.embedder(rows).unflatten(0, x.shape[:2])
             else:
@@ -149,12 +157,15 @@ class LinearPredictor(nn.Module):
                 length = self.profile.length
                 u = torch.cat([u, length * self.profile(u)], -1) / (1 + length**2) ** 0.5
             return functional.pad(u, (0, 1), value=CONSTANT)
-        x = (x - self.center) / self.unit if self.basis is None else self.basis(x)
-        return functional.pad(x, (0, 1), value=1.0)
+        x = standard(x, self.center, self.unit) if self.basis is None else self.basis(x.double())
+        return functional.pad(x.to(self.like.dtype), (0, 1), value=1.0)
 
     def direction(self, x: Tensor) -> Tensor:
         """Return $u$ of raw features, in the metric and from the centre of a cosine head, shape `(..., D)`."""
-        return functional.normalize((x - self.center) @ self.metric, dim=-1, eps=1e-6)
+        off = x.double() - self.center
+        reach = off.detach().abs().amax(-1, keepdim=True)  # the largest number becomes 1, whatever the unit
+        z = (off / torch.where(reach > 0, reach, 1.0)).to(self.metric.dtype)
+        return functional.normalize(z @ self.metric, dim=-1, eps=1e-6)
 
     def forward(self, features: Tensor, w: Tensor) -> Tensor:
         r"""Return $\eta$, shape `(..., T, N, C)`.
@@ -166,7 +177,7 @@ class LinearPredictor(nn.Module):
         return torch.einsum("tnp,...tcp->...tnc", features, w)
 
     @torch.no_grad()
-    def measure(self, x: Tensor, cluster: Tensor) -> None:
+    def measure(self, x: Tensor, cluster: Tensor, columns: Sequence[str] = ()) -> None:
         r"""Take the measure of training inputs: centre and metric, or centre and unit, or what a basis asks for.
 
         A feature that never changes keeps the unit 1: it then adds nothing that the intercept does not.
@@ -175,22 +186,31 @@ class LinearPredictor(nn.Module):
             x: inputs, shape `(N, ...)`.
             cluster: class of each input for a cosine head, any integers, shape `(N,)`. Classes seen once say nothing
                 of the metric, which stays the identity where no class is seen twice.
+            columns: names of the features, for messages.
+
+        Raises:
+            ValueError: if a feature (for a cosine head: all of them together) varies by too few roundings of its
+                numbers.
         """
         x = self.embed(x.unsqueeze(0))[0]
-        self.center.copy_(x.mean(0))
         if self.head == "linear":
+            center, unit = summary(x, "feature", columns)
+            self.center.copy_(center)
+            self.unit.copy_(unit)
             self.taken.fill_(True)
-            if not self.num_features:
-                return
-            deviation = x.std(0, correction=0)
-            varies = deviation > 1e-6 * (1 + self.center.abs())
-            self.unit.copy_(torch.where(varies, deviation, 1.0))
             if self.basis is not None:
                 self.basis.measure(x)
             return
+        exact = x.double()
+        center = exact.mean(0)
+        off = exact - center
+        reach = off.abs().max()
+        deviation = float(reach * (off / reach).square().mean().sqrt()) if float(reach) > 0 else 0.0
+        check_resolution("features", deviation, x)
+        self.center.copy_(center)
         _, index, count = torch.unique(cluster, return_inverse=True, return_counts=True)
-        means = x.new_zeros(len(count), x.shape[1]).index_add_(0, index, x) / count.unsqueeze(-1)
-        off = (x - means[index]).double()
+        means = exact.new_zeros(len(count), x.shape[1]).index_add_(0, index, exact) / count.unsqueeze(-1)
+        off = (exact - means[index]) / torch.where(reach > 0, reach, 1.0)
         freedom = int((count - 1).sum())
         within = off.mT @ off / max(freedom, 1)
         size = within.diagonal().mean()

@@ -6,16 +6,16 @@ import math
 from dataclasses import replace
 from typing import Literal
 
-import numpy as np
 import torch
 
 from ebmeta.columns import check_names
+from ebmeta.frames import FrameEncoder
 from ebmeta.group_sampling import GroupSampler
 from ebmeta.initializer import PrototypeInitializer
 from ebmeta.mixture import MixtureRefiner
 from ebmeta.model import EmpiricalBayes
 from ebmeta.predict import evaluating
-from ebmeta.sampling import EpisodeSampler, MixedSampler, TaskSampler, names_of
+from ebmeta.sampling import EpisodeSampler, MixedSampler, TaskSampler, exact, names_of
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["check_columns", "check_groups", "half_told", "hardening", "measure", "measure_widths", "start"]
@@ -83,8 +83,8 @@ def check_groups(model: EmpiricalBayes, tasks: TaskSampler, validation: TaskSamp
 
 
 def _check_rows(model: EmpiricalBayes, source: GroupSampler) -> None:
-    y = torch.from_numpy(source.y.astype(np.float32))[None]
-    size = None if source.size is None else torch.from_numpy(source.size.astype(np.float32))[None]
+    y = torch.from_numpy(exact(source.y))[None]
+    size = None if source.size is None else torch.from_numpy(exact(source.size))[None]
     try:
         model.likelihood.check("y", y, torch.ones_like(y, dtype=torch.bool), size)
     except ValueError as error:
@@ -104,39 +104,48 @@ def half_told(batch: TaskBatch, index: int) -> TaskBatch:
     return replace(batch, concentration=batch.concentration.masked_fill(hidden, math.nan))
 
 
-def start(model: EmpiricalBayes, tasks: TaskSampler, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
+def start(model: EmpiricalBayes, tasks: TaskSampler, batch_size: int, device: torch.device) -> None:
     """Let a model take its measure of the training tasks; refuse data far from the unit scale where it may not."""
-    model.check(tasks.sample(batch_size, 0).to(dtype))
+    model.check(tasks.sample(batch_size, 0))
     if isinstance(model.refiner, MixtureRefiner):
         model.refiner.temperature.forget()
     predictor = model.predictor
-    moving = predictor.embedder is not None and predictor.head == "linear"
     rows = None
-    if not (moving or predictor.measured):
-        rows = _Rows(tasks, batch_size, device, dtype, ROWS * max(predictor.num_features, 1))
-        _take(model, rows)
+    if not predictor.measured:
+        rows = _Rows(tasks, batch_size, device, ROWS * max(predictor.num_features, 1))
+        _take(model, rows, _encoder(tasks))
     if predictor.profile is not None and not predictor.profile.fitted:
-        _learn_profile(model, tasks, device, dtype)
+        _learn_profile(model, tasks, device)
     if rows is not None and (model.config or {}).get("widths") == "measured":
         with evaluating(model), torch.no_grad():
             measure_widths(model, predictor.features(rows.x.unsqueeze(0))[0], rows.cluster)
 
 
-def _learn_profile(model: EmpiricalBayes, tasks: TaskSampler, device: torch.device, dtype: torch.dtype) -> None:
+def _learn_profile(model: EmpiricalBayes, tasks: TaskSampler, device: torch.device) -> None:
     predictor = model.predictor
     assert predictor.profile is not None  # for the type checker
     if not isinstance(tasks, (EpisodeSampler, MixedSampler)):
         raise ValueError(f"profile: expected tasks of an EpisodeSampler or MixedSampler, got {type(tasks).__name__}")
     x, y = tasks.rows(PROFILE_ROWS)
     with evaluating(model), torch.no_grad():
-        raw = torch.cat([predictor.embed(part.to(device).to(dtype).unsqueeze(0))[0] for part in torch.split(x, 1000)])
+        raw = torch.cat([predictor.embed(part.to(device).unsqueeze(0))[0] for part in torch.split(x, 1000)])
         predictor.profile.fit(predictor.direction(raw), y.to(device))
 
 
-def measure(model: EmpiricalBayes, batch: TaskBatch) -> None:
-    """Let a model of numbers take its units from all rows of a batch, unless it has some."""
-    if model.predictor.embedder is None and not model.predictor.measured:
-        _take(model, _Rows(_Once(batch), len(batch), batch.query_x.device, batch.query_x.dtype, 1))
+def measure(model: EmpiricalBayes, batch: TaskBatch, tasks: TaskSampler | TaskBatch | None = None) -> None:
+    """Let a model of numbers take its units from all rows of a batch, unless it has some.
+
+    Args:
+        model: the model.
+        batch: all rows.
+        tasks: where they come from, which may know the names of columns.
+    """
+    if not model.predictor.measured:
+        _take(model, _Rows(_Once(batch), len(batch), batch.query_x.device, 1), _encoder(tasks))
+
+
+def _encoder(tasks: TaskSampler | TaskBatch | None) -> FrameEncoder | None:
+    return tasks.encoder if isinstance(tasks, GroupSampler) else None
 
 
 def measure_widths(model: EmpiricalBayes, phi: torch.Tensor, cluster: torch.Tensor) -> None:
@@ -182,15 +191,20 @@ class _Once:
         return self.batch
 
 
-def _take(model: EmpiricalBayes, rows: _Rows) -> None:
+def _take(model: EmpiricalBayes, rows: _Rows, encoder: FrameEncoder | None) -> None:
     predictor, config = model.predictor, model.config or {}
+    names, group_names = model.feature_names or [], [] if encoder is None else encoder.group_names
+    moving = predictor.embedder is not None and not predictor.freeze_embedder  # training sees to the features' scale
     with evaluating(model), torch.no_grad():
         if predictor.head == "cosine":
             predictor.measure(rows.x, rows.cluster)
         elif config.get("standardize") or predictor.basis is not None:
-            predictor.measure(rows.x, rows.cluster)
+            if moving and predictor.basis is None:
+                predictor.taken.fill_(True)
+            else:
+                predictor.measure(rows.x, rows.cluster, names)
             if rows.task_x is not None:
-                model.prior.measure(rows.task_x)
+                model.prior.measure(rows.task_x, group_names)
             model.prior.loc[-1] = model.likelihood.measure(rows.y, rows.size)
         else:
             _refuse_far_from_unit_scale(rows, model.feature_names)
@@ -199,9 +213,7 @@ def _take(model: EmpiricalBayes, rows: _Rows) -> None:
 class _Rows:
     """Rows of as many training batches as it takes, with labels as real numbers and a number for each cluster."""
 
-    def __init__(
-        self, tasks: TaskSampler, batch_size: int, device: torch.device, dtype: torch.dtype, wanted: int
-    ) -> None:
+    def __init__(self, tasks: TaskSampler, batch_size: int, device: torch.device, wanted: int) -> None:
         x: list[torch.Tensor] = []
         y: list[torch.Tensor] = []
         size: list[torch.Tensor] = []
@@ -209,15 +221,15 @@ class _Rows:
         task_x: list[torch.Tensor] = []
         index = 0
         while sum(len(v) for v in x) < wanted and index < MOST_BATCHES:
-            batch = tasks.sample(batch_size, index).to(device).to(dtype)
+            batch = tasks.sample(batch_size, index).to(device)
             number = (index * len(batch) + torch.arange(len(batch), device=device)[:, None]) * MANY_WAYS
             for side in ("support", "query"):
                 labels, mask = getattr(batch, f"{side}_y"), getattr(batch, f"{side}_mask")
                 if labels is not None:
                     x.append(getattr(batch, f"{side}_x")[mask])
-                    y.append(labels[mask].to(dtype))
+                    y.append(labels[mask] if labels.is_floating_point() else labels[mask].double())
                     sizes = getattr(batch, f"{side}_size")
-                    size.append((torch.ones_like(mask, dtype=dtype) if sizes is None else sizes)[mask])
+                    size.append((torch.ones_like(mask, dtype=torch.float64) if sizes is None else sizes)[mask])
                     cluster.append((number + labels.long())[mask])
             if batch.task_x is not None:
                 task_x.append(batch.task_x)

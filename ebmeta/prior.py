@@ -13,16 +13,19 @@ whole, in units of the training tasks, where there are any. Learning $\psi$ over
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ebmeta.gaussian import DiagonalGaussian, FullGaussian, Gaussian
+from ebmeta.standard import Exact, standard, summary
 
 __all__ = ["DiagonalPrior", "FullPrior", "Prior"]
 
 
-class Prior(nn.Module):
+class Prior(Exact):
     """A learned Gaussian over one output's weights; `forward` repeats it over tasks and outputs.
 
     Args:
@@ -33,6 +36,8 @@ class Prior(nn.Module):
     Raises:
         ValueError: if `num_weights` or `scale` is not positive, or `num_covariates` is negative.
     """
+
+    exact: ClassVar[tuple[str, ...]] = ("center", "unit")
 
     loc: nn.Parameter
     log_scale: nn.Parameter
@@ -48,8 +53,8 @@ class Prior(nn.Module):
         self.num_covariates = num_covariates
         if num_covariates:
             self.slope = nn.Parameter(torch.zeros(num_weights, num_covariates))
-            self.register_buffer("center", torch.zeros(num_covariates))
-            self.register_buffer("unit", torch.ones(num_covariates))
+            self.register_buffer("center", torch.zeros(num_covariates, dtype=torch.float64))
+            self.register_buffer("unit", torch.ones(num_covariates, dtype=torch.float64))
         self.loc = nn.Parameter(torch.zeros(num_weights))
         self.log_scale = nn.Parameter(torch.full((num_weights,), math.log(scale)))
 
@@ -58,11 +63,19 @@ class Prior(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
-    def measure(self, task_x: Tensor) -> None:
-        """Take centre and unit of the covariates of training tasks, shape `(T, G)`."""
-        self.center.copy_(task_x.mean(0))
-        deviation = task_x.std(0, correction=0)
-        self.unit.copy_(torch.where(deviation > 1e-6 * (1 + self.center.abs()), deviation, 1.0))
+    def measure(self, task_x: Tensor, columns: Sequence[str] = ()) -> None:
+        """Take centre and unit of the covariates of training tasks.
+
+        Args:
+            task_x: covariates, shape `(T, G)`.
+            columns: their names, for messages.
+
+        Raises:
+            ValueError: if a covariate varies by too few roundings of its numbers.
+        """
+        center, unit = summary(task_x, "covariate", columns)
+        self.center.copy_(center)
+        self.unit.copy_(unit)
 
     def forward(self, num_tasks: int, num_ways: int, task_x: Tensor | None = None) -> Gaussian:
         r"""Return $p_\psi(w_t)$ for every task and output.
@@ -84,7 +97,7 @@ class Prior(nn.Module):
         p = self.gaussian().expand(num_tasks, num_ways)
         if task_x is None:
             return p
-        shift = ((task_x - self.center) / self.unit) @ self.slope.mT
+        shift = standard(task_x, self.center, self.unit).to(self.slope.dtype) @ self.slope.mT
         return p.with_(p.loc + shift.unsqueeze(1), p.precision)
 
 

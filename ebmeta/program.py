@@ -90,7 +90,7 @@ def generate(owner: EmpiricalBayes, batch: TaskBatch, observe: Observe = "query"
     with pyro.plate("task", batch.num_tasks, dim=-1):
         with _bottleneck(owner, observe):
             if owner.likelihood.has_level:
-                level = pyro.sample("level", dist.Normal(batch.support_x.new_zeros(()), 1.0))
+                level = pyro.sample("level", dist.Normal(prior.loc.new_zeros(()), 1.0))
             w: Tensor = pyro.sample("w", prior.distribution())
         for side in ("support", "query"):
             if observe in (side, "both"):
@@ -101,6 +101,7 @@ def generate(owner: EmpiricalBayes, batch: TaskBatch, observe: Observe = "query"
 def _labels(owner: EmpiricalBayes, side: str, batch: TaskBatch, w: Tensor, level: Tensor | None) -> None:
     x, y, mask, size = (getattr(batch, f"{side}_{part}") for part in ("x", "y", "mask", "size"))
     eta = owner.predictor(owner.predictor.features(x, mask), w)
+    eta = eta if owner.likelihood.categorical else eta.double()
     labels = owner.likelihood.distribution(eta, batch.way_mask, Given(size, level))
     pyro.sample(f"{side}_y", labels.mask(mask).to_event(1), obs=y)
 
@@ -120,7 +121,9 @@ def guess(owner: EmpiricalBayes, batch: TaskBatch, observe: Observe = "query") -
     inferred = owner.infer(batch)
     with pyro.plate("task", batch.num_tasks, dim=-1), _bottleneck(owner, observe):
         if inferred.levels is not None:
-            level = pyro.sample("level", dist.Normal(inferred.levels.loc, inferred.levels.scale))
+            level = pyro.sample(
+                "level", dist.Normal(*(v.to(inferred.x.dtype) for v in (inferred.levels.loc, inferred.levels.scale)))
+            )
             inferred = owner.infer(batch, level=level)
         q = inferred.path[-1]
         w: Tensor = pyro.sample("w", q.distribution())

@@ -71,7 +71,7 @@ class Setting:
     def state(self, q: Gaussian) -> tuple[QueryState, Tensor]:
         r"""Return what the synthetic gradient is told of the queries under `q`, and $\mathbb E[A''(\eta)]$."""
         loc, var = q.marginal(self.x)
-        mean, curvature = self.likelihood.moments(loc, var, self.way_mask, self.given)
+        mean, curvature = (v.to(loc.dtype) for v in self.likelihood.moments(loc, var, self.way_mask, self.given))
         masks = self.query_mask, self.way_mask
         return QueryState(q, self.x, loc, var, mean, *masks, self.strength, curvature, self.concentration), curvature
 
@@ -185,7 +185,7 @@ class GradientRefiner(Refiner):
 
     def step(self, k: int, q: Gaussian, setting: Setting) -> Gaussian:
         (state, curvature), beta, prior = setting.state(q), setting.beta, setting.prior
-        weight = setting.query_mask.unsqueeze(-1) / setting.likelihood.dispersion(setting.given)
+        weight = (setting.query_mask.unsqueeze(-1) / setting.likelihood.dispersion(setting.given)).to(setting.x.dtype)
         xi = self.synthetic_gradient(state)
         growth = q.gram(setting.x, curvature * weight) + beta * (prior.precision - q.precision)
         growth = self.precision_step[k] * growth

@@ -28,6 +28,7 @@ __all__ = [
     "RowSampler",
     "TaskSampler",
     "class_codes",
+    "exact",
     "gather",
     "generator",
     "names_of",
@@ -78,6 +79,17 @@ def generator(seed: int, index: int) -> np.random.Generator:
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index: expected non-negative integers, got {seed} and {index}")
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, index))))
+
+
+def exact(values: np.ndarray) -> np.ndarray:
+    """Return numbers as floats of 32 bits where those hold each of them, else of 64.
+
+    Examples:
+        >>> [exact(np.array([1], kind)).dtype.name for kind in ("float16", "float32", "uint8", "int64", "float64")]
+        ['float32', 'float32', 'float32', 'float64', 'float64']
+    """
+    short = values.dtype.itemsize <= (4 if values.dtype.kind == "f" else 2)
+    return np.asarray(values, dtype=np.float32 if short else np.float64)
 
 
 def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
@@ -191,7 +203,7 @@ class EpisodeSampler(RowSampler):
 
     @cached_property
     def _means(self) -> np.ndarray:
-        return np.stack([np.asarray(self.X[m], dtype=np.float32).mean(0) for m in self._members])
+        return np.stack([np.asarray(self.X[m], dtype=np.float64).mean(0) for m in self._members])
 
     @cached_property
     def difficulty(self) -> float:
@@ -248,11 +260,10 @@ class EpisodeSampler(RowSampler):
         away = self._means[rng.integers(len(self._means), size=len(classes))] - means
         shape = (-1, *[1] * (task.ndim - 1))
         strength = rng.uniform(0, 2 * self._strength)
-        away *= rng.uniform(0, strength / 2, len(classes)).astype(np.float32).reshape(shape)
-        side = rng.choice(np.array([-1.0, 1.0], dtype=np.float32), len(task)).reshape(shape)
-        factor = np.float32(1 + 0.3 * strength)
-        out: np.ndarray = means[place] + factor * (task - means[place]) + side * away[place]
-        return out
+        away *= rng.uniform(0, strength / 2, len(classes)).reshape(shape)
+        side = rng.choice(np.array([-1.0, 1.0]), len(task)).reshape(shape)
+        out: np.ndarray = means[place] + (1 + 0.3 * strength) * (task - means[place]) + side * away[place]
+        return out.astype(task.dtype)
 
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
         """Draw batch number `index`, a pure function of (seed, index).
@@ -262,7 +273,7 @@ class EpisodeSampler(RowSampler):
             index: number of the batch.
 
         Returns:
-            Labelled tasks; features as 32-bit floats.
+            Labelled tasks; features in their own precision, see `exact`.
 
         Raises:
             ValueError: if a feature read is not finite, or `num_tasks` is below 1.
@@ -351,7 +362,7 @@ def gather(
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Read each task's rows (support, query), change them as asked, and turn them into tensors."""
     flat = np.concatenate([np.concatenate(pair) for pair in rows])
-    read = np.asarray(X[flat], dtype=np.float32)
+    read = exact(X[flat])
     refuse_not_finite("X", read, names, flat)
     out, start = [], 0
     for support, query in rows:
@@ -360,7 +371,7 @@ def gather(
         if harden is not None:
             task = harden(task, flat[start:stop], rng)
         if transform is not None:
-            task = np.asarray(transform(task, rng), dtype=np.float32)
+            task = exact(np.asarray(transform(task, rng)))
         x = torch.from_numpy(np.ascontiguousarray(task))
         out.append((x[: len(support)], x[len(support) :]))
         start = stop

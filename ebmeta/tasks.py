@@ -25,7 +25,7 @@ from torch import Tensor
 
 __all__ = ["TaskBatch"]
 
-HUGE = 1e15  # squares of larger numbers leave the range of 32-bit floats
+HUGE = 1e150  # squares of larger numbers leave the range of 64-bit floats
 
 
 def _pad(rows: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
@@ -106,8 +106,10 @@ class TaskBatch:
                 f"{tuple(self.support_x.shape)} and {tuple(self.query_x.shape)}"
             )
         for name in ("support_x", "query_x"):
-            if not getattr(self, name).is_floating_point():
-                object.__setattr__(self, name, getattr(self, name).to(torch.get_default_dtype()))
+            x = getattr(self, name)
+            if not x.is_floating_point():
+                exact = torch.float64 if x.element_size() > 2 else torch.get_default_dtype()
+                object.__setattr__(self, name, x.to(exact))
         for name in ("support_y", "query_y"):
             y = getattr(self, name)
             if y is not None and not y.is_floating_point():

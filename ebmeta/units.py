@@ -22,13 +22,14 @@ def in_units(model: EmpiricalBayes, q: Gaussian) -> tuple[Tensor, Tensor]:
         q: weights of a model for numbers, shape `(T, C, P)`; the intercept is the last.
 
     Returns:
-        Location, shape `(T, C, P)`, and covariance, shape `(T, C, P, P)`.
+        Location, shape `(T, C, P)`, and covariance, shape `(T, C, P, P)`, in 64 bits.
 
     Raises:
         ValueError: if the head is not linear.
     """
     if model.predictor.head != "linear":
         raise ValueError(f"in_units: expected a linear head, got {model.predictor.head!r}")
+    q = q.with_(q.loc.double(), q.precision.double())
     change = torch.eye(model.predictor.num_weights, dtype=q.loc.dtype, device=q.loc.device)
     if model.predictor.basis is None:
         change[:-1, :-1] /= model.predictor.unit.unsqueeze(1)

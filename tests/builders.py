@@ -16,14 +16,15 @@ def generator(seed: int) -> torch.Generator:
 
 
 def perturb(module: nn.Module, seed: int = 0, scale: float = 0.3) -> None:
-    """Move every parameter and buffer at random: an untrained gradient refiner would make laws vacuous.
+    """Move every parameter and stored buffer at random: an untrained gradient refiner would make laws vacuous.
 
     Centre and unit of labels stay, so that exact answers can be stated in the labels' own units.
     """
     g = generator(seed)
     kept = {id(b) for m in module.modules() if isinstance(m, ScalarLikelihood) for b in m.buffers()}
     with torch.no_grad():
-        for p in (p for p in (*module.parameters(), *module.buffers()) if p.is_floating_point() and id(p) not in kept):
+        moved = {id(v) for v in module.state_dict(keep_vars=True).values()} - kept
+        for p in (p for p in (*module.parameters(), *module.buffers()) if p.is_floating_point() and id(p) in moved):
             p.add_(scale * torch.randn(p.shape, generator=g, dtype=p.dtype))
 
 

@@ -66,7 +66,7 @@ def test_every_row_counts_once():
     X, y, group = one_way(groups=3, rows=4)
     batch = GroupSampler(X, y, group, n_support=2).everything()
     assert batch.support_mask.sum() == 0
-    assert batch.query_y.flatten().tolist() == y.astype(np.float32).tolist()
+    assert batch.query_y.flatten().tolist() == y.tolist()
 
 
 def test_a_classifier_has_no_evidence_fit():

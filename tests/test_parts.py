@@ -89,7 +89,7 @@ def test_a_linear_head_takes_the_units_of_its_training_rows():
 
 
 def test_the_linear_head_has_an_intercept():
-    predictor, x, w = LinearPredictor(3, "linear"), normal(2, 4, 3), normal(5, 2, 6, 4, seed=1)
+    predictor, x, w = LinearPredictor(3, "linear").double(), normal(2, 4, 3), normal(5, 2, 6, 4, seed=1)
     close(predictor(predictor.features(x), w)[3, 1, 2, 5], x[1, 2] @ w[3, 1, 5, :3] + w[3, 1, 5, 3])
     assert predictor.num_weights == 4
 

@@ -47,7 +47,7 @@ def test_training_sees_the_harder_tasks():
     runs = []
     for tasks, harder in ((episodes(1.0), 0.9), (episodes(1.0).harder(0.9), 0.0)):
         model = EmpiricalBayes.classifier(4)
-        start(model, episodes(1.0), 4, torch.device("cpu"), torch.float32)  # the metric is of the tasks as they are
+        start(model, episodes(1.0), 4, torch.device("cpu"))  # the metric is of the tasks as they are
         run = fit(model, tasks, 3, batch_size=4, harder=harder, device="cpu", progress=False)
         runs.append(run.history["loss"].values)
     assert np.array_equal(*runs)
@@ -115,7 +115,7 @@ def test_measured_widths_are_those_within_and_between_classes():
 def test_training_keeps_measured_widths_and_trains_the_rest():
     models = {widths: EmpiricalBayes.classifier(4, widths=widths) for widths in ("measured", "trained")}
     for widths, model in models.items():
-        start(model, episodes(1.0), 4, torch.device("cpu"), torch.float32)
+        start(model, episodes(1.0), 4, torch.device("cpu"))
         before = model.prior.log_scale.clone(), model.initializer.log_precision.clone(), model.refiner.share.item()
         fit(model, episodes(1.0), 5, batch_size=4, harder=0.0, device="cpu", progress=False)
         kept = torch.equal(before[0], model.prior.log_scale) and torch.equal(before[1], model.initializer.log_precision)

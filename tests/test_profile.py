@@ -27,7 +27,7 @@ def rows(classes: int = 4, each: int = 60, spread: float = 0.5) -> tuple[torch.T
 
 
 def started(model: EmpiricalBayes, tasks: EpisodeSampler | MixedSampler) -> EmpiricalBayes:
-    start(model, tasks, 4, torch.device("cpu"), torch.float32)
+    start(model, tasks, 4, torch.device("cpu"))
     return model
 
 

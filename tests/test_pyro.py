@@ -166,9 +166,9 @@ def test_a_copy_is_another_model(build, batch):
     twin = copy.deepcopy(model)
     assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in twin.parameters()}
     before = values(model)
-    falls(twin, batch, svi, steps=40)
+    falls(twin, batch, svi, steps=40, lr=0.03)
     assert all(torch.equal(a, b) for a, b in zip(values(model), before, strict=True))
-    falls(model, batch, svi, steps=40)
+    falls(model, batch, svi, steps=40, lr=0.03)
 
 
 def test_a_trained_model_can_be_sent_to_another_process():

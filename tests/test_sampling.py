@@ -234,11 +234,21 @@ def test_a_memory_map_is_read_at_the_sampled_rows_alone(make, tmp_path, monkeypa
     assert sorted(np.concatenate(RecordingMap.reads)) == sorted(rows)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.uint8, np.int64, bool])
-def test_inputs_become_32_bit_floats(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "wanted"),
+    [
+        (np.float16, torch.float32),
+        (np.float32, torch.float32),
+        (np.float64, torch.float64),
+        (np.uint8, torch.float32),
+        (np.int64, torch.float64),
+        (bool, torch.float32),
+    ],
+)
+def test_inputs_keep_their_precision(dtype, wanted):
     batch = EpisodeSampler((X % 2).astype(dtype), CODES, 2, 1, 2).sample(3)
-    assert batch.query_x.dtype == torch.float32
-    assert torch.equal(batch.query_x, EpisodeSampler(X % 2, CODES, 2, 1, 2).sample(3).query_x)
+    assert batch.query_x.dtype == wanted
+    assert torch.equal(batch.query_x.double(), EpisodeSampler(X % 2, CODES, 2, 1, 2).sample(3).query_x.double())
 
 
 def bad_x(value):

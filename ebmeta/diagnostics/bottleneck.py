@@ -37,7 +37,7 @@ from ebmeta.gaussian import Gaussian
 from ebmeta.inference import Inference
 from ebmeta.model import EmpiricalBayes
 from ebmeta.plots import axes_or_new
-from ebmeta.predict import evaluating
+from ebmeta.predict import evaluating, match_model
 from ebmeta.sampling import TaskSampler
 from ebmeta.simulate import LinearGaussianTasks
 from ebmeta.tasks import TaskBatch
@@ -53,14 +53,13 @@ CELLS = 20_000_000  # numbers held at once where every draw meets every posterio
 def labelled(
     model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int, name: str
 ) -> Iterator[tuple[TaskBatch, Tensor]]:
-    """Yield batches in the model's own arithmetic, each with its query labels.
+    """Yield batches on the model's device, each with its query labels.
 
     Raises:
         ValueError: if tasks are unlabelled.
     """
-    parameter = next(model.parameters())
     for batch in task_batches(tasks, num_tasks, model):
-        batch = batch.to(parameter.device).to(parameter.dtype)
+        batch = match_model(model, batch)
         if batch.query_y is None:
             raise ValueError(f"{name}: expected query labels, got unlabelled tasks")
         yield batch, batch.query_y
@@ -200,13 +199,12 @@ def mutual_information(
         ValueError: if tasks do not fit the model, differ in their number of classes or have covariates, or a posterior
             is a mixture.
     """
-    parameter = next(model.parameters())
     generator = torch.Generator().manual_seed(seed)
     paths: list[list[Gaussian]] = []
     priors: list[Gaussian] = []
     with evaluating(model):
         for batch in task_batches(tasks, num_tasks, model):
-            batch = batch.to(parameter.device).to(parameter.dtype)
+            batch = match_model(model, batch)
             if batch.task_x is not None:
                 raise ValueError("mutual_information: expected a prior that all tasks share, got covariates of tasks")
             inferred = one_posterior(model, batch, num_steps, "mutual_information")

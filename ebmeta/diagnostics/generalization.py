@@ -161,6 +161,7 @@ def _risk(
     for q in inferred.path:
         loc, var = q.marginal(phi)
         eta = loc + var.clamp(min=0).sqrt() * noise
+        eta = eta if inferred.likelihood.categorical else eta.double()
         each = row_loss(inferred.likelihood, y, eta, batch.way_mask, given, loss)
         first.append(per_query(each.mean(0), mask))
         second.append(per_query(each.square().mean(0), mask))

@@ -155,9 +155,9 @@ def _step(model: EmpiricalBayes, batch: TaskBatch, y: Tensor, inferred: Inferenc
     setting = Setting(inferred.path[0], inferred.prior, likelihood, x, mask, inferred.way_mask, model.beta, given)
     q, after = inferred.path[k], inferred.path[k + 1]
     state, curvature = setting.state(q)
-    phi = likelihood.dispersion(given)
+    phi = torch.as_tensor(likelihood.dispersion(given)).to(x)
     xi = torch.where(real, model.refiner.synthetic_gradient(state), 0.0)
-    true = torch.where(real, likelihood.gradients(labels, state.loc, state.var, inferred.way_mask, given)[0], 0.0)
+    true = torch.where(real, likelihood.gradients(labels, state.loc, state.var, inferred.way_mask, given)[0], 0.0).to(x)
     slopes = true.mT @ x, (xi / phi).mT @ x
     out = dict(zip(("gradient_cosine", "gradient_ratio"), _compare(after, slopes[1], slopes[0]), strict=True))
     out |= {"both": _inner(after, slopes[1], slopes[0]), "own": _inner(after, slopes[1], slopes[1])}

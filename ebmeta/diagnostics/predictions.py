@@ -233,7 +233,7 @@ def pit(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0) -> n
         for chunk in chunks:
             inferred = chunk.inferred
             rows = slice(start, start := start + len(inferred.log_weight))
-            y = batch.query_y[rows].to(inferred.x)
+            y = batch.query_y[rows].to(inferred.x.device)
             with torch.no_grad():
                 high = inferred.cdf(-1, y)
                 low = inferred.cdf(-1, y - 1) if getattr(model.likelihood, "discrete", False) else high

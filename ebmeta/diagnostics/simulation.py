@@ -161,7 +161,7 @@ def simulation_based_calibration(
         with torch.no_grad():
             inferred = exact.infer(batch, None if step < 0 else step)
             if posterior is not None:
-                inferred = inferred._replace(path=[_checked(posterior(batch.to(parameter.dtype)), inferred.path[0])])
+                inferred = inferred._replace(path=[_checked(posterior(batch), inferred.path[0])])
             found = _Test(exact, batch, w, inferred, num_draws, stream(_key(seed, i) + 2**62)).quantities()
         kinds |= {name: kind for name, (kind, _) in found.items()}
         parts.append({name: u.cpu() for name, (_, u) in found.items()})
@@ -190,14 +190,14 @@ def _draws(
             if tuple(w.shape) != wanted or len(batch) != size:
                 got = f"{tuple(w.shape)} for {len(batch)} tasks"
                 raise ValueError(f"simulator: expected weights of shape {wanted}, got {got}")
-            yield batch.to(device).to(torch.float64), w.to(device, torch.float64)
+            yield batch.to(device), w.to(device, torch.float64)
             continue
         if isinstance(tasks, TaskBatch):
             batch = tasks[(torch.arange(size) + i * CHUNK) % len(tasks)]
         else:
             assert tasks is not None  # for the type checker: there is no simulator
             batch = tasks.sample(size, number)
-        yield simulate_tasks(model, batch.to(device).to(torch.float64), _key(seed, i))
+        yield simulate_tasks(model, batch.to(device), _key(seed, i))
 
 
 def _key(seed: int, index: int) -> int:

@@ -16,7 +16,7 @@ from sklearn.metrics import r2_score
 from ebmeta.columns import kind_of_keys, read_column, read_keys, read_rows
 from ebmeta.estimators.base import FewShot
 from ebmeta.inference import Inference, MixtureInference
-from ebmeta.predict import evaluating
+from ebmeta.predict import evaluating, match_model
 from ebmeta.seeding import stream
 from ebmeta.tasks import TaskBatch
 
@@ -169,8 +169,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
     ) -> tuple[Inference | MixtureInference, NDArray[np.int64], TaskBatch]:
         query = self._check_query(X)
         batch, position = self._tasks(query, _labels("groups", groups, len(query)), _column("size", size, len(query)))
-        parameter = next(self.model.parameters())
-        batch = batch.to(parameter.device).to(parameter.dtype)
+        batch = match_model(self.model, batch)
         with torch.no_grad(), evaluating(self.model):
             return self.model.infer(batch, self.num_steps), position, batch
 
@@ -232,7 +231,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         """
         inferred, position, _ = self._query(X, groups, size)
         with torch.no_grad():
-            out = inferred.quantile(-1, torch.as_tensor(np.atleast_1d(levels), dtype=inferred.x.dtype))
+            out = inferred.quantile(-1, torch.as_tensor(np.atleast_1d(levels), dtype=torch.float64))
         return np.stack([_flat(level, position) for level in out], 1)
 
     def interval(
@@ -269,8 +268,8 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         given = _column("y", y, len(position))
         assert given is not None  # for the type checker: a column was given
         self._check_labels(given, _column("size", size, len(position)))
-        table = torch.zeros(batch.query_mask.numel(), dtype=inferred.x.dtype)
-        table[torch.from_numpy(position)] = given.to(inferred.x.dtype)
+        table = torch.zeros(batch.query_mask.numel(), dtype=torch.float64)
+        table[torch.from_numpy(position)] = given
         labels = table.view(batch.query_mask.shape).to(inferred.x.device)
         with torch.no_grad():
             out = inferred.log_prob(-1, labels, inferred.x.new_zeros(1), predictive=True)

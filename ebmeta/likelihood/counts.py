@@ -9,12 +9,36 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from scipy import special
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ebmeta.likelihood.base import Given
+from ebmeta.likelihood.log_gamma import log_binomial, log_poisson
 from ebmeta.likelihood.real import check_size
 from ebmeta.likelihood.scalar import ScalarLikelihood, size_of, spread
 
 __all__ = ["Bernoulli", "Binomial", "NegativeBinomial", "Poisson"]
+
+LARGEST_LOG = 60.0  # of a rate or a shape: beyond it nothing changes but the range of numbers
+TINY = 1e-300  # keeps logarithms of a rate finite
+
+
+class _Binomial(dist.Binomial):  # type: ignore[misc]  # Pyro ships no types
+    def log_prob(self, value: Tensor) -> Tensor:
+        log_p, log_q = functional.logsigmoid(self.logits), functional.logsigmoid(-self.logits)
+        value = value.double()
+        return log_binomial(value, self.total_count - value, log_p, log_q)
+
+
+class _Poisson(dist.Poisson):  # type: ignore[misc]
+    def log_prob(self, value: Tensor) -> Tensor:
+        return log_poisson(value.double(), self.rate.log())
+
+
+class _NegativeBinomial(dist.NegativeBinomial):  # type: ignore[misc]
+    def log_prob(self, value: Tensor) -> Tensor:
+        y, shape = value.double(), self.total_count
+        log_p, log_q = functional.logsigmoid(self.logits), functional.logsigmoid(-self.logits)
+        return log_binomial(y, shape, log_p, log_q) - torch.log1p(y / shape)
 
 
 class _Counts(ScalarLikelihood):
@@ -61,15 +85,15 @@ class Binomial(_Counts):
         return size_of(given) * p * (1 - p)
 
     def cdf(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
-        trials = torch.as_tensor(size_of(given), dtype=eta.dtype).expand_as(eta)
-        k, n, p = (v.detach().cpu().double().numpy() for v in (y.floor().clamp(min=-1), trials, torch.sigmoid(eta)))
-        out = special.betainc((n - k).clip(1e-9), k + 1, 1 - p)
-        return torch.as_tensor(out, device=eta.device, dtype=eta.dtype).masked_fill(y >= trials, 1.0) * (y >= 0)
+        trials = torch.as_tensor(size_of(given), device=eta.device).expand_as(eta)
+        k, n, p = (v.detach().cpu().double().numpy() for v in (y.floor(), trials, torch.sigmoid(eta)))
+        out = special.betaincc(k.clip(0) + 1, (n - k).clip(1), p)
+        return torch.as_tensor(out, device=eta.device).masked_fill(y >= trials, 1.0) * (y >= 0)
 
     def distribution(self, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> TorchDistributionMixin:
-        eta = eta.squeeze(-1)
+        eta = eta.squeeze(-1).double()
         trials = torch.as_tensor(size_of(given), dtype=eta.dtype, device=eta.device).expand_as(eta)
-        return dist.Binomial(trials, logits=eta, validate_args=False)
+        return _Binomial(trials, logits=eta, validate_args=False)
 
 
 class Bernoulli(Binomial):
@@ -93,17 +117,18 @@ class Poisson(_Counts):
         return math.log((float(y.sum()) + 0.5) / exposure)
 
     def mean(self, eta: Tensor, given: Given | None = None) -> Tensor:
-        return size_of(given) * eta.clamp(max=60).exp()
+        return size_of(given) * eta.clamp(max=LARGEST_LOG).exp()
 
     def variance(self, eta: Tensor, given: Given | None = None) -> Tensor:
         return self.mean(eta, given)
 
     def cdf(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
-        out: Tensor = torch.special.gammaincc(y.floor().clamp(min=0) + 1, self.mean(eta, given)) * (y >= 0)
+        mean = self.mean(eta.double(), given)
+        out: Tensor = torch.special.gammaincc(y.double().floor().clamp(min=0) + 1, mean) * (y >= 0)
         return out
 
     def distribution(self, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> TorchDistributionMixin:
-        return dist.Poisson(self.mean(eta.squeeze(-1), given).clamp(min=1e-30), validate_args=False)
+        return _Poisson(self.mean(eta.squeeze(-1).double(), given).clamp(min=TINY), validate_args=False)
 
 
 class NegativeBinomial(Poisson):
@@ -127,30 +152,36 @@ class NegativeBinomial(Poisson):
             raise ValueError(f"shape: expected a number above 0, got {shape}")
         self.log_shape = nn.Parameter(torch.tensor(math.log(shape)))
 
+    @property
+    def shape(self) -> Tensor:
+        r"""The shape $r$; counts are Poisson where it is very large."""
+        return self.log_shape.double().clamp(max=LARGEST_LOG).exp()
+
     def _logit(self, eta: Tensor, given: Given | None) -> Tensor:
         size = size_of(given)
-        return eta - self.log_shape + (math.log(size) if isinstance(size, float) else size.clamp(min=1e-30).log())
+        log_size = math.log(size) if isinstance(size, float) else size.double().log()
+        return eta.clamp(max=LARGEST_LOG) - self.log_shape.clamp(max=LARGEST_LOG) + log_size
 
     def variance(self, eta: Tensor, given: Given | None = None) -> Tensor:
         mu = self.mean(eta, given)
-        return mu + mu.square() / self.log_shape.exp()
+        return mu + mu.square() / self.shape
 
     def information(self, eta: Tensor, given: Given | None = None) -> Tensor:
-        return self.log_shape.exp() * torch.sigmoid(self._logit(eta, given))
+        return self.shape * torch.sigmoid(self._logit(eta, given))
 
     def gradients(
         self, y: Tensor, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None
     ) -> tuple[Tensor, Tensor]:
         eta, weight = spread(loc.squeeze(-1), var.squeeze(-1))
         p = torch.sigmoid(self._logit(eta, given))
-        total = self.log_shape.exp() + y
+        total = self.shape + y
         return ((weight * (total * p - y)).sum(0)).unsqueeze(-1), (weight * total * p * (1 - p)).sum(0).unsqueeze(-1)
 
     def cdf(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
         k, p = (v.detach().cpu().double().numpy() for v in (y.floor(), torch.sigmoid(self._logit(eta, given))))
-        out = special.betainc(float(self.log_shape.detach().exp()), k.clip(0) + 1, 1 - p)
-        return torch.as_tensor(out, device=eta.device, dtype=eta.dtype) * (y >= 0)
+        out = special.betaincc(k.clip(0) + 1, float(self.shape.detach()), p)
+        return torch.as_tensor(out, device=eta.device) * (y >= 0)
 
     def distribution(self, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> TorchDistributionMixin:
-        logits = self._logit(eta.squeeze(-1), given)
-        return dist.NegativeBinomial(self.log_shape.exp(), logits=logits, validate_args=False)
+        logits = self._logit(eta.squeeze(-1).double(), given)
+        return _NegativeBinomial(self.shape, logits=logits, validate_args=False)

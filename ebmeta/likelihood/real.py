@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ebmeta.likelihood.base import Given
 from ebmeta.likelihood.scalar import ScalarLikelihood
+from ebmeta.standard import Exact, standard, summary
 
 __all__ = ["Normal", "NormalPerTask", "StudentT"]
 
@@ -20,8 +21,10 @@ FARTHEST = 8.0  # log factor between a task's noise and the typical one: beyond 
 LOG_PRECISIONS = (-18.0, 4.0, 96)  # grid of log u over which a Student-t is a mixture of normals
 
 
-class _Located(ScalarLikelihood):
+class _Located(Exact, ScalarLikelihood):
     r"""Labels $y = a + b (\eta + \text{noise})$, with centre $a$ and scale $b$ of the training labels."""
+
+    exact = ("center", "unit")
 
     center: Tensor
     unit: Tensor
@@ -34,12 +37,14 @@ class _Located(ScalarLikelihood):
         if not noise > 0:
             raise ValueError(f"noise: expected a standard deviation above 0, got {noise}")
         self.log_noise = nn.Parameter(torch.tensor(math.log(noise)))
-        self.register_buffer("center", torch.zeros(()))
-        self.register_buffer("unit", torch.ones(()))
+        self.register_buffer("center", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("unit", torch.ones((), dtype=torch.float64))
 
     def dispersion(self, given: Given | None = None) -> Tensor:
-        out = torch.exp(2 * self.log_noise)
-        return out if given is None or given.size is None else out / given.size.unsqueeze(-1)
+        log = 2 * self.log_noise
+        if given is not None and given.size is not None:  # sizes in units of labels may be very large or small
+            log = log - given.size.double().log().unsqueeze(-1)
+        return log.exp()
 
     def noise(self, given: Given | None = None) -> Tensor:
         r"""Return $\sigma$ of each row, in units of `eta`: a scalar or shape `(T, Q)`."""
@@ -50,20 +55,25 @@ class _Located(ScalarLikelihood):
         check_size(name, mask, size)
 
     def measure(self, y: Tensor, size: Tensor | None) -> float:
-        """Take mean and standard deviation of training labels as centre and unit; the linear predictor starts at 0."""
+        """Take mean and standard deviation of training labels as centre and unit; the linear predictor starts at 0.
+
+        The noise starts at what it is, where known, and otherwise in proportion to the typical size of a row.
+        """
         with torch.no_grad():
-            self.center.copy_(y.mean())
-            deviation = y.std(correction=0)
-            self.unit.copy_(deviation if float(deviation) > 0 else torch.ones(()))
+            center, unit = summary(y.unsqueeze(1), "labels", ["y"])
+            self.center.copy_(center[0])
+            self.unit.copy_(unit[0])
             if self.known:
                 self.log_noise.copy_(-self.unit.log())
+            elif size is not None:
+                self.log_noise.add_(size.double().log().mean() / 2)
         return 0.0
 
     def mean(self, eta: Tensor, given: Given | None = None) -> Tensor:
-        return self.center + self.unit * eta
+        return self.center + self.unit * eta.double()
 
     def statistic(self, y: Tensor, num_ways: int) -> Tensor:
-        return ((y - self.center) / self.unit).unsqueeze(-1)
+        return standard(y, self.center, self.unit).unsqueeze(-1)
 
     def moments(self, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None) -> tuple[Tensor, Tensor]:
         return loc, torch.ones_like(loc)

@@ -46,6 +46,8 @@ def spread(loc: Tensor, var: Tensor, num_nodes: int = NODES) -> tuple[Tensor, Te
 class ScalarLikelihood(Likelihood):
     r"""Base class of likelihoods with one number per row; `eta` below has any shape `(..., T, Q)`.
 
+    Labels and sizes come in their own precision, and scores are asked for in 64 bits.
+
     For a canonical link (the linear predictor is the natural parameter) `mean` and `variance` are $A'$ and $A''$,
     and `distribution` is all that is left to say. See docs: "A likelihood of your own".
     """
@@ -105,7 +107,7 @@ class ScalarLikelihood(Likelihood):
     def predictive_log_prob(
         self, y: Tensor, loc: Tensor, var: Tensor, way_mask: Tensor, noise: Tensor, given: Given | None = None
     ) -> Tensor:
-        var = var.clamp(min=1e-12)
+        var = var.clamp(min=(64 * torch.finfo(loc.dtype).eps) ** 2 * (1 + loc.detach().square()))  # its rounding
         mode, width = self._peak(y, loc, var, way_mask, given)
         nodes, log_weight = (v.to(loc).view(-1, *[1] * loc.dim()) for v in _rule(NODES))
         eta = mode + width * nodes
