@@ -1,21 +1,27 @@
 """The command line: demo, train, predict, evaluate, diagnose.
 
 Every command takes `--json FILE` for a machine-readable result (`diagnose` always writes one), and `--config FILE`,
-a TOML file with a table per command whose values lie under the flags. Errors are one line, with exit code 2.
+a TOML file with a table per command whose values lie under the flags. Errors are one line, with exit code 2
+(`--debug` shows where they arose). What ebmeta did not write is replaced only with `--overwrite`.
 """
 
 from __future__ import annotations
 
 import sys
-import tomllib
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
 
+from ebmeta.command_errors import as_line, one_line_each
+from ebmeta.command_files import Targets, check, configuration, finish
 from ebmeta.sources import Tasks, sampler
+
+if TYPE_CHECKING:
+    from ebmeta.writing import Kind
 
 __all__ = ["app", "main"]
 
@@ -39,17 +45,8 @@ app.meta.suppress_keyboard_interrupt = False
 app.meta.group_parameters = cyclopts.Group("Common", sort_key=99)
 
 
-def _finish(result: dict[str, Any], json: Path | None) -> None:
-    from ebmeta.writing import write_json
-
-    if json is not None:
-        write_json(json, result)
-
-
-def _writable(file: Path | None) -> None:
-    """Find out that a result cannot be written before the work, not after it."""
-    if file is not None and not file.parent.is_dir():
-        raise FileNotFoundError(f"{file}: expected an existing folder {file.parent}, found none")
+def _check(targets: Targets, json: Path | None, overwrite: bool, **inputs: Path | None) -> None:
+    check(targets, json, overwrite, app.config, **inputs)
 
 
 @app.command
@@ -60,6 +57,7 @@ def demo(
     num_iterations: int | None = None,
     progress: bool = True,
     json: Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Meta-train on handwritten digits and show what unlabelled queries are worth.
 
@@ -69,12 +67,16 @@ def demo(
         num_iterations: optimiser steps, for a shorter run.
         progress: show a progress bar.
         json: also write the result to this file.
+        overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
-    from ebmeta.demo import run
+    from ebmeta.demo import FILES, run
+    from ebmeta.persist import model_files
 
-    _writable(json)
+    files = {output / name: kind for name, kind in FILES.items()} | model_files(output / "model")
+    targets: Targets = [("OUTPUT", path, kind) for path, kind in files.items() if path.parent.is_dir()]
+    _check(targets, json, overwrite)
     options: dict[str, Any] = {} if num_iterations is None else {"num_iterations": num_iterations}
-    _finish(run(output, seed=seed, progress=progress, **options), json)
+    finish(run(output, seed=seed, progress=progress, overwrite=overwrite, **options), json, overwrite)
 
 
 @app.command
@@ -97,6 +99,7 @@ def train(
     checkpoint: Path | None = None,
     progress: bool = True,
     json: Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Meta-train a model on a labelled file and save it.
 
@@ -119,12 +122,16 @@ def train(
         checkpoint: file from which an interrupted run continues.
         progress: show a progress bar.
         json: also write the result to this file.
+        overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
     from ebmeta.fit import fit
     from ebmeta.model import EmpiricalBayes
-    from ebmeta.persist import save
+    from ebmeta.persist import model_files, save
 
     tasks = tasks or Tasks()
+    targets: Targets = [("--output", path, kind) for path, kind in model_files(output).items()]
+    targets += [] if checkpoint is None else [("--checkpoint", checkpoint, "checkpoint")]
+    _check(targets, json, overwrite, DATA=data, **{"--validation": validation})
     if likelihood is not None and tasks.groups is None:
         raise ValueError(f"--likelihood: expected --groups beside it, got {likelihood!r} for classes")
     if profile and tasks.groups is not None:
@@ -142,7 +149,6 @@ def train(
     else:
         options |= {"num_covariates": 0 if encoder is None else len(encoder.group_names)}
         model = EmpiricalBayes.regressor(source.X.shape[1], likelihood or "normal", **options)
-    _writable(json)
     output.mkdir(parents=True, exist_ok=True)
     run = fit(
         model,
@@ -157,7 +163,7 @@ def train(
         checkpoint=checkpoint,
         progress=progress,
     )
-    save(model, output, encoder)
+    save(model, output, encoder, overwrite=overwrite)
     last = run.history.isel(iteration=slice(-50, None)).mean("iteration")
     result: dict[str, Any] = {
         "model": str(output),
@@ -174,7 +180,7 @@ def train(
         line = f"validation NLL {float(best[0]):.3f} -> {float(best[-1]):.3f} over refinement"
     chosen = "best" if validation is not None else "ended"
     print(f"{output}: {line} (nats per query), {chosen} after {run.best_iteration} iterations, {run.seconds:.0f} s")
-    _finish(result, json)
+    finish(result, json, overwrite)
 
 
 @app.command
@@ -188,6 +194,7 @@ def predict(
     groups: str | None = None,
     num_steps: int | None = None,
     json: Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Predict the rows of one new task, or of many groups, from a labelled support file.
 
@@ -202,13 +209,15 @@ def predict(
         groups: name of the group column or array; a model of groups in named columns knows it.
         num_steps: refinement steps; those of training by default.
         json: also write a summary to this file.
+        overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
     from ebmeta.file_prediction import predict_files
 
-    _writable(json)
-    result = predict_files(model, support, query, output, label, groups, num_steps)
+    kind: Kind = "tree" if output.suffix == ".nc" else "table"
+    _check([("--output", output, kind)], json, overwrite, MODEL=model, SUPPORT=support, QUERY=query)
+    result = predict_files(model, support, query, output, label, groups, num_steps, overwrite)
     print(f"{output}: predictions of {result['rows']} rows")
-    _finish(result, json)
+    finish(result, json, overwrite)
 
 
 @app.command
@@ -222,6 +231,7 @@ def evaluate(
     seed: int = 0,
     plots: Path | None = None,
     json: Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Score a model on tasks drawn from a labelled file, after every refinement step.
 
@@ -234,23 +244,25 @@ def evaluate(
         seed: seed of the tasks.
         plots: folder for a refinement plot and, for classes, a reliability diagram.
         json: also write the scores to this file.
+        overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
     from ebmeta.evaluate import evaluate as score
     from ebmeta.evaluate import table
     from ebmeta.persist import load_with_encoder
 
-    _writable(json)
+    names = [] if plots is None else ["refinement.png", "reliability.png"]
+    _check([("--plots", Path(plots or "", name), "picture") for name in names], json, overwrite, MODEL=model, DATA=data)
     loaded, encoder = load_with_encoder(model)
     scores = score(loaded, sampler(data, tasks or Tasks(), seed, encoder), num_tasks, num_steps=num_steps)
     print(table(scores))
     if plots is not None:
         from ebmeta.plots import refinement, reliability, save_figure
 
-        save_figure(refinement(scores, "nll"), plots / "refinement.png")
+        save_figure(refinement(scores, "nll"), plots / "refinement.png", overwrite)
         if "confidence" in scores:
-            save_figure(reliability(scores), plots / "reliability.png")
+            save_figure(reliability(scores), plots / "reliability.png", overwrite)
     by_step = {str(n): v.values.round(6).tolist() for n, v in scores.items() if v.dims == ("step",)}
-    _finish({"num_tasks": num_tasks, "seed": seed, **by_step}, json)
+    finish({"num_tasks": num_tasks, "seed": seed, **by_step}, json, overwrite)
 
 
 @app.command
@@ -263,6 +275,8 @@ def diagnose(
     num_tasks: int = 300,
     seed: int = 0,
     progress: bool = True,
+    json: Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Check whether a model can be trusted on tasks like those of a labelled file; write a page and its numbers.
 
@@ -274,38 +288,42 @@ def diagnose(
         num_tasks: number of tasks.
         seed: seed of tasks and draws.
         progress: show a progress bar.
+        json: also write the numbers to this file.
+        overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
-    from ebmeta.diagnostics import diagnose as check
+    from ebmeta.diagnostics import diagnose as judge
     from ebmeta.persist import load_with_encoder
 
-    _writable(output)
     if output.suffix != ".html":
         raise ValueError(f"{output}: expected a file of type .html, got {output.suffix or 'none'}")
+    numbers = output.with_suffix(".json")
+    json = None if json == numbers else json
+    targets: Targets = [("--output", output, "page"), ("--output", numbers, "result")]
+    _check(targets, json, overwrite, MODEL=model, DATA=data)
     loaded, encoder = load_with_encoder(model)
     source = sampler(data, tasks or Tasks(), seed, encoder)
-    found = check(loaded, source, num_tasks, seed=seed, progress=progress)
-    found.save(output)
+    found = judge(loaded, source, num_tasks, seed=seed, progress=progress)
+    found.save(output, overwrite)
     print(found.summary)
-    print(f"{output}: {len(found.checks)} checks in {found.seconds:.0f} s; numbers in {output.with_suffix('.json')}")
+    print(f"{output}: {len(found.checks)} checks in {found.seconds:.0f} s; numbers in {numbers}")
+    finish(found.to_dict(), json, overwrite)
 
 
 @app.meta.default
 def _launch(
-    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], config: Path | None = None
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Path | None = None,
+    debug: bool = False,
 ) -> None:
     """Read the configuration, then run the command.
 
     Args:
         tokens: the command and its flags.
         config: TOML file with a table per command; its values lie under the flags.
+        debug: show where in the code an error arose.
     """
     if config is not None:
-        if not config.is_file():
-            raise FileNotFoundError(f"{config}: expected a TOML file, found none")
-        tables = tomllib.loads(config.read_text(encoding="utf-8"))
-        if unknown := sorted(set(tables) - set(COMMANDS)):
-            raise ValueError(f"{config}: expected tables among {', '.join(COMMANDS)}, got {', '.join(unknown)}")
-        app.config = (cyclopts.config.Toml(config, search_parents=False),)
+        app.config = (configuration(config, COMMANDS),)
     app(tokens, exit_on_error=False, print_error=False)
 
 
@@ -321,12 +339,15 @@ def main(tokens: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if tokens is None else tokens)
     app.config = ()  # that of an earlier call in this process
     try:
-        app.meta(arguments, exit_on_error=False, print_error=False)
+        with one_line_each():
+            app.meta(arguments, exit_on_error=False, print_error=False)
     except KeyboardInterrupt:
         where = "; run the same command again to continue from the checkpoint" if "--checkpoint" in arguments else ""
         print(f"ebmeta: interrupted{where}", file=sys.stderr)
         return 130
-    except (ValueError, OSError, cyclopts.CycloptsError) as error:
-        print(f"ebmeta: error: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:  # whatever input can cause; what nobody foresaw is called unexpected
+        if "--debug" in arguments:
+            traceback.print_exc()
+        print(f"ebmeta: error: {as_line(error)}", file=sys.stderr)
         return 2
     return 0

@@ -102,8 +102,7 @@ def _write_config(folder: Path, stored: Mapping[str, Any], overwrite: bool) -> N
 
 
 def _checksum(entry: Mapping[str, Any]) -> str:
-    parts = ("format_version", "config", "embedder", "encoder", "tensors", "feature_names")
-    content = {k: entry[k] for k in parts if k in entry}
+    content = {k: v for k, v in entry.items() if k not in ("ebmeta", "checksum", "previous")}
     return hashlib.sha256(to_json(json.loads(json.dumps(content, sort_keys=True))).encode()).hexdigest()
 
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ebmeta.frames import FrameEncoder
 from ebmeta.group_sampling import GroupSampler
 from ebmeta.sampling import EpisodeSampler
@@ -76,15 +78,14 @@ def sampler(path: Path, tasks: Tasks, seed: int, encoder: FrameEncoder | None = 
         if getattr(tasks, flag) is not None:
             raise ValueError(f"--{flag.replace('_', '-')}: expected --groups beside it, got none")
     table = read_table(path, tasks.label)
-    return EpisodeSampler(
-        table.X,
-        table.y,
-        _range("n-way", tasks.n_way or "5"),
-        _range("n-shot", tasks.n_shot or "1"),
-        _range("n-query", tasks.n_query or "15"),
-        imbalance=tasks.imbalance,
-        seed=seed,
-    )
+    ranges = [_range(n, v) for n, v in (("n-way", tasks.n_way or "5"), ("n-shot", tasks.n_shot or "1"))]
+    ranges.append(_range("n-query", tasks.n_query or "15"))
+    try:
+        return EpisodeSampler(table.X, table.y, *ranges, imbalance=tasks.imbalance, seed=seed)
+    except ValueError as error:
+        numbers = np.asarray(table.y).dtype.kind == "f" and "class labels" in str(error)
+        advice = "; are these numbers of groups? Then name the column of the groups with --groups" if numbers else ""
+        raise ValueError(f"{path}: {error}{advice}") from None
 
 
 def _groups(path: Path, tasks: Tasks, seed: int, encoder: FrameEncoder | None) -> GroupSampler:

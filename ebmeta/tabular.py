@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ebmeta.npz import read_npz
 from ebmeta.writing import marked, write
 
 __all__ = ["Table", "read_frame", "read_table", "write_table"]
@@ -47,12 +47,36 @@ def read_frame(path: Path) -> pd.DataFrame:
     path = Path(path)
     if path.suffix not in (".csv", ".parquet"):
         raise ValueError(f"{path}: expected a file of named columns, .csv or .parquet, got {path.suffix or 'none'}")
+    check_readable(path)
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        _check_text(path)
+        return pd.read_csv(path)
+    except OSError as error:
+        if error.errno is not None:  # of the system; the parquet reader calls damage an OSError too
+            raise
+        raise ValueError(f"{path}: expected a complete {path.suffix[1:]} file, got: {error!s:.200}") from None
+    except Exception as error:  # readers fail on damaged files in many ways
+        raise ValueError(f"{path}: expected a complete {path.suffix[1:]} file, got: {error!s:.200}") from None
+
+
+def check_readable(path: Path) -> None:
+    """Raise the fitting `OSError` where there is no file that can be read more than once."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: expected a file, got a folder")
+    if path.exists() and not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a file, got a pipe or device (write its content to a file first)")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a file, found none")
-    try:
-        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-    except (EOFError, ValueError) as error:
-        raise ValueError(f"{path}: expected a complete {path.suffix[1:]} file, got: {error}") from None
+
+
+def _check_text(path: Path) -> None:
+    """Refuse what cannot be UTF-8 text, of which the CSV reader would make one strange column."""
+    with open(path, "rb") as file:
+        start = file.read(1 << 16)
+    if b"\0" in start:
+        raise ValueError("bytes that are no text in UTF-8 (save the table as UTF-8)")
 
 
 def read_table(path: Path, label: str = "y", groups: str | None = None, labelled: bool = True) -> Table:
@@ -78,20 +102,16 @@ def read_table(path: Path, label: str = "y", groups: str | None = None, labelled
     path = Path(path)
     if path.suffix not in READS:
         raise ValueError(f"{path}: expected a file of type {', '.join(READS)}, got {path.suffix or 'none'}")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a file, found none")
+    check_readable(path)
     if label == groups:
         raise ValueError(f"{path}: expected labels and groups in two columns, got {label!r} for both")
     wanted = [label] if labelled else []
     wanted += [groups] if groups is not None and labelled else []
     if path.suffix == ".npz":
-        try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
-            raise ValueError(f"{path}: expected a complete npz file, got: {error}") from None
-        return _from_arrays(path, arrays, label, groups, wanted)
+        return _from_arrays(path, read_npz(path), label, groups, wanted)
     frame = read_frame(path)
+    if not len(frame):
+        raise ValueError(f"{path}: expected rows, got none")
     missing = [c for c in wanted if c not in frame]
     if missing:
         raise ValueError(
@@ -129,6 +149,8 @@ def _from_arrays(path: Path, arrays: dict[str, np.ndarray], label: str, groups: 
         return Table(stacked.reshape(-1, *stacked.shape[2:]), np.repeat(classes, stacked.shape[1]), None, None)
     if not arrays.keys() >= {"X", *wanted}:
         raise ValueError(f"{path}: expected arrays {['X', *wanted]}, got {sorted(arrays)}")
+    if not arrays["X"].shape[:1] > (0,):
+        raise ValueError(f"{path}: expected rows in X, got an array of shape {arrays['X'].shape}")
     return Table(arrays["X"], arrays.get(label), None if groups is None else arrays.get(groups), None)
 
 

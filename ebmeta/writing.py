@@ -43,6 +43,7 @@ __all__ = [
 Kind = Literal["table", "tree", "result", "page", "picture", "model", "checkpoint"]
 
 KINDS: tuple[Kind, ...] = ("table", "tree", "result", "page", "picture", "model", "checkpoint")
+MAKE_FOLDERS = ("model", "picture", "checkpoint")  # what makes its folder where there is none
 NUMBERS = ["mean", "std", "q05", "q50", "q95"]
 HEAD = 1 << 16  # bytes at either end of a file that are looked at
 
@@ -110,11 +111,16 @@ def check_target(path: Path, kind: Kind, overwrite: bool = False) -> None:
     try:
         mode, size = (status := os.stat(path)).st_mode, status.st_size
     except FileNotFoundError:
-        if not place.parent.is_dir():
+        folder = place.parent
+        while kind in MAKE_FOLDERS and not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir():
             raise FileNotFoundError(f"{path}: expected an existing folder {path.parent}, found none") from None
-        if not os.access(place.parent, os.W_OK):
-            raise PermissionError(f"{path}: expected a folder that can be written to, got {path.parent}") from None
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"{path}: expected a folder that can be written to, got {folder}") from None
         return
+    except NotADirectoryError:
+        raise NotADirectoryError(f"{path}: expected a folder {path.parent}, got a file") from None
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(f"{path}: expected a file to write to, got a folder")
     if not os.access(path, os.W_OK):

@@ -1,5 +1,7 @@
 """Files of rows: what goes in comes out, and every malformed one is named."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -99,3 +101,29 @@ def test_where_tables_cannot_be_written(tmp_path):
         write_table(tmp_path / "out.xlsx", {})
     with pytest.raises(FileNotFoundError, match="expected an existing folder"):
         write_table(tmp_path / "absent" / "out.csv", {})
+
+
+def test_what_is_no_table_is_refused_by_name(tmp_path):
+    for suffix, content, message in (
+        ("csv", "a,y\n1,u\n".encode("utf-16"), "expected a complete csv file, got: bytes that are no text in UTF-8"),
+        ("csv", b"\x80\x04\xff,y\n1,2\n", "expected a complete csv file"),
+        ("csv", b"a,y\n1,u\n1,2,3,4\n", "expected a complete csv file"),
+        ("csv", b"a,y\n", "expected rows, got none"),
+        ("parquet", b"", "expected a complete parquet file"),
+        ("parquet", b"PAR1" + b"\xff" * 40 + b"PAR1", "expected a complete parquet file"),
+        ("npz", b"", "expected a complete npz file"),
+    ):
+        path = tmp_path / f"rows.{suffix}"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=message) as caught:
+            read_table(path)
+        assert str(caught.value).startswith(f"{path}: ")
+    np.savez(tmp_path / "rows.npz", X=np.zeros((0, 2)), y=[])
+    with pytest.raises(ValueError, match=r"expected rows in X, got an array of shape \(0, 2\)"):
+        read_table(tmp_path / "rows.npz")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(IsADirectoryError, match="expected a file, got a folder"):
+        read_table(tmp_path / "folder.csv")
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(FileNotFoundError, match="got a pipe or device"):
+        read_table(tmp_path / "pipe.csv")

@@ -1,0 +1,87 @@
+"""Errors of the command line: whatever goes wrong is one line on standard error that says what to do."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import cyclopts
+
+__all__ = ["as_line", "flagged", "one_line_each"]
+
+#: Words of the library for what the command line calls otherwise.
+FLAGS = {
+    r"n_support=\((\d+), (\d+)\)": r"--n-shot \1:\2",
+    r"\bn_(way|shot|query): ": r"--n-\1: ",
+    r"\bn_support: ": "--n-shot: ",
+}
+
+
+def flagged(text: str) -> str:
+    """Put the flags of the command line in place of the names of the library.
+
+    Examples:
+        >>> flagged("groups: expected 4 rows; n_support=(0, 3) takes groups of any size")
+        'groups: expected 4 rows; --n-shot 0:3 takes groups of any size'
+        >>> flagged("new.csv: n_way: expected at most 3 (the classes in y), got 5")
+        'new.csv: --n-way: expected at most 3 (the classes in y), got 5'
+    """
+    for pattern, flag in FLAGS.items():
+        text = re.sub(pattern, flag, text)
+    return text
+
+
+def as_line(error: BaseException) -> str:
+    r"""Return the one line that an error of any kind comes to.
+
+    Examples:
+        >>> as_line(ValueError("seed: expected 0,\n got 1"))
+        'seed: expected 0, got 1'
+        >>> as_line(KeyError("x"))
+        "unexpected KeyError: 'x' (--debug shows where)"
+    """
+    text = "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in str(error))
+    text = " ".join(text.split())
+    if isinstance(error, BrokenPipeError):
+        return "standard output: expected a reader, got a closed pipe"
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return f"expected a task that fits into memory, got: {text[:300] or 'no more memory'}"
+    if isinstance(error, RecursionError):
+        return "expected input that is nested less deeply"
+    if isinstance(error, cyclopts.MissingArgumentError) and error.argument is not None:
+        name = error.argument.name
+        stated = re.search(rf"^ +{name[2:].replace('-', '_')}: (.*)$", error.target.__doc__ or "", re.MULTILINE)
+        return f"{name}: expected {stated[1].rstrip('.;,') if stated else 'a value'}, got none"
+    if isinstance(error, cyclopts.CycloptsError | OSError) or (isinstance(error, ValueError) and text):
+        return flagged(text)
+    return f"unexpected {type(error).__name__}: {text[:300] or 'no more is known'} (--debug shows where)"
+
+
+@contextmanager
+def one_line_each() -> Iterator[None]:
+    """Show warnings in one line each, write characters that the terminal lacks as escapes, and flush."""
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        print(f"ebmeta: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        try:
+            yield
+        finally:
+            try:
+                sys.stdout.flush()
+            except OSError:
+                # What is still in the buffer would fail again, with a traceback, when the process ends.
+                silent = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(silent, sys.stdout.fileno())
+                os.close(silent)
+                raise
