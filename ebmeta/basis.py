@@ -30,17 +30,12 @@ import torch
 from scipy.interpolate import BSpline
 from torch import Tensor, nn
 
+from ebmeta.checks import above, at_least, checked
 from ebmeta.standard import Exact, standard, summary
 
 __all__ = ["BASES", "Basis", "FourierBasis", "RandomFeatures", "SplineBasis", "build_basis"]
 
 EVEN = 0.05  # how far knots are drawn from the quantiles towards equal spacing, so that no two of them meet
-
-
-def _at_least(least: int, **counts: int) -> None:
-    for name, value in counts.items():
-        if value < least:
-            raise ValueError(f"{name}: expected at least {least}, got {value}")
 
 
 class Basis(Exact):
@@ -63,7 +58,6 @@ class Basis(Exact):
 
     def __init__(self, num_inputs: int, num_features: int, settings: Mapping[str, Any]) -> None:
         super().__init__()
-        _at_least(1, num_inputs=num_inputs)
         self.num_inputs, self.num_features, self._settings = num_inputs, num_features, dict(settings)
         self.register_buffer("origin", torch.zeros(num_inputs, dtype=torch.float64))
         self.register_buffer("width", torch.full((num_inputs,), math.nan, dtype=torch.float64))
@@ -80,6 +74,7 @@ class Basis(Exact):
     def extra_repr(self) -> str:
         return f"num_inputs={self.num_inputs}, num_features={self.num_features}"
 
+    @checked()
     @torch.no_grad()
     def measure(self, x: Tensor) -> None:
         """Learn the frame from training inputs, once.
@@ -104,6 +99,7 @@ class Basis(Exact):
         self.width.copy_(torch.from_numpy(width))
         self._place((rows - origin) / np.where(width > 0, width, 1.0))
 
+    @checked()
     def forward(self, x: Tensor) -> Tensor:
         """Return features in the type of the inputs, shape `(..., B)`.
 
@@ -137,6 +133,7 @@ class Basis(Exact):
         raise NotImplementedError
 
 
+@checked(num_inputs=at_least(1), num_knots=at_least(2))
 class SplineBasis(Basis):
     r"""Cubic B-splines with knots at quantiles, continued by straight lines outside the outer knots.
 
@@ -167,7 +164,6 @@ class SplineBasis(Basis):
     pieces: Tensor
 
     def __init__(self, num_inputs: int = 1, num_knots: int = 6) -> None:
-        _at_least(2, num_knots=num_knots)
         super().__init__(num_inputs, num_inputs * (num_knots + 2), {"num_knots": num_knots})
         self.num_knots = num_knots
         self.register_buffer("knots", torch.linspace(0, 1, num_knots, dtype=torch.float64).repeat(num_inputs, 1))
@@ -201,6 +197,7 @@ def _spline_pieces(knots: np.ndarray) -> np.ndarray:
     return pieces
 
 
+@checked(num_inputs=at_least(1), num_frequencies=at_least(1), period=above(0))
 class FourierBasis(Basis):
     r"""Sine and cosine pairs $\sin 2\pi m_k z,\ \cos 2\pi m_k z$ with $z = (x - o) / s$, $k = 1, \dots, F$.
 
@@ -227,9 +224,6 @@ class FourierBasis(Basis):
     def __init__(
         self, num_inputs: int = 1, num_frequencies: int = 4, period: float | None = None, learned: bool = False
     ) -> None:
-        _at_least(1, num_frequencies=num_frequencies)
-        if period is not None and not 0 < period < math.inf:
-            raise ValueError(f"period: expected a finite number above 0, got {period}")
         settings = {"num_frequencies": num_frequencies, "period": period, "learned": learned}
         super().__init__(num_inputs, 2 * num_inputs * num_frequencies, settings)
         multiples = torch.arange(1.0, num_frequencies + 1).repeat(num_inputs, 1)
@@ -251,6 +245,7 @@ class FourierBasis(Basis):
         return (torch.cat([angle.sin(), angle.cos()], -1) * varies.unsqueeze(-1)).flatten(-2)
 
 
+@checked(num_inputs=at_least(1), num_frequencies=at_least(1), length_scale=above(0))
 class RandomFeatures(Basis):
     r"""Random Fourier features of the kernel $\exp(-\tfrac12 \sum_d (z_d - z'_d)^2 / \ell_d^2)$.
 
@@ -285,11 +280,6 @@ class RandomFeatures(Basis):
     def __init__(
         self, num_inputs: int = 1, num_frequencies: int = 32, length_scale: float = 1.0, seed: int = 0
     ) -> None:
-        _at_least(1, num_frequencies=num_frequencies)
-        if not 0 < length_scale < math.inf:
-            raise ValueError(f"length_scale: expected a finite number above 0, got {length_scale}")
-        if seed < 0:
-            raise ValueError(f"seed: expected a non-negative integer, got {seed}")
         settings = {"num_frequencies": num_frequencies, "length_scale": length_scale, "seed": seed}
         super().__init__(num_inputs, 2 * num_frequencies, settings)
         source = torch.Generator().manual_seed(seed)
@@ -307,6 +297,7 @@ class RandomFeatures(Basis):
 BASES: dict[str, type[Basis]] = {c.name: c for c in (SplineBasis, FourierBasis, RandomFeatures)}
 
 
+@checked()
 def build_basis(config: Mapping[str, Any]) -> Basis:
     """Return a basis of the kind and arguments of `Basis.config`, not measured.
 

@@ -19,6 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
+from ebmeta.checks import array, at_least, checked, dataset
+
 __all__ = [
     "Interval",
     "area_under_risk_coverage",
@@ -59,6 +61,7 @@ def _pairs(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.
     return confidence, np.where(real, correct, np.nan)
 
 
+@checked(confidence=array(padded=True), bins=at_least(1))
 def bin_edges(confidence: np.ndarray, bins: int = BINS, *, mass: bool = False) -> np.ndarray:
     """Return the edges of the bins, shape `(bins + 1,)`.
 
@@ -71,12 +74,11 @@ def bin_edges(confidence: np.ndarray, bins: int = BINS, *, mass: bool = False) -
     Raises:
         ValueError: if `bins` is below 1.
     """
-    if bins < 1:
-        raise ValueError(f"bins: expected at least 1, got {bins}")
     shares = np.linspace(0.0, 1.0, bins + 1)
     return np.nanquantile(confidence, shares) if mass else shares
 
 
+@checked(p=array(padded=True), y=array(padded=True), edges=array(ndim=1))
 def bin_sums(p: np.ndarray, y: np.ndarray, edges: np.ndarray) -> np.ndarray:
     r"""Return the sums of $1, p, y, p^2, py$ over the predictions of a row in each bin.
 
@@ -97,6 +99,7 @@ def bin_sums(p: np.ndarray, y: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.stack(sums, -1).reshape(*shape, bins, MOMENTS)
 
 
+@checked(sums=array(), num_bootstrap=at_least(0))
 def bootstrap(
     sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], num_bootstrap: int = 200, seed: int = 0
 ) -> Interval:
@@ -118,6 +121,7 @@ def bootstrap(
     return Interval(value, float(Z95 * draws.std(ddof=1)))
 
 
+@checked(confidence=array(padded=True), correct=array(padded=True), bins=at_least(1))
 def reliability_bins(
     confidence: np.ndarray, correct: np.ndarray, bins: int = BINS, *, mass: bool = False
 ) -> xr.Dataset:
@@ -151,6 +155,12 @@ def reliability_bins(
     )
 
 
+@checked(
+    evaluation=dataset(
+        "an evaluation of a classifier", confidence=("step", "task", "query"), correct=("step", "task", "query")
+    ),
+    bins=at_least(1),
+)
 def reliability_by_step(evaluation: xr.Dataset, bins: int = BINS, *, mass: bool = False) -> xr.Dataset:
     """Bin the top labels of every refinement step.
 
@@ -165,8 +175,6 @@ def reliability_by_step(evaluation: xr.Dataset, bins: int = BINS, *, mass: bool 
     Raises:
         ValueError: if the evaluation has no confidences.
     """
-    if "confidence" not in evaluation:
-        raise ValueError("reliability: expected an evaluation of a classifier, got one without 'confidence'")
     steps = [evaluation.isel(step=k) for k in range(evaluation.sizes["step"])]
     tables = [reliability_bins(s["confidence"].values, s["correct"].values, bins, mass=mass) for s in steps]
     return xr.concat([t.assign_coords(bin=np.arange(bins)) for t in tables], "step")
@@ -178,6 +186,7 @@ def _error(sums: np.ndarray) -> np.ndarray:
     return error
 
 
+@checked(confidence=array(padded=True), correct=array(padded=True), bins=at_least(1))
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS, *, mass: bool = False) -> float:
     """Return the expected calibration error, a probability; arguments as for `reliability_bins`."""
     confidence, correct = _pairs(confidence, correct)
@@ -185,6 +194,7 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = B
     return float(_error(bin_sums(confidence.ravel(), correct.ravel(), edges)))
 
 
+@checked(confidence=array(padded=True), correct=array(padded=True), bins=at_least(1), num_bootstrap=at_least(0))
 def calibration_interval(
     confidence: np.ndarray,
     correct: np.ndarray,
@@ -221,6 +231,7 @@ def calibration_interval(
     return bootstrap(sums, _error, num_bootstrap, seed)
 
 
+@checked(sums=array())
 def brier_decomposition(sums: np.ndarray) -> dict[str, np.ndarray]:
     r"""Split the Brier score of class probabilities, pooled over (query, class) pairs.
 
@@ -283,6 +294,7 @@ def _ranked(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np
     return rows[real][order], shared[order], np.cumsum(shared[order]) / np.arange(1, len(order) + 1)
 
 
+@checked(confidence=array(padded=True), correct=array(padded=True))
 def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> xr.DataArray:
     r"""Return the error rate among the most confident predictions, against the share that they make up.
 
@@ -304,6 +316,7 @@ def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> xr.DataArray:
     return xr.DataArray(risk, dims="coverage", coords={"coverage": np.arange(1, len(risk) + 1) / len(risk)})
 
 
+@checked(confidence=array(padded=True), correct=array(padded=True))
 def area_under_risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> Interval:
     r"""Return the mean of the risk-coverage curve (AURC): small where the confident predictions are right.
 

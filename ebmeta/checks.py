@@ -21,9 +21,22 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+import xarray as xr
 from torch import Tensor
 
-__all__ = ["Kind", "Range", "above", "array", "at_least", "between", "checked", "found", "one_of", "real_array"]
+__all__ = [
+    "Kind",
+    "Range",
+    "above",
+    "array",
+    "at_least",
+    "between",
+    "checked",
+    "dataset",
+    "found",
+    "one_of",
+    "real_array",
+]
 
 T = TypeVar("T")
 MOST = 2**63  # numbers from here on leave 64 bits
@@ -33,30 +46,34 @@ SEEDS = ("seed", "index")  # halves of the keys of random numbers
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that an argument takes: in words, and as a test."""
+    """The numbers that an argument takes: in words, of whole numbers and of all, and as a test, which NaN fails."""
 
-    words: str
+    whole: str
+    real: str
     holds: Callable[[Any], bool]
 
 
 def at_least(least: float, *, finite: bool = True) -> Range:
     """Numbers from `least` on; infinity only where `finite` is False."""
-    return Range(f"at least {least}", lambda v: least <= v and (v < math.inf or not finite))
+    real = f"a {'finite ' * finite}number of at least {least}"
+    return Range(f"at least {least}", real, lambda v: least <= v and (v < math.inf or not finite))
 
 
 def above(least: float, *, finite: bool = True) -> Range:
     """Numbers above `least`; infinity only where `finite` is False."""
-    return Range(f"a number above {least}", lambda v: least < v and (v < math.inf or not finite))
+    real = f"a {'finite ' * finite}number above {least}"
+    return Range(f"more than {least}", real, lambda v: least < v and (v < math.inf or not finite))
 
 
 def between(low: float, high: float) -> Range:
     """Numbers between two others, which are left out."""
-    return Range(f"a number between {low} and {high}", lambda v: low < v < high)
+    words = f"a number between {low} and {high}"
+    return Range(words, words, lambda v: low < v < high)
 
 
-FINITE = Range("a finite number", math.isfinite)
-SEED = Range("a whole number from 0 to 2**63 - 1", lambda v: 0 <= v < MOST)
-COUNT = Range("a number that counts something", lambda v: -MOST_COUNT < v < MOST_COUNT)
+FINITE = Range("a finite number", "a finite number", math.isfinite)
+SEED = Range("a non-negative integer of at most 63 bits", "", lambda v: 0 <= v < MOST)
+COUNT = Range("a number that counts something", "", lambda v: -MOST_COUNT < v < MOST_COUNT)
 
 
 @dataclass(frozen=True)
@@ -85,10 +102,10 @@ def found(value: object) -> str:
     return type(value).__name__
 
 
-def _number(base: Kind, convert: Callable[[Any], Any], inside: Range) -> Kind:
+def _number(base: Kind, convert: Callable[[Any], Any], inside: Range, words: str) -> Kind:
     def take(name: str, value: Any) -> Any:
         if not inside.holds(value):
-            raise ValueError(f"{name}: expected {inside.words}, got {found(value)}")
+            raise ValueError(f"{name}: expected {words}, got {found(value)}")
         return convert(value)
 
     return replace(base, take=take)
@@ -99,7 +116,12 @@ def _whole(value: Any) -> bool:
 
 
 def _real(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, numbers.Real) and value == value
+    return not isinstance(value, bool) and isinstance(value, numbers.Real)
+
+
+def _counting(inside: Range) -> Range:
+    """Leave out what is too large to count."""
+    return inside if inside is SEED else replace(inside, holds=lambda v: inside.holds(v) and COUNT.holds(v))
 
 
 NONE = Kind("None", lambda v: v is None)
@@ -109,7 +131,8 @@ WHOLE, REAL = Kind("a whole number", _whole), Kind("a number", _real)
 
 def one_of(options: Sequence[str]) -> Kind:
     """One of several texts."""
-    return Kind(f"one of {', '.join(map(repr, options))}", lambda v: isinstance(v, str) and v in options)
+    *most, last = map(repr, options)
+    return Kind(f"{', '.join(most)} or {last}", lambda v: isinstance(v, str) and v in options)
 
 
 def _instance(kind: type) -> Kind:
@@ -173,6 +196,20 @@ def array(*, ndim: int | None = None, padded: bool = False) -> Kind:
     return Kind("numbers", lambda v: True, lambda name, v: real_array(name, v, ndim=ndim, padded=padded))
 
 
+def dataset(what: str, **dims: tuple[str, ...]) -> Kind:
+    """A Dataset (`what` says which) with variables of these names, each over these dimensions in any order."""
+
+    def take(name: str, value: xr.Dataset) -> xr.Dataset:
+        for variable, wanted in dims.items():
+            got = value[variable].dims if variable in value.variables else None
+            if got is None or set(got) != set(wanted):
+                over = "without" if got is None else f"over {got}"
+                raise ValueError(f"{name}: expected {what} with {variable!r} over {wanted}, got one {over}")
+        return value
+
+    return Kind(what, lambda v: isinstance(v, xr.Dataset), take)
+
+
 def _items(kind: type, item: Kind | None) -> Kind:
     """A sequence of one kind of things; a text is none, and an array is one of numbers."""
 
@@ -199,9 +236,11 @@ def kind_of(annotation: Any, inside: Range | None = None) -> Kind | None:
     if annotation is bool:
         return BOOL
     if annotation is int:
-        return _number(WHOLE, int, inside or COUNT)
+        within = inside or COUNT
+        return _number(WHOLE, int, _counting(within), within.whole)
     if annotation is float:
-        return _number(REAL, float, inside or FINITE)
+        within = inside or FINITE
+        return _number(REAL, float, within, within.real)
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
         return one_of(parts)
@@ -213,7 +252,7 @@ def kind_of(annotation: Any, inside: Range | None = None) -> Kind | None:
     if origin is Sequence:
         return _items(Sequence, kind_of(parts[0], inside))
     kind = origin or annotation
-    return _instance(kind) if isinstance(kind, type) and kind not in (object, np.ndarray, tuple) else None
+    return _instance(kind) if isinstance(kind, type) and kind not in (Any, object, np.ndarray, tuple) else None
 
 
 def _either(kinds: Sequence[Kind]) -> Kind:
@@ -231,7 +270,8 @@ class _Names(dict[str, Any]):
 
 
 def _kinds(function: Callable[..., Any], given: Mapping[str, Range | Kind]) -> dict[str, Kind]:
-    hints = typing.get_type_hints(function, localns=_Names({**vars(builtins), **function.__globals__}))
+    names = typing.cast(Any, inspect.unwrap(function)).__globals__
+    hints = typing.get_type_hints(function, localns=_Names({**vars(builtins), **names}))
     out: dict[str, Kind] = {}
     for name, hint in hints.items():
         rule = given.get(name, SEED if name in SEEDS else None)

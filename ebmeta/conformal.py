@@ -24,6 +24,7 @@ import numpy as np
 import xarray as xr
 
 from ebmeta.calibration import Z95
+from ebmeta.checks import array, at_least, between, checked, dataset
 from ebmeta.evaluate import task_batches
 from ebmeta.model import EmpiricalBayes
 from ebmeta.predict import predict
@@ -37,6 +38,7 @@ SLACK = 1e-9  # rounding of a sum of weights
 CALIBRATION, PREDICTION = 0, 1  # streams of random numbers
 
 
+@checked(probs=array(padded=True), uniform=array())
 def class_scores(probs: np.ndarray, score: Score = "lac", uniform: np.ndarray | None = None) -> np.ndarray:
     r"""Return the score $s(x, c)$ of every class: large where it fits badly.
 
@@ -59,8 +61,6 @@ def class_scores(probs: np.ndarray, score: Score = "lac", uniform: np.ndarray | 
         >>> class_scores(np.array([0.5, 0.2, 0.3]), "aps", np.array(0.5))
         array([0.25, 0.9 , 0.65])
     """
-    if score not in ("lac", "aps"):
-        raise ValueError(f"score: expected 'lac' or 'aps', got {score!r}")
     padding = np.isnan(probs)
     if score == "lac":
         return np.where(padding, np.inf, 1 - probs)
@@ -74,6 +74,7 @@ def class_scores(probs: np.ndarray, score: Score = "lac", uniform: np.ndarray | 
     return np.where(padding, np.inf, above + uniform[..., None] * p)
 
 
+@checked(scores=array(ndim=2, padded=True), level=between(0, 1))
 def task_quantile(scores: np.ndarray, level: float) -> float:
     """Return the threshold: the quantile of scores in which every task weighs the same, and one is infinite.
 
@@ -97,6 +98,7 @@ def task_quantile(scores: np.ndarray, level: float) -> float:
     return float(scores[real][order][first]) if first < len(order) else float("inf")
 
 
+@checked(level=between(0, 1))
 class ConformalSets:
     r"""Prediction sets calibrated over tasks, of a model or of anyone's class probabilities.
 
@@ -129,17 +131,13 @@ class ConformalSets:
         by_ways: bool = False,
         seed: int = 0,
     ) -> None:
-        if not 0 < level < 1:
-            raise ValueError(f"level: expected a probability between 0 and 1, got {level}")
-        if score not in ("lac", "aps"):
-            raise ValueError(f"score: expected 'lac' or 'aps', got {score!r}")
         if model is not None and not model.likelihood.categorical:
             raise ValueError(f"model: expected a classifier, got a {model.likelihood.name} likelihood")
-        generator(seed, 0)
         self.model, self.level, self.score, self.by_ways, self.seed = model, level, score, by_ways, seed
         #: Threshold of each number of ways (of all, under 0, unless `by_ways`); empty before calibration.
         self.thresholds: dict[int, float] = {}
 
+    @checked(num_tasks=at_least(1))
     def calibrate(self, tasks: TaskSampler | TaskBatch, num_tasks: int = 600) -> ConformalSets:
         """Set the threshold on labelled tasks that neither training nor model choice has used.
 
@@ -164,6 +162,7 @@ class ConformalSets:
         data = xr.concat(parts, "task", join="outer", fill_value={"y": -1})
         return self.calibrate_probs(data["probs"].transpose("task", "query", "way").values, data["y"].values)
 
+    @checked(probs=array(ndim=3, padded=True), query_y=array(ndim=2, padded=True))
     def calibrate_probs(self, probs: np.ndarray, query_y: np.ndarray) -> ConformalSets:
         """Set the threshold on class probabilities, from whatever model.
 
@@ -191,6 +190,7 @@ class ConformalSets:
         self.thresholds = {int(g): task_quantile(truth[groups == g], self.level) for g in np.unique(groups)}
         return self
 
+    @checked()
     def predict(self, batch: TaskBatch) -> xr.Dataset:
         """Return the sets of a batch after the last refinement step; query labels are not looked at.
 
@@ -208,6 +208,7 @@ class ConformalSets:
         probs = predict(self._classifier(), batch, num_draws=0)["predictive"].to_dataset()["probs"]
         return self.predict_probs(probs.isel(step=-1).transpose("task", "query", "way").values)
 
+    @checked(probs=array(ndim=3, padded=True))
     def predict_probs(self, probs: np.ndarray) -> xr.Dataset:
         """Return the sets of class probabilities of shape `(T, Q, C)`; as `predict`, without a model."""
         self._calibrated()
@@ -234,6 +235,12 @@ class ConformalSets:
             raise ValueError("ConformalSets: expected a call of calibrate first, got none")
 
 
+@checked(
+    sets=dataset(
+        "what ConformalSets.predict returned", sets=("task", "query", "way"), size=("task", "query"), ways=("task",)
+    ),
+    query_y=array(ndim=2, padded=True),
+)
 def set_coverage(sets: xr.Dataset, query_y: Any) -> xr.Dataset:
     """Score prediction sets against the labels, over all tasks and by number of ways.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ebmeta.checks import array, between, checked
 from ebmeta.model import EmpiricalBayes
 from ebmeta.plots import axes_or_new
 from ebmeta.predict import predict
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["fitted_curve"]
 
 
+@checked(support_x=array(ndim=2), support_y=array(ndim=1), x=array(ndim=2), truth=array(ndim=1), level=between(0, 1))
 def fitted_curve(
     model: EmpiricalBayes,
     support_x: Any,
@@ -52,8 +54,6 @@ def fitted_curve(
 
     if model.likelihood.categorical:
         raise ValueError("fitted_curve: expected a model of real labels, got one of classes")
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a number between 0 and 1, got {level}")
     rows, labels, path = (torch.as_tensor(np.asarray(v, dtype=np.float32)) for v in (support_x, support_y, x))
     batch = TaskBatch(rows.unsqueeze(0), labels.unsqueeze(0), path.unsqueeze(0))
     predictive = predict(model, batch, num_draws=0)["predictive"].to_dataset().isel(step=-1, task=0)

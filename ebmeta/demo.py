@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from ebmeta.checks import at_least, checked
 from ebmeta.diagnostics import diagnose
 from ebmeta.evaluate import evaluate, table
 from ebmeta.fit import fit
@@ -98,6 +99,7 @@ def camera(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return seen
 
 
+@checked()
 def samplers(seed: int = 0) -> dict[str, EpisodeSampler]:
     """Return the sources of 5-way 1-shot tasks with 15 queries per class: "train", "validation" and "test"."""
     X, y = classes()
@@ -109,6 +111,7 @@ def samplers(seed: int = 0) -> dict[str, EpisodeSampler]:
     return out
 
 
+@checked(num_iterations=at_least(1), num_tasks=at_least(2))
 def run(
     output: str | os.PathLike[str] = "demo",
     seed: int = 0,
@@ -138,10 +141,6 @@ def run(
     """
     started = time.perf_counter()
     iterations = 500 if num_iterations is None else num_iterations
-    if num_tasks < 2:
-        raise ValueError(f"num_tasks: expected at least 2, got {num_tasks}")
-    if seed < 0:
-        raise ValueError(f"seed: expected a non-negative integer, got {seed}")
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     for file, kind in FILES.items():

@@ -28,6 +28,7 @@ from ebmeta.calibration import (
     calibration_interval,
     reliability_bins,
 )
+from ebmeta.checks import at_least, checked
 from ebmeta.columns import check_names
 from ebmeta.likelihood import ScalarLikelihood
 from ebmeta.model import EmpiricalBayes
@@ -46,6 +47,7 @@ PARTS = {
 DETAIL = {*PARTS, "ece_mass"}  # in the dataset, not in the printed table
 
 
+@checked(num_tasks=at_least(1))
 def task_batches(
     tasks: TaskSampler | TaskBatch, num_tasks: int, model: EmpiricalBayes | None = None
 ) -> list[TaskBatch]:
@@ -63,8 +65,6 @@ def task_batches(
         check_names(model.feature_names, names_of(tasks), "when the model was trained")
     if isinstance(tasks, TaskBatch):
         return [tasks]
-    if num_tasks < 1:
-        raise ValueError(f"num_tasks: expected at least 1, got {num_tasks}")
     return [tasks.sample(min(64, num_tasks - s), i) for i, s in enumerate(range(0, num_tasks, 64))]
 
 
@@ -86,6 +86,7 @@ def repeats(tasks: TaskSampler | TaskBatch, num_tasks: int) -> float:
     return 1.0 if groups is None else max(1.0, num_tasks / len(groups))
 
 
+@checked(num_tasks=at_least(1), num_steps=at_least(0), num_bootstrap=at_least(0))
 def evaluate(
     model: EmpiricalBayes,
     tasks: TaskSampler | TaskBatch,
@@ -142,6 +143,7 @@ def evaluate(
     return result
 
 
+@checked()
 def table(evaluation: xr.Dataset) -> str:
     """Return the scores as text: a row per refinement step, each number with its 95% interval.
 
@@ -172,6 +174,7 @@ def table(evaluation: xr.Dataset) -> str:
     return "\n".join(lines)
 
 
+@checked(num_steps=at_least(0))
 def task_scores(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None = None) -> xr.Dataset:
     """Return the metrics of every task after every refinement step, and the top labels of every query.
 

@@ -20,6 +20,7 @@ import torch
 from scipy import optimize, stats
 from torch import Tensor, nn
 
+from ebmeta.checks import at_least, checked
 from ebmeta.group_sampling import GroupSampler
 from ebmeta.members import Members, chunk_size
 from ebmeta.model import EmpiricalBayes
@@ -40,6 +41,7 @@ ENOUGH = 1e-5  # relative change at which the fit at the boundary may stop: hund
 SMALLEST = 1e-6  # scale below which a fitted one stands for 0 itself
 
 
+@checked()
 @dataclass(frozen=True, eq=False)
 class EvidenceFit:
     r"""What `fit_evidence` found.
@@ -92,6 +94,7 @@ class EvidenceFit:
         )
 
 
+@checked(num_draws=at_least(1), max_iterations=at_least(1))
 def fit_evidence(
     model: EmpiricalBayes,
     tasks: GroupSampler | TaskBatch,

@@ -25,6 +25,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from ebmeta.checkpoint import TrainingState
+from ebmeta.checks import above, at_least, checked
 from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Kind, Objective, Terms
 from ebmeta.preparation import check_columns, check_groups, half_told, hardening, start
@@ -64,6 +65,7 @@ class FitResult:
     seconds: float
 
 
+@checked()
 def resolve_device(device: str | torch.device) -> torch.device:
     """Turn "auto" into a CUDA device where there is one and the CPU elsewhere.
 
@@ -103,6 +105,16 @@ def _optimizer(model: EmpiricalBayes, learning_rate: float) -> tuple[torch.optim
     return optimizer, [peak for _, peak in groups]
 
 
+@checked(
+    num_iterations=at_least(1),
+    batch_size=at_least(1),
+    learning_rate=above(0),
+    validate_every=at_least(1),
+    validation_tasks=at_least(1),
+    harder=at_least(0),
+    patience=at_least(1),
+    checkpoint_every=at_least(1),
+)
 def fit(
     model: EmpiricalBayes,
     tasks: TaskSampler,
@@ -162,19 +174,7 @@ def fit(
         "batch_size": batch_size,
         "validate_every": validate_every,
         "validation_tasks": validation_tasks,
-        "checkpoint_every": checkpoint_every,
-        "patience": 1 if patience is None else patience,
     }
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name}: expected at least 1, got {count}")
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate: expected a finite number above 0, got {learning_rate}")
-    if seed < 0:
-        raise ValueError(f"seed: expected a non-negative integer, got {seed}")
-    for name, source in (("tasks", tasks), ("validation", validation)):
-        if not hasattr(source, "sample") and (source is not None or name == "tasks"):
-            raise ValueError(f"{name}: expected a source such as EpisodeSampler(X, y), got {type(source).__name__}")
     check_groups(model, tasks, validation)
     check_columns(model, tasks, validation)
     strength = hardening(model, tasks, validation, harder)
@@ -185,7 +185,7 @@ def fit(
     with _training(model, place), tqdm(total=num_iterations, desc="fit", unit="it", disable=not progress) as bar:
         optimizer, peaks = _optimizer(model, learning_rate)
         settings = {
-            **{k: counts[k] for k in ("num_iterations", "batch_size", "validate_every", "validation_tasks")},
+            **counts,
             "objective": [goal.kind, goal.num_draws, goal.anytime],
             "learning_rate": learning_rate,
             "seed": seed,

@@ -26,6 +26,8 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
+from ebmeta.checks import checked
+
 __all__ = ["DiagonalGaussian", "FullGaussian", "Gaussian"]
 
 
@@ -97,6 +99,7 @@ class Gaussian(ABC):
         """Marginal standard deviations, shape `(T, C, P)`."""
 
 
+@checked()
 @dataclass(frozen=True, eq=False)
 class DiagonalGaussian(Gaussian):
     r"""Independent weights: $w_{cp} \sim \mathcal N(m_{cp}, 1/\Lambda_{cp})$.
@@ -140,6 +143,7 @@ class DiagonalGaussian(Gaussian):
         return self.precision.rsqrt()
 
 
+@checked()
 @dataclass(frozen=True, eq=False)
 class FullGaussian(Gaussian):
     r"""Correlated weights: $w_c \sim \mathcal N(m_c, \Lambda_c^{-1})$.

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ebmeta.checks import at_least, checked
 from ebmeta.columns import read_column, read_keys, read_rows
 from ebmeta.frames import FrameEncoder
 from ebmeta.sampling import Range, RowSampler, Transform, check_range, exact, gather, generator, members
@@ -17,6 +18,7 @@ from ebmeta.tasks import TaskBatch
 __all__ = ["GroupSampler"]
 
 
+@checked(n_query=at_least(1))
 class GroupSampler(RowSampler):
     r"""Draw regression tasks from grouped data: a task is a group, split at random into support and query.
 
@@ -77,8 +79,6 @@ class GroupSampler(RowSampler):
         codes = np.array([number[group] for group in labels])
         self.size = None if size is None else _sizes(size, len(self.y))
         self.n_support = check_range("n_support", n_support, 0)
-        if n_query is not None and n_query < 1:
-            raise ValueError(f"n_query: expected at least 1, got {n_query}")
         self.n_query, self.transform, self.seed = n_query, transform, seed
         self._members = members(codes)
         self.group_X = None if group_X is None else self._covariates(group_X)
@@ -91,7 +91,6 @@ class GroupSampler(RowSampler):
                 f"{len(self._members[small[0]])} in group {self.groups[small[0]]!r}{more}; n_support=(0, {high}) takes "
                 "groups of any size, or leave these out"
             )
-        generator(seed, 0)
 
     @classmethod
     def from_frame(
@@ -179,6 +178,7 @@ class GroupSampler(RowSampler):
         rng = generator(self.seed, 0)
         return self._collate(np.arange(len(self._members)), [(none, rows) for rows in self._members], rng)
 
+    @checked(num_tasks=at_least(1))
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
         """Draw batch number `index`: groups without replacement, while there are enough.
 
@@ -192,8 +192,6 @@ class GroupSampler(RowSampler):
         Raises:
             ValueError: if a feature read is not finite, or `num_tasks` is below 1.
         """
-        if num_tasks < 1:
-            raise ValueError(f"num_tasks: expected at least 1, got {num_tasks}")
         rng = generator(self.seed, index)
         total = len(self._members)
         chosen = rng.choice(total, num_tasks, replace=num_tasks > total)

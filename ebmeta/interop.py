@@ -22,11 +22,14 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from ebmeta.checks import array, checked
+
 __all__ = ["compare", "held_out", "loo", "pit", "psis", "summary", "to_arviz"]
 
 SAMPLE = ("chain", "draw")
 
 
+@checked()
 def to_arviz(tree: xr.DataTree) -> Any:
     """Return a tree as the installed ArviZ takes it.
 
@@ -54,6 +57,7 @@ def _old() -> bool:
     return hasattr(arviz, "from_datatree")
 
 
+@checked(log_ratios=array())
 def psis(log_ratios: Any) -> tuple[np.ndarray, np.ndarray]:
     r"""Smooth importance ratios by a generalised Pareto tail.
 
@@ -102,6 +106,7 @@ def _values(tree: xr.DataTree, group: str, name: str) -> xr.DataArray:
     return tree[group].to_dataset()[name]
 
 
+@checked()
 def loo(tree: xr.DataTree) -> Any:
     r"""Estimate the leave-one-out log score by Pareto-smoothed importance sampling.
 
@@ -125,6 +130,7 @@ def loo(tree: xr.DataTree) -> Any:
     return arviz.loo(to_arviz(tree), pointwise=True, reff=None if "sample_stats" in tree.children else 1.0)
 
 
+@checked()
 def held_out(tree: xr.DataTree) -> xr.DataArray:
     r"""Return the log score of labels that the draws have not seen, in nats; NaN where padded.
 
@@ -144,6 +150,7 @@ def held_out(tree: xr.DataTree) -> xr.DataArray:
     return out
 
 
+@checked()
 def compare(trees: Mapping[str, xr.DataTree], *, seen: bool = False) -> pd.DataFrame:
     r"""Compare models by the log score of the same labels, the best first.
 
@@ -188,6 +195,7 @@ def compare(trees: Mapping[str, xr.DataTree], *, seen: bool = False) -> pd.DataF
     )
 
 
+@checked()
 def pit(tree: xr.DataTree, *, seen: bool = False, seed: int = 0) -> xr.DataArray:
     r"""Return the probability integral transform of every label: uniform on [0, 1] where predictions are calibrated.
 
@@ -223,6 +231,7 @@ def pit(tree: xr.DataTree, *, seen: bool = False, seed: int = 0) -> xr.DataArray
     return y.copy(data=np.where(real, u, np.nan))
 
 
+@checked()
 def summary(tree: xr.DataTree, **options: Any) -> Any:
     r"""Return ArviZ's table of the posterior, with $\hat R$ and effective sizes only where there are several chains.
 

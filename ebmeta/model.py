@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ebmeta.basis import Basis, build_basis
+from ebmeta.checks import at_least, checked
 from ebmeta.gaussian import Gaussian
 from ebmeta.inference import Inference, repeat
 from ebmeta.initializer import ConjugateInitializer, Initializer, PrototypeInitializer
@@ -34,6 +35,7 @@ __all__ = ["EmpiricalBayes"]
 _SERIAL = itertools.count()
 
 
+@checked(beta=at_least(0))
 class EmpiricalBayes(nn.Module):
     r"""Learned prior, amortized initializer, synthetic-gradient refiner and likelihood, in one module.
 
@@ -63,8 +65,6 @@ class EmpiricalBayes(nn.Module):
         config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= beta < float("inf"):
-            raise ValueError(f"beta: expected a finite number >= 0, got {beta}")
         self.prior = prior
         self.likelihood = likelihood
         self.predictor = predictor
@@ -87,6 +87,14 @@ class EmpiricalBayes(nn.Module):
         self.serial = next(_SERIAL)
 
     @classmethod
+    @checked(
+        num_features=at_least(1),
+        num_steps=at_least(0),
+        beta=at_least(0),
+        n_way=at_least(1),
+        width=at_least(1),
+        profile=at_least(0),
+    )
     def classifier(
         cls,
         num_features: int,
@@ -140,7 +148,7 @@ class EmpiricalBayes(nn.Module):
             "profile": profile,
             "freeze_embedder": freeze_embedder,
         }
-        if widths not in ("trained", "measured") or (widths == "measured" and synthetic_gradient != "mixture"):
+        if widths == "measured" and synthetic_gradient != "mixture":
             raise ValueError(f"widths: expected 'trained', or 'measured' of a mixture, got {widths!r}")
         predictor = LinearPredictor(num_features, "cosine", embedder, freeze_embedder, profile=profile)
         refiner = class_refiner(synthetic_gradient, num_steps, n_way, width, stream(seed))
@@ -151,6 +159,9 @@ class EmpiricalBayes(nn.Module):
         return cls(prior, LIKELIHOODS["categorical"](), predictor, initializer, refiner, beta, config)
 
     @classmethod
+    @checked(
+        num_features=at_least(0), num_steps=at_least(0), beta=at_least(0), num_covariates=at_least(0), width=at_least(1)
+    )
     def regressor(
         cls,
         num_features: int,
@@ -243,6 +254,7 @@ class EmpiricalBayes(nn.Module):
         """The variational program, a Pyro callable of one `TaskBatch`; see `ebmeta.program.guess`."""
         return Program(self, "guide")
 
+    @checked()
     def check(self, batch: TaskBatch) -> None:
         """Raise `ValueError` where the labels are of the wrong kind, or impossible, for the likelihood."""
         if batch.support_y.is_floating_point() == self.likelihood.categorical:
@@ -255,6 +267,7 @@ class EmpiricalBayes(nn.Module):
         if batch.query_y is not None:
             self.likelihood.check("query_y", batch.query_y, batch.query_mask, batch.query_size)
 
+    @checked(num_steps=at_least(0))
     def posterior(self, batch: TaskBatch, num_steps: int | None = None) -> list[Gaussian]:
         r"""Return the path $q_0, \dots, q_K$ of every task; the query labels are not looked at.
 
@@ -271,6 +284,7 @@ class EmpiricalBayes(nn.Module):
         """
         return self.infer(batch, num_steps).path
 
+    @checked(num_steps=at_least(0))
     def infer(self, batch: TaskBatch, num_steps: int | None = None, level: Tensor | None = None) -> Inference:
         """Return the path of `posterior` and all that predictions need.
 
@@ -318,6 +332,7 @@ class EmpiricalBayes(nn.Module):
         fit = self.likelihood.expected_log_prob(y, loc, var, ways, none, given)
         return q, (torch.where(mask, fit, 0.0).sum(1) - q.kl(prior)).view(batch.num_tasks, times)
 
+    @checked(levels=at_least(1))
     def prior_of(self, batch: TaskBatch, levels: int = 1) -> Gaussian:
         """Return the prior of every task of a batch, each `levels` times."""
         task_x = None if batch.task_x is None else repeat(batch.task_x, levels)

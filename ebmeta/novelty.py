@@ -32,6 +32,7 @@ import xarray as xr
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from ebmeta.checks import at_least, checked
 from ebmeta.evaluate import task_batches
 from ebmeta.model import EmpiricalBayes
 from ebmeta.predict import evaluating, match_model, predict
@@ -43,6 +44,7 @@ __all__ = ["Novelty"]
 TINY = 1e-30  # keeps logarithms finite where a distance is zero
 
 
+@checked()
 class Novelty:
     """Score how unlike the training tasks a new task is.
 
@@ -69,6 +71,7 @@ class Novelty:
         self._center = self._metric = np.zeros(0)
         self._reference = np.zeros(0)
 
+    @checked(num_tasks=at_least(2))
     def fit(self, tasks: TaskSampler | TaskBatch, num_tasks: int = 300) -> Novelty:
         """Learn what training tasks look like.
 
@@ -105,6 +108,7 @@ class Novelty:
         self._reference = np.zeros(0)
         return self
 
+    @checked(num_tasks=at_least(1))
     def calibrate(self, tasks: TaskSampler | TaskBatch, num_tasks: int = 300) -> Novelty:
         """Set the ranks behind $p$-values on held-out tasks, of classes or groups that training did not see.
 
@@ -121,6 +125,7 @@ class Novelty:
         self._reference = self._scores(self._numbers(task_batches(tasks, num_tasks, self.model)))
         return self
 
+    @checked()
     def statistics(self, batch: TaskBatch) -> xr.Dataset:
         """Return the numbers of this module's table, each over `task`; query labels are not looked at.
 
@@ -146,6 +151,7 @@ class Novelty:
         coords = {"task": np.arange(len(batch))}
         return xr.Dataset({name: ("task", values) for name, values in out.items()}, coords=coords)
 
+    @checked()
     def score(self, batch: TaskBatch) -> xr.DataArray:
         """Return the score of every task, over `task`: the higher, the more unlike the training tasks.
 
@@ -154,6 +160,7 @@ class Novelty:
         """
         return xr.DataArray(self._scores(self._numbers([batch])), dims="task", coords={"task": np.arange(len(batch))})
 
+    @checked()
     def p_value(self, batch: TaskBatch) -> xr.DataArray:
         r"""Return the share of tasks at least as unlike the training tasks, over `task`.
 

@@ -31,6 +31,7 @@ from pyro.infer.enum import get_importance_trace
 from pyro.infer.util import torch_item
 from torch import Tensor
 
+from ebmeta.checks import at_least, checked
 from ebmeta.inference import Inference
 from ebmeta.model import EmpiricalBayes
 from ebmeta.program import Program, register
@@ -64,6 +65,7 @@ class Terms:
         return self.nll + self.beta * self.kl
 
 
+@checked(num_draws=at_least(1), anytime=at_least(0))
 class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
     r"""The objective as a Pyro ELBO: give it to `SVI`, or call it as `Objective()(model.model, model.guide)`.
 
@@ -82,12 +84,9 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
         super().__init__()
         if kind not in ("predictive", "gibbs", "evidence"):
             raise ValueError(f"objective: expected 'predictive', 'gibbs' or 'evidence', got {kind!r}")
-        if num_draws < 1:
-            raise ValueError(f"num_draws: expected at least 1, got {num_draws}")
-        if not 0 <= anytime < float("inf"):
-            raise ValueError(f"anytime: expected a finite weight >= 0, got {anytime}")
         self.kind, self.num_draws, self.anytime = kind, num_draws, anytime
 
+    @checked(num_steps=at_least(0))
     def terms(
         self,
         model: EmpiricalBayes,
@@ -138,6 +137,7 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
         loss = terms.loss.sum(1)
         return loss[-1] + (self.anytime * loss[:-1].mean() if len(loss) > 1 else 0.0)
 
+    @checked()
     def differentiable_loss(self, model: Program, guide: Program, batch: TaskBatch, **kwargs: Any) -> Tensor:
         """Return the loss in nats, summed over tasks, as Pyro's ELBO classes do: of torch's global generator."""
         if guide.owner is not model.owner:

@@ -25,6 +25,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from ebmeta.checks import checked
 from ebmeta.frames import FrameEncoder
 from ebmeta.model import EmpiricalBayes
 from ebmeta.tensor_files import TensorFile, checksum, differing, load_tensors, read_tensors, write_tensors
@@ -41,6 +42,7 @@ def model_files(folder: Path) -> dict[Path, Kind]:
     return {folder / "config.json": "model", folder / "model.safetensors": "model"}
 
 
+@checked()
 def save(
     model: EmpiricalBayes,
     folder: str | os.PathLike[str],
@@ -196,6 +198,7 @@ def _check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
             raise ValueError(f"{source}: expected finite numbers in {name}, got {bad}")
 
 
+@checked()
 def load_encoder(folder: str | os.PathLike[str]) -> FrameEncoder | None:
     """Load what the columns of a data frame become from a model folder; None where it was saved without.
 
@@ -215,6 +218,7 @@ def _encoder(folder: Path, entry: Mapping[str, Any]) -> FrameEncoder | None:
         raise ValueError(f"{folder / 'config.json'}: {error}") from None
 
 
+@checked()
 def load(folder: str | os.PathLike[str], embedder: nn.Module | None = None) -> EmpiricalBayes:
     """Load a model from a folder; its predictions are bit-equal to the saved model's.
 

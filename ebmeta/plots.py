@@ -11,6 +11,7 @@ import xarray as xr
 
 from ebmeta.calibration import reliability_bins
 from ebmeta.calibration import risk_coverage as risk_curve
+from ebmeta.checks import above, checked, dataset
 from ebmeta.writing import marked, write
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
 NAMES = {"nll": "NLL", "ece": "ECE", "rmse": "RMSE", "brier": "Brier score"}
 
 
+@checked(width=above(0), height=above(0))
 def axes_or_new(ax: Axes | None, width: float = 4.8, height: float = 4.0) -> Axes:
     """Return axes as they are, or those of a new figure where there are none.
 
@@ -47,6 +49,7 @@ def axes_or_new(ax: Axes | None, width: float = 4.8, height: float = 4.0) -> Axe
     return Figure(figsize=(width, height), layout="constrained").subplots() if ax is None else ax
 
 
+@checked()
 def save_figure(figure: Axes | Figure, path: Path, overwrite: bool = False, dpi: int = 150) -> None:
     """Write a figure, or that of some axes, to a PNG file, and make its folder where there is none.
 
@@ -69,6 +72,7 @@ def save_figure(figure: Axes | Figure, path: Path, overwrite: bool = False, dpi:
     write(path, buffer.getvalue(), "picture", overwrite)
 
 
+@checked()
 def refinement(evaluation: xr.Dataset, metric: str = "accuracy", ax: Axes | None = None) -> Axes:
     """Plot a metric against the refinement step, with its 95% interval.
 
@@ -101,6 +105,14 @@ def refinement(evaluation: xr.Dataset, metric: str = "accuracy", ax: Axes | None
     return ax
 
 
+@checked(
+    evaluation=dataset(
+        "an evaluation of a classifier",
+        confidence=("step", "task", "query"),
+        correct=("step", "task", "query"),
+        ece=("step",),
+    )
+)
 def reliability(evaluation: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Plot accuracy against confidence, before and after refinement: on the diagonal is calibrated.
 
@@ -116,8 +128,6 @@ def reliability(evaluation: xr.Dataset, ax: Axes | None = None) -> Axes:
     """
     import seaborn as sns
 
-    if "confidence" not in evaluation:
-        raise ValueError("reliability: expected an evaluation of a classifier, got one without 'confidence'")
     ax = axes_or_new(ax)
     ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", zorder=0)
     last = evaluation.sizes["step"] - 1
@@ -144,6 +154,14 @@ def reliability(evaluation: xr.Dataset, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked(
+    evaluation=dataset(
+        "an evaluation of a classifier",
+        confidence=("step", "task", "query"),
+        correct=("step", "task", "query"),
+        aurc=("step",),
+    )
+)
 def risk_coverage(evaluation: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Plot the error rate of the most confident predictions against their share, before and after refinement.
 
@@ -159,8 +177,6 @@ def risk_coverage(evaluation: xr.Dataset, ax: Axes | None = None) -> Axes:
     """
     import seaborn as sns
 
-    if "confidence" not in evaluation:
-        raise ValueError("risk_coverage: expected an evaluation of a classifier, got one without 'confidence'")
     ax = axes_or_new(ax)
     last = evaluation.sizes["step"] - 1
     palette = sns.color_palette("deep")
@@ -176,6 +192,11 @@ def risk_coverage(evaluation: xr.Dataset, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked(
+    sets=dataset(
+        "what ConformalSets.predict returned", sets=("task", "query", "way"), size=("task", "query"), ways=("task",)
+    )
+)
 def set_sizes(sets: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Plot how many classes the prediction sets hold: bars over sizes, one colour for each number of ways.
 
@@ -203,6 +224,11 @@ def set_sizes(sets: xr.Dataset, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked(
+    report=dataset(
+        "what set_coverage returned", ways=("ways",), coverage_by_ways=("ways",), coverage_half_width_by_ways=("ways",)
+    )
+)
 def coverage_by_ways(report: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Plot the coverage of prediction sets against the number of ways, with 95% intervals and the level.
 
@@ -225,6 +251,7 @@ def coverage_by_ways(report: xr.Dataset, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked(run=dataset("the history of a fit", iteration=("iteration",), nll=("iteration", "step")))
 def history(run: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Plot the negative log likelihood over training, before and after refinement.
 

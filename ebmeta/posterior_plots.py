@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ebmeta.checks import between, checked
 from ebmeta.gaussian import Gaussian
 from ebmeta.plots import axes_or_new
 
@@ -21,6 +22,7 @@ __all__ = ["ellipse", "posterior_path"]
 POINTS = 200  # of an ellipse, and of each side of the grid under it
 
 
+@checked(mass=between(0, 1))
 def ellipse(q: Gaussian, task: int = 0, weights: tuple[int, int] = (0, 1), mass: float = 0.9) -> np.ndarray:
     r"""Return the ellipse that holds a share of the joint marginal of two weights.
 
@@ -38,8 +40,6 @@ def ellipse(q: Gaussian, task: int = 0, weights: tuple[int, int] = (0, 1), mass:
     Raises:
         ValueError: if `mass` is not in (0, 1).
     """
-    if not 0 < mass < 1:
-        raise ValueError(f"mass: expected a probability inside (0, 1), got {mass}")
     chosen = list(weights)
     with torch.no_grad():
         columns = [q.solve(torch.eye(q.loc.shape[-1], dtype=q.loc.dtype)[k].expand_as(q.loc)) for k in chosen]
@@ -50,6 +50,7 @@ def ellipse(q: Gaussian, task: int = 0, weights: tuple[int, int] = (0, 1), mass:
     return np.asarray(loc + circle @ np.linalg.cholesky(covariance).T)
 
 
+@checked(mass=between(0, 1))
 def posterior_path(
     path: Sequence[Gaussian],
     log_density: Callable[[Tensor], Tensor] | None = None,

@@ -28,6 +28,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from ebmeta.checks import at_least, between, checked
 from ebmeta.inference import Inference, MixtureInference
 from ebmeta.model import EmpiricalBayes
 from ebmeta.seeding import stream
@@ -55,6 +56,7 @@ class Marginals:
     kl: Tensor
 
 
+@checked()
 def match_model(model: EmpiricalBayes, batch: TaskBatch) -> TaskBatch:
     """Return the tasks on the device of a model; numbers keep their precision until the model has centred them."""
     return batch.to(next(model.parameters()).device)
@@ -86,6 +88,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
                     module.training = True
 
 
+@checked(num_steps=at_least(0))
 @torch.no_grad()
 def marginals(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None = None) -> list[Marginals]:
     """Infer and summarise, in chunks of tasks; query labels are not looked at.
@@ -112,6 +115,7 @@ def marginals(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None = N
     return chunks
 
 
+@checked(num_steps=at_least(0), num_draws=at_least(0), quantiles=between(0, 1))
 def predict(
     model: EmpiricalBayes,
     batch: TaskBatch,
@@ -147,8 +151,6 @@ def predict(
         >>> tree["predictive/probs"].isel(step=-1, task=0).argmax("way").values.tolist()
         [0, 1, 2]
     """
-    if num_draws < 0:
-        raise ValueError(f"num_draws: expected 0 or more, got {num_draws}")
     chunks = marginals(model, batch, num_steps)
     query = batch.query_mask.cpu().numpy()
     way = batch.way_mask.cpu().numpy()
@@ -197,8 +199,6 @@ def _blank(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
 @torch.no_grad()
 def _draws(model: EmpiricalBayes, batch: TaskBatch, chunks: list[Marginals], num_draws: int, seed: int) -> Groups:
     """Draw weights and labels from the final posterior."""
-    if seed < 0:
-        raise ValueError(f"seed: expected a non-negative integer, got {seed}")
     weights, labels, scores = [], [], []
     source = stream(seed)
     for index, chunk in enumerate(chunks):

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ebmeta.basis import Basis
+from ebmeta.checks import at_least, checked
 from ebmeta.profile import ClassProfile
 from ebmeta.standard import Exact, check_resolution, standard, summary
 
@@ -42,6 +43,7 @@ POWER = 0.25  # of the covariance within classes: 0 leaves the features alone, 1
 SHRINKAGE = 0.3  # of that covariance towards a multiple of the identity
 
 
+@checked(num_features=at_least(0), profile=at_least(0))
 class LinearPredictor(Exact):
     r"""Features $\phi(x)$, and $\eta = \phi(x)^\top w$.
 
@@ -84,8 +86,6 @@ class LinearPredictor(Exact):
         least = 1 if head == "cosine" or embedder is not None or basis is not None else 0
         if num_features < least:
             raise ValueError(f"num_features: expected at least {least}, got {num_features}")
-        if head not in ("cosine", "linear"):
-            raise ValueError(f"head: expected 'cosine' or 'linear', got {head!r}")
         if basis is not None and head != "linear":
             raise ValueError("basis: expected None for a cosine head, got a basis")
         if profile and (head != "cosine" or (embedder is not None and not freeze_embedder)):

@@ -19,12 +19,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ebmeta.checks import above, at_least, checked
 from ebmeta.gaussian import DiagonalGaussian, FullGaussian, Gaussian
 from ebmeta.standard import Exact, standard, summary
 
 __all__ = ["DiagonalPrior", "FullPrior", "Prior"]
 
 
+@checked(num_weights=at_least(1), scale=above(0), num_covariates=at_least(0))
 class Prior(Exact):
     """A learned Gaussian over one output's weights; `forward` repeats it over tasks and outputs.
 
@@ -46,10 +48,6 @@ class Prior(Exact):
 
     def __init__(self, num_weights: int, scale: float = 1.0, num_covariates: int = 0) -> None:
         super().__init__()
-        if num_weights < 1 or not scale > 0:
-            raise ValueError(f"expected num_weights >= 1 and scale > 0, got {num_weights} and {scale}")
-        if num_covariates < 0:
-            raise ValueError(f"num_covariates: expected 0 or more, got {num_covariates}")
         self.num_covariates = num_covariates
         if num_covariates:
             self.slope = nn.Parameter(torch.zeros(num_weights, num_covariates))
@@ -108,6 +106,7 @@ class DiagonalPrior(Prior):
         return DiagonalGaussian(self.loc, torch.exp(-2 * self.log_scale))
 
 
+@checked(num_weights=at_least(1), scale=above(0), num_covariates=at_least(0))
 class FullPrior(Prior):
     r"""$w_c \sim \mathcal N(\mu, L L^\top)$ with $L$ lower triangular.
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from sklearn.utils.multiclass import type_of_target
 
+from ebmeta.checks import MOST_COUNT, WHOLE, above, at_least, checked, found
 from ebmeta.columns import check_names, read_keys, read_rows, refuse_not_finite
 from ebmeta.tasks import TaskBatch
 
@@ -64,20 +65,18 @@ def names_of(tasks: object) -> Sequence[str] | None:
 
 
 def check_range(name: str, value: Range, least: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, (int, np.integer)) else value
-    whole = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(v, (int, np.integer)) for v in pair)
-    if not whole:
-        raise ValueError(f"{name}: expected an integer or a pair of integers (low, high), got {value}")
-    if not least <= pair[0] <= pair[1]:
+    pair: Any = (value, value) if WHOLE.fits(value) else value
+    if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(map(WHOLE.fits, pair))):
+        raise ValueError(f"{name}: expected an integer or a pair of integers (low, high), got {found(value)}")
+    low, high = (int(v) for v in pair)
+    if not least <= low <= high < MOST_COUNT:
         raise ValueError(f"{name}: expected {least} <= low <= high, got {value}")
-    low, high = pair
-    return int(low), int(high)
+    return low, high
 
 
+@checked()
 def generator(seed: int, index: int) -> np.random.Generator:
     """Return the random generator of batch `index`: the same for equal (seed, index), everywhere."""
-    if seed < 0 or index < 0:
-        raise ValueError(f"seed and index: expected non-negative integers, got {seed} and {index}")
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, index))))
 
 
@@ -92,6 +91,7 @@ def exact(values: np.ndarray) -> np.ndarray:
     return np.asarray(values, dtype=np.float32 if short else np.float64)
 
 
+@checked()
 def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
     """Turn class labels of any kind (integers, strings, booleans) into codes.
 
@@ -134,6 +134,7 @@ def members(codes: np.ndarray) -> list[np.ndarray]:
     return np.split(order, np.cumsum(np.bincount(codes))[:-1])
 
 
+@checked(imbalance=above(0))
 class EpisodeSampler(RowSampler):
     r"""Draw classification tasks from a labelled data set.
 
@@ -185,8 +186,6 @@ class EpisodeSampler(RowSampler):
         self.n_way = check_range("n_way", n_way, 1)
         self.n_shot = check_range("n_shot", n_shot, 0)
         self.n_query = check_range("n_query", n_query, 1)
-        if imbalance is not None and not 0 < imbalance < np.inf:
-            raise ValueError(f"imbalance: expected a concentration above 0, got {imbalance}")
         self.imbalance, self.transform, self.seed = imbalance, transform, seed
         self._members = members(codes)
         if len(self.classes) < self.n_way[1]:
@@ -198,7 +197,6 @@ class EpisodeSampler(RowSampler):
                 f"y: expected at least n_shot + n_query = {need} rows of every class, got "
                 f"{len(self._members[smallest])} of class {self.classes[smallest]!r}"
             )
-        generator(seed, 0)
         self._codes, self._strength = codes, 0.0
 
     @cached_property
@@ -218,6 +216,7 @@ class EpisodeSampler(RowSampler):
         between = float(self._means.var(0, ddof=1).sum()) if len(self._means) > 1 else 0.0
         return math.sqrt(sum(within) / freedom / between) if between > 0 else math.inf
 
+    @checked(most=at_least(1))
     def rows(self, most: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return rows as tasks show them and the numbers of their classes: as many of each, about `most` in all.
 
@@ -232,6 +231,7 @@ class EpisodeSampler(RowSampler):
         seen = gather(self.X, [(part, part[:0]) for part in parts], self.transform, rng)
         return torch.cat([x for x, _ in seen]), torch.from_numpy(self._codes[chosen])
 
+    @checked(strength=at_least(0))
     def harder(self, strength: float = 1.0) -> EpisodeSampler:
         r"""Return a sampler of the same tasks made harder: classes spread about their means, and split in two.
 
@@ -248,8 +248,6 @@ class EpisodeSampler(RowSampler):
         Raises:
             ValueError: if `strength` is negative.
         """
-        if not 0 <= strength < np.inf:
-            raise ValueError(f"strength: expected a finite number of at least 0, got {strength}")
         other = copy.copy(self)
         other._strength = float(strength)
         return other
@@ -265,6 +263,7 @@ class EpisodeSampler(RowSampler):
         out: np.ndarray = means[place] + (1 + 0.3 * strength) * (task - means[place]) + side * away[place]
         return out.astype(task.dtype)
 
+    @checked(num_tasks=at_least(1))
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
         """Draw batch number `index`, a pure function of (seed, index).
 
@@ -278,8 +277,6 @@ class EpisodeSampler(RowSampler):
         Raises:
             ValueError: if a feature read is not finite, or `num_tasks` is below 1.
         """
-        if num_tasks < 1:
-            raise ValueError(f"num_tasks: expected at least 1, got {num_tasks}")
         rng = generator(self.seed, index)
         rows: list[tuple[np.ndarray, np.ndarray]] = []
         labels: list[tuple[np.ndarray, np.ndarray]] = []
@@ -308,6 +305,7 @@ class EpisodeSampler(RowSampler):
         )
 
 
+@checked()
 class MixedSampler(RowSampler):
     """Draw batches from several episode samplers in turn: batch n comes from sampler n modulo their number.
 
@@ -339,14 +337,17 @@ class MixedSampler(RowSampler):
         """Of the first sampler; see `EpisodeSampler.difficulty`."""
         return self.samplers[0].difficulty
 
+    @checked(most=at_least(1))
     def rows(self, most: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the first sampler; see `EpisodeSampler.rows`."""
         return self.samplers[0].rows(most)
 
+    @checked(strength=at_least(0))
     def harder(self, strength: float = 1.0) -> MixedSampler:
         """Return the same mixture, made harder; see `EpisodeSampler.harder`."""
         return MixedSampler([sampler.harder(strength) for sampler in self.samplers])
 
+    @checked(num_tasks=at_least(1))
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
         """Draw batch number `index`; arguments and errors as for `EpisodeSampler.sample`."""
         return self.samplers[index % len(self.samplers)].sample(num_tasks, index)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ebmeta.checks import above, array, at_least, checked
 from ebmeta.conjugate import posterior
 from ebmeta.gaussian import FullGaussian
 from ebmeta.sampling import generator
@@ -26,6 +27,14 @@ from ebmeta.tasks import TaskBatch
 __all__ = ["LinearGaussianTasks"]
 
 
+@checked(
+    loc=array(ndim=1),
+    scale_tril=array(ndim=2),
+    noise=above(0),
+    coupling=array(ndim=2),
+    n_support=at_least(0),
+    n_query=at_least(1),
+)
 @dataclass(frozen=True, eq=False)
 class LinearGaussianTasks:
     r"""Regression tasks with a linear-Gaussian truth; a source of tasks for `fit`.
@@ -67,6 +76,7 @@ class LinearGaussianTasks:
         """Draw batch number `index`, a pure function of (seed, index)."""
         return self.simulate(num_tasks, index)[0]
 
+    @checked(num_tasks=at_least(1))
     def simulate(self, num_tasks: int, index: int = 0) -> tuple[TaskBatch, Tensor]:
         """Draw the same batch together with its weights, shape `(T, 1, P)`."""
         rng = generator(self.seed, index)
@@ -82,6 +92,7 @@ class LinearGaussianTasks:
         batch = TaskBatch(inputs[:, :s], labels[:, :s], inputs[:, s:], labels[:, s:])
         return batch, torch.from_numpy(w).unsqueeze(1)
 
+    @checked()
     def exact_posterior(self, batch: TaskBatch, *, transductive: bool) -> FullGaussian:
         r"""Return $p(w \mid d^s, x^q)$, or $p(w \mid y^s; x^s)$ where inputs are taken as given.
 
@@ -109,6 +120,7 @@ class LinearGaussianTasks:
         x = functional.pad(batch.support_x, (0, 1), value=1.0)
         return posterior(prior, x, batch.support_y, batch.support_mask, torch.tensor(self.noise**2).double())
 
+    @checked()
     def exact_nll(self, batch: TaskBatch, *, transductive: bool) -> Tensor:
         """Return the exact predictive negative log likelihood of every query in nats, shape `(T, Q)`.
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ebmeta.checks import above, at_least, checked
 from ebmeta.sampling import generator
 from ebmeta.tasks import TaskBatch
 
@@ -28,6 +29,7 @@ REACH = 7.0  # standard deviations of the likelihood that the grid covers
 CHUNK = 4  # tasks per pass of the exact predictions
 
 
+@checked(n_support=at_least(0), n_query=at_least(1), noise=above(0))
 @dataclass(frozen=True)
 class SineTasks:
     r"""Sine tasks in the published setting; a source of tasks for `fit`.
@@ -66,13 +68,12 @@ class SineTasks:
             raise ValueError(f"amplitude: expected numbers above 0, got {self.amplitude}")
         if not -math.pi <= self.phase[0] < self.phase[1] <= math.pi:
             raise ValueError(f"phase: expected a range within (-pi, pi), got {self.phase}")
-        if not self.noise > 0:
-            raise ValueError(f"noise: expected a standard deviation above 0, got {self.noise}")
 
     def training(self) -> SineTasks:
         """Return the same family with the 10 points of a training task: 5 of support, 5 of query."""
         return replace(self, n_support=5, n_query=5)
 
+    @checked(num_tasks=at_least(1))
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
         """Draw batch number `index`, a pure function of (seed, index)."""
         rng = generator(self.seed, index)
@@ -84,6 +85,7 @@ class SineTasks:
         s = self.n_support
         return TaskBatch(inputs[:, :s], labels[:, :s], inputs[:, s:], labels[:, s:])
 
+    @checked(num_tasks=at_least(1))
     def truth(self, num_tasks: int, index: int = 0) -> Tensor:
         r"""Return the weights $(a \cos\varphi, a \sin\varphi)$ behind batch number `index`, shape `(T, 1, 2)`."""
         rng = generator(self.seed, index)
@@ -131,6 +133,7 @@ class SineTasks:
         z = (y.unsqueeze(1) - mean) / self.noise
         return -z.square() / 2 - math.log(self.noise * math.sqrt(2 * math.pi))
 
+    @checked(num_points=at_least(2))
     def exact(self, batch: TaskBatch, num_points: int = 64) -> tuple[Tensor, Tensor]:
         r"""Return what a statistician who knows the family predicts of every query.
 
@@ -158,6 +161,7 @@ class SineTasks:
             scores.append(-(log_weight + self._log_density(part.query_y, mean)).logsumexp(1))
         return torch.cat(means), torch.cat(scores)
 
+    @checked(num_points=at_least(2))
     def log_evidence(self, x: Tensor, y: Tensor, num_points: int = 64) -> Tensor:
         r"""Return $\log p(y \mid x)$ of every task in nats, shape `(T,)`.
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ebmeta.checks import above, at_least, checked
 from ebmeta.gaussian import FullGaussian
 from ebmeta.sampling import generator
 from ebmeta.tasks import TaskBatch
@@ -105,6 +106,9 @@ class RingPosterior:
         return out
 
 
+@checked(
+    radius_scale=above(0), length=above(0), width=above(0), noise=above(0), n_support=at_least(0), n_query=at_least(1)
+)
 @dataclass(frozen=True, eq=False)
 class SpinningLines:
     r"""Zero-shot regression tasks: two features, and inputs along a line whose direction tells the weights.
@@ -138,20 +142,11 @@ class SpinningLines:
     coupled: bool = True
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        for name in ("radius_scale", "length", "width", "noise"):
-            value = getattr(self, name)
-            if not 0 < value < math.inf:
-                raise ValueError(f"{name}: expected a finite number above 0, got {value}")
-        for name, least in (("n_support", 0), ("n_query", 1)):
-            value = getattr(self, name)
-            if value < least:
-                raise ValueError(f"{name}: expected at least {least}, got {value}")
-
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
         """Draw batch number `index`, a pure function of (seed, index)."""
         return self.simulate(num_tasks, index)[0]
 
+    @checked(num_tasks=at_least(1))
     def simulate(self, num_tasks: int, index: int = 0) -> tuple[TaskBatch, Tensor]:
         """Draw the same batch together with its weights and an intercept, which is 0, shape `(T, 1, 3)`."""
         rng = generator(self.seed, index)
@@ -190,6 +185,7 @@ class SpinningLines:
         narrow, long = self.width**2, self.length**2
         return doubled.sum(1) * (long / (4 * narrow * (narrow + long)))
 
+    @checked()
     def exact_posterior(self, batch: TaskBatch, *, transductive: bool) -> RingPosterior:
         r"""Return $p(w \mid d^s, x^q)$, or $p(w \mid y^s; x^s)$ where inputs are taken as given.
 
@@ -215,6 +211,7 @@ class SpinningLines:
             log_p = log_p + self.evidence(x, torch.cat([batch.support_mask, batch.query_mask], 1)) @ u.mT
         return RingPosterior(torch.softmax(log_p, -1), self.radius + gain / precision, 1 / precision, self.noise)
 
+    @checked()
     def exact_nll(self, batch: TaskBatch, *, transductive: bool) -> Tensor:
         """Return the exact predictive negative log likelihood of every query in nats, shape `(T, Q)`.
 

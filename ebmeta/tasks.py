@@ -23,6 +23,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from ebmeta.checks import at_least, checked
+
 __all__ = ["TaskBatch"]
 
 HUGE = 1e150  # squares of larger numbers leave the range of 64-bit floats
@@ -57,6 +59,7 @@ def _check_finite(name: str, x: Tensor, mask: Tensor) -> None:
         raise ValueError(f"{name}: expected finite numbers, got NaN or infinity at task {t}, row {i}")
 
 
+@checked()
 @dataclass(frozen=True, eq=False)
 class TaskBatch:
     """Ragged tasks as padded tensors with masks.
@@ -203,6 +206,7 @@ class TaskBatch:
                 )
 
     @classmethod
+    @checked(num_ways=at_least(1))
     def from_tasks(
         cls,
         support_x: Sequence[Tensor],
@@ -286,6 +290,7 @@ class TaskBatch:
             object.__setattr__(new, name, None if v is None else f(v))
         return new
 
+    @checked()
     def to(self, target: torch.device | str | torch.dtype) -> TaskBatch:
         """Move to a device, or change the floating-point type.
 

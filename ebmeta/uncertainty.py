@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ebmeta.checks import at_least, checked
 from ebmeta.evidence import Evidence, Hyperprior
 from ebmeta.group_sampling import GroupSampler
 from ebmeta.inference import Inference, MixtureInference
@@ -41,6 +42,7 @@ FLATTEST = 1.0  # least curvature of the approximation: no parameter is drawn wi
 FREEDOM = 5  # least degrees of freedom of the draws: tails wider than those of the target
 
 
+@checked()
 class PriorEnsemble(EmpiricalBayes):
     """A model whose prior is known up to a weighted sample: predictions are mixtures over it.
 
@@ -99,6 +101,7 @@ def _parts(model: EmpiricalBayes) -> tuple[Any, ...]:
     return model.prior, model.likelihood, model.predictor, model.initializer, model.refiner, model.beta
 
 
+@checked(num_draws=at_least(1))
 def propagate(
     model: EmpiricalBayes,
     tasks: GroupSampler | TaskBatch,
@@ -122,8 +125,6 @@ def propagate(
     Raises:
         ValueError: if `num_draws` is below 1, or as for `fit_evidence`.
     """
-    if num_draws < 1:
-        raise ValueError(f"num_draws: expected at least 1, got {num_draws}")
     dtype = next(model.parameters()).dtype
     work = copy.deepcopy(model).double()
     evidence = Evidence(work, tasks, hyperprior=hyperprior, seed=seed)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ebmeta.checks import checked
 from ebmeta.gaussian import Gaussian
 from ebmeta.model import EmpiricalBayes
 
 __all__ = ["in_units"]
 
 
+@checked()
 def in_units(model: EmpiricalBayes, q: Gaussian) -> tuple[Tensor, Tensor]:
     r"""Return location and covariance of weights in the units of features and labels.
 

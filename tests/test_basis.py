@@ -172,7 +172,7 @@ def test_errors(name):
         (lambda: FourierBasis(period=math.nan), "period: expected a finite number above 0, got nan"),
         (lambda: RandomFeatures(num_frequencies=0), "num_frequencies: expected at least 1, got 0"),
         (lambda: RandomFeatures(length_scale=-1.0), "length_scale: expected a finite number above 0, got -1.0"),
-        (lambda: RandomFeatures(seed=-1), "seed: expected a non-negative integer, got -1"),
+        (lambda: RandomFeatures(seed=-1), "seed: expected a non-negative integer of at most 63 bits, got -1"),
         (lambda: build_basis({"name": "wavelet"}), r"basis: expected one of \['fourier', 'random', 'spline'\], got"),
         (lambda: build_basis({"name": "spline", "degree": 2}), "basis: expected the arguments of SplineBasis, got"),
     ],

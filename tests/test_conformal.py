@@ -181,7 +181,7 @@ def test_report_by_hand():
 
 def test_bad_arguments():
     probs, y = world(9)
-    with pytest.raises(ValueError, match="level: expected a probability between 0 and 1, got 1"):
+    with pytest.raises(ValueError, match="level: expected a number between 0 and 1, got 1"):
         ConformalSets(level=1)
     with pytest.raises(ValueError, match="score: expected 'lac' or 'aps', got 'margin'"):
         ConformalSets(score="margin")
@@ -191,7 +191,7 @@ def test_bad_arguments():
         class_scores(probs, "aps")
     with pytest.raises(ValueError, match="model: expected a classifier, got a normal likelihood"):
         ConformalSets(regressor())
-    with pytest.raises(ValueError, match="seed and index: expected non-negative"):
+    with pytest.raises(ValueError, match="seed: expected a non-negative"):
         ConformalSets(seed=-1)
     with pytest.raises(ValueError, match="expected a call of calibrate first"):
         ConformalSets().predict_probs(probs)
@@ -203,7 +203,7 @@ def test_bad_arguments():
         ConformalSets().calibrate_probs(probs, y + 5)
     with pytest.raises(ValueError, match="query_y: expected labels below the number of ways"):
         ConformalSets().calibrate_probs(probs, y[:, 1:])
-    with pytest.raises(ValueError, match="probs: expected shape"):
+    with pytest.raises(ValueError, match="probs: expected numbers with 3 axes"):
         ConformalSets().calibrate_probs(probs[0], y)
     with pytest.raises(ValueError, match=r"probs: expected numbers in \[0, 1\]"):
         ConformalSets().calibrate_probs(probs * 3, y)

@@ -139,5 +139,5 @@ def test_arguments_out_of_range(tmp_path):
         demo.run(tmp_path, num_tasks=1)
     with pytest.raises(ValueError, match="num_iterations: expected at least 1, got 0"):
         demo.run(tmp_path, num_iterations=0, progress=False)
-    with pytest.raises(ValueError, match="seed: expected a non-negative integer, got -1"):
+    with pytest.raises(ValueError, match="seed: expected a non-negative integer of at most 63 bits, got -1"):
         demo.run(tmp_path, seed=-1)

@@ -199,7 +199,7 @@ def test_centre_and_metric_are_measured_on_the_first_batches():
     [
         ({"num_iterations": 0}, "num_iterations: expected at least 1, got 0"),
         ({"learning_rate": 0.0}, "learning_rate: expected a finite number above 0, got 0.0"),
-        ({"seed": -1}, "seed: expected a non-negative integer, got -1"),
+        ({"seed": -1}, "seed: expected a non-negative integer of at most 63 bits, got -1"),
         ({"patience": 0}, "patience: expected at least 1, got 0"),
         ({"objective": "elbo"}, "objective: expected 'predictive', 'gibbs' or 'evidence', got 'elbo'"),
     ],

@@ -299,7 +299,7 @@ def test_bad_input(check):
     model, batch = regressor(), real_tasks()
     with pytest.raises(ValueError, match="num_draws: expected at least 25, got 1"):
         check(model, batch, num_draws=1)
-    with pytest.raises(ValueError, match="seed: expected a non-negative integer, got -1"):
+    with pytest.raises(ValueError, match="seed: expected a non-negative integer of at most 63 bits, got -1"):
         check(model, batch, seed=-1)
     with pytest.raises(ValueError, match="support_y: expected real-valued labels"):
         check(model, class_tasks())

@@ -192,7 +192,7 @@ def test_the_categorical_objectives_average_over_draws():
 
 @pytest.mark.parametrize("noise", [0.0, -1.0, float("nan")])
 def test_noise_must_be_positive(noise):
-    with pytest.raises(ValueError, match=r"noise: expected a standard deviation above 0, got"):
+    with pytest.raises(ValueError, match=r"noise: expected a finite number above 0, got"):
         Normal(noise)
 
 

@@ -59,10 +59,10 @@ def test_inference_uses_no_random_numbers(build, rng_untouched):
     ("kwargs", "message"),
     [
         ({"num_features": -1}, r"num_features: expected at least [01], got -1"),
-        ({"num_steps": -1}, "num_steps: expected 0 or more refinement steps, got -1"),
-        ({"beta": -0.1}, "beta: expected a finite number >= 0, got -0.1"),
-        ({"beta": float("inf")}, "beta: expected a finite number >= 0, got inf"),
-        ({"beta": float("nan")}, "beta: expected a finite number >= 0, got nan"),
+        ({"num_steps": -1}, "num_steps: expected at least 0, got -1"),
+        ({"beta": -0.1}, "beta: expected a finite number of at least 0, got -0.1"),
+        ({"beta": float("inf")}, "beta: expected a finite number of at least 0, got inf"),
+        ({"beta": float("nan")}, "beta: expected a finite number of at least 0, got nan"),
     ],
 )
 @pytest.mark.parametrize("build", [EmpiricalBayes.classifier, EmpiricalBayes.regressor])

@@ -109,9 +109,9 @@ def test_an_input_at_the_centre_has_a_finite_gradient():
     [
         ({"kind": "elbo"}, "objective: expected 'predictive', 'gibbs' or 'evidence', got 'elbo'"),
         ({"num_draws": 0}, "num_draws: expected at least 1, got 0"),
-        ({"anytime": -0.5}, "anytime: expected a finite weight >= 0, got -0.5"),
-        ({"anytime": float("inf")}, "anytime: expected a finite weight >= 0, got inf"),
-        ({"anytime": float("nan")}, "anytime: expected a finite weight >= 0, got nan"),
+        ({"anytime": -0.5}, "anytime: expected a finite number of at least 0, got -0.5"),
+        ({"anytime": float("inf")}, "anytime: expected a finite number of at least 0, got inf"),
+        ({"anytime": float("nan")}, "anytime: expected a finite number of at least 0, got nan"),
     ],
 )
 def test_bad_settings_are_refused(kwargs, message):

@@ -97,9 +97,9 @@ def test_steps_and_draws():
     assert full.identical(ebmeta.predict(model, batch))
     assert not full["posterior/w"].equals(ebmeta.predict(model, batch, seed=1)["posterior/w"])
     for arguments, message in (
-        ({"num_draws": -1}, "num_draws: expected 0 or more, got -1"),
-        ({"num_steps": -1}, "num_steps: expected 0 or more refinement steps, got -1"),
-        ({"seed": -2}, "seed: expected a non-negative integer, got -2"),
+        ({"num_draws": -1}, "num_draws: expected at least 0, got -1"),
+        ({"num_steps": -1}, "num_steps: expected at least 0, got -1"),
+        ({"seed": -2}, "seed: expected a non-negative integer of at most 63 bits, got -2"),
     ):
         with pytest.raises(ValueError, match=message):
             ebmeta.predict(model, batch, **arguments)

@@ -165,7 +165,7 @@ def test_every_likelihood_can_be_sampled_with_its_default_hyperpriors(name):
         ({"hyperpriors": {"tau": 1.0}}, r"hyperpriors: expected some of \['w_loc', .*\], got \['tau'\]"),
         ({"likelihood": "categorical"}, "y: expected integer class labels for a categorical likelihood, got float64"),
         ({"num_draws": 0}, "num_draws: expected at least 1, got 0"),
-        ({"target_accept": 1.0}, "target_accept: expected a probability between 0 and 1, got 1.0"),
+        ({"target_accept": 1.0}, "target_accept: expected a number between 0 and 1, got 1.0"),
     ],
 )
 def test_bad_arguments(arguments, message):

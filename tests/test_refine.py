@@ -121,9 +121,9 @@ def test_the_exact_posterior_is_a_fixed_point():
 
 
 def test_a_number_of_steps_below_zero_is_refused():
-    with pytest.raises(ValueError, match="num_steps: expected 0 or more refinement steps, got -1"):
+    with pytest.raises(ValueError, match="num_steps: expected at least 0, got -1"):
         GradientRefiner(MLPSyntheticGradient(2), -1)
-    with pytest.raises(ValueError, match="num_steps: expected 0 or more refinement steps, got -2"):
+    with pytest.raises(ValueError, match="num_steps: expected at least 0, got -2"):
         classifier().posterior(class_tasks(), -2)
 
 

@@ -278,11 +278,11 @@ def bad_x(value):
         ({"n_shot": -1}, "n_shot: expected 0 <= low <= high, got -1"),
         ({"n_query": 0}, "n_query: expected 1 <= low <= high, got 0"),
         ({"n_shot": 3, "n_query": 6}, "y: expected at least n_shot .* = 9 rows of every class, got 8 of class .*5"),
-        ({"imbalance": 0.0}, "imbalance: expected a concentration above 0, got 0.0"),
-        ({"imbalance": -1.0}, "imbalance: expected a concentration above 0, got -1.0"),
-        ({"imbalance": float("nan")}, "imbalance: expected a concentration above 0, got nan"),
+        ({"imbalance": 0.0}, "imbalance: expected a finite number above 0, got 0.0"),
+        ({"imbalance": -1.0}, "imbalance: expected a finite number above 0, got -1.0"),
+        ({"imbalance": float("nan")}, "imbalance: expected a finite number above 0, got nan"),
         ({"imbalance": float("inf")}, "imbalance: expected .* got inf"),
-        ({"seed": -1}, "seed and index: expected non-negative integers, got -1 and 0"),
+        ({"seed": -1}, "seed: expected a non-negative integer of at most 63 bits, got -1"),
     ],
 )
 def test_bad_episodes_are_refused(kwargs, message):
@@ -310,7 +310,7 @@ def test_bad_episodes_are_refused(kwargs, message):
         ({"n_support": (3, 1)}, r"n_support: expected 0 <= low <= high, got \(3, 1\)"),
         ({"n_support": -2}, "n_support: expected 0 <= low <= high, got -2"),
         ({"n_query": 0}, "n_query: expected at least 1, got 0"),
-        ({"seed": -3}, "seed and index: expected non-negative integers, got -3 and 0"),
+        ({"seed": -3}, "seed: expected a non-negative integer of at most 63 bits, got -3"),
     ],
 )
 def test_bad_groups_are_refused(kwargs, message):
@@ -334,7 +334,7 @@ def test_bad_inputs_are_refused_when_read(value):
 def test_bad_requests_are_refused(make):
     with pytest.raises(ValueError, match="num_tasks: expected at least 1, got 0"):
         make().sample(0)
-    with pytest.raises(ValueError, match="seed and index: expected non-negative integers, got 0 and -2"):
+    with pytest.raises(ValueError, match="index: expected a non-negative integer of at most 63 bits, got -2"):
         make().sample(1, -2)
 
 

@@ -299,10 +299,10 @@ def test_impossible_labels_are_refused(name, y, size, message):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Normal(0.0), "noise: expected a standard deviation above 0, got 0.0"),
-        (lambda: NormalPerTask(ratio=-1.0), "ratio: expected a standard deviation above 0, got -1.0"),
-        (lambda: StudentT(freedom=2.0), "freedom: expected degrees of freedom above 2, got 2.0"),
-        (lambda: NegativeBinomial(0.0), "shape: expected a number above 0, got 0.0"),
+        (lambda: Normal(0.0), "noise: expected a finite number above 0, got 0.0"),
+        (lambda: NormalPerTask(ratio=-1.0), "ratio: expected a finite number above 0, got -1.0"),
+        (lambda: StudentT(freedom=2.0), "freedom: expected a finite number above 2, got 2.0"),
+        (lambda: NegativeBinomial(0.0), "shape: expected a finite number above 0, got 0.0"),
     ],
 )
 def test_parameters_out_of_range_are_refused(build, message):

@@ -116,7 +116,7 @@ def test_a_learned_basis_finds_the_frequency_and_predicts_almost_exactly():
         ({"x_range": (1.0, 1.0)}, "x_range: expected low < high, got"),
         ({"amplitude": (-1.0, 1.0)}, "amplitude: expected numbers above 0, got"),
         ({"phase": (0.0, 4.0)}, r"phase: expected a range within \(-pi, pi\), got"),
-        ({"noise": 0.0}, "noise: expected a standard deviation above 0, got 0.0"),
+        ({"noise": 0.0}, "noise: expected a finite number above 0, got 0.0"),
     ],
 )
 def test_bad_arguments(arguments, message):

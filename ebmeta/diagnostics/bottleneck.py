@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ebmeta.calibration import Z95
+from ebmeta.checks import at_least, checked, dataset
 from ebmeta.evaluate import task_batches
 from ebmeta.gaussian import Gaussian
 from ebmeta.inference import Inference
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["linear_gaussian_information", "mutual_information", "rate_distortion", "rate_distortion_plot"]
 
+Distortion = Literal["predictive_nll", "expected_nll"]
 CELLS = 20_000_000  # numbers held at once where every draw meets every posterior
 
 
@@ -98,6 +100,7 @@ def one_posterior(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None
     return inferred
 
 
+@checked(num_tasks=at_least(2), num_steps=at_least(0), num_draws=at_least(1))
 @torch.no_grad()
 def rate_distortion(
     models: EmpiricalBayes | Mapping[str, EmpiricalBayes],
@@ -169,6 +172,7 @@ def per_query(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, values, 0.0).sum(-1) / mask.sum(-1)
 
 
+@checked(num_tasks=at_least(2), num_steps=at_least(0))
 @torch.no_grad()
 def mutual_information(
     model: EmpiricalBayes,
@@ -235,6 +239,7 @@ def contrastive(q: Gaussian, prior: Gaussian, generator: torch.Generator) -> tup
     return rate, low, own - torch.logsumexp(others, 1) + math.log(max(num - 1, 1))
 
 
+@checked(num_tasks=at_least(2))
 @torch.no_grad()
 def linear_gaussian_information(
     tasks: LinearGaussianTasks, num_tasks: int = 4000, *, transductive: bool = False
@@ -282,7 +287,8 @@ def linear_gaussian_information(
     return xr.Dataset(summarise(values, "nats"))
 
 
-def rate_distortion_plot(data: xr.Dataset, distortion: str = "predictive_nll", ax: Axes | None = None) -> Axes:
+@checked(data=dataset("what rate_distortion returned", rate=("model", "step"), beta=("model",)))
+def rate_distortion_plot(data: xr.Dataset, distortion: Distortion = "predictive_nll", ax: Axes | None = None) -> Axes:
     r"""Plot distortion against rate: a line through the last step of each model, in order of $\beta$.
 
     Faint lines lead from the initial posterior of each model, over its steps, to the last.
@@ -300,8 +306,6 @@ def rate_distortion_plot(data: xr.Dataset, distortion: str = "predictive_nll", a
     """
     import seaborn as sns
 
-    if distortion not in ("predictive_nll", "expected_nll"):
-        raise ValueError(f"distortion: expected 'predictive_nll' or 'expected_nll', got {distortion!r}")
     ax = axes_or_new(ax)
     data = data.sortby("beta")
     rate, loss = data["rate"].values, data[distortion].values

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from ebmeta.checks import checked
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -15,6 +17,7 @@ Status = Literal["good", "unclear", "caution", "bad"]
 ORDER: tuple[Status, ...] = ("good", "unclear", "caution", "bad")
 
 
+@checked()
 @dataclass(frozen=True, eq=False)
 class Check:
     """One check of a model.
@@ -42,6 +45,7 @@ class Check:
     caption: str = ""
 
 
+@checked()
 def worst(checks: Sequence[Check]) -> Status:
     """Return the gravest status of some checks.
 
@@ -52,6 +56,7 @@ def worst(checks: Sequence[Check]) -> Status:
     return max((check.status for check in checks), key=ORDER.index, default="good")
 
 
+@checked()
 def interval(low: float, high: float, near: float, far: float) -> Status:
     """Judge an interval of something that should be 0.
 

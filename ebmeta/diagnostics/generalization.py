@@ -28,6 +28,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from ebmeta.checks import at_least, checked, dataset
 from ebmeta.diagnostics.bottleneck import labelled, mean_of, one_posterior, per_query, summarise
 from ebmeta.inference import Inference
 from ebmeta.likelihood import Given, Likelihood, ScalarLikelihood
@@ -46,6 +47,7 @@ Loss = Literal["nll", "error"]
 SIDES = ("support", "query")
 
 
+@checked(num_tasks=at_least(2), information=at_least(0), num_steps=at_least(0), num_draws=at_least(1))
 @torch.no_grad()
 def generalization_gap(
     model: EmpiricalBayes,
@@ -85,10 +87,6 @@ def generalization_gap(
     Raises:
         ValueError: if tasks are unlabelled, lack support rows or a second query, or do not fit the model or the loss.
     """
-    if loss not in ("nll", "error"):
-        raise ValueError(f"loss: expected 'nll' or 'error', got {loss!r}")
-    if num_draws < 1:
-        raise ValueError(f"num_draws: expected at least 1, got {num_draws}")
     generator = torch.Generator().manual_seed(seed)
     parts: dict[str, list[Tensor]] = {"rate": [], "risk": [], "seen": [], "proxy": []}
     with evaluating(model):
@@ -212,6 +210,14 @@ def _verdict(data: xr.Dataset) -> dict[str, str]:
     return {"verdict": verdict, "words": words if verdict != "unclear" else f"{words} More tasks would tell."}
 
 
+@checked(
+    data=dataset(
+        "what generalization_gap returned",
+        gap=("rows", "step"),
+        gap_half_width=("rows", "step"),
+        bound_rate=("rows", "step"),
+    )
+)
 def gap_plot(data: xr.Dataset, rows: str = "support", ax: Axes | None = None) -> Axes:
     """Plot the gap and its bounds against the refinement step.
 

@@ -29,6 +29,7 @@ import xarray as xr
 from torch import Tensor
 
 from ebmeta.calibration import Z95, calibration_error
+from ebmeta.checks import at_least, checked
 from ebmeta.diagnostics.bottleneck import labelled, mean_of, per_query, predictive_nll, summarise
 from ebmeta.gaussian import Gaussian
 from ebmeta.inference import Inference, repeat
@@ -62,6 +63,7 @@ UNITS = {
 }
 
 
+@checked(num_tasks=at_least(2), num_steps=at_least(0))
 @torch.no_grad()
 def synthetic_gradients(
     model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int = 600, *, num_steps: int | None = None
@@ -228,6 +230,7 @@ def _verdict(data: xr.Dataset) -> dict[str, str]:
     return {"verdict": verdict, "words": words}
 
 
+@checked()
 def synthetic_gradient_plot(data: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Plot the cosines of each step: mean and middle 90% of the tasks. Below each step stands what it gained.
 

@@ -28,7 +28,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ebmeta.diagnostics.passes import Pass, passes
+from ebmeta.checks import at_least, checked
+from ebmeta.diagnostics.passes import LEAST_DRAWS, Pass, passes
 from ebmeta.interop import psis
 from ebmeta.model import EmpiricalBayes
 from ebmeta.tasks import TaskBatch
@@ -42,6 +43,7 @@ EVEN = 0.01  # nats by which ratios may differ and have no tail
 Observe = Literal["support", "both"]
 
 
+@checked(num_steps=at_least(0), num_draws=at_least(LEAST_DRAWS))
 @torch.no_grad()
 def check_posteriors(
     model: EmpiricalBayes,
@@ -81,8 +83,6 @@ def check_posteriors(
         >>> float(checks["khat"].max()), float(abs(checks["gap"]).max()) < 1e-3
         (0.0, True)
     """
-    if observe not in ("support", "both"):
-        raise ValueError(f"observe: expected 'support' or 'both', got {observe!r}")
     data: dict[str, list[Tensor]] = {}
     for part in passes(model, batch, observe, num_steps, num_draws, seed):
         for name, value in _judge(part, observe).items():
@@ -99,6 +99,7 @@ def check_posteriors(
     return out.assign_attrs(verdict=_verdict(out, model))
 
 
+@checked(num_steps=at_least(0), num_draws=at_least(LEAST_DRAWS))
 @torch.no_grad()
 def correct(
     model: EmpiricalBayes,

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from ebmeta.checks import at_least, checked
 from ebmeta.inference import Inference
 from ebmeta.model import EmpiricalBayes
 from ebmeta.predict import marginals
@@ -24,6 +25,7 @@ from ebmeta.tasks import TaskBatch
 __all__ = ["against_reference"]
 
 
+@checked(num_steps=at_least(0))
 @torch.no_grad()
 def against_reference(
     model: EmpiricalBayes, batch: TaskBatch, tree: xr.DataTree, *, num_steps: int | None = None

@@ -167,10 +167,6 @@ def passes(
     model: EmpiricalBayes, batch: TaskBatch, observe: str, num_steps: int | None, num_draws: int, seed: int
 ) -> Iterator[Pass]:
     """Infer a few tasks at a time."""
-    if num_draws < LEAST_DRAWS:
-        raise ValueError(f"num_draws: expected at least {LEAST_DRAWS}, got {num_draws}")
-    if seed < 0:
-        raise ValueError(f"seed: expected a non-negative integer, got {seed}")
     labelled = batch.pooled() if observe == "both" else batch
     generator = torch.Generator().manual_seed(seed)
     with evaluating(model):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import xarray as xr
 
+from ebmeta.checks import checked
 from ebmeta.diagnostics.importance import GOOD, USABLE
 from ebmeta.plots import axes_or_new
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["khat_by_step"]
 
 
+@checked()
 def khat_by_step(checks: xr.Dataset, variable: str = "khat", ax: Axes | None = None) -> Axes:
     r"""Plot the distribution of $\hat k$ over tasks for every refinement step, with the lines of 0.5 and 0.7.
 

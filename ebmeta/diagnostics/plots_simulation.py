@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ebmeta.checks import checked
 from ebmeta.diagnostics.simulation_result import SimulationCalibration
 from ebmeta.diagnostics.uniformity import Band, ecdf_band
 from ebmeta.plots import axes_or_new
@@ -21,6 +22,7 @@ def _band(found: SimulationCalibration, together: int) -> Band:
     return ecdf_band(found.pit.sizes["task"], found.alpha / together)
 
 
+@checked()
 def ecdf_difference(
     found: SimulationCalibration, quantities: Sequence[str] | None = None, ax: Axes | None = None
 ) -> Axes:
@@ -60,6 +62,7 @@ def ecdf_difference(
     return ax
 
 
+@checked()
 def expected_coverage(found: SimulationCalibration, ax: Axes | None = None) -> Axes:
     """Plot how often regions of highest posterior density hold the true weights, against their mass.
 

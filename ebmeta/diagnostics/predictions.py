@@ -14,6 +14,7 @@ import torch
 import xarray as xr
 
 from ebmeta.calibration import Z95, calibration_interval
+from ebmeta.checks import array, at_least, checked
 from ebmeta.diagnostics.check import ORDER, Check, Status, interval
 from ebmeta.evaluate import task_scores
 from ebmeta.model import EmpiricalBayes
@@ -31,6 +32,7 @@ LEVEL = 0.9  # of the intervals whose coverage is counted
 BINS = 10
 
 
+@checked(repeats=at_least(1))
 def probabilities(
     model: EmpiricalBayes,
     batches: Sequence[TaskBatch],
@@ -151,6 +153,7 @@ def _advice(status: str, what: str, narrow: bool) -> str:
     )
 
 
+@checked(repeats=at_least(1))
 def few_labels(
     model: EmpiricalBayes,
     batches: Sequence[TaskBatch],
@@ -209,6 +212,7 @@ def _without_labels(batch: TaskBatch) -> TaskBatch:
     return replace(batch, **empty)  # type: ignore[arg-type]  # a table of tensors and None
 
 
+@checked()
 def pit(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0) -> np.ndarray:
     r"""Return the probability integral transform of every query label under $q_K$: uniform where calibrated.
 
@@ -243,6 +247,7 @@ def pit(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0) -> n
     return np.concatenate([np.pad(p, ((0, 0), (0, widest - p.shape[1])), constant_values=np.nan) for p in parts])
 
 
+@checked(u=array(ndim=2, padded=True))
 def pit_histogram(u: np.ndarray, ax: Axes | None = None) -> Axes:
     """Plot how often labels fall into each tenth of the predicted range, with 95% intervals over tasks.
 

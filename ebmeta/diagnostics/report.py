@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from ebmeta.checks import at_least, checked
 from ebmeta.diagnostics.check import Check, Status, worst
 from ebmeta.diagnostics.predictions import few_labels, probabilities
 from ebmeta.diagnostics.verdicts import exactness, information, refinement, simulation, width
@@ -154,6 +155,7 @@ SPELLED = {
 WORDS: dict[Status, str] = {"good": "fine", "unclear": "cannot tell", "caution": "take care", "bad": "problem"}
 
 
+@checked(num_tasks=at_least(2))
 def diagnose(
     model: EmpiricalBayes,
     tasks: TaskSampler | TaskBatch,

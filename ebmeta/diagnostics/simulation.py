@@ -27,6 +27,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from ebmeta.checks import at_least, between, checked
 from ebmeta.diagnostics.simulation_result import SimulationCalibration
 from ebmeta.gaussian import Gaussian
 from ebmeta.inference import Inference
@@ -48,6 +49,7 @@ Simulator = Callable[[int, int], tuple[TaskBatch, Tensor]]
 Posterior = Callable[[TaskBatch], Gaussian]
 
 
+@checked()
 def simulate_tasks(model: EmpiricalBayes, batch: TaskBatch, seed: int = 0) -> tuple[TaskBatch, Tensor]:
     r"""Draw weights from the learned prior, and labels for the inputs of given tasks; the inputs stay.
 
@@ -89,6 +91,7 @@ def simulate_tasks(model: EmpiricalBayes, batch: TaskBatch, seed: int = 0) -> tu
     return replace(batch, **labels), w
 
 
+@checked(step=at_least(-1), num_tasks=at_least(LEAST_TASKS), num_draws=at_least(2), alpha=between(0, 1))
 def simulation_based_calibration(
     model: EmpiricalBayes,
     tasks: TaskBatch | TaskSampler | None = None,
@@ -144,16 +147,9 @@ def simulation_based_calibration(
     """
     if (tasks is None) == (simulator is None):
         raise ValueError("tasks: expected either tasks or a simulator, got " + ("neither" if tasks is None else "both"))
-    for name, value, least in (("num_tasks", num_tasks, LEAST_TASKS), ("num_draws", num_draws, 2)):
-        if value < least:
-            raise ValueError(f"{name}: expected at least {least}, got {value}")
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha: expected a probability inside (0, 1), got {alpha}")
-    if step is not None and (posterior is not None or step < -1):
-        wanted = "-1, 0, 1, ..." if posterior is None else "None with a posterior of your own"
-        raise ValueError(f"step: expected {wanted}, got {step}")
+    if step is not None and posterior is not None:
+        raise ValueError(f"step: expected None with a posterior of your own, got {step}")
     step = (0 if simulator is None else -1) if step is None else step
-    parameter = next(model.parameters())
     exact = copy.deepcopy(model).double().eval()
     parts: list[dict[str, Tensor]] = []
     kinds: dict[str, str] = {}

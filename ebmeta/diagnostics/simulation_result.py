@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 from scipy import special
 
+from ebmeta.checks import array, between, checked
 from ebmeta.diagnostics.uniformity import ecdf_band, least_tail, uniformity_p_value
 
 __all__ = ["SENTENCES", "SimulationCalibration"]
@@ -40,6 +41,7 @@ SENTENCES = {
 }
 
 
+@checked(alpha=between(0, 1))
 @dataclass(frozen=True, eq=False)
 class SimulationCalibration:
     r"""Simulation-based calibration of a posterior.
@@ -113,6 +115,7 @@ class SimulationCalibration:
             return "too narrow" if spread > 0 else "too wide", loud
         return "too low" if mean > 0 else "too high", loud
 
+    @checked(mass=array())
     def coverage(self, mass: np.ndarray) -> xr.DataArray:
         """Return how often regions of highest posterior density hold the true weights; dim `mass`.
 

@@ -21,6 +21,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special, stats
 
+from ebmeta.checks import array, at_least, between, checked
+
 __all__ = ["Band", "ecdf_band", "least_tail", "uniformity_p_value"]
 
 POINTS = 100  # most intervals of the grid
@@ -90,6 +92,7 @@ def _probability(num_values: int, g: float) -> float:
     return float(min(max(1 - mass.sum(), LEAST), 1.0))
 
 
+@checked(u=array(ndim=1))
 def least_tail(u: np.ndarray) -> float:
     """Return $G$ of numbers in [0, 1], shape `(N,)`."""
     tails = _tails(len(u))
@@ -108,6 +111,7 @@ def _threshold(num_values: int, alpha: float) -> float:
     return float(np.exp(low))
 
 
+@checked(num_values=at_least(2), alpha=between(0, 1))
 def ecdf_band(num_values: int, alpha: float = 0.05) -> Band:
     r"""Return the band that the distribution function of `num_values` uniform numbers leaves with probability $\alpha$.
 
@@ -126,16 +130,13 @@ def ecdf_band(num_values: int, alpha: float = 0.05) -> Band:
         >>> float(band.low[k]), float(band.high[k])
         (0.36, 0.64)
     """
-    if num_values < 2:
-        raise ValueError(f"num_values: expected at least 2, got {num_values}")
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha: expected a probability inside (0, 1), got {alpha}")
     threshold = _threshold(num_values, float(alpha))
     tails = _tails(num_values)
     low, high = _bounds(tails, threshold)
     return Band(tails.points, low / num_values, high / num_values, threshold)
 
 
+@checked(u=array(ndim=1))
 def uniformity_p_value(u: np.ndarray) -> float:
     """Return the exact probability that uniform numbers look less uniform than these; not below 1e-12.
 

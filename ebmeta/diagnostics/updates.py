@@ -20,6 +20,7 @@ import xarray as xr
 from torch import Tensor
 
 from ebmeta.calibration import Z95
+from ebmeta.checks import at_least, checked, dataset
 from ebmeta.diagnostics.bottleneck import labelled
 from ebmeta.inference import Inference
 from ebmeta.model import EmpiricalBayes
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["posterior_updates", "update_plot"]
 
 
+@checked(num_tasks=at_least(2), num_steps=at_least(0))
 @torch.no_grad()
 def posterior_updates(
     model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int = 300, *, num_steps: int | None = None
@@ -102,6 +104,7 @@ def _weights(inferred: Inference, k: int) -> tuple[Tensor, Tensor]:
     return mean, (weight * (var + (loc - mean.unsqueeze(1)).square())).sum(1)
 
 
+@checked(data=dataset("what posterior_updates returned", moved=("step", "task"), expected=("step", "task")))
 def update_plot(data: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Plot how far the posterior of each task moved against how far it should: the line is as far as it says.
 

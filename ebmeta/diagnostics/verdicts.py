@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from ebmeta.calibration import Z95
+from ebmeta.checks import at_least, checked
 from ebmeta.diagnostics.bottleneck import rate_distortion
 from ebmeta.diagnostics.check import Check, Status, interval
 from ebmeta.diagnostics.generalization import gap_plot, generalization_gap
@@ -31,6 +32,7 @@ SMALL_GAP, LARGE_GAP = 0.05, 0.5  # nats from the exact posterior
 LEAST_GAIN = 0.002  # nats per query: below this, refinement changes nothing that matters
 
 
+@checked(num_tasks=at_least(2))
 def refinement(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int) -> Check:
     """Check whether unlabelled queries make predictions better, step by step.
 
@@ -86,6 +88,7 @@ def refinement(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks:
     )
 
 
+@checked(num_tasks=at_least(10))
 def simulation(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int, seed: int = 0) -> Check:
     """Check posteriors by simulation: does the truth lie where they say, in tasks drawn from the model itself?
 
@@ -131,6 +134,7 @@ def simulation(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks:
     )
 
 
+@checked(num_tasks=at_least(2))
 def width(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int) -> Check:
     """Check whether posteriors are as wide as they should be: whether they move as far as they say.
 
@@ -174,6 +178,7 @@ def width(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int)
     )
 
 
+@checked()
 def exactness(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0) -> Check:
     """Check posteriors given the support set against the exact joint, task by task.
 
@@ -212,6 +217,7 @@ def exactness(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0
     )
 
 
+@checked(num_tasks=at_least(2))
 def information(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int, seed: int = 0) -> Check:
     """Report what posteriors store of a task, and whether new rows cost more than that allows.
 

@@ -11,6 +11,7 @@ from scipy import special
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ebmeta.checks import above, checked
 from ebmeta.likelihood.base import Given
 from ebmeta.likelihood.log_gamma import log_binomial, log_poisson
 from ebmeta.likelihood.real import check_size
@@ -131,6 +132,7 @@ class Poisson(_Counts):
         return _Poisson(self.mean(eta.squeeze(-1).double(), given).clamp(min=TINY), validate_args=False)
 
 
+@checked(shape=above(0))
 class NegativeBinomial(Poisson):
     r"""Counts more variable than Poisson: mean $\mu = n e^\eta$, variance $\mu + \mu^2 / r$, with learned shape $r$.
 
@@ -148,8 +150,6 @@ class NegativeBinomial(Poisson):
 
     def __init__(self, shape: float = 2.0) -> None:
         super().__init__()
-        if not shape > 0:
-            raise ValueError(f"shape: expected a number above 0, got {shape}")
         self.log_shape = nn.Parameter(torch.tensor(math.log(shape)))
 
     @property

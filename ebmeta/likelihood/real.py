@@ -10,6 +10,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from scipy import stats
 from torch import Tensor, nn
 
+from ebmeta.checks import above, checked
 from ebmeta.likelihood.base import Given
 from ebmeta.likelihood.scalar import ScalarLikelihood
 from ebmeta.standard import Exact, standard, summary
@@ -21,6 +22,7 @@ FARTHEST = 8.0  # log factor between a task's noise and the typical one: beyond 
 LOG_PRECISIONS = (-18.0, 4.0, 96)  # grid of log u over which a Student-t is a mixture of normals
 
 
+@checked(noise=above(0))
 class _Located(Exact, ScalarLikelihood):
     r"""Labels $y = a + b (\eta + \text{noise})$, with centre $a$ and scale $b$ of the training labels."""
 
@@ -34,8 +36,6 @@ class _Located(Exact, ScalarLikelihood):
 
     def __init__(self, noise: float = 1.0) -> None:
         super().__init__()
-        if not noise > 0:
-            raise ValueError(f"noise: expected a standard deviation above 0, got {noise}")
         self.log_noise = nn.Parameter(torch.tensor(math.log(noise)))
         self.register_buffer("center", torch.zeros((), dtype=torch.float64))
         self.register_buffer("unit", torch.ones((), dtype=torch.float64))
@@ -127,6 +127,7 @@ class Normal(_Located):
         return -((y - out["mean"]).square() / total + torch.log(2 * math.pi * total)) / 2
 
 
+@checked(noise=above(0), ratio=above(0))
 class NormalPerTask(Normal):
     r"""Normal noise whose level is a second latent of each task.
 
@@ -148,8 +149,6 @@ class NormalPerTask(Normal):
 
     def __init__(self, noise: float = 1.0, ratio: float = 0.3) -> None:
         super().__init__(noise)
-        if not ratio > 0:
-            raise ValueError(f"ratio: expected a standard deviation above 0, got {ratio}")
         self.log_ratio = nn.Parameter(torch.tensor(math.log(ratio)))
 
     def dispersion(self, given: Given | None = None) -> Tensor:
@@ -159,6 +158,7 @@ class NormalPerTask(Normal):
         return out * torch.exp(2 * (self.log_ratio.exp() * given.level).clamp(-FARTHEST, FARTHEST))[..., None, None]
 
 
+@checked(noise=above(0), freedom=above(2))
 class StudentT(_Located):
     r"""Real labels with outliers: $y = \eta + \sigma t_\nu$, an infinite mixture of normals.
 

@@ -8,11 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ebmeta.checks import at_least, checked
+
 __all__ = ["gaussian_softmax"]
 
 CACHE = 2**19  # numbers per pass of the softmax integral: fits a processor's cache, bounds the memory
 
 
+@checked(num_nodes=at_least(1), num_points=at_least(1))
 def gaussian_softmax(
     loc: Tensor, var: Tensor, way_mask: Tensor, *, num_nodes: int | None = None, num_points: int | None = None
 ) -> Tensor:

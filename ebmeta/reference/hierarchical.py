@@ -29,6 +29,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
+from ebmeta.checks import at_least, between, checked
 from ebmeta.model import EmpiricalBayes
 from ebmeta.reference.arrays import SAMPLE_STATS, label, rows_of
 from ebmeta.reference.likelihoods import NumpyroLikelihood, get
@@ -92,6 +93,7 @@ class Rows:
         return np.unique(self.task)
 
     @classmethod
+    @checked()
     def of_tasks(cls, model: EmpiricalBayes, batch: TaskBatch, observe: Literal["support", "both"] = "support") -> Rows:
         r"""Return the labelled rows of a batch, with $z = \phi(x)$ as the model's predictor makes them.
 
@@ -103,8 +105,6 @@ class Rows:
         Raises:
             ValueError: if `observe` is unknown, or query labels are needed and absent.
         """
-        if observe not in ("support", "both"):
-            raise ValueError(f"observe: expected 'support' or 'both', got {observe!r}")
         model.check(batch)
         rows = rows_of(model, batch.pooled() if observe == "both" else batch, "support")
         mask = rows["mask"]
@@ -134,6 +134,7 @@ def _hyperpriors(rows: Rows, form: NumpyroLikelihood, given: Mapping[str, Any]) 
     return known | dict(given)
 
 
+@checked()
 def hierarchical_model(
     rows: Rows,
     likelihood: str = "normal",
@@ -215,6 +216,7 @@ def hierarchical_model(
     return program
 
 
+@checked(num_warmup=at_least(1), num_draws=at_least(1), num_chains=at_least(1), target_accept=between(0, 1))
 def hierarchical(
     rows: Rows,
     likelihood: str = "normal",
@@ -252,11 +254,6 @@ def hierarchical(
     import jax
     from numpyro.infer import MCMC, NUTS, Predictive, log_likelihood
 
-    for name, count in (("num_warmup", num_warmup), ("num_draws", num_draws), ("num_chains", num_chains)):
-        if count < 1:
-            raise ValueError(f"{name}: expected at least 1, got {count}")
-    if not 0 < target_accept < 1:
-        raise ValueError(f"target_accept: expected a probability between 0 and 1, got {target_accept}")
     program = hierarchical_model(rows, likelihood, hyperpriors, centered=centered)
     mcmc = MCMC(
         NUTS(program, target_accept_prob=target_accept),

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from ebmeta.checks import at_least, checked
 from ebmeta.model import EmpiricalBayes
 from ebmeta.reference.arrays import SAMPLE_STATS, blank, label, rows_of
 from ebmeta.reference.likelihoods import NumpyroLikelihood, get, learned_parameters
@@ -33,6 +34,7 @@ from ebmeta.tasks import TaskBatch
 __all__ = ["numpyro_model", "nuts"]
 
 
+@checked()
 def numpyro_model(model: EmpiricalBayes) -> Callable[..., Any]:
     r"""Return the learned prior and likelihood as a NumPyro model, with their values of now.
 
@@ -150,6 +152,7 @@ def _scorer(form: NumpyroLikelihood, labelled: bool) -> Callable[..., Any]:
     return out
 
 
+@checked(num_warmup=at_least(1), num_draws=at_least(1), num_chains=at_least(1))
 def nuts(
     model: EmpiricalBayes,
     batch: TaskBatch,
@@ -184,11 +187,6 @@ def nuts(
     quietly("jax")
     import jax
 
-    if observe not in ("support", "both"):
-        raise ValueError(f"observe: expected 'support' or 'both', got {observe!r}")
-    for name, count in (("num_warmup", num_warmup), ("num_draws", num_draws), ("num_chains", num_chains)):
-        if count < 1:
-            raise ValueError(f"{name}: expected at least 1, got {count}")
     form, parameters = get(model.likelihood.name), learned_parameters(model.likelihood)
     model.check(batch)
     seen = rows_of(model, batch.pooled() if observe == "both" else batch, "support")

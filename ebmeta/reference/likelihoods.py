@@ -22,6 +22,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ebmeta.checks import checked
+
 if TYPE_CHECKING:
     from ebmeta.likelihood import Likelihood
 
@@ -30,6 +32,7 @@ __all__ = ["LIKELIHOODS", "NumpyroLikelihood", "learned_parameters"]
 NEVER = -1e30  # a logit that no class can win with
 
 
+@checked()
 @dataclass(frozen=True)
 class NumpyroLikelihood:
     r"""One likelihood in NumPyro.
