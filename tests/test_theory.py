@@ -1124,10 +1124,12 @@ def test_gaussian_softmax_is_one_integral(rng: torch.Generator) -> None:
         loc, var = 2 * randn(rng, 3), 0.05 + rand(rng, 3)
         got = gaussian_softmax(loc[None, None], var[None, None], all_ways(3), num_nodes=40, num_points=400)[0, 0]
         equal(got, tensor_rule(loc, var, 40), atol=1e-8)
-        standard = gaussian_softmax(loc[None, None], var[None, None], all_ways(3))[0, 0]
-        equal(standard, tensor_rule(loc, var, 40), atol=2e-6)
-        wide = gaussian_softmax(loc[None, None], 9 * var[None, None], all_ways(3))[0, 0]
-        equal(wide, tensor_rule(loc, 9 * var, 80), atol=1e-4)
+    # The figures of page and docstring, for variances up to each value; the fine rule has four times the nodes.
+    for most, error in ((0.25, 1e-6), (1.0, 1e-6), (4.0, 1e-6), (9.0, 1e-4), (25.0, 1e-3), (100.0, 0.02)):
+        loc, var = 2 * randn(rng, 1, 12, 3), most * rand(rng, 1, 12, 3)
+        var[..., 0] = most
+        fine = gaussian_softmax(loc, var, all_ways(3), num_nodes=96, num_points=900)
+        assert float((gaussian_softmax(loc, var, all_ways(3)) - fine).abs().max()) < error
 
 
 @checks("eq-tensor")
@@ -1205,6 +1207,27 @@ def test_mean_field_approximation(rng: torch.Generator) -> None:
     assert worst < 0.025
 
 
+@checks("eq-mean-field-curvature")
+def test_curvature_of_the_mean_is_above_the_mean_curvature(rng: torch.Generator) -> None:
+    points, weights = hermite(24, 3)
+    for _ in range(20):
+        loc, var = 2 * randn(rng, 3), 0.1 + rand(rng, 3)
+        p = torch.softmax(loc + var.sqrt() * points, -1)
+        mean, exact = weights @ p, weights @ (p * (1 - p))
+        equal(exact, mean * (1 - mean) - weights @ (p - mean).square())
+        assert bool((exact < mean * (1 - mean)).all())
+        approximate, taken = (v[0, 0] for v in Categorical().moments(loc[None, None], var[None, None], all_ways(3)))
+        equal(taken, approximate * (1 - approximate))
+        assert float((taken - mean * (1 - mean)).abs().max()) < 0.02
+    # One query of two classes that nobody can tell apart, and logits of standard deviation 3.
+    loc, var = torch.zeros(1, 1, 2, dtype=torch.float64), torch.full((1, 1, 2), 9.0, dtype=torch.float64)
+    points, weights = hermite(60, 2)
+    p = torch.softmax(3 * points, -1)
+    taken = Categorical().moments(loc, var, all_ways(2))[1][0, 0]
+    equal(taken, 0.25)
+    assert float(taken[0] / (weights @ (p * (1 - p)))[0]) > 1.5
+
+
 # theory/target.md -------------------------------------------------------------------------------------
 
 
@@ -1246,6 +1269,38 @@ def test_coupled_inputs_inform(rng: torch.Generator) -> None:
         inductive = prior * labels[:, a, b]
         moved = max(moved, float((given(joint, index) - inductive / inductive.sum()).abs().max()))
     assert moved > 0.05
+
+
+@checks("eq-chosen-labels")
+def test_chosen_labels_say_less_than_drawn_ones(rng: torch.Generator) -> None:
+    """The labels of two support rows are set to (0, 1) in every task; a query of the same world has inputs alone."""
+    prior, inputs, labels, _ = finite_world(rng, coupled=True)
+    pair = torch.einsum("wx,wxy->wxy", inputs, labels)
+    frequency = pair.sum(1)  # p(y | w)
+    chosen = pair / frequency.unsqueeze(1)  # p(x | y, w)
+    joint = torch.einsum("w,wa,wb,wc->wabc", prior, chosen[..., 0], chosen[..., 1], inputs)
+    for a, b, c in itertools.product(range(3), repeat=3):
+        factors = labels[:, a, 0] / frequency[:, 0] * labels[:, b, 1] / frequency[:, 1]
+        wanted = prior * factors * inputs[:, a] * inputs[:, b] * inputs[:, c]
+        equal(joint[:, a, b, c] / joint[:, a, b, c].sum(), wanted / wanted.sum())
+    # The package's family takes its labels for drawn: its posterior has no such denominators.
+    world = family(queries=1)
+    batch = world.sample(3).to(torch.float64)
+    w = randn(rng, 5, 3, 1, 3)
+    x = torch.cat([batch.support_x, batch.query_x], 1)
+    phi = torch.cat([batch.support_x, torch.ones(3, 3, 1, dtype=torch.float64)], -1)
+    prior_w = torch.distributions.MultivariateNormal(
+        torch.from_numpy(world.loc), scale_tril=torch.from_numpy(world.scale_tril)
+    )
+    drawn = prior_w.log_prob(w[:, :, 0])
+    drawn = drawn + torch.distributions.Normal(torch.einsum("ntp,tsp->nts", w[:, :, 0], phi), world.noise).log_prob(
+        batch.support_y
+    ).sum(-1)
+    looks = torch.einsum("ntp,dp->ntd", w[:, :, 0], torch.from_numpy(world.coupling)).unsqueeze(2)
+    drawn = drawn + torch.distributions.Normal(looks, 1.0).log_prob(x).sum((2, 3))
+    gap = world.exact_posterior(batch, transductive=True).distribution().log_prob(w) - drawn
+    for t in range(3):
+        constant(gap[:, t], atol=1e-8)
 
 
 def query_world(rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor, float]:
@@ -1346,6 +1401,33 @@ def test_refinement_with_fixed_beliefs_converges_to_the_pool(name: str, rng: tor
     slope = torch.einsum("tqp,tqc->tcp", x, mean - belief) / likelihood.dispersion()
     equal(slope + beta * prior.times(last.loc - prior.loc), 0.0, atol=1e-8)
     equal(last.precision, prior.precision + last.gram(x, curvature / likelihood.dispersion()) / beta, atol=1e-8)
+
+
+@checks("eq-step-stability")
+def test_steps_converge_where_beta_times_their_size_is_below_two() -> None:
+    """One weight, one query of feature 1 and noise 1, prior precision 1; the refiner's own steps on the precision."""
+    one, masks = torch.ones(1, 1, 1, dtype=torch.float64), (torch.ones(1, 1).bool(), torch.ones(1, 1).bool())
+
+    def step(precision: float, beta: float, steps: int = 1) -> float:
+        module = refiner(Fixed(0 * one), steps, 1.0, 0.0, 1.0)
+        with torch.no_grad():
+            path = module(FullGaussian(0 * one, precision * one[None]), FullGaussian(0 * one, one[None]), *data, beta)
+        return float(path[-1].precision)
+
+    data = normal(1.0), one, *masks
+    for beta in (0.3, 1.5, 1.9, 2.5, 3.0):
+        best, nudge = 1 + 1 / beta, 1e-5
+        assert step(best, beta) == pytest.approx(best, rel=1e-12)
+        slope = (step(best + nudge, beta) - step(best - nudge, beta)) / (2 * nudge)
+        assert slope == pytest.approx(1 - beta, abs=1e-7)
+        assert (abs(step(best + 1e-3, beta, 200) - best) < 1e-6) == (beta < 2)
+        if beta > 2:
+            other = beta * best / (beta - 2)
+            assert step(other, beta) == pytest.approx(other, rel=1e-12)
+            slope = (step(other + nudge, beta) - step(other - nudge, beta)) / (2 * nudge)
+            assert slope == pytest.approx(beta - 1, rel=1e-6)
+            assert step(1.01 * other, beta, 60) > 100 * other
+    assert step(4.0, 3.0) == pytest.approx(4.0, rel=1e-12)  # the numbers of the page
 
 
 @checks("eq-pool-gaussian")
