@@ -11,7 +11,7 @@ Liu 2013, A nondegenerate penalized likelihood estimator for variance parameters
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -20,6 +20,7 @@ import torch
 from scipy import optimize, stats
 from torch import Tensor, nn
 
+from ebmeta.buckets import split
 from ebmeta.checks import at_least, checked
 from ebmeta.group_sampling import GroupSampler
 from ebmeta.members import Members, chunk_size
@@ -27,12 +28,14 @@ from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Objective
 from ebmeta.preparation import check_columns, check_groups, measure
 from ebmeta.prior import FullPrior, Prior
+from ebmeta.sampling import generator
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["Evidence", "EvidenceFit", "Hyperprior", "boundary_threshold", "fit_evidence", "log_hyperprior"]
 
 Hyperprior = Callable[[EmpiricalBayes], Tensor]
 
+ROWS = 8192  # of a part: some hundred megabytes for a likelihood that takes sixteen steps of quadrature
 LEVEL = 0.05  # of the test by which a scale is told from 0
 RATE = 0.1  # of the hyperprior: its mean is 20 standard deviations of the labels
 FAR = 1e15  # stands for a loss that cannot be computed
@@ -153,6 +156,9 @@ def fit_evidence(
 class Evidence:
     """The log evidence of all groups as a function of the parameters of prior, likelihood and predictor.
 
+    Groups of like size are looked at together, some thousand rows at a time, and their terms and gradients add up:
+    memory follows the number of rows and not the largest group. A group has the same draws whatever its part.
+
     Args:
         model: a model in 64 bits; its parameters are written to.
         tasks: groups; every row counts as labelled.
@@ -173,11 +179,18 @@ class Evidence:
         if isinstance(tasks, GroupSampler):
             check_groups(model, tasks)
         check_columns(model, tasks)
-        self.batch = tasks.everything() if isinstance(tasks, GroupSampler) else tasks
+        least = model.predictor.num_weights
+        if isinstance(tasks, GroupSampler):
+            self.parts = list(tasks.parts(ROWS, least))
+        else:
+            model.check(tasks)
+            lengths = (tasks.support_mask.sum(1) + tasks.query_mask.sum(1)).clamp(min=least)
+            self.parts = [tasks[torch.from_numpy(part)].trimmed() for part in split(lengths.cpu().numpy(), ROWS)]
         self.model, self.hyperprior, self.seed = model.eval(), hyperprior, seed
         self.objective = Objective("evidence", num_draws=num_draws)
-        model.check(self.batch)
-        measure(model, self.batch, tasks)
+        for part in self.parts:
+            model.check(part)
+        measure(model, self.parts, tasks)
         found = [
             (f"{part}.{name}", p)
             for part in ("prior", "likelihood", "predictor")
@@ -195,23 +208,36 @@ class Evidence:
         for p, values in zip(self.parameters, torch.split(flat, [p.numel() for p in self.parameters]), strict=True):
             p.data = values.clone().view(p.shape)
 
-    def log_evidence(self, model: EmpiricalBayes | None = None) -> Tensor:
-        """Return the log evidence at the present parameters (of another model of the same form) in nats."""
-        generator = torch.Generator().manual_seed(self.seed)
-        return -self.objective.terms(model or self.model, self.batch, generator=generator).loss.sum()
+    def log_evidence(self) -> Tensor:
+        """Return the log evidence at the present parameters in nats."""
+        return -torch.stack([loss(self.model) for loss in self._losses()]).sum()
 
-    def _loss(self, model: EmpiricalBayes) -> Tensor:
-        loss = -self.log_evidence(model)
-        if self.hyperprior is False:
-            return loss
-        return loss - (log_hyperprior(model) if self.hyperprior is True else self.hyperprior(model))
+    def _losses(self) -> Iterator[Callable[[EmpiricalBayes], Tensor]]:
+        """Yield minus the log evidence of each part as a function of the model, which adds up to that of all groups."""
+        rng = generator(self.seed, 0)
+        for part in self.parts:
+            shape = (len(part), self.objective.num_draws, 1, self.model.predictor.num_weights)
+            # One stream for all groups, one group after the other: how they are parted does not matter.
+            noise = torch.from_numpy(rng.standard_normal(shape)).transpose(0, 1)
+
+            def loss(model: EmpiricalBayes, part: TaskBatch = part, noise: Tensor = noise) -> Tensor:
+                return self.objective.terms(model, part, noise=noise).loss.sum()
+
+            yield loss
+
+    def _terms(self) -> Iterator[Callable[[EmpiricalBayes], Tensor]]:
+        """Yield what is minimised, term by term."""
+        yield from self._losses()
+        if self.hyperprior is not False:
+            log_density = log_hyperprior if self.hyperprior is True else self.hyperprior
+            yield lambda model: -log_density(model)
 
     def value(self, flat: Tensor) -> float:
         """Return minus the log evidence (and hyperprior) in nats; infinite where it cannot be computed."""
         try:
             self.write(flat)
             with torch.no_grad():
-                return self._loss(self.model).item()
+                return sum(term(self.model).item() for term in self._terms())
         except (ValueError, RuntimeError):  # no Cholesky factor
             return float("inf")
 
@@ -220,7 +246,8 @@ class Evidence:
         members = Members(self.model, self.names, flats)
         try:
             with torch.no_grad():
-                found: Tensor = members.map(self._loss, chunk=chunk_size(self.batch.query_mask.numel()))
+                chunk = chunk_size(max(part.query_mask.numel() for part in self.parts))
+                found: Tensor = sum((members.map(term, chunk=chunk) for term in self._terms()), torch.zeros(()))
         except (ValueError, RuntimeError):  # one without a Cholesky factor, or a hyperprior that asks for numbers
             kept = self.read()
             found = torch.tensor([self.value(flat) for flat in flats], dtype=flats.dtype)
@@ -232,13 +259,16 @@ class Evidence:
         return self._both(flat)[1]
 
     def _both(self, flat: Tensor) -> tuple[float, Tensor]:
+        value, gradient = 0.0, torch.zeros_like(flat)
         try:
             self.write(flat)
-            loss = self._loss(self.model)
-            found = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
+            for term in self._terms():  # the graph of one part at a time
+                loss = term(self.model)
+                found = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
+                value, gradient = value + loss.item(), gradient + torch.cat([g.flatten() for g in found])
         except (ValueError, RuntimeError):  # no Cholesky factor
             return math.inf, torch.full_like(flat, torch.nan)
-        return loss.item(), torch.cat([g.flatten() for g in found])
+        return value, gradient
 
     def maximise(self, max_iterations: int, held: Tensor | None = None, tolerance: float = 2e-9) -> bool:
         """Go to the maximum by L-BFGS; return whether the optimiser says that it is there.

@@ -2,13 +2,14 @@ r"""Sampling regression tasks from grouped data: a task is a group, split at ran
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from ebmeta.buckets import split
 from ebmeta.checks import at_least, checked
 from ebmeta.columns import read_column, read_keys, read_rows
 from ebmeta.frames import FrameEncoder
@@ -177,6 +178,18 @@ class GroupSampler(RowSampler):
         none = np.empty(0, dtype=np.int64)
         rng = generator(self.seed, 0)
         return self._collate(np.arange(len(self._members)), [(none, rows) for rows in self._members], rng)
+
+    def parts(self, rows: int, least: int = 1) -> Iterator[TaskBatch]:
+        """Return the groups of `everything` in batches of groups of like size, in the order of `ebmeta.buckets.split`.
+
+        Args:
+            rows: most rows of a batch, padding included; a larger group is a batch by itself.
+            least: rows that even the smallest group counts for.
+        """
+        none, rng = np.empty(0, dtype=np.int64), generator(self.seed, 0)
+        lengths = np.maximum([len(own) for own in self._members], least)
+        for part in split(lengths, rows):
+            yield self._collate(part, [(none, self._members[group]) for group in part], rng)
 
     @checked(num_tasks=at_least(1))
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:

@@ -93,6 +93,7 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
         batch: TaskBatch,
         num_steps: int | None = None,
         generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
     ) -> Terms:
         """Return each term of each task after each refinement step, in nats.
 
@@ -101,6 +102,7 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
             batch: $T$ labelled tasks.
             num_steps: $K$; that of training by default.
             generator: source of the draws, on the CPU; that of seed 0 by default.
+            noise: for "evidence", standard normal numbers that make the draws, shape `(S, T, C, P)`; drawn by default.
 
         Raises:
             ValueError: if the tasks are unlabelled or do not fit the model.
@@ -113,10 +115,10 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
         y = batch.query_y
         assert y is not None  # for the type checker: pooling keeps labels
         inferred = model.infer(batch, num_steps)
-        noise = self._noise(inferred.x, batch, model, generator)
+        of_predictor = self._noise(inferred.x, batch, model, generator)
         nll = []
         for k in range(len(inferred.path)):
-            logp = inferred.log_prob(k, y, noise, predictive=self.kind == "predictive")
+            logp = inferred.log_prob(k, y, of_predictor, predictive=self.kind == "predictive")
             nll.append(-torch.where(batch.query_mask, logp, 0.0).sum(1))
         terms = Terms(torch.stack(nll), inferred.kl(), batch.num_queries, model.beta)
         if self.kind != "evidence":
@@ -124,7 +126,10 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
         terms = replace(terms, beta=1.0)
         if model.likelihood.conjugate or model.likelihood.categorical:
             return terms
-        bound = importance_bound(inferred, batch, self.num_draws, generator)
+        if noise is None:
+            q = inferred.path[-1]
+            noise = torch.randn(self.num_draws, *q.loc.shape, generator=generator, dtype=q.loc.dtype).to(q.loc.device)
+        bound = importance_bound(inferred, batch, noise)
         return replace(terms, nll=-bound.unsqueeze(0) - terms.kl)
 
     def _noise(self, x: Tensor, batch: TaskBatch, model: EmpiricalBayes, generator: torch.Generator) -> Tensor:
@@ -160,17 +165,15 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
 
 
-def importance_bound(inferred: Inference, batch: TaskBatch, num_draws: int, generator: torch.Generator) -> Tensor:
+def importance_bound(inferred: Inference, batch: TaskBatch, noise: Tensor) -> Tensor:
     r"""Return the importance-weighted bound of the evidence of all labels of each task in nats, shape `(T,)`.
 
     Args:
         inferred: inference from tasks whose support and query are all labelled rows.
         batch: those tasks.
-        num_draws: draws of the weights, $S$.
-        generator: source of the draws, on the CPU.
+        noise: standard normal numbers that make the draws of the weights, shape `(S, T, C, P)`.
     """
     q, prior, likelihood = inferred.path[-1], inferred.prior, inferred.likelihood
-    noise = torch.randn(num_draws, *q.loc.shape, generator=generator, dtype=q.loc.dtype).to(q.loc.device)
     of_q, of_prior = q.distribution(), prior.distribution()
     w = q.loc + q.color(noise)
     eta = torch.einsum("tnp,stcp->stnc", inferred.x, w).double()
@@ -178,4 +181,4 @@ def importance_bound(inferred: Inference, batch: TaskBatch, num_draws: int, gene
     assert y is not None  # for the type checker: pooling keeps labels
     logp = torch.where(batch.query_mask, likelihood.log_prob(y, eta, inferred.way_mask, inferred.given), 0.0).sum(-1)
     ratio = logp + of_prior.log_prob(w) - of_q.log_prob(w)
-    return torch.logsumexp(ratio, 0) - math.log(num_draws)
+    return torch.logsumexp(ratio, 0) - math.log(len(noise))

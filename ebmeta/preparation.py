@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
@@ -112,7 +113,8 @@ def start(model: EmpiricalBayes, tasks: TaskSampler, batch_size: int, device: to
     predictor = model.predictor
     rows = None
     if not predictor.measured:
-        rows = _Rows(tasks, batch_size, device, ROWS * max(predictor.num_features, 1))
+        some = (tasks.sample(batch_size, index) for index in range(MOST_BATCHES))
+        rows = _Rows(some, device, ROWS * max(predictor.num_features, 1))
         _take(model, rows, _encoder(tasks))
     if predictor.profile is not None and not predictor.profile.fitted:
         _learn_profile(model, tasks, device)
@@ -132,16 +134,16 @@ def _learn_profile(model: EmpiricalBayes, tasks: TaskSampler, device: torch.devi
         predictor.profile.fit(predictor.direction(raw), y.to(device))
 
 
-def measure(model: EmpiricalBayes, batch: TaskBatch, tasks: TaskSampler | TaskBatch | None = None) -> None:
-    """Let a model of numbers take its units from all rows of a batch, unless it has some.
+def measure(model: EmpiricalBayes, batches: list[TaskBatch], tasks: TaskSampler | TaskBatch | None = None) -> None:
+    """Let a model of numbers take its units from all rows of some batches, unless it has some.
 
     Args:
         model: the model.
-        batch: all rows.
+        batches: all rows.
         tasks: where they come from, which may know the names of columns.
     """
     if not model.predictor.measured:
-        _take(model, _Rows(_Once(batch), len(batch), batch.query_x.device, 1), _encoder(tasks))
+        _take(model, _Rows(batches, batches[0].query_x.device), _encoder(tasks))
 
 
 def _encoder(tasks: TaskSampler | TaskBatch | None) -> FrameEncoder | None:
@@ -180,17 +182,6 @@ def measure_widths(model: EmpiricalBayes, phi: torch.Tensor, cluster: torch.Tens
     refiner.log_information.fill_(math.log(INFORMATION) - float(looks.log().mean()))
 
 
-class _Once:
-    """A batch as a source of tasks."""
-
-    def __init__(self, batch: TaskBatch) -> None:
-        self.batch = batch
-
-    def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
-        """Return the batch."""
-        return self.batch
-
-
 def _take(model: EmpiricalBayes, rows: _Rows, encoder: FrameEncoder | None) -> None:
     predictor, config = model.predictor, model.config or {}
     names, group_names = model.feature_names or [], [] if encoder is None else encoder.group_names
@@ -213,27 +204,28 @@ def _take(model: EmpiricalBayes, rows: _Rows, encoder: FrameEncoder | None) -> N
 class _Rows:
     """Rows of as many training batches as it takes, with labels as real numbers and a number for each cluster."""
 
-    def __init__(self, tasks: TaskSampler, batch_size: int, device: torch.device, wanted: int) -> None:
+    def __init__(self, batches: Iterable[TaskBatch], device: torch.device, wanted: float = math.inf) -> None:
         x: list[torch.Tensor] = []
         y: list[torch.Tensor] = []
         size: list[torch.Tensor] = []
         cluster: list[torch.Tensor] = []
         task_x: list[torch.Tensor] = []
-        index = 0
-        while sum(len(v) for v in x) < wanted and index < MOST_BATCHES:
-            batch = tasks.sample(batch_size, index).to(device)
+        for index, drawn in enumerate(batches):
+            batch = drawn.to(device)
             number = (index * len(batch) + torch.arange(len(batch), device=device)[:, None]) * MANY_WAYS
             for side in ("support", "query"):
                 labels, mask = getattr(batch, f"{side}_y"), getattr(batch, f"{side}_mask")
                 if labels is not None:
                     x.append(getattr(batch, f"{side}_x")[mask])
+                    wanted -= len(x[-1])
                     y.append(labels[mask] if labels.is_floating_point() else labels[mask].double())
                     sizes = getattr(batch, f"{side}_size")
                     size.append((torch.ones_like(mask, dtype=torch.float64) if sizes is None else sizes)[mask])
                     cluster.append((number + labels.long())[mask])
             if batch.task_x is not None:
                 task_x.append(batch.task_x)
-            index += 1
+            if wanted <= 0:
+                break
         self.x, self.y, self.size, self.cluster = (torch.cat(v) for v in (x, y, size, cluster))
         self.task_x = torch.cat(task_x) if task_x else None
 

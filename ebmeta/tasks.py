@@ -20,9 +20,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ebmeta.buckets import split
 from ebmeta.checks import at_least, checked
 
 __all__ = ["TaskBatch"]
@@ -310,6 +312,35 @@ class TaskBatch:
         if isinstance(chosen, Tensor) and chosen.dim() != 1:
             raise ValueError(f"expected a slice, a mask or a list of tasks, got {index!r}")
         return self._map(lambda v: v[chosen])
+
+    def trimmed(self) -> TaskBatch:
+        """Return the same tasks without the rows and classes at the end that are padding in all of them."""
+        ends = {}
+        for side in ("support", "query", "way"):
+            used = getattr(self, f"{side}_mask").any(0).nonzero()
+            ends[side] = int(used[-1]) + 1 if len(used) else 0
+        values = {k.name: getattr(self, k.name) for k in fields(self)}
+        new = object.__new__(TaskBatch)
+        for name, v in values.items():
+            end = ends.get(name.split("_")[0])
+            object.__setattr__(new, name, v if v is None or end is None else v[:, :end])
+        return new
+
+    def parts(self, cells: int) -> list[tuple[Tensor, TaskBatch]]:
+        """Return tasks of like size together, so that cost follows rows and not the largest task.
+
+        Args:
+            cells: most rows times classes of a part, padding included; a larger task is a part by itself.
+
+        Returns:
+            The numbers of the tasks of each part, and those tasks, trimmed; this batch as it is, where it is small.
+        """
+        rows, ways = self.support_mask.shape[1] + self.query_mask.shape[1], self.way_mask.shape[1]
+        if self.num_tasks * rows * ways <= cells:
+            return [(torch.arange(self.num_tasks), self)]
+        lengths = (self.support_mask.sum(1) + self.query_mask.sum(1)) * self.way_mask.sum(1)
+        numbers = (torch.from_numpy(part) for part in split(np.asarray(lengths.cpu()), cells))
+        return [(number, self[number].trimmed()) for number in numbers]
 
     def __len__(self) -> int:
         return self.num_tasks

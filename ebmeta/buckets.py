@@ -1,0 +1,37 @@
+"""Parts of tasks of like size: padding then costs at most as much again as the rows themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["split"]
+
+
+def split(lengths: np.ndarray, rows: int) -> list[np.ndarray]:
+    """Split tasks of unequal lengths into parts, each to be padded to its longest.
+
+    Tasks come in the order of their lengths' powers of two, then of their numbers, whatever `rows` is. No task of a
+    part is more than twice as long as another, unless all tasks fit into one part as they are.
+
+    Args:
+        lengths: of each task, shape `(T,)`.
+        rows: most rows of a part, padding included, unless it is a single task.
+
+    Returns:
+        Numbers of tasks, one array for each part.
+
+    Examples:
+        >>> [part.tolist() for part in split(np.array([2, 900, 1, 2, 2]), 4)]
+        [[2], [0, 3], [4], [1]]
+        >>> [part.tolist() for part in split(np.array([3, 4]), 8)]
+        [[0, 1]]
+    """
+    power = np.ceil(np.log2(np.maximum(lengths, 1))).astype(int)
+    order = np.argsort(power, kind="stable")
+    if len(lengths) * int(lengths.max()) <= rows:
+        return [order]
+    parts = []
+    for p in np.unique(power):
+        own, step = order[power[order] == p], max(1, rows // 2 ** int(p))
+        parts += [own[i : i + step] for i in range(0, len(own), step)]
+    return parts
