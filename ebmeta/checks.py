@@ -41,6 +41,7 @@ __all__ = [
 T = TypeVar("T")
 MOST = 2**63  # numbers from here on leave 64 bits
 MOST_COUNT = 2**31  # nothing has as many tasks, rows or steps
+WORDS = {"TaskSampler": "a source such as EpisodeSampler(X, y)"}  # for what users know by other names
 SEEDS = ("seed", "index")  # halves of the keys of random numbers
 
 
@@ -139,7 +140,7 @@ def _instance(kind: type) -> Kind:
     if kind is str:
         return Kind("a text", lambda v: isinstance(v, str))
     name = kind.__name__
-    words = f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+    words = WORDS.get(name, f"{'an' if name[0] in 'AEIOU' else 'a'} {name}")
     if kind.__dict__.get("_is_protocol", False):
         return Kind(words, lambda v: not isinstance(v, type) and _follows(v, kind))
     return Kind(words, lambda v: isinstance(v, kind))

@@ -50,7 +50,7 @@ def entry(
         ({"score": "raps"}, "score: expected 'lac' or 'aps', got 'raps'"),
         ({"score": np.zeros(2)}, r"score: expected 'lac' or 'aps', got array of shape \(2,\)"),
         ({"name": 3}, "name: expected a text, got 3"),
-        ({"tasks": [1]}, "tasks: expected a TaskSampler or a TaskBatch or None, got list"),
+        ({"tasks": [1]}, "tasks: expected a source such as EpisodeSampler.X, y. or a TaskBatch or None, got list"),
         ({"tasks": ebmeta.EpisodeSampler}, "tasks: expected .* got the class EpisodeSampler"),
         ({"levels": "0.5"}, "levels: expected a sequence of a number, got '0.5'"),
         ({"levels": [0.5, None]}, "levels: expected a sequence of a number, got None at place 1"),
@@ -81,7 +81,7 @@ def test_what_fits_comes_through_as_plain_numbers():
 def test_a_frame_that_can_be_sampled_is_no_source_of_tasks():
     import pandas as pd
 
-    with pytest.raises(ValueError, match="^tasks: expected a TaskSampler or a TaskBatch or None, got DataFrame$"):
+    with pytest.raises(ValueError, match="^tasks: expected a source such as EpisodeSampler.X, y. or a TaskBatch or None, got DataFrame$"):
         entry(tasks=pd.DataFrame({"a": [1]}))
 
 
