@@ -5,8 +5,9 @@ The file is replaced whole, so a run that is killed while writing leaves the las
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,54 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ebmeta.fingerprint import Known
 from ebmeta.model import EmpiricalBayes
-from ebmeta.tensor_files import load_tensors, read_tensors, write_tensors
+from ebmeta.sampling import TaskSampler
+from ebmeta.tensor_files import checksum, load_tensors, read_tensors, write_tensors
+from ebmeta.writing import to_json
 
-__all__ = ["TrainingState"]
+__all__ = ["TrainingState", "origins"]
 
 COUNTERS = ("iteration", "best_loss", "best_iteration", "stale", "stopped")
+
+
+#: What a run started from, as checksums, and how an error calls it.
+ORIGINS = {
+    "tasks": "these tasks (data, settings and seed of their source)",
+    "validation": "these validation tasks (data, settings and seed of their source, or none)",
+    "embedder": "this embedder",
+}
+
+
+def origins(
+    model: EmpiricalBayes, tasks: TaskSampler, validation: TaskSampler | None, batch_size: int
+) -> dict[str, Any]:
+    """Return checksums of all that a run starts from besides its settings.
+
+    A source of tasks is known by its own fingerprint, where it has one, and by its first batch. Of an embedder that
+    is trained the weights are in the checkpoint; those of a frozen one are compared.
+
+    Args:
+        model: the model.
+        tasks: source of training tasks.
+        validation: source of validation tasks, or None.
+        batch_size: tasks per step.
+    """
+    embedder = model.predictor.embedder
+    frozen = embedder is not None and not any(p.requires_grad for p in embedder.parameters())
+    return {
+        "tasks": _source(tasks, batch_size),
+        "validation": None if validation is None else _source(validation, batch_size),
+        "embedder": None
+        if embedder is None
+        else [type(embedder).__name__, checksum(embedder.state_dict()) if frozen else None],
+    }
+
+
+def _source(tasks: TaskSampler, batch_size: int) -> list[str | None]:
+    first = tasks.sample(batch_size, 0)
+    tensors = {f.name: v for f in fields(first) if isinstance(v := getattr(first, f.name), Tensor)}
+    return [tasks.fingerprint() if isinstance(tasks, Known) else None, checksum(tensors)]
 
 
 @dataclass
@@ -77,10 +120,17 @@ class TrainingState:
             ValueError: if it is truncated, or of another run or model.
         """
         stored = read_tensors(path, "checkpoint")
+        if stored.checksum is None:
+            raise ValueError(f"{path}: expected a checkpoint with a checksum, got one of an older ebmeta; start again")
         tensors, header = stored.tensors, stored.header
-        theirs = header.get("settings", {})
-        for name, mine in self.settings.items():
+        theirs = header["settings"]
+        for name, mine in json.loads(to_json(self.settings)).items():
             if theirs.get(name) != mine:
+                if name in ORIGINS:
+                    raise ValueError(
+                        f"{path}: expected a checkpoint of a run with {ORIGINS[name]}, got one with others; continue "
+                        "that run with its own data, or choose another file"
+                    )
                 raise ValueError(
                     f"{path}: expected a checkpoint of a run with {name}={mine}, got {theirs.get(name)}; "
                     "continue that run with its own arguments, or choose another file"

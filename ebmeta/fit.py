@@ -24,7 +24,7 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
-from ebmeta.checkpoint import TrainingState
+from ebmeta.checkpoint import TrainingState, origins
 from ebmeta.checks import above, at_least, checked
 from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Kind, Objective, Terms
@@ -156,7 +156,8 @@ def fit(
             of the training classes (0 without validation). For class features alone, not for the inputs
             of an embedder.
         patience: validations without improvement before stopping, or None to never stop early.
-        checkpoint: file to which the whole state goes, and from which a run continues where it exists.
+        checkpoint: file to which the whole state goes, and from which a run continues where it exists. It knows
+            the tasks of its run, and is refused with others.
         checkpoint_every: iterations between checkpoints.
         progress: show a progress bar.
 
@@ -191,12 +192,12 @@ def fit(
             "seed": seed,
             "harder": strength,
             "patience": patience,
-            "validation": validation is not None,
             "beta": model.beta,
             "model": model.config,
         }
-        state = TrainingState(model, optimizer, settings)
         path = None if checkpoint is None else Path(checkpoint)
+        settings |= {} if path is None else origins(model, tasks, validation, batch_size)
+        state = TrainingState(model, optimizer, settings)
         if path is not None and path.exists():
             state.load(path)
         else:

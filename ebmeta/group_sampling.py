@@ -12,6 +12,7 @@ import torch
 from ebmeta.buckets import split
 from ebmeta.checks import at_least, checked
 from ebmeta.columns import read_column, read_keys, read_rows
+from ebmeta.fingerprint import fingerprint
 from ebmeta.frames import FrameEncoder
 from ebmeta.sampling import Range, RowSampler, Transform, check_range, exact, gather, generator, members
 from ebmeta.tasks import TaskBatch
@@ -172,6 +173,12 @@ class GroupSampler(RowSampler):
                     f"group_X: expected finite numbers, the same in all rows of a group, got others in {group!r}"
                 )
         return np.stack([values[rows[0]] for rows in self._members])
+
+    def fingerprint(self) -> str:
+        """Return a checksum of data, settings and seed, by which a checkpoint knows its source."""
+        sizes, settings = list(map(len, self._members)), (self.n_support, self.n_query, self.seed, self.feature_names)
+        rows = np.concatenate(self._members)
+        return fingerprint(self.X, self.y, rows, sizes, list(self.groups), self.size, self.group_X, settings)
 
     def everything(self) -> TaskBatch:
         """Return every group once, with all its rows as labelled queries and no support: what evidence is made of."""

@@ -21,6 +21,7 @@ from sklearn.utils.multiclass import type_of_target
 
 from ebmeta.checks import MOST_COUNT, WHOLE, above, at_least, checked, found
 from ebmeta.columns import check_names, read_keys, read_rows, refuse_not_finite
+from ebmeta.fingerprint import fingerprint
 from ebmeta.tasks import TaskBatch
 
 __all__ = [
@@ -231,6 +232,11 @@ class EpisodeSampler(RowSampler):
         seen = gather(self.X, [(part, part[:0]) for part in parts], self.transform, rng)
         return torch.cat([x for x, _ in seen]), torch.from_numpy(self._codes[chosen])
 
+    def fingerprint(self) -> str:
+        """Return a checksum of data, settings and seed, by which a checkpoint knows its source."""
+        settings = self.n_way, self.n_shot, self.n_query, self.imbalance, self.seed, self._strength, self.feature_names
+        return fingerprint(self.X, self._codes, settings)
+
     @checked(strength=at_least(0))
     def harder(self, strength: float = 1.0) -> EpisodeSampler:
         r"""Return a sampler of the same tasks made harder: classes spread about their means, and split in two.
@@ -341,6 +347,10 @@ class MixedSampler(RowSampler):
     def rows(self, most: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the first sampler; see `EpisodeSampler.rows`."""
         return self.samplers[0].rows(most)
+
+    def fingerprint(self) -> str:
+        """Of all samplers, in order; see `EpisodeSampler.fingerprint`."""
+        return fingerprint(*(sampler.fingerprint() for sampler in self.samplers))
 
     @checked(strength=at_least(0))
     def harder(self, strength: float = 1.0) -> MixedSampler:
