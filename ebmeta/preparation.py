@@ -171,7 +171,7 @@ def measure_widths(model: EmpiricalBayes, phi: torch.Tensor, cluster: torch.Tens
     _, index, count = torch.unique(cluster, return_inverse=True, return_counts=True)
     mean = phi.new_zeros(len(count), phi.shape[1]).index_add_(0, index, phi) / count.unsqueeze(-1)
     within = (phi - mean[index]).square().sum(0) / max(int((count - 1).sum()), 1)
-    between = mean.var(0) - within * (1 / count).mean()
+    between = mean.var(0) - within * (1 / count.to(phi.dtype)).mean()
     unit = WIDE**2
     looks, spread = (unit * v[:-1].clamp(min=LEAST_VARIANCE) for v in (within, between))
     initializer.log_amplitude.fill_(math.log(WIDE))

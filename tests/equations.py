@@ -22,15 +22,15 @@ PACKAGE = str(Path(ebmeta.__file__).parent)
 #: Checks that run no line of the package, by why there is none to run.
 REASONS = {
     "steps of a derivation, whose result has a check that runs the package": (
-        "eq-bonnet eq-price eq-race eq-laplace eq-cdf eq-reciprocal eq-trapezoid eq-tails eq-input-gaussian "
+        "eq-cdf eq-tails "
         "eq-proper eq-decomposition eq-log-pool eq-pool eq-pointwise eq-donsker eq-decouple eq-random-task "
         "eq-complete eq-direction eq-proportions eq-profile-slope eq-bhattacharyya eq-lognormal eq-tail"
     ),
     "statements about what inputs, labels and weights tell of each other in any world": (
-        "eq-no-information eq-coupled eq-attained eq-predictive-score eq-bottleneck eq-task-information "
+        "eq-task-information "
         "eq-split-information eq-blind eq-contrastive eq-risks eq-support-gap eq-query-gap eq-budget eq-priced-risk "
         "eq-hoeffding eq-second-moment eq-gaussian-tail eq-gaussian-noise-information eq-sbc-exchange eq-sbc-uniform "
-        "eq-sbc-rank eq-sbc-blind eq-sbc-region eq-sbc-shape eq-widths eq-sign eq-turns eq-pooled eq-james-stein "
+        "eq-sbc-rank eq-sbc-blind eq-sbc-region eq-sbc-shape eq-sign eq-turns eq-pooled eq-james-stein "
         "eq-coverage-variance eq-vmf-posterior eq-balanced-belief eq-free-shares"
     ),
     "what objectives and scores do to calibration, in examples of one label": (

@@ -13,6 +13,7 @@ import itertools
 import math
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ from ebmeta.likelihood import (
     gaussian_softmax,
 )
 from ebmeta.likelihood.scalar import NODES
+from ebmeta.preparation import measure_widths
 from ebmeta.real_synthetic_gradient import RealSyntheticGradient
 from ebmeta.refine import GradientRefiner
 from ebmeta.simulate import LinearGaussianTasks
@@ -419,6 +421,14 @@ def test_mean_divergence_is_information_plus_mismatch(rng: torch.Generator) -> N
     average = task @ q
     information = kl((task[:, None] * q).flatten(), (task[:, None] * average).flatten())
     equal(task @ kl(q, prior), information + kl(average, prior))
+    # The package's Gaussians, four posteriors of one weight, on a grid.
+    made = [make(FullGaussian, rng, 1, 1, 1) for _ in range(5)]
+    grid = torch.linspace(-20, 20, 4001, dtype=torch.float64)
+    *q, prior = (torch.exp(g.distribution().log_prob(grid[:, None, None, None]))[:, 0] / 100 for g in made)
+    average = task @ torch.stack(q)
+    information = task @ torch.stack([kl(each, average) for each in q])
+    rate = task @ torch.cat([g.kl(made[-1]) for g in made[:-1]])
+    equal(rate, information + kl(average, prior), atol=1e-7)
 
 
 # theory/initializer.md --------------------------------------------------------------------------------
@@ -548,6 +558,14 @@ def test_the_working_model_spreads_features_within_and_between_classes(rng: torc
     # 20,000 and 3,999 degrees of freedom: standard errors of 1% and below 3%; six of them, false alarms at 1e-8.
     torch.testing.assert_close(a**2 * within, 1 / look, rtol=0.06, atol=0)
     torch.testing.assert_close(a**2 * between, 1 / prior, rtol=0.18, atol=0)
+    # What the package takes from these rows, for its own amplitude: in classes of one size, exactly the above.
+    model, order = EmpiricalBayes.classifier(2, widths="measured").double(), torch.randperm(24_000, generator=rng)
+    rows = torch.cat([phi.flatten(0, 1), torch.ones(24_000, 1, dtype=torch.float64)], 1)[order]
+    with torch.no_grad():
+        measure_widths(model, rows, torch.arange(4000).repeat_interleave(6)[order])
+        amplitude = model.initializer.log_amplitude.exp()
+        equal((-model.initializer.log_precision[:2]).exp(), amplitude**2 * within)
+        equal((2 * model.prior.log_scale[:2]).exp(), amplitude**2 * between)
 
 
 @checks("eq-prototype")
@@ -663,10 +681,43 @@ def gradients_of_expectation(rng: torch.Generator) -> tuple[Tensor, Tensor, Tens
     return by_loc, by_covariance, weights @ slopes, torch.einsum("n,npr->pr", weights, curvatures)
 
 
+def likelihoods_of_numbers() -> list[tuple[Likelihood, Tensor, Callable[[float], float]]]:
+    """Likelihoods, a label, and -log p of it as a function of the linear predictor, up to a constant."""
+    return [
+        (Poisson().double(), torch.full((1, 1), 3.0).double(), lambda e: math.exp(e) - 3 * e),
+        (Bernoulli().double(), torch.ones(1, 1).double(), lambda e: math.log1p(math.exp(-e))),
+        (normal(0.7), torch.full((1, 1), -1.2).double(), lambda e: (e + 1.2) ** 2 / 0.98),
+        (
+            NegativeBinomial(2.5).double(),
+            torch.full((1, 1), 4.0).double(),
+            lambda e: 6.5 * math.log(2.5 + math.exp(e)) - 4 * e,
+        ),
+    ]
+
+
+def gaussian_eta(loc: float, var: float) -> tuple[Tensor, Tensor]:
+    return torch.full((1, 1, 1), loc).double(), torch.full((1, 1, 1), var).double()
+
+
+def mean_of(f: Callable[[float], float], loc: float, var: float) -> float:
+    """Mean of a function of a normal variable."""
+    scale = math.sqrt(var)
+    values, _ = scipy.integrate.quad(
+        lambda z: f(loc + scale * z) * math.exp(-z * z / 2) / math.sqrt(2 * math.pi), -12, 12, epsabs=1e-13, limit=200
+    )
+    return float(values)
+
+
 @checks("eq-bonnet")
 def test_bonnet(rng: torch.Generator) -> None:
     by_loc, _, slope, _ = gradients_of_expectation(rng)
     equal(by_loc, slope)
+    for likelihood, y, loss in likelihoods_of_numbers():  # the mean gradient that the package takes, by differences
+        at, h = 0.3, 1e-4
+        got = likelihood.gradients(y, *gaussian_eta(at, 0.5), all_ways(1))[0]
+        assert float(got.detach()) == pytest.approx(
+            (mean_of(loss, at + h, 0.5) - mean_of(loss, at - h, 0.5)) / (2 * h), rel=1e-5
+        )
 
 
 @checks("eq-price")
@@ -674,6 +725,11 @@ def test_price(rng: torch.Generator) -> None:
     _, by_covariance, _, curvature = gradients_of_expectation(rng)
     symmetric = (by_covariance + by_covariance.T) / 2
     equal(symmetric, curvature / 2, atol=1e-6)  # the rule converges more slowly for the second derivative
+    for likelihood, y, loss in likelihoods_of_numbers():
+        at, h = 0.5, 1e-4
+        got = likelihood.gradients(y, *gaussian_eta(0.3, at), all_ways(1))[1]
+        slope = (mean_of(loss, 0.3, at + h) - mean_of(loss, 0.3, at - h)) / (2 * h)
+        assert float(got.detach()) / 2 == pytest.approx(slope, rel=1e-5)
 
 
 def gibbs_gradients(family: type[Gaussian], rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -990,6 +1046,16 @@ def test_gaussian_inputs(rng: torch.Generator) -> None:
     wanted, information = input_score(b, s, x, q)
     equal(score.detach(), wanted[:, 0])
     equal(-torch.stack(rows, 1), information[:, 0])
+    # The package's family, where S is the identity: what inputs add to the natural parameters is J and zeta + J m.
+    eye = torch.eye(2, dtype=torch.float64)
+    world = LinearGaussianTasks(np.zeros(3), np.eye(3), coupling=b.numpy(), n_support=0)
+    told, prior = (
+        world.exact_posterior(TaskBatch(x[:, :0, :2], x[:, :0, 0], x[..., :2]), transductive=t) for t in (True, False)
+    )
+    score, information = input_score(b, eye, x, q)
+    equal(told.precision - prior.precision, information.unsqueeze(1) if information.dim() == 3 else information)
+    shift = score + torch.einsum("tcpr,tcr->tcp", information, q.loc)
+    equal(told.times(told.loc) - prior.times(prior.loc), shift)
 
 
 def input_network(b: Tensor, s: Tensor) -> RealSyntheticGradient:
@@ -1083,18 +1149,20 @@ def test_softmax_is_a_race(rng: torch.Generator) -> None:
     z = torch.linspace(-10, 45, 2001, dtype=torch.float64)
     u = eta[:, None] - z
     integrand = torch.exp(u - u.exp().sum(0))
+    equal(gaussian_softmax(eta[None, None], 0 * eta[None, None], all_ways(4))[0, 0], eta.softmax(-1))
     equal(integrand.sum(-1) * (z[1] - z[0]), eta.softmax(-1))
 
 
 @checks("eq-laplace")
 def test_softmax_is_a_laplace_transform(rng: torch.Generator) -> None:
     eta = randn(rng, 3)
+    got = gaussian_softmax(eta[None, None], 0 * eta[None, None], all_ways(3))[0, 0]
     for c in range(3):
         total = eta.exp().sum().item()
         value, _ = scipy.integrate.quad(
             lambda s, c=c, total=total: math.exp(eta[c].item() - s * total), 0, math.inf, epsabs=1e-12
         )
-        equal(eta.softmax(-1)[c], value)
+        equal(got[c], value)
 
 
 @checks("eq-cdf")
@@ -1161,6 +1229,9 @@ def test_trapezoid_error() -> None:
     assert bound(0.4) == pytest.approx(4e-10, rel=0.1)
     assert bound(0.5) == pytest.approx(5e-8, rel=0.1)
     assert bound(1.1) == pytest.approx(1.5e-3, rel=0.1)
+    # The package divides by the sum: without variance the error is common to all classes, whatever the spacing.
+    eta = torch.tensor([[[1.0, -2.0, 0.3]]], dtype=torch.float64)
+    equal(gaussian_softmax(eta, 0 * eta, all_ways(3), num_points=12), eta.softmax(-1))  # a spacing of nearly 2
 
 
 @checks("eq-tails")
@@ -1181,10 +1252,11 @@ def test_tails() -> None:
 @checks("eq-reciprocal")
 def test_reciprocal_of_a_softmax(rng: torch.Generator) -> None:
     eta = randn(rng, 4)
+    got = Categorical().moments(eta[None, None], 0 * eta[None, None], all_ways(4))[0][0, 0]
     for c in range(4):
         others = [j for j in range(4) if j != c]
         wanted = 1 + sum(1 / torch.sigmoid(eta[c] - eta[j]) - 1 for j in others)
-        equal(1 / eta.softmax(-1)[c], wanted)
+        equal(1 / got[c], wanted)
         equal(wanted, (eta - eta[c]).exp().sum())
 
 
@@ -1256,6 +1328,14 @@ def test_uncoupled_queries_say_nothing(rng: torch.Generator) -> None:
     for index in itertools.product(range(3), range(2), range(3), range(3)):
         inductive = prior * labels[:, index[0], index[1]]
         equal(given(joint, index), inductive / inductive.sum())
+    world = LinearGaussianTasks(np.array([1.0, -1.0]), np.eye(2), 0.5)
+    batch = world.sample(3).to(torch.float64)
+    told = world.exact_posterior(batch, transductive=True)
+    for t in range(3):  # least squares with the prior as two more rows, labels of the support alone
+        phi = np.c_[batch.support_x[t].numpy(), np.ones(3)]
+        rows, y = np.r_[phi / 0.5, np.eye(2)], np.r_[batch.support_y[t].numpy() / 0.5, world.loc]
+        equal(told.loc[t, 0], torch.from_numpy(np.linalg.lstsq(rows, y)[0]))
+        equal(told.precision[t, 0], torch.from_numpy(rows.T @ rows))
 
 
 @checks("eq-coupled")
@@ -1269,6 +1349,23 @@ def test_coupled_inputs_inform(rng: torch.Generator) -> None:
         inductive = prior * labels[:, a, b]
         moved = max(moved, float((given(joint, index) - inductive / inductive.sum()).abs().max()))
     assert moved > 0.05
+    drawn_labels(rng)
+
+
+def drawn_labels(rng: torch.Generator) -> None:
+    """Compare the package's coupled family with its factors, one by one."""
+    world = family(queries=1)
+    batch = world.sample(3).to(torch.float64)
+    w, x = randn(rng, 5, 3, 3), torch.cat([batch.support_x, batch.query_x], 1)
+    root = torch.from_numpy(world.scale_tril)
+    factors = torch.distributions.MultivariateNormal(torch.from_numpy(world.loc), scale_tril=root).log_prob(w)
+    eta = torch.einsum("ntp,tsp->nts", w, torch.cat([batch.support_x, torch.ones(3, 3, 1).double()], -1))
+    factors = factors + torch.distributions.Normal(eta, world.noise).log_prob(batch.support_y).sum(-1)
+    looks = torch.einsum("ntp,dp->ntd", w, torch.from_numpy(world.coupling)).unsqueeze(2)
+    factors = factors + torch.distributions.Normal(looks, 1.0).log_prob(x).sum((2, 3))
+    gap = world.exact_posterior(batch, transductive=True).distribution().log_prob(w.unsqueeze(2)) - factors
+    for t in range(3):
+        constant(gap[:, t], atol=1e-8)
 
 
 @checks("eq-chosen-labels")
@@ -1284,23 +1381,7 @@ def test_chosen_labels_say_less_than_drawn_ones(rng: torch.Generator) -> None:
         wanted = prior * factors * inputs[:, a] * inputs[:, b] * inputs[:, c]
         equal(joint[:, a, b, c] / joint[:, a, b, c].sum(), wanted / wanted.sum())
     # The package's family takes its labels for drawn: its posterior has no such denominators.
-    world = family(queries=1)
-    batch = world.sample(3).to(torch.float64)
-    w = randn(rng, 5, 3, 1, 3)
-    x = torch.cat([batch.support_x, batch.query_x], 1)
-    phi = torch.cat([batch.support_x, torch.ones(3, 3, 1, dtype=torch.float64)], -1)
-    prior_w = torch.distributions.MultivariateNormal(
-        torch.from_numpy(world.loc), scale_tril=torch.from_numpy(world.scale_tril)
-    )
-    drawn = prior_w.log_prob(w[:, :, 0])
-    drawn = drawn + torch.distributions.Normal(torch.einsum("ntp,tsp->nts", w[:, :, 0], phi), world.noise).log_prob(
-        batch.support_y
-    ).sum(-1)
-    looks = torch.einsum("ntp,dp->ntd", w[:, :, 0], torch.from_numpy(world.coupling)).unsqueeze(2)
-    drawn = drawn + torch.distributions.Normal(looks, 1.0).log_prob(x).sum((2, 3))
-    gap = world.exact_posterior(batch, transductive=True).distribution().log_prob(w) - drawn
-    for t in range(3):
-        constant(gap[:, t], atol=1e-8)
+    drawn_labels(rng)
 
 
 def query_world(rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor, float]:
@@ -1474,6 +1555,15 @@ def test_predictive_objective_is_a_proper_score(rng: torch.Generator) -> None:
     got = sum(truth[y] * -sum(mixture[i, y[i]].log() for i in range(3)) for y in itertools.product(range(2), repeat=3))
     entropy = -(marginal * marginal.log()).sum()
     equal(got, entropy + kl(marginal, mixture).sum())
+    # The package's score of a Gaussian, over labels of another: entropy and divergence of two normals.
+    q, x, likelihood = make(FullGaussian, rng, 1, 1), randn(rng, 1, 4, 3), normal(0.7)
+    points, weights = hermite(5)
+    truth = torch.distributions.Normal(randn(rng, 1, 4), 0.8 + rand(rng, 1, 4))
+    labels = [truth.mean + truth.stddev * e for e in points[:, 0]]
+    got = sum(w * query_terms(q, x, y, likelihood)[1] for y, w in zip(labels, weights, strict=True))
+    loc, var = q.marginal(x)
+    own = torch.distributions.Normal(loc[..., 0], (var[..., 0] + 0.49).sqrt())
+    equal(got, truth.entropy() + torch.distributions.kl_divergence(truth, own))
 
 
 @checks("eq-attained")
@@ -1486,6 +1576,21 @@ def test_exact_posterior_attains_the_best_predictive_score(rng: torch.Generator)
         exact = given(joint, index)
         equal(exact @ labels[:, c], table.sum(1))
         equal(exact @ labels[:, e], table.sum(0))
+    # The package's family: given the inputs, labels are jointly normal, so a query's label is a normal regression.
+    world = family()
+    batch = world.sample(2).to(torch.float64)
+    x = torch.cat([batch.support_x, batch.query_x], 1).numpy()
+    for t in range(2):
+        prior_precision, b = np.linalg.inv(world.scale_tril @ world.scale_tril.T), world.coupling
+        of_w = np.linalg.inv(prior_precision + 9 * b.T @ b)
+        mean_w = of_w @ (prior_precision @ world.loc + b.T @ x[t].sum(0))
+        phi = np.c_[x[t], np.ones(9)]
+        mean, cov = phi @ mean_w, phi @ of_w @ phi.T + world.noise**2 * np.eye(9)
+        gain = cov[3:, :3] @ np.linalg.inv(cov[:3, :3])
+        loc = mean[3:] + gain @ (batch.support_y[t].numpy() - mean[:3])
+        var = np.diag(cov[3:, 3:] - gain @ cov[:3, 3:])
+        wanted = (np.log(2 * np.pi * var) + (batch.query_y[t].numpy() - loc) ** 2 / var) / 2
+        equal(world.exact_nll(batch, transductive=True)[t], torch.from_numpy(wanted))
 
 
 @checks("eq-beta-bound")
