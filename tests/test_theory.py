@@ -28,6 +28,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ebmeta import EmpiricalBayes, Objective, TaskBatch
+from ebmeta.calibration import bin_sums, brier_decomposition
 from ebmeta.conjugate import log_evidence, posterior
 from ebmeta.gaussian import DiagonalGaussian, FullGaussian, Gaussian
 from ebmeta.initializer import ConjugateInitializer, PrototypeInitializer
@@ -905,6 +906,17 @@ def test_matching_splits_into_error_and_noise(rng: torch.Generator) -> None:
     noise = torch.einsum("s,sy,sy->", state, truth, (statistic - truth[:, None]).square().sum(-1))
     equal(total, error + noise)
     assert float(error) > 0
+    best, own = (package_parts(state, truth, p) for p in (truth, belief))
+    equal(own["brier"] - best["brier"], error)
+    equal(best["brier"], noise)
+
+
+def package_parts(state: Tensor, truth: Tensor, belief: Tensor) -> dict[str, Tensor]:
+    """The package's parts of the Brier score of a belief, pooled over classes, with a bin for every probability."""
+    p = np.unique(belief.numpy())
+    edges = np.r_[0.0, (p[1:] + p[:-1]) / 2, 1.0]
+    sums = state.numpy()[:, None, None] * bin_sums(belief.numpy(), truth.numpy(), edges)
+    return {name: torch.from_numpy(np.asarray(v)) for name, v in brier_decomposition(sums.sum(0)).items()}
 
 
 @checks("eq-decomposition")
@@ -919,6 +931,10 @@ def test_brier_decomposition(rng: torch.Generator) -> None:
     resolution = weight @ (given - base).square().sum(-1)
     uncertainty = base @ (statistic - base).square().sum(-1)
     equal(total, miscalibration - resolution + uncertainty)
+    parts = package_parts(state, truth, belief)  # resolution and uncertainty are about the base rate of all classes
+    equal(parts["brier"], total)
+    equal(parts["reliability"], miscalibration)
+    equal(parts["uncertainty"] - parts["resolution"], uncertainty - resolution)
 
 
 @checks("eq-gap")

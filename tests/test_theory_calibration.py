@@ -10,10 +10,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from equations import checks
 from scipy import integrate, optimize, stats
 
 from ebmeta.calibration import (
+    Z95,
     area_under_risk_coverage,
     bin_edges,
     bin_sums,
@@ -21,7 +23,9 @@ from ebmeta.calibration import (
     calibration_error,
     risk_coverage,
 )
-from ebmeta.conformal import ConformalSets, class_scores, task_quantile
+from ebmeta.conformal import ConformalSets, class_scores, set_coverage, task_quantile
+from ebmeta.gaussian import FullGaussian
+from ebmeta.likelihood import Bernoulli, Categorical, Normal
 
 
 @pytest.fixture
@@ -48,6 +52,16 @@ def test_proper_scores_split(rng: np.random.Generator) -> None:
     kl = stats.entropy(truth, predictions, axis=1)
     close(log_score, share @ (kl + stats.entropy(truth, axis=1)))
     close(brier, share @ (((predictions - truth) ** 2).sum(1) + (truth * (1 - truth)).sum(1)))
+    # The package's parts, every probability in a bin of its own, and its score of labels.
+    p = np.sort(predictions, axis=None)
+    edges = np.r_[0.0, (p[1:] + p[:-1]) / 2, 1.0]
+    parts = brier_decomposition(weighted_sums(predictions.ravel(), truth.ravel(), share.repeat(3), edges))
+    close(parts["brier"], brier)
+    close(parts["reliability"], share @ ((predictions - truth) ** 2).sum(1))
+    close(parts["uncertainty"] - parts["resolution"], share @ (truth * (1 - truth)).sum(1))
+    eta, every = torch.from_numpy(np.log(predictions))[None], torch.ones(1, 3, dtype=torch.bool)
+    scores = [Categorical().log_prob(torch.full((1, 6), y), eta, every)[0].numpy() for y in range(3)]
+    close(-share @ (truth * np.stack(scores, 1)).sum(1), log_score)
 
 
 BETA, NOISE, SPREAD, PRIOR = 0.7, 1.3, 2.1, 0.4  # beta, sigma^2, s^2 and the precision of the prior
@@ -59,9 +73,29 @@ def spread_losses(v: float, beta: float, noise: float, spread: float, prior: flo
     return gibbs, math.log(noise + v) / 2 + spread / (2 * (noise + v)) + divergence
 
 
+def objectives(v: float, beta: float, noise: float, spread: float, prior: float) -> tuple[float, float]:
+    """Return the package's Gibbs and predictive losses of a posterior, averaged over the label."""
+    likelihood = Normal(1.0).double().requires_grad_(False)
+    likelihood.log_noise.fill_(math.log(noise) / 2)
+    loc = torch.full((1, 1, 1), 0.3, dtype=torch.float64)
+    q, p = (FullGaussian(loc, torch.full((1, 1, 1, 1), k, dtype=torch.float64)) for k in (1 / v, prior))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(20)
+    y = torch.from_numpy(0.3 + math.sqrt(spread) * nodes)[None]
+    eta, var = (t.expand(1, 20, 1) for t in q.marginal(torch.ones(1, 1, 1, dtype=torch.float64)))
+    row = y, eta, var, torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, dtype=torch.float64)
+    scores = [
+        float(f(*row)[0].numpy() @ weights / weights.sum())
+        for f in (likelihood.expected_log_prob, likelihood.predictive_log_prob)
+    ]
+    divergence = beta * float(q.kl(p))
+    return divergence - scores[0], divergence - scores[1]
+
+
 def best_spread(kind: int, beta: float, noise: float, spread: float, prior: float) -> float:
+    """Return the variance at which the package's loss is least."""
+
     def loss(log_v: float) -> float:
-        return spread_losses(math.exp(log_v), beta, noise, spread, prior)[kind]
+        return objectives(math.exp(log_v), beta, noise, spread, prior)[kind]
 
     return math.exp(optimize.minimize_scalar(loss, bounds=(-12, 5), method="bounded", options={"xatol": 1e-12}).x)
 
@@ -81,7 +115,9 @@ def test_losses_of_a_spread() -> None:
             lambda z, q=q: q.pdf(z) * (q.logpdf(z) - stats.norm(loc, PRIOR**-0.5).logpdf(z)), loc - 15, loc + 15
         )[0]
         got = spread_losses(v, BETA, NOISE, SPREAD, PRIOR)
-        gaps.append((gibbs + BETA * kl - got[0], mixture + BETA * kl - got[1]))
+        own = objectives(v, BETA, NOISE, SPREAD, PRIOR)
+        close(own, (gibbs + BETA * kl, mixture + BETA * kl), 1e-7)
+        gaps.append((own[0] - got[0], own[1] - got[1]))
     close(np.ptp(gaps, axis=0), 0, 1e-7)  # up to a constant
 
 
@@ -121,21 +157,35 @@ def test_predictive_spread() -> None:
     assert all(1 + best_spread(1, beta, 1.0, 2.0, 0.5) > 2.01 for beta in (0.1, 1.0))
 
 
+def best_logit(belief: float, beta: float, prior: float, queries: int) -> float:
+    """Return the logit at which the package's loss of queries with one belief is least, for a point posterior."""
+    every, given = torch.ones(1, 1, dtype=torch.bool), torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+    share = np.array([1 - belief, belief])
+    precision = torch.full((1, 1, 1, 1), prior, dtype=torch.float64)
+    start = FullGaussian(torch.zeros(1, 1, 1, dtype=torch.float64), precision)
+
+    def loss(m: float) -> float:
+        q = FullGaussian(torch.full((1, 1, 1), m, dtype=torch.float64), precision)
+        fit = Bernoulli().double().log_prob(given, torch.full((1, 2, 1), m, dtype=torch.float64), every)
+        return -queries * float(fit[0].numpy() @ share) + beta * float(q.kl(start))
+
+    return float(optimize.minimize_scalar(loss, options={"xtol": 1e-12}).x)
+
+
 @checks("eq-beta-logit")
 def test_divergence_pulls_a_logit() -> None:
-    belief, beta, prior, queries = 0.8, 0.3, 2.0, 5
-    m = optimize.minimize_scalar(
-        lambda m: queries * (math.log1p(math.exp(m)) - belief * m) + beta * prior * m**2 / 2, options={"xtol": 1e-12}
-    ).x
-    close(1 / (1 + math.exp(-m)), belief - beta * prior / queries * m, 1e-7)
+    for belief, beta, prior, queries in ((0.8, 0.3, 2.0, 5), (0.1, 2.0, 0.7, 3)):
+        m = best_logit(belief, beta, prior, queries)
+        close(1 / (1 + math.exp(-m)), belief - beta * prior / queries * m, 1e-7)
 
 
 @checks("eq-smoothing")
 def test_divergence_as_smoothing_and_temperature() -> None:
-    belief, m = 0.8, math.log(3)  # the numbers of the page
-    pull = 1 / (20 * math.log(3))
-    p = belief - pull * m
-    close(p, 3 / 4)
+    belief, pull = 0.8, 1 / (20 * math.log(3))  # the numbers of the page
+    m = best_logit(belief, pull * 5 / 2, 2.0, 5)
+    close(m, math.log(3), 1e-6)
+    m, p = math.log(3), 3 / 4
+    close(belief - pull * m, p)
     epsilon, temperature = pull * m / (belief - 0.5), math.log(belief / (1 - belief)) / m
     close((epsilon, temperature), (1 / 6, math.log(4) / math.log(3)))
     close((1 - epsilon) * belief + epsilon / 2, p)
@@ -332,6 +382,14 @@ def test_a_random_query_of_a_random_task(rng: np.random.Generator) -> None:
     for s in (-2.0, 0.0, 1.5, 4.0):
         wanted = sum(v for k, v in mass.items() if k <= s)
         close(sum((t <= s).mean() for t in tasks) / len(tasks), wanted)
+    # The package's coverage of sets that stop at s, over tasks of all sizes.
+    level = stats.norm.cdf(pad(tasks))
+    probs = np.stack([1 - level, level], -1)  # the score 1 - p of class 0, the true one, is the level
+    conformal = ConformalSets(level=0.5).calibrate_probs(probs, np.zeros_like(level, dtype=int))
+    for s in (-2.0, 0.0, 1.5, 4.0):
+        conformal.thresholds = {0: float(stats.norm.cdf(s))}
+        report = set_coverage(conformal.predict_probs(probs), np.zeros_like(level, dtype=int))
+        close(report["coverage"], sum((t <= s).mean() for t in tasks) / len(tasks))
     close(sum(mass.values()), 1)
     assert max(mass.values()) <= 1 / (len(tasks) * min(map(len, tasks))) + 1e-15
 
@@ -365,7 +423,16 @@ def test_variance_of_coverage() -> None:
     mean = sum(mass * k / (tasks * queries) for k, mass in share)
     variance = sum(mass * (k / (tasks * queries) - mean) ** 2 for k, mass in share)
     close(mean, rate)
-    close(variance, rate * (1 - rate) / (tasks * queries) * (1 + (queries - 1) * rho))
+    wanted = rate * (1 - rate) / (tasks * queries) * (1 + (queries - 1) * rho)
+    close(variance, wanted)
+    # The package's half width, squared and averaged over all outcomes of two tasks.
+    conformal, estimated = ConformalSets(level=0.5), 0.0
+    conformal.thresholds = {0: 0.5}
+    for (a, p), (b, q) in itertools.product(outcomes, repeat=2):
+        hit = np.array([a, b], float)
+        report = set_coverage(conformal.predict_probs(np.stack([hit, 1 - hit], -1)), np.zeros((2, 3), int))
+        estimated += p * q * (float(report["coverage_half_width"]) / Z95) ** 2
+    close(estimated, wanted)
 
 
 @checks("eq-mondrian")

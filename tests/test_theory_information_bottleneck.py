@@ -13,10 +13,17 @@ from functools import cached_property
 
 import numpy as np
 import pytest
+import torch
+import xarray as xr
+from builders import class_tasks, classifier
 from equations import checks
 from scipy import integrate, stats
+from torch.nn import functional
 
-from ebmeta.diagnostics import linear_gaussian_information
+from ebmeta import EmpiricalBayes
+from ebmeta.diagnostics import generalization_gap, linear_gaussian_information
+from ebmeta.diagnostics.bottleneck import contrastive
+from ebmeta.gaussian import FullGaussian
 from ebmeta.simulate import LinearGaussianTasks
 
 SUPPORT, QUERIES = 2, 1
@@ -164,6 +171,22 @@ def test_averages_over_tasks_enclose_the_information(seed: int) -> None:
         upper = float((mass[:, None] * own * np.log(own / others)).sum())
         assert 0 < lower < exact < upper
         assert lower < math.log(num)
+    two_posteriors(seed)
+
+
+def two_posteriors(seed: int) -> None:
+    """Average the package's terms for two posteriors of one weight, against integrals; 5 standard errors each."""
+    loc, scale = np.array([-0.4, 0.9]), np.array([0.8, 1.1])
+    grid = np.linspace(-8, 8, 4001)
+    q, prior = stats.norm(loc[:, None], scale[:, None]).pdf(grid), stats.norm(0, 1.5).pdf(grid)
+    step, average = grid[1] - grid[0], q.mean(0)
+    wanted = [(q * np.log(q / other)).sum() * step / 2 for other in (prior, average, q[::-1])]
+    generator = torch.Generator().manual_seed(seed)
+    made = FullGaussian(torch.from_numpy(loc)[:, None, None], torch.from_numpy(scale**-2)[:, None, None, None])
+    base = FullGaussian(torch.zeros(2, 1, 1).double(), torch.full((2, 1, 1, 1), 1.5**-2).double())
+    found = [[float(term.mean()) for term in contrastive(made, base, generator)] for _ in range(500)]
+    error = np.std(found, axis=0) / math.sqrt(len(found))
+    assert (np.abs(np.mean(found, axis=0) - wanted) < 5 * error + 1e-6).all()
 
 
 @checks("eq-donsker")
@@ -205,6 +228,23 @@ def test_the_gap_on_the_support_set_is_bounded(seed: int) -> None:
     chain = [gap, by_row, math.sqrt(2 * world.proxy / SUPPORT * labelled)]
     chain += [math.sqrt(2 * world.proxy / SUPPORT * world.rate)]
     assert all(a < b for a, b in itertools.pairwise(chain))
+    bounds_of_the_library("support")
+
+
+def bounds_of_the_library(rows: str) -> None:
+    """Compare the bound by the rate, for a loss with the proxy 1/4, and 2 or 3 rows of either kind."""
+    model, batch = classifier(num_steps=0), class_tasks((2, 3), (1, 1), (4, 6))
+    with torch.no_grad():
+        q, prior = model.posterior(batch)[0], model.prior_of(batch)
+    rate = 0.0
+    for t, c in ((0, 0), (0, 1), (1, 0), (1, 1), (1, 2)):
+        own, start = (
+            torch.distributions.Normal(g.loc[t, c], g.precision[t, c].rsqrt().expand_as(g.loc[t, c]))
+            for g in (q, prior)
+        )
+        rate += torch.distributions.kl_divergence(own, start).sum().item() / 2
+    found = measured_gap("error").sel(rows=rows).isel(step=0)
+    assert float(found["bound_rate"]) == pytest.approx(math.sqrt(2 / 4 * (1 / 2 + 1 / 3) / 2 * rate), rel=1e-6)
 
 
 @checks("eq-query-gap")
@@ -217,6 +257,7 @@ def test_the_gap_on_the_queries_is_bounded_by_what_their_inputs_said(seed: int) 
     q = blind.q.mean(2, keepdims=True)
     blind.joint = np.einsum("tabxy,abxw->tabxyw", blind.joint.sum(W), np.broadcast_to(q, blind.q.shape))
     assert blind.gaps[1] == pytest.approx(0, abs=1e-12)  # w does not look at the query
+    bounds_of_the_library("query")
 
 
 @checks("eq-budget")
@@ -254,6 +295,12 @@ def test_the_least_priced_risk_is_not_the_least_bound() -> None:
     assert sum(e > 1e-3 for e in excess) >= 2
 
 
+def measured_gap(loss: str, num_draws: int = 4) -> xr.Dataset:
+    """Return the library's gap of an untrained classifier on two tasks: support rows 2 and 3, queries 4 and 6."""
+    batch = class_tasks((2, 3), (1, 1), (4, 6))
+    return generalization_gap(classifier(num_steps=0), batch, loss=loss, num_draws=num_draws)
+
+
 def lower_tail(loss: np.ndarray, mass: np.ndarray, rate: float) -> float:
     return float(np.log(mass @ np.exp(-rate * (loss - mass @ loss))))
 
@@ -265,6 +312,8 @@ def test_a_bounded_loss_has_two_light_tails() -> None:
             law = np.array([1 - mass, mass])
             assert lower_tail(np.array([-1.0, 2.0]), law, rate) <= rate**2 * 9 / 8 + 1e-12
     assert lower_tail(np.array([-1.0, 2.0]), np.array([0.5, 0.5]), 0.01) == pytest.approx(0.01**2 * 9 / 8, rel=1e-3)
+    found = measured_gap("error")  # in [0, 1], per support row and per query seen
+    np.testing.assert_allclose(found["proxy_per_row"].isel(step=0), [(1 / 2 + 1 / 3) / 8, (1 / 2 + 1 / 3) / 8])
 
 
 @checks("eq-second-moment")
@@ -274,6 +323,17 @@ def test_a_loss_above_zero_has_a_light_lower_tail() -> None:
         loss, mass = rng.pareto(1.5, 6), rng.dirichlet(np.ones(6))
         for rate in np.geomspace(0.01, 30, 20):
             assert lower_tail(loss, mass, rate) <= rate**2 / 2 * (mass @ loss**2)
+    # The library's proxy of a normal label's loss, on queries 1, 3, ...; 100,000 draws are good to some per cent.
+    tasks = LinearGaussianTasks(np.zeros(3), np.eye(3), noise=0.7, n_support=2, n_query=4)
+    model = EmpiricalBayes.regressor(2, num_steps=0, standardize=False).double()
+    model.likelihood.log_noise.data.fill_(math.log(0.7))
+    batch = tasks.sample(2).to(torch.float64)
+    found = generalization_gap(model, batch, num_draws=100_000)["proxy_per_row"].isel(step=0)
+    phi = functional.pad(batch.query_x[:, 1::2], (0, 1), value=1.0)
+    loc, var = (v[..., 0].numpy() for v in tasks.exact_posterior(batch, transductive=False).marginal(phi))
+    off, sigma = batch.query_y[:, 1::2].numpy() - loc, 0.7
+    fourth = (off**4 + 6 * off**2 * var + 3 * var**2) / (4 * sigma**4)  # of a normal residual, halved and squared
+    np.testing.assert_allclose(found, [fourth.mean() / 2, fourth.mean() / 2], rtol=0.05)
     low = np.array([-3.0, 0.1])  # below zero it may fail
     assert lower_tail(low, np.array([0.01, 0.99]), 2.0) > 2.0 * (np.array([0.01, 0.99]) @ low**2)
 
@@ -354,6 +414,16 @@ def test_little_of_it_is_about_the_noise() -> None:
             assert task.information(task.noise_only) == pytest.approx(formula, abs=1e-10)
         assert 0 < formula < 1.5 * math.log(2)
     assert formula > 0.9999 * 1.5 * math.log(2)
+    # The library's, for the inputs that it draws itself.
+    task = Given()
+    family = LinearGaussianTasks(np.zeros(3), np.linalg.cholesky(task.prior), noise=0.6, n_support=4)
+    each = []
+    for x in family.sample(5).support_x.double().numpy():
+        task.x = np.column_stack([x, np.ones(4)])
+        task.precision = np.linalg.inv(task.prior) + task.x.T @ task.x / 0.36
+        task.to_loc, task.tail = np.linalg.solve(task.precision, task.x.T) / 0.36, np.linalg.inv(task.precision)
+        each.append(task.information(task.noise_only))
+    assert float(linear_gaussian_information(family, 5)["given_task"]) == pytest.approx(np.mean(each), abs=1e-6)
 
 
 @checks("eq-gaussian-gap")

@@ -198,6 +198,22 @@ def test_fixed_points_keep_their_shares(rng: torch.Generator) -> None:
     shares = p.mean(0)
     assert shares.max() > 7 * shares.min()  # and they are far from equal
     close(pi, (len(x) * shares + alpha) / (len(x) + 3 * alpha), 1e-8)
+    # The package's untrained refiner, stepped until nothing moves: the shares behind its posterior are those it claims.
+    model, batch = classifier(4, 1, scale=0.0), class_tasks((3,), (2,), (40,), spread=0.5)
+    keep = (batch.query_y[0] != 0) | (torch.arange(40) % 4 == 0)  # few queries of one class
+    refiner, x = model.refiner, model.predictor.features(batch.query_x[:, keep])
+    assert isinstance(refiner, MixtureRefiner)
+    q = model.posterior(batch, 0)[0]
+    mask = torch.ones(1, x.shape[1], dtype=torch.bool)
+    setting = Setting(q, model.prior_of(batch), model.likelihood, x, mask, batch.way_mask, model.beta)
+    with torch.no_grad():
+        for _ in range(400):
+            q = refiner.step(0, q, setting)
+        claimed = setting.state(q)[0].mean[0].sum(0)
+        alpha, rows = refiner.log_concentration.exp(), len(x[0])
+        proportion = (CONSTANT * q.loc[0, :, 4] / refiner.share).exp() / 3
+    close(proportion * (3 * alpha + rows) - alpha, claimed, 1e-6)
+    assert claimed.max() > 1.5 * claimed.min()
 
 
 @checks("eq-task-temperature")

@@ -8,10 +8,13 @@ import math
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from equations import checks
 from scipy import integrate, special, stats
 
-from ebmeta.diagnostics import uniformity
+from ebmeta import EmpiricalBayes, TaskBatch
+from ebmeta.diagnostics import simulation_based_calibration, uniformity
+from ebmeta.diagnostics.simulation import Posterior
 from ebmeta.gaussian import FullGaussian
 from ebmeta.simulate import LinearGaussianTasks
 
@@ -36,6 +39,26 @@ def law(q: np.ndarray, f, points: np.ndarray) -> np.ndarray:
     return out
 
 
+TASKS = LinearGaussianTasks(np.zeros(3), np.eye(3), seed=5)  # what an untrained regressor of two features is made for
+
+
+def numbers(posterior: Posterior | None = None, num_tasks: int = 2000, num_draws: int = 2) -> xr.DataArray:
+    """Return the package's values of u."""
+    model = EmpiricalBayes.regressor(2, num_steps=0, standardize=False).double()
+    return simulation_based_calibration(
+        model, simulator=TASKS.simulate, posterior=posterior, num_tasks=num_tasks, num_draws=num_draws
+    ).pit
+
+
+def exact(batch: TaskBatch) -> FullGaussian:
+    return TASKS.exact_posterior(batch, transductive=False)
+
+
+def looks_uniform(u: np.ndarray) -> bool:
+    """Refuse one sample of uniform numbers in a million."""
+    return bool(stats.kstest(u, "uniform").pvalue > 1e-6)
+
+
 @checks("eq-sbc-exchange")
 def test_truth_and_draw_are_exchangeable() -> None:
     pair = np.einsum("y,wy,vy->wvy", JOINT.sum(0), POSTERIOR, POSTERIOR)
@@ -50,6 +73,8 @@ def test_the_randomised_probability_is_uniform_for_every_quantity() -> None:
         np.testing.assert_allclose(law(POSTERIOR, f, points), points, atol=1e-12)
     other = np.tile(np.array([0.3, 0.4, 0.3])[:, None], 3)
     assert np.abs(law(other, QUANTITIES["weight"], points) - points).max() > 0.01
+    found = numbers(exact)
+    assert all(looks_uniform(found.sel(quantity=name).values) for name in ("weight 0", "predictor", "region", "label"))
 
 
 @checks("eq-sbc-rank")
@@ -62,6 +87,8 @@ def test_randomised_ranks_are_uniform_for_any_number_of_draws() -> None:
             below, ties = (sum(g(f(v, y), f(w, y)) for v in rest) for g in (lambda a, b: a < b, lambda a, b: a == b))
             total += weight * np.clip((points * (draws + 1) - below) / (ties + 1), 0, 1)
         np.testing.assert_allclose(total, points, atol=1e-12)
+    found = numbers(exact, num_tasks=4000, num_draws=4)  # at so few draws no other rank than this one is uniform
+    assert all(looks_uniform(found.sel(quantity=name).values) for name in ("log likelihood", "surprise"))
 
 
 @checks("eq-sbc-blind")
@@ -71,6 +98,10 @@ def test_the_average_posterior_is_the_prior() -> None:
     np.testing.assert_allclose(law(prior, QUANTITIES["weight"], points), points, atol=1e-12)
     mean = 1 - integrate.trapezoid(law(prior, QUANTITIES["likelihood"], points), points)
     assert mean > 0.6  # the truth fits its data better than draws of the prior do
+    prior_of = EmpiricalBayes.regressor(2, num_steps=0, standardize=False).double().prior_of
+    found = numbers(prior_of, num_draws=20)
+    assert all(looks_uniform(found.sel(quantity=name).values) for name in ("weight 0", "weight 2", "sum of weights"))
+    assert found.sel(quantity="log likelihood").mean() > 0.6
 
 
 @checks("eq-sbc-gaussian")
@@ -95,6 +126,11 @@ def test_the_mass_inside_the_truth() -> None:
     q = stats.multivariate_normal(np.zeros(3), np.linalg.inv(precision))
     denser = q.logpdf(q.rvs(200_000, random_state=2)) > q.logpdf(off)
     assert abs(denser.mean() - u) < 5 * math.sqrt(0.25 / 200_000)  # 5 sigma
+    batch, weights = TASKS.simulate(20, 0)
+    q = exact(batch)
+    for t, value in enumerate(numbers(exact, num_tasks=20).sel(quantity="region").values):
+        off = (weights[t, 0] - q.loc[t, 0]).numpy()
+        assert value == pytest.approx(stats.chi2.cdf(off @ q.precision[t, 0].numpy() @ off, 3), abs=1e-9)
 
 
 @checks("eq-sbc-shape")
@@ -106,6 +142,17 @@ def test_mean_and_spread_of_a_wrong_scale_or_location() -> None:
     for d in (-0.3, 1.0):
         mean, _ = integrate.quad(lambda z, d=d: stats.norm.cdf(z + d) * stats.norm.pdf(z), -12, 12)
         assert mean == pytest.approx(stats.norm.cdf(d / math.sqrt(2)), abs=1e-9)
+    # The package's values for posteriors that are too narrow, too wide and shifted; 5 standard errors each.
+    for s, d in ((0.5, 0.0), (2.0, 0.0), (1.0, 0.7)):
+
+        def wrong(batch: TaskBatch, s: float = s, d: float = d) -> FullGaussian:
+            q = exact(batch)
+            return q.with_(q.loc - d * q.scale, q.precision / s**2)
+
+        u = numbers(wrong).sel(quantity="weight 1").values
+        values = (u - 0.5) ** 2 if d == 0 else u
+        wanted = math.asin(1 / (1 + s**2)) / (2 * math.pi) if d == 0 else stats.norm.cdf(d / math.sqrt(2))
+        assert abs(values.mean() - wanted) < 5 * values.std() / math.sqrt(len(u))
 
 
 @checks("eq-sbc-peek")

@@ -116,12 +116,23 @@ def test_labels_along_a_line() -> None:
     for n in (-3, -2, 0, 1, 2, 5):
         close((u(n * CIRCLE) * u(CIRCLE)).sum(-1), np.cos((n - 1) * CIRCLE))
     close((u(2 * CIRCLE) * u(CIRCLE)).sum(-1), u(CIRCLE) @ [1, 0])
+    # The package's family has n = -2: at an input a u(theta) its label is a rho cos(3 theta).
+    tasks, w = SpinningLines(width=1e-9, noise=1e-9).simulate(20)
+    x, y, w = tasks.query_x.double().numpy(), tasks.query_y.double().numpy(), w[:, 0, :2].numpy()
+    theta = -np.arctan2(w[:, 1], w[:, 0]) / 2
+    a = (x * u(theta)[:, None]).sum(-1)
+    close(y, a * np.linalg.norm(w, axis=1)[:, None] * np.cos(3 * theta)[:, None], 1e-5)  # 32-bit inputs
 
 
 @checks("eq-pooled")
 def test_pooled_regression_sees_nothing() -> None:
     close((u(CIRCLE) * np.cos(3 * CIRCLE)[:, None]).mean(0), 0.0)
     assert (u(CIRCLE) * np.cos(CIRCLE)[:, None]).mean(0)[0] > 0.4  # and would, if weights turned with the line
+    tasks = LINES.sample(20_000).to(torch.float64)
+    products = torch.einsum("tqi,tq->ti", tasks.query_x, tasks.query_y) / 6
+    error = products.std(0) / math.sqrt(20_000)
+    assert bool((products.mean(0).abs() < 5 * error).all())  # two tests at 6e-7
+    assert float(error.max()) < 0.02
 
 
 # Spinning lines -----------------------------------------------------------------------------------------
