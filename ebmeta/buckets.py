@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
-__all__ = ["split"]
+import numpy as np
+import torch
+
+__all__ = ["by_group", "split"]
 
 
 def split(lengths: np.ndarray, rows: int) -> list[np.ndarray]:
@@ -35,3 +40,14 @@ def split(lengths: np.ndarray, rows: int) -> list[np.ndarray]:
         own, step = order[power[order] == p], max(1, rows // 2 ** int(p))
         parts += [own[i : i + step] for i in range(0, len(own), step)]
     return parts
+
+
+def by_group(labels: Sequence[Any] | None, keys: Sequence[Any], length: int) -> list[torch.Tensor]:
+    """Return the rows of each group, in order; those of a single group without labels are all."""
+    if labels is None:
+        return [torch.arange(length) for _ in keys]
+    number = {k: i for i, k in enumerate(keys)}
+    codes = np.array([number.get(g, -1) for g in labels], dtype=np.int64)
+    order = np.argsort(codes, kind="stable")
+    ends = np.searchsorted(codes[order], np.arange(len(keys) + 1))
+    return [torch.from_numpy(order[i:j]) for i, j in pairwise(ends)]

@@ -32,7 +32,7 @@ from ebmeta.checks import at_least, checked
 from ebmeta.columns import check_names
 from ebmeta.likelihood import ScalarLikelihood
 from ebmeta.model import EmpiricalBayes
-from ebmeta.predict import marginals, predict
+from ebmeta.predict import assemble, marginals, predict
 from ebmeta.sampling import TaskSampler, names_of
 from ebmeta.tasks import TaskBatch
 
@@ -223,13 +223,11 @@ def task_scores(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None =
 
 def _number_scores(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None) -> dict[str, xr.DataArray]:
     """Return the scores of every query whose label is a number, dimensions `(step, task, query)`."""
-    chunks: list[dict[str, torch.Tensor]] = []
-    start = 0
-    for chunk in marginals(model, batch, num_steps):
-        inferred, steps = chunk.inferred, len(chunk.inferred.path)
-        assert batch.query_y is not None  # for the type checker: the caller has looked
-        y = batch.query_y[start : start + len(inferred.log_weight)].to(inferred.x.device)
-        start += len(y)
+    found: list[dict[str, torch.Tensor]] = []
+    chunks = marginals(model, batch, num_steps)
+    assert batch.query_y is not None  # for the type checker: the caller has looked
+    for chunk in chunks:
+        inferred, steps, y = chunk.inferred, len(chunk.inferred.path), chunk.of(batch.query_y)
         none, discrete = inferred.x.new_zeros(1), getattr(model.likelihood, "discrete", False)
         with torch.no_grad():
             nll = torch.stack([-inferred.log_prob(k, y, none, predictive=True) for k in range(steps)])
@@ -238,9 +236,9 @@ def _number_scores(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | Non
                 reached = torch.stack([inferred.cdf(k, y) for k in range(steps)])
                 before = torch.stack([inferred.cdf(k, y - 1) for k in range(steps)]) if discrete else reached
                 scores["coverage"] = ((reached >= 0.05) & (before < 0.95)).to(nll.dtype)
-        chunks.append(scores)
-    dims = ("step", "task", "query")
-    return {name: xr.DataArray(torch.cat([c[name] for c in chunks], 1).cpu().numpy(), dims=dims) for name in chunks[0]}
+        found.append(scores)
+    dims, width = ("step", "task", "query"), batch.query_mask.shape[1]
+    return {name: xr.DataArray(assemble(chunks, [f[name] for f in found], 1, width), dims=dims) for name in found[0]}
 
 
 def _calibration(data: xr.Dataset, num_bootstrap: int, seed: int) -> dict[str, Interval]:

@@ -22,6 +22,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,11 +35,11 @@ from ebmeta.model import EmpiricalBayes
 from ebmeta.seeding import stream
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["Marginals", "evaluating", "marginals", "match_model", "predict"]
+__all__ = ["Marginals", "assemble", "evaluating", "marginals", "match_model", "predict"]
 
 Groups = dict[str, dict[str, tuple[tuple[str, ...], np.ndarray]]]
 
-CHUNK = 64  # tasks per pass: bounds the memory of the integrals
+CELLS = 2**15  # rows times classes per pass, padding included: bounds the memory of networks and integrals
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +50,20 @@ class Marginals:
         inferred: all that inference says.
         summaries: arrays such as `probs`, each of shape `(steps, T, Q, ...)`.
         kl: KL to the prior in nats, shape `(steps, T)`.
+        tasks: numbers of these tasks among those of the batch, shape `(T,)`.
+        batch: these tasks, without query labels.
     """
 
     inferred: Inference | MixtureInference
     summaries: dict[str, Tensor]
     kl: Tensor
+    tasks: Tensor
+    batch: TaskBatch
+
+    def of(self, whole: Tensor) -> Tensor:
+        """Return the values of these tasks from those of a whole batch, shape `(T, Q, ...)`, on the model's device."""
+        own = whole[self.tasks.to(whole.device), : self.batch.query_mask.shape[1]]
+        return own.to(self.inferred.x.device)
 
 
 @checked()
@@ -91,7 +101,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 @checked(num_steps=at_least(0))
 @torch.no_grad()
 def marginals(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None = None) -> list[Marginals]:
-    """Infer and summarise, in chunks of tasks; query labels are not looked at.
+    """Infer and summarise, in parts of tasks of like size; query labels are not looked at.
 
     Args:
         model: the model; its parameters decide the device.
@@ -99,20 +109,46 @@ def marginals(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None = N
         num_steps: refinement steps; those of training by default.
 
     Returns:
-        One entry per chunk, in order.
+        One entry per part; `assemble` puts them together.
 
     Raises:
         ValueError: if the tasks do not fit the model.
     """
-    batch, chunks = batch.unlabelled(), []
+    chunks = []
     with evaluating(model):
-        for start in range(0, batch.num_tasks, CHUNK):
-            part = match_model(model, batch[start : start + CHUNK])
+        for tasks, own in batch.unlabelled().parts(CELLS, model.predictor.num_weights):
+            part = match_model(model, own)
             inferred = model.infer(part, num_steps)
             rows = [inferred.predict(k) for k in range(len(inferred.path))]
             summaries = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-            chunks.append(Marginals(inferred, summaries, inferred.kl()))
+            chunks.append(Marginals(inferred, summaries, inferred.kl(), tasks, part))
     return chunks
+
+
+def assemble(chunks: Sequence[Marginals], values: Sequence[Tensor], axis: int, *rest: int) -> np.ndarray:
+    """Return what was found of each part for all tasks of a batch, in their order.
+
+    Args:
+        chunks: the parts.
+        values: of each part; tasks along an axis, and what may be padded after it.
+        axis: that of the tasks.
+        rest: lengths of the axes after it, in the batch.
+
+    Returns:
+        An array; padding is NaN, and 0 in integers.
+    """
+    tasks = sum(len(chunk.tasks) for chunk in chunks)
+    out: np.ndarray | None = None
+    for chunk, value in zip(chunks, values, strict=True):
+        own: np.ndarray = value.detach().cpu().numpy()
+        if out is None:
+            blank = np.nan if own.dtype.kind == "f" else 0
+            out = np.full((*own.shape[:axis], tasks, *rest), blank, dtype=own.dtype)
+        place: list[Any] = [slice(0, length) for length in own.shape]
+        place[axis] = chunk.tasks.numpy()
+        out[tuple(place)] = own
+    assert out is not None  # for the type checker: a batch has tasks
+    return out
 
 
 @checked(num_steps=at_least(0), num_draws=at_least(0), quantiles=between(0, 1))
@@ -156,19 +192,20 @@ def predict(
     way = batch.way_mask.cpu().numpy()
     groups: Groups = {}
 
-    groups["predictive"] = {"kl": (("step", "task"), _numpy(torch.cat([c.kl for c in chunks], 1)))}
-    for name in chunks[0].summaries:
-        values = _numpy(torch.cat([c.summaries[name] for c in chunks], 1))
+    groups["predictive"] = {"kl": (("step", "task"), assemble(chunks, [c.kl for c in chunks], 1))}
+    for name, first in chunks[0].summaries.items():
+        sizes = (query.shape[1], *first.shape[3:])
+        values = assemble(chunks, [c.summaries[name] for c in chunks], 1, *sizes)
         dims = ("step", "task", "query", "way")[: values.ndim]
         keep = query[None] if values.ndim == 3 else (query[:, :, None] & way[:, None])[None]
         groups["predictive"][name] = (dims, np.where(keep, values, np.nan))
     if quantiles is not None:
         levels = torch.tensor(list(quantiles), dtype=torch.float64)
         with torch.no_grad():
-            values = _numpy(torch.cat([c.inferred.quantile(-1, levels) for c in chunks], 1))
+            values = assemble(chunks, [c.inferred.quantile(-1, levels) for c in chunks], 1, query.shape[1])
         groups["predictive"]["quantile"] = (("level", "task", "query"), np.where(query, values, np.nan))
     if num_draws:
-        groups |= _draws(model, batch, chunks, num_draws, seed)
+        groups |= _draws(batch, chunks, num_draws, seed)
     if batch.query_y is not None:
         groups["observed_data"] = {"query_y": (("task", "query"), _blank(_numpy(batch.query_y), query))}
     groups["constant_data"] = {
@@ -197,23 +234,24 @@ def _blank(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def _draws(model: EmpiricalBayes, batch: TaskBatch, chunks: list[Marginals], num_draws: int, seed: int) -> Groups:
+def _draws(batch: TaskBatch, chunks: list[Marginals], num_draws: int, seed: int) -> Groups:
     """Draw weights and labels from the final posterior."""
     weights, labels, scores = [], [], []
-    source = stream(seed)
-    for index, chunk in enumerate(chunks):
-        part = match_model(model, batch[index * CHUNK : (index + 1) * CHUNK])
-        w, drawn, score = chunk.inferred.draw(-1, num_draws, part.query_y, source)
-        weights.append(_numpy(w))
-        labels.append(_numpy(drawn))
+    source, query = stream(seed), batch.query_mask.cpu().numpy()
+    for chunk in chunks:
+        y = None if batch.query_y is None else chunk.of(batch.query_y)
+        w, drawn, score = chunk.inferred.draw(-1, num_draws, y, source)
+        weights.append(w)
+        labels.append(drawn)
         if score is not None:
-            scores.append(_numpy(score))
-    query = batch.query_mask.cpu().numpy()
+            scores.append(score)
+    w_shape, num_queries = weights[0].shape[2:], query.shape[1]
     rows = ("chain", "draw", "task", "query")
     groups: Groups = {
-        "posterior": {"w": (("chain", "draw", "task", "way", "feature"), np.concatenate(weights, 1)[None])},
-        "posterior_predictive": {"query_y": (rows, _blank(np.concatenate(labels, 1), query)[None])},
+        "posterior": {"w": (("chain", "draw", "task", "way", "feature"), assemble(chunks, weights, 1, *w_shape)[None])},
+        "posterior_predictive": {"query_y": (rows, _blank(assemble(chunks, labels, 1, num_queries), query)[None])},
     }
     if scores:
-        groups["log_likelihood"] = {"query_y": (rows, np.where(query, np.concatenate(scores, 1), np.nan)[None])}
+        values = assemble(chunks, scores, 1, num_queries)
+        groups["log_likelihood"] = {"query_y": (rows, np.where(query, values, np.nan)[None])}
     return groups

@@ -314,9 +314,9 @@ class TaskBatch:
         return self._map(lambda v: v[chosen])
 
     def trimmed(self) -> TaskBatch:
-        """Return the same tasks without the rows and classes at the end that are padding in all of them."""
+        """Return the same tasks without the rows at the end that are padding in all of them."""
         ends = {}
-        for side in ("support", "query", "way"):
+        for side in ("support", "query"):
             used = getattr(self, f"{side}_mask").any(0).nonzero()
             ends[side] = int(used[-1]) + 1 if len(used) else 0
         values = {k.name: getattr(self, k.name) for k in fields(self)}
@@ -326,19 +326,20 @@ class TaskBatch:
             object.__setattr__(new, name, v if v is None or end is None else v[:, :end])
         return new
 
-    def parts(self, cells: int) -> list[tuple[Tensor, TaskBatch]]:
+    def parts(self, cells: int, least: int = 1) -> list[tuple[Tensor, TaskBatch]]:
         """Return tasks of like size together, so that cost follows rows and not the largest task.
 
         Args:
             cells: most rows times classes of a part, padding included; a larger task is a part by itself.
+            least: rows that even the smallest task counts for.
 
         Returns:
             The numbers of the tasks of each part, and those tasks, trimmed; this batch as it is, where it is small.
         """
         rows, ways = self.support_mask.shape[1] + self.query_mask.shape[1], self.way_mask.shape[1]
-        if self.num_tasks * rows * ways <= cells:
+        if self.num_tasks * max(rows, least) * ways <= cells:
             return [(torch.arange(self.num_tasks), self)]
-        lengths = (self.support_mask.sum(1) + self.query_mask.sum(1)) * self.way_mask.sum(1)
+        lengths = (self.support_mask.sum(1) + self.query_mask.sum(1)).clamp(min=least) * ways
         numbers = (torch.from_numpy(part) for part in split(np.asarray(lengths.cpu()), cells))
         return [(number, self[number].trimmed()) for number in numbers]
 

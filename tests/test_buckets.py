@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
-from builders import close, number_tasks
+from builders import class_tasks, classifier, close, number_tasks
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ebmeta
-from ebmeta import EmpiricalBayes, GroupSampler, evidence
+from ebmeta import EmpiricalBayes, FewShotRegressor, GroupSampler, evidence
 from ebmeta.buckets import split
 from ebmeta.evidence import Evidence
 from ebmeta.likelihood import LIKELIHOODS
@@ -79,3 +82,107 @@ def test_what_propagates_does_not_depend_on_the_size_of_parts(monkeypatch):
         ebmeta.fit_evidence(model, tasks, boundary=False, max_iterations=2)
         found.append(ebmeta.propagate(model, tasks, num_draws=2))
     close(found[0].values, found[1].values, 1e-6)
+
+
+PREDICT, REGRESSOR = (importlib.import_module(f"ebmeta.{name}") for name in ("predict", "estimators.regressor"))
+
+
+@pytest.mark.parametrize("likelihood", ["normal_per_task", "poisson", "categorical"])
+def test_predictions_are_those_of_padded_tasks_for_any_size_of_parts(likelihood, monkeypatch):
+    if likelihood == "categorical":
+        batch, model, asked = class_tasks(), classifier(), {}
+    else:
+        batch = number_tasks(likelihood, supports=(4, 0, 40, 3), queries=(3, 1, 20, 5), features=2)
+        model, asked = EmpiricalBayes.regressor(2, likelihood, num_steps=2).double(), {"quantiles": [0.2, 0.9]}
+    trees, scores = [], []
+    for cells in (10**6, 64, 1):
+        monkeypatch.setattr(PREDICT, "CELLS", cells)
+        trees.append(ebmeta.predict(model, batch, num_draws=2000, **asked))
+        scores.append(ebmeta.evaluate(model, batch))
+        assert (len(PREDICT.marginals(model, batch)) > 1) == (cells < 100)
+    for tree, score in zip(trees[1:], scores[1:], strict=True):
+        for name, data in trees[0]["predictive"].items():
+            np.testing.assert_allclose(tree["predictive"][name], data, rtol=1e-9, atol=1e-9)
+        for name in score:
+            np.testing.assert_allclose(score[name], scores[0][name], rtol=1e-9, atol=1e-9)
+        for group in ("posterior", "log_likelihood"):  # drawn anew: 6 standard errors of the difference, 2e-9 each
+            for name, data in tree[group].items():
+                other = trees[0][group][name]
+                error = np.sqrt((data.var("draw") + other.var("draw")) / 2000)
+                off = np.abs(data.mean("draw") - other.mean("draw")) - 6 * error
+                assert float(off.max()) < 1e-9
+                assert (data.isnull() == other.isnull()).all()
+
+
+@pytest.mark.parametrize("likelihood", ["normal_per_task", "binomial"])
+def test_a_regressor_says_the_same_of_groups_for_any_size_of_parts(likelihood, monkeypatch):
+    rng = np.random.default_rng(2)
+    tasks = unequal(likelihood)
+    group = np.empty(len(tasks.y), dtype=int)
+    for g, rows in enumerate(tasks._members):
+        group[rows] = g
+    mixed = rng.permutation(len(group))  # rows of a group do not lie together
+    x, y, group = tasks.X[mixed], tasks.y[mixed], group[mixed]
+    size = {} if tasks.size is None else {"size": tasks.size[mixed]}
+    model = EmpiricalBayes.regressor(2, likelihood, num_steps=1).double()
+    known = rng.random(len(y)) < 0.5
+    reg = FewShotRegressor(model).fit(x[known], y[known], groups=group[known], **{k: v[known] for k, v in size.items()})
+    found = []
+    for cells in (10**6, 16):
+        monkeypatch.setattr(REGRESSOR, "CELLS", cells)
+        given = {"groups": group, **size}
+        found.append(
+            [
+                *reg.predict(x, return_std=True, **given),
+                reg.quantiles(x, (0.1, 0.8), **given),
+                reg.log_density(x, y, **given),
+                reg.sample(x, 4000, **given).mean(0),
+            ]
+        )
+    std = found[0][1]
+    for a, b in zip(found[0][:-1], found[1][:-1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+    assert (np.abs(found[0][-1] - found[1][-1]) < 6 * std * np.sqrt(2 / 4000)).all()  # 6 standard errors
+    whole = ebmeta.predict(model, reg.tasks(x, **{"groups": group, **size}), num_draws=0)["predictive/mean"].values[-1]
+    order = list(dict.fromkeys(group))
+    for t, g in enumerate(order):
+        own = group == g
+        np.testing.assert_allclose(found[1][0][own], whole[t, : own.sum()], rtol=1e-9)
+
+
+class Largest(TorchDispatchMode):
+    """Note the largest number of elements of any tensor that is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(value, torch.Tensor) and not value._is_view():
+                self.numel = max(self.numel, value.untyped_storage().nbytes() // value.element_size())
+        return out
+
+
+def test_memory_follows_rows_and_not_the_largest_group(monkeypatch):
+    """Forty groups of 3 rows and one of 400; a likelihood of 20 nodes per row, 101 in its quantiles."""
+    group = np.repeat(np.arange(41), [*[3] * 40, 400])
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(520, 1)), rng.poisson(1.0, 520)
+    model = EmpiricalBayes.regressor(1, "poisson", num_steps=0).double()
+    monkeypatch.setattr(evidence, "ROWS", 600)
+    monkeypatch.setattr(PREDICT, "CELLS", 600)
+    monkeypatch.setattr(REGRESSOR, "CELLS", 600)
+    one = Evidence(model, GroupSampler(x, y, group, n_support=0), hyperprior=False)
+    batch = GroupSampler(x, y, group, n_support=0).everything()
+    reg = FewShotRegressor(model).fit(x, y, groups=group)
+    for call, most in (
+        (lambda: one.gradient(one.read()), 20 * 600),
+        (lambda: one.values(one.read().repeat(3, 1)), 3 * 20 * 600),
+        (lambda: ebmeta.predict(model, batch, num_draws=3, quantiles=[0.5]), 101 * 600),
+        (lambda: reg.quantiles(x, (0.5,), groups=group), 101 * 600),
+    ):
+        with Largest() as seen:
+            call()
+        assert 400 < seen.numel <= most  # padded: 16,400 rows, times the nodes

@@ -81,7 +81,10 @@ def test_what_fits_comes_through_as_plain_numbers():
 def test_a_frame_that_can_be_sampled_is_no_source_of_tasks():
     import pandas as pd
 
-    with pytest.raises(ValueError, match="^tasks: expected a source such as EpisodeSampler.X, y. or a TaskBatch or None, got DataFrame$"):
+    with pytest.raises(
+        ValueError,
+        match="^tasks: expected a source such as EpisodeSampler.X, y. or a TaskBatch or None, got DataFrame$",
+    ):
         entry(tasks=pd.DataFrame({"a": [1]}))
 
 

@@ -108,7 +108,7 @@ def test_steps_and_draws():
 def test_chunks_change_nothing(monkeypatch):
     batch, model = class_tasks(), classifier()
     whole = ebmeta.predict(model, batch, num_draws=0)
-    monkeypatch.setattr(importlib.import_module("ebmeta.predict"), "CHUNK", 1)
+    monkeypatch.setattr(importlib.import_module("ebmeta.predict"), "CELLS", 1)
     xr.testing.assert_allclose(whole["predictive/probs"], ebmeta.predict(model, batch, num_draws=0)["predictive/probs"])
 
 

@@ -19,7 +19,7 @@ import xarray as xr
 from ebmeta.checks import at_least, checked
 from ebmeta.inference import Inference
 from ebmeta.model import EmpiricalBayes
-from ebmeta.predict import marginals
+from ebmeta.predict import assemble, marginals
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["against_reference"]
@@ -59,24 +59,22 @@ def against_reference(
     if len(draws) < 2:
         raise ValueError(f"tree: expected at least 2 draws, got {len(draws)}")
     rows: list[torch.Tensor] = []
-    start = 0
-    for chunk in marginals(model, batch, num_steps):
+    chunks = marginals(model, batch, num_steps)
+    for chunk in chunks:
         if not isinstance(chunk.inferred, Inference):
             raise ValueError("model: expected one value of the prior's parameters, got several")
         x = chunk.inferred.x.double()
-        own = slice(start, start := start + len(x))
-        eta = torch.einsum("tqp,stcp->stqc", x, draws[:, own].to(x.device))
+        eta = torch.einsum("tqp,stcp->stqc", x, draws[:, chunk.tasks].to(x.device))
         loc, scale = eta.mean(0), eta.std(0)
-        real = batch.query_mask[own].unsqueeze(-1) & batch.way_mask[own].unsqueeze(1)
-        real = real.to(x.device)
+        real = chunk.batch.query_mask.unsqueeze(-1) & chunk.batch.way_mask.unsqueeze(1)
         steps = []
         for k in range(len(chunk.inferred.path)):
             m, v = (value.double() for value in chunk.inferred.marginal(k))
             ratio, off = v.sqrt() / scale, ((m - loc) / scale).square()
             each = torch.stack([off, ratio.log(), (ratio.square() + off - 1) / 2 - ratio.log()])
             steps.append((each * real).sum((2, 3)) / real.sum((1, 2)))
-        rows.append(torch.stack(steps, 1).cpu())
-    off, ratio, kl = torch.cat(rows, -1).numpy()
+        rows.append(torch.stack(steps, 1))
+    off, ratio, kl = assemble(chunks, rows, 2)
     values = {"mean_error": np.sqrt(off), "scale_ratio": np.exp(ratio), "kl": kl}
     out = xr.Dataset({name: (("step", "task"), v) for name, v in values.items()})
     out = out.assign_coords({str(d): np.arange(n) for d, n in out.sizes.items()})

@@ -19,7 +19,7 @@ from ebmeta.diagnostics.check import ORDER, Check, Status, interval
 from ebmeta.evaluate import task_scores
 from ebmeta.model import EmpiricalBayes
 from ebmeta.plots import axes_or_new, reliability
-from ebmeta.predict import marginals
+from ebmeta.predict import assemble, marginals
 from ebmeta.tasks import TaskBatch
 
 if TYPE_CHECKING:
@@ -233,16 +233,16 @@ def pit(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0) -> n
     for batch in batches:
         if batch.query_y is None:
             raise ValueError("pit: expected query labels, got unlabelled tasks")
-        chunks, start = marginals(model, batch), 0
+        chunks, found = marginals(model, batch), []
+        v = torch.from_numpy(rng.random(batch.query_mask.shape))
         for chunk in chunks:
-            inferred = chunk.inferred
-            rows = slice(start, start := start + len(inferred.log_weight))
-            y = batch.query_y[rows].to(inferred.x.device)
+            inferred, y = chunk.inferred, chunk.of(batch.query_y)
             with torch.no_grad():
                 high = inferred.cdf(-1, y)
                 low = inferred.cdf(-1, y - 1) if getattr(model.likelihood, "discrete", False) else high
-            u = low + torch.from_numpy(rng.random(y.shape)).to(high) * (high - low)
-            parts.append(torch.where(batch.query_mask[rows].to(u.device), u, torch.nan).cpu().double().numpy())
+            u = low + chunk.of(v).to(high) * (high - low)
+            found.append(torch.where(chunk.batch.query_mask, u, torch.nan).double())
+        parts.append(assemble(chunks, found, 0, batch.query_mask.shape[1]))
     widest = max(part.shape[1] for part in parts)
     return np.concatenate([np.pad(p, ((0, 0), (0, widest - p.shape[1])), constant_values=np.nan) for p in parts])
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import warnings
-from collections.abc import Mapping
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,17 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 
+from ebmeta.buckets import by_group, split
 from ebmeta.columns import kind_of_keys, read_column, read_keys, read_rows
 from ebmeta.estimators.base import FewShot
 from ebmeta.inference import Inference, MixtureInference
-from ebmeta.predict import evaluating, match_model
+from ebmeta.predict import CELLS, evaluating, match_model
 from ebmeta.seeding import stream
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["FewShotRegressor"]
+
+MOMENTS = operator.itemgetter("mean", "std")
 
 
 class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
@@ -77,7 +81,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         self.group_x_ = group_x
         self._check_labels(self.support_y_, self.size_)
         if len(labels):
-            self._tasks(self.support_X_[:1], None if self.groups_ is None else self.groups_[:1], None)
+            next(self._tasks(self.support_X_[:1], None if self.groups_ is None else self.groups_[:1], None))
         return self
 
     def _check_labels(self, y: torch.Tensor, size: torch.Tensor | None) -> None:
@@ -111,30 +115,43 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
             )
 
     def _tasks(
-        self, query: torch.Tensor, groups: list[Any] | None, size: torch.Tensor | None
-    ) -> tuple[TaskBatch, NDArray[np.int64]]:
-        """Return one task per group of the queries, and each query's position among the rows of all tasks."""
+        self, query: torch.Tensor, groups: list[Any] | None, size: torch.Tensor | None, cells: float = math.inf
+    ) -> Iterator[tuple[TaskBatch, torch.Tensor]]:
+        """Yield one task per group of the queries, and the numbers of their queries, groups of like size together.
+
+        Args:
+            query: unlabelled inputs.
+            groups: group of each.
+            size: of each.
+            cells: most rows of a batch, padding included; all groups are in one, as queries name them, by default.
+        """
         self._check_groups(groups)
         keys = [None] if groups is None else list(dict.fromkeys(groups))
-        rows = _by_group(groups, keys, len(query))
-        own = _by_group(self.groups_, keys, len(self.support_y_))
-        sized = self.size_ is not None or size is not None
-        parts: dict[str, Any] = {}
-        if sized:
-            of_support = torch.ones_like(self.support_y_) if self.size_ is None else self.size_
-            of_query = torch.ones(len(query), dtype=query.dtype) if size is None else size
-            parts = {"support_size": [of_support[r] for r in own], "query_size": [of_query[r] for r in rows]}
-        batch = TaskBatch.from_tasks(
-            [self.support_X_[r] for r in own],
-            [self.support_y_[r] for r in own],
-            [query[r] for r in rows],
-            task_x=self._covariates(keys),
-            **parts,
-        )
-        position = np.zeros(len(query), dtype=np.int64)
-        for t, r in enumerate(rows):
-            position[r.numpy()] = t * batch.query_x.shape[1] + np.arange(len(r))
-        return batch, position
+        rows = by_group(groups, keys, len(query))
+        own = by_group(self.groups_, keys, len(self.support_y_))
+        task_x = self._covariates(keys)
+        sizes: tuple[torch.Tensor | None, torch.Tensor | None] = None, None
+        if self.size_ is not None or size is not None:
+            known = torch.ones_like(self.support_y_) if self.size_ is None else self.size_
+            sizes = known, torch.ones(len(query), dtype=query.dtype) if size is None else size
+        parts = [np.arange(len(keys))]
+        if math.isfinite(cells):
+            lengths = np.array([len(r) + len(s) for r, s in zip(rows, own, strict=True)])
+            parts = split(np.maximum(lengths, self.model.predictor.num_weights), int(cells))
+        for part in parts:
+            labelled, asked = [own[t] for t in part], [rows[t] for t in part]
+            of_support, of_query = sizes
+            yield (
+                TaskBatch.from_tasks(
+                    [self.support_X_[r] for r in labelled],
+                    [self.support_y_[r] for r in labelled],
+                    [query[r] for r in asked],
+                    support_size=None if of_support is None else [of_support[r] for r in labelled],
+                    query_size=None if of_query is None else [of_query[r] for r in asked],
+                    task_x=None if task_x is None else task_x[part],
+                ),
+                torch.cat(asked),
+            )
 
     def _covariates(self, keys: list[Any]) -> torch.Tensor | None:
         wanted = self.model.prior.num_covariates
@@ -162,16 +179,41 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
     def tasks(self, X: ArrayLike, *, groups: ArrayLike | None = None, size: ArrayLike | None = None) -> TaskBatch:
         """Return one task per group, in the order in which queries name them, for `ebmeta.predict`."""
         query = self._check_query(X)
-        return self._tasks(query, _labels("groups", groups, len(query)), _column("size", size, len(query)))[0]
+        return next(self._tasks(query, _labels("groups", groups, len(query)), _column("size", size, len(query))))[0]
 
-    def _query(
-        self, X: ArrayLike, groups: ArrayLike | None, size: ArrayLike | None
-    ) -> tuple[Inference | MixtureInference, NDArray[np.int64], TaskBatch]:
+    @torch.no_grad()
+    def _ask(
+        self,
+        X: ArrayLike,
+        groups: ArrayLike | None,
+        size: ArrayLike | None,
+        question: Callable[[Inference | MixtureInference, Callable[[torch.Tensor], torch.Tensor]], torch.Tensor],
+    ) -> NDArray[np.float64]:
+        """Return the answers of inference for every row of `X`, shape `(..., Q)`.
+
+        Args:
+            X: as for `predict`.
+            groups: as for `predict`.
+            size: as for `predict`.
+            question: from inference of some groups to its answers, shape `(..., T, Q)`; it also gets a function that
+                lays out values of all rows as the queries of these groups, shape `(T, Q)`.
+        """
         query = self._check_query(X)
-        batch, position = self._tasks(query, _labels("groups", groups, len(query)), _column("size", size, len(query)))
-        batch = match_model(self.model, batch)
-        with torch.no_grad(), evaluating(self.model):
-            return self.model.infer(batch, self.num_steps), position, batch
+        out: NDArray[np.float64] | None = None
+        asked = self._tasks(query, _labels("groups", groups, len(query)), _column("size", size, len(query)), CELLS)
+        with evaluating(self.model):
+            for tasks, rows in asked:
+                batch = match_model(self.model, tasks)
+
+                def lay(values: torch.Tensor, mask: torch.Tensor = batch.query_mask, rows: torch.Tensor = rows) -> Any:
+                    return values.new_zeros(mask.shape).masked_scatter(mask.cpu(), values[rows]).to(mask.device)
+
+                found = question(self.model.infer(batch, self.num_steps), lay)
+                answers = found[..., batch.query_mask].double().cpu().numpy()
+                out = np.empty((*answers.shape[:-1], len(query))) if out is None else out
+                out[..., rows.numpy()] = answers
+        assert out is not None  # for the type checker: there is at least one row
+        return out
 
     def predict(
         self,
@@ -192,11 +234,8 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         Raises:
             ValueError: if the rows do not fit the support set, are empty, or are not finite.
         """
-        inferred, position, _ = self._query(X, groups, size)
-        with torch.no_grad():
-            out = inferred.predict(-1)
-        mean = _flat(out["mean"], position)
-        return (mean, _flat(out["std"], position)) if return_std else mean
+        mean, std = self._ask(X, groups, size, lambda inferred, _: torch.stack(MOMENTS(inferred.predict(-1))))
+        return (mean, std) if return_std else mean
 
     def score(
         self,
@@ -229,10 +268,8 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         Raises:
             ValueError: if a level is out of range, the likelihood has no cdf, or as for `predict`.
         """
-        inferred, position, _ = self._query(X, groups, size)
-        with torch.no_grad():
-            out = inferred.quantile(-1, torch.as_tensor(np.atleast_1d(levels), dtype=torch.float64))
-        return np.stack([_flat(level, position) for level in out], 1)
+        wanted = torch.as_tensor(np.atleast_1d(levels), dtype=torch.float64)
+        return self._ask(X, groups, size, lambda inferred, _: inferred.quantile(-1, wanted)).T
 
     def interval(
         self,
@@ -264,16 +301,15 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
             groups: as for `predict`.
             size: as for `predict`.
         """
-        inferred, position, batch = self._query(X, groups, size)
-        given = _column("y", y, len(position))
-        assert given is not None  # for the type checker: a column was given
-        self._check_labels(given, _column("size", size, len(position)))
-        table = torch.zeros(batch.query_mask.numel(), dtype=torch.float64)
-        table[torch.from_numpy(position)] = given
-        labels = table.view(batch.query_mask.shape).to(inferred.x.device)
-        with torch.no_grad():
-            out = inferred.log_prob(-1, labels, inferred.x.new_zeros(1), predictive=True)
-        return _flat(out, position)
+        length = len(self._check_query(X))
+        labels = _column("y", y, length)
+        assert labels is not None  # for the type checker: a column was given
+        self._check_labels(labels, _column("size", size, length))
+
+        def score(inferred: Inference | MixtureInference, lay: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+            return inferred.log_prob(-1, lay(labels), inferred.x.new_zeros(1), predictive=True)
+
+        return self._ask(X, groups, size, score)
 
     def sample(
         self,
@@ -298,16 +334,8 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         """
         if num_draws < 1:
             raise ValueError(f"num_draws: expected at least 1, got {num_draws}")
-        inferred, position, _ = self._query(X, groups, size)
-        with torch.no_grad():
-            _, y, _ = inferred.draw(-1, num_draws, generator=stream(seed))
-        draws: NDArray[np.float64] = y.flatten(1).double().cpu().numpy()[:, position]
-        return draws
-
-
-def _flat(value: torch.Tensor, position: NDArray[np.int64]) -> NDArray[np.float64]:
-    out: NDArray[np.float64] = value.detach().flatten().double().cpu().numpy()[position]
-    return out
+        source = stream(seed)
+        return self._ask(X, groups, size, lambda inferred, _: inferred.draw(-1, num_draws, generator=source)[1])
 
 
 def _column(name: str, values: ArrayLike | None, length: int) -> torch.Tensor | None:
@@ -318,14 +346,3 @@ def _column(name: str, values: ArrayLike | None, length: int) -> torch.Tensor | 
 
 def _labels(name: str, values: ArrayLike | None, length: int) -> list[Any] | None:
     return None if values is None else read_keys(name, values, length)
-
-
-def _by_group(labels: list[Any] | None, keys: list[Any], length: int) -> list[torch.Tensor]:
-    """Return the rows of each group, in order; those of a single group without labels are all."""
-    if labels is None:
-        return [torch.arange(length) for _ in keys]
-    number = {k: i for i, k in enumerate(keys)}
-    codes = np.array([number.get(g, -1) for g in labels], dtype=np.int64)
-    order = np.argsort(codes, kind="stable")
-    ends = np.searchsorted(codes[order], np.arange(len(keys) + 1))
-    return [torch.from_numpy(order[i:j]) for i, j in pairwise(ends)]
