@@ -1,5 +1,7 @@
 """Data frames: columns of numbers and texts as features, covariates, sizes and groups, learned once and kept.
 
+Frames are those of pandas, polars and pyarrow; columns are found by name, in any order.
+
 Numbers stay as they are. Of a column of texts (or of a pandas categorical) each level but the first becomes a
 column of zeros and ones; which levels there are is learned from training rows, and any other is refused later. A
 column that never changes is kept where it holds numbers (a model gives it unit 1, so that it adds nothing that the
@@ -9,6 +11,7 @@ column and row, rows counted from 0.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +19,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ebmeta.columns import as_frame, read_keys
+from ebmeta.frame_columns import levels_of, numbers_of, refuse_missing, texts_of
+from ebmeta.frame_files import row_ids
+
 if TYPE_CHECKING:
     from sklearn.compose import ColumnTransformer
 
 __all__ = ["FrameEncoder"]
 
-NUMBERS = ("floating", "integer", "mixed-integer-float", "decimal", "boolean")
-MOST_LEVELS = 50  # a text of more is likelier a name than a feature
 
+Frame = Any  # of pandas, polars or pyarrow
 Levels = dict[str, "list[Any] | None"]
 
 
@@ -72,22 +78,31 @@ class FrameEncoder:
         self._levels: tuple[Levels, Levels] = {}, {}
         self._transformers: tuple[Any, Any] | None = None
 
-    def fit(self, frame: pd.DataFrame) -> FrameEncoder:
+    def fit(self, frame: Frame) -> FrameEncoder:
         """Learn columns and levels from training rows.
 
         Raises:
             ValueError: if a column is absent, without any value, or of neither numbers nor texts.
         """
-        _check_frame(frame)
+        frame = _frame(frame)
         if self.features is None:
             taken = {self.y, self.groups, self.size, *self.group_features}
-            self.features = [c for c in frame.columns if c not in taken]
+            if numbering := row_ids(frame, taken):
+                warnings.warn(
+                    f"frame: {', '.join(map(repr, numbering))} numbers the rows and becomes no feature; name columns "
+                    "in features= if it is one",
+                    UserWarning,
+                    stacklevel=2,
+                )
+            self.features = [c for c in frame.columns if c not in {*taken, *numbering}]
         of_rows, of_groups = (
-            {c: _levels(c, _column(frame, c)) for c in columns} for columns in (self.features, self.group_features)
+            {c: levels_of(c, _column(frame, c)) for c in columns} for columns in (self.features, self.group_features)
         )
         return self._learn(of_rows, of_groups)
 
     def _learn(self, of_rows: Levels, of_groups: Levels) -> FrameEncoder:
+        for levels in (of_rows, of_groups):
+            _check_names(levels)
         self._levels = of_rows, of_groups
         self._transformers = _transformer(of_rows), _transformer(of_groups)
         return self
@@ -108,20 +123,22 @@ class FrameEncoder:
         transformer = self._transformers[which]
         return [] if transformer is None else [str(c) for c in transformer.get_feature_names_out()]
 
-    def transform(self, frame: pd.DataFrame) -> NDArray[np.float64]:
+    def transform(self, frame: Frame) -> NDArray[np.float64]:
         """Return the features of rows, shape `(N, D)`; of the columns, labels may be absent.
 
         Raises:
             ValueError: if a column is absent, a value is missing, or a level was not in the training rows.
         """
+        frame = _frame(frame)
         return self._apply(0, frame) if self._names(0) else np.zeros((len(frame), 0))
 
-    def group_rows(self, frame: pd.DataFrame) -> NDArray[np.float64]:
+    def group_rows(self, frame: Frame) -> NDArray[np.float64]:
         """Return the covariates of the group of each row, shape `(N, G)`.
 
         Raises:
             ValueError: as for `transform`, or if they differ within a group.
         """
+        frame = _frame(frame)
         if not self._names(1):
             return np.zeros((len(frame), 0))
         values, labels = self._apply(1, frame), self.labels(frame)
@@ -136,32 +153,33 @@ class FrameEncoder:
                 )
         return values
 
-    def group_x(self, frame: pd.DataFrame) -> dict[Any, NDArray[np.float64]] | None:
+    def group_x(self, frame: Frame) -> dict[Any, NDArray[np.float64]] | None:
         """Return the covariates of each group by its label, for `FewShotRegressor.fit`; None where there are none."""
+        frame = _frame(frame)
         if not self.group_features:
             return None
         return dict(zip(self.labels(frame), self.group_rows(frame), strict=True))
 
-    def labels(self, frame: pd.DataFrame) -> list[Any]:
+    def labels(self, frame: Frame) -> list[Any]:
         """Return the group of each row."""
-        column = _column(frame, self.groups)
-        _refuse_missing(self.groups, column)
-        return list(column.tolist())
+        column = _column(_frame(frame), self.groups)
+        refuse_missing(self.groups, column)
+        return read_keys(f"column {self.groups!r}", column)
 
-    def numbers(self, frame: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    def numbers(self, frame: Frame, column: str) -> NDArray[np.float64]:
         """Return a column of numbers, shape `(N,)`: labels or sizes.
 
         Raises:
             ValueError: if it is absent or holds something else than finite numbers.
         """
-        return _numbers(column, _column(frame, column))
+        return numbers_of(column, _column(_frame(frame), column))
 
     def _apply(self, which: int, frame: pd.DataFrame) -> NDArray[np.float64]:
         assert self._transformers is not None  # for the type checker: names were asked for
         columns = {}
         for name, levels in self._levels[which].items():
             column = _column(frame, name)
-            columns[str(name)] = _numbers(name, column) if levels is None else _texts(name, column, levels)
+            columns[str(name)] = numbers_of(name, column) if levels is None else texts_of(name, column, levels)
         if not len(frame):
             return np.zeros((0, len(self._names(which))))
         table = pd.DataFrame(columns, index=range(len(frame)))
@@ -214,81 +232,37 @@ def _transformer(levels: Levels) -> ColumnTransformer | None:
     return transformer
 
 
-def _check_frame(frame: Any) -> None:
-    if not isinstance(frame, pd.DataFrame):
-        raise ValueError(f"frame: expected a pandas DataFrame, got {type(frame).__name__}")
-    if not frame.columns.is_unique:
+def _check_names(levels: Levels) -> None:
+    """Refuse columns that would give two features of one name, such as a column `kind_b` beside a level b of `kind`."""
+    seen: dict[str, str] = {}
+    for column, values in levels.items():
+        for name in [str(column)] if values is None else [f"{column}_{v}" for v in values[1:]]:
+            source = f"column {column!r}" + (
+                "" if values is None else f" and its level {name[len(str(column)) + 1 :]!r}"
+            )
+            if name in seen:
+                raise ValueError(
+                    f"columns: expected features of distinct names, got {name!r} from {seen[name]} and from {source}; "
+                    "rename a column"
+                )
+            seen[name] = source
+
+
+def _frame(frame: Any) -> pd.DataFrame:
+    found = as_frame(frame)
+    if found is None:
+        raise ValueError(f"frame: expected a data frame of pandas, polars or pyarrow, got {type(frame).__name__}")
+    if not found.columns.is_unique:
         raise ValueError(
-            f"frame: expected columns of distinct names, got {frame.columns[frame.columns.duplicated()][0]!r} twice"
+            f"frame: expected columns of distinct names, got {found.columns[found.columns.duplicated()][0]!r} twice"
         )
+    return found
 
 
 def _column(frame: pd.DataFrame, name: str) -> pd.Series[Any]:
-    _check_frame(frame)
     if name not in frame:
         some = [str(c) for c in frame.columns[:8]]
         raise ValueError(
             f"frame: expected a column {name!r}, got {', '.join(some)}{', ...' * (len(frame.columns) > 8)}"
         )
     return frame[name]
-
-
-def _refuse_missing(name: str, column: pd.Series[Any]) -> None:
-    missing = column.isna().to_numpy()
-    if missing.all() and len(missing):
-        raise ValueError(f"column {name!r}: expected values, got none in any row (leave it out)")
-    if missing.any():
-        more = f" (and {missing.sum() - 1} more rows)" if missing.sum() > 1 else ""
-        raise ValueError(
-            f"column {name!r}: expected a value in every row, got none in row {int(np.argmax(missing))}{more}; "
-            "fill the gaps or leave out the rows"
-        )
-
-
-def _kind(column: pd.Series[Any]) -> str:
-    return "categorical" if isinstance(column.dtype, pd.CategoricalDtype) else pd.api.types.infer_dtype(column)
-
-
-def _levels(name: str, column: pd.Series[Any]) -> list[Any] | None:
-    """Return the levels of a column of texts, the one to drop first, or None for a column of numbers."""
-    _refuse_missing(name, column)
-    kind = _kind(column)
-    if kind in NUMBERS:
-        return None
-    if kind not in ("string", "categorical"):
-        raise ValueError(f"column {name!r}: expected numbers or texts, got {kind} values")
-    seen = set(column.tolist())
-    levels = [c for c in column.cat.categories.tolist() if c in seen] if kind == "categorical" else sorted(seen)
-    if not all(isinstance(v, (str, int, float)) for v in levels):
-        raise ValueError(f"column {name!r}: expected categories that are texts or numbers, got {levels[0]!r}")
-    if len(levels) > MOST_LEVELS:
-        raise ValueError(
-            f"column {name!r}: expected at most {MOST_LEVELS} distinct texts, got {len(levels)} (leave it out of the "
-            "features, or make it numbers)"
-        )
-    return levels
-
-
-def _numbers(name: str, column: pd.Series[Any]) -> NDArray[np.float64]:
-    _refuse_missing(name, column)
-    if len(column) and _kind(column) not in NUMBERS:
-        raise ValueError(f"column {name!r}: expected numbers, got {_kind(column)} values")
-    values: NDArray[np.float64] = column.to_numpy(dtype=np.float64)
-    if not np.isfinite(values).all():
-        row = int(np.argmin(np.isfinite(values)))
-        raise ValueError(f"column {name!r}: expected finite numbers, got {values[row]} in row {row}")
-    return values
-
-
-def _texts(name: str, column: pd.Series[Any], levels: list[Any]) -> NDArray[Any]:
-    _refuse_missing(name, column)
-    values = np.empty(len(column), dtype=object)
-    values[:] = column.tolist()
-    known = set(levels)
-    for row, value in enumerate(values):
-        if value not in known:
-            raise ValueError(
-                f"column {name!r}: expected one of the categories of the training rows, {levels}, got {value!r} in "
-                f"row {row}"
-            )
-    return values

@@ -156,7 +156,7 @@ def with_value(column, row, value):
         (FRAME, {"features": "price"}, "features: expected a list of columns, got the text 'price'"),
         (FRAME, {"y": None}, "y and groups: expected the names of two columns, got None and 'shop'"),
         (FRAME.rename(columns={"kind": "price"}), {}, "frame: expected columns of distinct names, got 'price' twice"),
-        (FRAME.to_dict(), {}, "frame: expected a pandas DataFrame, got dict"),
+        (FRAME.to_dict(), {}, "frame: expected a data frame of pandas, polars or pyarrow, got dict"),
     ],
 )
 def test_malformed_columns(frame, roles, message):

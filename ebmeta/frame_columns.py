@@ -1,0 +1,107 @@
+"""Columns of data frames: what is read from one of numbers or texts, and what is refused, by name, row and value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+__all__ = ["levels_of", "numbers_of", "refuse_missing", "texts_of"]
+
+NUMBERS = ("floating", "integer", "mixed-integer-float", "decimal", "boolean")
+MOST_LEVELS = 50  # a text of more is likelier a name than a feature
+MARKED = r"\s*[-+]?\d+(?:[,'\u2019 ]\d+)+(?:[.,]\d+)?\s*"  # 1,5 and 1,234.5 and 1'234
+
+
+def refuse_missing(name: str, column: pd.Series[Any]) -> None:
+    """Raise `ValueError` where a value is missing."""
+    missing = column.isna().to_numpy()
+    if missing.all() and len(missing):
+        raise ValueError(f"column {name!r}: expected values, got none in any row (leave it out)")
+    if missing.any():
+        more = f" (and {missing.sum() - 1} more rows)" if missing.sum() > 1 else ""
+        raise ValueError(
+            f"column {name!r}: expected a value in every row, got none in row {int(np.argmax(missing))}{more}; "
+            "fill the gaps or leave out the rows"
+        )
+
+
+def _kind(column: pd.Series[Any]) -> str:
+    return "categorical" if isinstance(column.dtype, pd.CategoricalDtype) else pd.api.types.infer_dtype(column)
+
+
+def levels_of(name: str, column: pd.Series[Any]) -> list[Any] | None:
+    """Return the levels of a column of texts, the one to drop first, or None for a column of numbers."""
+    refuse_missing(name, column)
+    kind = _kind(column)
+    if kind in NUMBERS:
+        return None
+    if kind not in ("string", "categorical"):
+        raise ValueError(f"column {name!r}: expected numbers or texts, got {kind} values{_odd_one(column)}")
+    if kind == "string":
+        _refuse_written_numbers(name, column)
+    seen = set(column.tolist())
+    levels = [c for c in column.cat.categories.tolist() if c in seen] if kind == "categorical" else sorted(seen)
+    if not all(isinstance(v, (str, int, float)) for v in levels):
+        raise ValueError(f"column {name!r}: expected categories that are texts or numbers, got {levels[0]!r}")
+    if len(levels) > MOST_LEVELS:
+        raise ValueError(
+            f"column {name!r}: expected at most {MOST_LEVELS} distinct texts, got {len(levels)} (leave it out of the "
+            "features, or make it numbers)"
+        )
+    return levels
+
+
+def _odd_one(column: pd.Series[Any]) -> str:
+    """Return in words the first value that no number can be read from; the first at all where there is none."""
+    odd = (
+        pd.to_numeric(column, errors="coerce").isna().to_numpy() if column.dtype.kind not in "Mm" else np.array([True])
+    )
+    row = int(np.argmax(odd))
+    return f", such as {column.iloc[row]!r} in row {row}"
+
+
+def _refuse_written_numbers(name: str, column: pd.Series[Any]) -> None:
+    """Refuse texts that are numbers but for some, and numbers with decimal commas or marks between thousands."""
+    texts = column.astype(str)
+    numbers = pd.to_numeric(texts, errors="coerce").notna().to_numpy()
+    if numbers.any() and not numbers.all():
+        row, other = int(np.argmin(numbers)), int(np.argmax(numbers))
+        raise ValueError(
+            f"column {name!r}: expected numbers or texts, got both: {texts.iloc[row]!r} in row {row}, and "
+            f"{texts.iloc[other]!r} in row {other}"
+        )
+    if len(texts) and texts.str.fullmatch(MARKED).all():
+        raise ValueError(
+            f"column {name!r}: expected numbers with a decimal point and no other marks, got {texts.iloc[0]!r} in row 0"
+        )
+
+
+def numbers_of(name: str, column: pd.Series[Any]) -> NDArray[np.float64]:
+    """Return a column of finite numbers as 64-bit floats, shape `(N,)`."""
+    refuse_missing(name, column)
+    if len(column) and _kind(column) not in NUMBERS:
+        two = " (code an outcome of two kinds as 0 and 1)" if column.nunique() == 2 else ""
+        raise ValueError(f"column {name!r}: expected numbers, got {_kind(column)} values{_odd_one(column)}{two}")
+    values: NDArray[np.float64] = column.to_numpy(dtype=np.float64)
+    if not np.isfinite(values).all():
+        row = int(np.argmin(np.isfinite(values)))
+        raise ValueError(f"column {name!r}: expected finite numbers, got {values[row]} in row {row}")
+    return values
+
+
+def texts_of(name: str, column: pd.Series[Any], levels: list[Any]) -> NDArray[Any]:
+    """Return a column of texts, all of them among the levels, shape `(N,)`."""
+    refuse_missing(name, column)
+    values = np.empty(len(column), dtype=object)
+    values[:] = column.tolist()
+    known = set(levels)
+    for row, value in enumerate(values):
+        if value not in known:
+            raise ValueError(
+                f"column {name!r}: expected one of the categories of the training rows, {levels}, got {value!r} in "
+                f"row {row}"
+            )
+    return values

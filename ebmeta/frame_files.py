@@ -1,0 +1,167 @@
+"""Frames from files: CSV and parquet as they are written, with nothing shifted, renamed or guessed per file.
+
+Columns that hold ids (labels of classes and groups) are read as texts, so that `031` stays `031`. Columns that merely
+number the rows are known as such (`row_ids`) and become no features.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+__all__ = ["as_ids", "check_readable", "read_frame", "row_ids", "written"]
+
+ROW_IDS = {"", "unnamed: 0", "rownames", "row_names", "row.names", "index", "id", "ids"}
+WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
+
+
+def read_frame(path: Path, texts: Collection[str | None] = ()) -> pd.DataFrame:
+    """Read all columns of a CSV or parquet file.
+
+    Args:
+        path: the file.
+        texts: columns of a CSV file that hold ids, which stay as they are written.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if its type is another, it is damaged, or a line does not fit the header.
+    """
+    path = Path(path)
+    if path.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"{path}: expected a file of named columns, .csv or .parquet, got {path.suffix or 'none'}")
+    check_readable(path)
+    try:
+        frame = _csv(path, texts) if path.suffix == ".csv" else _parquet(path)
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: expected text in UTF-8, got other bytes (save the table as UTF-8)") from None
+    except OSError as error:
+        if error.errno is not None:  # of the system; the parquet reader calls damage an OSError too
+            raise
+        raise ValueError(f"{path}: expected a complete {path.suffix[1:]} file, got: {error!s:.200}") from None
+    except Exception as error:  # readers fail on damaged files in many ways
+        if str(error).startswith(f"{path}: "):
+            raise
+        raise ValueError(f"{path}: expected a complete {path.suffix[1:]} file, got: {error!s:.200}") from None
+    if not frame.columns.is_unique:
+        raise ValueError(
+            f"{path}: expected columns of distinct names, got {frame.columns[frame.columns.duplicated()][0]!r} twice"
+        )
+    return frame
+
+
+def check_readable(path: Path) -> None:
+    """Raise the fitting `OSError` where there is no file that can be read more than once."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: expected a file, got a folder")
+    if path.exists() and not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a file, got a pipe or device (write its content to a file first)")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a file, found none")
+
+
+def _csv(path: Path, texts: Collection[str | None]) -> pd.DataFrame:
+    header = _check_lines(path)
+    return pd.read_csv(
+        path,
+        header=0,
+        names=header,
+        index_col=False,
+        dtype={name: str for name in header if name in texts},
+        encoding="utf-8-sig",
+        low_memory=False,
+    )
+
+
+def _check_lines(path: Path) -> list[str]:
+    """Return the header of a CSV file; refuse lines of more or fewer values than it has names."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file)
+        header = next((line for line in lines if line), None)
+        if header is None:
+            raise ValueError(f"{path}: expected a complete csv file, got one without a line of names")
+        if len(header) == 1 and (mark := next((m for m in ";\t|" if m in header[0]), None)):
+            raise ValueError(
+                f"{path}: expected columns separated by commas, and decimal points, got a header with {mark!r}: "
+                f"{header[0]!r:.60}"
+            )
+        if twice := next((name for name in header if name and header.count(name) > 1), None):
+            raise ValueError(f"{path}: expected columns of distinct names, got {twice!r} twice")
+        if "" in header[1:]:
+            place = header.index("", 1) + 1
+            raise ValueError(
+                f"{path}: expected a name for every column, got none for column {place} of {len(header)}"
+                + " (a comma at the end of the line?)" * (place == len(header))
+            )
+        for line in lines:
+            if line and len(line) != len(header):
+                hint = " (a comma at the end of the line?)" if len(line) > len(header) and not line[-1] else ""
+                hint = hint or " (a comma within a number or a text?)" * (len(line) > len(header))
+                raise ValueError(
+                    f"{path}: expected {len(header)} values in every line, as the header has names, got {len(line)} in "
+                    f"line {lines.line_num}{hint}"
+                )
+    return header
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    frame = pd.read_parquet(path)
+    if isinstance(frame.index, pd.RangeIndex):
+        return frame
+    # What was the index of a frame is written as columns, and read as such by everyone but pandas.
+    return frame.reset_index(names=["" if name is None else str(name) for name in frame.index.names])
+
+
+def row_ids(frame: pd.DataFrame, taken: Iterable[str | None] = ()) -> list[str]:
+    """Return the columns that number or name the rows: of a telling name (or none), each value once.
+
+    Args:
+        frame: the rows.
+        taken: columns that have another role.
+
+    Raises:
+        ValueError: if a column without a name does something else.
+
+    Examples:
+        >>> row_ids(pd.DataFrame({"Unnamed: 0": [0, 1], "id": ["a", "a"], "x": [1, 2]}))
+        ['Unnamed: 0']
+    """
+    out, other = [], set(taken)
+    for name in frame.columns:
+        if name in other or str(name).casefold() not in ROW_IDS:
+            continue
+        column = frame[name]
+        whole = pd.api.types.is_integer_dtype(column.dtype) or pd.api.types.infer_dtype(column) == "string"
+        if whole and column.is_unique and not column.isna().any():
+            out.append(name)
+        elif name == "" and len(frame):
+            raise ValueError("expected a name for every column, got none for one whose values do not number the rows")
+    return out
+
+
+def as_ids(values: Iterable[Any]) -> list[str | None]:
+    """Return ids as the texts that files are compared by: 31 and 31.0 are `31`, and `031` is another; None where none.
+
+    Examples:
+        >>> as_ids([31, 31.0, "31.0", "031", np.nan])
+        ['31', '31', '31', '031', None]
+    """
+    return [None if pd.isna(v) else _as_id(v) for v in values]
+
+
+def _as_id(value: Any) -> str:
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    text = str(value)
+    whole = WHOLE.fullmatch(text)
+    return whole[1] if whole else text
+
+
+def written(values: np.ndarray) -> np.ndarray:
+    """Return a column for a file of arrays, which knows no objects: texts as texts."""
+    return values.astype(str) if values.dtype.kind == "O" else values
