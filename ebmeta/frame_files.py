@@ -144,7 +144,7 @@ def row_ids(frame: pd.DataFrame, taken: Iterable[str | None] = ()) -> list[str]:
     return out
 
 
-def as_ids(values: Iterable[Any]) -> list[str | None]:
+def as_ids(values: Iterable[Any]) -> list[Any]:
     """Return ids as the texts that files are compared by: 31 and 31.0 are `31`, and `031` is another; None where none.
 
     Examples:

@@ -123,6 +123,12 @@ class FrameEncoder:
         transformer = self._transformers[which]
         return [] if transformer is None else [str(c) for c in transformer.get_feature_names_out()]
 
+    @property
+    def texts(self) -> list[str]:
+        """Columns that a file has to be read with as they are written: the groups, and features that are texts."""
+        known = [c for part in self._levels for c, v in part.items() if v and all(isinstance(t, str) for t in v)]
+        return [self.groups, *known]
+
     def transform(self, frame: Frame) -> NDArray[np.float64]:
         """Return the features of rows, shape `(N, D)`; of the columns, labels may be absent.
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from ebmeta.frame_files import as_ids
 from ebmeta.frames import FrameEncoder
 from ebmeta.group_sampling import GroupSampler
 from ebmeta.sampling import EpisodeSampler
-from ebmeta.tabular import read_frame, read_table
+from ebmeta.tabular import Roles, read_frame, read_table, roles_of
 
-__all__ = ["Tasks", "agree", "naming", "sampler"]
+__all__ = ["Tasks", "agree", "naming", "refuse_numbers", "roles_of_encoder", "sampler"]
+
+FLAGS = {name: f"--{name.replace('_', '-')}" for name in ("n_way", "n_shot", "n_query")}
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Tasks:
         groups: name of the group column or array: labels are numbers, one task per group. Without it, labels
             are classes.
         size: with groups, column of trials, exposure or readings of each row.
-        features: with groups, columns of features, numbers or texts, such as price,kind; all others by default.
+        features: columns of features, such as price,kind; all others by default. With groups, numbers or texts.
+        exclude: columns that are no features, such as note,id.
         group_features: with groups, columns of covariates of the group, such as area,city.
         n_way: classes per task, a number or a range such as 2:10; 5 by default.
         n_shot: labelled rows per class, a number or a range; 1 by default. With groups, labelled rows
@@ -40,6 +46,7 @@ class Tasks:
     groups: str | None = None
     size: str | None = None
     features: str | None = None
+    exclude: str | None = None
     group_features: str | None = None
     n_way: str | None = None
     n_shot: str | None = None
@@ -59,14 +66,21 @@ def _list(text: str | None) -> list[str]:
     return [] if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
-def sampler(path: Path, tasks: Tasks, seed: int, encoder: FrameEncoder | None = None) -> EpisodeSampler | GroupSampler:
-    """Return a source of tasks over the rows of a file.
+def sampler(
+    path: Path,
+    tasks: Tasks,
+    seed: int,
+    encoder: FrameEncoder | None = None,
+    names: Sequence[str] | None = None,
+) -> EpisodeSampler | GroupSampler:
+    """Return a source of tasks over the rows of a file, and print which columns it uses as what.
 
     Args:
         path: npz, CSV or parquet file.
         tasks: how its rows become tasks.
         seed: seed of the source.
         encoder: what columns became in training, where the model was trained on groups in named columns.
+        names: columns of a model that was trained on named ones without an encoder.
 
     Raises:
         OSError: if the file cannot be read.
@@ -74,18 +88,49 @@ def sampler(path: Path, tasks: Tasks, seed: int, encoder: FrameEncoder | None = 
     """
     if tasks.groups is not None or encoder is not None:
         return _groups(path, tasks, seed, encoder)
-    for flag in ("size", "features", "group_features"):
+    for flag in ("size", "group_features"):
         if getattr(tasks, flag) is not None:
             raise ValueError(f"--{flag.replace('_', '-')}: expected --groups beside it, got none")
-    table = read_table(path, tasks.label)
-    ranges = [_range(n, v) for n, v in (("n-way", tasks.n_way or "5"), ("n-shot", tasks.n_shot or "1"))]
-    ranges.append(_range("n-query", tasks.n_query or "15"))
-    try:
-        return EpisodeSampler(table.X, table.y, *ranges, imbalance=tasks.imbalance, seed=seed)
-    except ValueError as error:
-        numbers = np.asarray(table.y).dtype.kind == "f" and "class labels" in str(error)
-        advice = "; are these numbers of groups? Then name the column of the groups with --groups" if numbers else ""
-        raise ValueError(f"{path}: {error}{advice}") from None
+    table = read_table(path, tasks.label, features=_features(path, tasks, names), exclude=_list(tasks.exclude))
+    refuse_numbers(path, tasks.label, table.y)
+    with naming(path, y=tasks.label):
+        source = EpisodeSampler(
+            table.X,
+            table.y,
+            _range("n-way", tasks.n_way or "5"),
+            _range("n-shot", tasks.n_shot or "1"),
+            _range("n-query", tasks.n_query or "15"),
+            imbalance=tasks.imbalance,
+            seed=seed,
+        )
+    source.feature_names = table.features
+    print(f"{path}: {table.roles}")
+    return source
+
+
+def _features(path: Path, tasks: Tasks, names: Sequence[str] | None) -> Sequence[str] | None:
+    """Return the columns of features that are asked for, or known from training."""
+    asked = None if tasks.features is None else _list(tasks.features)
+    if asked is not None and path.suffix == ".npz":
+        raise ValueError(f"{path}: expected a file of named columns, .csv or .parquet, for --features")
+    if names is None:
+        return asked
+    if asked not in (None, list(names)) or tasks.exclude is not None:
+        flag, got = ("--features", asked) if asked is not None else ("--exclude", _list(tasks.exclude))
+        raise ValueError(f"{flag}: expected the columns of training, {list(names)}, got {got}")
+    return None if path.suffix == ".npz" else names
+
+
+def refuse_numbers(path: Path, label: str, y: np.ndarray | None) -> None:
+    """Raise `ValueError` where labels of classes are numbers that are not whole: `--groups` was forgotten."""
+    numbers = pd.to_numeric(pd.Series([] if y is None or y.ndim != 1 else y), errors="coerce").to_numpy(dtype=float)
+    odd = np.isfinite(numbers) & (numbers != np.round(numbers))
+    if odd.any() and np.isfinite(numbers).all():
+        row = int(np.argmax(odd))
+        raise ValueError(
+            f"{path}: column {label!r}: expected class labels, got continuous numbers such as {numbers[row]:g} in row "
+            f"{row}; to predict numbers of groups, name the column of the groups with --groups"
+        )
 
 
 def _groups(path: Path, tasks: Tasks, seed: int, encoder: FrameEncoder | None) -> GroupSampler:
@@ -96,18 +141,35 @@ def _groups(path: Path, tasks: Tasks, seed: int, encoder: FrameEncoder | None) -
     n_support = _range("n-shot", tasks.n_shot or "3")
     n_query = None if tasks.n_query is None else _range("n-query", tasks.n_query)[1]
     if path.suffix == ".npz" and encoder is None:
-        if tasks.size or tasks.features or tasks.group_features:
+        if tasks.size or tasks.features or tasks.group_features or tasks.exclude:
             raise ValueError(f"{path}: expected a file of named columns, .csv or .parquet, for sizes and features")
-        table = read_table(path, tasks.label, tasks.groups)
-        return GroupSampler(table.X, table.y, table.groups, n_support, n_query, seed=seed)
-    frame = read_frame(path)
+        table = read_table(path, tasks.label, tasks.groups, classes=False)
+        with naming(path, y=tasks.label, groups=tasks.groups):
+            source = GroupSampler(table.X, table.y, table.groups, n_support, n_query, seed=seed)
+        print(f"{path}: {table.roles}")
+        return source
+    frame = read_frame(path, [name] if encoder is None else encoder.texts)
     with naming(path):
         if encoder is None:
-            columns = None if tasks.features is None else _list(tasks.features)
-            known = _list(tasks.group_features)
-            encoder = FrameEncoder(tasks.label, name, columns, known, tasks.size).fit(frame)
-        agree(tasks.label, tasks.groups, encoder)
-        return GroupSampler.from_frame(frame, n_support=n_support, n_query=n_query, encoder=encoder, seed=seed)
+            known, exclude = _list(tasks.group_features), _list(tasks.exclude)
+            features = None if tasks.features is None else _list(tasks.features)
+            found = roles_of(frame, tasks.label, name, features, exclude, known, tasks.size)
+            if absent := [c for c in exclude if c not in frame]:
+                raise ValueError(f"--exclude: expected columns of the file, got {absent[0]!r}")
+            encoder = FrameEncoder(tasks.label, name, found.features, known, tasks.size).fit(frame)
+        agree(tasks, encoder)
+        roles = roles_of_encoder(frame, encoder)
+        if name in frame:
+            frame[name] = as_ids(frame[name])
+    with naming(path, y=encoder.y, size=encoder.size):
+        source = GroupSampler.from_frame(frame, n_support=n_support, n_query=n_query, encoder=encoder, seed=seed)
+    print(f"{path}: {roles}")
+    return source
+
+
+def roles_of_encoder(frame: pd.DataFrame, encoder: FrameEncoder) -> Roles:
+    """Return what each column of a frame is used as by an encoder."""
+    return roles_of(frame, encoder.y, encoder.groups, encoder.features, (), encoder.group_features, encoder.size)
 
 
 @contextmanager
@@ -122,12 +184,23 @@ def naming(path: Path, **roles: str | None) -> Iterator[None]:
         yield
     except ValueError as error:
         role, colon, rest = str(error).partition(":")
-        called = f"column {roles[role]!r}" if roles.get(role) is not None else role
+        called = f"column {roles[role]!r}" if roles.get(role) is not None else FLAGS.get(role, role)
+        rest = re.sub(r"n_support=\((\d+), (\d+)\)", r"--n-shot \1:\2", rest)
         raise ValueError(f"{path}: {called}{colon}{rest}") from None
 
 
-def agree(label: str, groups: str | None, encoder: FrameEncoder) -> None:
-    """Raise `ValueError` where label or group column are named, and otherwise than in training."""
-    for flag, got, known in (("label", label, encoder.y), ("groups", groups, encoder.groups)):
-        if got not in (None, Tasks.label if flag == "label" else None, known):
-            raise ValueError(f"--{flag}: expected {known}, as in training, got {got}")
+def agree(tasks: Tasks, encoder: FrameEncoder) -> None:
+    """Raise `ValueError` where columns are named, and otherwise than in training."""
+    known = {
+        "label": (None if tasks.label == Tasks.label else tasks.label, encoder.y),
+        "groups": (tasks.groups, encoder.groups),
+        "size": (tasks.size, encoder.size),
+        "features": (None if tasks.features is None else _list(tasks.features), encoder.features),
+        "group-features": (
+            None if tasks.group_features is None else _list(tasks.group_features),
+            encoder.group_features,
+        ),
+    }
+    for flag, (got, wanted) in known.items():
+        if got not in (None, wanted):
+            raise ValueError(f"--{flag}: expected {wanted}, as in training, got {got}")

@@ -218,7 +218,7 @@ def _from_arrays(path: Path, arrays: dict[str, np.ndarray], label: str, groups: 
     if not arrays["X"].shape[:1] > (0,):
         raise ValueError(f"{path}: expected rows in X, got an array of shape {arrays['X'].shape}")
     has = [name if name in arrays else None for name in (label, groups)]
-    roles = Roles(["X"], *has, ignored=[name for name in arrays if name not in ("X", *has)])
+    roles = Roles(["X"], has[0], has[1], ignored=[name for name in arrays if name not in ("X", *has)])
     return Table(arrays["X"], arrays.get(label), None if groups is None else arrays.get(groups), None, roles)
 
 

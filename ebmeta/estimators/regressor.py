@@ -178,8 +178,14 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
 
     def tasks(self, X: ArrayLike, *, groups: ArrayLike | None = None, size: ArrayLike | None = None) -> TaskBatch:
         """Return one task per group, in the order in which queries name them, for `ebmeta.predict`."""
+        return self.placed(X, groups=groups, size=size)[0]
+
+    def placed(
+        self, X: ArrayLike, *, groups: ArrayLike | None = None, size: ArrayLike | None = None
+    ) -> tuple[TaskBatch, torch.Tensor]:
+        """Return `tasks`, and which row each of their queries is, task after task, shape `(Q,)`."""
         query = self._check_query(X)
-        return next(self._tasks(query, _labels("groups", groups, len(query)), _column("size", size, len(query))))[0]
+        return next(self._tasks(query, _labels("groups", groups, len(query)), _column("size", size, len(query))))
 
     @torch.no_grad()
     def _ask(
