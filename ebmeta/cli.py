@@ -125,6 +125,7 @@ def train(
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
     from ebmeta.fit import fit
+    from ebmeta.group_sampling import GroupSampler
     from ebmeta.model import EmpiricalBayes
     from ebmeta.persist import model_files, save
 
@@ -137,8 +138,8 @@ def train(
     if profile and tasks.groups is not None:
         raise ValueError(f"--profile: expected 0 for numbers of groups, got {profile}")
     source = sampler(data, tasks, seed)
-    encoder = getattr(source, "encoder", None)
-    held_out = None if validation is None else sampler(validation, tasks, seed + 1, encoder)
+    encoder = source.encoder if isinstance(source, GroupSampler) else None
+    held_out = None if validation is None else sampler(validation, tasks, seed + 1, encoder, source.feature_names)
     if source.X.ndim != 2:
         raise ValueError(f"{data}: expected one feature vector per row, got rows of shape {source.X.shape[1:]}")
     options: dict[str, Any] = {"seed": seed}
@@ -193,6 +194,7 @@ def predict(
     label: str = "y",
     groups: str | None = None,
     num_steps: int | None = None,
+    concentration: float | None = None,
     json: Path | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -204,10 +206,13 @@ def predict(
             of the query file that it lacks is predicted without labels.
         query: file of rows to predict, those of a task all together; a label column in it is ignored.
         output: npz, CSV or parquet for predicted labels with class probabilities (or group, mean, standard
-            deviation and quantiles q05, q50, q95); nc for the whole tree of draws and summaries.
+            deviation and quantiles q05, q50, q95), after the row's number or its id in the query file; nc for the
+            whole tree of draws and summaries.
         label: name of the label column or array; a model of groups in named columns knows it.
         groups: name of the group column or array; a model of groups in named columns knows it.
         num_steps: refinement steps; those of training by default.
+        concentration: for classes, what is known of their proportions among the rows to predict: that they come
+            from a Dirichlet distribution of this concentration, inf for as many rows of every class.
         json: also write a summary to this file.
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
@@ -215,8 +220,15 @@ def predict(
 
     kind: Kind = "tree" if output.suffix == ".nc" else "table"
     _check([("--output", output, kind)], json, overwrite, MODEL=model, SUPPORT=support, QUERY=query)
-    result = predict_files(model, support, query, output, label, groups, num_steps, overwrite)
-    print(f"{output}: predictions of {result['rows']} rows")
+    result = predict_files(model, support, query, output, label, groups, num_steps, overwrite, concentration)
+    known = result.get("groups_with_labels")
+    of = "" if known is None else f" of {result['groups']} groups, {known} of them with labelled rows"
+    print(f"{output}: predictions of {result['rows']} rows{of}")
+    if known == 0 and result["labelled_rows"]:
+        print(
+            f"ebmeta: warning: no group of {query} is among those of {support}; all are predicted from the prior",
+            file=sys.stderr,
+        )
     finish(result, json, overwrite)
 
 
@@ -253,7 +265,8 @@ def evaluate(
     names = [] if plots is None else ["refinement.png", "reliability.png"]
     _check([("--plots", Path(plots or "", name), "picture") for name in names], json, overwrite, MODEL=model, DATA=data)
     loaded, encoder = load_with_encoder(model)
-    scores = score(loaded, sampler(data, tasks or Tasks(), seed, encoder), num_tasks, num_steps=num_steps)
+    source = sampler(data, tasks or Tasks(), seed, encoder, loaded.feature_names)
+    scores = score(loaded, source, num_tasks, num_steps=num_steps)
     print(table(scores))
     if plots is not None:
         from ebmeta.plots import refinement, reliability, save_figure
@@ -301,10 +314,12 @@ def diagnose(
     targets: Targets = [("--output", output, "page"), ("--output", numbers, "result")]
     _check(targets, json, overwrite, MODEL=model, DATA=data)
     loaded, encoder = load_with_encoder(model)
-    source = sampler(data, tasks or Tasks(), seed, encoder)
+    lines: list[str] = []  # for after the verdict
+    source = sampler(data, tasks or Tasks(), seed, encoder, loaded.feature_names, lines.append)
     found = judge(loaded, source, num_tasks, seed=seed, progress=progress)
     found.save(output, overwrite)
     print(found.summary)
+    print(*lines, sep="\n")
     print(f"{output}: {len(found.checks)} checks in {found.seconds:.0f} s; numbers in {numbers}")
     finish(found.to_dict(), json, overwrite)
 

@@ -108,7 +108,7 @@ def read_column(name: str, values: Any, length: int | None = None, hint: str = "
         raise ValueError(
             f"{name}: expected finite numbers, got NaN or infinity at row {int(np.argmin(np.isfinite(array)))}"
         )
-    return array
+    return array if array.flags.writeable else array.copy()  # torch takes no other
 
 
 def read_keys(name: str, values: Any, length: int | None = None) -> list[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import xarray as xr
 
 from ebmeta.columns import read_column
 from ebmeta.estimators import FewShotClassifier, FewShotRegressor
@@ -124,7 +125,7 @@ def predict_files(
     if output.suffix == ".nc":
         quantiles = list(QUANTILES.values()) if "q50" in answer.columns else None
         tree = predict(model, answer.batch, num_steps=num_steps, quantiles=quantiles)
-        tree["row"] = (("task", "query"), answer.place)
+        tree["predictive/row"] = xr.DataArray(answer.place, dims=("task", "query"))  # -1 for padding
         write_tree(output, tree, overwrite)
     else:
         write_table(output, answer.table(), overwrite)

@@ -39,7 +39,9 @@ def read_frame(path: Path, texts: Collection[str | None] = ()) -> pd.DataFrame:
     try:
         frame = _csv(path, texts) if path.suffix == ".csv" else _parquet(path)
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: expected text in UTF-8, got other bytes (save the table as UTF-8)") from None
+        raise ValueError(
+            f"{path}: expected a complete csv file, got: bytes that are no text in UTF-8 (save the table as UTF-8)"
+        ) from None
     except OSError as error:
         if error.errno is not None:  # of the system; the parquet reader calls damage an OSError too
             raise
@@ -103,8 +105,8 @@ def _check_lines(path: Path) -> list[str]:
                 hint = " (a comma at the end of the line?)" if len(line) > len(header) and not line[-1] else ""
                 hint = hint or " (a comma within a number or a text?)" * (len(line) > len(header))
                 raise ValueError(
-                    f"{path}: expected {len(header)} values in every line, as the header has names, got {len(line)} in "
-                    f"line {lines.line_num}{hint}"
+                    f"{path}: expected a complete csv file, {len(header)} values in every line as in its header, got "
+                    f"{len(line)} in line {lines.line_num}{hint}"
                 )
     return header
 

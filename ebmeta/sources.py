@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +72,9 @@ def sampler(
     seed: int,
     encoder: FrameEncoder | None = None,
     names: Sequence[str] | None = None,
+    say: Callable[[str], None] = print,
 ) -> EpisodeSampler | GroupSampler:
-    """Return a source of tasks over the rows of a file, and print which columns it uses as what.
+    """Return a source of tasks over the rows of a file, and say which columns it uses as what.
 
     Args:
         path: npz, CSV or parquet file.
@@ -81,13 +82,14 @@ def sampler(
         seed: seed of the source.
         encoder: what columns became in training, where the model was trained on groups in named columns.
         names: columns of a model that was trained on named ones without an encoder.
+        say: what is done with that line.
 
     Raises:
         OSError: if the file cannot be read.
         ValueError: if the file or an option is malformed, or they do not go together.
     """
     if tasks.groups is not None or encoder is not None:
-        return _groups(path, tasks, seed, encoder)
+        return _groups(path, tasks, seed, encoder, say)
     for flag in ("size", "group_features"):
         if getattr(tasks, flag) is not None:
             raise ValueError(f"--{flag.replace('_', '-')}: expected --groups beside it, got none")
@@ -104,7 +106,7 @@ def sampler(
             seed=seed,
         )
     source.feature_names = table.features
-    print(f"{path}: {table.roles}")
+    say(f"{path}: {table.roles}")
     return source
 
 
@@ -133,7 +135,9 @@ def refuse_numbers(path: Path, label: str, y: np.ndarray | None) -> None:
         )
 
 
-def _groups(path: Path, tasks: Tasks, seed: int, encoder: FrameEncoder | None) -> GroupSampler:
+def _groups(
+    path: Path, tasks: Tasks, seed: int, encoder: FrameEncoder | None, say: Callable[[str], None]
+) -> GroupSampler:
     name = encoder.groups if encoder is not None else str(tasks.groups)
     for flag, value in (("n-way", tasks.n_way), ("imbalance", tasks.imbalance)):
         if value is not None:
@@ -146,7 +150,7 @@ def _groups(path: Path, tasks: Tasks, seed: int, encoder: FrameEncoder | None) -
         table = read_table(path, tasks.label, tasks.groups, classes=False)
         with naming(path, y=tasks.label, groups=tasks.groups):
             source = GroupSampler(table.X, table.y, table.groups, n_support, n_query, seed=seed)
-        print(f"{path}: {table.roles}")
+        say(f"{path}: {table.roles}")
         return source
     frame = read_frame(path, [name] if encoder is None else encoder.texts)
     with naming(path):
@@ -163,7 +167,7 @@ def _groups(path: Path, tasks: Tasks, seed: int, encoder: FrameEncoder | None) -
             frame[name] = as_ids(frame[name])
     with naming(path, y=encoder.y, size=encoder.size):
         source = GroupSampler.from_frame(frame, n_support=n_support, n_query=n_query, encoder=encoder, seed=seed)
-    print(f"{path}: {roles}")
+    say(f"{path}: {roles}")
     return source
 
 

@@ -200,9 +200,14 @@ def _feature(path: Path, name: str, column: pd.Series[Any]) -> np.ndarray:
     try:
         return numbers_of(name, column) if len(column) else np.zeros(0)
     except ValueError as error:
-        advice = " (name the label and group columns, drop other texts)" if "finite" not in str(error) else ""
-        said = str(error).removeprefix(f"column {name!r}: expected numbers, ")
-        raise ValueError(f"{path}: expected numbers in feature column {name!r}, {said}{advice}") from None
+        said = str(error).removeprefix(f"column {name!r}: ")
+        if said.startswith("expected finite"):
+            raise ValueError(f"{path}: {error}") from None
+        said = said.removeprefix("expected numbers, ")
+        raise ValueError(
+            f"{path}: expected numbers in feature column {name!r}, {said} (name the label and group columns, drop "
+            "other texts)"
+        ) from None
 
 
 def _from_arrays(path: Path, arrays: dict[str, np.ndarray], label: str, groups: str | None, wanted: list[str]) -> Table:

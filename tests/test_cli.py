@@ -149,7 +149,7 @@ def test_a_model_of_groups_remembers_its_columns(shops, tmp_path):
     task = (shops / "model", tmp_path / "support.csv", tmp_path / "query.csv")
     assert run("predict", *task, "--output", tmp_path / "out.csv", "--json", tmp_path / "out.json") == 0
     table = pd.read_csv(tmp_path / "out.csv")
-    assert list(table) == ["shop", "mean", "std", "q05", "q50", "q95"]
+    assert list(table) == ["row", "shop", "mean", "std", "q05", "q50", "q95"]
     assert (table["shop"].to_numpy() == query["shop"].to_numpy()).all()
     assert json.loads((tmp_path / "out.json").read_text())["groups"] == query["shop"].nunique()
     for shop, rows in query.groupby("shop"):
@@ -182,7 +182,7 @@ def test_predict_without_labels_or_without_a_group_column(shops, tmp_path):
         pd.read_csv(tmp_path / f"{name}.csv").drop(columns="shop").to_csv(tmp_path / f"{name}.csv", index=False)
     assert run("predict", model, tmp_path / "none.csv", tmp_path / "query.csv", "--output", tmp_path / "b.csv") == 0
     a, b = pd.read_csv(tmp_path / "a.csv"), pd.read_csv(tmp_path / "b.csv")
-    assert list(b) == ["mean", "std", "q05", "q50", "q95"]
+    assert list(b) == ["row", "mean", "std", "q05", "q50", "q95"]
     pd.testing.assert_frame_equal(a[list(b)], b)
 
 
@@ -263,7 +263,7 @@ def test_mistakes_are_one_line(files, tmp_path, capsys):
         (*train, "--profile", "16"): "profile: expected at most as many groups as there are training classes, got 16",
         (*schools, "--likelihood", "cauchy"): "likelihood: expected one of ['normal'",
         (*schools, "--likelihood", "poisson"): "y: expected counts 0, 1, 2, ..., got",
-        (*schools, "--size", "x"): "size: expected finite numbers above 0, got",
+        (*schools, "--size", "x"): "schools.csv: column 'x': expected finite numbers above 0, got",
         (*schools, "--features", "x,z"): "schools.csv: frame: expected a column 'z', got x, score, school",
         (*schools, "--group-features", "x"): "schools.csv: group_features: expected one value of 'x' in all rows of a",
         (
@@ -314,7 +314,7 @@ def test_mistakes_are_one_line(files, tmp_path, capsys):
     assert "file" in refused(capsys, "train", files / "train.npz", "--output", blocked / "m")
     bad = pd.read_csv(data).assign(a=np.inf)
     bad.to_csv(tmp_path / "bad.csv", index=False)
-    assert "X: expected finite numbers, got NaN or infinity" in refused(
+    assert "bad.csv: column 'a': expected finite numbers, got inf in row 0" in refused(
         capsys, "evaluate", files / "model", tmp_path / "bad.csv", "--n-query", 3, "--n-way", 2
     )
     config = files / "model" / "config.json"
