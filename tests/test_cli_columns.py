@@ -324,7 +324,7 @@ def test_columns_that_number_the_rows_are_no_features(tmp_path, capsys):
 
 
 def test_features_of_classes_can_be_chosen(classes, tmp_path, capsys):
-    folder, frame = classes
+    _, frame = classes
     noted = frame.assign(note="n", id=range(60))
     noted.to_csv(tmp_path / "t.csv", index=False)
     common = ["--n-way", 3, "--n-query", 5, "--num-iterations", 1, "--device", "cpu", "--no-progress"]
