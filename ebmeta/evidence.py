@@ -11,20 +11,21 @@ Liu 2013, A nondegenerate penalized likelihood estimator for variance parameters
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
-from scipy import optimize, stats
 from torch import Tensor, nn
 
 from ebmeta.buckets import split
 from ebmeta.checks import at_least, checked
+from ebmeta.evidence_fit import EvidenceFit, boundary_threshold, unsettled, weight_names
 from ebmeta.group_sampling import GroupSampler
+from ebmeta.maximum import ENOUGH, climb
 from ebmeta.members import Members, chunk_size
 from ebmeta.model import EmpiricalBayes
+from ebmeta.normal_evidence import SMALLEST, NormalEvidence, log_gamma
 from ebmeta.objective import Objective
 from ebmeta.preparation import check_columns, check_groups, measure
 from ebmeta.prior import FullPrior, Prior
@@ -36,65 +37,9 @@ __all__ = ["Evidence", "EvidenceFit", "Hyperprior", "boundary_threshold", "fit_e
 Hyperprior = Callable[[EmpiricalBayes], Tensor]
 
 ROWS = 8192  # of a part: some hundred megabytes for a likelihood that takes sixteen steps of quadrature
-LEVEL = 0.05  # of the test by which a scale is told from 0
-RATE = 0.1  # of the hyperprior: its mean is 20 standard deviations of the labels
-FAR = 1e15  # stands for a loss that cannot be computed
 NEARLY_ZERO = 1e-3  # of the fitted scale: stands for 0 where the evidence at the boundary is asked for
-ENOUGH = 1e-5  # relative change at which the fit at the boundary may stop: hundredths of a nat
-SMALLEST = 1e-6  # scale below which a fitted one stands for 0 itself
-
-
-@checked()
-@dataclass(frozen=True, eq=False)
-class EvidenceFit:
-    r"""What `fit_evidence` found.
-
-    Args:
-        model: the fitted model.
-        log_evidence: $\sum_t \log p_\psi(y_t)$ in nats, without the hyperprior.
-        scales: standard deviation $s_p$ of every weight over groups, shape `(P,)`, in units of the model.
-        gain: log evidence lost in nats, where $s_p$ is held at 0 and all else is fitted anew, shape `(P,)`; None where
-            that was not asked for.
-        converged: whether the optimiser says that it has.
-        hyperprior: whether the fit had one.
-    """
-
-    model: EmpiricalBayes
-    log_evidence: float
-    scales: Tensor
-    gain: Tensor | None
-    converged: bool
-    hyperprior: bool = False
-
-    @property
-    def at_boundary(self) -> list[int]:
-        """Weights whose standard deviation over groups the data cannot tell from 0; see `boundary_threshold`.
-
-        Raises:
-            ValueError: if the fit was made with `boundary=False`.
-        """
-        if self.gain is None:
-            raise ValueError("at_boundary: expected a fit with boundary=True, got one that did not look")
-        return [int(p) for p in (self.gain < boundary_threshold(len(self.gain))).nonzero().flatten()]
-
-    def __str__(self) -> str:
-        """Return the finding in words."""
-        head = f"log evidence {self.log_evidence:.2f} nats"
-        if self.gain is None:
-            return head
-        found = self.at_boundary
-        if not found:
-            return f"{head}; every weight differs between groups beyond doubt"
-        last = len(self.scales) - 1
-        names = ", ".join("intercept" if p == last else f"weight {p}" for p in found)
-        gains = ", ".join(f"{max(float(self.gain[p]), 0.0):.2f}" for p in found)
-        advice = "intervals that take it for 0 would be too narrow, so fit with hyperprior=True"
-        if self.hyperprior:
-            advice = "the hyperprior keeps it above 0; ebmeta.propagate averages over what is left open"
-        return (
-            f"{head}; the data cannot tell the spread over groups from 0 for: {names} "
-            f"(holding it at 0 costs {gains} nats); {advice}"
-        )
+FIRST = 100  # iterations with the noise alike in all groups, before it may differ
+ABOUT = 0.05  # nats that a fit at the boundary may leave
 
 
 @checked(num_draws=at_least(1), max_iterations=at_least(1))
@@ -105,13 +50,15 @@ def fit_evidence(
     hyperprior: bool | Hyperprior = False,
     boundary: bool = True,
     num_draws: int = 16,
-    max_iterations: int = 500,
+    max_iterations: int = 2000,
     seed: int = 0,
 ) -> EvidenceFit:
     r"""Fit the prior and the likelihood's parameters to all labels of all groups, in place.
 
     The refiner is not trained: it needs unlabelled rows and `ebmeta.fit`. Computes in 64 bits; the model comes back in
-    its own type.
+    its own type. Normal labels take a closed form (`ebmeta.normal_evidence`) that starts from the data, others the
+    bound of `ebmeta.objective` from the present parameters. Where the maximum is not reached, or there is none, a
+    `UserWarning` says so, as does the text of the fit.
 
     Args:
         model: a model for numbers, `EmpiricalBayes.regressor`.
@@ -138,19 +85,37 @@ def fit_evidence(
     if model.likelihood.categorical:
         raise ValueError("fit_evidence: expected a model for numbers, got a classifier")
     dtype = next(model.parameters()).dtype
-    evidence = Evidence(model.double(), tasks, hyperprior=hyperprior, num_draws=num_draws, seed=seed)
+    try:
+        evidence = Evidence(model.double(), tasks, hyperprior=hyperprior, num_draws=num_draws, seed=seed)
+        found = _maximum(evidence, boundary, max_iterations)
+    finally:
+        model.to(dtype)
+    for note in found.notes:
+        warnings.warn(f"fit_evidence: {note}", UserWarning, stacklevel=3)  # above the check of arguments
+    return found
 
-    if model.likelihood.has_level:  # else a spread of noise may take the place of all structure
-        evidence.maximise(max_iterations, evidence.mask(model.likelihood.log_ratio), ENOUGH)
-    converged = evidence.maximise(max_iterations)
+
+def _maximum(evidence: Evidence, boundary: bool, max_iterations: int) -> EvidenceFit:
+    model, penalised = evidence.model, evidence.hyperprior is not False
+    source: Evidence | NormalEvidence = evidence
+    if NormalEvidence.has_form(model) and isinstance(evidence.hyperprior, bool):
+        source = NormalEvidence(model, evidence.parts, evidence.hyperprior)
+    left = source.fit(max_iterations)
     with torch.no_grad():
         reached, scales = evidence.log_evidence().item(), _scales(model.prior)
-    gain = None
+    notes, gain = [*source.notes(), *unsettled(left, max_iterations)], None
     if boundary:
-        without = [evidence.without(p, max_iterations) for p in range(len(scales))]
-        gain = reached - torch.tensor(without, dtype=scales.dtype)
-    model.to(dtype)
-    return EvidenceFit(model, reached, scales, gain, converged, hyperprior is not False)
+        free, without, lefts = source.boundary(max_iterations)
+        # What one of them has found is open to the free one too.
+        gain = max(free, *without) - torch.tensor(without, dtype=scales.dtype)
+        names = weight_names(model)
+        if left < ENOUGH and (slow := [names[p] for p, rest in enumerate(lefts) if rest >= ABOUT]):
+            notes.append(
+                f"the fit without the spread of {', '.join(slow)} has not converged after "
+                f"max_iterations={max_iterations}, so what holding it at 0 costs is overstated"
+            )
+    converged = left < ENOUGH and not source.notes()
+    return EvidenceFit(model, reached, scales, gain, converged, penalised, left, tuple(notes))
 
 
 class Evidence:
@@ -270,13 +235,13 @@ class Evidence:
             return math.inf, torch.full_like(flat, torch.nan)
         return value, gradient
 
-    def maximise(self, max_iterations: int, held: Tensor | None = None, tolerance: float = 2e-9) -> bool:
-        """Go to the maximum by L-BFGS; return whether the optimiser says that it is there.
+    def maximise(self, max_iterations: int, held: Tensor | None = None, enough: float = ENOUGH) -> float:
+        """Go to the maximum; return the nats that are still left to gain, at least.
 
         Args:
             max_iterations: of the optimiser.
             held: True where a parameter stays as it is, of the shape of `read`; none by default.
-            tolerance: relative change of the objective at which to stop.
+            enough: nats that may be left.
         """
         at = self.read()
         free = torch.ones_like(at, dtype=torch.bool) if held is None else ~held
@@ -284,23 +249,51 @@ class Evidence:
         def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
             at[free] = torch.from_numpy(values)
             value, gradient = self._both(at)
-            # A step too far for positive definite precisions: the line search takes a shorter one.
-            good = np.isfinite(value) and bool(gradient.isfinite().all())
-            return (value, gradient[free].numpy()) if good else (FAR, np.zeros_like(values))
+            return value, gradient[free].numpy()
 
-        options = {"maxiter": max_iterations, "maxls": 50, "ftol": tolerance}
-        found = optimize.minimize(loss, at[free].numpy(), jac=True, method="L-BFGS-B", options=options)
-        at[free] = torch.from_numpy(found.x)
+        found = climb(loss, at[free].numpy(), max_iterations, enough=enough)
+        at[free] = torch.from_numpy(found.at)
         self.write(at)
-        return bool(found.success)
+        return found.left
+
+    def fit(self, max_iterations: int) -> float:
+        """Go to the maximum from the present parameters; return the nats that are still left to gain, at least."""
+        if self.model.likelihood.has_level:  # else a spread of noise may take the place of all structure
+            self.maximise(min(FIRST, max_iterations), self.mask(self.model.likelihood.log_ratio), 1.0)
+        return self.maximise(max_iterations)
+
+    def notes(self) -> list[str]:
+        """Return what there is to say of the maximum found."""
+        return []
+
+    def boundary(self, max_iterations: int) -> tuple[float, list[float], list[float]]:
+        """Return the largest log evidence, those without the spread of each weight, and what each of these left.
+
+        None has the hyperprior, so that they can be compared. Changes nothing.
+        """
+        kept, hyperprior = self.read(), self.hyperprior
+        self.hyperprior = False
+        try:
+            if hyperprior is not False:
+                self.maximise(max_iterations, enough=ABOUT)
+            with torch.no_grad():
+                free = self.log_evidence().item()
+            without = [self.without(p, max_iterations) for p in range(len(self.model.prior.log_scale))]
+        finally:
+            self.hyperprior = hyperprior
+            self.write(kept)
+        return free, [value for value, _ in without], [left for _, left in without]
 
     def mask(self, parameter: Tensor | nn.Module) -> Tensor:
         """Return True where a parameter is, of the shape of `read`."""
         return torch.cat([torch.full((p.numel(),), p is parameter) for p in self.parameters])
 
-    def without(self, weight: int, max_iterations: int) -> float:
-        """Return the largest log evidence in nats with one weight (nearly) the same in all groups; change nothing."""
-        kept, hyperprior, prior = self.read(), self.hyperprior, self.model.prior
+    def without(self, weight: int, max_iterations: int) -> tuple[float, float]:
+        """Return the largest log evidence with one weight (nearly) the same in all groups, and what is left to gain.
+
+        Both in nats. Changes nothing.
+        """
+        kept, prior = self.read(), self.model.prior
         held = {id(p): torch.zeros_like(p, dtype=torch.bool) for p in self.parameters}
         held[id(prior.log_scale)][weight] = True
         log_scale = float(prior.log_scale.data[weight])
@@ -308,44 +301,17 @@ class Evidence:
         if isinstance(prior, FullPrior) and id(prior.lower) in held:  # its row of the factor would bring the scale back
             held[id(prior.lower)][weight] = True
             prior.lower.data[weight] = 0.0
-        self.hyperprior = False
         try:
-            self.maximise(max_iterations, torch.cat([held[id(p)].flatten() for p in self.parameters]), ENOUGH)
+            left = self.maximise(max_iterations, torch.cat([held[id(p)].flatten() for p in self.parameters]), ABOUT)
             with torch.no_grad():
-                return self.log_evidence().item()
+                return self.log_evidence().item(), left
         finally:
-            self.hyperprior = hyperprior
             self.write(kept)
-
-
-@cache
-def boundary_threshold(num_weights: int) -> float:
-    r"""Return the nats that the spread of one weight among $P$ has to gain to be told from 0 at the 5% level.
-
-    Without it there is one variance less, at its boundary, and $P - 1$ covariances: twice the gain is then distributed
-    as an even mixture of $\chi^2_{P-1}$ and $\chi^2_P$ when groups are many.
-
-    Source: Stram and Lee 1994, Variance components testing in the longitudinal mixed effects model.
-
-    Args:
-        num_weights: $P$.
-
-    Examples:
-        >>> round(boundary_threshold(1), 3), round(boundary_threshold(2), 3)
-        (1.353, 2.569)
-    """
-
-    def excess(twice: float) -> float:
-        below = stats.chi2.sf(twice, num_weights - 1) if num_weights > 1 else 0.0
-        return float((below + stats.chi2.sf(twice, num_weights)) / 2 - LEVEL)
-
-    return float(optimize.brentq(excess, 1e-9, 100.0 + 10 * num_weights)) / 2
 
 
 def log_hyperprior(model: EmpiricalBayes) -> Tensor:
     r"""Return $\sum_p (\log s_p - 0.1 s_p)$, the log of a Gamma(2, 0.1) density of each scale up to a constant."""
-    scales = _scales(model.prior)
-    return (scales.log() - RATE * scales).sum()
+    return log_gamma(_scales(model.prior))
 
 
 def _scales(prior: Prior) -> Tensor:

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 from builders import close, number_tasks, real_tasks
+from scipy import optimize
 
 import ebmeta
 from ebmeta import EmpiricalBayes, GroupSampler, TaskBatch, conjugate
+from ebmeta.evidence import Evidence
+from ebmeta.maximum import gain_left
 from ebmeta.uncertainty import temper
 from ebmeta.units import in_units
 
@@ -22,6 +25,23 @@ def one_way(groups: int = 12, rows: int = 6, seed: int = 0) -> tuple[np.ndarray,
     X = rng.normal(size=(groups * rows, 1))
     y = (2 + 3 * rng.normal(size=groups))[group] + 1.5 * X[:, 0] + 0.5 * rng.normal(size=len(group))
     return X, 100 * y + 7, group  # far from unit scale on purpose
+
+
+def largest_log_density(z: np.ndarray, y: np.ndarray, group: np.ndarray) -> float:
+    """Return the largest log density of normal labels with independent random weights of the columns z, by SciPy."""
+    design = np.column_stack([z, np.ones(len(y))])
+    same = group[:, None] == group
+
+    def loss(log_sd: np.ndarray) -> float:
+        *spreads, noise = np.exp(2 * np.clip(log_sd, -15, 15))
+        v = noise * np.eye(len(y)) + sum(s * np.outer(c, c) * same for s, c in zip(spreads, z.T, strict=True))
+        half = np.linalg.cholesky(v)
+        d, r = np.linalg.solve(half, design), np.linalg.solve(half, y)
+        rest = r - d @ np.linalg.lstsq(d, r, rcond=None)[0]
+        return len(y) * np.log(2 * np.pi) / 2 + np.log(half.diagonal()).sum() + rest @ rest / 2
+
+    starts = [np.full(z.shape[1] + 1, np.log(y.std())) + np.r_[np.full(z.shape[1], a), -1] for a in (-6.0, -1.0, 0.0)]
+    return -min(optimize.minimize(loss, start, method="Nelder-Mead", options={"fatol": 1e-6}).fun for start in starts)
 
 
 def test_the_evidence_is_at_its_maximum():
@@ -52,14 +72,80 @@ def test_the_evidence_is_at_its_maximum():
     assert loc[0, 0, 0].item() == pytest.approx(150, rel=0.15)
     assert covariance[0, 0, 1, 1].sqrt().item() == pytest.approx(300, rel=0.5)
     assert found.at_boundary == [0]  # the slope is the same in all groups
-    # Without the intercept's spread the noise explains it, fitted anew: as good as one line for all rows, or better.
-    _, (squares,), *_ = np.linalg.lstsq(np.stack([X[:, 0], np.ones(len(y))], 1), y, rcond=None)
-    one_line = -len(y) * (np.log(2 * np.pi * squares / len(y)) + 1) / 2
-    assert one_line - 0.02 < best - float(found.gain[1]) < one_line + 1
+    # Without the spread of the intercept (at mean features), noise and slopes explain it, fitted anew.
+    assert best - float(found.gain[1]) == pytest.approx(largest_log_density(X - X.mean(0), y, group), abs=1e-3)
     assert "weight 0" in str(found)
     assert "intercept" not in str(found)
     assert str(found).endswith("so fit with hyperprior=True")
     assert str(replace(found, hyperprior=True)).endswith("averages over what is left open")
+
+
+def random_slopes(features: int, groups: int, rows: int) -> GroupSampler:
+    rng = np.random.default_rng(3)
+    group = np.repeat(np.arange(groups), rows)
+    X = rng.normal(size=(len(group), features))
+    y = X[:, 0] + rng.normal(size=groups)[group] + 0.5 * rng.normal(size=len(group))
+    return GroupSampler(X, y, group, n_support=1)
+
+
+def test_many_features_reach_the_maximum():
+    tasks, model = random_slopes(10, 40, 12), EmpiricalBayes.regressor(10, num_steps=0).double()
+    found = ebmeta.fit_evidence(model, tasks, boundary=False)
+    assert found.converged
+    assert found.left < 0.01
+    # From there nothing is gained, by another function of other parameters and another optimiser.
+    evidence = Evidence(model, tasks, hyperprior=False)
+    start = evidence.read().numpy()
+
+    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        at = torch.from_numpy(flat)
+        return evidence.value(at), evidence.gradient(at).numpy()
+
+    again = optimize.minimize(loss, start, jac=True, method="BFGS", options={"maxiter": 60})
+    assert found.log_evidence == pytest.approx(-loss(start)[0], abs=1e-3)
+    assert -again.fun < found.log_evidence + 0.02
+
+
+def test_a_fit_that_stopped_early_says_so():
+    with pytest.warns(UserWarning, match=r"fit_evidence: not converged after max_iterations=3: .* left to gain"):
+        found = ebmeta.fit_evidence(
+            EmpiricalBayes.regressor(4, num_steps=0), random_slopes(4, 30, 6), boundary=False, max_iterations=3
+        )
+    assert not found.converged
+    assert "not converged" in str(found)
+    with pytest.warns(UserWarning, match="not converged"):
+        poor = ebmeta.fit_evidence(
+            EmpiricalBayes.regressor(1, "poisson", num_steps=0).double(),
+            number_tasks("poisson", supports=(6,) * 20, queries=(6,) * 20, features=1),
+            boundary=False,
+            num_draws=4,
+            max_iterations=2,
+        )
+    assert not poor.converged
+
+
+def test_more_parameters_than_rows_are_not_fitted():
+    with pytest.warns(UserWarning, match="253 parameters for 240 rows: the evidence has no maximum"):
+        found = ebmeta.fit_evidence(EmpiricalBayes.regressor(20, num_steps=0), random_slopes(20, 40, 6), boundary=False)
+    assert not found.converged
+    assert "253 parameters" in str(found)
+    assert (
+        0.3 < float(found.model.likelihood.unit * found.model.likelihood.log_noise.detach().exp()) < 0.7
+    )  # 0.5 simulated
+    exact = np.random.default_rng(0).normal(size=(30, 1))
+    with pytest.warns(UserWarning, match="the noise goes to 0"):
+        ebmeta.fit_evidence(
+            EmpiricalBayes.regressor(1, num_steps=0),
+            GroupSampler(exact, (exact[:, 0] + 1) * np.repeat([1, 2, 3, 4, 5], 6), np.repeat(range(5), 6), n_support=1),
+            boundary=False,
+        )
+
+
+def test_what_is_left_is_what_newton_would_gain():
+    g = np.random.default_rng(0)
+    root = g.normal(size=(6, 6)) * 10.0 ** np.arange(-2, 4)
+    hessian, at = root.T @ root, g.normal(size=6)
+    assert gain_left(lambda x: (x @ hessian @ x / 2, hessian @ x), at) == pytest.approx(at @ hessian @ at / 2, rel=1e-3)
 
 
 def test_every_row_counts_once():

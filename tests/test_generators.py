@@ -142,7 +142,7 @@ def grouped(n_support: int = 2) -> GroupSampler:
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(8), 5)
     x = rng.normal(size=(40, 2))
-    return GroupSampler(x, rng.normal(size=8)[group] + x[:, 0], group, n_support=n_support)
+    return GroupSampler(x, rng.normal(size=8)[group] + x[:, 0] + 0.3 * rng.normal(size=40), group, n_support=n_support)
 
 
 @pytest.mark.usefixtures("rng_untouched")

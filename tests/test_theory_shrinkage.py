@@ -13,7 +13,7 @@ from scipy import integrate, optimize, special, stats
 
 import ebmeta
 from ebmeta import EmpiricalBayes, TaskBatch
-from ebmeta.evidence import boundary_threshold
+from ebmeta.evidence import boundary_threshold, log_hyperprior
 from ebmeta.gaussian import FullGaussian
 from ebmeta.initializer import ConjugateInitializer
 from ebmeta.likelihood import Given, NegativeBinomial, StudentT
@@ -157,7 +157,14 @@ def test_the_loss_at_the_boundary_is_half_of_two_chi_squared() -> None:
         assert abs((twice > level).mean() - expected) < 5 * math.sqrt(expected / draws) + 0.5 / math.sqrt(k)
     y = np.array([2.0, -1.5, 0.3, 4.1, -2.8, 1.0])
     found = ebmeta.fit_evidence(normal_means(), unlabelled_support(means(torch.from_numpy(y), 1.0)))
-    assert float(found.gain[0]) == pytest.approx(3 * (y.var() - 1 - math.log(y.var())), abs=1e-3)
+    exact = 3 * (y.var() - 1 - math.log(y.var()))
+    assert float(found.gain[0]) == pytest.approx(exact, abs=1e-3)
+    # With the hyperprior both sides are maxima without it, in the closed form and in the bound.
+    for hyperprior in (True, log_hyperprior):
+        for labels, loss in ((y, exact), (0.1 * y, 0.0)):
+            batch = unlabelled_support(means(torch.from_numpy(labels), 1.0))
+            careful = ebmeta.fit_evidence(normal_means(), batch, hyperprior=hyperprior)
+            assert float(careful.gain[0]) == pytest.approx(loss, abs=0.03 if callable(hyperprior) else 1e-3)
 
     rng, loss = np.random.default_rng(1), []
     for _ in range(24):

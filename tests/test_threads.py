@@ -46,7 +46,8 @@ def test_a_model_with_uncertain_parameters_serves_threads(likelihood):
     x, y, group = groups(likelihood)
     tasks = GroupSampler(x, y, group, n_support=1)
     model = EmpiricalBayes.regressor(2, likelihood, num_steps=1)
-    ebmeta.fit_evidence(model, tasks, boundary=False, max_iterations=3)
+    with pytest.warns(UserWarning, match="not converged"):  # three iterations are enough here
+        ebmeta.fit_evidence(model, tasks, boundary=False, max_iterations=3)
     unsure = ebmeta.propagate(model, tasks, num_draws=4)
 
     def serve(index: int) -> list[np.ndarray]:
