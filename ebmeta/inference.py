@@ -221,7 +221,7 @@ class MixtureInference(NamedTuple):
 
     def kl(self) -> Tensor:
         r"""Return the weighted mean divergence in nats, an upper bound of the mixture's, shape `(steps, T)`."""
-        return torch.einsum("skt,ts->kt", self.each(Inference.kl), self.log_weight.exp())
+        return torch.einsum("skt,ts->kt", self.each(Inference.kl).double(), self.log_weight.double().exp())
 
     def log_prob(self, k: int, y: Tensor, noise: Tensor, *, predictive: bool) -> Tensor:
         """Return the log likelihood of query labels in nats, shape `(T, Q)`; see `Inference.log_prob`."""
