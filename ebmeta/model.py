@@ -7,7 +7,6 @@ of one `TaskBatch` that go into `SVI`, `Trace_ELBO()(model, guide)`, `Predictive
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -31,8 +30,6 @@ from ebmeta.seeding import stream
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["EmpiricalBayes"]
-
-_SERIAL = itertools.count()
 
 
 @checked(beta=at_least(0))
@@ -74,17 +71,11 @@ class EmpiricalBayes(nn.Module):
         self.config = config
         #: Names of the columns of the rows that the model was trained on, where they had some.
         self.feature_names: list[str] | None = None
-        self.serial = next(_SERIAL)
 
     def __getstate__(self) -> dict[str, Any]:
         for parameter in self.parameters():
             parameter.__dict__.pop("unconstrained", None)  # Pyro's weak reference cannot be pickled
         return dict(self.__dict__)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # A copy is another model: Pyro's parameter store must not take it for this one.
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self.serial = next(_SERIAL)
 
     @classmethod
     @checked(

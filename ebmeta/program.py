@@ -9,13 +9,18 @@ w_t ~ q_K(w; support_t, query_x_t, z_t) site "w",       plate "task"
 
 from __future__ import annotations
 
+import itertools
+import weakref
+from collections.abc import Mapping, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyro
 import pyro.distributions as dist
+import torch
 from pyro import poutine
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ebmeta.likelihood import Given
 from ebmeta.tasks import TaskBatch
@@ -47,16 +52,68 @@ class Program(nn.Module):
 
 
 def register(owner: EmpiricalBayes) -> None:
-    """Tell Pyro of every trainable parameter, under a name that no other model has."""
+    """Tell Pyro of every trainable parameter, by names that any process gives a model.
+
+    The names are `ebmeta.prior.loc` and so on. Where another living model of this process has them in the store, they
+    are `ebmeta2.prior.loc`, and so on: two models train side by side. A model keeps its names as long as they are in
+    the store.
+
+    Values that no model of this process has put there come from a file (`ParamStoreDict.load`): they are copied into
+    the parameters of the first model that asks for the names, which then trains on from them.
+
+    Raises:
+        ValueError: if such values are not those of all parameters of a model of this form.
+    """
     store = pyro.get_param_store()
-    for name, parameter in owner.named_parameters():
-        if parameter.requires_grad:
-            key = f"ebmeta{owner.serial}.{name}"
-            if key in store and store[key] is not parameter:
-                del store[key]  # the parameter was replaced since
-            if not parameter.is_contiguous():
-                parameter.data = parameter.data.contiguous()  # the store would keep a copy
-            pyro.param(key, parameter)
+    parameters = {name: p for name, p in owner.named_parameters() if p.requires_grad}
+    prefix = _prefix(owner, parameters)
+    keys = {f"{prefix}.{name}": p for name, p in parameters.items()}
+    loaded = {key: store[key] for key in store if key.startswith(f"{prefix}.") and store[key] not in _OWNERS}
+    if loaded:
+        _restore(keys, loaded)
+    for key in [key for key in store if key.startswith(f"{prefix}.")]:
+        if store[key] is not keys.get(key):
+            del store[key]  # loaded and copied, or the parameter was replaced since, or its model is no more
+    for key, parameter in keys.items():
+        if not parameter.is_contiguous():
+            parameter.data = parameter.data.contiguous()  # the store would keep a copy
+        pyro.param(key, parameter)
+        _OWNERS[parameter] = weakref.ref(owner)
+
+
+#: The model of each parameter that was given to Pyro.
+_OWNERS: MutableMapping[Tensor, weakref.ref[EmpiricalBayes]] = WeakTensorKeyDictionary()
+
+
+def _prefix(owner: EmpiricalBayes, parameters: Mapping[str, Tensor]) -> str:
+    """Return what the names of a model begin with."""
+    store = pyro.get_param_store()
+    for name, parameter in parameters.items():
+        key = store.param_name(parameter)
+        if key is not None and key in store and (store[key] is parameter or store[key] not in _OWNERS):
+            return str(key).removesuffix(f".{name}")
+    for number in itertools.count(1):
+        prefix = "ebmeta" if number == 1 else f"ebmeta{number}"
+        here = [_OWNERS.get(store[key]) for key in store if key.startswith(f"{prefix}.")]
+        if all(other is None or other() in (None, owner) for other in here):
+            break
+    return prefix
+
+
+def _restore(keys: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:
+    """Copy the values of a file into the parameters of a model."""
+    wanted = {key: tuple(p.shape) for key, p in keys.items()}
+    found = {key: tuple(value.shape) for key, value in loaded.items()}
+    for key in wanted | found:
+        if wanted.get(key) != found.get(key):
+            raise ValueError(
+                f"parameter store: expected {key!r} of shape {wanted.get(key, 'none')}, as the model has it, got "
+                f"{found.get(key, 'none')}; a store from a file belongs to a model of the same form "
+                "(pyro.clear_param_store forgets it)"
+            )
+    with torch.no_grad():
+        for key, parameter in keys.items():
+            parameter.copy_(loaded[key])
 
 
 def _bottleneck(owner: EmpiricalBayes, observe: str) -> AbstractContextManager[Any]:
