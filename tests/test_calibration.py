@@ -163,6 +163,13 @@ def test_interval_of_the_area_is_the_derivative_and_that_of_a_bootstrap():
     assert np.isnan(one.half_width)
 
 
+def test_the_interval_of_the_area_by_hand():
+    """Risks 0 and 1/2, area 1/4; the two tasks move it by -1/4 and 1/4, so the variance is 2 / (2 - 1) * 2 / 16."""
+    area = area_under_risk_coverage(np.array([[0.9], [0.6]]), np.array([[1], [0]]))
+    assert area.value == 0.25
+    assert area.half_width == pytest.approx(1.959964 * 0.5)
+
+
 def test_bootstrap_of_a_mean_is_its_standard_error():
     values = np.random.default_rng(0).normal(size=(400, 1))
     got = bootstrap(values, lambda total: total[..., 0] / 400, num_bootstrap=2000)

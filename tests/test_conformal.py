@@ -80,6 +80,13 @@ def test_ways_apart_are_the_mondrian_classifier_of_crepes():
     np.testing.assert_array_equal(conformal.predict_probs(real[50:])["sets"].values[:, 0], wanted)
 
 
+def test_a_score_at_the_threshold_is_inside():
+    """All calibration scores are 1 - p = 0.5, and so is the threshold."""
+    probs = np.full((20, 3, 2), 0.5)
+    sets = ConformalSets(level=0.8).calibrate_probs(probs, np.zeros((20, 3), int)).predict_probs(probs)
+    assert sets["sets"].values.all()
+
+
 def test_tasks_weigh_alike_whatever_their_number_of_queries():
     scores = np.array([[0.9] * 9, [0.1] + [np.nan] * 8, [0.2] + [np.nan] * 8])
     assert task_quantile(scores, 0.25) == 0.1

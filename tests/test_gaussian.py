@@ -51,6 +51,15 @@ def test_marginal(family):
 
 
 @FAMILIES
+def test_colour(family):
+    """Coloured unit vectors are the columns of a root of the covariance."""
+    q = draw(family)
+    unit = torch.eye(WEIGHTS, dtype=torch.float64)[:, None, None, :].expand(-1, TASKS, WAYS, -1)
+    root = q.color(unit).permute(1, 2, 3, 0)
+    close(root @ root.mT, reference(q).covariance_matrix)
+
+
+@FAMILIES
 def test_distribution(family):
     q, w = draw(family), normal(7, TASKS, WAYS, WEIGHTS)
     p = q.distribution()

@@ -34,7 +34,7 @@ def test_the_full_prior_has_the_covariance_of_its_factor():
     prior = moved(FullPrior(3, scale=2.0))
     factor = prior.scale_tril()
     assert bool((factor.triu(1) == 0).all())
-    assert bool((factor.diagonal() > 0).all())
+    close(factor.diagonal(), prior.log_scale.exp())  # no other parameter moves the sizes
     close(torch.linalg.inv(prior(2, 1).precision[1, 0]), factor @ factor.T)
     close(prior(2, 1).loc[1, 0], prior.loc)
 
@@ -43,6 +43,16 @@ def test_the_diagonal_prior_has_the_variance_of_its_scale():
     prior = moved(DiagonalPrior(3, scale=2.0))
     close(prior(2, 4).precision[1, 3], prior.log_scale.exp() ** -2)
     close(prior(2, 4).loc[1, 3], prior.loc)
+
+
+@pytest.mark.parametrize("kind", [DiagonalPrior, FullPrior])
+def test_covariates_move_the_location_in_units_of_the_training_tasks(kind):
+    prior, seen = moved(kind(3, num_covariates=2)), 5.0 + 3.0 * normal(6, 2)
+    prior.measure(seen)
+    unit = (seen - seen.mean(0)) / seen.std(0, correction=0)
+    p, plain = prior(6, 2, seen), prior.gaussian()
+    close(p.loc, (prior.loc + unit @ prior.slope.T).unsqueeze(1).expand(-1, 2, -1))
+    close(p.precision, plain.precision.expand_as(p.precision))
 
 
 @pytest.mark.parametrize("kind", [DiagonalPrior, FullPrior])
