@@ -58,8 +58,12 @@ def test_covariates_move_the_location_in_units_of_the_training_tasks(kind):
 @pytest.mark.parametrize("kind", [DiagonalPrior, FullPrior])
 def test_priors_start_at_their_scale_and_refuse_none(kind):
     close(kind(2, scale=3.0)(1, 1).scale, torch.full((1, 1, 2), 3.0), 1e-6)
-    for bad in ((0, 1.0), (2, 0.0), (2, -1.0)):
-        with pytest.raises(ValueError, match="expected num_weights >= 1 and scale > 0, got"):
+    for bad, message in (
+        ((0, 1.0), "num_weights: expected at least 1, got 0"),
+        ((2, 0.0), "scale: expected .* 0, got 0"),
+        ((2, -1.0), "scale: expected .* 0, got -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
             kind(*bad)
 
 
