@@ -96,8 +96,9 @@ class ConjugateInitializer(Initializer):
 
     with $g$ and $h$ the mean gradient and curvature of $-\log p(y \mid \eta)$ under the present Gaussian
     (`Likelihood.gradients`); the first five steps take them at its location alone, which goes to the mode. Their fixed
-    point is the Gaussian of least $\mathbb E_q[-\log p(y \mid \eta)] + \mathrm{KL}(q \Vert p_\psi)$. The step $\rho$ is
-    1 unless a linear predictor would move by more than 2.
+    point is the Gaussian of least $\mathbb E_q[-\log p(y \mid \eta)] + \mathrm{KL}(q \Vert p_\psi)$; least in $m$ alone
+    where $h$ is not the true curvature, as for a Student-t. The step $\rho$ is 1 unless a linear predictor would move
+    by more than 2.
 
     Args:
         num_steps: steps for likelihoods that are not conjugate.

@@ -1384,6 +1384,39 @@ def drawn_labels(rng: torch.Generator) -> None:
         constant(gap[:, t], atol=1e-8)
 
 
+@checks("eq-transductive-gain")
+def test_other_inputs_are_worth_what_they_tell(rng: torch.Generator) -> None:
+    *_, joint = finite_world(rng, coupled=True)
+    joint = joint.sum(-1)  # (w, x and y of the support row, x of a query, x of another, y of the first)
+
+    def information(table: Tensor) -> Tensor:
+        """I(a; b | c) of a table (a, b, c)."""
+        both = table * table.sum((0, 1)) / (table.sum(0) * table.sum(1).unsqueeze(1))
+        return (table * both.log()).sum()
+
+    labels = joint.sum(0).permute(4, 3, 0, 1, 2).reshape(2, 3, -1)
+    weights = joint.sum(-1).permute(0, 4, 1, 2, 3).reshape(4, 3, -1)
+    told = labels / labels.sum(0)  # p(y | all inputs, support label)
+    alone = labels.sum(1) / labels.sum((0, 1))
+    equal((labels * (told / alone.unsqueeze(1)).log()).sum(), information(labels))
+    assert 0 < float(information(labels)) < float(information(weights))
+    # The package's family, given all inputs: two exact predictions of a query, with and without the others.
+    batch = family().sample(4).to(torch.float64)
+    one = TaskBatch(batch.support_x, batch.support_y, batch.query_x[:, :1], batch.query_y[:, :1])
+    phi = torch.cat([one.query_x, torch.ones(4, 1, 1, dtype=torch.float64)], -1)
+    posteriors = [family().exact_posterior(b, transductive=True) for b in (batch, one)]
+    exact, less = (torch.distributions.Normal(m, (v + 0.25).sqrt()) for m, v in (q.marginal(phi) for q in posteriors))
+    gain, (points, weight) = torch.zeros(4, dtype=torch.float64), hermite(5)
+    for e, share in zip(points[:, 0], weight, strict=True):
+        y = (exact.mean + e * exact.stddev)[..., 0]
+        with_others = TaskBatch(batch.support_x, batch.support_y, batch.query_x, y.expand(-1, 6))
+        without = TaskBatch(one.support_x, one.support_y, one.query_x, y)
+        scores = [family().exact_nll(b, transductive=True)[:, 0] for b in (without, with_others)]
+        gain += share * (scores[0] - scores[1])
+    equal(gain, torch.distributions.kl_divergence(exact, less)[:, 0, 0])
+    assert bool((gain <= posteriors[0].kl(posteriors[1])).all())  # less than what the others say of the weights
+
+
 @checks("eq-chosen-labels")
 def test_chosen_labels_say_less_than_drawn_ones(rng: torch.Generator) -> None:
     """The labels of two support rows are set to (0, 1) in every task; a query of the same world has inputs alone."""

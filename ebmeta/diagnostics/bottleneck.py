@@ -184,8 +184,8 @@ def mutual_information(
 ) -> xr.Dataset:
     r"""Bracket the mutual information $I(w; d)$ between weights and what the posterior is given of a task.
 
-    The lower bound cannot exceed $\log M$, the logarithm of the number of tasks; where it comes near, all that can be
-    said is that $I(w; d)$ is at least about that.
+    The mean of the lower bound cannot exceed $\log M$, the logarithm of the number of tasks (its estimate can, by its
+    error); where it comes near, all that can be said is that $I(w; d)$ is at least about that.
 
     Args:
         model: the model.
