@@ -105,7 +105,8 @@ def _write_config(folder: Path, stored: Mapping[str, Any], overwrite: bool) -> N
 
 def _checksum(entry: Mapping[str, Any]) -> str:
     content = {k: v for k, v in entry.items() if k not in ("ebmeta", "checksum", "previous")}
-    return hashlib.sha256(to_json(json.loads(json.dumps(content, sort_keys=True))).encode()).hexdigest()
+    text = json.dumps(content, sort_keys=True, default=lambda number: number.item())
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextmanager
