@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebmeta.fingerprint import Known
 from ebmeta.model import EmpiricalBayes
-from ebmeta.sampling import TaskSampler
+from ebmeta.sampling import RowSampler, TaskSampler
 from ebmeta.tensor_files import checksum, load_tensors, read_tensors, write_tensors
 from ebmeta.writing import to_json
 
@@ -62,7 +61,7 @@ def origins(
 def _source(tasks: TaskSampler, batch_size: int) -> list[str | None]:
     first = tasks.sample(batch_size, 0)
     tensors = {f.name: v for f in fields(first) if isinstance(v := getattr(first, f.name), Tensor)}
-    return [tasks.fingerprint() if isinstance(tasks, Known) else None, checksum(tensors)]
+    return [tasks.fingerprint() if isinstance(tasks, RowSampler) else None, checksum(tensors)]
 
 
 @dataclass

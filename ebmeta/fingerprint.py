@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
-__all__ = ["Known", "fingerprint"]
+__all__ = ["fingerprint"]
 
 LARGEST = 1 << 30  # bytes of an array that are all read; of larger ones, rows at equal distances
 ROWS = 1 << 14
 CHUNK = 1 << 24
-
-
-@runtime_checkable
-class Known(Protocol):
-    """A source of tasks that can state what it draws from."""
-
-    def fingerprint(self) -> str:
-        """Return a checksum of data, settings and seed."""
-        ...
 
 
 def fingerprint(*parts: Any) -> str:

@@ -59,6 +59,10 @@ class RowSampler:
 
     feature_names: Sequence[str] | None = None
 
+    def fingerprint(self) -> str | None:
+        """Return a checksum of data, settings and seed, for checkpoints; None where there is none."""
+        return None
+
 
 def names_of(tasks: object) -> Sequence[str] | None:
     """Return the names of the columns that a source of tasks reads; None where they have none."""
