@@ -129,7 +129,9 @@ def read_keys(name: str, values: Any, length: int | None = None) -> list[Any]:
         Traceback (most recent call last):
         ValueError: groups: expected labels of one kind, got the text 'a' in row 0 and the number 1 in row 1
     """
-    if values is None or isinstance(values, str | bytes) or not isinstance(values, Iterable):
+    if not isinstance(values, Iterable | str):
+        values = np.asarray(values)  # what says how it becomes an array
+    if isinstance(values, str | bytes) or np.ndim(values) == 0:
         raise ValueError(f"{name}: expected one label for each row, got {values!r}")
     values = _listed(values)
     _refuse_masked(name, values)
@@ -304,7 +306,10 @@ def _numeric(name: str, array: np.ndarray, hint: str = "") -> np.ndarray:
         value = plain(array[place])
         if not isinstance(value, numbers.Real):
             where = f"row {place[0]}" + (f", column {place[1]}" if len(place) == 2 else "")
-            raise ValueError(f"{name}: expected numbers, got {_shown(value)} in {where}{hint}")
+            said = f"{name}: expected numbers, got {_shown(value)} in {where}{hint}"
+            if value is None or _kind(value) in ("text", "time"):
+                raise ValueError(said)
+            raise TypeError(f"{said} (an argument must be a string or a number)")  # scikit-learn's convention
     return array.astype(np.float64)
 
 

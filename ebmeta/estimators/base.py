@@ -36,8 +36,17 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no typ
             wanted = "classifier" if categorical else "regressor"
             raise ValueError(f"model: expected a {wanted}, got a {self.model.likelihood.name} likelihood")
 
+    def _labelled(self, y: ArrayLike | None) -> ArrayLike:
+        if y is None:
+            raise ValueError(f"y: {type(self).__name__} requires y to be passed, but the target y is None")
+        return y
+
     def _remember(self, X: ArrayLike, y: NDArray[Any], ways: int) -> None:
         x, names = read_rows("X", X)
+        if not math.prod(x.shape[1:]) and self.model.predictor.embedder is not None:
+            raise ValueError(
+                f"X: expected rows, got 0 feature(s) (shape={x.shape}) while a minimum of 1 is required here"
+            )
         if len(x) != len(y):
             raise ValueError(f"y: expected {len(x)} labels, one per row of X, got {len(y)}")
         check_names(self.model.feature_names, names, "when the model was trained")

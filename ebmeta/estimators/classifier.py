@@ -55,7 +55,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         self._check_model(categorical=True)
         if self.concentration is not None and not self.concentration > 0:
             raise ValueError(f"concentration: expected a number above 0, infinity or None, got {self.concentration}")
-        self.classes_, codes = class_codes(y, "y")
+        self.classes_, codes = class_codes(self._labelled(y), "y")
         self._remember(X, codes.astype(np.int64), len(self.classes_))
         return self
 

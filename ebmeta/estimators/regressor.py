@@ -74,7 +74,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
             ValueError: if the model is no regressor, or the arrays are malformed.
         """
         self._check_model(categorical=False)
-        labels = read_column("y", y).astype(np.float64)
+        labels = read_column("y", self._labelled(y)).astype(np.float64)
         self._remember(X, labels, 1)
         self.size_ = _column("size", size, len(labels))
         self.groups_ = _labels("groups", groups, len(labels))
