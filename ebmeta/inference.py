@@ -25,6 +25,8 @@ from ebmeta.members import Members, chunk_size, unpack
 from ebmeta.noise_levels import Levels
 from ebmeta.seeding import stream
 
+CELLS = 2**22  # linear predictors of all draws per pass
+
 __all__ = ["Inference", "MixtureInference", "invert", "repeat"]
 
 
@@ -168,10 +170,15 @@ class Inference(NamedTuple):
             x, way_mask = x[:: self.num_levels], way_mask[:: self.num_levels]
             size = None if given.size is None else given.size[:: self.num_levels]
             given = Given(size, self.levels.z[tasks, level])
-        eta = torch.einsum("tnp,stcp->stnc", x, w)
-        eta = eta if self.likelihood.categorical else eta.double()
-        labels = self.likelihood.sample(eta, way_mask, given, generator=source)
-        return w, labels, None if y is None else self.likelihood.log_prob(y, eta, way_mask, given)
+        labels, scores = [], []
+        for some in torch.split(torch.arange(num_draws), max(1, CELLS // (x.shape[:2].numel() * w.shape[2]))):
+            eta = torch.einsum("tnp,stcp->stnc", x, w[some])
+            eta = eta if self.likelihood.categorical else eta.double()
+            of_some = given if given.level is None else Given(given.size, given.level[some])
+            labels.append(self.likelihood.sample(eta, way_mask, of_some, generator=source))
+            if y is not None:
+                scores.append(self.likelihood.log_prob(y, eta, way_mask, of_some))
+        return w, torch.cat(labels), torch.cat(scores) if scores else None
 
 
 class MixtureInference(NamedTuple):
@@ -252,15 +259,23 @@ class MixtureInference(NamedTuple):
         """Draw weights and labels, each from a part drawn by its weight; see `Inference.draw`."""
         source = generator or stream(0)
         part = choose(self.log_weight, num_draws, source)
-        drawn = self._one_by_one(lambda inferred: inferred.draw(k, num_draws, y, source))
-        index = (
-            part,
-            torch.arange(num_draws, device=part.device)[:, None],
-            torch.arange(part.shape[1], device=part.device),
-        )
-        w, labels = (torch.stack([d[i] for d in drawn])[index] for i in (0, 1))
-        scores = None if y is None else torch.stack([d[2] for d in drawn])[index]
-        return w, labels, scores
+        numbers = iter(range(len(self.members.values)))
+        out: list[Tensor] = []
+
+        def fill(inferred: Inference) -> None:
+            own = part == next(numbers)
+            most = int(own.sum(0).max())
+            drawn = [v for v in inferred.draw(k, max(most, 1), y, source) if v is not None]
+            if not out:
+                out.extend(v.new_zeros(num_draws, *v.shape[1:]) for v in drawn)
+            draw, task = own.nonzero(as_tuple=True)
+            rank = (own.cumsum(0) - 1)[draw, task]
+            for whole, some in zip(out, drawn, strict=True):
+                whole[draw, task] = some[rank, task]
+
+        self._one_by_one(fill)
+        w, labels, *scores = out
+        return w, labels, scores[0] if scores else None
 
 
 def invert(inferred: Inference | MixtureInference, k: int, levels: Tensor, num_bisections: int) -> Tensor:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from ebmeta.likelihood.base import Given, Likelihood
+from ebmeta.likelihood.mean_field import NEVER, mean_field_softmax
 from ebmeta.likelihood.softmax_integral import gaussian_softmax
 
 __all__ = ["NEVER", "Categorical"]
-
-NEVER = -1e30  # a logit that no class can win with, finite so that 0 * NEVER stays 0
 
 
 class Categorical(Likelihood):
@@ -29,17 +26,10 @@ class Categorical(Likelihood):
     def moments(self, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None) -> tuple[Tensor, Tensor]:
         r"""Mean-field approximation of $\mathbb E[\mathrm{softmax}(\eta)]$ and $p (1 - p)$.
 
-        $$ p_c \propto \Big[ \sum_j \exp \frac{m_j - m_c}{\sqrt{1 + \pi (v_j + v_c) / 8}} \Big]^{-1} $$
-
-        Deterministic and equivariant to relabelling. Refinement uses it in every step; predictions
-        use the integral itself (`gaussian_softmax`). Source: Lu, Ie and Sha 2020, Mean-field
-        approximation to Gaussian-softmax integral.
+        Deterministic and equivariant to relabelling (`mean_field_softmax`). Refinement uses it in every step;
+        predictions use the integral itself (`gaussian_softmax`).
         """
-        mask = way_mask.unsqueeze(-2)
-        gap = loc.unsqueeze(-2) - loc.unsqueeze(-1)
-        gap = gap * torch.rsqrt(1 + math.pi / 8 * (var.unsqueeze(-2) + var.unsqueeze(-1)))
-        score = -torch.logsumexp(gap.masked_fill(~mask.unsqueeze(-2), NEVER), -1)
-        p = torch.softmax(score.masked_fill(~mask, NEVER), -1)
+        p = mean_field_softmax(loc, var, way_mask)
         return p, p * (1 - p)
 
     def distribution(self, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> TorchDistributionMixin:
