@@ -12,6 +12,7 @@ from ebmeta.checks import array, between, checked
 from ebmeta.model import EmpiricalBayes
 from ebmeta.plots import axes_or_new
 from ebmeta.predict import predict
+from ebmeta.sampling import exact
 from ebmeta.tasks import TaskBatch
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def fitted_curve(
 
     if model.likelihood.categorical:
         raise ValueError("fitted_curve: expected a model of real labels, got one of classes")
-    rows, labels, path = (torch.as_tensor(np.asarray(v, dtype=np.float32)) for v in (support_x, support_y, x))
+    rows, labels, path = (torch.as_tensor(exact(np.asarray(v))) for v in (support_x, support_y, x))
     batch = TaskBatch(rows.unsqueeze(0), labels.unsqueeze(0), path.unsqueeze(0))
     predictive = predict(model, batch, num_draws=0)["predictive"].to_dataset().isel(step=-1, task=0)
     mean, std = predictive["mean"].values, predictive["std"].values

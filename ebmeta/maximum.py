@@ -77,9 +77,11 @@ def climb(
         value, gradient = loss(at)
         # A step too far for positive definite precisions: the line search takes a shorter one.
         good = math.isfinite(value) and bool(np.isfinite(gradient).all())
-        return (value, gradient) if good else (FAR, np.zeros_like(at))
+        return (value - first, gradient) if good else (FAR, np.zeros_like(at))
 
     at, left, used = start, math.inf if len(start) else 0.0, 0
+    first = loss(start)[0] if len(start) else 0.0
+    first = first if math.isfinite(first) else 0.0  # relative changes are of what is gained: labels may have any unit
     options = {"maxls": 50, "gtol": 1e-7, "maxcor": MEMORY, "maxfun": 10 * max_iterations}
     bounds = optimize.Bounds(least, np.inf)
     for finer in itertools.chain(FINER, itertools.repeat(FINER[-1])):

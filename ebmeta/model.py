@@ -294,7 +294,8 @@ class EmpiricalBayes(nn.Module):
         if level is not None:
             levels = Levels(level.unsqueeze(1), torch.zeros_like(level).unsqueeze(1), level, torch.zeros_like(level))
         elif self.likelihood.has_level:
-            levels = place(lambda z: self._initialize(batch, support_x, z)[1], batch.num_tasks, support_x)
+            wide = support_x.double()  # differences of evidences have few digits left in 32 bits
+            levels = place(lambda z: self._initialize(batch, wide, z)[1], batch.num_tasks, support_x)
         q, evidence = self._initialize(batch, support_x, None if levels is None else levels.z)
         times = evidence.shape[1]
         prior, way_mask, x = self.prior_of(batch, times), repeat(batch.way_mask, times), repeat(query_x, times)
@@ -315,6 +316,7 @@ class EmpiricalBayes(nn.Module):
             self._given(batch, "support", z),
         )
         x, y, mask = (repeat(v, times) for v in (support_x, batch.support_y, batch.support_mask))
+        prior = prior.with_(prior.loc.to(x.dtype), prior.precision.to(x.dtype))
         q = self.initializer(prior, self.likelihood, x, y, mask, given)
         if self.likelihood.categorical:
             return q, x.new_zeros(batch.num_tasks, 1, dtype=torch.float64)

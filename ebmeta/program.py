@@ -157,7 +157,7 @@ def generate(owner: EmpiricalBayes, batch: TaskBatch, observe: Observe = "query"
 
 def _labels(owner: EmpiricalBayes, side: str, batch: TaskBatch, w: Tensor, level: Tensor | None) -> None:
     x, y, mask, size = (getattr(batch, f"{side}_{part}") for part in ("x", "y", "mask", "size"))
-    eta = owner.predictor(owner.predictor.features(x, mask), w)
+    eta = owner.predictor(owner.predictor.features(x, mask).to(w.dtype), w)  # samplers may move `w` in 64 bits
     eta = eta if owner.likelihood.categorical else eta.double()
     labels = owner.likelihood.distribution(eta, batch.way_mask, Given(size, level))
     pyro.sample(f"{side}_y", labels.mask(mask).to_event(1), obs=y)

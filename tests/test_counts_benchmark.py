@@ -54,7 +54,7 @@ def test_both_sides_have_the_same_linear_predictor():
     s = next(splits(data))
     batch = as_batch(data, s.train[:0], s.train)
     model = ebmeta.EmpiricalBayes.regressor(1, "binomial", num_steps=0, num_covariates=1).double()
-    measure(model, batch)
+    measure(model, [batch])
     loc, slope, scale = RNG.normal(size=2), RNG.normal(size=(2, 1)), np.array([0.7, 1.3])
     model.prior.loc.data, model.prior.slope.data = torch.from_numpy(loc), torch.from_numpy(slope)
     model.prior.log_scale.data = torch.from_numpy(np.log(scale))

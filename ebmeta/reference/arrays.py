@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from ebmeta.model import EmpiricalBayes
 from ebmeta.predict import evaluating
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["SAMPLE_STATS", "blank", "label", "rows_of"]
+__all__ = ["SAMPLE_STATS", "blank", "in_64_bits", "label", "rows_of"]
 
 #: Statistics of NumPyro's NUTS, and the names that ArviZ knows them by.
 SAMPLE_STATS = {
@@ -25,6 +26,16 @@ SAMPLE_STATS = {
 }
 
 Groups = Mapping[str, Mapping[str, tuple[tuple[str, ...], Any]]]
+
+
+def in_64_bits() -> AbstractContextManager[None]:
+    """Return a block in which JAX computes in 64 bits: labels keep their digits, and log-gammas theirs."""
+    try:
+        from jax import enable_x64
+    except ImportError:  # where it lived before
+        from jax.experimental import enable_x64  # type: ignore[attr-defined, no-redef]
+    block: AbstractContextManager[None] = enable_x64(True)
+    return block
 
 
 def label(groups: Groups, coordinates: Mapping[str, Any] | None = None) -> xr.DataTree:
@@ -58,8 +69,8 @@ def rows_of(model: EmpiricalBayes, batch: TaskBatch, side: str) -> dict[str, np.
     size = getattr(batch, f"{side}_size", None)
     parameter = next(model.parameters())
     with torch.no_grad(), evaluating(model):
-        x = model.predictor.features(x.to(parameter), mask.to(parameter.device))
-    size = torch.ones(mask.shape) if size is None else size
+        x = model.predictor.features(x.to(parameter.device), mask.to(parameter.device)).double()
+    size = torch.ones(mask.shape, dtype=torch.float64) if size is None else size
     return {k: v.cpu().numpy() for k, v in {"x": x, "y": y, "mask": mask, "size": size}.items() if v is not None} | {
         "way_mask": batch.way_mask.cpu().numpy()
     }

@@ -31,7 +31,7 @@ import xarray as xr
 
 from ebmeta.checks import at_least, between, checked
 from ebmeta.model import EmpiricalBayes
-from ebmeta.reference.arrays import SAMPLE_STATS, label, rows_of
+from ebmeta.reference.arrays import SAMPLE_STATS, in_64_bits, label, rows_of
 from ebmeta.reference.likelihoods import NumpyroLikelihood, get
 from ebmeta.seeding import quietly
 from ebmeta.tasks import TaskBatch
@@ -255,21 +255,22 @@ def hierarchical(
     from numpyro.infer import MCMC, NUTS, Predictive, log_likelihood
 
     program = hierarchical_model(rows, likelihood, hyperpriors, centered=centered)
-    mcmc = MCMC(
-        NUTS(program, target_accept_prob=target_accept),
-        num_warmup=num_warmup,
-        num_samples=num_draws,
-        num_chains=num_chains,
-        chain_method="vectorized",
-        progress_bar=False,
-    )
-    key, later = jax.random.split(jax.random.PRNGKey(seed))
-    mcmc.run(key, extra_fields=tuple(SAMPLE_STATS))
-    draws = mcmc.get_samples(group_by_chain=True)
-    stats = {SAMPLE_STATS[name]: v for name, v in mcmc.get_extra_fields(group_by_chain=True).items()}
-    stats["lp"] = -stats["lp"]
-    scores = log_likelihood(program, draws, batch_ndims=2)["y"]
-    labels = Predictive(program, draws, batch_ndims=2, return_sites=["y"])(later, y=None)["y"]
+    with in_64_bits():
+        mcmc = MCMC(
+            NUTS(program, target_accept_prob=target_accept),
+            num_warmup=num_warmup,
+            num_samples=num_draws,
+            num_chains=num_chains,
+            chain_method="vectorized",
+            progress_bar=False,
+        )
+        key, later = jax.random.split(jax.random.PRNGKey(seed))
+        mcmc.run(key, extra_fields=tuple(SAMPLE_STATS))
+        draws = mcmc.get_samples(group_by_chain=True)
+        stats = {SAMPLE_STATS[name]: v for name, v in mcmc.get_extra_fields(group_by_chain=True).items()}
+        stats["lp"] = -stats["lp"]
+        scores = log_likelihood(program, draws, batch_ndims=2)["y"]
+        labels = Predictive(program, draws, batch_ndims=2, return_sites=["y"])(later, y=None)["y"]
 
     dims = {
         "w": ("task", "way", "feature"),

@@ -26,9 +26,10 @@ import xarray as xr
 
 from ebmeta.checks import at_least, checked
 from ebmeta.model import EmpiricalBayes
-from ebmeta.reference.arrays import SAMPLE_STATS, blank, label, rows_of
+from ebmeta.reference.arrays import SAMPLE_STATS, blank, in_64_bits, label, rows_of
 from ebmeta.reference.likelihoods import NumpyroLikelihood, get, learned_parameters
 from ebmeta.seeding import quietly
+from ebmeta.standard import ROUNDINGS
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["numpyro_model", "nuts"]
@@ -41,7 +42,8 @@ def numpyro_model(model: EmpiricalBayes) -> Callable[..., Any]:
     $$ w_{tc} \sim \mathcal N(\mu, \Sigma) \;\text{(site "w")}, \qquad
        y_{ti} \sim p(y \mid \phi(x_{ti})^\top w_t) \;\text{(site "y")} $$
 
-    The program takes features `x`, shape `(T, N, P)`, as `model.predictor.features` makes them, and optionally
+    JAX computes in 32 bits unless told otherwise (`numpyro.enable_x64`); labels that differ in later digits are refused
+    then. The program takes features `x`, shape `(T, N, P)`, as `model.predictor.features` makes them, and optionally
     `y` `(T, N)`, sampled where absent; `mask`, True where a row is real; `size`, trials or exposure of each row;
     and, for class labels, `way_mask` `(T, C)`, True where a class exists. It returns `w`, shape `(T, C, P)`.
 
@@ -72,6 +74,8 @@ def numpyro_model(model: EmpiricalBayes) -> Callable[..., Any]:
             if likelihood.categorical:
                 raise ValueError("way_mask: expected which classes exist, shape (T, C), got None")
             way_mask = np.ones((len(x), 1), bool)
+        if isinstance(y, np.ndarray | list) and not likelihood.categorical:
+            _check_carried(np.asarray(y), float(np.finfo(jnp.asarray(0.0).dtype).eps), parameters.get("unit", 1.0))
         one = dist.Normal(loc, scale).to_event(1) if scale.ndim == 1 else dist.MultivariateNormal(loc, scale_tril=scale)
         with numpyro.plate("task", len(x)):
             w = numpyro.sample("w", one.expand([np.shape(way_mask)[-1]]).to_event(1))
@@ -80,6 +84,16 @@ def numpyro_model(model: EmpiricalBayes) -> Callable[..., Any]:
         return w
 
     return program
+
+
+def _check_carried(y: np.ndarray, eps: float, unit: float) -> None:
+    """Raise `ValueError` where the rounding of JAX's numbers would show in units of the labels."""
+    largest = float(np.abs(y).max(initial=0.0))
+    if ROUNDINGS * eps * largest > unit:
+        raise ValueError(
+            f"y: expected a spread of at least {ROUNDINGS:,} roundings of JAX's numbers, got {unit:.3g} among labels "
+            f"up to {largest:.3g}; call numpyro.enable_x64() first"
+        )
 
 
 def _labels(form: NumpyroLikelihood, parameters: Mapping[str, Any], eta: Any, way_mask: Any, size: Any) -> Any:
@@ -191,12 +205,13 @@ def nuts(
     model.check(batch)
     seen = rows_of(model, batch.pooled() if observe == "both" else batch, "support")
     queries = rows_of(model, batch, "query")
-    key, later = jax.random.split(jax.random.PRNGKey(seed))
-    keys = jax.random.split(key, (num_chains, batch.num_tasks))
-    w, stats = _sampler(form, num_warmup, num_draws)(keys, seen, *_prior(model), parameters)
-    by_task = w.swapaxes(0, 1).reshape(batch.num_tasks, -1, *w.shape[3:])
-    labelled = batch.query_y is not None
-    new = _scorer(form, labelled)((jax.random.split(later, batch.num_tasks), by_task, queries), parameters)
+    with in_64_bits():
+        key, later = jax.random.split(jax.random.PRNGKey(seed))
+        keys = jax.random.split(key, (num_chains, batch.num_tasks))
+        w, stats = _sampler(form, num_warmup, num_draws)(keys, seen, *_prior(model), parameters)
+        by_task = w.swapaxes(0, 1).reshape(batch.num_tasks, -1, *w.shape[3:])
+        labelled = batch.query_y is not None
+        new = _scorer(form, labelled)((jax.random.split(later, batch.num_tasks), by_task, queries), parameters)
 
     per_row, per_draw = ("chain", "draw", "task", "query"), ("chain", "draw", "task")
     mask = queries["mask"]
