@@ -12,28 +12,7 @@ from contextlib import contextmanager
 
 import cyclopts
 
-__all__ = ["as_line", "flagged", "one_line_each"]
-
-#: Words of the library for what the command line calls otherwise.
-FLAGS = {
-    r"n_support=\((\d+), (\d+)\)": r"--n-shot \1:\2",
-    r"\bn_(way|shot|query): ": r"--n-\1: ",
-    r"\bn_support: ": "--n-shot: ",
-}
-
-
-def flagged(text: str) -> str:
-    """Put the flags of the command line in place of the names of the library.
-
-    Examples:
-        >>> flagged("groups: expected 4 rows; n_support=(0, 3) takes groups of any size")
-        'groups: expected 4 rows; --n-shot 0:3 takes groups of any size'
-        >>> flagged("new.csv: n_way: expected at most 3 (the classes in y), got 5")
-        'new.csv: --n-way: expected at most 3 (the classes in y), got 5'
-    """
-    for pattern, flag in FLAGS.items():
-        text = re.sub(pattern, flag, text)
-    return text
+__all__ = ["as_line", "one_line_each"]
 
 
 def as_line(error: BaseException) -> str:
@@ -58,7 +37,7 @@ def as_line(error: BaseException) -> str:
         stated = re.search(rf"^ +{name[2:].replace('-', '_')}: (.*)$", error.target.__doc__ or "", re.MULTILINE)
         return f"{name}: expected {stated[1].rstrip('.;,') if stated else 'a value'}, got none"
     if isinstance(error, cyclopts.CycloptsError | OSError) or (isinstance(error, ValueError) and text):
-        return flagged(text)
+        return text
     return f"unexpected {type(error).__name__}: {text[:300] or 'no more is known'} (--debug shows where)"
 
 

@@ -231,6 +231,12 @@ def _frames(model: EmpiricalBayes, encoder: FrameEncoder, support: Path, query: 
         query_x = encoder.transform(rows)
         query_size = None if encoder.size is None else encoder.numbers(rows, encoder.size)
         columns = [encoder.groups, *encoder.group_features]
+        lacking, unseen = [c for c in columns if c not in rows], sorted(set(new) - set(known))
+        if lacking and unseen:
+            raise ValueError(
+                f"expected a column {lacking[0]!r}, because {support} has no row of group {unseen[0]!r}, got "
+                f"{', '.join(map(str, rows.columns))}"
+            )
         both = [f[columns] for f in (labelled, rows) if len(f) and set(columns) <= set(f.columns)]
         group_x = encoder.group_x(pd.concat(both, ignore_index=True) if both else rows)
     with naming(support, y=encoder.y, size=encoder.size, groups=encoder.groups):

@@ -125,7 +125,7 @@ def check_target(path: Path, kind: Kind, overwrite: bool = False) -> None:
         raise IsADirectoryError(f"{path}: expected a file to write to, got a folder")
     if not os.access(path, os.W_OK):
         raise PermissionError(f"{path}: expected a file that can be written to, got a read-only one")
-    if stat.S_ISREG(mode) and size and not overwrite and (found := kind_of(place)) != kind:
+    if size and not overwrite and _stream(path) is None and (found := kind_of(place)) != kind:
         got = "a file that ebmeta did not write" if found is None else f"a {found}"
         raise FileExistsError(
             f"{path}: expected a new file or a {kind} written by ebmeta, got {got}; choose another name, or say "
@@ -155,9 +155,19 @@ def check_files(targets: Iterable[tuple[str, Path, Kind]], inputs: Mapping[str, 
                 raise ValueError(f"{flag}: expected a file that is no input, got {path}, which is {name}")
         check_target(path, kind, overwrite)
         place = os.path.realpath(path)
-        if place in taken and (path.is_file() or not path.exists()):
+        if place in taken and _stream(path) is None:
             raise ValueError(f"{flag}: expected a file of its own, got {path}, which {taken[place]} writes too")
         taken[place] = flag
+
+
+def _stream(path: Path) -> Path | int | None:
+    """Return what takes content as it comes: a device, a pipe, or what the shell made of standard output."""
+    try:
+        status = os.stat(path)
+        ours = [fd for fd in (1, 2) if os.path.samestat(status, os.fstat(fd))]
+    except OSError:
+        return None
+    return ours[0] if ours else None if stat.S_ISREG(status.st_mode) else path
 
 
 def write(path: str | os.PathLike[str], content: bytes | memoryview, kind: Kind, overwrite: bool = False) -> None:
@@ -175,8 +185,10 @@ def write(path: str | os.PathLike[str], content: bytes | memoryview, kind: Kind,
     path = Path(path)
     check_target(path, kind, overwrite)
     try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(content)
+        if (stream := _stream(path)) is not None:
+            sys.stdout.flush()
+            with open(stream, "wb", closefd=not isinstance(stream, int)) as file:
+                file.write(content)
         else:
             _replace(Path(os.path.realpath(path)), content)
     except OSError as error:

@@ -14,6 +14,7 @@ from builders import classifier
 import ebmeta
 from ebmeta.cli import main
 from ebmeta.command_errors import as_line
+from ebmeta.frames import FrameEncoder
 
 
 @pytest.fixture
@@ -207,13 +208,7 @@ def test_messages_name_file_and_flag(files, capsys):
     frame[frame["y"] < "c3"].to_csv(files / "few.csv", index=False)
     new = ("--output", files / "new")
     for command, message in {
-        (
-            "train",
-            files / "n.csv",
-            *new,
-        ): "n.csv: y: expected one column of class labels (integers, strings or booleans), "
-        "got continuous labels of shape (72,) and type float64; are these numbers of groups? Then name the column of "
-        "the groups with --groups",
+        ("train", files / "n.csv", *new): "to predict numbers of groups, name the column of the groups with --groups",
         ("train", files / "n.csv", *new, "--groups", "school"): "; --n-shot 0:3 takes groups of any size",
         (
             "train",
@@ -235,3 +230,23 @@ def test_messages_name_file_and_flag(files, capsys):
         ): "none.csv: expected rows, got none",
     }.items():
         assert message in line(capsys, *command)
+
+
+def test_a_query_file_without_the_covariate_is_named(tmp_path, capsys):
+    frame = pd.DataFrame({"x": np.arange(12.0), "shop": np.repeat(list("uvw"), 4), "area": np.repeat(list("pqp"), 4)})
+    frame = frame.assign(sold=frame["x"] % 3)
+    encoder = FrameEncoder("sold", "shop", ["x"], ["area"]).fit(frame)
+    ebmeta.save(ebmeta.EmpiricalBayes.regressor(1, num_covariates=1), tmp_path / "model", encoder)
+    frame[:8].to_csv(tmp_path / "support.csv", index=False)
+    frame.drop(columns="area").to_csv(tmp_path / "query.csv", index=False)
+    task = (
+        "predict",
+        tmp_path / "model",
+        tmp_path / "support.csv",
+        tmp_path / "query.csv",
+        "--output",
+        tmp_path / "o.csv",
+    )
+    message = line(capsys, *task)
+    assert "query.csv: expected a column 'area', because " in message
+    assert "support.csv has no row of group 'w', got x, shop, sold" in message

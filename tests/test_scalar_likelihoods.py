@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 import torch
 from builders import close, generator, number_tasks
-from scipy import integrate, stats
+from pyro.distributions import Bernoulli as PyroBernoulli
+from pyro.distributions import Cauchy as PyroCauchy
+from pyro.distributions import Exponential
+from pyro.distributions import Poisson as PyroPoisson
+from scipy import integrate, optimize, stats
 
 import ebmeta
 from ebmeta.inference import Inference
@@ -19,6 +23,7 @@ from ebmeta.likelihood import (
     Normal,
     NormalPerTask,
     Poisson,
+    ScalarLikelihood,
     StudentT,
 )
 
@@ -282,7 +287,7 @@ def test_the_importance_bound_closes_the_gap_of_the_evidence():
         ("negative_binomial", 1.5, None, r"support_y: expected counts 0, 1, 2, \.\.\., got 1.5 at task 0, row 1"),
         ("binomial", 3.0, 2.0, "support_y: expected at most as many successes as trials, got 3 of 2 at task 0, row 1"),
         ("binomial", 1.0, 2.5, "support_y: expected whole numbers of trials, got 2.5 of 2.5 at task 0, row 1"),
-        ("bernoulli", 2.0, None, "support_y: expected at most as many successes as trials, got 2 of 1"),
+        ("bernoulli", 2.0, None, "support_y: expected 0 or 1, got 2 at task 0, row 1"),
         ("bernoulli", 1.0, 2.0, "support_y: expected rows of one trial each .use 'binomial' for more., got sizes"),
         ("poisson", 1.0, 0.0, "support_size: expected numbers above 0, got 0 at task 0, row 1"),
         ("normal", 1.0, -2.0, "support_size: expected numbers above 0, got -2 at task 0, row 1"),
@@ -308,3 +313,144 @@ def test_impossible_labels_are_refused(name, y, size, message):
 def test_parameters_out_of_range_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+class Waiting(ScalarLikelihood):
+    """Exponential waiting times of mean exp(eta): not canonical, and only what has to be stated."""
+
+    name = "waiting"
+
+    def mean(self, eta, given=None):
+        return eta.exp()
+
+    def variance(self, eta, given=None):
+        return (2 * eta).exp()
+
+    def distribution(self, eta, way_mask, given=None):
+        return Exponential((-eta.squeeze(-1)).exp())
+
+
+class Probit(ScalarLikelihood):
+    """Yes or no with a probit link: another one whose gradient is not mean minus label."""
+
+    name = "probit"
+    discrete = True
+
+    def mean(self, eta, given=None):
+        return torch.special.ndtr(eta)
+
+    def variance(self, eta, given=None):
+        p = torch.special.ndtr(eta)
+        return p * (1 - p)
+
+    def distribution(self, eta, way_mask, given=None):
+        return PyroBernoulli(torch.special.ndtr(eta.squeeze(-1)))
+
+
+class Cauchy(ScalarLikelihood):
+    """Not log-concave: the curvature changes its sign."""
+
+    name = "cauchy"
+
+    def mean(self, eta, given=None):
+        return eta
+
+    def variance(self, eta, given=None):
+        return torch.ones_like(eta)
+
+    def distribution(self, eta, way_mask, given=None):
+        return PyroCauchy(eta.squeeze(-1), 1.0)
+
+
+OWN = {
+    "waiting": (Waiting, [0.2, 1.0, 7.0], lambda eta: stats.expon(scale=np.exp(eta)).logpdf),
+    "probit": (Probit, [0.0, 1.0, 1.0], lambda eta: stats.bernoulli(stats.norm.cdf(eta)).logpmf),
+    "cauchy": (Cauchy, [0.2, -1.0, 9.0], lambda eta: stats.cauchy(eta).logpdf),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_gradients_of_a_likelihood_of_your_own_come_from_its_density(name):
+    build, y, density = OWN[name]
+    loc, var = (torch.tensor(v, dtype=torch.float64).view(1, -1, 1) for v in (LOC, [0.3, 0.6, 0.4]))
+    slope, curvature = build().gradients(torch.tensor([y], dtype=torch.float64), loc, var, WAYS)
+    for i, (label, m, v) in enumerate(zip(y, LOC, (0.3, 0.6, 0.4), strict=True)):
+
+        def mean_loss(shift, label=label, m=m, v=v):
+            def integrand(z):
+                return -density(m + shift + math.sqrt(v) * z)(label) * stats.norm.pdf(z)
+
+            return integrate.quad(integrand, -9, 9, epsabs=1e-12, limit=200)[0]
+
+        low, middle, high = mean_loss(-1e-3), mean_loss(0.0), mean_loss(1e-3)
+        assert float(slope[0, i, 0]) == pytest.approx((high - low) / 2e-3, abs=2e-4)
+        assert float(curvature[0, i, 0]) == pytest.approx(max(0.0, (high - 2 * middle + low) / 1e-6), abs=2e-3)
+
+
+def test_information_of_a_likelihood_of_your_own_is_that_of_its_link():
+    eta = torch.tensor([-1.0, 0.3, 2.0], dtype=torch.float64)
+    close(Waiting().information(eta), torch.ones(3, dtype=torch.float64))
+    p, density = stats.norm.cdf(eta), stats.norm.pdf(eta)
+    close(Probit().information(eta), torch.from_numpy(density**2 / (p * (1 - p))))
+    assert Poisson.canonical
+    assert Bernoulli.canonical
+    assert not NegativeBinomial.canonical
+
+
+def test_what_is_stated_anew_is_not_taken_for_canonical():
+    class Doubled(Poisson):
+        name = "doubled"
+
+        def distribution(self, eta, way_mask, given=None):
+            return PyroPoisson((2 * eta.squeeze(-1)).exp())
+
+    y, eta = torch.tensor([[3.0]], dtype=torch.float64), torch.full((1, 1, 1), 0.5, dtype=torch.float64)
+    slope, curvature = Doubled().gradients(y, eta, torch.zeros_like(eta), WAYS)
+    assert float(slope) == pytest.approx(2 * math.e - 6, rel=1e-6)
+    assert float(curvature) == pytest.approx(4 * math.e, rel=1e-6)
+
+
+def test_a_likelihood_of_your_own_finds_the_slope(monkeypatch):
+    """The expected slope is that of SciPy's maximum of the likelihood with one line for all groups."""
+    monkeypatch.setitem(LIKELIHOODS, "waiting", Waiting)
+    rng = np.random.default_rng(0)
+    x, group = rng.normal(size=400), np.repeat(np.arange(40), 10)
+    y = rng.exponential(np.exp(0.5 + 0.3 * x))
+    exact = optimize.minimize(lambda b: (b[0] + b[1] * x + y * np.exp(-b[0] - b[1] * x)).sum(), [0.0, 0.0]).x
+    model = ebmeta.EmpiricalBayes.regressor(1, "waiting", num_steps=0).double()
+    tasks = ebmeta.GroupSampler(x[:, None], y, group, n_support=1)
+    assert ebmeta.fit_evidence(model, tasks, boundary=False).converged
+    with torch.no_grad():
+        loc, _ = ebmeta.in_units(model, model.prior(1, 1))
+    close(loc[0, 0], torch.from_numpy(exact[::-1].copy()), 0.02)  # groups are alike: their spread goes to 0
+
+
+def test_labels_that_a_likelihood_of_your_own_cannot_have_are_named(monkeypatch):
+    monkeypatch.setitem(LIKELIHOODS, "waiting", Waiting)
+    model = ebmeta.EmpiricalBayes.regressor(1, "waiting", num_steps=0)
+    x, y = np.zeros((6, 1)), np.array([1.0, 2.0, 3.0, -0.5, 1.0, 2.0])
+    tasks = ebmeta.GroupSampler(x, y, np.repeat([0, 1], 3), n_support=1)
+    for run in (
+        lambda: ebmeta.fit_evidence(model, tasks),
+        lambda: ebmeta.fit(model, tasks, 1, progress=False),
+        lambda: ebmeta.FewShotRegressor(model).fit(x, y),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^y: expected labels that a waiting likelihood can have .*, got -0.5 at r"
+        ):
+            run()
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "label", "advice"),
+    [
+        ("poisson", 0.25, "'normal' or 'student_t'"),
+        ("negative_binomial", -3.0, "'normal'"),
+        ("bernoulli", 2.0, "trials"),
+    ],
+)
+def test_labels_of_another_kind_come_with_what_to_use(likelihood, label, advice):
+    model = ebmeta.EmpiricalBayes.regressor(1, likelihood, num_steps=0)
+    tasks = ebmeta.GroupSampler(np.zeros((4, 1)), np.array([0.0, 1.0, label, 1.0]), [0, 0, 1, 1], n_support=1)
+    with pytest.raises(ValueError, match=rf"^y: expected .* got {label:g} .*at row 2.*{advice}"):
+        ebmeta.fit_evidence(model, tasks)

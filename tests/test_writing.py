@@ -175,6 +175,18 @@ def test_links_lead_to_what_is_written_and_devices_stay(tmp_path):
     assert os.read(reader, 100) == b"through"
     os.close(reader)
     os.close(writer)
+    out = tmp_path / "out.txt"
+    with open(out, "w") as file:
+        file.write("before ")
+        file.flush()
+        standard = os.dup(1)
+        try:
+            os.dup2(file.fileno(), 1)
+            write("/dev/fd/1", b"through", "result")
+        finally:
+            os.dup2(standard, 1)
+            os.close(standard)
+    assert out.read_text() == "before through"
     for folder, kind in ((tmp_path, IsADirectoryError), (tmp_path / "no" / "x", FileNotFoundError)):
         with pytest.raises(kind, match=str(folder)):
             write(folder, b"x", "result")

@@ -7,7 +7,8 @@ $$ -\log p(y \mid \eta) = \frac{A(\eta) - T(y)^\top \eta}{\varphi} + \text{terms
 has a log-partition $A$, a sufficient statistic $T$ and a dispersion $\varphi$. Refinement needs only
 $\mathbb E[A'(\eta)]$ and $\mathbb E[A''(\eta)]$ under a Gaussian $\eta$ (`moments`), which do not ask for labels;
 the initializer needs the gradient at the support labels (`gradients`), and the objective the expected and
-the predictive log likelihood. Families that are not exponential in $\eta$ state `gradients` themselves.
+the predictive log likelihood. Where a likelihood of one number per row is not of this kind
+(`ScalarLikelihood.canonical`), its gradients come from its log density.
 """
 
 from __future__ import annotations

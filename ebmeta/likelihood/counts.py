@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -46,19 +47,24 @@ class _Counts(ScalarLikelihood):
     """What likelihoods of whole numbers share."""
 
     discrete = True
+    #: What to use for labels of another kind.
+    instead: ClassVar[str] = "measurements want likelihood='normal' or 'student_t', averages of counts a size"
 
     def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
         check_size(name, mask, size)
         bad = ((y < 0) | (y != y.round())) & mask
         if bool(bad.any()):
             t, i = (int(v) for v in bad.nonzero()[0])
-            raise ValueError(f"{name}: expected counts 0, 1, 2, ..., got {float(y[t, i]):g} at task {t}, row {i}")
+            raise ValueError(
+                f"{name}: expected counts 0, 1, 2, ..., got {float(y[t, i]):g} at task {t}, row {i} ({self.instead})"
+            )
 
 
 class Binomial(_Counts):
     r"""Successes among $n$ trials, $n$ the size of the row: $A(\eta) = n \log(1 + e^\eta)$, $T(y) = y$."""
 
     name = "binomial"
+    canonical = True
 
     def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
         super().check(name, y, mask, size)
@@ -105,13 +111,20 @@ class Bernoulli(Binomial):
     def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
         if size is not None:
             raise ValueError(f"{name}: expected rows of one trial each (use 'binomial' for more), got sizes")
-        super().check(name, y, mask, size)
+        bad = (y != 0) & (y != 1) & mask
+        if bool(bad.any()):
+            t, i = (int(v) for v in bad.nonzero()[0])
+            raise ValueError(
+                f"{name}: expected 0 or 1, got {float(y[t, i]):g} at task {t}, row {i} (successes of several trials "
+                "want likelihood='binomial' and the trials as sizes)"
+            )
 
 
 class Poisson(_Counts):
     r"""Counts at rate $e^\eta$ per unit of exposure $n$, the size of the row: $A(\eta) = n e^\eta$, $T(y) = y$."""
 
     name = "poisson"
+    canonical = True
 
     def measure(self, y: Tensor, size: Tensor | None) -> float:
         exposure = float(len(y) if size is None else size.sum())

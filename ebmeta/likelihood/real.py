@@ -92,6 +92,7 @@ class Normal(_Located):
     """
 
     name = "normal"
+    canonical = True
     conjugate = True
 
     def variance(self, eta: Tensor, given: Given | None = None) -> Tensor:

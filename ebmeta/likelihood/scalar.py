@@ -1,7 +1,8 @@
 r"""Likelihoods of one number per row: what they share, by quadrature over a Gaussian linear predictor.
 
-A member states the mean, the variance and the distribution of a label given $\eta$; everything that asks for an
-average over $\eta \sim \mathcal N(m, v)$ follows by Gauss-Hermite rules. The predictive density is the average of a
+A member states the mean, the variance and the distribution of a label given $\eta$; gradients follow from the log
+density by automatic differentiation, and everything that asks for an average over $\eta \sim \mathcal N(m, v)$ by
+Gauss-Hermite rules. The predictive density is the average of a
 function that may be much narrower than $q(\eta)$, so its rule is centred where the integrand is,
 
 $$ \log p(y) = \log \int p(y \mid \eta)\, \mathcal N(\eta; m, v)\, d\eta
@@ -19,6 +20,7 @@ from functools import cache
 from typing import ClassVar
 
 import numpy as np
+import pyro
 import torch
 from torch import Tensor
 
@@ -48,12 +50,21 @@ class ScalarLikelihood(Likelihood):
 
     Labels and sizes come in their own precision, and scores are asked for in 64 bits.
 
-    For a canonical link (the linear predictor is the natural parameter) `mean` and `variance` are $A'$ and $A''$,
-    and `distribution` is all that is left to say. See docs: "A likelihood of your own".
+    A member states `mean`, `variance` and `distribution`; with a `cdf` there are quantiles. Where the linear predictor
+    is the natural parameter (`canonical`), $A'$ and $A''$ are mean and variance; elsewhere gradient and curvature come
+    from the log density. See docs: "A likelihood of your own".
     """
 
+    #: True where $-\log p(y \mid \eta) = A(\eta) - y \eta$ up to terms without $\eta$, with $A'$ and $A''$ `mean` and
+    #: `variance`. A class that states any of these anew has to state this too.
+    canonical: ClassVar[bool] = False
     #: True where labels are counts.
     discrete: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if not {"mean", "variance", "distribution", "log_prob"}.isdisjoint(vars(cls)) and "canonical" not in vars(cls):
+            cls.canonical = False
 
     def mean(self, eta: Tensor, given: Given | None = None) -> Tensor:
         r"""Return $\mathbb E[y \mid \eta]$."""
@@ -68,8 +79,28 @@ class ScalarLikelihood(Likelihood):
         raise ValueError(f"quantiles: expected a likelihood with a cdf, got {self.name}")
 
     def information(self, eta: Tensor, given: Given | None = None) -> Tensor:
-        r"""Return the Fisher information of $\eta$; $A''(\eta)$ for a canonical link."""
-        return self.variance(eta, given)
+        r"""Return the Fisher information of $\eta$ times the dispersion, $A''(\eta)$ for a canonical link.
+
+        Elsewhere $\mu'(\eta)^2 / \mathrm{Var}[y \mid \eta]$: what the mean alone tells, which is all in a generalised
+        linear model.
+        """
+        if self.canonical:
+            return self.variance(eta, given)
+        slope: Tensor = torch.func.grad(lambda e: self.mean(e, given).sum())(eta)
+        return slope.square() / self.variance(eta, given)
+
+    def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
+        eta = torch.zeros(*y.shape, 1, dtype=torch.float64, device=y.device)
+        ways = torch.ones(len(y), 1, dtype=torch.bool, device=y.device)
+        with pyro.validation_enabled(False):
+            distribution = self.distribution(eta, ways, Given(None if size is None else torch.where(mask, size, 1.0)))
+        possible = distribution.support.check(y.double()).expand(y.shape)
+        if bool((mask & ~possible).any()):
+            t, i = (int(v) for v in (mask & ~possible).nonzero()[0])
+            raise ValueError(
+                f"{name}: expected labels that a {self.name} likelihood can have ({distribution.support}), got "
+                f"{float(y[t, i]):g} at task {t}, row {i}"
+            )
 
     def statistic(self, y: Tensor, num_ways: int) -> Tensor:
         return y.unsqueeze(-1)
@@ -79,6 +110,29 @@ class ScalarLikelihood(Likelihood):
         out = ((weight * f(eta, given)).sum(0).unsqueeze(-1) for f in (self.mean, self.information))
         mean, information = out
         return mean, information
+
+    def gradients(
+        self, y: Tensor, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None
+    ) -> tuple[Tensor, Tensor]:
+        r"""Return the mean gradient and curvature of $-\log p(y \mid \eta)$; see `Likelihood.gradients`.
+
+        A curvature below zero, of a density that is not log-concave, is taken for zero.
+        """
+        if self.canonical:
+            return super().gradients(y, loc, var, way_mask, given)
+
+        def loss(eta: Tensor) -> Tensor:
+            return -self.log_prob(y, eta.unsqueeze(-1), way_mask, given).sum()
+
+        def slope(eta: Tensor) -> tuple[Tensor, Tensor]:
+            g = torch.func.grad(loss)(eta)
+            return g.sum(), g
+
+        eta, weight = spread(loc.squeeze(-1), var.squeeze(-1))
+        with pyro.validation_enabled(False):  # labels have been checked, and padding may be none
+            h, g = torch.func.grad(slope, has_aux=True)(eta)
+        mean, curvature = ((weight * torch.nan_to_num(v)).sum(0).unsqueeze(-1) for v in (g, h))
+        return mean.to(loc.dtype), curvature.clamp(min=0).to(loc.dtype)
 
     def predict(self, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None) -> dict[str, Tensor]:
         """Return `mean` and `std` of a new label, shape `(T, Q)`, noise included."""
