@@ -88,7 +88,7 @@ def _steps(value: int) -> int:
     except TypeError:
         raise ValueError(f"num_steps: expected an integer, got {value!r}") from None
     if steps < 0:
-        raise ValueError(f"num_steps: expected 0 or more refinement steps, got {steps}")
+        raise ValueError(f"num_steps: expected at least 0, got {steps}")
     return steps
 
 
