@@ -29,7 +29,6 @@ REASONS = {
         "eq-task-information eq-split-information eq-blind eq-risks eq-budget eq-priced-risk"
     ),
     "what the package does not do, and why it does something else": "eq-balanced-belief eq-sign eq-james-stein",
-    "bias and variance of an estimate under assumptions of its own": "eq-ece-floor eq-design-effect",
 }
 ALGEBRA = frozenset(label for labels in REASONS.values() for label in labels.split())
 

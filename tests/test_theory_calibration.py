@@ -275,6 +275,10 @@ def test_floor_of_the_calibration_error() -> None:
     bound = math.sqrt(3 / (2 * math.pi * counts.sum()))
     assert floor == pytest.approx(exact, rel=0.01)
     assert floor < bound
+    # The package's error of simulated outcomes, bins of a single confidence each: 5 standard errors of 2,000.
+    rng, p = np.random.default_rng(0), np.repeat(confidence, counts)
+    found = [calibration_error(p, rng.uniform(size=len(p)) < p, bins=50) for _ in range(2000)]
+    assert abs(np.mean(found) - exact) < 5 * np.std(found) / math.sqrt(2000)
     even = np.full(3, 500)
     close((even / 1500 * np.sqrt(2 * 0.25 / (math.pi * even))).sum(), math.sqrt(3 / (2 * math.pi * 1500)))
 
@@ -300,6 +304,17 @@ def test_design_effect() -> None:
     n = tasks * queries
     of_the_mean = tasks * variance / n**2
     close(of_the_mean, rate * (1 - rate) / (n / (1 + (queries - 1) * rho)))
+    # Tasks with 2, 5 and 9 queries in a bin, 20 of each, whatever they have elsewhere: the law of the number of hits.
+    sizes, law = [2, 5, 9] * 20, np.ones(1)
+    for size in sizes:
+        k = np.arange(size + 1)
+        task = (1 - rho) * stats.binom.pmf(k, size, rate) + rho * (rate * (k == size) + (1 - rate) * (k == 0))
+        law = np.convolve(law, task)
+    n, hits = sum(sizes), np.arange(sum(sizes) + 1)
+    effective = n / (1 + (sum(s * s for s in sizes) / n - 1) * rho)
+    close(law @ (hits / n - rate) ** 2, rate * (1 - rate) / effective)
+    error = law @ [calibration_error(np.full(n, rate), np.arange(n) < h) for h in hits]
+    assert error == pytest.approx(math.sqrt(2 * rate * (1 - rate) / (math.pi * effective)), rel=0.01)
 
 
 @checks("eq-aurc")
