@@ -129,15 +129,13 @@ def read_keys(name: str, values: Any, length: int | None = None) -> list[Any]:
         Traceback (most recent call last):
         ValueError: groups: expected labels of one kind, got the text 'a' in row 0 and the number 1 in row 1
     """
-    if not isinstance(values, Iterable | str):
-        values = np.asarray(values)  # what says how it becomes an array
-    if isinstance(values, str | bytes) or np.ndim(values) == 0:
-        raise ValueError(f"{name}: expected one label for each row, got {values!r}")
-    values = _listed(values)
+    listed = _listed(values) if isinstance(values, Iterable) else np.asarray(values)
+    if isinstance(values, str | bytes) or (isinstance(listed, np.ndarray | Tensor) and not listed.ndim):
+        raise ValueError(f"{name}: expected one label for each row, got {values!r:.60}")
+    values = listed
     _refuse_masked(name, values)
-    if (shape := np.shape(values) if isinstance(values, np.ndarray | pd.DataFrame | Tensor) else (len(values),)) != (
-        (len(values) if length is None else length),
-    ):
+    shape = np.shape(values) if isinstance(values, np.ndarray | pd.DataFrame | Tensor) else (len(values),)
+    if len(shape) > 1 or (length is not None and shape != (length,)):
         wanted = "one column of labels" if length is None else f"one label for each of {length} rows"
         raise ValueError(f"{name}: expected {wanted}, got shape {tuple(shape)}")
     if isinstance(values, np.ndarray) and values.dtype.kind in "biuU":
@@ -156,9 +154,11 @@ def read_keys(name: str, values: Any, length: int | None = None) -> list[Any]:
 
 
 def plain(value: Any) -> Any:
-    """Return a label as Python's own object: a number of NumPy or torch as a number, a date as a timestamp."""
-    if isinstance(value, np.datetime64 | np.timedelta64):
-        return pd.Timestamp(value) if isinstance(value, np.datetime64) else pd.Timedelta(value)
+    """Return a label as Python's own object: a number of NumPy or torch as a number, any date as a timestamp."""
+    if isinstance(value, np.datetime64 | datetime.date):
+        return pd.Timestamp(value)
+    if isinstance(value, np.timedelta64 | datetime.timedelta):
+        return pd.Timedelta(value)
     return value.item() if isinstance(value, np.generic | Tensor) and np.ndim(value) == 0 else value
 
 
@@ -167,7 +167,7 @@ def _kind(value: Any) -> str:
         return "text"
     if isinstance(value, numbers.Number):
         return "number"
-    return "time" if isinstance(value, datetime.date) else type(value).__name__
+    return "time" if isinstance(value, datetime.date | datetime.timedelta) else type(value).__name__
 
 
 def kind_of_keys(values: Sequence[Any]) -> str | None:
@@ -304,20 +304,27 @@ def _numeric(name: str, array: np.ndarray, hint: str = "") -> np.ndarray:
         raise ValueError(f"{name}: expected real numbers, got {array.dtype} (Complex data not supported)")
     for place in np.ndindex(*array.shape):
         value = plain(array[place])
-        if not isinstance(value, numbers.Real):
+        if not isinstance(value, numbers.Number) or isinstance(value, complex):
             where = f"row {place[0]}" + (f", column {place[1]}" if len(place) == 2 else "")
             said = f"{name}: expected numbers, got {_shown(value)} in {where}{hint}"
-            if value is None or _kind(value) in ("text", "time"):
+            if _absent(value) or _kind(value) in ("text", "time", "number"):
                 raise ValueError(said)
             raise TypeError(f"{said} (an argument must be a string or a number)")  # scikit-learn's convention
-    return array.astype(np.float64)
+    try:
+        return array.astype(np.float64)
+    except OverflowError:
+        raise ValueError(f"{name}: expected numbers of 64 bits, got a larger one") from None
+
+
+def _absent(value: Any) -> bool:
+    return value is None or value is pd.NA or value is pd.NaT
 
 
 def _shown(value: Any) -> str:
     kind = _kind(plain(value))
     text = repr(value) if isinstance(value, str) else str(value)
     text = text if len(text) <= 40 else f"{text[:37]}..."
-    return "no value" if value is None else f"the {kind} {text}"
+    return "no value" if _absent(value) else f"the {kind} {text}"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -24,9 +24,8 @@ def weight_names(model: EmpiricalBayes) -> list[str]:
         >>> weight_names(EmpiricalBayes.regressor(2))
         ['weight 0', 'weight 1', 'intercept']
     """
-    predictor = model.predictor
-    known = model.feature_names if predictor.basis is None and predictor.embedder is None else None
-    return [*(known or [f"weight {p}" for p in range(predictor.num_weights - 1)]), "intercept"]
+    known = model.weight_columns
+    return [*(known or [f"weight {p}" for p in range(model.predictor.num_weights - 1)]), "intercept"]
 
 
 @checked()

@@ -105,6 +105,8 @@ def predict_files(
     if concentration is not None and not model.likelihood.categorical:
         raise ValueError(f"--concentration: expected a model of classes, got one of numbers and {concentration}")
     if model.likelihood.categorical:
+        if groups is not None:
+            raise ValueError(f"--groups: expected a model of groups, got one of classes and {groups!r}")
         labelled, rows = _tables(model, support, query, label, groups)
         refuse_numbers(support, label, labelled.y)
         with naming(support, y=label):

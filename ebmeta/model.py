@@ -231,6 +231,12 @@ class EmpiricalBayes(nn.Module):
         )
 
     @property
+    def weight_columns(self) -> list[str] | None:
+        """Names of the columns that the weights but the intercept belong to; None where they have none."""
+        plain = self.predictor.head == "linear" and self.predictor.basis is None and self.predictor.embedder is None
+        return self.feature_names if plain else None
+
+    @property
     def num_steps(self) -> int:
         """Number of refinement steps in training, $K$."""
         return self.refiner.num_steps

@@ -89,11 +89,12 @@ def sampler(
         ValueError: if the file or an option is malformed, or they do not go together.
     """
     if tasks.groups is not None or encoder is not None:
-        return _groups(path, tasks, seed, encoder, say)
+        return _groups(path, tasks, seed, encoder, names, say)
     for flag in ("size", "group_features"):
         if getattr(tasks, flag) is not None:
             raise ValueError(f"--{flag.replace('_', '-')}: expected --groups beside it, got none")
-    table = read_table(path, tasks.label, features=_features(path, tasks, names), exclude=_list(tasks.exclude))
+    exclude = _list(tasks.exclude) if names is None else []
+    table = read_table(path, tasks.label, features=_features(path, tasks, names), exclude=exclude)
     refuse_numbers(path, tasks.label, table.y)
     with naming(path, y=tasks.label):
         source = EpisodeSampler(
@@ -117,9 +118,10 @@ def _features(path: Path, tasks: Tasks, names: Sequence[str] | None) -> Sequence
         raise ValueError(f"{path}: expected a file of named columns, .csv or .parquet, for --features")
     if names is None:
         return asked
-    if asked not in (None, list(names)) or tasks.exclude is not None:
-        flag, got = ("--features", asked) if asked is not None else ("--exclude", _list(tasks.exclude))
-        raise ValueError(f"{flag}: expected the columns of training, {list(names)}, got {got}")
+    if asked not in (None, list(names)):
+        raise ValueError(f"--features: expected the columns of training, {list(names)}, got {asked}")
+    if needed := set(names) & set(_list(tasks.exclude)):
+        raise ValueError(f"--exclude: expected no column of training, got {min(needed)!r}")
     return None if path.suffix == ".npz" else names
 
 
@@ -136,7 +138,12 @@ def refuse_numbers(path: Path, label: str, y: np.ndarray | None) -> None:
 
 
 def _groups(
-    path: Path, tasks: Tasks, seed: int, encoder: FrameEncoder | None, say: Callable[[str], None]
+    path: Path,
+    tasks: Tasks,
+    seed: int,
+    encoder: FrameEncoder | None,
+    names: Sequence[str] | None,
+    say: Callable[[str], None],
 ) -> GroupSampler:
     name = encoder.groups if encoder is not None else str(tasks.groups)
     for flag, value in (("n-way", tasks.n_way), ("imbalance", tasks.imbalance)):
@@ -156,7 +163,7 @@ def _groups(
     with naming(path):
         if encoder is None:
             known, exclude = _list(tasks.group_features), _list(tasks.exclude)
-            features = None if tasks.features is None else _list(tasks.features)
+            features = _features(path, tasks, names)
             found = roles_of(frame, tasks.label, name, features, exclude, known, tasks.size)
             if absent := [c for c in exclude if c not in frame]:
                 raise ValueError(f"--exclude: expected columns of the file, got {absent[0]!r}")

@@ -164,6 +164,9 @@ def test_what_is_known_of_class_proportions_is_told(classes, sites, tmp_path, ca
     np.testing.assert_allclose(table["p_02"], clf.predict_proba(rows)[:, 1], atol=1e-6)
     task = (sites[0], tmp_path / "known.csv", tmp_path / "query.csv", "--output", tmp_path / "o.csv")
     assert "--concentration: expected a model of classes" in refused(capsys, "predict", *task, "--concentration", 1)
+    assert "--groups: expected a model of groups" in refused(
+        capsys, "predict", folder / "model", *task[1:], "--groups", "a"
+    )
 
 
 def test_rows_keep_their_ids(sites, tmp_path, capsys):
@@ -340,7 +343,14 @@ def test_features_of_classes_can_be_chosen(classes, tmp_path, capsys):
         assert run(*train, *flags) == 0
         assert f"label y; features {', '.join(names)}; row ids id; ignored {ignored}\n" in capsys.readouterr().out
         assert ebmeta.load(tmp_path / "m").feature_names == names
+    renamed = noted.assign(y=["new " + v for v in noted["y"]])  # other classes
+    renamed[["y", "b", "a", "c"]].to_csv(tmp_path / "v.csv", index=False)
+    assert run(*train, "--exclude", "note,b", "--validation", tmp_path / "v.csv") == 0
+    assert "v.csv: label y; features a, c; ignored b\n" in capsys.readouterr().out
+    assert run(*train, "--features", "c,a") == 0
     evaluate = ["evaluate", tmp_path / "m", tmp_path / "t.csv", "--n-way", 2, "--n-query", 3, "--num-tasks", 2]
+    wanted = "--exclude: expected no column of training, got 'a'"
+    assert wanted in refused(capsys, *evaluate, "--exclude", "a")
     assert run(*evaluate, "--features", "c,a") == 0
     wanted = "--features: expected the columns of training, ['c', 'a'], got ['a', 'c']"
     assert wanted in refused(capsys, *evaluate, "--features", "a,c")
@@ -348,6 +358,27 @@ def test_features_of_classes_can_be_chosen(classes, tmp_path, capsys):
     assert "for --features" in refused(
         capsys, "train", tmp_path / "t.npz", "--output", tmp_path / "m", "--features", "a"
     )
+
+
+def test_a_model_of_named_columns_without_an_encoder_knows_them(sites, tmp_path, capsys):
+    """Trained in Python on a frame of features: files of other orders and more columns do for it too."""
+    _, known, query = sites
+    model = ebmeta.EmpiricalBayes.regressor(2, num_steps=0)
+    tasks = ebmeta.GroupSampler(known[["x", "z"]], known["y"], known["site"], n_support=1)
+    ebmeta.fit_evidence(model, tasks, hyperprior=True, boundary=False)
+    ebmeta.save(model, tmp_path / "m")
+    support, rows = known[["z", "site", "y", "x"]], query[["z", "x", "site"]]
+    table = predicted(tmp_path / "m", tmp_path, support, rows, "--groups", "site")
+    reg = ebmeta.FewShotRegressor(model).fit(known[["x", "z"]], known["y"], groups=known["site"])
+    np.testing.assert_allclose(table["mean"], reg.predict(query[["x", "z"]], groups=query["site"]), rtol=1e-5)
+    scores = []
+    for name, frame in (("a", known), ("b", support.assign(note=1.0))):
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+        task = ("evaluate", tmp_path / "m", tmp_path / f"{name}.csv", "--groups", "site", "--n-shot", 1)
+        assert run(*task, "--num-tasks", 5, "--json", tmp_path / f"{name}.json") == 0
+        scores.append(json.loads((tmp_path / f"{name}.json").read_text())["nll"])
+    assert scores[0] == scores[1]
+    assert "features x, z; ignored note\n" in capsys.readouterr().out
 
 
 def test_messages_name_the_file_and_the_flag(classes, sites, tmp_path, capsys):

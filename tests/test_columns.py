@@ -2,6 +2,7 @@
 
 import copy
 import datetime
+import decimal
 import pickle
 
 import numpy as np
@@ -282,8 +283,23 @@ def test_labels_and_sizes_that_are_masked_or_texts(regressor):
     with pytest.raises(ValueError, match="y: expected numbers, got the text '2' in row 1"):
         read_column("y", [1.0, "2", 3.0])
     assert read_column("y", polars.Series([1, 2])).tolist() == [1, 2]
-    assert read_keys("groups", [datetime.date(2024, 1, 1)]) == [datetime.date(2024, 1, 1)]
-    for bad in ("abc", None, 3):
+    for values in (
+        [datetime.date(2024, 1, 1)],
+        np.array(["2024-01-01"], "datetime64[D]"),
+        polars.Series(["2024-01-01"]).str.to_date(),
+    ):
+        assert read_keys("groups", values) == [pd.Timestamp("2024-01-01")]
+    assert read_keys("groups", (k for k in "ab")) == read_keys("groups", {"a": 1, "b": 2}.keys()) == ["a", "b"]
+    assert read_keys("groups", [(1,), (1, 2)]) == [(1,), (1, 2)]
+    for bad in (pd.Series([1, pd.NA], dtype="Int64"), [1, None], np.array([1, pd.NaT], dtype=object)):
+        with pytest.raises(ValueError, match="y: expected .*numbers, got (no value in|NaN or infinity at) row 1"):
+            read_column("y", bad)
+    with pytest.raises(ValueError, match="y: expected numbers of 64 bits, got a larger one"):
+        read_column("y", [10**400, 1])
+    assert read_column("y", [decimal.Decimal("1.5"), 2]).tolist() == [1.5, 2.0]
+    with pytest.raises(TypeError, match="y: expected numbers, got the dict {} in row 1"):
+        read_column("y", [1, {}])
+    for bad in ("abc", None, 3, np.array("abc")):
         with pytest.raises(ValueError, match="groups: expected one label for each row, got"):
             read_keys("groups", bad)
 

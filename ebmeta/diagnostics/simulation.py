@@ -231,8 +231,10 @@ class _Test(NamedTuple):
             raise ValueError("tasks: expected two classes or more in every task, got a task with fewer")
         out: dict[str, tuple[str, Tensor]] = {}
         scale = q.scale
+        named = dict(enumerate(self.model.weight_columns or ()))
         for p in np.unique(np.linspace(0, w.shape[2] - 1, min(w.shape[2], MOST_WEIGHTS)).round().astype(int)):
-            out[f"weight {p}"] = "weight", self._normal(w[:, 0, p], q.loc[:, 0, p], scale[:, 0, p])
+            called = f"weight of {named[p]}" if p in named else f"weight {p}"
+            out[called] = "weight", self._normal(w[:, 0, p], q.loc[:, 0, p], scale[:, 0, p])
         real = self.inferred.way_mask.unsqueeze(-1).to(w.dtype).expand_as(q.loc)
         variance = (real * q.solve(real)).sum((1, 2))
         total = (w * real[::levels]).sum((1, 2))
