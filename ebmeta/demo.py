@@ -28,7 +28,7 @@ from ebmeta.evaluate import evaluate, table
 from ebmeta.fit import fit
 from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Objective
-from ebmeta.persist import save
+from ebmeta.persist import model_files, save
 from ebmeta.plots import save_figure
 from ebmeta.predict import predict
 from ebmeta.sampling import EpisodeSampler
@@ -143,8 +143,9 @@ def run(
     iterations = 500 if num_iterations is None else num_iterations
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    for file, kind in FILES.items():
-        check_target(folder / file, kind, overwrite)
+    files = {folder / name: kind for name, kind in FILES.items()} | model_files(folder / "model")
+    for path, kind in files.items():
+        check_target(path, kind, overwrite)
     tasks = samplers(seed)
     counts = {name: f"{len(source.classes)} classes" for name, source in tasks.items()}
     print("5-way 1-shot tasks of", ", ".join(f"{n} digits {SPLIT[n]}: {c}" for n, c in counts.items()))

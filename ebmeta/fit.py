@@ -33,6 +33,7 @@ from ebmeta.sampling import TaskSampler
 from ebmeta.seeding import Drawing, stream
 from ebmeta.tasks import TaskBatch
 from ebmeta.temperature_fit import fit_task_temperature
+from ebmeta.writing import check_target
 
 __all__ = ["FitResult", "fit", "resolve_device"]
 
@@ -201,6 +202,8 @@ def fit(
         if path is not None and path.exists():
             state.load(path)
         else:
+            if path is not None:
+                check_target(path, "checkpoint")
             start(model, tasks, batch_size, place)
         if state.iteration and progress:
             bar.write(f"fit: continuing after {state.iteration} iterations of {path}", file=sys.stderr)

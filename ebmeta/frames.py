@@ -211,12 +211,33 @@ class FrameEncoder:
         Raises:
             ValueError: if it is not what `config` returned.
         """
+        parts = "features", "group_features"
         try:
-            of_rows, of_groups = (dict(config[part]) for part in ("features", "group_features"))
-            encoder = cls(config["y"], config["groups"], list(of_rows), list(of_groups), config["size"])
-            return encoder._learn(of_rows, of_groups)
+            values = {name: config[name] for name in (*parts, "y", "groups", "size")}
         except (KeyError, TypeError) as error:
             raise ValueError(f"encoder: expected columns and their levels, got: {error!r}") from None
+        for name, value in values.items():
+            one = isinstance(value, str | int) or (value is None and name == "size")
+            if not (_are_levels(value) if name in parts else one):
+                raise ValueError(f"encoder: expected columns and their levels, got {value!r:.60} for {name}")
+        of_rows, of_groups = (dict(config[part]) for part in parts)
+        encoder = cls(config["y"], config["groups"], list(of_rows), list(of_groups), config["size"])
+        return encoder._learn(of_rows, of_groups)
+
+
+def _are_levels(part: Any) -> bool:
+    """Whether something from JSON is a list of columns, each with its levels, or None for numbers."""
+    return isinstance(part, list) and all(
+        isinstance(pair, list | tuple)
+        and len(pair) == 2
+        and isinstance(pair[0], str | int)
+        and (pair[1] is None or (isinstance(pair[1], list) and pair[1] != [] and all(map(_is_level, pair[1]))))
+        for pair in part
+    )
+
+
+def _is_level(value: Any) -> bool:
+    return isinstance(value, str | int | float) and value == value
 
 
 def _transformer(levels: Levels) -> ColumnTransformer | None:

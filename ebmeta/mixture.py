@@ -38,6 +38,7 @@ from torch.nn import functional
 from ebmeta.gaussian import Gaussian
 from ebmeta.predictor import CONSTANT
 from ebmeta.refine import GradientRefiner, Refiner, Setting
+from ebmeta.seeding import blank_linear
 from ebmeta.synthetic_gradient import ClassSyntheticGradient, MLPSyntheticGradient, QueryState, Reading
 from ebmeta.task_temperature import TaskTemperature
 
@@ -77,7 +78,7 @@ class MixtureRefiner(Refiner):
         for name, value in start.items():
             self.register_parameter(f"log_{name}", nn.Parameter(torch.tensor(math.log(value))))
         self.share = nn.Parameter(torch.tensor(0.7))
-        self.adapt = nn.utils.skip_init(nn.Linear, synthetic_gradient.readout.in_features, 3)  # type: ignore[no-untyped-call]
+        self.adapt = blank_linear(synthetic_gradient.readout.in_features, 3)
         nn.init.zeros_(self.adapt.weight)
         nn.init.zeros_(self.adapt.bias)
         self.temperature = TaskTemperature(num_steps, synthetic_gradient.num_readings)

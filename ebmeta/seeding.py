@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Drawing", "linear", "quietly", "stream"]
+__all__ = ["Drawing", "blank_linear", "linear", "quietly", "stream"]
 
 _LOCK = threading.Lock()
 
@@ -57,10 +57,19 @@ def stream(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(number)
 
 
+def blank_linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+    """Return torch's linear layer without initial weights; shapes alone where the default device is "meta"."""
+    device = "meta" if torch.get_default_device().type == "meta" else "cpu"
+    layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias, device=device)  # type: ignore[no-untyped-call]
+    assert isinstance(layer, nn.Linear)  # for the type checker
+    return layer
+
+
 def linear(inputs: int, outputs: int, generator: torch.Generator, bias: bool = True) -> nn.Linear:
     """Return torch's linear layer with torch's initial weights, drawn from a generator."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)  # type: ignore[no-untyped-call]
-    assert isinstance(layer, nn.Linear)  # for the type checker
+    layer = blank_linear(inputs, outputs, bias)
+    if layer.weight.is_meta:
+        return layer
     reach = inputs**-0.5
     with torch.no_grad():
         for parameter in layer.parameters():

@@ -241,3 +241,29 @@ def test_validation_groups_that_training_has():
         ebmeta.fit(EmpiricalBayes.regressor(1), train, 1, validation=other, progress=False)
     with pytest.raises(ValueError, match=r"validation: .* got 'a' \(and 1 more\) in both"):
         ebmeta.fit(EmpiricalBayes.regressor(1), train, 1, validation=train, progress=False)
+
+
+def test_an_encoder_from_changed_json_is_refused():
+    frame = pd.DataFrame({"kind": ["a", "b"], "x": [1.0, 2.0], "shop": [1, 2], "area": ["p", "q"], "y": [0, 1]})
+    config = FrameEncoder("y", "shop", group_features=["area"]).fit(frame).config()
+    assert FrameEncoder.from_config(json.loads(json.dumps(config))).config() == config
+    for change in (
+        {"features": "xy"},
+        {"features": {}},
+        {"features": [["kind"]]},
+        {"features": [["kind", []]]},
+        {"features": [["kind", "ab"]]},
+        {"features": [["kind", [["a"]]]]},
+        {"features": [[None, None]]},
+        {"group_features": None},
+        {"group_features": ["ab"]},
+        {"y": None},
+        {"groups": ["shop"]},
+        {"size": 1.5},
+    ):
+        with pytest.raises(ValueError, match=f"expected columns and their levels, got .* for {next(iter(change))}"):
+            FrameEncoder.from_config(config | change)
+    with pytest.raises(ValueError, match="encoder: expected columns and their levels, got: TypeError"):
+        FrameEncoder.from_config([])
+    with pytest.raises(ValueError, match="expected one role for each"):
+        FrameEncoder.from_config(config | {"size": "x"})

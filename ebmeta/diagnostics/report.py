@@ -21,7 +21,7 @@ from ebmeta.evaluate import repeats, task_batches, task_scores
 from ebmeta.model import EmpiricalBayes
 from ebmeta.sampling import TaskSampler
 from ebmeta.tasks import TaskBatch
-from ebmeta.writing import write, write_json
+from ebmeta.writing import check_target, write, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -141,6 +141,7 @@ class Diagnosis:
             OSError: if a file cannot be written, or may not be replaced.
         """
         path = Path(path)
+        check_target(path.with_suffix(".json"), "result", overwrite)
         write(path, self.to_html().encode(), "page", overwrite)
         write_json(path.with_suffix(".json"), self.to_dict(), overwrite)
 
