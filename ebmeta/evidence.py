@@ -22,6 +22,8 @@ from ebmeta.buckets import split
 from ebmeta.checks import at_least, checked
 from ebmeta.evidence_fit import EvidenceFit, boundary_threshold, unsettled, weight_names
 from ebmeta.group_sampling import GroupSampler
+from ebmeta.identification import refuse_extreme_labels, weak_points
+from ebmeta.likelihood import ScalarLikelihood
 from ebmeta.maximum import ENOUGH, climb
 from ebmeta.members import Members, chunk_size
 from ebmeta.model import EmpiricalBayes
@@ -39,6 +41,7 @@ Hyperprior = Callable[[EmpiricalBayes], Tensor]
 ROWS = 8192  # of a part: some hundred megabytes for a likelihood that takes sixteen steps of quadrature
 NEARLY_ZERO = 1e-3  # of the fitted scale: stands for 0 where the evidence at the boundary is asked for
 FIRST = 100  # iterations with the noise alike in all groups, before it may differ
+RUNAWAY = 15.0  # of a log rate or log odds, by a standard deviation of a feature or of groups: too far to be meant
 ABOUT = 0.05  # nats that a fit at the boundary may leave
 
 
@@ -87,6 +90,8 @@ def fit_evidence(
     dtype = next(model.parameters()).dtype
     try:
         evidence = Evidence(model.double(), tasks, hyperprior=hyperprior, num_draws=num_draws, seed=seed)
+        if isinstance(hyperprior, bool):  # another may bound what labels do not
+            refuse_extreme_labels(model, evidence.parts)
         found = _maximum(evidence, boundary, max_iterations)
     finally:
         model.to(dtype)
@@ -103,7 +108,9 @@ def _maximum(evidence: Evidence, boundary: bool, max_iterations: int) -> Evidenc
     left = source.fit(max_iterations)
     with torch.no_grad():
         reached, scales = evidence.log_evidence().item(), _scales(model.prior)
-    notes, gain = [*source.notes(), *unsettled(left, max_iterations)], None
+    runaway = _runaway(model)
+    notes = [*weak_points(model, evidence.parts), *source.notes(), *runaway, *unsettled(left, max_iterations)]
+    gain = None
     if boundary:
         free, without, lefts = source.boundary(max_iterations)
         # What one of them has found is open to the free one too.
@@ -114,8 +121,21 @@ def _maximum(evidence: Evidence, boundary: bool, max_iterations: int) -> Evidenc
                 f"the fit without the spread of {', '.join(slow)} has not converged after "
                 f"max_iterations={max_iterations}, so what holding it at 0 costs is overstated"
             )
-    converged = left < ENOUGH and not source.notes()
+    converged = left < ENOUGH and not (source.notes() or runaway)
     return EvidenceFit(model, reached, scales, gain, converged, penalised, left, tuple(notes))
+
+
+def _runaway(model: EmpiricalBayes) -> list[str]:
+    """Return what to say of weights of counts, or of yes and no, that have no best value."""
+    if not (isinstance(model.likelihood, ScalarLikelihood) and model.likelihood.discrete):
+        return []
+    loc, scale, names = model.prior.loc.detach(), _scales(model.prior).detach(), weight_names(model)
+    far = torch.where(torch.arange(len(loc)) < len(loc) - 1, loc.abs(), 0.0) > RUNAWAY  # but a rate may be tiny
+    return [
+        f"{names[p]} runs off (mean {float(loc[p]):.3g} and spread {float(scale[p]):.3g} on the scale of the linear "
+        "predictor): labels are separated by it, so leave it out, or give the spreads or means a hyperprior"
+        for p in (far | (scale > RUNAWAY)).nonzero().flatten().tolist()
+    ]
 
 
 class Evidence:

@@ -13,6 +13,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from ebmeta.checkpoint import TrainingState, origins
 from ebmeta.checks import above, at_least, checked
 from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Kind, Objective, Terms
-from ebmeta.preparation import check_columns, check_groups, half_told, hardening, start
+from ebmeta.preparation import check_columns, check_groups, half_told, hardening, start, untold
 from ebmeta.sampling import TaskSampler
 from ebmeta.seeding import Drawing, stream
 from ebmeta.tasks import TaskBatch
@@ -179,6 +180,8 @@ def fit(
     }
     check_groups(model, tasks, validation)
     check_columns(model, tasks, validation)
+    for note in untold(model, tasks):
+        warnings.warn(f"fit: {note}", UserWarning, stacklevel=3)  # above the check of arguments
     strength = hardening(model, tasks, validation, harder)
     goal = objective if isinstance(objective, Objective) else Objective(objective)
     place = resolve_device(device)

@@ -12,6 +12,7 @@ import torch
 from ebmeta.columns import check_names
 from ebmeta.frames import FrameEncoder
 from ebmeta.group_sampling import GroupSampler
+from ebmeta.identification import features_of_groups
 from ebmeta.initializer import PrototypeInitializer
 from ebmeta.mixture import MixtureRefiner
 from ebmeta.model import EmpiricalBayes
@@ -19,7 +20,7 @@ from ebmeta.predict import evaluating
 from ebmeta.sampling import EpisodeSampler, MixedSampler, TaskSampler, exact, names_of
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["check_columns", "check_groups", "half_told", "hardening", "measure", "measure_widths", "start"]
+__all__ = ["check_columns", "check_groups", "half_told", "hardening", "measure", "measure_widths", "start", "untold"]
 
 EXCESS = 2.4  # times the excess difficulty of the validation classes; chosen on the validation classes of CIFAR-FS
 WIDE = 60.0  # amplitude of measured widths: the softmax then sees logits of about the right size
@@ -27,6 +28,7 @@ KAPPA, INFORMATION = 1.3, 0.05  # of the mixture, relative to q_0: size of its w
 LEAST_VARIANCE = 1e-5  # of a feature of unit vectors
 ROWS = 20  # rows per feature behind the metric
 MOST_BATCHES = 64
+PART = 8192  # rows of a part of grouped data
 PROFILE_ROWS = 40_000  # training rows behind a profile, at most
 MANY_WAYS = 10**6  # more than the classes of any task
 UNIT_SCALE = 10.0  # root mean square beyond which linear features or labels are refused
@@ -81,6 +83,13 @@ def check_groups(model: EmpiricalBayes, tasks: TaskSampler, validation: TaskSamp
                 f"validation: expected groups that training does not have, got {shared[0]!r}{more} in both; number "
                 "groups alike only where they are the same"
             )
+
+
+def untold(model: EmpiricalBayes, tasks: TaskSampler) -> list[str]:
+    """Return what to say of features that never vary within a group, or nothing; see `ebmeta.identification`."""
+    if not isinstance(tasks, GroupSampler) or tasks.transform is not None or model.predictor.embedder is not None:
+        return []
+    return features_of_groups(model, list(tasks.parts(PART)))
 
 
 def _check_rows(model: EmpiricalBayes, source: GroupSampler) -> None:

@@ -17,7 +17,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
@@ -62,6 +64,14 @@ class Likelihood(nn.Module):
     def measure(self, y: Tensor, size: Tensor | None) -> float:
         """Take the scale of training labels of shape `(N,)`; return the linear predictor of their mean."""
         return 0.0
+
+    def extreme(self, y: NDArray[np.float64], size: NDArray[np.float64]) -> bool:
+        """Whether labels, shape `(N,)`, are such that the likelihood grows without bound, or has no maximum."""
+        return False
+
+    def alone(self, size: NDArray[np.float64]) -> bool:
+        """Whether rows of such sizes `(N,)`, alone in their groups, cannot tell how groups differ from noise."""
+        return False
 
     def statistic(self, y: Tensor, num_ways: int) -> Tensor:
         """Return $T(y)$, shape `(T, Q, C)`, for labels of shape `(T, Q)`."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+import numpy as np
 import pyro.distributions as dist
 import torch
+from numpy.typing import NDArray
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from scipy import special
 from torch import Tensor, nn
@@ -79,6 +81,12 @@ class Binomial(_Counts):
                     f"{name}: expected {what}, got {float(got[t, i]):g} of {float(trials[t, i]):g} at task {t}, row {i}"
                 )
 
+    def extreme(self, y: NDArray[np.float64], size: NDArray[np.float64]) -> bool:
+        return bool((y == 0).all() or (y == size).all())
+
+    def alone(self, size: NDArray[np.float64]) -> bool:
+        return bool((size <= 1).all())
+
     def measure(self, y: Tensor, size: Tensor | None) -> float:
         trials = float(len(y) if size is None else size.sum())
         p = (float(y.sum()) + 0.5) / (trials + 1)
@@ -126,6 +134,9 @@ class Poisson(_Counts):
     name = "poisson"
     canonical = True
 
+    def extreme(self, y: NDArray[np.float64], size: NDArray[np.float64]) -> bool:
+        return bool((y == 0).all())
+
     def measure(self, y: Tensor, size: Tensor | None) -> float:
         exposure = float(len(y) if size is None else size.sum())
         return math.log((float(y.sum()) + 0.5) / exposure)
@@ -169,6 +180,9 @@ class NegativeBinomial(Poisson):
     def shape(self) -> Tensor:
         r"""The shape $r$; counts are Poisson where it is very large."""
         return self.log_shape.double().clamp(max=LARGEST_LOG).exp()
+
+    def alone(self, size: NDArray[np.float64]) -> bool:
+        return True  # a spread of rates in either form
 
     def _logit(self, eta: Tensor, given: Given | None) -> Tensor:
         size = size_of(given)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pyro.distributions as dist
 import torch
+from numpy.typing import NDArray
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from scipy import stats
 from torch import Tensor, nn
@@ -53,6 +55,12 @@ class _Located(Exact, ScalarLikelihood):
 
     def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
         check_size(name, mask, size)
+
+    def extreme(self, y: NDArray[np.float64], size: NDArray[np.float64]) -> bool:
+        return not self.known and bool((y == y[0]).all())
+
+    def alone(self, size: NDArray[np.float64]) -> bool:
+        return not self.known and bool((size == size[0]).all())
 
     def measure(self, y: Tensor, size: Tensor | None) -> float:
         """Take mean and standard deviation of training labels as centre and unit; the linear predictor starts at 0.
