@@ -23,6 +23,7 @@ from ebmeta.diagnostics import (
     simulation_based_calibration,
     uniformity_p_value,
 )
+from ebmeta.diagnostics.simulation import _surprise
 from ebmeta.diagnostics.simulation_result import SENTENCES
 from ebmeta.simulate import LinearGaussianTasks
 from ebmeta.spinning_lines import SpinningLines
@@ -189,6 +190,43 @@ def test_quantities_of_one_gaussian_are_those_of_scipy():
     assert found.pit["kind"].values.tolist() == kinds
     own = check(num_tasks=30, seed=4)  # the model's q_0 is exact
     np.testing.assert_allclose(own.pit, found.pit, atol=1e-6)
+
+
+def test_levels_of_noise_count_by_their_weight():
+    """A weight under a mixture of Gaussians, one for each noise level: the mean of normal probabilities."""
+    model = EmpiricalBayes.regressor(2, "normal_per_task", num_steps=0, standardize=False).double()
+    given = real_tasks(features=2)
+    found = simulation_based_calibration(model, given, num_tasks=12, num_draws=2, seed=3).pit
+    ((batch, w),) = (simulate_tasks(model, given[torch.arange(12) % 4], 3 * 1_000_003),)
+    inferred = model.infer(batch, 0)
+    weight = inferred.log_weight.exp().detach().numpy()
+    assert np.ptp(weight, 1).min() > 0.05  # levels differ in what they explain
+    loc, scale = (
+        v[:, 0, 1].detach().numpy().reshape(weight.shape) for v in (inferred.path[0].loc, inferred.path[0].scale)
+    )
+    wanted = (weight * stats.norm.cdf(w[:, 0, 1].numpy()[:, None], loc, scale)).sum(1)
+    np.testing.assert_allclose(found.sel(quantity="weight 1"), wanted, atol=1e-9)
+
+
+def test_surprise_counts_labels_in_predictive_standard_deviations():
+    summary = {"mean": torch.tensor([[1.0, 2.0, 0.0]]), "std": torch.tensor([[0.5, 4.0, 1.0]])}
+    labels, mask = torch.tensor([[[2.0, 2.0, 9.0]], [[1.0, -6.0, 9.0]]]), torch.tensor([[True, True, False]])
+    assert _surprise(summary, labels, mask).tolist() == [[4.0], [4.0]]
+    probs = torch.tensor([[[0.5, 0.5], [0.2, 0.8]]])
+    found = _surprise({"probs": probs}, torch.tensor([[[0, 1]], [[1, 0]]]), torch.ones(1, 2, dtype=torch.bool))
+    np.testing.assert_allclose(found, -np.log([[0.5 * 0.8], [0.5 * 0.2]]), rtol=1e-6)
+
+
+def test_signs_of_a_fault_are_in_standard_errors():
+    """Mean and mean square about the middle of uniform numbers, whose variances are known."""
+    grid = (np.arange(200) + 0.5) / 200
+    for u, name in ((0.15 + 0.85 * grid, "too low"), (0.85 * grid, "too high"), (0.5 + 0.7 * (grid - 0.5), "too wide")):
+        z = (u.mean() - 0.5) * np.sqrt(200 / stats.uniform.var())
+        square = stats.uniform.expect(lambda v: (v - 0.5) ** 4) - stats.uniform.var() ** 2
+        spread = (((u - 0.5) ** 2).mean() - stats.uniform.var()) * np.sqrt(200 / square)
+        found, strength = SimulationCalibration._fault(u, "weight")
+        assert found == name
+        assert strength == pytest.approx(max(abs(z), abs(spread)), rel=1e-6)
 
 
 def test_ranks_among_few_draws_are_uniform():
