@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 NUMERIC = "fiub"
+WRITTEN_MISSING = ("nan", "NaN", "NaT", "<NA>")
 MOST_NAMES = 5  # in a message
 
 
@@ -138,13 +139,19 @@ def read_keys(name: str, values: Any, length: int | None = None) -> list[Any]:
     if len(shape) > 1 or (length is not None and shape != (length,)):
         wanted = "one column of labels" if length is None else f"one label for each of {length} rows"
         raise ValueError(f"{name}: expected {wanted}, got shape {tuple(shape)}")
-    if isinstance(values, np.ndarray) and values.dtype.kind in "biuU":
+    if isinstance(values, np.ndarray) and values.dtype.kind in "biu":
         return list(values.tolist())
     out = [plain(v) for v in values]
     missing = pd.isna(pd.Series(out, dtype=object)).to_numpy()
     if missing.any():
         more = f" (and {missing.sum() - 1} more rows)" if missing.sum() > 1 else ""
         raise ValueError(f"{name}: expected a label in every row, got none in row {int(np.argmax(missing))}{more}")
+    written = next((row for row, v in enumerate(out) if isinstance(v, str) and v in WRITTEN_MISSING), None)
+    if written is not None:
+        raise ValueError(
+            f"{name}: expected a label in every row, got the text {out[written]!r} in row {written}, which is what "
+            "becomes of a missing value among texts"
+        )
     kinds = {_kind(v): row for row, v in reversed(list(enumerate(out)))}
     if len(kinds) > 1:
         first, second = sorted(kinds.items(), key=lambda item: item[1])[:2]

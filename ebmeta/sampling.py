@@ -200,7 +200,7 @@ class EpisodeSampler(RowSampler):
         if len(self._members[smallest]) < need:
             raise ValueError(
                 f"y: expected at least n_shot + n_query = {need} rows of every class, got "
-                f"{len(self._members[smallest])} of class {self.classes[smallest]!r}"
+                f"{len(self._members[smallest])} of class {self.classes[smallest].item()!r}"
             )
         self._codes, self._strength = codes, 0.0
 

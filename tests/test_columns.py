@@ -244,6 +244,53 @@ def test_keys_are_compared_as_they_are(regressor):
         EpisodeSampler(x, [1, 1, "a", "a"], 2, 1, 1)
 
 
+def test_a_missing_value_among_texts_is_no_group_called_nan():
+    x, mixed = np.zeros((4, 1)), np.array(["a", "a", np.nan, "a"])
+    assert mixed.tolist()[2] == "nan"  # NumPy's doing
+    for use in (
+        lambda: GroupSampler(x, np.zeros(4), mixed, n_support=(0, 1)),
+        lambda: EpisodeSampler(x, mixed, 1, 1, 1),
+    ):
+        with pytest.raises(ValueError, match="expected a label in every row, got the text 'nan' in row 2"):
+            use()
+
+
+@pytest.mark.parametrize("kind", ["polars", "polars categories", "pyarrow", "nullable", "arrow in pandas"])
+def test_frames_of_every_sort_become_the_same_tasks(kind):
+    rng = np.random.default_rng(0)
+    columns = {
+        "kind": list("abc") * 4,
+        "open": [True, False] * 6,
+        "price": rng.normal(size=12),
+        "shop": np.repeat(["s2", "s1", "s3"], 4).tolist(),
+        "area": np.repeat([1, 2, 3], 4),
+        "sold": rng.integers(0, 9, 12),
+    }
+    plain = pd.DataFrame(columns)
+    frame = {
+        "polars": lambda: polars.DataFrame(columns),
+        "polars categories": lambda: polars.DataFrame(columns).with_columns(
+            polars.col("kind", "shop").cast(polars.Categorical)
+        ),
+        "pyarrow": lambda: pyarrow.table(columns),
+        "nullable": lambda: plain.convert_dtypes(),
+        "arrow in pandas": lambda: plain.convert_dtypes(dtype_backend="pyarrow"),
+    }[kind]()
+    roles = {"y": "sold", "groups": "shop", "group_features": ["area"]}
+    expected = GroupSampler.from_frame(plain, **roles, n_support=1)
+    got = GroupSampler.from_frame(frame, **roles, n_support=1)
+    assert got.feature_names == expected.feature_names == ["kind_b", "kind_c", "open", "price"]
+    assert got.groups.tolist() == ["s1", "s2", "s3"]
+    for name in ("X", "y", "group_X"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(expected, name))
+    np.testing.assert_array_equal(expected.encoder.transform(frame), expected.X)
+    assert {k: v.tolist() for k, v in expected.encoder.group_x(frame).items()} == {
+        "s2": [1.0],
+        "s1": [2.0],
+        "s3": [3.0],
+    }
+
+
 def test_equal_numbers_are_one_group_whatever_their_type(regressor):
     x, y, shop = shops(3, seed=1)
     X = np.stack(list(x.values()), 1)
