@@ -9,6 +9,7 @@ import signal
 import sys
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from builders import classifier
@@ -16,6 +17,7 @@ from scale import SCALE, share
 from test_checkpoints import ITERATIONS, model, tasks
 
 import ebmeta
+from ebmeta.tabular import write_table
 
 KILLS = 50
 FILES = {"config.json", "model.safetensors"}
@@ -106,6 +108,29 @@ def test_saving_that_was_killed_leaves_a_whole_model(tmp_path):
         ebmeta.save(models[0], folder)
         assert {p.name for p in folder.iterdir()} == FILES, case
     assert killed == len(share(range(KILLS - KILLS // 2), seed=4))
+
+
+def test_writing_that_was_killed_leaves_a_whole_file(tmp_path):
+    columns = [{"prediction": np.repeat(name, 500), "p_a": np.ones(500)} for name in "abc"]
+    for suffix in ("csv", "npz", "parquet"):
+        folder = tmp_path / suffix
+        folder.mkdir()
+        path = folder / f"table.{suffix}"
+        whole = []
+        for one in columns:
+            write_table(path, one)
+            whole.append(path.read_bytes())
+
+        def work(path=path):
+            for one in columns:
+                write_table(path, one)
+
+        total = child(work)
+        for case in share(range(KILLS), seed=6):
+            assert child(work, random.Random(case).randrange(1, total)) is None
+            assert path.read_bytes() in whole, case
+            write_table(path, columns[0])
+            assert [p.name for p in folder.iterdir()] == [path.name], case
 
 
 @pytest.mark.parametrize("writers", [1, 3])

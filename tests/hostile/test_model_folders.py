@@ -11,6 +11,7 @@ from builders import class_tasks, classifier, number_tasks, real_tasks, regresso
 from mutations import damaged, edited, retensored
 from safetensors.torch import load as from_bytes
 from scale import share
+from test_persist import stored_version_1
 
 import ebmeta
 from ebmeta.frames import FrameEncoder
@@ -96,3 +97,26 @@ def test_a_mutated_folder_is_the_same_model_or_refused(saved, tmp_path):
     assert not odd
     assert refused > loaded > 0
     print(f"{loaded + refused} mutated folders: {loaded} the same model, {refused} refused")
+
+
+def test_a_mutated_folder_of_the_first_format_is_loaded_or_refused(tmp_path):
+    # Without checksums nobody can tell changed values from saved ones; what cannot be a model is refused all the same.
+    loaded, refused, odd = 0, 0, []
+    kinds = [classifier, lambda: regressor(2, num_covariates=1), lambda: regressor(likelihood="poisson")]
+    for number, kind in enumerate(kinds):
+        folder = tmp_path / str(number)
+        stored_version_1(folder, kind())
+        files = {name: (folder / name).read_bytes() for name in FILES}
+        for case in share(range(200), seed=5):
+            for name, content in mutate(files, files, random.Random(case)).items():
+                (folder / name).unlink(missing_ok=True)
+                if content is not None:
+                    (folder / name).write_bytes(content)
+            try:
+                ebmeta.load(folder)
+                loaded += 1
+            except (ValueError, OSError) as error:
+                odd += [] if str(error).startswith(str(folder)) and "\n" not in str(error) else [(case, str(error))]
+                refused += 1
+    assert not odd
+    assert loaded > 0 < refused
