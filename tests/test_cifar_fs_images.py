@@ -81,13 +81,13 @@ def test_pipeline(tmp_path, capsys, monkeypatch):
         call(parts, seed=1)
 
 
-def stop_sampling_at(patch: pytest.MonkeyPatch, index: int) -> None:
-    """Let the budget end when batch number `index` is asked for."""
+def stop_sampling_at(patch: pytest.MonkeyPatch, last: int) -> None:
+    """Let the budget end when batch number `last` is asked for."""
     sample = cifar_fs_images.Budgeted.sample
 
-    def late(self: cifar_fs_images.Budgeted, num_tasks: int, number: int = 0) -> object:
-        self.budget.units = 0 if number == index else self.budget.units
-        return sample(self, num_tasks, number)
+    def late(self: cifar_fs_images.Budgeted, num_tasks: int, index: int = 0) -> object:
+        self.budget.units = 0 if index == last else self.budget.units
+        return sample(self, num_tasks, index)
 
     patch.setattr(cifar_fs_images.Budgeted, "sample", late)
 

@@ -144,5 +144,5 @@ def test_quantiles_are_those_of_the_estimator_and_blank_where_nothing_is(likelih
 def test_quantiles_that_do_not_exist():
     with pytest.raises(ValueError, match="quantiles: expected labels that are numbers, got a categorical likelihood"):
         ebmeta.predict(classifier(), class_tasks(), quantiles=(0.5,))
-    with pytest.raises(ValueError, match="levels: expected probabilities between 0 and 1"):
+    with pytest.raises(ValueError, match="quantiles: expected a number between 0 and 1, got 1"):
         ebmeta.predict(regressor(), real_tasks(), quantiles=(0.5, 1.0))
