@@ -124,9 +124,9 @@ def train(
         json: also write the result to this file.
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
+    from ebmeta.file_training import model_for, outcome
     from ebmeta.fit import fit
     from ebmeta.group_sampling import GroupSampler
-    from ebmeta.model import EmpiricalBayes
     from ebmeta.persist import model_files, save
 
     tasks = tasks or Tasks()
@@ -140,16 +140,8 @@ def train(
     source = sampler(data, tasks, seed)
     encoder = source.encoder if isinstance(source, GroupSampler) else None
     held_out = None if validation is None else sampler(validation, tasks, seed + 1, encoder, source.feature_names)
-    if source.X.ndim != 2:
-        raise ValueError(f"{data}: expected one feature vector per row, got rows of shape {source.X.shape[1:]}")
-    options: dict[str, Any] = {"seed": seed}
-    options |= {} if num_steps is None else {"num_steps": num_steps}
-    options |= {} if beta is None else {"beta": beta}
-    if tasks.groups is None:
-        model = EmpiricalBayes.classifier(source.X.shape[1], profile=profile, **options)
-    else:
-        options |= {"num_covariates": 0 if encoder is None else len(encoder.group_names)}
-        model = EmpiricalBayes.regressor(source.X.shape[1], likelihood or "normal", **options)
+    options = {"seed": seed, "num_steps": num_steps, "beta": beta}
+    model = model_for(data, source, likelihood, profile, options)
     output.mkdir(parents=True, exist_ok=True)
     run = fit(
         model,
@@ -165,22 +157,8 @@ def train(
         progress=progress,
     )
     save(model, output, encoder, overwrite=overwrite)
-    last = run.history.isel(iteration=slice(-50, None)).mean("iteration")
-    result: dict[str, Any] = {
-        "model": str(output),
-        "iterations": int(run.history.sizes["iteration"]),
-        "best_iteration": run.best_iteration,
-        "stopped_early": run.stopped_early,
-        "seconds": round(run.seconds, 2),
-        "training_nll": last["nll"].values.round(5).tolist(),
-    }
-    line = f"training NLL {result['training_nll'][0]:.3f} -> {result['training_nll'][-1]:.3f} over refinement"
-    if "validation_nll" in run.history:
-        best = run.history["validation_nll"].sel(validation_iteration=run.best_iteration)
-        result["validation_nll"] = best.values.round(5).tolist()
-        line = f"validation NLL {float(best[0]):.3f} -> {float(best[-1]):.3f} over refinement"
-    chosen = "best" if validation is not None else "ended"
-    print(f"{output}: {line} (nats per query), {chosen} after {run.best_iteration} iterations, {run.seconds:.0f} s")
+    result, line = outcome(run, output)
+    print(line)
     finish(result, json, overwrite)
 
 
