@@ -49,9 +49,10 @@ class Interval(NamedTuple):
 
 def _pairs(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Check two arrays of one shape; padding, NaN in the first, is NaN in both."""
-    confidence, correct = np.asarray(confidence, float), np.asarray(correct, float)
     real = ~np.isnan(confidence)
     inside = ((confidence >= 0) & (confidence <= 1 + 1e-6))[real].all()
+    if inside and confidence.shape == correct.shape:
+        inside = ((correct >= 0) & (correct <= 1))[real].all()
     if confidence.shape != correct.shape or not inside:
         raise ValueError(
             f"expected confidences in [0, 1] with one outcome each, got {confidence.shape} and {correct.shape}"
@@ -84,12 +85,16 @@ def bin_sums(p: np.ndarray, y: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
     Args:
         p: probabilities, shape `(..., N)`; NaN is padding.
-        y: outcomes in [0, 1], same shape.
+        y: outcomes in [0, 1], same shape, or one that repeats to it.
         edges: edges of the bins, shape `(bins + 1,)`; a bin holds its lower edge, the last its upper too.
 
     Returns:
         Sums, shape `(..., bins, 5)`.
     """
+    if y.ndim > p.ndim or any(n not in (1, m) for n, m in zip(y.shape[::-1], p.shape[::-1], strict=False)):
+        raise ValueError(f"y: expected shape {p.shape} to match p, got {y.shape}")
+    if len(edges) < 2 or (np.diff(edges) < 0).any():
+        raise ValueError("edges: expected two or more rising numbers, got others")
     bins = len(edges) - 1
     rows, real = p.reshape(-1, p.shape[-1]), ~np.isnan(p.reshape(-1, p.shape[-1]))
     index = np.searchsorted(edges[1:-1], rows, side="right") + bins * np.arange(len(rows))[:, None]
@@ -112,7 +117,10 @@ def bootstrap(
         seed: seed of the resamples.
     """
     tasks = len(sums)
-    value = float(statistic(sums.sum(0)))
+    try:
+        value = float(statistic(sums.sum(0)))
+    except TypeError:
+        raise ValueError("statistic: expected a function from sums to one number, got one of something else") from None
     if tasks < 2 or num_bootstrap < 2:
         return Interval(value, float("nan"))
     rng = np.random.default_rng(seed)
@@ -261,6 +269,8 @@ def brier_decomposition(sums: np.ndarray) -> dict[str, np.ndarray]:
         >>> round(float(parts["brier"]), 3)
         0.37
     """
+    if sums.ndim < 2 or sums.shape[-1] != MOMENTS:
+        raise ValueError(f"sums: expected shape (..., bins, {MOMENTS}), got {sums.shape}")
     weight, p, y, pp, py = np.moveaxis(sums, -1, 0)
     per_bin = np.where(weight > 0, weight, 1.0)
     total = weight.sum(-1)

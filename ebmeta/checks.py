@@ -14,13 +14,16 @@ import functools
 import inspect
 import math
 import numbers
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+import torch
 import xarray as xr
 from torch import Tensor
 
@@ -31,11 +34,13 @@ __all__ = [
     "array",
     "at_least",
     "between",
+    "check",
     "checked",
     "dataset",
     "found",
     "one_of",
     "real_array",
+    "some",
 ]
 
 T = TypeVar("T")
@@ -136,9 +141,22 @@ def one_of(options: Sequence[str]) -> Kind:
     return Kind(f"{', '.join(most)} or {last}", lambda v: isinstance(v, str) and v in options)
 
 
+def _path(name: str, value: str | os.PathLike[str]) -> Path:
+    if "\0" in os.fspath(value):
+        raise ValueError(f"{name}: expected a path, got one with a zero byte")
+    return Path(value)
+
+
+TEXT = Kind("a text", lambda v: isinstance(v, str), lambda name, v: str(v))
+PATH = Kind("a path", lambda v: isinstance(v, str | os.PathLike) and isinstance(os.fspath(v), str), _path)
+TENSOR = Kind("a dense tensor of real numbers", lambda v: isinstance(v, Tensor) and _plain(v))
+
+
+def _plain(value: Tensor) -> bool:
+    return value.layout == torch.strided and not value.is_complex() and not value.is_meta
+
+
 def _instance(kind: type) -> Kind:
-    if kind is str:
-        return Kind("a text", lambda v: isinstance(v, str))
     name = kind.__name__
     words = WORDS.get(name, f"{'an' if name[0] in 'AEIOU' else 'a'} {name}")
     if kind.__dict__.get("_is_protocol", False):
@@ -158,7 +176,7 @@ def _follows(value: Any, protocol: type) -> bool:
 
 
 def real_array(name: str, value: Any, *, ndim: int | None = None, padded: bool = False) -> np.ndarray:
-    """Return numbers as an array.
+    """Return numbers as an array of 64-bit floats.
 
     Args:
         name: how an error calls them.
@@ -171,7 +189,7 @@ def real_array(name: str, value: Any, *, ndim: int | None = None, padded: bool =
 
     Examples:
         >>> real_array("x", [1, 2], ndim=1)
-        array([1, 2])
+        array([1., 2.])
     """
     if isinstance(value, Tensor):
         value = value.detach().cpu().numpy()
@@ -181,9 +199,10 @@ def real_array(name: str, value: Any, *, ndim: int | None = None, padded: bool =
         out = np.asarray(value)
     except (ValueError, TypeError):
         raise ValueError(f"{name}: expected numbers, got {found(value)} of unequal or unreadable parts") from None
-    if out.dtype.kind not in "fiub" or (ndim is not None and out.ndim != ndim) or not out.size:
+    if out.dtype.kind not in "fiub" or (out.ndim < 1 if ndim is None else out.ndim != ndim) or not out.size:
         axes = "" if ndim is None else f" with {ndim} {'axis' if ndim == 1 else 'axes'}"
         raise ValueError(f"{name}: expected numbers{axes}, got shape {out.shape} of {out.dtype}")
+    out = out.astype(np.float64)
     bad = np.isinf(out) if padded else ~np.isfinite(out)
     if bad.any():
         place = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -211,23 +230,31 @@ def dataset(what: str, **dims: tuple[str, ...]) -> Kind:
     return Kind(what, lambda v: isinstance(v, xr.Dataset), take)
 
 
-def _items(kind: type, item: Kind | None) -> Kind:
-    """A sequence of one kind of things; a text is none, and an array is one of numbers."""
+def _items(item: Kind | None, number: int | None = None) -> Kind:
+    """A sequence of one kind of things, of any or one number; a text is none, and an array is one of numbers."""
+    words = f"a sequence of {'things' if item is None else item.words}" if number is None else f"{number} values"
 
     def fits(value: Any) -> bool:
-        return isinstance(value, kind | np.ndarray) and not isinstance(value, str | bytes)
+        whole = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+        return whole or (isinstance(value, np.ndarray) and value.ndim == 1)
 
     def take(name: str, value: Any) -> Any:
+        if number is not None and len(value) != number:
+            raise ValueError(f"{name}: expected {number} values, got {len(value)}")
         if item is None:
             return value
-        out = []
         for i, one in enumerate(value):
             if not item.fits(one):
                 raise ValueError(f"{name}: expected a sequence of {item.words}, got {found(one)} at place {i}")
-            out.append(item.take(name, one))
-        return out
+        return tuple(item.take(name, one) for one in value)
 
-    return Kind("a sequence" if item is None else f"a sequence of {item.words}", fits, take)
+    return Kind(words, fits, take)
+
+
+def some(item: type) -> Kind:
+    """A sequence of things of a class, at least one."""
+    each = _items(kind_of(item))
+    return replace(each, fits=lambda v: each.fits(v) and len(v) > 0, words=f"{each.words}, at least one")
 
 
 def kind_of(annotation: Any, inside: Range | None = None) -> Kind | None:
@@ -242,16 +269,22 @@ def kind_of(annotation: Any, inside: Range | None = None) -> Kind | None:
     if annotation is float:
         within = inside or FINITE
         return _number(REAL, float, within, within.real)
+    if annotation in NAMED:
+        return NAMED[annotation]
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
         return one_of(parts)
     if origin in (typing.Union, types.UnionType):
+        if os.PathLike[str] in parts:
+            parts = tuple(part for part in parts if part is not str)
         kinds = [kind_of(part, inside) for part in parts]
         return None if None in kinds else _either([k for k in kinds if k is not None])
     if origin is Callable:
         return Kind("a function", callable)
-    if origin is Sequence:
-        return _items(Sequence, kind_of(parts[0], inside))
+    if origin is Sequence or (origin is tuple and parts[-1] is Ellipsis):
+        return _items(kind_of(parts[0], inside))
+    if origin is tuple:
+        return _items(kind_of(parts[0], inside), len(parts))
     kind = origin or annotation
     return _instance(kind) if isinstance(kind, type) and kind not in (Any, object, np.ndarray, tuple) else None
 
@@ -261,6 +294,23 @@ def _either(kinds: Sequence[Kind]) -> Kind:
         return next(k for k in kinds if k.fits(value)).take(name, value)
 
     return Kind(" or ".join(k.words for k in kinds), lambda v: any(k.fits(v) for k in kinds), take)
+
+
+#: Annotations that a table says more of than their class does.
+NAMED: dict[Any, Kind] = {str: TEXT, Path: PATH, os.PathLike[str]: PATH, Tensor: TENSOR}
+
+
+def check(name: str, value: Any, annotation: Any, inside: Range | None = None) -> Any:
+    """Return a value that fits an annotation and a range, as an argument of `checked` would come through.
+
+    Examples:
+        >>> check("num_steps", np.int64(3), int | None, at_least(0))
+        3
+    """
+    kind = kind_of(annotation, inside)
+    if kind is None or not kind.fits(value):
+        raise ValueError(f"{name}: expected {'something else' if kind is None else kind.words}, got {found(value)}")
+    return kind.take(name, value)
 
 
 class _Names(dict[str, Any]):

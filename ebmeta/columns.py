@@ -19,6 +19,8 @@ import pandas as pd
 import pyarrow
 from torch import Tensor
 
+from ebmeta.checks import found as shown
+
 __all__ = [
     "as_frame",
     "check_names",
@@ -132,7 +134,7 @@ def read_keys(name: str, values: Any, length: int | None = None) -> list[Any]:
     """
     listed = _listed(values) if isinstance(values, Iterable) else np.asarray(values)
     if isinstance(values, str | bytes) or (isinstance(listed, np.ndarray | Tensor) and not listed.ndim):
-        raise ValueError(f"{name}: expected one label for each row, got {values!r:.60}")
+        raise ValueError(f"{name}: expected one label for each row, got {shown(values)}")
     values = listed
     _refuse_masked(name, values)
     shape = np.shape(values) if isinstance(values, np.ndarray | pd.DataFrame | Tensor) else (len(values),)

@@ -61,11 +61,15 @@ def class_scores(probs: np.ndarray, score: Score = "lac", uniform: np.ndarray | 
         >>> class_scores(np.array([0.5, 0.2, 0.3]), "aps", np.array(0.5))
         array([0.25, 0.9 , 0.65])
     """
+    if not ((probs >= 0) & (probs <= 1 + 1e-6))[~np.isnan(probs)].all():
+        raise ValueError("probs: expected numbers in [0, 1] or NaN for padding, got others")
     padding = np.isnan(probs)
     if score == "lac":
         return np.where(padding, np.inf, 1 - probs)
     if uniform is None:
         raise ValueError("uniform: expected random numbers for score='aps', got None")
+    if uniform.shape != probs.shape[:-1] or not ((uniform >= 0) & (uniform <= 1)).all():
+        raise ValueError(f"uniform: expected numbers in [0, 1] of shape {probs.shape[:-1]}, got shape {uniform.shape}")
     p = np.where(padding, 0.0, probs)
     order = np.argsort(-p, -1, kind="stable")
     ranked = np.take_along_axis(p, order, -1)
@@ -260,6 +264,8 @@ def set_coverage(sets: xr.Dataset, query_y: Any) -> xr.Dataset:
     y, real = np.asarray(query_y), sets["size"].values >= 0
     if y.shape != real.shape:
         raise ValueError(f"query_y: expected shape {real.shape} to match the sets, got {y.shape}")
+    if not ((y >= 0) & (y < sets["ways"].values[:, None]) & (y == np.round(y)))[real].all():
+        raise ValueError("query_y: expected the number of a class of its task for each query, got others")
     truth = np.where(real, y, 0).astype(int)[..., None]
     size = sets["size"].values
     queries = {

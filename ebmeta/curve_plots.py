@@ -12,7 +12,6 @@ from ebmeta.checks import array, between, checked
 from ebmeta.model import EmpiricalBayes
 from ebmeta.plots import axes_or_new
 from ebmeta.predict import predict
-from ebmeta.sampling import exact
 from ebmeta.tasks import TaskBatch
 
 if TYPE_CHECKING:
@@ -55,7 +54,11 @@ def fitted_curve(
 
     if model.likelihood.categorical:
         raise ValueError("fitted_curve: expected a model of real labels, got one of classes")
-    rows, labels, path = (torch.as_tensor(exact(np.asarray(v))) for v in (support_x, support_y, x))
+    rows, labels, path = (torch.as_tensor(v) for v in (support_x, support_y, x))
+    if truth is not None and len(truth) != len(path):
+        raise ValueError(f"truth: expected {len(path)} values, one per row of x, got {len(truth)}")
+    if not -path.shape[1] <= column < path.shape[1]:
+        raise ValueError(f"column: expected one of the {path.shape[1]} columns of x, got {column}")
     batch = TaskBatch(rows.unsqueeze(0), labels.unsqueeze(0), path.unsqueeze(0))
     predictive = predict(model, batch, num_draws=0)["predictive"].to_dataset().isel(step=-1, task=0)
     mean, std = predictive["mean"].values, predictive["std"].values

@@ -28,7 +28,7 @@ from ebmeta.calibration import (
     calibration_interval,
     reliability_bins,
 )
-from ebmeta.checks import at_least, checked
+from ebmeta.checks import at_least, checked, dataset
 from ebmeta.columns import check_names
 from ebmeta.likelihood import ScalarLikelihood
 from ebmeta.model import EmpiricalBayes
@@ -143,7 +143,7 @@ def evaluate(
     return result
 
 
-@checked()
+@checked(evaluation=dataset("an evaluation", nll=("step",), nll_half_width=("step",)))
 def table(evaluation: xr.Dataset) -> str:
     """Return the scores as text: a row per refinement step, each number with its 95% interval.
 

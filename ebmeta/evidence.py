@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ebmeta.buckets import split
-from ebmeta.checks import at_least, checked
+from ebmeta.checks import at_least, checked, found
 from ebmeta.evidence_fit import EvidenceFit, boundary_threshold, unsettled, weight_names
 from ebmeta.group_sampling import GroupSampler
 from ebmeta.identification import refuse_extreme_labels, weak_points
@@ -138,6 +138,13 @@ def _runaway(model: EmpiricalBayes) -> list[str]:
     ]
 
 
+def _check_hyperprior(model: EmpiricalBayes, hyperprior: Hyperprior) -> None:
+    with torch.no_grad():
+        value = hyperprior(model)
+    if not isinstance(value, Tensor) or value.numel() != 1 or not bool(value.isfinite().all()):
+        raise ValueError(f"hyperprior: expected a function of the model that returns one number, got {found(value)}")
+
+
 class Evidence:
     """The log evidence of all groups as a function of the parameters of prior, likelihood and predictor.
 
@@ -171,6 +178,8 @@ class Evidence:
             model.check(tasks)
             lengths = (tasks.support_mask.sum(1) + tasks.query_mask.sum(1)).clamp(min=least)
             self.parts = [tasks[torch.from_numpy(part)].trimmed() for part in split(lengths.cpu().numpy(), ROWS)]
+        if not isinstance(hyperprior, bool):
+            _check_hyperprior(model, hyperprior)
         self.model, self.hyperprior, self.seed = model.eval(), hyperprior, seed
         self.objective = Objective("evidence", num_draws=num_draws)
         for part in self.parts:

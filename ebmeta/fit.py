@@ -45,6 +45,7 @@ TEMPERATURE_TASKS = 1024
 VALIDATION_DRAWS = 64  # the predictive score of a few draws is biased
 
 
+@checked(best_iteration=at_least(0), seconds=at_least(0))
 @dataclass(frozen=True)
 class FitResult:
     """What training did.

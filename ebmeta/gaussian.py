@@ -20,13 +20,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
-from ebmeta.checks import checked
+from ebmeta.checks import at_least, checked
 
 __all__ = ["DiagonalGaussian", "FullGaussian", "Gaussian"]
 
@@ -42,11 +43,18 @@ class Gaussian(ABC):
 
     loc: Tensor
     precision: Tensor
+    exponent: ClassVar[int] = 1  # how many axes of weights a precision has
+
+    def __post_init__(self) -> None:
+        wanted = (*self.loc.shape, *self.loc.shape[-1:] * (self.exponent - 1))
+        if self.loc.dim() < 1 or tuple(self.precision.shape) != wanted:
+            raise ValueError(f"precision: expected shape {wanted} to match loc, got {tuple(self.precision.shape)}")
 
     def with_(self, loc: Tensor, precision: Tensor) -> Gaussian:
         """Return a member of the same family with other parameters."""
         return type(self)(loc, precision)
 
+    @checked(num_tasks=at_least(1), num_ways=at_least(1))
     def expand(self, num_tasks: int, num_ways: int) -> Gaussian:
         """Repeat parameters of shape `(P,)` or `(P, P)` over tasks and outputs, without copying."""
         shape = (num_tasks, num_ways)
@@ -58,6 +66,7 @@ class Gaussian(ABC):
         """Choose tasks by slice or indices."""
         return self.with_(self.loc[index], self.precision[index])
 
+    @checked()
     def marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return location and variance of the linear predictor, both of shape `(T, Q, C)`, for `x` `(T, Q, P)`."""
         return (self.loc @ x.mT).mT, self._variance(x)  # in this order the gradient needs no slow product
@@ -126,6 +135,7 @@ class DiagonalGaussian(Gaussian):
         ratio = step / self.precision
         return self.precision * (1 + ratio + ratio.square() / 2)
 
+    @checked()
     def kl(self, other: Gaussian) -> Tensor:
         ratio = other.precision / self.precision
         distance = other.precision * (self.loc - other.loc).square()
@@ -154,6 +164,8 @@ class FullGaussian(Gaussian):
         2.0
     """
 
+    exponent = 2
+
     @cached_property
     def _factor(self) -> Tensor:
         return _cholesky(self.precision)
@@ -175,6 +187,7 @@ class FullGaussian(Gaussian):
         half: Tensor = torch.linalg.solve_triangular(self._factor, step, upper=False)
         return self.precision + step + half.mT @ half / 2
 
+    @checked()
     def kl(self, other: Gaussian) -> Tensor:
         mine, theirs = self._factor, _cholesky(other.precision)
         trace: Tensor = torch.linalg.solve_triangular(mine, theirs, upper=False).square().sum((-2, -1))

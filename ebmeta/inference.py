@@ -297,6 +297,8 @@ def invert(inferred: Inference | MixtureInference, k: int, levels: Tensor, num_b
     if not isinstance(inferred.likelihood, ScalarLikelihood):
         raise ValueError(f"quantiles: expected labels that are numbers, got a {inferred.likelihood.name} likelihood")
     out, summary = [], inferred.predict(k)
+    if not len(levels):
+        raise ValueError("levels: expected at least one probability, got none")
     levels = levels.to(summary["mean"])
     eps = torch.finfo(summary["mean"].dtype).eps
     for level in levels:

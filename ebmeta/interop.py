@@ -213,6 +213,9 @@ def pit(tree: xr.DataTree, *, seen: bool = False, seed: int = 0) -> xr.DataArray
         ValueError: if labels are absent, or are classes, which have no order.
     """
     name, score = _scored(tree)
+    for group in ("posterior", "posterior_predictive", "observed_data"):
+        if group not in tree.children:
+            raise ValueError(f"tree: expected a group {group!r}, got {list(tree.children)}")
     if tree["posterior"].to_dataset().sizes.get("way", 1) > 1:
         raise ValueError("pit: expected labels that are numbers, got classes")
     y = _values(tree, "observed_data", name)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ebmeta.basis import Basis, build_basis
-from ebmeta.checks import at_least, checked
+from ebmeta.checks import at_least, checked, found
 from ebmeta.gaussian import Gaussian
 from ebmeta.inference import Inference, repeat
 from ebmeta.initializer import ConjugateInitializer, Initializer, PrototypeInitializer
@@ -197,7 +197,7 @@ class EmpiricalBayes(nn.Module):
         """
         known = [name for name, c in LIKELIHOODS.items() if not c.categorical]
         if likelihood not in known:
-            raise ValueError(f"likelihood: expected one of {known}, got {likelihood!r}")
+            raise ValueError(f"likelihood: expected one of {known}, got {found(likelihood)}")
         config = {
             "kind": "regressor",
             "num_features": num_features,

@@ -11,7 +11,7 @@ import xarray as xr
 
 from ebmeta.calibration import reliability_bins
 from ebmeta.calibration import risk_coverage as risk_curve
-from ebmeta.checks import above, checked, dataset
+from ebmeta.checks import above, check, checked, dataset, found
 from ebmeta.writing import marked, write
 
 if TYPE_CHECKING:
@@ -44,8 +44,10 @@ def axes_or_new(ax: Axes | None, width: float = 4.8, height: float = 4.0) -> Axe
     Returns:
         The axes to draw on.
     """
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    ax = check("ax", ax, Axes | None)
     return Figure(figsize=(width, height), layout="constrained").subplots() if ax is None else ax
 
 
@@ -63,7 +65,9 @@ def save_figure(figure: Axes | Figure, path: Path, overwrite: bool = False, dpi:
         OSError: if the file cannot be written, or may not be replaced.
     """
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
+    check("figure", figure, Axes | Figure)
     whole = figure.get_figure(root=True) if isinstance(figure, Axes) else figure
     assert whole is not None  # axes that were removed from their figure have none
     buffer = io.BytesIO()
@@ -91,7 +95,7 @@ def refinement(evaluation: xr.Dataset, metric: str = "accuracy", ax: Axes | None
 
     if metric not in evaluation or f"{metric}_half_width" not in evaluation:
         names = [n for n in evaluation if f"{n}_half_width" in evaluation]
-        raise ValueError(f"metric: expected one of {names}, got {metric!r}")
+        raise ValueError(f"metric: expected one of {names}, got {found(metric)}")
     ax = axes_or_new(ax)
     steps = np.arange(evaluation.sizes["step"])
     mean, half = evaluation[metric].values, evaluation[f"{metric}_half_width"].values

@@ -40,6 +40,11 @@ def ellipse(q: Gaussian, task: int = 0, weights: tuple[int, int] = (0, 1), mass:
     Raises:
         ValueError: if `mass` is not in (0, 1).
     """
+    tasks, _, size = q.loc.shape
+    if not 0 <= task < tasks:
+        raise ValueError(f"task: expected a number below {tasks}, got {task}")
+    if not (all(0 <= w < size for w in weights) and weights[0] != weights[1]):
+        raise ValueError(f"weights: expected two of {size} weights, numbered from 0, got {weights}")
     chosen = list(weights)
     with torch.no_grad():
         columns = [q.solve(torch.eye(q.loc.shape[-1], dtype=q.loc.dtype)[k].expand_as(q.loc)) for k in chosen]

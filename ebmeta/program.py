@@ -22,6 +22,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ebmeta.checks import checked
 from ebmeta.likelihood import Given
 from ebmeta.tasks import TaskBatch
 
@@ -46,6 +47,7 @@ class Program(nn.Module):
         self.owner = owner
         self.kind = kind
 
+    @checked()
     def forward(self, batch: TaskBatch, observe: Observe = "query") -> Tensor:
         """Run the program."""
         return (generate if self.kind == "model" else guess)(self.owner, batch, observe)
@@ -124,6 +126,7 @@ def _bottleneck(owner: EmpiricalBayes, observe: str) -> AbstractContextManager[A
     return handler
 
 
+@checked()
 def generate(owner: EmpiricalBayes, batch: TaskBatch, observe: Observe = "query") -> Tensor:
     r"""Sample $w_t \sim p_\psi(w)$ and $y_{ti} \sim p(y \mid \phi(x_{ti})^\top w_t)$.
 
@@ -139,8 +142,6 @@ def generate(owner: EmpiricalBayes, batch: TaskBatch, observe: Observe = "query"
     Raises:
         ValueError: if `observe` is unknown, or features or labels do not fit the model.
     """
-    if observe not in ("query", "support", "both"):
-        raise ValueError(f"observe: expected 'query', 'support' or 'both', got {observe!r}")
     owner.check(batch)
     register(owner)
     prior, level = owner.prior_of(batch), None

@@ -87,7 +87,7 @@ class LinearGaussianTasks:
             x = x + (w @ self.coupling.T)[:, None]
         mean = np.einsum("tnp,tp->tn", x, w[:, :-1]) + w[:, -1:]
         y = mean + self.noise * rng.standard_normal(mean.shape)
-        inputs, labels = torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.float32))
+        inputs, labels = torch.from_numpy(x).float(), torch.from_numpy(y).float()
         s = self.n_support
         batch = TaskBatch(inputs[:, :s], labels[:, :s], inputs[:, s:], labels[:, s:])
         return batch, torch.from_numpy(w).unsqueeze(1)

@@ -81,7 +81,7 @@ class SineTasks:
         phase = rng.uniform(*self.phase, (num_tasks, 1))
         x = rng.uniform(*self.x_range, (num_tasks, self.n_support + self.n_query))
         y = a * np.sin(x + phase) + self.noise * rng.standard_normal(x.shape)
-        inputs, labels = torch.from_numpy(x.astype(np.float32)).unsqueeze(-1), torch.from_numpy(y.astype(np.float32))
+        inputs, labels = torch.from_numpy(x).float().unsqueeze(-1), torch.from_numpy(y).float()
         s = self.n_support
         return TaskBatch(inputs[:, :s], labels[:, :s], inputs[:, s:], labels[:, s:])
 
@@ -148,8 +148,10 @@ class SineTasks:
         Raises:
             ValueError: if the tasks are unlabelled.
         """
-        if batch.query_y is None:
-            raise ValueError("exact: expected query labels, got unlabelled tasks")
+        if batch.query_y is None or not batch.query_y.is_floating_point():
+            raise ValueError("exact: expected query labels, numbers, got unlabelled tasks or classes")
+        if batch.support_x.shape[2:] != (1,):
+            raise ValueError(f"batch: expected one input per row, got shape {tuple(batch.support_x.shape[2:])}")
         means, scores = [], []
         for start in range(0, len(batch), CHUNK):
             part = batch[start : start + CHUNK].to(torch.float64)

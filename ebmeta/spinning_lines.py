@@ -160,7 +160,7 @@ class SpinningLines:
         x = x + self.width * rng.standard_normal(x.shape)
         y = radius * (x[..., 0] * np.cos(angle) + x[..., 1] * np.sin(angle))
         y = y + self.noise * rng.standard_normal(y.shape)
-        inputs, labels = torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.float32))
+        inputs, labels = torch.from_numpy(x).float(), torch.from_numpy(y).float()
         s = self.n_support
         batch = TaskBatch(inputs[:, :s], labels[:, :s], inputs[:, s:], labels[:, s:])
         w = np.concatenate([radius * np.cos(angle), radius * np.sin(angle), np.zeros_like(angle)], 1)

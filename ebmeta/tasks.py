@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ebmeta.buckets import split
-from ebmeta.checks import at_least, checked
+from ebmeta.checks import at_least, checked, found
 
 __all__ = ["TaskBatch"]
 
@@ -110,6 +110,14 @@ class TaskBatch:
                 "support_x and query_x: expected shapes (tasks, rows, features...), got "
                 f"{tuple(self.support_x.shape)} and {tuple(self.query_x.shape)}"
             )
+        for name in ("way_mask", "task_x"):
+            value = getattr(self, name)
+            if value is not None and value.dim() != 2:
+                raise ValueError(f"{name}: expected two axes, the first of tasks, got shape {tuple(value.shape)}")
+        for name in ("support_size", "query_size", "task_x", "concentration"):
+            value = getattr(self, name)
+            if value is not None and not value.is_floating_point():
+                object.__setattr__(self, name, value.to(torch.get_default_dtype()))
         for name in ("support_x", "query_x"):
             x = getattr(self, name)
             if not x.is_floating_point():
@@ -243,7 +251,7 @@ class TaskBatch:
         """
         lengths = {len(support_x), len(support_y), len(query_x)}
         optional = (query_y, num_ways, support_size, query_size, task_x, concentration)
-        lengths |= {len(v) for v in optional if v is not None}
+        lengths |= {0 if isinstance(v, Tensor) and not v.dim() else len(v) for v in optional if v is not None}
         if len(lengths) != 1 or not support_x:
             raise ValueError(f"expected lists of one equal, positive length, got lengths {sorted(lengths)}")
         for name, xs, ys in (
@@ -303,8 +311,13 @@ class TaskBatch:
             The same tasks there; integer labels and masks keep their type.
         """
         if isinstance(target, torch.dtype):
+            if not target.is_floating_point:
+                raise ValueError(f"target: expected a device or a floating-point type, got {target}")
             return self._map(lambda v: v.to(target) if v.is_floating_point() else v)
-        return self._map(lambda v: v.to(target))
+        try:
+            return self._map(lambda v: v.to(target))
+        except RuntimeError:
+            raise ValueError(f"target: expected a device that is there, got {found(target)}") from None
 
     def __getitem__(self, index: slice | Tensor | Sequence[int]) -> TaskBatch:
         """Choose tasks by slice, mask or list of indices; padding stays as it is."""

@@ -64,6 +64,11 @@ class PriorEnsemble(EmpiricalBayes):
         self, model: EmpiricalBayes, names: tuple[str, ...], values: Tensor, log_weight: Tensor, new_groups: bool = True
     ) -> None:
         super().__init__(*_parts(model))
+        if values.dim() != 2 or log_weight.shape != values.shape[:1] or not bool(values.isfinite().all()):
+            got = f"{tuple(values.shape)} and {tuple(log_weight.shape)}"
+            raise ValueError(f"values: expected finite numbers (S, D), and log_weight (S,), got shapes {got}")
+        if bool(log_weight.isnan().any()) or not bool(log_weight.logsumexp(0).isfinite()):
+            raise ValueError("log_weight: expected logarithms of weights, got NaN, infinity, or no weight at all")
         self.feature_names = model.feature_names
         self.names, self.new_groups = names, new_groups
         self.register_buffer("values", values)
@@ -79,6 +84,7 @@ class PriorEnsemble(EmpiricalBayes):
             out[-1].load_state_dict(each.split(flat), strict=False)
         return out
 
+    @checked(num_steps=at_least(0))
     def infer(  # type: ignore[override]  # a mixture of what the model returns, with the same methods
         self, batch: TaskBatch, num_steps: int | None = None, level: Tensor | None = None
     ) -> MixtureInference:

@@ -74,7 +74,7 @@ def test_what_fits_comes_through_as_plain_numbers():
     assert type(got["count"]) is type(got["steps"]) is int
     assert type(got["share"]) is type(got["width"]) is float
     assert got["flag"] is True
-    assert got["levels"] == [0.5]
+    assert got["levels"] == (0.5,)
     assert got["x"].tolist() == [1, 2]
 
 

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ebmeta.calibration import Z95
-from ebmeta.checks import at_least, checked, dataset
+from ebmeta.checks import at_least, check, checked, dataset
 from ebmeta.evaluate import task_batches
 from ebmeta.gaussian import Gaussian
 from ebmeta.inference import Inference
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["linear_gaussian_information", "mutual_information", "rate_distortion", "rate_distortion_plot"]
 
 Distortion = Literal["predictive_nll", "expected_nll"]
+CURVES = {f"{d}_nll{h}": ("model", "step") for d in ("expected", "predictive") for h in ("", "_half_width")}
 CELLS = 20_000_000  # numbers held at once where every draw meets every posterior
 
 
@@ -130,6 +131,8 @@ def rate_distortion(
         ValueError: if there is no model, or tasks are unlabelled or do not fit.
     """
     named = {"model": models} if isinstance(models, EmpiricalBayes) else dict(models)
+    for name, model in named.items():
+        check(f"models[{name!r}]", model, EmpiricalBayes)
     if not named:
         raise ValueError("models: expected at least one, got none")
     out = []
@@ -287,7 +290,14 @@ def linear_gaussian_information(
     return xr.Dataset(summarise(values, "nats"))
 
 
-@checked(data=dataset("what rate_distortion returned", rate=("model", "step"), beta=("model",)))
+@checked(
+    data=dataset(
+        "what rate_distortion returned",
+        rate=("model", "step"),
+        **CURVES,
+        beta=("model",),
+    )
+)
 def rate_distortion_plot(data: xr.Dataset, distortion: Distortion = "predictive_nll", ax: Axes | None = None) -> Axes:
     r"""Plot distortion against rate: a line through the last step of each model, in order of $\beta$.
 

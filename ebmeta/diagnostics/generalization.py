@@ -213,12 +213,14 @@ def _verdict(data: xr.Dataset) -> dict[str, str]:
 @checked(
     data=dataset(
         "what generalization_gap returned",
+        rows=("rows",),
+        step=("step",),
         gap=("rows", "step"),
         gap_half_width=("rows", "step"),
         bound_rate=("rows", "step"),
     )
 )
-def gap_plot(data: xr.Dataset, rows: str = "support", ax: Axes | None = None) -> Axes:
+def gap_plot(data: xr.Dataset, rows: Literal["support", "query"] = "support", ax: Axes | None = None) -> Axes:
     """Plot the gap and its bounds against the refinement step.
 
     Args:
@@ -234,8 +236,6 @@ def gap_plot(data: xr.Dataset, rows: str = "support", ax: Axes | None = None) ->
     """
     import seaborn as sns
 
-    if rows not in SIDES:
-        raise ValueError(f"rows: expected 'support' or 'query', got {rows!r}")
     ax = axes_or_new(ax)
     part, steps = data.sel(rows=rows), data["step"].values
     names = {"bound_rate": "bound by the rate", "bound_information": "bound by the information", "gap": "gap"}

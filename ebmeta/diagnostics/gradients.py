@@ -29,7 +29,7 @@ import xarray as xr
 from torch import Tensor
 
 from ebmeta.calibration import Z95, calibration_error
-from ebmeta.checks import at_least, checked
+from ebmeta.checks import at_least, checked, dataset
 from ebmeta.diagnostics.bottleneck import labelled, mean_of, per_query, predictive_nll, summarise
 from ebmeta.gaussian import Gaussian
 from ebmeta.inference import Inference, repeat
@@ -230,7 +230,15 @@ def _verdict(data: xr.Dataset) -> dict[str, str]:
     return {"verdict": verdict, "words": words}
 
 
-@checked()
+@checked(
+    data=dataset(
+        "what synthetic_gradients returned",
+        step=("step",),
+        gain=("step",),
+        gradient_cosine_by_task=("step", "task"),
+        move_cosine_by_task=("step", "task"),
+    )
+)
 def synthetic_gradient_plot(data: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Plot the cosines of each step: mean and middle 90% of the tasks. Below each step stands what it gained.
 

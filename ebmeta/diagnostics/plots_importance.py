@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import xarray as xr
 
-from ebmeta.checks import checked
+from ebmeta.checks import checked, dataset
 from ebmeta.diagnostics.importance import GOOD, USABLE
 from ebmeta.plots import axes_or_new
 
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["khat_by_step"]
 
 
-@checked()
-def khat_by_step(checks: xr.Dataset, variable: str = "khat", ax: Axes | None = None) -> Axes:
+@checked(
+    checks=dataset("what check_posteriors returned", khat=("step", "task"), khat_rows=("step", "task"), step=("step",))
+)
+def khat_by_step(checks: xr.Dataset, variable: Literal["khat", "khat_rows"] = "khat", ax: Axes | None = None) -> Axes:
     r"""Plot the distribution of $\hat k$ over tasks for every refinement step, with the lines of 0.5 and 0.7.
 
     Args:
@@ -33,8 +35,6 @@ def khat_by_step(checks: xr.Dataset, variable: str = "khat", ax: Axes | None = N
     """
     import seaborn as sns
 
-    if variable not in checks:
-        raise ValueError(f"variable: expected 'khat' or 'khat_rows' of check_posteriors, got {variable!r}")
     ax = axes_or_new(ax)
     table = checks[variable].to_series().reset_index()
     sns.boxenplot(table, x="step", y=variable, showfliers=False, color=sns.color_palette("deep")[0], ax=ax)

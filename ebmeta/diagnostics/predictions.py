@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 
 from ebmeta.calibration import Z95, calibration_interval
-from ebmeta.checks import array, at_least, checked
+from ebmeta.checks import array, at_least, checked, some
 from ebmeta.diagnostics.check import ORDER, Check, Status, interval
 from ebmeta.evaluate import task_scores
 from ebmeta.model import EmpiricalBayes
@@ -32,7 +32,7 @@ LEVEL = 0.9  # of the intervals whose coverage is counted
 BINS = 10
 
 
-@checked(repeats=at_least(1))
+@checked(batches=some(TaskBatch), repeats=at_least(1))
 def probabilities(
     model: EmpiricalBayes,
     batches: Sequence[TaskBatch],
@@ -153,7 +153,7 @@ def _advice(status: str, what: str, narrow: bool) -> str:
     )
 
 
-@checked(repeats=at_least(1))
+@checked(batches=some(TaskBatch), repeats=at_least(1))
 def few_labels(
     model: EmpiricalBayes,
     batches: Sequence[TaskBatch],
@@ -212,7 +212,7 @@ def _without_labels(batch: TaskBatch) -> TaskBatch:
     return replace(batch, **empty)  # type: ignore[arg-type]  # a table of tensors and None
 
 
-@checked()
+@checked(batches=some(TaskBatch))
 def pit(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0) -> np.ndarray:
     r"""Return the probability integral transform of every query label under $q_K$: uniform where calibrated.
 

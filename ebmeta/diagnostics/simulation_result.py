@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 from scipy import special
 
-from ebmeta.checks import array, between, checked
+from ebmeta.checks import between, checked, real_array
 from ebmeta.diagnostics.uniformity import ecdf_band, least_tail, uniformity_p_value
 
 __all__ = ["SENTENCES", "SimulationCalibration"]
@@ -55,6 +55,11 @@ class SimulationCalibration:
 
     pit: xr.DataArray
     alpha: float = 0.05
+
+    def __post_init__(self) -> None:
+        if set(self.pit.dims) != {"quantity", "task"} or "kind" not in self.pit.coords:
+            raise ValueError(f"pit: expected dimensions (quantity, task) with a kind, got {self.pit.dims}")
+        real_array("pit", self.pit.values)
 
     @cached_property
     def p_values(self) -> xr.DataArray:
@@ -115,7 +120,7 @@ class SimulationCalibration:
             return "too narrow" if spread > 0 else "too wide", loud
         return "too low" if mean > 0 else "too high", loud
 
-    @checked(mass=array())
+    @checked()
     def coverage(self, mass: np.ndarray) -> xr.DataArray:
         """Return how often regions of highest posterior density hold the true weights; dim `mass`.
 
@@ -123,7 +128,7 @@ class SimulationCalibration:
             mass: posterior probability of the regions, shape `(M,)`.
         """
         u = np.sort(self.pit.sel(quantity="region").values)
-        mass = np.atleast_1d(np.asarray(mass, dtype=float))
+        mass = real_array("mass", np.atleast_1d(mass), ndim=1)
         return xr.DataArray(np.searchsorted(u, mass, side="right") / len(u), {"mass": mass}, name="coverage")
 
     @property

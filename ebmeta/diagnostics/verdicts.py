@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from ebmeta.calibration import Z95
-from ebmeta.checks import at_least, checked
+from ebmeta.checks import at_least, checked, some
 from ebmeta.diagnostics.bottleneck import rate_distortion
 from ebmeta.diagnostics.check import Check, Status, interval
 from ebmeta.diagnostics.generalization import gap_plot, generalization_gap
@@ -178,7 +178,7 @@ def width(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int)
     )
 
 
-@checked()
+@checked(batches=some(TaskBatch))
 def exactness(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0) -> Check:
     """Check posteriors given the support set against the exact joint, task by task.
 

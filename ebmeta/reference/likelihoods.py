@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ebmeta.checks import checked
+from ebmeta.checks import checked, found
 
 if TYPE_CHECKING:
     from ebmeta.likelihood import Likelihood
@@ -132,7 +132,7 @@ def get(name: str) -> NumpyroLikelihood:
         ValueError: if it has no NumPyro form.
     """
     if name not in LIKELIHOODS:
-        raise ValueError(f"likelihood: expected one of {list(LIKELIHOODS)}, got {name!r}")
+        raise ValueError(f"likelihood: expected one of {list(LIKELIHOODS)}, got {found(name)}")
     return LIKELIHOODS[name]
 
 
