@@ -89,6 +89,7 @@ class Basis(Exact):
         if self.measured:
             raise ValueError("measure: expected a basis without a frame, got one that was measured or given its period")
         self._check(x)
+        x = x.double()
         rows = x.reshape(-1, self.num_inputs).double().cpu().numpy()
         if not len(rows) or not np.isfinite(rows).all():
             raise ValueError(f"x: expected at least one row of finite numbers, got shape {tuple(x.shape)}")

@@ -95,6 +95,10 @@ def bin_sums(p: np.ndarray, y: np.ndarray, edges: np.ndarray) -> np.ndarray:
         raise ValueError(f"y: expected shape {p.shape} to match p, got {y.shape}")
     if len(edges) < 2 or (np.diff(edges) < 0).any():
         raise ValueError("edges: expected two or more rising numbers, got others")
+    known = ~np.isnan(p)
+    for name, value in (("p", p), ("y", np.broadcast_to(y, p.shape))):
+        if not ((value >= 0) & (value <= 1 + 1e-6))[known].all():
+            raise ValueError(f"{name}: expected numbers in [0, 1] where p is no padding, got others")
     bins = len(edges) - 1
     rows, real = p.reshape(-1, p.shape[-1]), ~np.isnan(p.reshape(-1, p.shape[-1]))
     index = np.searchsorted(edges[1:-1], rows, side="right") + bins * np.arange(len(rows))[:, None]
@@ -119,7 +123,7 @@ def bootstrap(
     tasks = len(sums)
     try:
         value = float(statistic(sums.sum(0)))
-    except TypeError:
+    except (TypeError, ValueError):
         raise ValueError("statistic: expected a function from sums to one number, got one of something else") from None
     if tasks < 2 or num_bootstrap < 2:
         return Interval(value, float("nan"))

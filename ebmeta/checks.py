@@ -38,9 +38,11 @@ __all__ = [
     "checked",
     "dataset",
     "found",
+    "kind_of",
     "one_of",
     "real_array",
     "some",
+    "within",
 ]
 
 T = TypeVar("T")
@@ -63,6 +65,12 @@ def at_least(least: float, *, finite: bool = True) -> Range:
     """Numbers from `least` on; infinity only where `finite` is False."""
     real = f"a {'finite ' * finite}number of at least {least}"
     return Range(f"at least {least}", real, lambda v: least <= v and (v < math.inf or not finite))
+
+
+def within(low: float, high: float) -> Range:
+    """Numbers from one to another."""
+    words = f"a number from {low:g} to {high:g}"
+    return Range(words, words, lambda v: low <= v <= high)
 
 
 def above(least: float, *, finite: bool = True) -> Range:
@@ -320,7 +328,7 @@ class _Names(dict[str, Any]):
         return Any
 
 
-def _kinds(function: Callable[..., Any], given: Mapping[str, Range | Kind]) -> dict[str, Kind]:
+def _kinds(function: Callable[..., Any], given: Mapping[str, Range | Kind | None]) -> dict[str, Kind]:
     names = typing.cast(Any, inspect.unwrap(function)).__globals__
     hints = typing.get_type_hints(function, localns=_Names({**vars(builtins), **names}))
     out: dict[str, Kind] = {}
@@ -332,7 +340,7 @@ def _kinds(function: Callable[..., Any], given: Mapping[str, Range | Kind]) -> d
     return out
 
 
-def checked(**given: Range | Kind) -> Callable[[T], T]:
+def checked(**given: Range | Kind | None) -> Callable[[T], T]:
     """Check the arguments of a function, or of a class's constructor, before anything is done with them.
 
     Args:

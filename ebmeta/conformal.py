@@ -24,7 +24,7 @@ import numpy as np
 import xarray as xr
 
 from ebmeta.calibration import Z95
-from ebmeta.checks import array, at_least, between, checked, dataset
+from ebmeta.checks import array, at_least, between, checked, dataset, real_array
 from ebmeta.evaluate import task_batches
 from ebmeta.model import EmpiricalBayes
 from ebmeta.predict import predict
@@ -38,7 +38,7 @@ SLACK = 1e-9  # rounding of a sum of weights
 CALIBRATION, PREDICTION = 0, 1  # streams of random numbers
 
 
-@checked(probs=array(padded=True), uniform=array())
+@checked(probs=array(padded=True))
 def class_scores(probs: np.ndarray, score: Score = "lac", uniform: np.ndarray | None = None) -> np.ndarray:
     r"""Return the score $s(x, c)$ of every class: large where it fits badly.
 
@@ -68,6 +68,7 @@ def class_scores(probs: np.ndarray, score: Score = "lac", uniform: np.ndarray | 
         return np.where(padding, np.inf, 1 - probs)
     if uniform is None:
         raise ValueError("uniform: expected random numbers for score='aps', got None")
+    uniform = real_array("uniform", uniform, ndim=probs.ndim - 1)
     if uniform.shape != probs.shape[:-1] or not ((uniform >= 0) & (uniform <= 1)).all():
         raise ValueError(f"uniform: expected numbers in [0, 1] of shape {probs.shape[:-1]}, got shape {uniform.shape}")
     p = np.where(padding, 0.0, probs)

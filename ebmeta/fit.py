@@ -26,7 +26,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from ebmeta.checkpoint import TrainingState, origins
-from ebmeta.checks import above, at_least, checked
+from ebmeta.checks import above, at_least, checked, found, within
 from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Kind, Objective, Terms
 from ebmeta.preparation import check_columns, check_groups, half_told, hardening, start, untold
@@ -80,7 +80,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     try:
         resolved = torch.device(device)
     except RuntimeError:
-        raise ValueError(f"device: expected 'auto', 'cpu' or 'cuda', got {device!r}") from None
+        raise ValueError(f"device: expected 'auto', 'cpu' or 'cuda', got {found(device)}") from None
     if resolved.type not in ("cpu", "cuda"):
         raise ValueError(f"device: expected 'auto', 'cpu' or 'cuda', got {str(device)!r}")
     visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -114,7 +114,7 @@ def _optimizer(model: EmpiricalBayes, learning_rate: float) -> tuple[torch.optim
     learning_rate=above(0),
     validate_every=at_least(1),
     validation_tasks=at_least(1),
-    harder=at_least(0),
+    harder=within(0, 1e6),
     patience=at_least(1),
     checkpoint_every=at_least(1),
 )

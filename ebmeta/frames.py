@@ -19,6 +19,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ebmeta.checks import checked, kind_of
+from ebmeta.checks import found as shown
 from ebmeta.columns import as_frame, read_keys
 from ebmeta.frame_columns import levels_of, numbers_of, refuse_missing, texts_of
 from ebmeta.frame_files import row_ids
@@ -33,6 +35,10 @@ Frame = Any  # of pandas, polars or pyarrow
 Levels = dict[str, "list[Any] | None"]
 
 
+COLUMN, COLUMNS = kind_of(str | int), kind_of(Sequence[str | int] | None)
+
+
+@checked(y=COLUMN, groups=COLUMN, size=kind_of(str | int | None), features=COLUMNS, group_features=COLUMNS)
 class FrameEncoder:
     """Learn from training rows what the columns of a data frame become; then do the same with new rows.
 
@@ -172,6 +178,7 @@ class FrameEncoder:
         refuse_missing(self.groups, column)
         return read_keys(f"column {self.groups!r}", column)
 
+    @checked()
     def numbers(self, frame: Frame, column: str) -> NDArray[np.float64]:
         """Return a column of numbers, shape `(N,)`: labels or sizes.
 
@@ -205,6 +212,7 @@ class FrameEncoder:
         }
 
     @classmethod
+    @checked()
     def from_config(cls, config: Mapping[str, Any]) -> FrameEncoder:
         """Rebuild an encoder from `config`.
 
@@ -290,6 +298,6 @@ def _column(frame: pd.DataFrame, name: str) -> pd.Series[Any]:
     if name not in frame:
         some = [str(c) for c in frame.columns[:8]]
         raise ValueError(
-            f"frame: expected a column {name!r}, got {', '.join(some)}{', ...' * (len(frame.columns) > 8)}"
+            f"frame: expected a column {shown(name)}, got {', '.join(some)}{', ...' * (len(frame.columns) > 8)}"
         )
     return frame[name]

@@ -77,11 +77,9 @@ def psis(log_ratios: Any) -> tuple[np.ndarray, np.ndarray]:
         >>> {scale: psis(r)[1].item() < 0.5 for scale, r in ratios.items()}  # a wide q covers, a narrow one does not
         {2.0: True, 0.5: False}
     """
-    ratios = np.asarray(log_ratios, float)
+    ratios: np.ndarray = log_ratios
     if ratios.shape[-1] < 25:
         raise ValueError(f"log_ratios: expected at least 25 draws, got {ratios.shape[-1]}")
-    if not np.isfinite(ratios).all():
-        raise ValueError("log_ratios: expected finite numbers, got NaN or infinity")
     if _old():
         import arviz
 
@@ -91,6 +89,9 @@ def psis(log_ratios: Any) -> tuple[np.ndarray, np.ndarray]:
 
         smoothed = array_stats.psislw(-ratios)  # this line of ArviZ takes log likelihoods, whose ratios are inverse
     weights, shape = (np.asarray(part) for part in smoothed)
+    even = np.ptp(ratios, axis=-1) == 0  # no tail, and nothing to smooth
+    weights = np.where(even[..., None], -np.log(ratios.shape[-1]), weights)
+    shape = np.where(even, 0.0, shape)
     return weights, shape
 
 

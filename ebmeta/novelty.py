@@ -87,6 +87,8 @@ class Novelty:
                 than two tasks.
         """
         batches = task_batches(tasks, num_tasks, self.model)
+        for batch in batches:
+            self.model.check(batch)
         if sum(map(len, batches)) < 2:
             raise ValueError(f"tasks: expected at least 2 tasks, got {sum(map(len, batches))}")
         if self.model.likelihood.categorical and any(batch.query_y is None for batch in batches):

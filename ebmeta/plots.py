@@ -93,7 +93,7 @@ def refinement(evaluation: xr.Dataset, metric: str = "accuracy", ax: Axes | None
     """
     import seaborn as sns
 
-    if metric not in evaluation or f"{metric}_half_width" not in evaluation:
+    if metric not in evaluation or evaluation[metric].dims != ("step",) or f"{metric}_half_width" not in evaluation:
         names = [n for n in evaluation if f"{n}_half_width" in evaluation]
         raise ValueError(f"metric: expected one of {names}, got {found(metric)}")
     ax = axes_or_new(ax)

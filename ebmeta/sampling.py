@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from sklearn.utils.multiclass import type_of_target
 
-from ebmeta.checks import MOST_COUNT, WHOLE, above, at_least, checked, found
+from ebmeta.checks import MOST_COUNT, WHOLE, at_least, checked, found, within
 from ebmeta.columns import check_names, read_keys, read_rows, refuse_not_finite
 from ebmeta.fingerprint import fingerprint
 from ebmeta.tasks import TaskBatch
@@ -123,7 +123,7 @@ def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
     array = y if isinstance(y, np.ndarray) and y.dtype.kind in "biufUS" else np.array(labels)
     if not array.size:
         kind = "empty"
-    elif array.dtype.kind == "O" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
+    elif array.dtype.kind not in "biufU" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
         kind = "infinite or other"
     else:
         kind = type_of_target(array)
@@ -139,7 +139,7 @@ def members(codes: np.ndarray) -> list[np.ndarray]:
     return np.split(order, np.cumsum(np.bincount(codes))[:-1])
 
 
-@checked(imbalance=above(0))
+@checked(imbalance=within(1e-6, 1e9))
 class EpisodeSampler(RowSampler):
     r"""Draw classification tasks from a labelled data set.
 
@@ -241,7 +241,7 @@ class EpisodeSampler(RowSampler):
         settings = self.n_way, self.n_shot, self.n_query, self.imbalance, self.seed, self._strength, self.feature_names
         return fingerprint(self.X, self._codes, settings)
 
-    @checked(strength=at_least(0))
+    @checked(strength=within(0, 1e6))
     def harder(self, strength: float = 1.0) -> EpisodeSampler:
         r"""Return a sampler of the same tasks made harder: classes spread about their means, and split in two.
 
@@ -356,7 +356,7 @@ class MixedSampler(RowSampler):
         """Of all samplers, in order; see `EpisodeSampler.fingerprint`."""
         return fingerprint(*(sampler.fingerprint() for sampler in self.samplers))
 
-    @checked(strength=at_least(0))
+    @checked(strength=within(0, 1e6))
     def harder(self, strength: float = 1.0) -> MixedSampler:
         """Return the same mixture, made harder; see `EpisodeSampler.harder`."""
         return MixedSampler([sampler.harder(strength) for sampler in self.samplers])
@@ -386,7 +386,11 @@ def gather(
         if harden is not None:
             task = harden(task, flat[start:stop], rng)
         if transform is not None:
-            task = exact(np.asarray(transform(task, rng)))
+            changed = np.asarray(transform(task, rng))
+            if changed.dtype.kind not in "fiub" or changed.shape[:1] != task.shape[:1]:
+                got = f"shape {changed.shape} of {changed.dtype}"
+                raise ValueError(f"transform: expected a function that returns {len(task)} rows of numbers, got {got}")
+            task = exact(changed)
         x = torch.from_numpy(np.ascontiguousarray(task))
         out.append((x[: len(support)], x[len(support) :]))
         start = stop

@@ -70,6 +70,8 @@ class PriorEnsemble(EmpiricalBayes):
         if bool(log_weight.isnan().any()) or not bool(log_weight.logsumexp(0).isfinite()):
             raise ValueError("log_weight: expected logarithms of weights, got NaN, infinity, or no weight at all")
         self.feature_names = model.feature_names
+        if unknown := sorted(set(names) - {name for name, _ in model.named_parameters()}):
+            raise ValueError(f"names: expected names of parameters of the model, got {unknown[0]!r}")
         self.names, self.new_groups = names, new_groups
         self.register_buffer("values", values)
         self.register_buffer("log_weight", log_weight)

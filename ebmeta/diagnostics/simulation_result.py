@@ -128,7 +128,7 @@ class SimulationCalibration:
             mass: posterior probability of the regions, shape `(M,)`.
         """
         u = np.sort(self.pit.sel(quantity="region").values)
-        mass = real_array("mass", np.atleast_1d(mass), ndim=1)
+        mass = real_array("mass", mass if np.ndim(mass) else [mass], ndim=1)
         return xr.DataArray(np.searchsorted(u, mass, side="right") / len(u), {"mass": mass}, name="coverage")
 
     @property

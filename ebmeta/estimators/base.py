@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ebmeta.checks import at_least, check
 from ebmeta.columns import check_names, read_rows
 from ebmeta.model import EmpiricalBayes
 from ebmeta.predict import Marginals, marginals
@@ -32,6 +33,7 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no typ
             raise ValueError(
                 f"model: expected an EmpiricalBayes (ebmeta.load reads a saved one), got {type(self.model).__name__}"
             )
+        check("num_steps", self.num_steps, int | None, at_least(0))
         if self.model.likelihood.categorical != categorical:
             wanted = "classifier" if categorical else "regressor"
             raise ValueError(f"model: expected a {wanted}, got a {self.model.likelihood.name} likelihood")
@@ -77,7 +79,7 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no typ
 
     def _infer(self, X: ArrayLike, concentration: float | None = None) -> Marginals:
         query = self._check_query(X)
-        known = None if concentration is None else torch.full((1,), float(concentration))
+        known = None if concentration is None else torch.full((1,), float(concentration), dtype=torch.float64)
         ways = torch.ones(1, self.n_ways_, dtype=torch.bool)
         batch = TaskBatch(self.support_X_[None], self.support_y_[None], query[None], way_mask=ways, concentration=known)
         return marginals(self.model, batch, self.num_steps)[0]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
 
+from ebmeta.checks import above, check
 from ebmeta.estimators.base import FewShot
 from ebmeta.model import EmpiricalBayes
 from ebmeta.sampling import class_codes
@@ -53,8 +54,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
             ValueError: if the model is no classifier, the concentration is not above 0, or the arrays are malformed.
         """
         self._check_model(categorical=True)
-        if self.concentration is not None and not self.concentration > 0:
-            raise ValueError(f"concentration: expected a number above 0, infinity or None, got {self.concentration}")
+        check("concentration", self.concentration, float | None, above(0, finite=False))
         self.classes_, codes = class_codes(self._labelled(y), "y")
         self._remember(X, codes.astype(np.int64), len(self.classes_))
         return self

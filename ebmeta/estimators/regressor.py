@@ -15,6 +15,7 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 
 from ebmeta.buckets import by_group, split
+from ebmeta.checks import at_least, between, checked, real_array
 from ebmeta.columns import kind_of_keys, read_column, read_keys, read_rows
 from ebmeta.estimators.base import FewShot
 from ebmeta.inference import Inference, MixtureInference
@@ -221,6 +222,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         assert out is not None  # for the type checker: there is at least one row
         return out
 
+    @checked()
     def predict(
         self,
         X: ArrayLike,
@@ -274,9 +276,10 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         Raises:
             ValueError: if a level is out of range, the likelihood has no cdf, or as for `predict`.
         """
-        wanted = torch.as_tensor(np.atleast_1d(levels), dtype=torch.float64)
+        wanted = torch.from_numpy(real_array("levels", levels if np.ndim(levels) else [levels], ndim=1))
         return self._ask(X, groups, size, lambda inferred, _: inferred.quantile(-1, wanted)).T
 
+    @checked(coverage=between(0, 1))
     def interval(
         self,
         X: ArrayLike,
@@ -286,8 +289,6 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         size: ArrayLike | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return both ends of the central interval that holds a new label with this probability, shape `(Q,)`."""
-        if not 0 < coverage < 1:
-            raise ValueError(f"coverage: expected a probability between 0 and 1, got {coverage}")
         out = self.quantiles(X, ((1 - coverage) / 2, (1 + coverage) / 2), groups=groups, size=size)
         return out[:, 0], out[:, 1]
 
@@ -317,6 +318,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
 
         return self._ask(X, groups, size, score)
 
+    @checked(num_draws=at_least(1))
     def sample(
         self,
         X: ArrayLike,
@@ -338,8 +340,6 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         Raises:
             ValueError: if `num_draws` is below 1, or as for `predict`.
         """
-        if num_draws < 1:
-            raise ValueError(f"num_draws: expected at least 1, got {num_draws}")
         source = stream(seed)
         return self._ask(X, groups, size, lambda inferred, _: inferred.draw(-1, num_draws, generator=source)[1])
 
@@ -347,7 +347,11 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
 def _column(name: str, values: ArrayLike | None, length: int) -> torch.Tensor | None:
     if values is None:
         return None
-    return torch.from_numpy(read_column(name, values, length).astype(np.float64))
+    column = read_column(name, values, length).astype(np.float64)
+    if name == "size" and not (column > 0).all():
+        row = int(np.argmin(column > 0))
+        raise ValueError(f"size: expected finite numbers above 0, got {column[row]:g} at row {row}")
+    return torch.from_numpy(column)
 
 
 def _labels(name: str, values: ArrayLike | None, length: int) -> list[Any] | None:

@@ -30,6 +30,7 @@ import numpy as np
 import xarray as xr
 
 from ebmeta.checks import at_least, between, checked
+from ebmeta.columns import read_column, read_keys, read_rows
 from ebmeta.model import EmpiricalBayes
 from ebmeta.reference.arrays import SAMPLE_STATS, in_64_bits, label, rows_of
 from ebmeta.reference.likelihoods import NumpyroLikelihood, get
@@ -69,20 +70,22 @@ class Rows:
     way_mask: Any = None
 
     def __post_init__(self) -> None:
-        number = len(self.y)
+        y = read_column("y", self.y)
+        number = len(y)
         if not number:
             raise ValueError("y: expected at least one row, got none")
-        default = {"random": np.ones((number, 1)), "fixed": np.zeros((number, 0)), "size": np.ones(number)}
-        for name, dims in (("y", 1), ("task", 1), ("random", 2), ("fixed", 2), ("size", 1), ("way_mask", 2)):
-            value = getattr(self, name)
-            if value is None and name not in default:
-                continue
-            value = default[name] if value is None else np.asarray(value)
-            if value.ndim != dims or len(value) != number:
-                shape = f"({number},)" if dims == 1 else f"({number}, columns)"
-                raise ValueError(f"{name}: expected shape {shape}, got {value.shape}")
-            if name not in ("task", "way_mask") and not np.isfinite(value).all():
-                raise ValueError(f"{name}: expected finite numbers, got one that is not in row {_first(value)}")
+        task = np.array(read_keys("task", self.task, number))
+        random, fixed = (
+            np.full((number, width), 1.0) if v is None else read_rows(name, v)[0]
+            for name, v, width in (("random", self.random, 1), ("fixed", self.fixed, 0))
+        )
+        size = np.ones(number) if self.size is None else read_column("size", self.size, number)
+        ways = None if self.way_mask is None else np.asarray(self.way_mask)
+        for name, value in (("random", random), ("fixed", fixed), ("way_mask", ways)):
+            if value is not None and (value.ndim != 2 or len(value) != number):
+                raise ValueError(f"{name}: expected shape ({number}, columns), got {value.shape}")
+        found = {"y": y, "task": task, "random": random, "fixed": fixed, "size": size, "way_mask": ways}
+        for name, value in found.items():
             object.__setattr__(self, name, value)
         if (self.size <= 0).any():
             raise ValueError(f"size: expected numbers above 0, got {self.size.min():g}")
@@ -111,10 +114,6 @@ class Rows:
         task = np.nonzero(mask)[0]
         ways = rows["way_mask"][task] if model.likelihood.categorical else None
         return cls(rows["y"][mask], task, rows["x"][mask], None, rows["size"][mask], ways)
-
-
-def _first(value: np.ndarray) -> int:
-    return int(np.argwhere(~np.isfinite(value))[0, 0])
 
 
 def _hyperpriors(rows: Rows, form: NumpyroLikelihood, given: Mapping[str, Any]) -> dict[str, Any]:
