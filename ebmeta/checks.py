@@ -150,8 +150,9 @@ def one_of(options: Sequence[str]) -> Kind:
 
 
 def _path(name: str, value: str | os.PathLike[str]) -> Path:
-    if "\0" in os.fspath(value):
-        raise ValueError(f"{name}: expected a path, got one with a zero byte")
+    text = os.fspath(value)
+    if not text or "\0" in text:
+        raise ValueError(f"{name}: expected a path, got {'one with a zero byte' if text else 'an empty text'}")
     return Path(value)
 
 
@@ -240,7 +241,7 @@ def dataset(what: str, **dims: tuple[str, ...]) -> Kind:
 
 def _items(item: Kind | None, number: int | None = None) -> Kind:
     """A sequence of one kind of things, of any or one number; a text is none, and an array is one of numbers."""
-    words = f"a sequence of {'things' if item is None else item.words}" if number is None else f"{number} values"
+    words = f"a sequence{'' if item is None else f', each {item.words}'}" if number is None else f"{number} values"
 
     def fits(value: Any) -> bool:
         whole = isinstance(value, Sequence) and not isinstance(value, str | bytes)
@@ -253,7 +254,7 @@ def _items(item: Kind | None, number: int | None = None) -> Kind:
             return value
         for i, one in enumerate(value):
             if not item.fits(one):
-                raise ValueError(f"{name}: expected a sequence of {item.words}, got {found(one)} at place {i}")
+                raise ValueError(f"{name}: expected a sequence, each {item.words}, got {found(one)} at place {i}")
         return tuple(item.take(name, one) for one in value)
 
     return Kind(words, fits, take)

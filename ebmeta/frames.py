@@ -91,6 +91,8 @@ class FrameEncoder:
             ValueError: if a column is absent, without any value, or of neither numbers nor texts.
         """
         frame = _frame(frame)
+        if not len(frame):
+            raise ValueError("frame: expected at least one row, got none")
         if self.features is None:
             taken = {self.y, self.groups, self.size, *self.group_features}
             if numbering := row_ids(frame, taken):

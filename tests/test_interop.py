@@ -125,7 +125,7 @@ def test_bad_arguments():
     classes = hand_made(np.zeros((2, 3)), np.zeros((30, 2, 3)), np.zeros((30, 2, 3)), ways=3)
     for call, message in (
         (lambda: interop.psis(np.zeros(10)), "log_ratios: expected at least 25 draws, got 10"),
-        (lambda: interop.psis(np.full(30, np.nan)), "log_ratios: expected finite numbers, got NaN or infinity"),
+        (lambda: interop.psis(np.full(30, np.nan)), "log_ratios: expected finite numbers, got nan at 0"),
         (lambda: interop.compare({"a": tree}), r"trees: expected at least two models, got \['a'\]"),
         (lambda: interop.compare({"a": tree, "b": other}), "trees: expected the same labels, got other ones"),
         (lambda: interop.pit(classes), "pit: expected labels that are numbers, got classes"),

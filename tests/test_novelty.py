@@ -157,4 +157,4 @@ def test_calls_out_of_order_and_too_few_tasks():
     with pytest.raises(ValueError, match="expected a call of calibrate first"):
         novelty.p_value(episodes(2, 1))
     with pytest.raises(ValueError, match="num_tasks: expected at least 1, got 0"):
-        novelty.calibrate(object(), 0)
+        novelty.calibrate(episodes(2, 1), 0)

@@ -177,9 +177,9 @@ def test_bad_arguments(arguments, message):
     ("arguments", "message"),
     [
         (([], []), "y: expected at least one row, got none"),
-        (([1.0, 2.0], [0]), r"task: expected shape \(2,\), got \(1,\)"),
-        (([1.0, 2.0], [0, 0], [1.0, 2.0]), r"random: expected shape \(2, columns\), got \(2,\)"),
-        (([1.0, np.nan], [0, 0]), "y: expected finite numbers, got one that is not in row 1"),
+        (([1.0, 2.0], [0]), "task: expected one label for each of 2 rows, got shape"),
+        (([1.0, 2.0], [0, 0], [1.0, 2.0]), "random: expected a numeric array of shape"),
+        (([1.0, np.nan], [0, 0]), "y: expected finite numbers, got NaN or infinity at row 1"),
         (([1.0], [0], None, None, [0.0]), "size: expected numbers above 0, got 0"),
     ],
 )

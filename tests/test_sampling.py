@@ -278,9 +278,9 @@ def bad_x(value):
         ({"n_shot": -1}, "n_shot: expected 0 <= low <= high, got -1"),
         ({"n_query": 0}, "n_query: expected 1 <= low <= high, got 0"),
         ({"n_shot": 3, "n_query": 6}, "y: expected at least n_shot .* = 9 rows of every class, got 8 of class .*5"),
-        ({"imbalance": 0.0}, "imbalance: expected a finite number above 0, got 0.0"),
-        ({"imbalance": -1.0}, "imbalance: expected a finite number above 0, got -1.0"),
-        ({"imbalance": float("nan")}, "imbalance: expected a finite number above 0, got nan"),
+        ({"imbalance": 0.0}, "imbalance: expected a number from 1e-06 to 1e.09, got 0.0"),
+        ({"imbalance": -1.0}, "imbalance: expected a number from 1e-06 to 1e.09, got -1.0"),
+        ({"imbalance": float("nan")}, "imbalance: expected a number from 1e-06 to 1e.09, got nan"),
         ({"imbalance": float("inf")}, "imbalance: expected .* got inf"),
         ({"seed": -1}, "seed: expected a non-negative integer of at most 63 bits, got -1"),
     ],
@@ -389,7 +389,7 @@ def test_harder_tasks_split_a_class_towards_another():
             best = int(np.argmin(ends))
             assert ends[best] < 1e-4
             assert abs(share[best]) <= 0.8 + 1e-4
-    with pytest.raises(ValueError, match="strength: expected a finite number of at least 0, got -1"):
+    with pytest.raises(ValueError, match="strength: expected a number from 0 to 1e.06, got -1"):
         tasks.harder(-1)
 
 

@@ -21,7 +21,7 @@ from ebmeta.estimators.base import FewShot
 from ebmeta.inference import Inference, MixtureInference
 from ebmeta.predict import CELLS, evaluating, match_model
 from ebmeta.seeding import stream
-from ebmeta.tasks import TaskBatch
+from ebmeta.tasks import HUGE, TaskBatch
 
 __all__ = ["FewShotRegressor"]
 
@@ -309,8 +309,9 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
             size: as for `predict`.
         """
         length = len(self._check_query(X))
-        labels = _column("y", y, length)
-        assert labels is not None  # for the type checker: a column was given
+        labels = torch.from_numpy(read_column("y", y, length).astype(np.float64))
+        if bool((labels.abs() >= HUGE).any()):
+            raise ValueError(f"y: expected numbers below {HUGE:.0e}, got {float(labels.abs().max()):.3g}")
         self._check_labels(labels, _column("size", size, length))
 
         def score(inferred: Inference | MixtureInference, lay: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
@@ -350,7 +351,7 @@ def _column(name: str, values: ArrayLike | None, length: int) -> torch.Tensor | 
     column = read_column(name, values, length).astype(np.float64)
     if name == "size" and not (column > 0).all():
         row = int(np.argmin(column > 0))
-        raise ValueError(f"size: expected finite numbers above 0, got {column[row]:g} at row {row}")
+        raise ValueError(f"size: expected numbers above 0, got {column[row]:g} at row {row}")
     return torch.from_numpy(column)
 
 

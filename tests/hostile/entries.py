@@ -1,0 +1,749 @@
+"""A right call of every public entry; hostile calls replace one of its arguments at a time.
+
+`entries(kit, folder)` returns, by name, a function and its arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from kit import Kit
+
+import ebmeta
+from ebmeta import basis, calibration, conformal, diagnostics, interop, plots, reference
+from ebmeta.curve_plots import fitted_curve
+from ebmeta.diagnostics import check, predictions, uniformity, verdicts
+from ebmeta.frames import FrameEncoder
+from ebmeta.gaussian import DiagonalGaussian, FullGaussian
+from ebmeta.likelihood import NegativeBinomial, Normal, NormalPerTask, StudentT
+from ebmeta.posterior_plots import ellipse, posterior_path
+from ebmeta.predict import marginals, match_model
+from ebmeta.predictor import LinearPredictor
+from ebmeta.prior import DiagonalPrior, FullPrior
+from ebmeta.sampling import class_codes, generator
+from ebmeta.simulate import LinearGaussianTasks
+from ebmeta.sines import SineTasks
+from ebmeta.spinning_lines import SpinningLines
+
+__all__ = ["SLOW", "entries"]
+
+Call = tuple[Callable[..., Any], dict[str, Any]]
+
+#: Entries whose right calls take seconds: only what must be refused is tried.
+SLOW = {"reference.nuts", "reference.hierarchical", "diagnostics.diagnose", "demo.run"}
+
+
+def entries(k: Kit, folder: Path) -> dict[str, Call]:
+    """Return every call, on fresh models where a call changes one."""
+    return {
+        **_models(k),
+        **_faces(k),
+        **_tasks(k),
+        **_files(k, folder),
+        **_scores(k),
+        **_checks(k),
+        **_plots(k, folder),
+    }
+
+
+def _models(k: Kit) -> dict[str, Call]:
+    model, q = k.regressor, k.gaussian
+    fitted = k.run
+    member = ebmeta.propagate(_evident(k), k.groups, num_draws=4)
+    return {
+        "EmpiricalBayes": (
+            ebmeta.EmpiricalBayes,
+            {
+                "prior": model.prior,
+                "likelihood": model.likelihood,
+                "predictor": model.predictor,
+                "initializer": model.initializer,
+                "refiner": model.refiner,
+                "beta": 0.5,
+                "config": {"kind": "regressor"},
+            },
+        ),
+        "EmpiricalBayes.classifier": (
+            ebmeta.EmpiricalBayes.classifier,
+            {
+                "num_features": 2,
+                "num_steps": 1,
+                "beta": 0.5,
+                "synthetic_gradient": "mlp",
+                "n_way": 3,
+                "width": 4,
+                "widths": "trained",
+                "profile": 0,
+                "embedder": torch.nn.Linear(2, 2),
+                "freeze_embedder": False,
+                "seed": 1,
+            },
+        ),
+        "EmpiricalBayes.regressor": (
+            ebmeta.EmpiricalBayes.regressor,
+            {
+                "num_features": 2,
+                "likelihood": "normal",
+                "num_steps": 1,
+                "beta": 0.5,
+                "num_covariates": 1,
+                "basis": {"name": "spline", "num_inputs": 2, "num_knots": 3},
+                "standardize": True,
+                "known_noise": False,
+                "width": 4,
+                "freeze_embedder": False,
+                "seed": 1,
+            },
+        ),
+        "EmpiricalBayes.check": (model.check, {"batch": k.batch}),
+        "EmpiricalBayes.posterior": (model.posterior, {"batch": k.batch, "num_steps": 1}),
+        "EmpiricalBayes.infer": (model.infer, {"batch": k.batch, "num_steps": 1}),
+        "EmpiricalBayes.prior_of": (model.prior_of, {"batch": k.batch, "levels": 2}),
+        "EmpiricalBayes.model": (model.model, {"batch": k.batch, "observe": "support"}),
+        "EmpiricalBayes.guide": (model.guide, {"batch": k.batch, "observe": "support"}),
+        "EvidenceFit": (
+            ebmeta.EvidenceFit,
+            {
+                "model": model,
+                "log_evidence": -1.5,
+                "scales": torch.ones(3),
+                "gain": torch.ones(3),
+                "converged": True,
+                "hyperprior": False,
+            },
+        ),
+        "FitResult": (
+            ebmeta.FitResult,
+            {
+                "model": model,
+                "history": fitted.history,
+                "best_iteration": 2,
+                "stopped_early": False,
+                "seconds": 0.5,
+            },
+        ),
+        "fit": (
+            lambda **options: ebmeta.fit(**options).history,
+            {
+                "model": k.classifier,
+                "tasks": k.episodes,
+                "num_iterations": 2,
+                "batch_size": 2,
+                "validation": k.other_episodes,
+                "objective": "gibbs",
+                "learning_rate": 0.25,
+                "seed": 1,
+                "device": "cpu",
+                "validate_every": 1,
+                "validation_tasks": 2,
+                "harder": 0.5,
+                "patience": 2,
+                "checkpoint_every": 1,
+                "progress": False,
+            },
+        ),
+        "fit_evidence": (
+            ebmeta.fit_evidence,
+            {
+                "model": k.regressor,
+                "tasks": k.groups,
+                "hyperprior": True,
+                "boundary": False,
+                "num_draws": 2,
+                "max_iterations": 3,
+                "seed": 1,
+            },
+        ),
+        "propagate": (
+            ebmeta.propagate,
+            {
+                "model": _evident(k),
+                "tasks": k.groups,
+                "hyperprior": True,
+                "num_draws": 4,
+                "new_groups": True,
+                "seed": 1,
+            },
+        ),
+        "PriorEnsemble": (
+            ebmeta.PriorEnsemble,
+            {
+                "model": model,
+                "names": member.names,
+                "values": member.values,
+                "log_weight": member.log_weight,
+                "new_groups": True,
+            },
+        ),
+        "PriorEnsemble.infer": (member.infer, {"batch": k.batch, "num_steps": 1}),
+        "Objective": (ebmeta.Objective, {"kind": "gibbs", "num_draws": 2, "anytime": 0.5}),
+        "Objective.terms": (ebmeta.Objective().terms, {"model": model, "batch": k.batch, "num_steps": 1}),
+        "Objective.loss": (
+            ebmeta.Objective("gibbs").loss,
+            {"model": model.model, "guide": model.guide, "batch": k.batch},
+        ),
+        "in_units": (ebmeta.in_units, {"model": model, "q": q}),
+        "gaussian.FullGaussian": (FullGaussian, {"loc": q.loc, "precision": q.precision}),
+        "gaussian.DiagonalGaussian": (DiagonalGaussian, {"loc": q.loc, "precision": torch.ones_like(q.loc)}),
+        "gaussian.Gaussian.kl": (q.kl, {"other": q}),
+        "gaussian.Gaussian.expand": (q[:1].expand, {"num_tasks": 4, "num_ways": 1}),
+        "likelihood.Normal": (Normal, {"noise": 0.5}),
+        "likelihood.NormalPerTask": (NormalPerTask, {"noise": 0.5, "ratio": 0.25}),
+        "likelihood.StudentT": (StudentT, {"noise": 0.5, "freedom": 4.0}),
+        "likelihood.NegativeBinomial": (NegativeBinomial, {"shape": 2.0}),
+        "prior.FullPrior": (FullPrior, {"num_weights": 3, "scale": 0.5, "num_covariates": 1}),
+        "prior.DiagonalPrior": (DiagonalPrior, {"num_weights": 3, "scale": 0.5, "num_covariates": 1}),
+        "predictor.LinearPredictor": (
+            LinearPredictor,
+            {"num_features": 2, "head": "cosine", "freeze_embedder": False, "profile": 2},
+        ),
+        "basis.SplineBasis": (basis.SplineBasis, {"num_inputs": 2, "num_knots": 3}),
+        "basis.FourierBasis": (
+            basis.FourierBasis,
+            {"num_inputs": 2, "num_frequencies": 2, "period": 4.0, "learned": True},
+        ),
+        "basis.RandomFeatures": (
+            basis.RandomFeatures,
+            {"num_inputs": 2, "num_frequencies": 2, "length_scale": 0.5, "seed": 1},
+        ),
+        "basis.build_basis": (basis.build_basis, {"config": {"name": "spline", "num_inputs": 2, "num_knots": 3}}),
+        "basis.Basis.measure": (lambda x: basis.SplineBasis(2).measure(x), {"x": torch.from_numpy(k.X).float()}),
+        "predict.match_model": (match_model, {"model": model, "batch": k.batch}),
+        "predict.marginals": (marginals, {"model": model, "batch": k.batch, "num_steps": 1}),
+        "sampling.generator": (generator, {"seed": 1, "index": 2}),
+    }
+
+
+def _evident(k: Kit) -> ebmeta.EmpiricalBayes:
+    return ebmeta.fit_evidence(k.regressor, k.groups, hyperprior=True, boundary=False, max_iterations=5).model
+
+
+def _faces(k: Kit) -> dict[str, Call]:
+    rows, labels = k.X[:12], k.codes[:12]
+    grouped = {"groups": labels, "size": k.size[:12]}
+    return {
+        "FewShotClassifier.fit": (
+            lambda support_X, support_y, **options: (
+                ebmeta.FewShotClassifier(k.classifier, **options).fit(support_X, support_y).predict_proba(rows)
+            ),
+            {"support_X": k.X[::4], "support_y": k.codes[::4], "num_steps": 1, "concentration": 2.0},
+        ),
+        "FewShotClassifier": (
+            lambda model, num_steps: ebmeta.FewShotClassifier(model, num_steps).fit(k.X, k.codes).predict(rows),
+            {"model": k.classifier, "num_steps": 1},
+        ),
+        "FewShotClassifier.predict": (k.clf.predict, {"X": rows}),
+        "FewShotClassifier.predict_proba": (k.clf.predict_proba, {"X": rows}),
+        "FewShotRegressor.fit": (
+            lambda groups, **options: (
+                ebmeta.FewShotRegressor(k.regressor).fit(groups=groups, **options).predict(rows, groups=labels)
+            ),
+            {"X": k.X, "y": k.y, "groups": k.codes, "size": k.size},
+        ),
+        "FewShotRegressor": (
+            lambda model, num_steps: ebmeta.FewShotRegressor(model, num_steps).fit(k.X, k.y).predict(rows),
+            {"model": k.regressor, "num_steps": 1},
+        ),
+        "FewShotRegressor.tasks": (k.reg.tasks, {"X": rows, **grouped}),
+        "FewShotRegressor.predict": (k.reg.predict, {"X": rows, "return_std": True, **grouped}),
+        "FewShotRegressor.quantiles": (k.reg.quantiles, {"X": rows, "levels": [0.25, 0.5], **grouped}),
+        "FewShotRegressor.interval": (k.reg.interval, {"X": rows, "coverage": 0.5, **grouped}),
+        "FewShotRegressor.log_density": (k.reg.log_density, {"X": rows, "y": k.y[:12], **grouped}),
+        "FewShotRegressor.sample": (k.reg.sample, {"X": rows, "num_draws": 3, "seed": 1, **grouped}),
+    }
+
+
+def _tasks(k: Kit) -> dict[str, Call]:
+    batch, one = k.batch, [k.batch.support_x[0]]
+    columns = {"y": "y", "groups": "g", "features": ["a"], "group_features": [], "size": "b"}
+    return {
+        "EpisodeSampler": (
+            lambda **options: ebmeta.EpisodeSampler(**options).sample(2),
+            {
+                "X": k.X,
+                "y": k.codes,
+                "n_way": 2,
+                "n_shot": (1, 2),
+                "n_query": 3,
+                "imbalance": 2.0,
+                "transform": lambda rows, rng: rows + 1,
+                "seed": 1,
+            },
+        ),
+        "EpisodeSampler.sample": (k.episodes.sample, {"num_tasks": 2, "index": 1}),
+        "EpisodeSampler.rows": (k.episodes.rows, {"most": 12}),
+        "EpisodeSampler.harder": (
+            lambda strength: k.episodes.harder(strength).sample(2),
+            {"strength": 0.5},
+        ),
+        "MixedSampler": (
+            lambda samplers: ebmeta.MixedSampler(samplers).sample(2),
+            {"samplers": [k.episodes, k.episodes]},
+        ),
+        "MixedSampler.sample": (ebmeta.MixedSampler([k.episodes]).sample, {"num_tasks": 2, "index": 1}),
+        "MixedSampler.rows": (ebmeta.MixedSampler([k.episodes]).rows, {"most": 12}),
+        "MixedSampler.harder": (
+            lambda strength: ebmeta.MixedSampler([k.episodes]).harder(strength).sample(2),
+            {"strength": 0.5},
+        ),
+        "GroupSampler": (
+            lambda **options: ebmeta.GroupSampler(**options).sample(2),
+            {
+                "X": k.X,
+                "y": k.y,
+                "groups": k.codes,
+                "n_support": (1, 3),
+                "n_query": 2,
+                "size": k.size,
+                "group_X": k.codes[:, None].astype(float),
+                "transform": lambda rows, rng: rows + 1,
+                "seed": 1,
+            },
+        ),
+        "GroupSampler.from_frame": (
+            lambda **options: ebmeta.GroupSampler.from_frame(**options).sample(2),
+            {"frame": k.frame, **columns, "n_support": 2, "n_query": 2, "seed": 1},
+        ),
+        "GroupSampler.sample": (k.groups.sample, {"num_tasks": 2, "index": 1}),
+        "TaskBatch": (
+            ebmeta.TaskBatch,
+            {
+                "support_x": batch.support_x,
+                "support_y": batch.support_y,
+                "query_x": batch.query_x,
+                "query_y": batch.query_y,
+                "support_mask": batch.support_mask,
+                "query_mask": batch.query_mask,
+                "way_mask": batch.way_mask,
+                "support_size": torch.ones_like(batch.support_y),
+                "query_size": torch.ones_like(batch.query_y),
+                "task_x": torch.ones(4, 1),
+                "concentration": torch.ones(4),
+            },
+        ),
+        "TaskBatch.from_tasks": (
+            ebmeta.TaskBatch.from_tasks,
+            {
+                "support_x": one,
+                "support_y": [batch.support_y[0]],
+                "query_x": [batch.query_x[0]],
+                "query_y": [batch.query_y[0]],
+                "num_ways": [1],
+                "support_size": [torch.ones_like(batch.support_y[0])],
+                "query_size": [torch.ones_like(batch.query_y[0])],
+                "task_x": torch.ones(1, 1),
+                "concentration": torch.ones(1),
+            },
+        ),
+        "TaskBatch.to": (batch.to, {"target": "cpu"}),
+        "sampling.class_codes": (class_codes, {"y": k.codes, "name": "labels"}),
+        "frames.FrameEncoder": (FrameEncoder, columns),
+        "frames.FrameEncoder.fit": (
+            lambda frame: FrameEncoder("y", "g").fit(frame).transform(frame),
+            {"frame": k.frame},
+        ),
+        "frames.FrameEncoder.transform": (k.encoder.transform, {"frame": k.frame}),
+        "frames.FrameEncoder.group_rows": (k.encoder.group_rows, {"frame": k.frame}),
+        "frames.FrameEncoder.group_x": (k.encoder.group_x, {"frame": k.frame}),
+        "frames.FrameEncoder.labels": (k.encoder.labels, {"frame": k.frame}),
+        "frames.FrameEncoder.numbers": (k.encoder.numbers, {"frame": k.frame, "column": "a"}),
+        "frames.FrameEncoder.from_config": (FrameEncoder.from_config, {"config": k.encoder.config()}),
+        "simulate.LinearGaussianTasks": (
+            lambda **options: LinearGaussianTasks(**options).sample(2),
+            {
+                "loc": np.array([1.0, 2.0, 3.0]),
+                "scale_tril": np.eye(3),
+                "noise": 0.5,
+                "coupling": np.ones((2, 3)),
+                "n_support": 2,
+                "n_query": 2,
+                "seed": 1,
+            },
+        ),
+        "simulate.LinearGaussianTasks.sample": (k.family.sample, {"num_tasks": 2, "index": 1}),
+        "simulate.LinearGaussianTasks.simulate": (k.family.simulate, {"num_tasks": 2, "index": 1}),
+        "simulate.LinearGaussianTasks.exact_posterior": (
+            k.family.exact_posterior,
+            {"batch": k.family.sample(2), "transductive": True},
+        ),
+        "simulate.LinearGaussianTasks.exact_nll": (
+            k.family.exact_nll,
+            {"batch": k.family.sample(2), "transductive": True},
+        ),
+        "sines.SineTasks": (
+            lambda **options: SineTasks(**options).sample(2),
+            {
+                "n_support": 2,
+                "n_query": 2,
+                "x_range": (0.0, 1.0),
+                "amplitude": (0.5, 1.0),
+                "phase": (0.0, 1.0),
+                "noise": 0.5,
+                "seed": 1,
+            },
+        ),
+        "sines.SineTasks.sample": (SineTasks().sample, {"num_tasks": 2, "index": 1}),
+        "sines.SineTasks.truth": (SineTasks().truth, {"num_tasks": 2, "index": 1}),
+        "sines.SineTasks.exact": (SineTasks().exact, {"batch": SineTasks().sample(1), "num_points": 8}),
+        "spinning_lines.SpinningLines": (
+            lambda **options: SpinningLines(**options).sample(2),
+            {
+                "radius": 0.5,
+                "radius_scale": 0.5,
+                "length": 0.5,
+                "width": 0.5,
+                "noise": 0.5,
+                "n_support": 2,
+                "n_query": 2,
+                "coupled": True,
+                "seed": 1,
+            },
+        ),
+        "spinning_lines.SpinningLines.sample": (SpinningLines().sample, {"num_tasks": 2, "index": 1}),
+        "spinning_lines.SpinningLines.simulate": (SpinningLines().simulate, {"num_tasks": 2, "index": 1}),
+        "spinning_lines.SpinningLines.exact_posterior": (
+            SpinningLines().exact_posterior,
+            {"batch": SpinningLines().sample(2), "transductive": True},
+        ),
+        "spinning_lines.SpinningLines.exact_nll": (
+            SpinningLines().exact_nll,
+            {"batch": SpinningLines().sample(2), "transductive": True},
+        ),
+    }
+
+
+def _files(k: Kit, folder: Path) -> dict[str, Call]:
+    from ebmeta import demo
+
+    saved = folder / "saved"
+    if not saved.exists():
+        ebmeta.save(k.regressor, saved, k.encoder)
+        (folder / "tensors").write_bytes(b"nothing")
+    return {
+        "save": (ebmeta.save, {"model": k.regressor, "folder": folder / "model", "encoder": k.encoder}),
+        "load": (ebmeta.load, {"folder": saved}),
+        "load_encoder": (ebmeta.load_encoder, {"folder": saved}),
+        "demo.run": (
+            demo.run,
+            {"output": folder / "demo", "seed": 1, "num_iterations": 2, "progress": False, "num_tasks": 2},
+        ),
+        "demo.samplers": (demo.samplers, {"seed": 1}),
+    }
+
+
+def _scores(k: Kit) -> dict[str, Call]:
+    pairs = {"confidence": k.confidence, "correct": k.correct}
+    edges = np.linspace(0, 1, 5)
+    sums = calibration.bin_sums(k.confidence, k.correct.astype(float), edges)
+    return {
+        "predict": (
+            ebmeta.predict,
+            {
+                "model": k.regressor,
+                "batch": k.batch,
+                "num_steps": 1,
+                "num_draws": 3,
+                "quantiles": [0.25, 0.5],
+                "seed": 1,
+            },
+        ),
+        "evaluate": (
+            ebmeta.evaluate,
+            {
+                "model": k.classifier,
+                "tasks": k.episodes,
+                "num_tasks": 4,
+                "num_steps": 1,
+                "num_bootstrap": 5,
+                "seed": 1,
+            },
+        ),
+        "evaluate.table": (evaluate_module().table, {"evaluation": k.scores}),
+        "evaluate.task_batches": (evaluate_module().task_batches, {"tasks": k.episodes, "num_tasks": 3}),
+        "evaluate.task_scores": (
+            evaluate_module().task_scores,
+            {"model": k.regressor, "batch": k.batch, "num_steps": 1},
+        ),
+        "ConformalSets": (
+            ebmeta.ConformalSets,
+            {"model": k.classifier, "level": 0.5, "score": "aps", "by_ways": True, "seed": 1},
+        ),
+        "ConformalSets.calibrate": (
+            lambda **options: k.sets.calibrate(**options).thresholds,
+            {"tasks": k.episodes, "num_tasks": 4},
+        ),
+        "ConformalSets.calibrate_probs": (
+            lambda **options: ebmeta.ConformalSets(level=0.5).calibrate_probs(**options).thresholds,
+            {"probs": k.probs, "query_y": k.labels},
+        ),
+        "ConformalSets.predict": (k.sets.predict, {"batch": k.class_batch}),
+        "ConformalSets.predict_probs": (
+            ebmeta.ConformalSets(level=0.5).calibrate_probs(k.probs, k.labels).predict_probs,
+            {"probs": k.probs},
+        ),
+        "conformal.class_scores": (
+            conformal.class_scores,
+            {"probs": k.probs, "score": "aps", "uniform": np.full((20, 3), 0.5)},
+        ),
+        "conformal.set_coverage": (conformal.set_coverage, {"sets": k.set_data, "query_y": k.labels}),
+        "conformal.task_quantile": (conformal.task_quantile, {"scores": k.probs[..., 0], "level": 0.5}),
+        "Novelty": (lambda model: ebmeta.Novelty(model).fit(k.groups, 8).score(k.batch), {"model": k.regressor}),
+        "Novelty.fit": (
+            lambda **options: ebmeta.Novelty(k.regressor).fit(**options).score(k.batch),
+            {"tasks": k.groups, "num_tasks": 8},
+        ),
+        "Novelty.calibrate": (
+            lambda **options: k.novelty.calibrate(**options).p_value(k.batch),
+            {"tasks": k.groups, "num_tasks": 8},
+        ),
+        "Novelty.statistics": (k.novelty.statistics, {"batch": k.batch}),
+        "Novelty.score": (k.novelty.score, {"batch": k.batch}),
+        "Novelty.p_value": (k.novelty.p_value, {"batch": k.batch}),
+        "calibration.bin_edges": (calibration.bin_edges, {"confidence": k.confidence, "bins": 4, "mass": True}),
+        "calibration.bin_sums": (
+            calibration.bin_sums,
+            {"p": k.confidence, "y": k.correct.astype(float), "edges": edges},
+        ),
+        "calibration.bootstrap": (
+            calibration.bootstrap,
+            {"sums": sums, "statistic": calibration._error, "num_bootstrap": 5, "seed": 1},
+        ),
+        "calibration.brier_decomposition": (calibration.brier_decomposition, {"sums": sums / 5}),
+        "calibration.reliability_bins": (calibration.reliability_bins, {**pairs, "bins": 4, "mass": True}),
+        "calibration.reliability_by_step": (
+            calibration.reliability_by_step,
+            {"evaluation": k.class_scores, "bins": 4, "mass": True},
+        ),
+        "calibration.calibration_error": (calibration.calibration_error, {**pairs, "bins": 4, "mass": True}),
+        "calibration.calibration_interval": (
+            calibration.calibration_interval,
+            {**pairs, "bins": 4, "mass": True, "num_bootstrap": 5, "seed": 1},
+        ),
+        "calibration.risk_coverage": (calibration.risk_coverage, pairs),
+        "calibration.area_under_risk_coverage": (calibration.area_under_risk_coverage, pairs),
+    }
+
+
+def evaluate_module() -> Any:
+    """Return the module, which the function of the same name hides."""
+    import importlib
+
+    return importlib.import_module("ebmeta.evaluate")
+
+
+def _checks(k: Kit) -> dict[str, Call]:
+    source = {"model": k.regressor, "tasks": k.groups, "num_tasks": 6}
+    several = {"model": k.regressor, "batches": [k.batch]}
+    rows = reference.Rows(k.y, k.codes, k.X)
+    return {
+        "diagnostics.check_posteriors": (
+            diagnostics.check_posteriors,
+            {
+                "model": k.regressor,
+                "batch": k.batch,
+                "observe": "both",
+                "num_steps": 1,
+                "num_draws": 30,
+                "seed": 1,
+            },
+        ),
+        "diagnostics.correct": (
+            diagnostics.correct,
+            {"model": k.regressor, "batch": k.batch, "num_steps": 1, "num_draws": 30, "seed": 1},
+        ),
+        "diagnostics.against_reference": (
+            diagnostics.against_reference,
+            {"model": k.regressor, "batch": k.batch, "tree": k.tree, "num_steps": 1},
+        ),
+        "diagnostics.diagnose": (diagnostics.diagnose, {**source, "num_tasks": 10, "seed": 1, "progress": False}),
+        "diagnostics.ecdf_band": (diagnostics.ecdf_band, {"num_values": 20, "alpha": 0.5}),
+        "diagnostics.uniformity_p_value": (diagnostics.uniformity_p_value, {"u": np.arange(8) / 8}),
+        "diagnostics.uniformity.least_tail": (uniformity.least_tail, {"u": np.arange(8) / 8}),
+        "diagnostics.generalization_gap": (
+            diagnostics.generalization_gap,
+            {**source, "loss": "nll", "information": 0.5, "num_steps": 1, "num_draws": 4, "seed": 1},
+        ),
+        "diagnostics.linear_gaussian_information": (
+            diagnostics.linear_gaussian_information,
+            {"tasks": k.family, "num_tasks": 8, "transductive": True},
+        ),
+        "diagnostics.mutual_information": (diagnostics.mutual_information, {**source, "num_steps": 1, "seed": 1}),
+        "diagnostics.posterior_updates": (diagnostics.posterior_updates, {**source, "num_steps": 1}),
+        "diagnostics.rate_distortion": (
+            diagnostics.rate_distortion,
+            {
+                "models": {"a": k.regressor},
+                "tasks": k.groups,
+                "num_tasks": 6,
+                "num_steps": 1,
+                "num_draws": 4,
+                "seed": 1,
+            },
+        ),
+        "diagnostics.simulate_tasks": (
+            diagnostics.simulate_tasks,
+            {"model": k.regressor, "batch": k.batch, "seed": 1},
+        ),
+        "diagnostics.simulation_based_calibration": (
+            diagnostics.simulation_based_calibration,
+            {
+                "model": k.regressor,
+                "tasks": k.batch,
+                "step": 0,
+                "num_tasks": 12,
+                "num_draws": 4,
+                "alpha": 0.5,
+                "seed": 1,
+            },
+        ),
+        "diagnostics.synthetic_gradients": (diagnostics.synthetic_gradients, {**source, "num_steps": 1}),
+        "diagnostics.SimulationCalibration": (
+            lambda **options: diagnostics.SimulationCalibration(**options).words,
+            {"pit": k.calibration.pit, "alpha": 0.5},
+        ),
+        "diagnostics.SimulationCalibration.coverage": (k.calibration.coverage, {"mass": np.array([0.25, 0.5])}),
+        "diagnostics.check.interval": (check.interval, {"low": 0.25, "high": 0.5, "near": 0.125, "far": 1.0}),
+        "diagnostics.check.worst": (
+            check.worst,
+            {"checks": [diagnostics.Check("name", "question?", "good", "finding", "meaning")]},
+        ),
+        "diagnostics.Check": (
+            diagnostics.Check,
+            {
+                "name": "name",
+                "question": "question?",
+                "status": "good",
+                "finding": "finding",
+                "meaning": "meaning",
+                "advice": "advice",
+                "numbers": {"a": 1.0},
+                "caption": "caption",
+            },
+        ),
+        "diagnostics.predictions.few_labels": (
+            predictions.few_labels,
+            {**several, "repeats": 1.0},
+        ),
+        "diagnostics.predictions.pit": (predictions.pit, {**several, "seed": 1}),
+        "diagnostics.predictions.probabilities": (
+            predictions.probabilities,
+            {**several, "seed": 1, "repeats": 1.0},
+        ),
+        "diagnostics.verdicts.exactness": (verdicts.exactness, {**several, "seed": 1}),
+        "diagnostics.verdicts.information": (verdicts.information, {**source, "seed": 1}),
+        "diagnostics.verdicts.refinement": (verdicts.refinement, source),
+        "diagnostics.verdicts.simulation": (verdicts.simulation, {**source, "num_tasks": 12, "seed": 1}),
+        "diagnostics.verdicts.width": (verdicts.width, source),
+        "interop.compare": (interop.compare, {"trees": {"a": k.tree, "b": k.other_tree}, "seen": False}),
+        "interop.held_out": (interop.held_out, {"tree": k.tree}),
+        "interop.loo": (interop.loo, {"tree": k.tree}),
+        "interop.pit": (interop.pit, {"tree": k.tree, "seen": False, "seed": 1}),
+        "interop.psis": (interop.psis, {"log_ratios": k.y[:40] / 8}),
+        "interop.summary": (interop.summary, {"tree": k.tree}),
+        "interop.to_arviz": (interop.to_arviz, {"tree": k.tree}),
+        "reference.Rows": (
+            reference.Rows,
+            {"y": k.y, "task": k.codes, "random": k.X, "fixed": k.X, "size": k.size},
+        ),
+        "reference.Rows.of_tasks": (
+            reference.Rows.of_tasks,
+            {"model": k.regressor, "batch": k.batch, "observe": "both"},
+        ),
+        "reference.hierarchical_model": (
+            reference.hierarchical_model,
+            {"rows": rows, "likelihood": "normal", "hyperpriors": {"noise": 1.0}, "centered": False},
+        ),
+        "reference.hierarchical": (
+            reference.hierarchical,
+            {
+                "rows": rows,
+                "likelihood": "normal",
+                "hyperpriors": {"noise": 1.0},
+                "centered": False,
+                "num_warmup": 2,
+                "num_draws": 2,
+                "num_chains": 1,
+                "target_accept": 0.5,
+                "seed": 1,
+            },
+        ),
+        "reference.numpyro_model": (reference.numpyro_model, {"model": k.regressor}),
+        "reference.nuts": (
+            reference.nuts,
+            {
+                "model": k.regressor,
+                "batch": k.batch,
+                "observe": "support",
+                "num_warmup": 2,
+                "num_draws": 2,
+                "num_chains": 1,
+                "seed": 1,
+            },
+        ),
+        "reference.NumpyroLikelihood": (
+            reference.NumpyroLikelihood,
+            {"distribution": lambda eta, size: None, "hyperpriors": lambda: {}, "categorical": False},
+        ),
+    }
+
+
+def _plots(k: Kit, folder: Path) -> dict[str, Call]:
+    q, ax = k.gaussian, plots.axes_or_new(None)
+    rate = diagnostics.rate_distortion(k.regressor, k.batch)
+    return {
+        "plots.axes_or_new": (plots.axes_or_new, {"ax": ax, "width": 4.0, "height": 4.0}),
+        "plots.coverage_by_ways": (plots.coverage_by_ways, {"report": k.coverage}),
+        "plots.history": (plots.history, {"run": k.run.history}),
+        "plots.refinement": (plots.refinement, {"evaluation": k.scores, "metric": "nll"}),
+        "plots.reliability": (plots.reliability, {"evaluation": k.class_scores}),
+        "plots.risk_coverage": (plots.risk_coverage, {"evaluation": k.class_scores}),
+        "plots.save_figure": (plots.save_figure, {"figure": ax, "path": folder / "figure.png"}),
+        "plots.set_sizes": (plots.set_sizes, {"sets": k.set_data}),
+        "posterior_plots.ellipse": (ellipse, {"q": q, "task": 0, "weights": (0, 1), "mass": 0.5}),
+        "posterior_plots.posterior_path": (
+            posterior_path,
+            {"path": [q], "task": 0, "weights": (0, 1), "mass": 0.5},
+        ),
+        "curve_plots.fitted_curve": (
+            fitted_curve,
+            {
+                "model": k.regressor,
+                "support_x": k.X[:4],
+                "support_y": k.y[:4],
+                "x": k.X[4:8],
+                "truth": k.y[4:8],
+                "level": 0.5,
+                "column": 0,
+            },
+        ),
+        "diagnostics.ecdf_difference": (
+            diagnostics.ecdf_difference,
+            {"found": k.calibration, "quantities": ["region"]},
+        ),
+        "diagnostics.expected_coverage": (diagnostics.expected_coverage, {"found": k.calibration}),
+        "diagnostics.gap_plot": (
+            diagnostics.gap_plot,
+            {"data": diagnostics.generalization_gap(k.regressor, k.groups, 6, num_draws=4), "rows": "support"},
+        ),
+        "diagnostics.khat_by_step": (
+            diagnostics.khat_by_step,
+            {"checks": diagnostics.check_posteriors(k.regressor, k.batch, num_draws=30), "variable": "khat"},
+        ),
+        "diagnostics.rate_distortion_plot": (
+            diagnostics.rate_distortion_plot,
+            {"data": rate, "distortion": "predictive_nll"},
+        ),
+        "diagnostics.synthetic_gradient_plot": (
+            diagnostics.synthetic_gradient_plot,
+            {"data": diagnostics.synthetic_gradients(k.regressor, k.batch)},
+        ),
+        "diagnostics.update_plot": (
+            diagnostics.update_plot,
+            {"data": diagnostics.posterior_updates(k.regressor, k.batch)},
+        ),
+        "diagnostics.predictions.pit_histogram": (predictions.pit_histogram, {"u": np.arange(8).reshape(4, 2) / 8}),
+    }
