@@ -56,6 +56,8 @@ def levels_of(name: str, column: pd.Series[Any]) -> list[Any] | None:
 
 def _odd_one(column: pd.Series[Any]) -> str:
     """Return in words the first value that no number can be read from; the first at all where there is none."""
+    if not all(map(pd.api.types.is_hashable, column)):
+        return ""
     odd = (
         pd.to_numeric(column, errors="coerce").isna().to_numpy() if column.dtype.kind not in "Mm" else np.array([True])
     )
@@ -83,7 +85,7 @@ def numbers_of(name: str, column: pd.Series[Any]) -> NDArray[np.float64]:
     """Return a column of finite numbers as 64-bit floats, shape `(N,)`."""
     refuse_missing(name, column)
     if len(column) and _kind(column) not in NUMBERS:
-        two = " (code an outcome of two kinds as 0 and 1)" if column.nunique() == 2 else ""
+        two = " (code an outcome of two kinds as 0 and 1)" if column.map(repr).nunique() == 2 else ""
         raise ValueError(f"column {name!r}: expected numbers, got {_kind(column)} values{_odd_one(column)}{two}")
     values: NDArray[np.float64] = column.to_numpy(dtype=np.float64)
     if not np.isfinite(values).all():
@@ -99,7 +101,7 @@ def texts_of(name: str, column: pd.Series[Any], levels: list[Any]) -> NDArray[An
     values[:] = column.tolist()
     known = set(levels)
     for row, value in enumerate(values):
-        if value not in known:
+        if not pd.api.types.is_hashable(value) or value not in known:
             raise ValueError(
                 f"column {name!r}: expected one of the categories of the training rows, {levels}, got {value!r} in "
                 f"row {row}"

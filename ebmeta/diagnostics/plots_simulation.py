@@ -46,6 +46,8 @@ def ecdf_difference(
 
     known = [str(name) for name in found.pit["quantity"].values]
     chosen = known if quantities is None else list(quantities)
+    if not chosen:
+        raise ValueError(f"quantities: expected some of {known}, got none")
     if strange := [name for name in chosen if name not in known]:
         raise ValueError(f"quantities: expected some of {known}, got {strange[0]!r}")
     ax, band = axes_or_new(ax, height=3.6), _band(found, len(known))

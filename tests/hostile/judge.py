@@ -127,7 +127,7 @@ def verdict_of(
         arguments: its arguments, one of them hostile.
         expected: what has to come of it (see `values`).
         right: the result of the right call.
-        allowed: what a call may do beside: "train" (change a model), "draw" (from the global generator), "NaN".
+        allowed: what a call may do beside: "train" (change a model), "draw" (from the global generator), "warn", "NaN".
     """
     given = {name: fresh(value) for name, value in arguments.items()}
     watched = {n: v for n, v in given.items() if not ("train" in allowed and isinstance(v, torch.nn.Module))}
@@ -147,7 +147,8 @@ def verdict_of(
             fault = _result(
                 result, "any" if "draw" in allowed and expected == "same" else expected, right, "NaN" in allowed
             )
-    if fault is None and warned:
+    warned = [w for w in warned if not (w.category is UserWarning and re.match(r"[\w.]+: ", str(w.message)))]
+    if fault is None and warned and "warn" not in allowed:
         fault = f"warned: {warned[0].category.__name__}: {str(warned[0].message)[:150]}"
     if fault is None and "draw" not in allowed and _state() != state:
         fault = "used a global generator"

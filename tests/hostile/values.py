@@ -264,7 +264,14 @@ def _arrays(kit: Kit, name: str, value: np.ndarray) -> list[Case]:
             verdict = "same or refuse" if label == "a generator" else "any"
         if name == "X" and label.endswith("within"):  # samplers look at rows when they draw them
             verdict = "any"
-        if labels and label in ("complex", "infinity within", "minus infinity within"):
+        if labels and label in (
+            "complex",
+            "dates",
+            "spans of time",
+            "a record",
+            "infinity within",
+            "minus infinity within",
+        ):
             verdict = "any"
         if labels and label in ("texts of numbers", "bytes"):
             verdict = "any"
@@ -293,6 +300,7 @@ def _arrays(kit: Kit, name: str, value: np.ndarray) -> list[Case]:
 
 #: Arguments that hold labels of classes or groups, which texts may be.
 LABELS = {"groups", "task", "y", "size", "support_y"}
+ODD_LABELS = ("complex", "dates", "spans of time", "a record", "infinity within", "minus infinity within")
 #: Arrays in which NaN is padding, or that are looked at where they are real alone.
 PADDED = {"probs", "scores", "confidence", "correct", "p", "y", "query_y", "uniform", "u"}
 #: Arrays of any number of axes.
