@@ -130,6 +130,8 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(tasks, np.full(tasks, 1 / tasks), size=num_bootstrap)
     draws = statistic((weights @ sums.reshape(tasks, -1)).reshape(num_bootstrap, *sums.shape[1:]))
+    if np.shape(draws) != (num_bootstrap,):
+        raise ValueError(f"statistic: expected one number for each resample, got shape {np.shape(draws)}")
     return Interval(value, float(Z95 * draws.std(ddof=1)))
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import builtins
 import functools
 import inspect
-import math
 import numbers
 import os
 import types
@@ -47,6 +46,7 @@ __all__ = [
 
 T = TypeVar("T")
 MOST = 2**63  # numbers from here on leave 64 bits
+FAR = 1e150  # squares of numbers from here on are infinite
 MOST_COUNT = 2**31  # nothing has as many tasks, rows or steps
 WORDS = {"TaskSampler": "a source such as EpisodeSampler(X, y)"}  # for what users know by other names
 SEEDS = ("seed", "index")  # halves of the keys of random numbers
@@ -64,7 +64,7 @@ class Range:
 def at_least(least: float, *, finite: bool = True) -> Range:
     """Numbers from `least` on; infinity only where `finite` is False."""
     real = f"a {'finite ' * finite}number of at least {least}"
-    return Range(f"at least {least}", real, lambda v: least <= v and (v < math.inf or not finite))
+    return Range(f"at least {least}", real, lambda v: least <= v and (v < FAR or not finite))
 
 
 def within(low: float, high: float) -> Range:
@@ -76,7 +76,7 @@ def within(low: float, high: float) -> Range:
 def above(least: float, *, finite: bool = True) -> Range:
     """Numbers above `least`; infinity only where `finite` is False."""
     real = f"a {'finite ' * finite}number above {least}"
-    return Range(f"more than {least}", real, lambda v: least < v and (v < math.inf or not finite))
+    return Range(f"more than {least}", real, lambda v: least < v and (v < FAR or not finite))
 
 
 def between(low: float, high: float) -> Range:
@@ -85,7 +85,7 @@ def between(low: float, high: float) -> Range:
     return Range(words, words, lambda v: low < v < high)
 
 
-FINITE = Range("a finite number", "a finite number", math.isfinite)
+FINITE = Range("a finite number", "a finite number", lambda v: abs(v) < FAR)
 SEED = Range("a non-negative integer of at most 63 bits", "", lambda v: 0 <= v < MOST)
 COUNT = Range("a number that counts something", "", lambda v: -MOST_COUNT < v < MOST_COUNT)
 
@@ -118,9 +118,13 @@ def found(value: object) -> str:
 
 def _number(base: Kind, convert: Callable[[Any], Any], inside: Range, words: str) -> Kind:
     def take(name: str, value: Any) -> Any:
-        if not inside.holds(value):
-            raise ValueError(f"{name}: expected {words}, got {found(value)}")
-        return convert(value)
+        try:
+            number = convert(value)
+            if inside.holds(number):
+                return number
+        except OverflowError:  # a whole number that no float holds
+            pass
+        raise ValueError(f"{name}: expected {words}, got {found(value)}")
 
     return replace(base, take=take)
 
@@ -212,7 +216,9 @@ def real_array(name: str, value: Any, *, ndim: int | None = None, padded: bool =
         axes = "" if ndim is None else f" with {ndim} {'axis' if ndim == 1 else 'axes'}"
         raise ValueError(f"{name}: expected numbers{axes}, got shape {out.shape} of {out.dtype}")
     out = out.astype(np.float64)
-    bad = np.isinf(out) if padded else ~np.isfinite(out)
+    bad = ~(np.abs(out) < FAR)
+    if padded:
+        bad &= ~np.isnan(out)
     if bad.any():
         place = tuple(int(i) for i in np.argwhere(bad)[0])
         at = str(place[0]) if len(place) == 1 else str(place)

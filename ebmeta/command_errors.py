@@ -14,6 +14,8 @@ import cyclopts
 
 __all__ = ["as_line", "one_line_each"]
 
+LONGEST_WORD, LONGEST_LINE = 300, 600
+
 
 def as_line(error: BaseException) -> str:
     r"""Return the one line that an error of any kind comes to.
@@ -25,7 +27,8 @@ def as_line(error: BaseException) -> str:
         "unexpected KeyError: 'x' (--debug shows where)"
     """
     text = "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in str(error))
-    text = " ".join(text.split())
+    text = " ".join(word if len(word) <= LONGEST_WORD else f"{word[:60]}..." for word in text.split())
+    text = text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE - 3]}..."
     if isinstance(error, BrokenPipeError):
         return "standard output: expected a reader, got a closed pipe"
     if isinstance(error, MemoryError) or "can't allocate memory" in text:

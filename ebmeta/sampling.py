@@ -36,6 +36,7 @@ __all__ = [
     "names_of",
 ]
 
+MOST_CLASS = 2.0**53  # floats from here on are not told apart
 SEEN_AT_ONCE = 50  # rows of one transform, where rows are not those of a task
 
 Range = int | tuple[int, int]
@@ -123,7 +124,7 @@ def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
     array = y if isinstance(y, np.ndarray) and y.dtype.kind in "biufUS" else np.array(labels)
     if not array.size:
         kind = "empty"
-    elif array.dtype.kind not in "biufU" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
+    elif array.dtype.kind not in "biufU" or (array.dtype.kind == "f" and not (np.abs(array) < MOST_CLASS).all()):
         kind = "infinite or other"
     else:
         kind = type_of_target(array)

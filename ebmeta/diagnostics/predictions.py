@@ -258,6 +258,8 @@ def pit_histogram(u: np.ndarray, ax: Axes | None = None) -> Axes:
     Returns:
         The axes.
     """
+    if not ((u >= 0) & (u <= 1))[~np.isnan(u)].all() or np.isnan(u).all():
+        raise ValueError("u: expected numbers from 0 to 1, or NaN for padding, got others")
     import seaborn as sns
 
     ax = axes_or_new(ax, height=3.4)

@@ -82,7 +82,7 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no typ
 
     def _infer(self, X: ArrayLike, concentration: float | None = None) -> Marginals:
         query = self._check_query(X)
-        known = None if concentration is None else torch.full((1,), min(concentration, LARGEST))
+        known = None if concentration is None else torch.full((1,), min(float(concentration), LARGEST))
         ways = torch.ones(1, self.n_ways_, dtype=torch.bool)
         batch = TaskBatch(self.support_X_[None], self.support_y_[None], query[None], way_mask=ways, concentration=known)
         return marginals(self.model, batch, self.num_steps)[0]
