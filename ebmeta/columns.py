@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 import numbers
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import narwhals as nw
@@ -133,7 +133,7 @@ def read_keys(name: str, values: Any, length: int | None = None) -> list[Any]:
         ValueError: groups: expected labels of one kind, got the text 'a' in row 0 and the number 1 in row 1
     """
     listed = _listed(values) if isinstance(values, Iterable) else np.asarray(values)
-    if isinstance(values, str | bytes | Mapping | Set) or (isinstance(listed, np.ndarray | Tensor) and not listed.ndim):
+    if isinstance(values, str | bytes | Mapping | set) or (isinstance(listed, np.ndarray | Tensor) and not listed.ndim):
         raise ValueError(f"{name}: expected one label for each row, got {shown(values)}")
     values = listed
     _refuse_masked(name, values)

@@ -214,7 +214,6 @@ class FrameEncoder:
         }
 
     @classmethod
-    @checked()
     def from_config(cls, config: Mapping[str, Any]) -> FrameEncoder:
         """Rebuild an encoder from `config`.
 

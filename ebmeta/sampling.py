@@ -97,6 +97,10 @@ def exact(values: np.ndarray) -> np.ndarray:
     return np.asarray(values, dtype=np.float32 if short else np.float64)
 
 
+def _told_apart(labels: np.ndarray) -> bool:
+    return bool((np.abs(labels.astype(np.float64)) < MOST_CLASS).all())
+
+
 @checked()
 def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
     """Turn class labels of any kind (integers, strings, booleans) into codes.
@@ -124,7 +128,9 @@ def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
     array = y if isinstance(y, np.ndarray) and y.dtype.kind in "biufUS" else np.array(labels)
     if not array.size:
         kind = "empty"
-    elif array.dtype.kind not in "biufU" or (array.dtype.kind == "f" and not (np.abs(array) < MOST_CLASS).all()):
+    elif array.dtype.kind not in "biufU" or (
+        array.dtype.kind == "f" and not (np.abs(array.astype(np.float64)) < MOST_CLASS).all()
+    ):
         kind = "infinite or other"
     else:
         kind = type_of_target(array)
