@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -187,3 +189,15 @@ def test_memory_follows_rows_and_not_the_largest_group(monkeypatch):
         with Largest() as seen:
             call()
         assert 400 < seen.numel <= most  # padded: 16,400 rows, times the nodes
+
+
+def test_the_measured_peaks_keep_their_limits():
+    path = Path(__file__).parents[1] / "benchmarks" / "results" / "memory.json"
+    cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    assert {name: case["limit_gb"] for name, case in cases.items()} == {
+        "one_large_group": 0.5,
+        "many_ways": 2.0,
+        "many_groups": 1.5,
+        "many_groups_of_counts": 1.5,
+    }
+    assert all(0 < case["peak_gb"] < case["limit_gb"] for case in cases.values())
