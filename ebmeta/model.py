@@ -260,9 +260,11 @@ class EmpiricalBayes(nn.Module):
                 f"support_y: expected {wanted} labels for a {self.likelihood.name} likelihood, "
                 f"got {batch.support_y.dtype}"
             )
-        self.likelihood.check("support_y", batch.support_y, batch.support_mask, batch.support_size)
-        if batch.query_y is not None:
-            self.likelihood.check("query_y", batch.query_y, batch.query_mask, batch.query_size)
+        for side in ("support", "query"):
+            y, mask, size = (getattr(batch, f"{side}_{part}") for part in ("y", "mask", "size"))
+            if y is not None:
+                self.likelihood.check(f"{side}_y", y, mask, size)
+                self.likelihood.check_precision(f"{side}_y", y, self.prior.loc.dtype)
 
     @checked(num_steps=at_least(0))
     def posterior(self, batch: TaskBatch, num_steps: int | None = None) -> list[Gaussian]:

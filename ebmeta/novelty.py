@@ -37,6 +37,7 @@ from ebmeta.evaluate import task_batches
 from ebmeta.model import EmpiricalBayes
 from ebmeta.predict import evaluating, match_model, predict
 from ebmeta.sampling import TaskSampler
+from ebmeta.standard import standard, summary
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["Novelty"]
@@ -67,6 +68,7 @@ class Novelty:
     def __init__(self, model: EmpiricalBayes) -> None:
         self.model = model
         self._location: Tensor | None = None
+        self._center_unit = torch.zeros(()), torch.ones(())
         self._precision: dict[str, Tensor] = {}
         self._center = self._metric = np.zeros(0)
         self._reference = np.zeros(0)
@@ -96,6 +98,10 @@ class Novelty:
         from sklearn.covariance import LedoitWolf  # here, since its import draws from the global generator
 
         inputs = [self._embed(batch) for batch in batches]
+        center, unit = summary(torch.cat([x[mask] for x, mask in inputs]), "feature")
+        # Columns of a linear head may have any units; those of an embedding share one.
+        self._center_unit = center, unit if self.model.predictor.head == "linear" else torch.ones_like(unit)
+        inputs = [(standard(x, *self._center_unit), mask) for x, mask in inputs]
         rows = torch.cat([x[mask] for x, mask in inputs]).numpy()
         gaussian = LedoitWolf().fit(rows)
         self._location = torch.from_numpy(gaussian.location_)
@@ -137,7 +143,7 @@ class Novelty:
         if self._location is None:
             raise ValueError("Novelty: expected a call of fit first, got none")
         x, mask = self._embed(batch)
-        off = x - self._location
+        off = standard(x, *self._center_unit) - self._location
         distance = _square(off, self._precision["all"])
         count = mask.sum(1)
         mean = (off * mask.unsqueeze(-1)).sum(1) / count.unsqueeze(-1)

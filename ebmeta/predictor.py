@@ -34,7 +34,7 @@ from torch.nn import functional
 from ebmeta.basis import Basis
 from ebmeta.checks import at_least, checked
 from ebmeta.profile import ClassProfile
-from ebmeta.standard import Exact, check_resolution, standard, summary
+from ebmeta.standard import Exact, centred, check_resolution, standard, summary
 
 __all__ = ["LinearPredictor"]
 
@@ -198,19 +198,17 @@ class LinearPredictor(Exact):
             self.center.copy_(center)
             self.unit.copy_(unit)
             self.taken.fill_(True)
-            if self.basis is not None:
+            if self.basis is not None and not self.basis.measured:  # its period may have been given
                 self.basis.measure(x)
             return
-        exact = x.double()
-        center = exact.mean(0)
-        off = exact - center
+        center, off = centred(x)
         reach = off.abs().max()
         deviation = float(reach * (off / reach).square().mean().sqrt()) if float(reach) > 0 else 0.0
         check_resolution("features", deviation, x)
         self.center.copy_(center)
         _, index, count = torch.unique(cluster, return_inverse=True, return_counts=True)
-        means = exact.new_zeros(len(count), x.shape[1]).index_add_(0, index, exact) / count.unsqueeze(-1)
-        off = (exact - means[index]) / torch.where(reach > 0, reach, 1.0)
+        off = off / torch.where(reach > 0, reach, 1.0)
+        off = off - (off.new_zeros(len(count), x.shape[1]).index_add_(0, index, off) / count.unsqueeze(-1))[index]
         freedom = int((count - 1).sum())
         within = off.mT @ off / max(freedom, 1)
         size = within.diagonal().mean()

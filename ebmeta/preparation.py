@@ -14,6 +14,7 @@ from ebmeta.frames import FrameEncoder
 from ebmeta.group_sampling import GroupSampler
 from ebmeta.identification import features_of_groups
 from ebmeta.initializer import PrototypeInitializer
+from ebmeta.likelihood import ScalarLikelihood
 from ebmeta.mixture import MixtureRefiner
 from ebmeta.model import EmpiricalBayes
 from ebmeta.predict import evaluating
@@ -32,6 +33,7 @@ PART = 8192  # rows of a part of grouped data
 PROFILE_ROWS = 40_000  # training rows behind a profile, at most
 MANY_WAYS = 10**6  # more than the classes of any task
 UNIT_SCALE = 10.0  # root mean square beyond which linear features or labels are refused
+LEAST_REACH = 0.05  # largest distance from the mean below which those that vary at all are
 
 
 def hardening(
@@ -207,7 +209,8 @@ def _take(model: EmpiricalBayes, rows: _Rows, encoder: FrameEncoder | None) -> N
                 model.prior.measure(rows.task_x, group_names)
             model.prior.loc[-1] = model.likelihood.measure(rows.y, rows.size)
         else:
-            _refuse_far_from_unit_scale(rows, model.feature_names)
+            discrete = isinstance(model.likelihood, ScalarLikelihood) and model.likelihood.discrete
+            _refuse_far_from_unit_scale(rows, model.feature_names, not (discrete or model.likelihood.categorical))
 
 
 class _Rows:
@@ -239,13 +242,27 @@ class _Rows:
         self.task_x = torch.cat(task_x) if task_x else None
 
 
-def _refuse_far_from_unit_scale(rows: _Rows, names: list[str] | None) -> None:
+def _refuse_far_from_unit_scale(rows: _Rows, names: list[str] | None, located: bool) -> None:
     real, labels = rows.x.flatten(1).square().mean(0).sqrt(), float(rows.y.square().mean().sqrt())
+    real = torch.cat([real, real.new_zeros(1)])  # there may be no feature
     if float(real.max()) > UNIT_SCALE or labels > UNIT_SCALE:
         column = int(real.argmax())
-        called = f"feature {column}" if names is None else f"feature {names[column]!r}"
         raise ValueError(
             f"expected features and labels of about unit scale, got a root mean square of "
-            f"{float(real[column]):.3g} in {called} and of {labels:.3g} in the labels; standardise them, or "
-            "build the model with standardize=True"
+            f"{float(real[column]):.3g} in {_called(column, names)} and of {labels:.3g} in the labels; "
+            "standardise them, or build the model with standardize=True"
         )
+    columns = torch.cat([rows.x.flatten(1), rows.y.unsqueeze(1)], 1) if located else rows.x.flatten(1)
+    reach = (columns.double() - columns.double().mean(0)).abs().amax(0)
+    small = (columns.amax(0) > columns.amin(0)) & (reach < LEAST_REACH)
+    if bool(small.any()):
+        column = int(small.nonzero()[0])
+        called = "the labels" if column == rows.x.flatten(1).shape[1] else _called(column, names)
+        raise ValueError(
+            f"expected features and labels of about unit scale, got numbers within {float(reach[column]):.3g} of their "
+            f"mean in {called}; standardise them, or build the model with standardize=True"
+        )
+
+
+def _called(column: int, names: list[str] | None) -> str:
+    return f"feature {column}" if names is None else f"feature {names[column]!r}"

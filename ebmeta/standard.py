@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Exact", "check_resolution", "standard", "summary"]
+__all__ = ["Exact", "centred", "check_resolution", "standard", "summary"]
 
 ROUNDINGS = 1000  # of the largest number, within a standard deviation: with fewer, predictions would show them
 
@@ -62,16 +62,21 @@ def summary(x: Tensor, name: str, columns: Sequence[str] = ()) -> tuple[Tensor, 
         >>> summary(torch.tensor([[1.0, 5.0], [3.0, 5.0]]), "feature")
         (tensor([2., 5.], dtype=torch.float64), tensor([1., 1.], dtype=torch.float64))
     """
-    exact = x.double()
+    center, off = centred(x)
     varies = x.amax(0) > x.amin(0)
-    center = torch.where(varies, exact.mean(0), exact[0])
-    off = exact - center
     reach = torch.where(varies, off.abs().amax(0), 1.0)
     deviation = reach * (off / reach).square().mean(0).sqrt()  # squares of very small numbers would vanish
     for p in varies.nonzero().flatten().tolist():
         of = f"{name} {columns[p]!r}" if columns else f"{name} {p}"
         check_resolution(of, float(deviation[p]), x[:, p])
     return center, torch.where(varies, deviation, 1.0)
+
+
+def centred(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean of every column and all distances from it in 64 bits; a column of one value has none."""
+    off = x.double() - x[0].double()  # sums of large numbers would round what they differ in
+    mean = off.mean(0)
+    return x[0].double() + mean, off - mean
 
 
 def check_resolution(name: str, deviation: float, x: Tensor) -> None:

@@ -217,7 +217,7 @@ def test_classes_have_both_losses(loss) -> None:
 def test_losses_of_rows() -> None:
     one = torch.ones(1, 1, dtype=torch.bool)
     y, eta = torch.tensor([[0.5, -1.0]]), torch.tensor([[[1.0], [2.0]]])
-    close(row_loss(LIKELIHOODS["normal"](0.5), y, eta, one, None, "nll"), torch.tensor([[0.5, 18.0]]), 1e-5)
+    close(row_loss(LIKELIHOODS["normal"](0.5), y, eta, one, None, "nll"), torch.tensor([[0.5, 18.0]]).double(), 1e-5)
     assert (row_loss(LIKELIHOODS["student_t"](), y, y[..., None], one, None, "nll") == 0).all()
     yes = torch.tensor([[1.0, 0.0]])
     assert row_loss(LIKELIHOODS["bernoulli"](), yes, eta, one, None, "error").tolist() == [[0, 1]]

@@ -61,6 +61,9 @@ class Likelihood(nn.Module):
     def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
         """Raise `ValueError` where a label cannot be one; `name` says whose labels they are."""
 
+    def check_precision(self, name: str, y: Tensor, dtype: torch.dtype) -> None:
+        """Raise `ValueError` where a linear predictor of this type is too coarse for a label."""
+
     def measure(self, y: Tensor, size: Tensor | None) -> float:
         """Take the scale of training labels of shape `(N,)`; return the linear predictor of their mean."""
         return 0.0

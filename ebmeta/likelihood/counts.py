@@ -61,6 +61,15 @@ class _Counts(ScalarLikelihood):
                 f"{name}: expected counts 0, 1, 2, ..., got {float(y[t, i]):g} at task {t}, row {i} ({self.instead})"
             )
 
+    def check_precision(self, name: str, y: Tensor, dtype: torch.dtype) -> None:
+        largest, eps = float(y.max()) if y.numel() else 0.0, torch.finfo(dtype).eps
+        # The rounding of the log of a rate, beside the noise of the log of a count.
+        if largest > 1 and 10 * eps * math.log(largest) > largest**-0.5:
+            advice = "use model.double()" if dtype == torch.float32 else "count in larger units"
+            raise ValueError(
+                f"{name}: expected counts that a model of {dtype} can tell apart, got one of {largest:.3g}; {advice}"
+            )
+
 
 class Binomial(_Counts):
     r"""Successes among $n$ trials, $n$ the size of the row: $A(\eta) = n \log(1 + e^\eta)$, $T(y) = y$."""
