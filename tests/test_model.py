@@ -104,3 +104,13 @@ def test_loading_a_state_restores_every_prediction():
     for a, b in zip(model.posterior(batch), other.posterior(batch), strict=True):
         close(a.loc, b.loc, 0.0)
         close(a.precision, b.precision, 0.0)
+
+
+def test_steps_weigh_the_prior_by_the_models_beta():
+    model, batch = regressor(), real_tasks(supports=(4, 4), queries=(6, 6))
+    inferred = model.infer(batch)
+    fixed = inferred.prior, model.likelihood, inferred.x, batch.query_mask, batch.way_mask
+    same, other = (model.refiner(inferred.path[0], *fixed, beta)[-1] for beta in (model.beta, 1.0))
+    close(inferred.path[-1].loc, same.loc)
+    close(inferred.path[-1].precision, same.precision)
+    assert not torch.allclose(same.precision, other.precision)

@@ -262,6 +262,24 @@ def test_conditioning_sets_the_weights(beta, categorical):
     close(trace.log_prob_sum(), expected)
 
 
+@FAMILIES
+def test_a_program_observes_the_labels_that_it_is_asked_to(build, batch):
+    """Given the weights, the log density of each side's labels is that of the rows of the side."""
+    model, sides = build(**FRESH), ("support", "query")
+    w = model.posterior(batch)[-1].loc
+    for observe in (*sides, "both"):
+        program = poutine.condition(model.model, {"w": w})
+        nodes = poutine.trace(program).get_trace(batch, observe).nodes
+        seen = [side for side in sides if f"{side}_y" in nodes and nodes[f"{side}_y"]["is_observed"]]
+        assert seen == (list(sides) if observe == "both" else [observe])
+        for side in seen:
+            x, y, mask = (getattr(batch, f"{side}_{part}") for part in ("x", "y", "mask"))
+            eta = model.predictor(model.predictor.features(x, mask), w)
+            logp = torch.where(mask, model.likelihood.log_prob(y, eta, batch.way_mask), 0.0).sum(1)
+            node = nodes[f"{side}_y"]
+            close(node["fn"].log_prob(node["value"]), logp, 1e-4)
+
+
 def test_the_double_model_works_in_double_precision():
     model, batch = classifier(dtype=torch.float32), class_tasks(dtype=torch.float32)
     single = model.posterior(batch)
