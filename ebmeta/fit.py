@@ -15,7 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,6 +29,7 @@ from ebmeta.checkpoint import TrainingState, origins
 from ebmeta.checks import above, at_least, checked, found, within
 from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Kind, Objective, Terms
+from ebmeta.predict import CELLS
 from ebmeta.preparation import check_columns, check_groups, half_told, hardening, start, untold
 from ebmeta.sampling import TaskSampler
 from ebmeta.seeding import Drawing, stream
@@ -42,6 +43,7 @@ WARM_UP = 0.1
 QUICK = 0.02  # least peak learning rate of the refiner's few numbers
 CLIP = 5.0
 TEMPERATURE_TASKS = 1024
+WASTE = 2  # rows of a batch over those that are no padding, beyond which tasks of like size are looked at together
 VALIDATION_DRAWS = 64  # the predictive score of a few draws is biased
 
 
@@ -268,9 +270,19 @@ def _training(model: EmpiricalBayes, device: torch.device) -> Iterator[None]:
 
 def _terms(goal: Objective, model: EmpiricalBayes, batch: TaskBatch, seed: int, iteration: int) -> Terms:
     """Return the terms of one iteration; its draws, and those of an embedder such as dropout, depend on no other."""
-    drawn = Drawing(stream(seed, 2, iteration)) if model.predictor.embedder is not None else nullcontext()
-    with drawn:
-        return goal.terms(model, batch, generator=stream(seed, 0, iteration))
+    source = stream(seed, 0, iteration)
+    if model.predictor.embedder is not None:
+        with Drawing(stream(seed, 2, iteration)):
+            return goal.terms(model, batch, generator=source)  # as one batch, whose statistics it may take
+    masks, parts = (batch.support_mask, batch.query_mask), [batch]
+    if sum(m.numel() for m in masks) > WASTE * sum(int(m.sum()) for m in masks):
+        parts = [part for _, part in batch.parts(CELLS, model.predictor.num_weights)]
+    return _joined([goal.terms(model, part, generator=source) for part in parts])
+
+
+def _joined(parts: list[Terms]) -> Terms:
+    nll, kl = (torch.cat(values, 1) for values in ([p.nll for p in parts], [p.kl for p in parts]))
+    return Terms(nll, kl, torch.cat([p.num_queries for p in parts]), parts[0].beta)
 
 
 def _means(terms: Terms) -> dict[str, np.ndarray]:
@@ -298,12 +310,7 @@ def _validate(
             batch = half_told(drawn, index).to(device)
             parts.append(sharp.terms(model, batch, generator=stream(seed, 1, index)))
     model.train()
-    terms = Terms(
-        torch.cat([p.nll for p in parts], 1),
-        torch.cat([p.kl for p in parts], 1),
-        torch.cat([p.num_queries for p in parts]),
-        parts[0].beta,
-    )
+    terms = _joined(parts)
     means = _means(terms)
     # The predictions after the last step count; for "evidence" the bound itself is the score.
     score = (terms.loss if goal.kind == "evidence" else terms.nll)[-1].sum() / terms.num_queries.sum()

@@ -87,7 +87,7 @@ def test_what_propagates_does_not_depend_on_the_size_of_parts(monkeypatch):
     close(found[0].values, found[1].values, 1e-6)
 
 
-PREDICT, REGRESSOR = (importlib.import_module(f"ebmeta.{name}") for name in ("predict", "estimators.regressor"))
+PREDICT, REGRESSOR, FIT = (importlib.import_module(f"ebmeta.{n}") for n in ("predict", "estimators.regressor", "fit"))
 
 
 @pytest.mark.parametrize("likelihood", ["normal_per_task", "poisson", "categorical"])
@@ -151,6 +151,20 @@ def test_a_regressor_says_the_same_of_groups_for_any_size_of_parts(likelihood, m
     for t, g in enumerate(order):
         own = group == g
         np.testing.assert_allclose(found[1][0][own], whole[t, : own.sum()], rtol=1e-9)
+
+
+def test_training_on_unequal_groups_takes_the_same_steps(monkeypatch):
+    """A batch of fifteen groups of at most 4 rows and one of 60, whole and in parts."""
+    tasks, found = unequal("poisson"), []
+    for cells in (10**6, 64):
+        monkeypatch.setattr(FIT, "CELLS", cells)
+        model = EmpiricalBayes.regressor(2, "poisson", num_steps=1).double()
+        with Largest() as seen:
+            history = ebmeta.fit(model, tasks, 3, 16, progress=False).history
+        found.append((torch.cat([p.detach().flatten() for p in model.parameters()]), history["nll"].values, seen.numel))
+    close(found[1][0], found[0][0], 1e-9)
+    np.testing.assert_allclose(found[1][1], found[0][1], rtol=1e-9)
+    assert found[1][2] < found[0][2] / 4
 
 
 class Largest(TorchDispatchMode):
