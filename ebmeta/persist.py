@@ -262,9 +262,11 @@ def _build(
 ) -> EmpiricalBayes:
     path = folder / "config.json"
     config, needs = dict(entry["config"]), entry.get("embedder")
+    if needs is not None and not (isinstance(needs, str) and needs.isidentifier()):
+        raise ValueError(f"{path}: expected the name of a class for embedder, got {needs!r:.60}")
     if (needs is None) != (embedder is None):
         wanted = "no embedder" if needs is None else f"embedder= a {needs}, with which the model was built"
-        raise ValueError(f"{folder}: expected {wanted}, got {embedder!r:.60}")
+        raise ValueError(f"{folder}: expected {wanted}, got {None if embedder is None else type(embedder).__name__}")
     if difference := differing(_shapes(path, config, embedder), tensors):
         raise ValueError(f"{folder}: {difference}: another model")
     model = _construct(path, config, embedder)

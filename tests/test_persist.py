@@ -45,6 +45,9 @@ def test_an_embedder_is_given_again(tmp_path):
     ebmeta.save(model, tmp_path)
     with pytest.raises(ValueError, match="expected embedder= a Sequential, with which the model was built, got None"):
         ebmeta.load(tmp_path)
+    ebmeta.save(classifier(), tmp_path / "without")
+    with pytest.raises(ValueError, match="expected no embedder, got Sequential$"):
+        ebmeta.load(tmp_path / "without", embedder=net())
     loaded = ebmeta.load(tmp_path, embedder=net())
     batch = class_tasks(features=6)
     assert probs(loaded, batch).identical(probs(model, batch))
