@@ -153,7 +153,11 @@ class Refiner(nn.Module):
         return iter(())
 
     def unroll(self, q: Gaussian, setting: Setting, steps: int) -> list[Gaussian]:
-        """Return the path of so many steps from `q`."""
+        """Return the path of so many steps from `q`: what predictions are made of."""
+        return self.trail(q, setting, steps)
+
+    def trail(self, q: Gaussian, setting: Setting, steps: int) -> list[Gaussian]:
+        """Return the posteriors from which the steps start, and the last: the path, but for what changes it alone."""
         path = [q]
         for k in range(steps):
             path.append(self.step(min(k, self.num_steps - 1), path[-1], setting))

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -27,10 +28,12 @@ from torch import Tensor
 
 from ebmeta.checks import at_least, checked
 from ebmeta.evidence import Evidence, Hyperprior
+from ebmeta.gaussian import Gaussian
 from ebmeta.group_sampling import GroupSampler
 from ebmeta.inference import Inference, MixtureInference
 from ebmeta.members import Members, chunk_size, pack, unpack
 from ebmeta.model import EmpiricalBayes
+from ebmeta.program import Program
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["PriorEnsemble", "propagate", "temper"]
@@ -39,6 +42,9 @@ DEAD = 1e-9  # curvature of a parameter that nothing depends on, relative to the
 CANDIDATES = 8  # for each member
 STEP = 1e-3  # of the finite differences of gradients
 FLATTEST = 1.0  # least curvature of the approximation: no parameter is drawn with a scale above 1
+UPHILL = 1e-2  # curvature below minus this, of the largest: no maximum
+UNSETTLED = 0.5  # nats left to gain that draws do not make up for
+_ONE = "{}: expected one model, got an ensemble, whose prior is a mixture: ask one of its members"
 FREEDOM = 5  # least degrees of freedom of the draws: tails wider than those of the target
 
 
@@ -91,7 +97,7 @@ class PriorEnsemble(EmpiricalBayes):
         self, batch: TaskBatch, num_steps: int | None = None, level: Tensor | None = None
     ) -> MixtureInference:
         """Return inference under every member, weighted by the evidence of each task's support set."""
-        members = Members(self, self.names, self.values)
+        members = Members(self._one(), self.names, self.values)
         seen: list[Inference] = []
 
         def look(model: EmpiricalBayes) -> list[Tensor]:
@@ -103,6 +109,35 @@ class PriorEnsemble(EmpiricalBayes):
         log_weight = torch.log_softmax(evidence.T * self.new_groups + self.log_weight, 1)
         first = unpack(seen[0], [t[0] for t in packed])._replace(likelihood=self.likelihood)
         return MixtureInference(members, first, packed, log_weight)
+
+    def _one(self) -> EmpiricalBayes:
+        """Return the model of which members differ, sharing its tensors."""
+        return EmpiricalBayes(*_parts(self))
+
+    def posterior(self, batch: TaskBatch, num_steps: int | None = None) -> list[Gaussian]:
+        """Refuse: the posterior is a mixture, not a Gaussian.
+
+        Raises:
+            ValueError: always, with what to ask instead.
+        """
+        raise ValueError(
+            "posterior: expected one model, got an ensemble, whose posterior is a mixture of Gaussians: draw from it "
+            "by ebmeta.predict, or ask infer(batch).each(lambda part: part.path[-1].loc), or one of its members"
+        )
+
+    def prior_of(self, batch: TaskBatch, levels: int = 1) -> Gaussian:
+        """Refuse: the prior is a mixture, not a Gaussian."""
+        raise ValueError(_ONE.format("prior_of"))
+
+    @property
+    def model(self) -> Program:
+        """Refuse: a Pyro program has one prior."""
+        raise ValueError(_ONE.format("model"))
+
+    @property
+    def guide(self) -> Program:
+        """Refuse: a Pyro program has one prior."""
+        raise ValueError(_ONE.format("guide"))
 
 
 def _parts(model: EmpiricalBayes) -> tuple[Any, ...]:
@@ -147,6 +182,16 @@ def propagate(
     alive = hessian.abs().sum(1) > DEAD * hessian.abs().max()  # the rest, such as a triangle's other half, does nothing
     hessian, size = hessian[alive][:, alive], int(alive.sum())
     values, vectors = torch.linalg.eigh((hessian + hessian.T) / 2)
+    slope = (vectors.T @ evidence.gradient(center)[alive]).square()
+    left = float((slope / values.clamp(min=FLATTEST)).sum() / 2)
+    if float(values[0]) < -UPHILL * float(values[-1]) or left > UNSETTLED:
+        warnings.warn(
+            f"propagate: the parameters are not at a maximum (least curvature {float(values[0]):.2g}, {left:.2g} nats "
+            "or more left to gain), so that draws about them are no posterior: fit the same groups by fit_evidence "
+            "first, with the same hyperprior",
+            UserWarning,
+            stacklevel=3,  # above the check of arguments
+        )
     values = values.clamp(min=FLATTEST)
     generator = torch.Generator().manual_seed(seed)
     freedom = max(FREEDOM, size)

@@ -88,7 +88,8 @@ def test_a_model_keeps_the_names_of_its_columns(regressor, tmp_path):
     x, y, shop = shops(6)
     swapped = GroupSampler(pd.DataFrame(x)[["size", "price"]], y, shop + 100, n_support=2)
     named = GroupSampler(pd.DataFrame(x), y, shop, n_support=2)
-    ensemble = ebmeta.propagate(regressor, named, num_draws=2)
+    with pytest.warns(UserWarning, match="not at a maximum"):  # of these six groups
+        ensemble = ebmeta.propagate(regressor, named, num_draws=2)
     assert ensemble.feature_names == ensemble.members[0].feature_names == ["price", "size"]
     for use in (
         lambda: ebmeta.evaluate(regressor, swapped, 2),

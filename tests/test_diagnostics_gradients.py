@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -95,6 +97,8 @@ def test_an_untrained_network_does_nothing(kind) -> None:
 @pytest.mark.parametrize("kind", ["mixture", "residual"])
 def test_cosines_against_dense_arithmetic(kind) -> None:
     model, batch = classifier(synthetic_gradient=kind), class_tasks()
+    if kind == "mixture":
+        model.refiner.temperature.forget()  # steps do not start from what it makes of them
     data = synthetic_gradients(model, batch)
     path = [q.with_(q.loc.detach(), q.precision.detach()) for q in model.posterior(batch)]
     x = model.predictor.features(batch.query_x, batch.query_mask).detach()
@@ -187,3 +191,26 @@ def test_bad_input_is_refused() -> None:
         synthetic_gradients(regressor(), real_tasks().unlabelled())
     with pytest.raises(ValueError, match="tasks: expected at least 2, got 1"):
         synthetic_gradients(regressor(), real_tasks()[:1])
+
+
+def test_beliefs_are_those_that_the_refiner_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With known class proportions and a fitted temperature, which change what the steps see and what is predicted."""
+    model, batch = classifier(num_steps=3), class_tasks()
+    batch = dataclasses.replace(batch, concentration=torch.tensor([0.3, math.nan, 2.0, math.inf], dtype=torch.float64))
+    assert model.refiner.temperature.fitted  # by the perturbation
+    network, held = type(model.refiner.synthetic_gradient), []
+    original = network.belief
+
+    def belief(self: Any, state: QueryState, *rest: Any) -> Tensor:
+        held.append(original(self, state, *rest))
+        return held[-1]
+
+    monkeypatch.setattr(network, "belief", belief)
+    with torch.no_grad():
+        model.eval().infer(batch)
+    used = held[:3]
+    data = synthetic_gradients(model, batch)
+    truth = torch.nn.functional.one_hot(batch.query_y, used[0].shape[-1])
+    for step, r in enumerate(used):
+        brier = torch.where(batch.query_mask, (r - truth).square().sum(-1), 0.0).sum(1) / batch.query_mask.sum(1)
+        assert float(data["belief_brier"][step]) == pytest.approx(float(brier.mean()), rel=1e-9)

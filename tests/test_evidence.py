@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from builders import close, number_tasks, real_tasks
-from scipy import optimize
+from scipy import optimize, stats
 
 import ebmeta
 from ebmeta import EmpiricalBayes, GroupSampler, TaskBatch, conjugate
@@ -335,3 +335,47 @@ def test_a_feature_that_separates_yes_from_no_is_named():
     with pytest.warns(UserWarning, match="weight 1 runs off"):
         found = ebmeta.fit_evidence(model, tasks, boundary=False, num_draws=4)
     assert not found.converged
+
+
+def test_an_ensemble_has_no_single_posterior(ensemble):
+    X, y = new_rows(4)
+    batch = TaskBatch(*(torch.from_numpy(v)[None] for v in (X[:2], y[:2], X[2:], y[2:])))
+    for name, ask in {
+        "posterior": lambda: ensemble.posterior(batch),
+        "prior_of": lambda: ensemble.prior_of(batch),
+        "model": lambda: ensemble.model(batch),
+        "guide": lambda: ensemble.guide(batch),
+    }.items():
+        with pytest.raises(ValueError, match=f"^{name}: expected one model, got an ensemble"):
+            ask()
+    inferred = ensemble.infer(batch)  # what the refusal says to ask instead, against the members
+    loc = inferred.each(lambda part: part.path[-1].loc)
+    close(loc, torch.stack([m.posterior(batch)[-1].loc for m in ensemble.members]))
+
+
+def test_a_model_that_is_not_at_its_maximum_is_not_propagated_silently():
+    X, y, group = one_way(groups=6, rows=4)
+    tasks, model = GroupSampler(X, y, group, n_support=1), EmpiricalBayes.regressor(1, num_steps=0).double()
+    with pytest.warns(UserWarning, match="propagate: the parameters are not at a maximum"):
+        ebmeta.propagate(model, tasks, num_draws=2)
+    ebmeta.fit_evidence(model, tasks, hyperprior=True, boundary=False)
+    ebmeta.propagate(model, tasks, num_draws=2)
+
+
+@pytest.mark.parametrize("levels", [[[0.1, 0.9]], [0.5, 1.0], ["a"], [float("nan")], 7])
+def test_levels_of_quantiles_are_a_list_of_probabilities(levels):
+    X, y = new_rows(6)
+    reg = ebmeta.FewShotRegressor(EmpiricalBayes.regressor(1, num_steps=0)).fit(X[:3], y[:3])
+    with pytest.raises(ValueError, match="^levels: expected "):
+        reg.quantiles(X[3:], levels)
+
+
+def test_levels_of_quantiles_may_come_in_any_order():
+    X, y = new_rows(6)
+    reg = ebmeta.FewShotRegressor(EmpiricalBayes.regressor(1, num_steps=0)).fit(X[:3], y[:3])
+    mean, std = reg.predict(X[3:], return_std=True)
+    levels = (0.9, 0.1, 0.9, 0.5)
+    np.testing.assert_allclose(
+        reg.quantiles(X[3:], levels), stats.norm.ppf(levels, mean[:, None], std[:, None]), rtol=1e-5
+    )
+    np.testing.assert_allclose(reg.quantiles(X[3:], 0.5)[:, 0], mean, rtol=1e-6)

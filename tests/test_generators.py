@@ -196,7 +196,7 @@ def test_nothing_that_is_asked_of_a_fitted_model_moves_a_generator():
     x, y = class_features()
     ebmeta.FewShotClassifier(EmpiricalBayes.classifier(4)).fit(x, y).predict(x)
     numbers = EmpiricalBayes.regressor(2, num_steps=0)
-    ebmeta.fit_evidence(numbers, grouped(), boundary=False)
+    ebmeta.fit_evidence(numbers, grouped(), hyperprior=True, boundary=False)
     ebmeta.predict(ebmeta.propagate(numbers, grouped(), num_draws=3), grouped().sample(2), num_draws=3)
     simulation_based_calibration(numbers, grouped(), num_tasks=20, num_draws=5)
 

@@ -305,7 +305,8 @@ def test_bad_input(check):
         check(model, class_tasks())
     plain = regressor(1, num_steps=0)
     groups = real_tasks(features=1)
-    members = ebmeta.propagate(plain, groups, num_draws=2)
+    with pytest.warns(UserWarning, match="not at a maximum"):  # but untrained
+        members = ebmeta.propagate(plain, groups, num_draws=2)
     with pytest.raises(ValueError, match="model: expected one value of the prior's parameters, got several"):
         check(members, groups)
 

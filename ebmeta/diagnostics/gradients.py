@@ -107,7 +107,9 @@ def synthetic_gradients(
             inferred = model.infer(batch, num_steps)
             if not isinstance(inferred, Inference):
                 raise ValueError("synthetic_gradients: expected one model, got an average over several")
-            steps = [_step(model, batch, y, inferred, k) for k in range(len(inferred.path) - 1)]
+            setting = _setting(model, batch, inferred)
+            trail = model.refiner.trail(inferred.path[0], setting, len(inferred.path) - 1)
+            steps = [_step(model, batch, y, inferred, setting, trail, k) for k in range(len(trail) - 1)]
             values = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
             if model.likelihood.categorical:
                 top, right = (values.pop(name).double().cpu().numpy() for name in ("top", "right"))
@@ -148,14 +150,27 @@ def _with_gaps(values: dict[str, Tensor], units: str) -> dict[str, xr.DataArray]
     return {key: xr.concat([m.get(key, nan) for m in means], "step") for key in (name, f"{name}_half_width")}
 
 
-def _step(model: EmpiricalBayes, batch: TaskBatch, y: Tensor, inferred: Inference, k: int) -> dict[str, Tensor]:
+def _setting(model: EmpiricalBayes, batch: TaskBatch, inferred: Inference) -> Setting:
+    """Return what the refiner was told."""
+    mask, ways, given = repeat(batch.query_mask, inferred.num_levels), inferred.way_mask, inferred.given
+    x, likelihood = inferred.x * mask.unsqueeze(-1), inferred.likelihood
+    fixed = likelihood, x, mask, ways, model.beta, given, batch.concentration
+    return Setting(inferred.path[0], inferred.prior, *fixed)
+
+
+def _step(
+    model: EmpiricalBayes,
+    batch: TaskBatch,
+    y: Tensor,
+    inferred: Inference,
+    setting: Setting,
+    trail: list[Gaussian],
+    k: int,
+) -> dict[str, Tensor]:
     """Return every measure of one step, each of shape `(T,)`, and `top` and `right` of shape `(T, Q)` for classes."""
-    levels, likelihood, given = inferred.num_levels, inferred.likelihood, inferred.given
-    mask, labels = repeat(batch.query_mask, levels), repeat(y, levels)
-    real = mask.unsqueeze(-1)
-    x = inferred.x * real
-    setting = Setting(inferred.path[0], inferred.prior, likelihood, x, mask, inferred.way_mask, model.beta, given)
-    q, after = inferred.path[k], inferred.path[k + 1]
+    levels, likelihood, given = inferred.num_levels, setting.likelihood, setting.given
+    mask, x = setting.query_mask, setting.x
+    labels, real, (q, after) = repeat(y, levels), mask.unsqueeze(-1), trail[k : k + 2]
     state, curvature = setting.state(q)
     phi = torch.as_tensor(likelihood.dispersion(given)).to(x)
     xi = torch.where(real, model.refiner.synthetic_gradient(state), 0.0)
