@@ -10,12 +10,13 @@ from ebmeta.evaluate import evaluate
 from ebmeta.evidence import EvidenceFit, fit_evidence
 from ebmeta.fit import FitResult, fit
 from ebmeta.group_sampling import GroupSampler
+from ebmeta.mixed_sampling import MixedSampler
 from ebmeta.model import EmpiricalBayes
 from ebmeta.novelty import Novelty
 from ebmeta.objective import Objective
 from ebmeta.persist import load, load_encoder, save
 from ebmeta.predict import predict
-from ebmeta.sampling import EpisodeSampler, MixedSampler
+from ebmeta.sampling import EpisodeSampler
 from ebmeta.tasks import TaskBatch
 from ebmeta.uncertainty import PriorEnsemble, propagate
 from ebmeta.units import in_units

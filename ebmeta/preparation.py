@@ -15,10 +15,11 @@ from ebmeta.group_sampling import GroupSampler
 from ebmeta.identification import features_of_groups
 from ebmeta.initializer import PrototypeInitializer
 from ebmeta.likelihood import ScalarLikelihood
+from ebmeta.mixed_sampling import MixedSampler
 from ebmeta.mixture import MixtureRefiner
 from ebmeta.model import EmpiricalBayes
 from ebmeta.predict import evaluating
-from ebmeta.sampling import EpisodeSampler, MixedSampler, TaskSampler, exact, names_of
+from ebmeta.sampling import EpisodeSampler, TaskSampler, exact, names_of
 from ebmeta.tasks import TaskBatch
 
 __all__ = ["check_columns", "check_groups", "half_told", "hardening", "measure", "measure_widths", "start", "untold"]

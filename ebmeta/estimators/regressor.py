@@ -101,19 +101,16 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
             raise ValueError("groups: expected the group of each row, because fit was given groups, got none")
         if not groups or not self.groups_:
             return
-        if kind_of_keys(groups) != kind_of_keys(self.groups_):
+        new, known, (kind, wanted) = set(groups), set(self.groups_), map(kind_of_keys, (groups, self.groups_))
+        if kind != wanted:
             raise ValueError(
-                f"groups: expected labels of the kind that fit was given, {kind_of_keys(self.groups_)}s such as "
-                f"{self.groups_[0]!r}, got the {kind_of_keys(groups)} {groups[0]!r}"
+                f"groups: expected labels of the kind that fit was given, {wanted}s such as {self.groups_[0]!r}, got "
+                f"the {kind} {groups[0]!r}"
             )
-        if not set(groups) & set(self.groups_):
-            warnings.warn(
-                f"groups: none of the {len(set(groups))} groups of X, such as {groups[0]!r}, is among the "
-                f"{len(set(self.groups_))} with labelled rows, such as {self.groups_[0]!r}: all are predicted from the "
-                "prior",
-                UserWarning,
-                stacklevel=4,
-            )
+        if not new & known:
+            said = f"groups: none of the {len(new)} groups of X, such as {groups[0]!r}, is among the {len(known)} with"
+            said += f" labelled rows, such as {self.groups_[0]!r}: all are predicted from the prior"
+            warnings.warn(said, UserWarning, stacklevel=4)
 
     def _tasks(
         self, query: torch.Tensor, groups: list[Any] | None, size: torch.Tensor | None, cells: float = math.inf
