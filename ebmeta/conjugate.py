@@ -18,11 +18,13 @@ import math
 import torch
 from torch import Tensor
 
+from ebmeta.checks import checked
 from ebmeta.gaussian import FullGaussian, Gaussian
 
 __all__ = ["log_evidence", "posterior"]
 
 
+@checked()
 def posterior(prior: Gaussian, x: Tensor, y: Tensor, mask: Tensor, noise_variance: Tensor) -> FullGaussian:
     r"""Return the exact posterior $p(w \mid x, y)$ of every task.
 
@@ -43,6 +45,7 @@ def posterior(prior: Gaussian, x: Tensor, y: Tensor, mask: Tensor, noise_varianc
     return FullGaussian((prior.loc[:, 0] + shift).unsqueeze(1), precision.unsqueeze(1))
 
 
+@checked()
 def log_evidence(prior: Gaussian, x: Tensor, y: Tensor, mask: Tensor, noise_variance: Tensor) -> Tensor:
     r"""Return $\log p(y \mid x)$ of every task in nats, shape `(T,)`; arguments as for `posterior`."""
     q = posterior(prior, x, y, mask, noise_variance)

@@ -186,6 +186,7 @@ class GroupSampler(RowSampler):
         rng = generator(self.seed, 0)
         return self._collate(np.arange(len(self._members)), [(none, rows) for rows in self._members], rng)
 
+    @checked(rows=at_least(1), least=at_least(1))
     def parts(self, rows: int, least: int = 1) -> Iterator[TaskBatch]:
         """Return the groups of `everything` in batches of groups of like size, in the order of `ebmeta.buckets.split`.
 

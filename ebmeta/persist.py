@@ -239,6 +239,7 @@ def load(folder: str | os.PathLike[str], embedder: nn.Module | None = None) -> E
     return _build(folder, *_read(folder), embedder)
 
 
+@checked()
 def load_with_encoder(
     folder: str | os.PathLike[str], embedder: nn.Module | None = None
 ) -> tuple[EmpiricalBayes, FrameEncoder | None]:

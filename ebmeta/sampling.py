@@ -127,9 +127,7 @@ def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
     array = y if isinstance(y, np.ndarray) and y.dtype.kind in "biufUS" else np.array(labels)
     if not array.size:
         kind = "empty"
-    elif array.dtype.kind not in "biufU" or (
-        array.dtype.kind == "f" and not (np.abs(array.astype(np.float64)) < MOST_CLASS).all()
-    ):
+    elif array.dtype.kind not in "biufU" or (array.dtype.kind == "f" and not _told_apart(array)):
         kind = "infinite or other"
     else:
         kind = type_of_target(array)

@@ -339,6 +339,7 @@ class TaskBatch:
             object.__setattr__(new, name, v if v is None or end is None else v[:, :end])
         return new
 
+    @checked(cells=at_least(1), least=at_least(1))
     def parts(self, cells: int, least: int = 1) -> list[tuple[Tensor, TaskBatch]]:
         """Return tasks of like size together, so that cost follows rows and not the largest task.
 

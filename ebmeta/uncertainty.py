@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebmeta.checks import at_least, checked
+from ebmeta.checks import above, at_least, checked
 from ebmeta.evidence import Evidence, Hyperprior
 from ebmeta.gaussian import Gaussian
 from ebmeta.group_sampling import GroupSampler
@@ -211,6 +211,7 @@ def propagate(
     return PriorEnsemble(work.to(dtype), evidence.names, draws[kept].to(dtype), log_weight, new_groups)
 
 
+@checked(least=above(0))
 def temper(log_ratio: Tensor, least: float) -> Tensor:
     r"""Return weights $\propto v_s^\alpha$ with the largest $\alpha \le 1$ whose effective number is at least `least`.
 

@@ -252,7 +252,8 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         size: ArrayLike | None = None,
     ) -> float:
         """Return the coefficient of determination $R^2$ of the predictive means; arguments as for `predict`."""
-        return float(r2_score(y, self.predict(X, groups=groups, size=size), sample_weight=sample_weight))
+        mean = self.predict(X, groups=groups, size=size)
+        return float(r2_score(_targets(y, len(mean)), mean, sample_weight=sample_weight))
 
     def quantiles(
         self,
@@ -306,9 +307,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
             size: as for `predict`.
         """
         length = len(self._check_query(X))
-        labels = torch.from_numpy(read_column("y", y, length).astype(np.float64))
-        if bool((labels.abs() >= HUGE).any()):
-            raise ValueError(f"y: expected numbers below {HUGE:.0e}, got {float(labels.abs().max()):.3g}")
+        labels = torch.from_numpy(_targets(y, length))
         self._check_labels(labels, _column("size", size, length))
 
         def score(inferred: Inference | MixtureInference, lay: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
@@ -340,6 +339,14 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         """
         source = stream(seed)
         return self._ask(X, groups, size, lambda inferred, _: inferred.draw(-1, num_draws, generator=source)[1])
+
+
+def _targets(y: ArrayLike, length: int) -> NDArray[np.float64]:
+    """Return labels that predictions are compared with, shape `(Q,)`."""
+    labels: NDArray[np.float64] = read_column("y", y, length).astype(np.float64)
+    if (np.abs(labels) >= HUGE).any():
+        raise ValueError(f"y: expected numbers below {HUGE:.0e}, got {np.abs(labels).max():.3g}")
+    return labels
 
 
 def _column(name: str, values: ArrayLike | None, length: int) -> torch.Tensor | None:

@@ -17,9 +17,11 @@ import ebmeta
 from ebmeta import basis, calibration, conformal, diagnostics, interop, plots, reference
 from ebmeta.curve_plots import fitted_curve
 from ebmeta.diagnostics import check, predictions, uniformity, verdicts
+from ebmeta.fit import resolve_device
 from ebmeta.frames import FrameEncoder
 from ebmeta.gaussian import DiagonalGaussian, FullGaussian
 from ebmeta.likelihood import NegativeBinomial, Normal, NormalPerTask, StudentT
+from ebmeta.persist import load_with_encoder
 from ebmeta.posterior_plots import ellipse, posterior_path
 from ebmeta.predict import marginals, match_model
 from ebmeta.predictor import LinearPredictor
@@ -39,8 +41,11 @@ SLOW = {"reference.nuts", "reference.hierarchical", "diagnostics.diagnose", "dem
 
 def entries(k: Kit, folder: Path) -> dict[str, Call]:
     """Return every call, on fresh models where a call changes one."""
+    if not (folder / "saved").exists():
+        ebmeta.save(k.regressor, folder / "saved", k.encoder)
+        (folder / "tensors").write_bytes(b"nothing")
     return {
-        **_models(k),
+        **_models(k, folder),
         **_faces(k),
         **_tasks(k),
         **_files(k, folder),
@@ -50,7 +55,7 @@ def entries(k: Kit, folder: Path) -> dict[str, Call]:
     }
 
 
-def _models(k: Kit) -> dict[str, Call]:
+def _models(k: Kit, folder: Path) -> dict[str, Call]:
     model, q = k.regressor, k.gaussian
     fitted = k.run
     member = ebmeta.propagate(_evident(k), k.groups, num_draws=4)
@@ -212,6 +217,12 @@ def _models(k: Kit) -> dict[str, Call]:
         ),
         "basis.build_basis": (basis.build_basis, {"config": {"name": "spline", "num_inputs": 2, "num_knots": 3}}),
         "basis.Basis.measure": (lambda x: basis.SplineBasis(2).measure(x), {"x": torch.from_numpy(k.X).float()}),
+        "persist.load_with_encoder": (load_with_encoder, {"folder": folder / "saved"}),
+        "fit.resolve_device": (resolve_device, {"device": "cpu"}),
+        "Objective.differentiable_loss": (
+            ebmeta.Objective("gibbs").differentiable_loss,
+            {"model": model.model, "guide": model.guide, "batch": k.batch},
+        ),
         "predict.match_model": (match_model, {"model": model, "batch": k.batch}),
         "predict.marginals": (marginals, {"model": model, "batch": k.batch, "num_steps": 1}),
         "sampling.generator": (generator, {"seed": 1, "index": 2}),
@@ -247,6 +258,8 @@ def _faces(k: Kit) -> dict[str, Call]:
             {"model": k.regressor, "num_steps": 1},
         ),
         "FewShotRegressor.tasks": (k.reg.tasks, {"X": rows, **grouped}),
+        "FewShotRegressor.placed": (k.reg.placed, {"X": rows, **grouped}),
+        "FewShotRegressor.score": (k.reg.score, {"X": rows, "y": k.y[:12], **grouped}),
         "FewShotRegressor.predict": (k.reg.predict, {"X": rows, "return_std": True, **grouped}),
         "FewShotRegressor.quantiles": (k.reg.quantiles, {"X": rows, "levels": [0.25, 0.5], **grouped}),
         "FewShotRegressor.interval": (k.reg.interval, {"X": rows, "coverage": 0.5, **grouped}),
@@ -337,6 +350,8 @@ def _tasks(k: Kit) -> dict[str, Call]:
                 "concentration": torch.ones(1),
             },
         ),
+        "GroupSampler.parts": (lambda **o: list(k.groups.parts(**o)), {"rows": 30, "least": 2}),
+        "TaskBatch.parts": (batch.parts, {"cells": 30, "least": 2}),
         "TaskBatch.to": (batch.to, {"target": "cpu"}),
         "sampling.class_codes": (class_codes, {"y": k.codes, "name": "labels"}),
         "frames.FrameEncoder": (FrameEncoder, columns),
@@ -418,9 +433,6 @@ def _files(k: Kit, folder: Path) -> dict[str, Call]:
     from ebmeta import demo
 
     saved = folder / "saved"
-    if not saved.exists():
-        ebmeta.save(k.regressor, saved, k.encoder)
-        (folder / "tensors").write_bytes(b"nothing")
     return {
         "save": (ebmeta.save, {"model": k.regressor, "folder": folder / "model", "encoder": k.encoder}),
         "load": (ebmeta.load, {"folder": saved}),

@@ -31,6 +31,7 @@ ALLOWED = {
     "EpisodeSampler": ("NaN",),
     "FewShotClassifier": ("train",),
     "FewShotRegressor": ("train",),
+    "Objective.differentiable_loss": ("train", "draw"),
     "Objective.loss": ("train", "draw"),
     "TaskBatch": ("NaN",),
     "TaskBatch.from_tasks": ("NaN",),

@@ -315,7 +315,7 @@ def _tensors(kit: Kit, name: str, value: torch.Tensor) -> list[Case]:
         "a number": 1.5,
         "0-d": torch.tensor(1.0),
         "one axis more": value[None],
-        "the last missing": value[:-1],
+        "the last missing": value[:-1] if value.dim() else value[None],
         "complex": value.to(torch.complex64),
         "sparse": value.to_sparse() if value.dim() else value,
         "no data": value.to("meta"),
@@ -335,9 +335,9 @@ def _tensors(kit: Kit, name: str, value: torch.Tensor) -> list[Case]:
         out.append(Case("1e30", torch.full_like(value, 1e30), "any"))
         out.append(Case("-1", torch.full_like(value, -1.0), "any"))
         out.append(Case("bools", value > 0, "any"))
-    out.append(Case("every other", value.repeat_interleave(2, 0)[::2], "same"))
+    out.append(Case("every other", value.repeat_interleave(2, 0)[::2] if value.dim() else value, "same"))
     out.append(Case("a column of a larger one", torch.stack([value, value], -1)[..., 0], "same"))
-    out.append(Case("empty", value[:0], "any"))
+    out.append(Case("empty", value[:0] if value.dim() else value[None][:0], "any"))
     return out
 
 
