@@ -29,6 +29,8 @@ def as_line(error: BaseException) -> str:
     text = "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in str(error))
     text = " ".join(word if len(word) <= LONGEST_WORD else f"{word[:60]}..." for word in text.split())
     text = text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE - 3]}..."
+    if type(error).__name__ == "_LinAlgError":
+        return f"expected numbers that stay finite, got a singular matrix: lower --learning-rate ({text[:200]})"
     if isinstance(error, BrokenPipeError):
         return "standard output: expected a reader, got a closed pipe"
     if isinstance(error, MemoryError) or "can't allocate memory" in text:

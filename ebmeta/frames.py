@@ -35,10 +35,17 @@ Frame = Any  # of pandas, polars or pyarrow
 Levels = dict[str, "list[Any] | None"]
 
 
-COLUMN, COLUMNS = kind_of(str | int), kind_of(Sequence[str | int] | None)
+COLUMN, OPTIONAL = kind_of(str | int), kind_of(str | int | None)
+COLUMNS, ALL = kind_of(Sequence[str | int]), kind_of(Sequence[str | int] | None)
 
 
-@checked(y=COLUMN, groups=COLUMN, size=kind_of(str | int | None), features=COLUMNS, group_features=COLUMNS)
+@checked(
+    y=COLUMN,
+    groups=COLUMN,
+    size=kind_of(str | int | None),
+    features=COLUMNS,
+    group_features=kind_of(Sequence[str | int]),
+)
 class FrameEncoder:
     """Learn from training rows what the columns of a data frame become; then do the same with new rows.
 

@@ -467,7 +467,7 @@ def _lists(kit: Kit, name: str, value: list[Any]) -> list[Case]:
         out += [Case(np.dtype(t).name, np.array(value, dtype=t), "same") for t in (">f8", np.float32, np.float16)]
         out += [Case("a number above others", 0.5, "any"), Case("rows", np.array([value, value]), "refuse")]
         out = [c for c in out if c.label not in ("a number", "numbers")]
-    if value and isinstance(value[0], int):
+    if name in ("features", "group_features") or (value and isinstance(value[0], int)):
         out = [c for c in out if c.label != "numbers"]
     out += [Case("a tuple", tuple(value), "same"), Case("empty", [], "any")]
     return out
