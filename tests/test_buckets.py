@@ -81,7 +81,7 @@ def test_what_propagates_does_not_depend_on_the_size_of_parts(monkeypatch):
     for rows in (10**6, 64):
         monkeypatch.setattr(evidence, "ROWS", rows)
         model = EmpiricalBayes.regressor(2, "poisson", num_steps=0).double()
-        with pytest.warns(UserWarning, match="not converged|not at a maximum"):
+        with pytest.warns(UserWarning, match="not converged|not at a maximum"):  # noqa: PT031
             ebmeta.fit_evidence(model, tasks, boundary=False, max_iterations=2)
             found.append(ebmeta.propagate(model, tasks, num_draws=2))
     close(found[0].values, found[1].values, 1e-6)

@@ -51,7 +51,7 @@ def test_a_model_with_uncertain_parameters_serves_threads(likelihood):
     x, y, group = groups(likelihood)
     tasks = GroupSampler(x, y, group, n_support=1)
     model = EmpiricalBayes.regressor(2, likelihood, num_steps=1)
-    with pytest.warns(UserWarning, match="not converged|not at a maximum"):  # one iteration is enough here
+    with pytest.warns(UserWarning, match="not converged|not at a maximum"):  # one iteration is enough here  # noqa: PT031
         ebmeta.fit_evidence(model, tasks, boundary=False, max_iterations=1)
         unsure = ebmeta.propagate(model, tasks, num_draws=2)
 
