@@ -80,13 +80,14 @@ def climb(
         return (value - first, gradient) if good else (FAR, np.zeros_like(at))
 
     at, left, used = start, math.inf if len(start) else 0.0, 0
-    first = loss(start)[0] if len(start) else 0.0
-    first = first if math.isfinite(first) else 0.0  # relative changes are of what is gained: labels may have any unit
+    first = 0.0
     options = {"maxls": 50, "gtol": 1e-7, "maxcor": MEMORY, "maxfun": 10 * max_iterations}
     bounds = optimize.Bounds(least, np.inf)
     for finer in itertools.chain(FINER, itertools.repeat(FINER[-1])):
         if not len(at) or used >= max_iterations:
             break
+        first = loss(at)[0]  # changes are relative to what a round gains: labels may have any unit
+        first = first if math.isfinite(first) else 0.0
         here = options | {"maxiter": min(ROUND, max_iterations - used), "ftol": finer}
         found = optimize.minimize(safe, at, jac=True, method="L-BFGS-B", bounds=bounds, options=here)
         moved = not np.array_equal(at, found.x)

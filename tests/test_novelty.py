@@ -81,6 +81,7 @@ def test_statistics_by_hand():
     mean = torch.tensor([1.0, 0.0, -1.0, 2.0], dtype=torch.float64)
     precision, within = torch.diag(torch.tensor([1.0, 2.0, 0.5, 1.0])).double(), torch.eye(4).double() * 3
     novelty._location, novelty._precision = mean, {"all": precision, "within": within}
+    novelty._center_unit = torch.zeros(()), torch.ones(())
     batch = class_tasks(ways=(3, 2), shots=(2, 1), queries=(4, 6))
     keep = batch.support_mask & (batch.support_y != 1)
     batch = dataclasses.replace(batch, support_mask=keep)
