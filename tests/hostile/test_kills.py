@@ -23,12 +23,18 @@ KILLS = 50
 FILES = {"config.json", "model.safetensors"}
 
 
+def fork():
+    """Fork beside idle threads, of JAX for one, which another test may have started: none holds a lock here."""
+    with warnings.catch_warnings():
+        for kind in (DeprecationWarning, RuntimeWarning):
+            warnings.simplefilter("ignore", kind)
+        return os.fork()
+
+
 def child(work, kill_at=None):
     """Fork, do the work, kill it at one of its calls; return the number of calls, or None where it was killed."""
     reader, writer = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks in general; no other thread holds a lock here
-        pid = os.fork()
+    pid = fork()
     if pid == 0:
         calls = 0
 
@@ -140,9 +146,7 @@ def test_processes_that_load_while_others_save_find_a_whole_model(tmp_path, writ
     saves = round(300 * SCALE) // writers
     pids = []
     for number in range(writers):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            pids.append(os.fork())
+        pids.append(fork())
         if pids[-1] == 0:
             try:
                 for i in range(saves):
