@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from browser import look
 from scipy import stats
 
@@ -19,7 +20,7 @@ from ebmeta.diagnostics import Check, Diagnosis, diagnose
 from ebmeta.diagnostics.check import interval
 from ebmeta.diagnostics.predictions import few_labels, pit, probabilities
 from ebmeta.diagnostics.simulation import simulate_tasks
-from ebmeta.diagnostics.verdicts import exactness
+from ebmeta.diagnostics.verdicts import exactness, refinement
 from ebmeta.simulate import LinearGaussianTasks
 
 TASKS = LinearGaussianTasks(np.array([1.0, -0.5]), np.diag([1.0, 0.5]), noise=0.5, n_support=3, n_query=8)
@@ -247,3 +248,35 @@ def test_a_few_groups_drawn_often_prove_little():
     assert check.status == "unclear"
     assert "90 tasks of 3 groups" in found.summary
     assert found.to_dict()["num_groups"] == 3
+
+
+def steps_that_gain(gains) -> xr.Dataset:
+    """What `synthetic_gradients` returns, of one step with these gains."""
+    gains, data = np.asarray(gains)[None], {}
+    for name in ("gradient_cosine", "move_cosine"):
+        data |= {name: ("step", [0.5]), f"{name}_by_task": (("step", "task"), np.full(gains.shape, 0.5))}
+    data |= {"gain": ("step", gains.mean(1)), "gain_half_width": ("step", 1.96 * gains.std(1) / gains.shape[1] ** 0.5)}
+    return xr.Dataset(data | {"gain_by_task": (("step", "task"), gains)}, coords={"step": [1]})
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "status"),
+    [(0.1, 0.1, "good"), (-0.1, 0.1, "bad"), (-0.01, 1.0, "unclear"), (0.01, 1.0, "unclear"), (0.0, 0.01, "good")],
+)
+def test_refinement_is_judged_by_the_whole_interval_of_its_gain(monkeypatch, mean, spread, status):
+    """100 tasks: the half width is about a fifth of the spread."""
+    found = steps_that_gain(mean + spread * np.linspace(-1.7, 1.7, 100))
+    monkeypatch.setattr("ebmeta.diagnostics.verdicts.synthetic_gradients", lambda *_: found)
+    assert refinement(exact(), TASKS, 100).status == status
+
+
+@pytest.mark.parametrize(
+    ("gap", "khat", "status"), [(0.01, 0.1, "good"), (0.01, 2.0, "caution"), (0.2, 0.1, "caution"), (1.0, 0.1, "bad")]
+)
+def test_a_posterior_is_good_only_where_it_is_near_and_stands_for_the_exact_one(monkeypatch, gap, khat, status):
+    values = {"gap": gap, "khat": khat, "khat_rows": khat, "effective_size": 10.0}
+    found = xr.Dataset({name: (("step", "task"), np.full((1, 20), v)) for name, v in values.items()}, {"step": [0]})
+    monkeypatch.setattr(
+        "ebmeta.diagnostics.verdicts.check_posteriors", lambda *_, **__: found.assign_attrs(num_draws=1000)
+    )
+    assert exactness(exact(), [TASKS.sample(20)]).status == status

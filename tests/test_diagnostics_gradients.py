@@ -214,3 +214,16 @@ def test_beliefs_are_those_that_the_refiner_held(monkeypatch: pytest.MonkeyPatch
     for step, r in enumerate(used):
         brier = torch.where(batch.query_mask, (r - truth).square().sum(-1), 0.0).sum(1) / batch.query_mask.sum(1)
         assert float(data["belief_brier"][step]) == pytest.approx(float(brier.mean()), rel=1e-9)
+
+
+def test_a_belief_of_counts_is_judged_by_the_spread_that_the_posterior_states() -> None:
+    """Untrained, the belief is the expected rate, which is the expected curvature too."""
+    model, batch = regressor(likelihood="poisson", num_steps=1, scale=0.0), number_tasks("poisson", sizes=False)
+    data = synthetic_gradients(model, batch)
+    inferred = model.infer(batch)
+    loc, var = (v.squeeze(-1) for v in inferred.marginal(0))
+    rate = (loc + var / 2).exp()
+    z = torch.where(batch.query_mask, (batch.query_y - rate) / (rate + rate.square() * var).sqrt(), 0.0)
+    for name, value in (("belief_z", z), ("belief_z_square", z.square())):
+        mean = (value.sum(1) / batch.num_queries).mean()
+        assert float(data[name][0]) == pytest.approx(mean.item(), rel=1e-6), name

@@ -107,7 +107,7 @@ def test_an_input_at_the_centre_has_a_finite_gradient():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"kind": "elbo"}, "objective: expected 'predictive', 'gibbs' or 'evidence', got 'elbo'"),
+        ({"kind": "elbo"}, "kind: expected 'predictive', 'gibbs' or 'evidence', got 'elbo'"),
         ({"num_draws": 0}, "num_draws: expected at least 1, got 0"),
         ({"anytime": -0.5}, "anytime: expected a finite number of at least 0, got -0.5"),
         ({"anytime": float("inf")}, "anytime: expected a finite number of at least 0, got inf"),

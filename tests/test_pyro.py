@@ -345,3 +345,15 @@ def test_the_evidence_objective_of_a_regressor_is_the_evidence():
     terms = Objective("evidence", anytime=0.0).terms(model, batch)
     close(terms.loss[-1], -exact, 1e-8)
     close(Objective("evidence", anytime=0.0).total(terms), -exact.sum(), 1e-8)
+
+
+def test_the_guide_infers_weights_at_the_level_that_it_has_drawn():
+    model, batch = regressor(likelihood="normal_per_task"), real_tasks()
+    level = torch.linspace(-1.0, 2.0, batch.num_tasks, dtype=torch.float64)
+    trace = poutine.trace(poutine.condition(model.guide, {"level": level})).get_trace(batch)
+    drawn, wanted = trace.nodes["w"]["fn"], model.infer(batch, level=level).path[-1].distribution()
+    w = trace.nodes["w"]["value"]
+    close(drawn.log_prob(w), wanted.log_prob(w))
+    assert not torch.allclose(
+        wanted.log_prob(w), model.infer(batch, level=0 * level).path[-1].distribution().log_prob(w)
+    )
