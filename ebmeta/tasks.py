@@ -26,39 +26,9 @@ from torch import Tensor
 
 from ebmeta.buckets import split
 from ebmeta.checks import at_least, checked, found
+from ebmeta.task_arrays import check_batch, pad
 
 __all__ = ["TaskBatch"]
-
-HUGE = 1e150  # squares of larger numbers leave the range of 64-bit floats
-
-
-def _pad(rows: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
-    """Stack tensors of unequal first dimension; also return the mask of what is real."""
-    first = rows[0]
-    for t, row in enumerate(rows):
-        if row.shape[1:] != first.shape[1:] or row.dtype != first.dtype:
-            raise ValueError(
-                f"expected rows of shape {tuple(first.shape[1:])} and type {first.dtype} in every task, "
-                f"got {tuple(row.shape[1:])} and {row.dtype} in task {t}"
-            )
-    out = first.new_zeros((len(rows), length, *first.shape[1:]))
-    mask = torch.zeros((len(rows), length), dtype=torch.bool, device=first.device)
-    for t, row in enumerate(rows):
-        out[t, : len(row)] = row
-        mask[t, : len(row)] = True
-    return out, mask
-
-
-def _check_finite(name: str, x: Tensor, mask: Tensor) -> None:
-    if not x.numel():
-        return
-    largest = x.abs().flatten(2).amax(-1) if x.dim() > 2 else x.abs()
-    bad = ~(largest < HUGE) & mask
-    if bool(bad.any()):
-        t, i = (int(v) for v in bad.nonzero()[0])
-        if bool(largest[t, i] < float("inf")):
-            raise ValueError(f"{name}: expected numbers below {HUGE:.0e}, got {largest[t, i]:.3g} at task {t}, row {i}")
-        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity at task {t}, row {i}")
 
 
 @checked()
@@ -138,7 +108,7 @@ class TaskBatch:
                 ways = 1 + max((int(y.max()) for y in labels if y.numel()), default=0)
             mask = torch.ones(len(self.support_x), ways, dtype=torch.bool, device=self.support_x.device)
             object.__setattr__(self, "way_mask", mask)
-        self._validate()
+        check_batch(self)
         for side in ("support", "query"):
             mask = getattr(self, f"{side}_mask")
             if bool(mask.all()):
@@ -148,72 +118,6 @@ class TaskBatch:
                 if value is not None:  # padding may hold anything, so it is made to hold numbers that do no harm
                     real = mask.view(*mask.shape, *[1] * (value.dim() - 2))
                     object.__setattr__(self, name, value.masked_fill(~real, blank))
-
-    def _validate(self) -> None:
-        tasks, support, queries = len(self.support_x), self.support_x.shape[1], self.query_x.shape[1]
-        expected = {
-            "support_y": (tasks, support),
-            "support_mask": (tasks, support),
-            "query_x": (tasks, queries, *self.support_x.shape[2:]),
-            "query_mask": (tasks, queries),
-            "way_mask": (tasks, self.way_mask.shape[-1]),
-        }
-        if self.query_y is not None:
-            expected["query_y"] = (tasks, queries)
-        for name, rows in (("support_size", support), ("query_size", queries)):
-            if getattr(self, name) is not None:
-                expected[name] = (tasks, rows)
-        if self.task_x is not None:
-            expected["task_x"] = (tasks, self.task_x.shape[-1])
-        if self.concentration is not None:
-            expected["concentration"] = (tasks,)
-        for name, shape in expected.items():
-            got = tuple(getattr(self, name).shape)
-            if got != shape:
-                raise ValueError(f"{name}: expected shape {shape} to match support_x, got {got}")
-            if name.endswith("mask") and getattr(self, name).dtype != torch.bool:
-                raise ValueError(f"{name}: expected a boolean mask, got {getattr(self, name).dtype}")
-        if bool((self.way_mask[:, 1:] & ~self.way_mask[:, :-1]).any()):
-            raise ValueError("way_mask: expected the classes of each task first and padding after them, got a gap")
-        if self.query_y is not None and self.query_y.is_floating_point() != self.support_y.is_floating_point():
-            raise ValueError(
-                f"query_y: expected labels of the kind of support_y, {self.support_y.dtype}, got {self.query_y.dtype}"
-            )
-        if self.support_y.is_floating_point() and self.way_mask.shape[1] != 1:
-            raise ValueError(f"way_mask: expected one output for real-valued labels, got {self.way_mask.shape[1]}")
-        if tasks == 0:
-            raise ValueError("expected at least one task, got 0")
-        if not bool(self.query_mask.any(1).all()):
-            t = int((~self.query_mask.any(1)).nonzero()[0])
-            raise ValueError(f"query_x: expected at least one query per task, got none in task {t}")
-        _check_finite("support_x", self.support_x, self.support_mask)
-        _check_finite("query_x", self.query_x, self.query_mask)
-        if self.task_x is not None and not bool(self.task_x.isfinite().all()):
-            t = int((~self.task_x.isfinite()).any(1).nonzero()[0])
-            raise ValueError(f"task_x: expected finite numbers, got NaN or infinity at task {t}")
-        if self.concentration is not None and bool((self.concentration <= 0).any()):
-            t = int((self.concentration <= 0).nonzero()[0])
-            found = f"got {float(self.concentration[t])} at task {t}"
-            raise ValueError(f"concentration: expected numbers above 0, infinity or NaN, {found}")
-        for name, mask in (("support_size", self.support_mask), ("query_size", self.query_mask)):
-            if getattr(self, name) is not None:
-                _check_finite(name, getattr(self, name), mask)
-        for name, y, mask in (
-            ("support_y", self.support_y, self.support_mask),
-            ("query_y", self.query_y, self.query_mask),
-        ):
-            if y is None:
-                continue
-            if y.is_floating_point():
-                _check_finite(name, y, mask)
-                continue
-            ways = self.way_mask.sum(1, keepdim=True)
-            bad = ((y < 0) | (y >= ways)) & mask
-            if bool(bad.any()):
-                t, i = (int(v) for v in bad.nonzero()[0])
-                raise ValueError(
-                    f"{name}: expected labels from 0 to {int(ways[t]) - 1} in task {t}, got {int(y[t, i])} at row {i}"
-                )
 
     @classmethod
     @checked(num_ways=at_least(1))
@@ -264,10 +168,10 @@ class TaskBatch:
                 if len(x) != len(y):
                     what = "labels" if name.endswith("y") else "sizes"
                     raise ValueError(f"{name}: expected {len(x)} {what} in task {t}, got {len(y)}")
-        sx, support_mask = _pad(support_x, max(map(len, support_x)))
-        sy, _ = _pad(support_y, sx.shape[1])
-        qx, query_mask = _pad(query_x, max(map(len, query_x)))
-        qy = None if query_y is None else _pad(query_y, qx.shape[1])[0]
+        sx, support_mask = pad(support_x, max(map(len, support_x)))
+        sy, _ = pad(support_y, sx.shape[1])
+        qx, query_mask = pad(query_x, max(map(len, query_x)))
+        qy = None if query_y is None else pad(query_y, qx.shape[1])[0]
         if num_ways is None:
             if sy.is_floating_point():
                 num_ways = [1] * len(sx)
@@ -278,8 +182,8 @@ class TaskBatch:
                 num_ways = [1 + max(int(y[t].max()) for y in last if y.shape[1]) for t in range(len(sx))]
         ways = torch.as_tensor(list(num_ways), device=sx.device)
         way_mask = torch.arange(int(ways.max()), device=sx.device) < ways[:, None]
-        of_support = None if support_size is None else _pad(support_size, sx.shape[1])[0]
-        of_query = None if query_size is None else _pad(query_size, qx.shape[1])[0]
+        of_support = None if support_size is None else pad(support_size, sx.shape[1])[0]
+        of_query = None if query_size is None else pad(query_size, qx.shape[1])[0]
         masks = support_mask, query_mask, way_mask
         return cls(sx, sy, qx, qy, *masks, of_support, of_query, task_x, concentration)
 

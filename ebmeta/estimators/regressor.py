@@ -18,10 +18,11 @@ from ebmeta.buckets import by_group, split
 from ebmeta.checks import at_least, between, checked, real_array
 from ebmeta.columns import kind_of_keys, read_column, read_keys, read_rows
 from ebmeta.estimators.base import FewShot
+from ebmeta.estimators.rows import groups_of, sizes_of, targets_of
 from ebmeta.inference import Inference, MixtureInference
 from ebmeta.predict import CELLS, evaluating, match_model
 from ebmeta.seeding import stream
-from ebmeta.tasks import HUGE, TaskBatch
+from ebmeta.tasks import TaskBatch
 
 __all__ = ["FewShotRegressor"]
 
@@ -77,8 +78,8 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         self._check_model(categorical=False)
         labels = read_column("y", self._labelled(y)).astype(np.float64)
         self._remember(X, labels, 1)
-        self.size_ = _column("size", size, len(labels))
-        self.groups_ = _labels("groups", groups, len(labels))
+        self.size_ = sizes_of(size, len(labels))
+        self.groups_ = groups_of(groups, len(labels))
         self.group_x_ = group_x
         self._check_labels(self.support_y_, self.size_)
         if len(labels):
@@ -183,7 +184,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
     ) -> tuple[TaskBatch, torch.Tensor]:
         """Return `tasks`, and which row each of their queries is, task after task, shape `(Q,)`."""
         query = self._check_query(X)
-        return next(self._tasks(query, _labels("groups", groups, len(query)), _column("size", size, len(query))))
+        return next(self._tasks(query, groups_of(groups, len(query)), sizes_of(size, len(query))))
 
     @torch.no_grad()
     def _ask(
@@ -204,7 +205,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         """
         query = self._check_query(X)
         out: NDArray[np.float64] | None = None
-        asked = self._tasks(query, _labels("groups", groups, len(query)), _column("size", size, len(query)), CELLS)
+        asked = self._tasks(query, groups_of(groups, len(query)), sizes_of(size, len(query)), CELLS)
         with evaluating(self.model):
             for tasks, rows in asked:
                 batch = match_model(self.model, tasks)
@@ -253,7 +254,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
     ) -> float:
         """Return the coefficient of determination $R^2$ of the predictive means; arguments as for `predict`."""
         mean = self.predict(X, groups=groups, size=size)
-        return float(r2_score(_targets(y, len(mean)), mean, sample_weight=sample_weight))
+        return float(r2_score(targets_of(y, len(mean)), mean, sample_weight=sample_weight))
 
     def quantiles(
         self,
@@ -307,8 +308,8 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
             size: as for `predict`.
         """
         length = len(self._check_query(X))
-        labels = torch.from_numpy(_targets(y, length))
-        self._check_labels(labels, _column("size", size, length))
+        labels = torch.from_numpy(targets_of(y, length))
+        self._check_labels(labels, sizes_of(size, length))
 
         def score(inferred: Inference | MixtureInference, lay: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
             return inferred.log_prob(-1, lay(labels), inferred.x.new_zeros(1), predictive=True)
@@ -339,25 +340,3 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         """
         source = stream(seed)
         return self._ask(X, groups, size, lambda inferred, _: inferred.draw(-1, num_draws, generator=source)[1])
-
-
-def _targets(y: ArrayLike, length: int) -> NDArray[np.float64]:
-    """Return labels that predictions are compared with, shape `(Q,)`."""
-    labels: NDArray[np.float64] = read_column("y", y, length).astype(np.float64)
-    if (np.abs(labels) >= HUGE).any():
-        raise ValueError(f"y: expected numbers below {HUGE:.0e}, got {np.abs(labels).max():.3g}")
-    return labels
-
-
-def _column(name: str, values: ArrayLike | None, length: int) -> torch.Tensor | None:
-    if values is None:
-        return None
-    column = read_column(name, values, length).astype(np.float64)
-    if name == "size" and not (column > 0).all():
-        row = int(np.argmin(column > 0))
-        raise ValueError(f"size: expected numbers above 0, got {column[row]:g} at row {row}")
-    return torch.from_numpy(column)
-
-
-def _labels(name: str, values: ArrayLike | None, length: int) -> list[Any] | None:
-    return None if values is None else read_keys(name, values, length)

@@ -1,0 +1,46 @@
+"""What the regressor is told of its rows beside features: groups, sizes, and labels to compare with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from ebmeta.columns import read_column, read_keys
+from ebmeta.task_arrays import HUGE
+
+__all__ = ["groups_of", "sizes_of", "targets_of"]
+
+
+def groups_of(groups: ArrayLike | None, length: int) -> list[Any] | None:
+    """Return the group of each row, or None where there are none."""
+    return None if groups is None else read_keys("groups", groups, length)
+
+
+def sizes_of(size: ArrayLike | None, length: int) -> torch.Tensor | None:
+    """Return the size of each row in 64 bits, shape `(N,)`, or None where there are none.
+
+    Raises:
+        ValueError: if one is not above 0.
+    """
+    if size is None:
+        return None
+    column = read_column("size", size, length).astype(np.float64)
+    if not (column > 0).all():
+        row = int(np.argmin(column > 0))
+        raise ValueError(f"size: expected numbers above 0, got {column[row]:g} at row {row}")
+    return torch.from_numpy(column)
+
+
+def targets_of(y: ArrayLike, length: int) -> NDArray[np.float64]:
+    """Return labels that predictions are compared with, shape `(N,)`.
+
+    Raises:
+        ValueError: if one is too large to square.
+    """
+    labels: NDArray[np.float64] = read_column("y", y, length).astype(np.float64)
+    if (np.abs(labels) >= HUGE).any():
+        raise ValueError(f"y: expected numbers below {HUGE:.0e}, got {np.abs(labels).max():.3g}")
+    return labels
