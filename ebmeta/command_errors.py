@@ -48,10 +48,14 @@ def as_line(error: BaseException) -> str:
 
 @contextmanager
 def one_line_each() -> Iterator[None]:
-    """Show warnings in one line each, write characters that the terminal lacks as escapes, and flush."""
+    """Show warnings in one line each, once, write characters that the terminal lacks as escapes, and flush."""
+    shown: set[str] = set()
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        print(f"ebmeta: warning: {' '.join(str(message).split())}", file=sys.stderr)
+        text = " ".join(str(message).split())
+        if text not in shown:
+            print(f"ebmeta: warning: {text}", file=sys.stderr)
+        shown.add(text)
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

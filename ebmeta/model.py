@@ -28,6 +28,7 @@ from ebmeta.real_synthetic_gradient import RealSyntheticGradient
 from ebmeta.refine import GradientRefiner, Refiner
 from ebmeta.seeding import stream
 from ebmeta.tasks import TaskBatch
+from ebmeta.trained import Sums, is_same, sums
 
 __all__ = ["EmpiricalBayes"]
 
@@ -71,6 +72,7 @@ class EmpiricalBayes(nn.Module):
         self.config = config
         #: Names of the columns of the rows that the model was trained on, where they had some.
         self.feature_names: list[str] | None = None
+        self._start: Sums | None = None  # of the parameters that training begins with, where they are known
 
     def __getstate__(self) -> dict[str, Any]:
         for parameter in self.parameters():
@@ -147,7 +149,9 @@ class EmpiricalBayes(nn.Module):
         if widths == "measured":
             for parameter in (prior.log_scale, *initializer.parameters()):
                 parameter.requires_grad_(False)
-        return cls(prior, LIKELIHOODS["categorical"](), predictor, initializer, refiner, beta, config)
+        model = cls(prior, LIKELIHOODS["categorical"](), predictor, initializer, refiner, beta, config)
+        model.fitted = False
+        return model
 
     @classmethod
     @checked(
@@ -220,7 +224,7 @@ class EmpiricalBayes(nn.Module):
         functions = build_basis(basis) if isinstance(basis, Mapping) else basis
         config["basis"] = None if functions is None else functions.config()
         predictor = LinearPredictor(num_features, "linear", embedder, freeze_embedder, functions)
-        return cls(
+        model = cls(
             FullPrior(predictor.num_weights, num_covariates=num_covariates),
             distribution,
             predictor,
@@ -229,6 +233,25 @@ class EmpiricalBayes(nn.Module):
             beta,
             config,
         )
+        model.fitted = False
+        return model
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the model was trained, by whatever means; set it where you know better.
+
+        True where a parameter is another than `classifier` or `regressor` began with. A model built from parts counts
+        as fitted: nobody knows what its parts have been through.
+
+        Examples:
+            >>> EmpiricalBayes.classifier(num_features=2).fitted
+            False
+        """
+        return self._start is None or not is_same(self, self._start)
+
+    @fitted.setter
+    def fitted(self, fitted: bool) -> None:
+        self._start = None if fitted else sums(self)
 
     @property
     def weight_columns(self) -> list[str] | None:

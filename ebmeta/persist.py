@@ -82,6 +82,7 @@ def save(
         "encoder": None if encoder is None else encoder.config(),
         "tensors": checksum(tensors, header),
         "feature_names": model.feature_names,
+        "fitted": model.fitted,
     }
     entry["checksum"] = _checksum(entry)
     folder.mkdir(parents=True, exist_ok=True)
@@ -275,6 +276,10 @@ def _build(
         model.double()
     load_tensors(model, tensors, folder)
     model.feature_names = _feature_names(path, entry.get("feature_names"), model)
+    fitted = entry.get("fitted", True)  # a folder that was written before models stated it
+    if not isinstance(fitted, bool):
+        raise ValueError(f"{path}: expected true or false for fitted, got {fitted!r:.60}")
+    model.fitted = fitted
     return model.eval()
 
 

@@ -34,6 +34,7 @@ from ebmeta.inference import Inference, MixtureInference
 from ebmeta.model import EmpiricalBayes
 from ebmeta.seeding import stream
 from ebmeta.tasks import TaskBatch
+from ebmeta.trained import say_untrained
 
 __all__ = ["Marginals", "assemble", "evaluating", "marginals", "match_model", "predict"]
 
@@ -114,6 +115,7 @@ def marginals(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None = N
     Raises:
         ValueError: if the tasks do not fit the model.
     """
+    say_untrained(model)
     chunks = []
     with evaluating(model):
         for tasks, own in batch.unlabelled().parts(CELLS, model.predictor.num_weights):

@@ -274,7 +274,7 @@ def synthetic_gradient_plot(data: xr.Dataset, ax: Axes | None = None) -> Axes:
         pd.DataFrame({"cosine": data[name].values.ravel(), "of": text, "step": np.repeat(steps, data.sizes["task"])})
         for name, text in names.items()
     ]
-    frame = pd.concat(frames)
+    frame = pd.concat(frames, ignore_index=True)
     style = {"errorbar": ("pi", 90), "dodge": 0.25, "linestyle": "none", "err_kws": {"linewidth": 1.2}}
     sns.pointplot(frame, x="step", y="cosine", hue="of", palette="deep", native_scale=True, ax=ax, **style)
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)

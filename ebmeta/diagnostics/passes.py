@@ -23,6 +23,7 @@ from ebmeta.likelihood import Given, ScalarLikelihood
 from ebmeta.model import EmpiricalBayes
 from ebmeta.predict import evaluating, match_model
 from ebmeta.tasks import TaskBatch
+from ebmeta.trained import say_untrained
 
 __all__ = ["Draws", "Pass", "passes"]
 
@@ -169,6 +170,7 @@ def passes(
     """Infer a few tasks at a time."""
     labelled = batch.pooled() if observe == "both" else batch
     generator = torch.Generator().manual_seed(seed)
+    say_untrained(model)
     with evaluating(model):
         for start in range(0, batch.num_tasks, CHUNK):
             part, target = (match_model(model, b[start : start + CHUNK]) for b in (batch, labelled))

@@ -23,6 +23,7 @@ from ebmeta.inference import Inference, MixtureInference
 from ebmeta.predict import CELLS, evaluating, match_model
 from ebmeta.seeding import stream
 from ebmeta.tasks import TaskBatch
+from ebmeta.trained import say_untrained
 
 __all__ = ["FewShotRegressor"]
 
@@ -204,6 +205,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
                 lays out values of all rows as the queries of these groups, shape `(T, Q)`.
         """
         query = self._check_query(X)
+        say_untrained(self.model)
         out: NDArray[np.float64] | None = None
         asked = self._tasks(query, groups_of(groups, len(query)), sizes_of(size, len(query)), CELLS)
         with evaluating(self.model):
