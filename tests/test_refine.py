@@ -12,7 +12,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from ebmeta import conjugate
 from ebmeta.gaussian import DiagonalGaussian, FullGaussian
 from ebmeta.likelihood import Normal
-from ebmeta.refine import GradientRefiner
+from ebmeta.refine import GradientRefiner, Setting
 from ebmeta.synthetic_gradient import MLPSyntheticGradient, SyntheticGradient
 
 TASKS, QUERIES, WEIGHTS, NOISE = 3, 6, 4, 0.8
@@ -139,3 +139,36 @@ def test_fewer_steps_are_the_start_of_the_path():
     for a, b in zip(model.posterior(batch, 1), model.posterior(batch), strict=False):
         assert torch.equal(a.loc, b.loc)
         assert torch.equal(a.precision, b.precision)
+
+
+def test_each_step_has_sizes_of_its_own_and_those_beyond_repeat_the_last():
+    """The path under other sizes of one step changes from that step on."""
+    refiner, x, _ = oracle(2)
+    prior = draw(FullGaussian, 1)
+
+    def path():
+        return refiner(draw(FullGaussian, 2), prior, likelihood(), x, MASK, WAYS, 1.0, num_steps=3)
+
+    before = path()
+    with torch.no_grad():
+        refiner.precision_step[1] = 0.3
+    after = path()
+    assert [torch.equal(a.precision, b.precision) for a, b in zip(before, after, strict=True)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    setting = Setting(before[0], prior, likelihood(), x * MASK.unsqueeze(-1), MASK, WAYS, 1.0)
+    close(after[3].precision, refiner.step(1, after[2], setting).precision)
+    close(after[3].loc, refiner.step(1, after[2], setting).loc)
+
+
+def test_strength_is_the_mean_log_ratio_of_precisions_over_real_classes():
+    prior = DiagonalGaussian(torch.zeros(1, 3, 2).double(), torch.ones(1, 3, 2).double())
+    q0 = DiagonalGaussian(prior.loc, torch.tensor([[[4.0, 16.0], [1.0, 2.0], [99.0, 99.0]]]).double())
+    ways = torch.tensor([[True, True, False]])
+    setting = Setting(
+        q0, prior, likelihood(), torch.zeros(1, 1, 2).double(), torch.ones(1, 1, dtype=torch.bool), ways, 1.0
+    )
+    close(setting.strength, torch.tensor([math.log(4 * 16 * 1 * 2) / 4], dtype=torch.float64))
