@@ -144,6 +144,8 @@ def read_keys(name: str, values: Any, length: int | None = None) -> list[Any]:
     if isinstance(values, np.ndarray) and values.dtype.kind in "biu":
         return list(values.tolist())
     out = [plain(v) for v in values]
+    if (row := next((row for row, v in enumerate(out) if not pd.api.types.is_hashable(v)), None)) is not None:
+        raise ValueError(f"{name}: expected hashable labels, got the {_kind(out[row])} {out[row]!r:.40} in row {row}")
     missing = pd.isna(pd.Series(out, dtype=object)).to_numpy()
     if missing.any():
         more = f" (and {missing.sum() - 1} more rows)" if missing.sum() > 1 else ""
@@ -174,6 +176,8 @@ def plain(value: Any) -> Any:
 def _kind(value: Any) -> str:
     if isinstance(value, str):
         return "text"
+    if isinstance(value, bool):  # equal to 0 or 1 for Python, but not what a user wrote
+        return "truth value"
     if isinstance(value, numbers.Number):
         return "number"
     return "time" if isinstance(value, datetime.date | datetime.timedelta) else type(value).__name__
@@ -225,13 +229,17 @@ def refuse_not_finite(
 
 
 def _names(name: str, frame: pd.DataFrame) -> list[str] | None:
-    columns = frame.columns.tolist()
+    columns: list[Any] = frame.columns.tolist()
     texts = [isinstance(c, str) for c in columns]
     if any(texts) and not all(texts):
         raise ValueError(f"{name}: expected names of columns that are all texts, got {columns[texts.index(False)]!r}")
     if not frame.columns.is_unique:
         raise ValueError(f"{name}: expected columns of distinct names, got {_twice(frame)!r} twice")
-    return columns if columns and all(texts) else None
+    if not columns or columns == list(range(len(columns))):
+        return None
+    if set(columns) == set(range(len(columns))):
+        raise ValueError(f"{name}: expected columns numbered 0, 1, ... in this order, got {columns[0]!r} first")
+    return [str(c) for c in columns]
 
 
 def _twice(frame: pd.DataFrame) -> Any:

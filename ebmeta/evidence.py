@@ -274,13 +274,16 @@ class Evidence:
         """
         at = self.read()
         free = torch.ones_like(at, dtype=torch.bool) if held is None else ~held
+        # A spread of next to nothing is as good as a smaller one, whose precision would leave no digits to the rest.
+        least = torch.where(self.mask(self.model.prior.log_scale), math.log(SMALLEST), -math.inf).to(at)
+        at[free] = at[free].maximum(least[free])
 
         def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
             at[free] = torch.from_numpy(values)
             value, gradient = self._both(at)
             return value, gradient[free].numpy()
 
-        found = climb(loss, at[free].numpy(), max_iterations, enough=enough)
+        found = climb(loss, at[free].numpy(), max_iterations, least[free].numpy(), enough)
         at[free] = torch.from_numpy(found.at)
         self.write(at)
         return found.left

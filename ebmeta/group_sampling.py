@@ -247,7 +247,8 @@ def _order(group: Any) -> Any:
     """Return what groups are sorted by: themselves, but texts of digits as the numbers that they write."""
     if not isinstance(group, str):
         return group
-    return (0, int(group), group) if group.isdecimal() else (1, 0, group)
+    digits = group.lstrip("0")
+    return (0, len(digits), digits, group) if group.isdecimal() else (1, 0, "", group)
 
 
 def _sizes(size: Any, length: int) -> np.ndarray:

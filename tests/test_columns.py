@@ -245,6 +245,43 @@ def test_keys_are_compared_as_they_are(regressor):
         EpisodeSampler(x, [1, 1, "a", "a"], 2, 1, 1)
 
 
+def test_a_truth_value_is_no_number_and_a_list_no_key(regressor):
+    x, y = np.zeros((4, 2)), np.zeros(4)
+    reg = FewShotRegressor(regressor)
+    with pytest.raises(ValueError, match="one kind, got the truth value True in row 0 and the number 1 in row 2"):
+        reg.fit(x, y, groups=[True, True, 1, 1])
+    with pytest.raises(ValueError, match="truth values such as True, got the number 1"):
+        reg.fit(x, y, groups=np.array([True, True, False, False])).predict(x, groups=[1, 1, 0, 0])
+    with pytest.raises(ValueError, match=r"groups: expected hashable labels, got the list \['a'\] in row 0"):
+        reg.fit(x, y, groups=[["a"]] * 4)
+
+
+def test_texts_of_many_digits_are_groups_in_the_order_of_their_numbers():
+    long = "9" * 5000
+    names = np.array([long, "10", "2", "02", "b", "a", "10", long], dtype=object)
+    sampler = GroupSampler(np.zeros((8, 1)), np.zeros(8), names, n_support=(0, 1))
+    assert sampler.groups.tolist() == ["02", "2", "10", long, "a", "b"]
+
+
+@pytest.mark.parametrize("labels", [[2019, 2020], pd.MultiIndex.from_tuples([("q", "a"), ("q", "b")])])
+def test_columns_whose_labels_are_no_texts_are_compared_too(labels):
+    x, y = np.random.default_rng(0).normal(size=(4, 2)), np.arange(4.0)
+    frame = pd.DataFrame(x, columns=labels)
+    reg = FewShotRegressor(EmpiricalBayes.regressor(2)).fit(frame, y)
+    assert reg.feature_names_in_.tolist() == [str(c) for c in labels]
+    np.testing.assert_array_equal(reg.predict(frame), clone_without_names(reg).predict(x))
+    with pytest.raises(ValueError, match="feature names should match"):
+        reg.predict(frame.iloc[:, ::-1])
+
+
+def test_columns_that_are_numbered_are_in_order(regressor):
+    x, y = np.random.default_rng(0).normal(size=(4, 2)), np.arange(4.0)
+    reg = FewShotRegressor(regressor).fit(pd.DataFrame(x), y)
+    np.testing.assert_array_equal(reg.predict(pd.DataFrame(x)), reg.predict(x))
+    with pytest.raises(ValueError, match="X: expected columns numbered 0, 1, ... in this order, got 1 first"):
+        reg.predict(pd.DataFrame(x)[[1, 0]])
+
+
 def test_a_missing_value_among_texts_is_no_group_called_nan():
     x, mixed = np.zeros((4, 1)), np.array(["a", "a", np.nan, "a"])
     assert mixed.tolist()[2] == "nan"  # NumPy's doing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from scipy import optimize, stats
 import ebmeta
 from ebmeta import EmpiricalBayes, GroupSampler, TaskBatch, conjugate
 from ebmeta.evidence import Evidence
-from ebmeta.maximum import gain_left
+from ebmeta.maximum import ENOUGH, gain_left
 from ebmeta.uncertainty import temper
 from ebmeta.units import in_units
 
@@ -379,3 +380,19 @@ def test_levels_of_quantiles_may_come_in_any_order():
         reg.quantiles(X[3:], levels), stats.norm.ppf(levels, mean[:, None], std[:, None]), rtol=1e-5
     )
     np.testing.assert_allclose(reg.quantiles(X[3:], 0.5)[:, 0], mean, rtol=1e-6)
+
+
+def test_a_spread_of_nothing_leaves_digits_to_the_rest():
+    rng = np.random.default_rng(1)
+    tasks = GroupSampler(
+        rng.normal(size=(48, 1)), (rng.random(48) < 0.5) * 1.0, np.repeat(np.arange(8), 6), n_support=1
+    )
+    model = EmpiricalBayes.regressor(1, likelihood="bernoulli", num_steps=0).double()
+    evidence = Evidence(model, tasks, hyperprior=False)
+    assert evidence.maximise(500) < ENOUGH
+    expected = evidence.log_evidence().item()
+    model.prior.log_scale.data[0] = -63.0  # where a line search may well go: its precision is 5e54
+    model.prior.loc.data += 0.1
+    assert evidence.maximise(500) < ENOUGH
+    assert evidence.log_evidence().item() > expected - 0.3  # what a spread of 0 may cost here
+    assert float(model.prior.log_scale.data[0]) >= math.log(1e-6)
