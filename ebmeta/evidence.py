@@ -42,6 +42,8 @@ ROWS = 8192  # of a part: some hundred megabytes for a likelihood that takes six
 NEARLY_ZERO = 1e-3  # of the fitted scale: stands for 0 where the evidence at the boundary is asked for
 FIRST = 100  # iterations with the noise alike in all groups, before it may differ
 RUNAWAY = 15.0  # of a log rate or log odds, by a standard deviation of a feature or of groups: too far to be meant
+MORE = 8  # times the draws of a fit, by which it is checked
+UNSURE = 1.0  # nats between both
 ABOUT = 0.05  # nats that a fit at the boundary may leave
 
 
@@ -110,6 +112,7 @@ def _maximum(evidence: Evidence, boundary: bool, max_iterations: int) -> Evidenc
         reached, scales = evidence.log_evidence().item(), _scales(model.prior)
     runaway = _runaway(model)
     notes = [*weak_points(model, evidence.parts), *source.notes(), *runaway, *unsettled(left, max_iterations)]
+    notes += _unsure(evidence, reached)
     gain = None
     if boundary:
         free, without, lefts = source.boundary(max_iterations)
@@ -123,6 +126,25 @@ def _maximum(evidence: Evidence, boundary: bool, max_iterations: int) -> Evidenc
             )
     converged = left < ENOUGH and not (source.notes() or runaway)
     return EvidenceFit(model, reached, scales, gain, converged, penalised, left, tuple(notes))
+
+
+def _unsure(evidence: Evidence, reached: float) -> list[str]:
+    """Return what to say where other draws than those of the fit, more of them, find another evidence."""
+    if evidence.model.likelihood.conjugate:
+        return []
+    kept, draws = (evidence.objective, evidence.seed), evidence.objective.num_draws
+    evidence.objective, evidence.seed = Objective("evidence", num_draws=MORE * draws), evidence.seed + 1
+    try:
+        with torch.no_grad():
+            again = evidence.log_evidence().item()
+    finally:
+        evidence.objective, evidence.seed = kept
+    if abs(again - reached) < UNSURE:
+        return []
+    return [
+        f"the evidence is not reliable: {reached:.2f} nats by the {draws} draws of the fit, {again:.2f} by "
+        f"{MORE * draws} others: give more num_draws, or a hyperprior that keeps spreads small"
+    ]
 
 
 def _runaway(model: EmpiricalBayes) -> list[str]:
