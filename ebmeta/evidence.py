@@ -23,11 +23,11 @@ from ebmeta.checks import at_least, checked, found
 from ebmeta.evidence_fit import EvidenceFit, boundary_threshold, unsettled, weight_names
 from ebmeta.group_sampling import GroupSampler
 from ebmeta.identification import refuse_extreme_labels, weak_points
-from ebmeta.likelihood import ScalarLikelihood
+from ebmeta.likelihood import Normal, ScalarLikelihood, StudentT
 from ebmeta.maximum import ENOUGH, climb
 from ebmeta.members import Members, chunk_size
 from ebmeta.model import EmpiricalBayes
-from ebmeta.normal_evidence import SMALLEST, NormalEvidence, log_gamma
+from ebmeta.normal_evidence import NO_NOISE, SMALL_NOISE, SMALLEST, NormalEvidence, log_gamma
 from ebmeta.objective import Objective
 from ebmeta.preparation import check_columns, check_groups, measure
 from ebmeta.prior import FullPrior, Prior
@@ -318,7 +318,13 @@ class Evidence:
 
     def notes(self) -> list[str]:
         """Return what there is to say of the maximum found."""
-        return []
+        likelihood = self.model.likelihood
+        if not isinstance(likelihood, Normal | StudentT) or likelihood.known:
+            return []
+        sizes = [s[m] for part in self.parts for s, m in _sizes(part) if s is not None]
+        typical = float(torch.cat(sizes).double().log().mean()) if sizes else 0.0
+        vanished = float(likelihood.log_noise.detach()) - typical / 2 <= math.log(SMALL_NOISE)
+        return [NO_NOISE] if vanished else []
 
     def boundary(self, max_iterations: int) -> tuple[float, list[float], list[float]]:
         """Return the largest log evidence, those without the spread of each weight, and what each of these left.
@@ -366,6 +372,10 @@ class Evidence:
 def log_hyperprior(model: EmpiricalBayes) -> Tensor:
     r"""Return $\sum_p (\log s_p - 0.1 s_p)$, the log of a Gamma(2, 0.1) density of each scale up to a constant."""
     return log_gamma(_scales(model.prior))
+
+
+def _sizes(part: TaskBatch) -> tuple[tuple[Tensor | None, Tensor], ...]:
+    return (part.support_size, part.support_mask), (part.query_size, part.query_mask)
 
 
 def _scales(prior: Prior) -> Tensor:

@@ -8,7 +8,7 @@ from functools import cache
 from scipy import optimize, stats
 from torch import Tensor
 
-from ebmeta.checks import checked
+from ebmeta.checks import at_least, checked
 from ebmeta.maximum import ENOUGH
 from ebmeta.model import EmpiricalBayes
 
@@ -28,7 +28,7 @@ def weight_names(model: EmpiricalBayes) -> list[str]:
     return [*(known or [f"weight {p}" for p in range(model.predictor.num_weights - 1)]), "intercept"]
 
 
-@checked()
+@checked(left=at_least(0, finite=False))
 @dataclass(frozen=True, eq=False)
 class EvidenceFit:
     r"""What `fit_evidence` found.

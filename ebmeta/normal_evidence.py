@@ -35,6 +35,7 @@ __all__ = ["NormalEvidence", "log_gamma"]
 FLAT = 1e-12  # of the largest curvature: a direction of the means that no label speaks of
 SPREAD, NOISE = 0.3, 0.7  # where the ascent starts, in standard deviations of the labels
 LEAST_NOISE, SMALL_NOISE = 1e-7, 2e-7  # of the same: less is none
+NO_NOISE = "the noise goes to 0, and the evidence has no maximum: the weights of groups explain every label"
 SMALLEST = 1e-6  # scale below which a fitted one stands for 0 itself
 ALIKE = 2e-3  # least standard deviation of a weight given the others, of its own: 32 bits have to hold the precision
 RATE = 0.1  # of the hyperprior: its mean is 20 standard deviations of the labels
@@ -157,7 +158,7 @@ class NormalEvidence:
                 "are taken for uncorrelated over groups; fit fewer features, or more rows"
             ]
         if not self.likelihood.known and self.top.log_noise <= math.log(SMALL_NOISE):
-            return ["the noise goes to 0, and the evidence has no maximum: the weights of groups explain every label"]
+            return [NO_NOISE]
         return []
 
     def boundary(self, max_iterations: int) -> tuple[float, list[float], list[float]]:

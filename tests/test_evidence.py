@@ -396,3 +396,21 @@ def test_a_spread_of_nothing_leaves_digits_to_the_rest():
     assert evidence.maximise(500) < ENOUGH
     assert evidence.log_evidence().item() > expected - 0.3  # what a spread of 0 may cost here
     assert float(model.prior.log_scale.data[0]) >= math.log(1e-6)
+
+
+@pytest.mark.parametrize("likelihood", ["normal_per_task", "student_t"])
+def test_noise_that_vanishes_is_said_of_every_likelihood(likelihood):
+    y, groups, size = np.repeat([0.0, 1.0, 4.0], 3), np.repeat([0, 1, 2], 3), np.full(9, 1e9)
+    model = EmpiricalBayes.regressor(1, likelihood=likelihood, num_steps=0).double()
+    evidence = Evidence(model, GroupSampler(np.arange(9.0)[:, None], y, groups, 1, size=size), hyperprior=False)
+    assert evidence.notes() == []
+    model.likelihood.log_noise.data -= 16.0  # 1e-7 of the labels' spread
+    assert evidence.notes() == [
+        "the noise goes to 0, and the evidence has no maximum: the weights of groups explain every label"
+    ]
+
+
+def test_an_evidence_that_still_rises_is_no_error():
+    scales = torch.ones(2, dtype=torch.float64)
+    fit = ebmeta.EvidenceFit(EmpiricalBayes.regressor(1), -1.0, scales, None, False, left=math.inf)
+    assert fit.left == math.inf
