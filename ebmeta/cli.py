@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import cyclopts
 from cyclopts import App, Parameter
 
-from ebmeta.command_errors import as_line, one_line_each
+from ebmeta.command_errors import as_line, one_line_each, whole
 from ebmeta.command_files import Targets, check, configuration, finish
 from ebmeta.sources import Tasks, sampler
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+#: A flag that is a whole number; of 1.5, cyclopts would make 2.
+Whole = Annotated[int, Parameter(converter=whole)]
 COMMANDS = ("demo", "train", "predict", "evaluate", "diagnose")
 
 
@@ -53,8 +55,8 @@ def _check(targets: Targets, json: Path | None, overwrite: bool, **inputs: Path 
 def demo(
     output: Path = Path("demo"),
     *,
-    seed: int = 0,
-    num_iterations: int | None = None,
+    seed: Whole = 0,
+    num_iterations: Whole | None = None,
     progress: bool = True,
     json: Path | None = None,
     overwrite: bool = False,
@@ -87,14 +89,14 @@ def train(
     validation: Path | None = None,
     tasks: Annotated[Tasks | None, Parameter(name="*")] = None,
     likelihood: str | None = None,
-    num_steps: int | None = None,
+    num_steps: Whole | None = None,
     beta: float | None = None,
-    profile: int = 0,
-    num_iterations: int = 2000,
-    batch_size: int = 16,
+    profile: Whole = 0,
+    num_iterations: Whole = 2000,
+    batch_size: Whole = 16,
     objective: Literal["predictive", "gibbs", "evidence"] = "predictive",
     learning_rate: float = 2e-3,
-    seed: int = 0,
+    seed: Whole = 0,
     device: str = "auto",
     checkpoint: Path | None = None,
     progress: bool = True,
@@ -171,7 +173,7 @@ def predict(
     output: Path,
     label: str = "y",
     groups: str | None = None,
-    num_steps: int | None = None,
+    num_steps: Whole | None = None,
     concentration: float | None = None,
     json: Path | None = None,
     overwrite: bool = False,
@@ -216,9 +218,9 @@ def evaluate(
     data: Path,
     *,
     tasks: Annotated[Tasks | None, Parameter(name="*")] = None,
-    num_tasks: int = 600,
-    num_steps: int | None = None,
-    seed: int = 0,
+    num_tasks: Whole = 600,
+    num_steps: Whole | None = None,
+    seed: Whole = 0,
     plots: Path | None = None,
     json: Path | None = None,
     overwrite: bool = False,
@@ -263,8 +265,8 @@ def diagnose(
     *,
     output: Path = Path("diagnosis.html"),
     tasks: Annotated[Tasks | None, Parameter(name="*")] = None,
-    num_tasks: int = 300,
-    seed: int = 0,
+    num_tasks: Whole = 300,
+    seed: Whole = 0,
     progress: bool = True,
     json: Path | None = None,
     overwrite: bool = False,

@@ -7,12 +7,12 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import cyclopts
 
-__all__ = ["as_line", "one_line_each"]
+__all__ = ["as_line", "one_line_each", "whole"]
 
 LONGEST_WORD, LONGEST_LINE = 300, 600
 
@@ -41,9 +41,22 @@ def as_line(error: BaseException) -> str:
         name = error.argument.name
         stated = re.search(rf"^ +{name[2:].replace('-', '_')}: (.*)$", error.target.__doc__ or "", re.MULTILINE)
         return f"{name}: expected {stated[1].rstrip('.;,') if stated else 'a value'}, got none"
+    text = re.sub(r"^Invalid value for (\S+): expected", r"\1: expected", text)  # of `whole`
     if isinstance(error, cyclopts.CycloptsError | OSError) or (isinstance(error, ValueError) and text):
         return text
     return f"unexpected {type(error).__name__}: {text[:300] or 'no more is known'} (--debug shows where)"
+
+
+def whole(kind: type, tokens: Sequence[cyclopts.Token]) -> int:
+    """Return the whole number that a flag, or a value of the configuration, is.
+
+    Raises:
+        ValueError: if it is none, such as 1.5, 2.0 and 1e3.
+    """
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"expected a whole number, got {tokens[0].value!r}") from None
 
 
 @contextmanager

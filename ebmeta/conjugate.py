@@ -37,12 +37,18 @@ def posterior(prior: Gaussian, x: Tensor, y: Tensor, mask: Tensor, noise_varianc
 
     Returns:
         A Gaussian of shape `(T, 1, P)`.
+
+    Raises:
+        ValueError: if shapes or types do not go together, or the numbers leave their type.
     """
-    x = x * mask.unsqueeze(-1)
+    _check(prior, x, y, mask, noise_variance)
+    x = torch.where(mask.unsqueeze(-1), x, 0.0)
     residual = torch.where(mask, y - torch.einsum("tnp,tp->tn", x, prior.loc[:, 0]), 0.0)
     precision = prior.precision[:, 0] + x.mT @ x / noise_variance
-    shift = torch.linalg.solve(precision, torch.einsum("tnp,tn->tp", x, residual) / noise_variance)
-    return FullGaussian((prior.loc[:, 0] + shift).unsqueeze(1), precision.unsqueeze(1))
+    weighted = torch.einsum("tnp,tn->tp", x, residual) / noise_variance
+    shift, singular = torch.linalg.solve_ex(_finite(precision), _finite(weighted))
+    loc = torch.where(singular.bool().unsqueeze(-1), math.nan, prior.loc[:, 0] + shift)
+    return FullGaussian(_finite(loc).unsqueeze(1), precision.unsqueeze(1))
 
 
 @checked()
@@ -54,4 +60,27 @@ def log_evidence(prior: Gaussian, x: Tensor, y: Tensor, mask: Tensor, noise_vari
     fit = error.square().sum(1) / noise_variance
     penalty = torch.einsum("tp,tpr,tr->t", m - mu, precision, m - mu)
     log_det = torch.logdet(q.precision[:, 0]) - torch.logdet(precision)
-    return -(mask.sum(1) * (math.log(2 * math.pi) + torch.log(noise_variance)) + log_det + fit + penalty) / 2
+    rows = mask.sum(1) * (math.log(2 * math.pi) + torch.log(noise_variance))
+    return _finite(-(rows + log_det + fit + penalty) / 2)
+
+
+def _check(prior: Gaussian, x: Tensor, y: Tensor, mask: Tensor, noise_variance: Tensor) -> None:
+    tasks, _, size = prior.loc.shape
+    if x.dim() != 3 or (x.shape[0], x.shape[2]) != (tasks, size):
+        raise ValueError(f"x: expected shape ({tasks}, N, {size}), as prior, got {tuple(x.shape)}")
+    for name, value, dtype in (("y", y, x.dtype), ("mask", mask, torch.bool)):
+        if value.shape != x.shape[:2] or value.dtype != dtype:
+            wanted = f"shape {tuple(x.shape[:2])} of {dtype}"
+            raise ValueError(f"{name}: expected {wanted}, as x, got {tuple(value.shape)} of {value.dtype}")
+    if x.dtype != prior.loc.dtype:
+        raise ValueError(f"x: expected {prior.loc.dtype}, as prior, got {x.dtype}")
+    if not x[mask].isfinite().all() or not y[mask].isfinite().all():
+        raise ValueError("x, y: expected finite numbers in rows that are real, got others")
+    if noise_variance.dim() or not 0 < float(noise_variance.detach()) < math.inf:
+        raise ValueError("noise_variance: expected a finite number above 0, got another, or several")
+
+
+def _finite(value: Tensor) -> Tensor:
+    if not value.isfinite().all():
+        raise ValueError(f"x, y: expected numbers whose posterior {value.dtype} holds, got larger ones")
+    return value

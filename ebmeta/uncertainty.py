@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebmeta.checks import above, at_least, checked
+from ebmeta.checks import above, at_least, checked, found
 from ebmeta.evidence import Evidence, Hyperprior
 from ebmeta.gaussian import Gaussian
 from ebmeta.group_sampling import GroupSampler
@@ -166,7 +166,7 @@ def propagate(
         seed: seed of the draws.
 
     Raises:
-        ValueError: if `num_draws` is below 1, or as for `fit_evidence`.
+        ValueError: if `num_draws` is below 1, no label tells of a parameter, or as for `fit_evidence`.
     """
     dtype = next(model.parameters()).dtype
     work = copy.deepcopy(model).double()
@@ -180,6 +180,8 @@ def propagate(
         ]
     )
     alive = hessian.abs().sum(1) > DEAD * hessian.abs().max()  # the rest, such as a triangle's other half, does nothing
+    if not alive.any():
+        raise ValueError("tasks: expected labelled rows, got none that tell of a parameter")
     hessian, size = hessian[alive][:, alive], int(alive.sum())
     values, vectors = torch.linalg.eigh((hessian + hessian.T) / 2)
     slope = (vectors.T @ evidence.gradient(center)[alive]).square()
@@ -227,6 +229,9 @@ def temper(log_ratio: Tensor, least: float) -> Tensor:
     Returns:
         Weights that sum to one, shape `(S,)`.
 
+    Raises:
+        ValueError: if no ratio is finite.
+
     Source: Koblents and Miguez 2015, A population Monte Carlo scheme with transformed weights.
 
     Examples:
@@ -236,7 +241,9 @@ def temper(log_ratio: Tensor, least: float) -> Tensor:
         >>> bool((1 / weights.square().sum()).isclose(torch.tensor(2.0), atol=1e-3))
         True
     """
-    log_ratio = torch.where(log_ratio.isfinite(), log_ratio, -math.inf)
+    if log_ratio.dim() != 1 or not log_ratio.is_floating_point() or not log_ratio.isfinite().any():
+        raise ValueError(f"log_ratio: expected numbers in one row, some finite, got {found(log_ratio)}")
+    log_ratio = torch.where(log_ratio.isfinite(), log_ratio.detach(), -math.inf)
     least = min(least, float(log_ratio.isfinite().sum()))
 
     def weights(power: float) -> Tensor:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import typing
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 import xarray as xr
 
 import ebmeta
-from ebmeta.cli import main
+from ebmeta.cli import COMMANDS, app, main
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +245,27 @@ def test_configuration_lies_under_the_flags(files, tmp_path, capsys):
     )
     config.write_text("[evaluate\n")
     assert "ebmeta: error:" in refused(capsys, *task, "--config", config)
+
+
+@pytest.mark.parametrize("value", ["1.5", "2.0", "1e3"])
+def test_a_flag_that_counts_takes_whole_numbers_alone(value, capsys, tmp_path):
+    given = {
+        "demo": [tmp_path / "demo"],
+        "train": ["data.npz", "--output", tmp_path / "model"],
+        "predict": ["model", "support.npz", "query.npz", "--output", tmp_path / "table.csv"],
+        "evaluate": ["model", "data.npz"],
+        "diagnose": ["model", "data.npz"],
+    }
+    tried = 0
+    for command in COMMANDS:
+        hints = typing.get_type_hints(app[command].default_command)
+        for name in [name for name, hint in hints.items() if hint in (int, int | None)]:
+            flag = f"--{name.replace('_', '-')}"
+            line = refused(capsys, command, *given[command], flag, value)
+            assert line == f"ebmeta: error: {flag}: expected a whole number, got {value!r}\n"
+            tried += 1
+    assert tried == 13
+    assert not list(tmp_path.iterdir())
 
 
 def test_mistakes_are_one_line(files, tmp_path, capsys):

@@ -14,7 +14,7 @@ import torch
 from kit import Kit
 
 import ebmeta
-from ebmeta import basis, calibration, conformal, diagnostics, interop, plots, reference
+from ebmeta import basis, calibration, conformal, conjugate, diagnostics, interop, plots, reference
 from ebmeta.curve_plots import fitted_curve
 from ebmeta.diagnostics import check, predictions, uniformity, verdicts
 from ebmeta.fit import resolve_device
@@ -30,6 +30,7 @@ from ebmeta.sampling import class_codes, generator
 from ebmeta.simulate import LinearGaussianTasks
 from ebmeta.sines import SineTasks
 from ebmeta.spinning_lines import SpinningLines
+from ebmeta.uncertainty import temper
 
 __all__ = ["SLOW", "entries"]
 
@@ -195,6 +196,7 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
         "gaussian.FullGaussian": (FullGaussian, {"loc": q.loc, "precision": q.precision}),
         "gaussian.DiagonalGaussian": (DiagonalGaussian, {"loc": q.loc, "precision": torch.ones_like(q.loc)}),
         "gaussian.Gaussian.kl": (q.kl, {"other": q}),
+        "gaussian.FullGaussian.kl": (q.kl, {"other": q}),
         "gaussian.Gaussian.expand": (q[:1].expand, {"num_tasks": 4, "num_ways": 1}),
         "likelihood.Normal": (Normal, {"noise": 0.5}),
         "likelihood.NormalPerTask": (NormalPerTask, {"noise": 0.5, "ratio": 0.25}),
@@ -226,7 +228,17 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
         "predict.match_model": (match_model, {"model": model, "batch": k.batch}),
         "predict.marginals": (marginals, {"model": model, "batch": k.batch, "num_steps": 1}),
         "sampling.generator": (generator, {"seed": 1, "index": 2}),
+        "conjugate.posterior": (conjugate.posterior, _linear(k)),
+        "conjugate.log_evidence": (conjugate.log_evidence, _linear(k)),
+        "uncertainty.temper": (temper, {"log_ratio": torch.tensor([0.0, 0.5, 3.0, -2.0]), "least": 2.0}),
     }
+
+
+def _linear(k: Kit) -> dict[str, Any]:
+    batch = k.family.sample(4)
+    rows = {"x": batch.support_x, "y": batch.support_y, "mask": batch.support_mask}
+    loc, precision = torch.zeros(4, 1, rows["x"].shape[-1]), torch.eye(rows["x"].shape[-1]).expand(4, 1, -1, -1)
+    return {"prior": FullGaussian(loc, precision), **rows, "noise_variance": torch.tensor(0.25)}
 
 
 def _evident(k: Kit) -> ebmeta.EmpiricalBayes:

@@ -101,6 +101,8 @@ def cases(kit: Kit, calls: dict[str, Any]) -> list[tuple[str, str, Case]]:
                 found = [c._replace(verdict="any") if isinstance(c.value, str) else c for c in found]
             if name in BARE:
                 found = [c._replace(verdict="any") if c.label == "no columns" else c for c in found]
+            if name == "uncertainty.temper":  # of any number, of which those that are not finite have no weight
+                found = [c._replace(verdict="any") if c.label.endswith(("within", "missing")) else c for c in found]
             if name in RESULTS:
                 found = [c._replace(verdict="any") if isinstance(c.value, KEPT) else c for c in found]
             out += [(name, argument, c) for c in found if name not in SLOW or c.verdict == "refuse"]

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import random
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -187,7 +188,8 @@ FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
         "--num-steps": NUMBERS,
         "--beta": NUMBERS,
         "--profile": NUMBERS,
-        "--batch-size": NUMBERS,
+        "--batch-size": (*NUMBERS, "2.5"),
+        "--num-iterations": ("-1", "1.5", "1e3", "NaN", "", "text"),
         "--objective": TEXTS,
         "--learning-rate": NUMBERS,
         "--seed": NUMBERS,
@@ -212,13 +214,17 @@ FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
         "--label": TEXTS,
         "--num-tasks": ("-1", "0", "1", "1.5", "NaN", "", "text", "99999999999999999999999999"),
         "--n-way": ("-1", "0", "", "text", "9", "3:1"),
-        "--seed": ("-1", "", "text", "99999999999999999999999999"),
+        "--seed": ("-1", "1.5", "", "text", "99999999999999999999999999"),
     },
     "demo": {
-        "--seed": ("-1", "", "text", "99999999999999999999999999"),
-        "--num-iterations": ("-1", "0", "", "text", "1.5", "99999999999999999999999999"),
+        "--seed": ("-1", "1.5", "", "text", "99999999999999999999999999"),
+        "--num-iterations": ("-1", "0", "1e3", "", "text", "1.5", "99999999999999999999999999"),
     },
 }
+
+
+#: Flags whose values are whole numbers alone.
+WHOLE = {"--batch-size", "--num-iterations", "--num-steps", "--num-tasks", "--profile", "--seed"}
 
 
 @pytest.fixture(scope="module")
@@ -372,6 +378,11 @@ def judge(line: list[str], out: Path, capture: Any) -> str | None:
         return None
     if code != 0:
         return f"ended with {code}"
+    for flag, value in itertools.pairwise(line):
+        if flag in WHOLE and not re.fullmatch(r"\d+", value):
+            return f"took {value!r} for a whole number"
+    if line[:1] == ["demo"]:
+        return "ran, where all is to be refused"
     return _written(line, tokens, out)
 
 

@@ -320,6 +320,8 @@ def _tensors(kit: Kit, name: str, value: torch.Tensor) -> list[Case]:
         "sparse": value.to_sparse() if value.dim() else value,
         "no data": value.to("meta"),
     }
+    if not value.dim():
+        del wrong["0-d"], wrong["sparse"]
     out = [*_strangers(kit), *(Case(label, v, "refuse") for label, v in wrong.items())]
     if name in ("x", "loc", "var"):
         out = [c._replace(verdict="any") if c.label in ("one axis more", "the last missing") else c for c in out]
