@@ -127,6 +127,8 @@ def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
     array = y if isinstance(y, np.ndarray) and y.dtype.kind in "biufUS" else np.array(labels)
     if not array.size:
         kind = "empty"
+    elif array.dtype.kind == "c":
+        kind = "complex (Complex data not supported)"  # scikit-learn's words
     elif array.dtype.kind not in "biufU" or (array.dtype.kind == "f" and not _told_apart(array)):
         kind = "infinite or other"
     else:

@@ -236,7 +236,7 @@ def test_bad_questions_about_the_gap_are_refused() -> None:
         ("loss: expected 'nll' for a normal likelihood, got 'error'", batch, {"loss": "error"}),
         ("num_draws: expected at least 1, got 0", batch, {"num_draws": 0}),
         ("information: expected nats >= 0, one number or 4, got", batch, {"information": [1.0, 2.0]}),
-        ("information: expected nats >= 0", batch, {"information": -1.0}),
+        ("information: expected a finite number of at least 0, got -1.0", batch, {"information": -1.0}),
         ("query: expected at least 2 rows in every task", real_tasks(queries=(1, 4, 7, 5)), {}),
         ("support: expected at least 1 labelled row", real_tasks(supports=(0, 2, 6, 3)), {}),
     ):

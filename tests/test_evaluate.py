@@ -108,7 +108,7 @@ def test_unlabelled_tasks_and_too_few():
     with pytest.raises(ValueError, match="evaluate: expected query labels, got unlabelled tasks"):
         ebmeta.evaluate(classifier(), class_tasks().unlabelled())
     with pytest.raises(ValueError, match="num_tasks: expected at least 1, got 0"):
-        ebmeta.evaluate(classifier(), object(), 0)
+        ebmeta.evaluate(classifier(), class_tasks(), 0)
     assert torch.is_grad_enabled()
 
 
