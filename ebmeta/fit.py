@@ -27,10 +27,11 @@ from tqdm import tqdm
 
 from ebmeta.checkpoint import TrainingState, origins
 from ebmeta.checks import above, at_least, checked, found, within
+from ebmeta.held_out import check_classes
 from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Kind, Objective, Terms
 from ebmeta.predict import CELLS
-from ebmeta.preparation import check_columns, check_groups, half_told, hardening, start, untold
+from ebmeta.preparation import check_columns, check_groups, check_labels, half_told, hardening, start, untold
 from ebmeta.sampling import TaskSampler
 from ebmeta.seeding import Drawing, stream
 from ebmeta.tasks import TaskBatch
@@ -147,7 +148,7 @@ def fit(
             proportions is hidden from every second one, so that the model learns to do with and without.
         num_iterations: optimiser steps.
         batch_size: tasks per step, $T$.
-        validation: source of validation tasks, of other classes or groups (shared groups are refused). With
+        validation: source of validation tasks, of other classes or groups (shared ones are refused). With
             it, the parameters of the lowest validation loss are kept, and the run ends after `patience`
             validations without a lower one. The temperature of tasks is fitted to validation tasks too.
         objective: "predictive", "gibbs", "evidence", or an `Objective`.
@@ -170,8 +171,9 @@ def fit(
         The trained model and the history of every term.
 
     Raises:
-        ValueError: if an argument is out of range, the tasks do not fit the model, the checkpoint is
-            of another run, or the loss stops being finite.
+        ValueError: if an argument is out of range, the tasks do not fit the model, all labels of groups are the same,
+            validation has the classes or groups of training, the checkpoint is of another run, or the loss stops
+            being finite.
         OSError: if the checkpoint cannot be written.
     """
     started = time.perf_counter()
@@ -183,8 +185,9 @@ def fit(
     }
     check_groups(model, tasks, validation)
     check_columns(model, tasks, validation)
-    for note in untold(model, tasks):
-        warnings.warn(f"fit: {note}", UserWarning, stacklevel=3)  # above the check of arguments
+    check_labels(model, tasks)
+    for note in [*check_classes(tasks, validation), *(f"fit: {note}" for note in untold(model, tasks))]:
+        warnings.warn(note, UserWarning, stacklevel=3)  # above the check of arguments
     strength = hardening(model, tasks, validation, harder)
     goal = objective if isinstance(objective, Objective) else Objective(objective)
     place = resolve_device(device)

@@ -11,7 +11,7 @@ from scipy import linalg
 from ebmeta.model import EmpiricalBayes
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["features_of_groups", "refuse_extreme_labels", "weak_points"]
+__all__ = ["features_of_groups", "refuse_extreme", "refuse_extreme_labels", "weak_points"]
 
 ALIKE = 1e-3  # standard deviation within groups, of that overall, below which a feature counts as one of the group
 COLLINEAR = 1e-8  # of a standard deviation: what others leave of a feature that they determine
@@ -42,11 +42,15 @@ class _Rows:
 def refuse_extreme_labels(model: EmpiricalBayes, parts: Sequence[TaskBatch]) -> None:
     """Raise `ValueError` where labels are such that no parameters are the likeliest; see `Likelihood.extreme`."""
     rows = _Rows(parts)
-    if model.likelihood.extreme(rows.y, rows.size):
-        alike = bool((rows.y == rows.y[0]).all())
-        got = f"{rows.y[0]:g}" if alike else "as many successes as trials"
+    refuse_extreme(model, rows.y, rows.size)
+
+
+def refuse_extreme(model: EmpiricalBayes, y: NDArray[np.float64], size: NDArray[np.float64]) -> None:
+    """As `refuse_extreme_labels`, of labels and sizes as arrays, shape `(N,)`."""
+    if model.likelihood.extreme(y, size):
+        got = f"{y[0]:g}" if bool((y == y[0]).all()) else "as many successes as trials"
         raise ValueError(
-            f"y: expected labels that differ, got {got} in all {len(rows.y)} rows, for which no "
+            f"y: expected labels that differ, got {got} in all {len(y)} rows, for which no "
             f"{model.likelihood.name} likelihood is the best"
         )
 

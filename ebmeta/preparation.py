@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import torch
 
 from ebmeta.columns import check_names
 from ebmeta.frames import FrameEncoder
 from ebmeta.group_sampling import GroupSampler
-from ebmeta.identification import features_of_groups
+from ebmeta.identification import features_of_groups, refuse_extreme
 from ebmeta.initializer import PrototypeInitializer
 from ebmeta.likelihood import ScalarLikelihood
 from ebmeta.mixed_sampling import MixedSampler
@@ -22,7 +23,17 @@ from ebmeta.predict import evaluating
 from ebmeta.sampling import EpisodeSampler, TaskSampler, exact, names_of
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["check_columns", "check_groups", "half_told", "hardening", "measure", "measure_widths", "start", "untold"]
+__all__ = [
+    "check_columns",
+    "check_groups",
+    "check_labels",
+    "half_told",
+    "hardening",
+    "measure",
+    "measure_widths",
+    "start",
+    "untold",
+]
 
 EXCESS = 2.4  # times the excess difficulty of the validation classes; chosen on the validation classes of CIFAR-FS
 WIDE = 60.0  # amplitude of measured widths: the softmax then sees logits of about the right size
@@ -86,6 +97,14 @@ def check_groups(model: EmpiricalBayes, tasks: TaskSampler, validation: TaskSamp
                 f"validation: expected groups that training does not have, got {shared[0]!r}{more} in both; number "
                 "groups alike only where they are the same"
             )
+
+
+def check_labels(model: EmpiricalBayes, tasks: TaskSampler) -> None:
+    """Raise `ValueError` where all labels of groups are such that there is nothing to learn, as constant ones."""
+    if isinstance(tasks, GroupSampler):
+        y = np.asarray(tasks.y, dtype=np.float64)
+        size = np.ones_like(y) if tasks.size is None else np.asarray(tasks.size, dtype=np.float64)
+        refuse_extreme(model, y, size)
 
 
 def untold(model: EmpiricalBayes, tasks: TaskSampler) -> list[str]:

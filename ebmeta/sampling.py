@@ -210,6 +210,11 @@ class EpisodeSampler(RowSampler):
             )
         self._codes, self._strength = codes, 0.0
 
+    @property
+    def members(self) -> list[np.ndarray]:
+        """The rows of each class, in the order of `classes`."""
+        return self._members
+
     @cached_property
     def _means(self) -> np.ndarray:
         return np.stack([np.asarray(self.X[m], dtype=np.float64).mean(0) for m in self._members])

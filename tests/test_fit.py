@@ -17,9 +17,9 @@ from ebmeta.simulate import LinearGaussianTasks
 from ebmeta.units import in_units
 
 
-def blobs(seed: int = 0, *, spread: float = 0.7, **kwargs) -> ebmeta.EpisodeSampler:
-    """Twelve Gaussian classes in eight dimensions."""
-    rng = np.random.default_rng(3)
+def blobs(seed: int = 0, *, spread: float = 0.7, classes: int = 3, **kwargs) -> ebmeta.EpisodeSampler:
+    """Twelve Gaussian classes in eight dimensions; another number `classes` makes others."""
+    rng = np.random.default_rng(classes)
     centres = rng.standard_normal((12, 8))
     y = np.repeat(np.arange(12), 40)
     X = centres[y] + spread * rng.standard_normal((len(y), 8))
@@ -52,7 +52,7 @@ def test_training_lowers_the_loss_and_refinement_learns(kind, drop):
 
 def test_history_has_every_term():
     model = ebmeta.EmpiricalBayes.classifier(8, num_steps=2)
-    run = short(model, blobs(), validation=blobs(seed=1), validate_every=4, validation_tasks=10)
+    run = short(model, blobs(), validation=blobs(seed=1, classes=4), validate_every=4, validation_tasks=10)
     history = run.history
     assert dict(history.sizes) == {"iteration": 12, "step": 3, "validation_iteration": 3}
     assert history["nll"].attrs["units"] == "nats per query"
@@ -275,7 +275,9 @@ def test_a_run_with_dropout_depends_on_its_seed_alone():
 
 
 def test_the_last_iteration_is_validated():
-    run = short(ebmeta.EmpiricalBayes.classifier(8), blobs(), 7, validation=blobs(seed=1), validation_tasks=4)
+    run = short(
+        ebmeta.EmpiricalBayes.classifier(8), blobs(), 7, validation=blobs(seed=1, classes=4), validation_tasks=4
+    )
     assert run.history["validation_iteration"].values.tolist() == [7]
 
 
