@@ -51,6 +51,7 @@ def outcome(run: FitResult, output: Path) -> tuple[dict[str, Any], str]:
         "best_iteration": run.best_iteration,
         "stopped_early": run.stopped_early,
         "seconds": round(run.seconds, 2),
+        "notes": list(run.notes),
         "training_nll": last["nll"].values.round(5).tolist(),
     }
     name, path, chosen = "training", result["training_nll"], "ended"
@@ -60,5 +61,5 @@ def outcome(run: FitResult, output: Path) -> tuple[dict[str, Any], str]:
         name, path, chosen = "validation", best.values.tolist(), "best"
     return result, (
         f"{output}: {name} NLL {path[0]:.3f} -> {path[-1]:.3f} over refinement (nats per query), {chosen} after "
-        f"{run.best_iteration} iterations, {run.seconds:.0f} s"
+        f"{run.best_iteration} iterations, {run.seconds:.0f} s" + "".join(f"; {note}" for note in run.notes)
     )

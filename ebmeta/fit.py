@@ -32,6 +32,7 @@ from ebmeta.model import EmpiricalBayes
 from ebmeta.objective import Kind, Objective, Terms
 from ebmeta.predict import CELLS
 from ebmeta.preparation import check_columns, check_groups, check_labels, half_told, hardening, start, untold
+from ebmeta.rising import still_rising
 from ebmeta.sampling import TaskSampler
 from ebmeta.seeding import Drawing, stream
 from ebmeta.tasks import TaskBatch
@@ -62,6 +63,7 @@ class FitResult:
         best_iteration: iterations after which the returned parameters were reached.
         stopped_early: whether validation ended the run.
         seconds: wall time of this call.
+        notes: what else there is to say of the result, each a warning too.
     """
 
     model: EmpiricalBayes
@@ -69,6 +71,7 @@ class FitResult:
     best_iteration: int
     stopped_early: bool
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 @checked()
@@ -151,7 +154,8 @@ def fit(
         validation: source of validation tasks, of other classes or groups (shared ones are refused). With
             it, the parameters of the lowest validation loss are kept, and the run ends after `patience`
             validations without a lower one. The temperature of tasks is fitted to validation tasks too.
-        objective: "predictive", "gibbs", "evidence", or an `Objective`.
+        objective: "predictive", "gibbs", "evidence", or an `Objective`. With "evidence" of groups, a warning says how
+            far the end is from the maximum, where `fit_evidence` goes.
         learning_rate: Adam's peak learning rate; that of the refiner's few numbers (`Refiner.quick`) is at least 0.02.
         seed: seed of the objective's draws (the tasks have their sampler's own).
         device: "auto", "cpu", "cuda" or a `torch.device`.
@@ -253,7 +257,10 @@ def fit(
         fresh = [(s, n) for s in sources for n in range(num_iterations, num_iterations + extra)]
         fit_task_temperature(model, (half_told(s.sample(batch_size, n), n).to(place) for s, n in fresh))
     model.eval()
-    return FitResult(model, _history(state), best_iteration, state.stopped, time.perf_counter() - started)
+    notes = tuple(still_rising(model, tasks, goal))
+    for note in notes:
+        warnings.warn(f"fit: {note}", UserWarning, stacklevel=3)
+    return FitResult(model, _history(state), best_iteration, state.stopped, time.perf_counter() - started, notes)
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def test_two_models_trained_one_after_the_other_both_train():
 
 
 def test_resume_equals_an_uninterrupted_run(tmp_path):
-    arguments = {"validation": blobs(seed=1), "validate_every": 3, "validation_tasks": 8}
+    arguments = {"validation": blobs(seed=1, classes=4), "validate_every": 3, "validation_tasks": 8}
     whole = ebmeta.EmpiricalBayes.classifier(8)
     full = short(whole, blobs(), **arguments)
 

@@ -193,6 +193,7 @@ def test_texts_of_very_many_values_and_other_mistakes():
         FrameEncoder(**ROLES).transform(FRAME)
 
 
+@pytest.mark.filterwarnings("ignore:fit. the evidence of all")  # it is not trained to the end
 def test_groups_of_unequal_size():
     frame = pd.DataFrame({"shop": ["one"] + ["two"] * 2 + ["six"] * 6, "sold": range(9)})
     with pytest.raises(

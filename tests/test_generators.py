@@ -146,6 +146,7 @@ def grouped(n_support: int = 2) -> GroupSampler:
 
 
 @pytest.mark.usefixtures("rng_untouched")
+@pytest.mark.filterwarnings("ignore:fit. the evidence of all")  # it is not trained to the end
 def test_training_moves_no_generator_even_with_dropout():
     def trained(seed: int) -> torch.Tensor:
         embedder = nn.Sequential(linear(4, 4, stream(1)), nn.Dropout(0.5))
