@@ -216,11 +216,9 @@ ebmeta.fit(profiled, ebmeta.EpisodeSampler(X, y, n_way=2, n_shot=1, n_query=2), 
 ebmeta.Novelty(profiled).fit(ebmeta.EpisodeSampler(X, y, n_way=2, n_shot=2, n_query=2), 20)
 assert generators() == before
 batch = ebmeta.TaskBatch(torch.ones(1, 2, 1), torch.ones(1, 2), torch.ones(1, 1, 1))
-try:
-    reference.nuts(ebmeta.EmpiricalBayes.regressor(1), batch, num_warmup=0)
-except ValueError:
-    assert "jax" in sys.modules
-    assert generators() == before
+reference.nuts(ebmeta.EmpiricalBayes.regressor(1), batch, num_warmup=1, num_draws=1)
+assert "jax" in sys.modules
+assert generators() == before
 """
 
 
