@@ -290,7 +290,7 @@ def test_the_figure_has_a_box_for_each_step():
     assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "1", "2"]
     assert {0.5, 0.7} <= {float(np.atleast_1d(line.get_ydata())[0]) for line in ax.lines}
     assert khat_by_step(checks, "khat_rows", ax=ax) is ax
-    with pytest.raises(ValueError, match="variable: expected 'khat' or 'khat_rows' of check_posteriors, got 'gaps'"):
+    with pytest.raises(ValueError, match="variable: expected 'khat' or 'khat_rows', got 'gaps'"):
         khat_by_step(checks, "gaps")
 
 

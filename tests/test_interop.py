@@ -27,7 +27,7 @@ def test_arviz_summarises_the_draws():
 
 def test_loo_of_nearly_constant_weights_is_the_mean_log_likelihood():
     """With narrow posteriors importance weights are flat: the harmonic and arithmetic means meet."""
-    batch = real_tasks(supports=(60, 60), queries=(6, 6), noise=1.0)
+    batch = real_tasks(supports=(1000, 1000), queries=(6, 6), noise=1.0)
     tree = ebmeta.predict(regressor(num_steps=0, scale=0.0), batch, num_draws=4000)
     result = interop.loo(tree)
     logp = tree["log_likelihood/query_y"].values[0]
