@@ -18,7 +18,7 @@ import ebmeta
 from ebmeta import TaskBatch
 from ebmeta.diagnostics import Check, Diagnosis, diagnose
 from ebmeta.diagnostics.check import interval
-from ebmeta.diagnostics.predictions import few_labels, pit, probabilities
+from ebmeta.diagnostics.predictions import _mean, few_labels, pit, probabilities
 from ebmeta.diagnostics.simulation import simulate_tasks
 from ebmeta.diagnostics.verdicts import exactness, refinement
 from ebmeta.simulate import LinearGaussianTasks
@@ -280,3 +280,10 @@ def test_a_posterior_is_good_only_where_it_is_near_and_stands_for_the_exact_one(
         "ebmeta.diagnostics.verdicts.check_posteriors", lambda *_, **__: found.assign_attrs(num_draws=1000)
     )
     assert exactness(exact(), [TASKS.sample(20)]).status == status
+
+
+def test_groups_drawn_again_and_again_count_once_in_an_interval():
+    """Four times as many draws as groups: twice the half width."""
+    values = np.array([0.0, 2.0, 1.0, 5.0])
+    assert _mean(values) == pytest.approx((2.0, 1.959964 * values.std(ddof=1) / 2))
+    assert _mean(values, 4.0) == pytest.approx((2.0, 1.959964 * values.std(ddof=1)))
