@@ -414,3 +414,15 @@ def test_an_evidence_that_still_rises_is_no_error():
     scales = torch.ones(2, dtype=torch.float64)
     fit = ebmeta.EvidenceFit(EmpiricalBayes.regressor(1), -1.0, scales, None, False, left=math.inf)
     assert fit.left == math.inf
+
+
+def test_the_spread_of_a_count_model_is_held_at_zero_while_all_else_is_fitted():
+    """One Poisson law for all groups is the maximum without a spread: its log likelihood is known in closed form."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(12), 5)
+    y = rng.poisson(np.exp(1 + 1.5 * rng.standard_normal(12))[groups]).astype(float)
+    tasks = ebmeta.GroupSampler(np.zeros((60, 0)), y, groups, n_support=2)
+    fit = ebmeta.fit_evidence(ebmeta.EmpiricalBayes.regressor(0, "poisson", num_steps=0), tasks, num_draws=64)
+    alike = stats.poisson.logpmf(y, y.mean()).sum()
+    assert float(fit.gain[0]) == pytest.approx(fit.log_evidence - alike, abs=0.1)
+    assert float(fit.gain[0]) > 100
