@@ -426,3 +426,16 @@ def test_the_spread_of_a_count_model_is_held_at_zero_while_all_else_is_fitted():
     alike = stats.poisson.logpmf(y, y.mean()).sum()
     assert float(fit.gain[0]) == pytest.approx(fit.log_evidence - alike, abs=0.1)
     assert float(fit.gain[0]) > 100
+
+
+def test_a_spread_held_at_zero_stays_there(monkeypatch):
+    """Its logarithm and its row of the factor are held, nothing else is; near 0 no slope would lead an ascent away."""
+    model = EmpiricalBayes.regressor(3, "poisson", num_steps=0).double()
+    evidence, seen = Evidence(model, number_tasks("poisson", sizes=False), hyperprior=False), []
+    monkeypatch.setattr(evidence, "maximise", lambda _, held, *__, **___: seen.append(held) or 0.0)
+    evidence.without(1, 5)
+    expected = [torch.zeros_like(p, dtype=torch.bool) for p in evidence.parameters]
+    for p, held in zip(evidence.parameters, expected, strict=True):
+        if p is model.prior.log_scale or p is model.prior.lower:
+            held[1] = True
+    assert torch.equal(seen[0], torch.cat([held.flatten() for held in expected]))
