@@ -147,6 +147,7 @@ def fit_evidence(index: int) -> list[torch.Tensor]:
 
 def propagate(index: int) -> list[torch.Tensor]:
     tasks, model = GroupSampler(*groups(seed=index), n_support=1), EmpiricalBayes.regressor(2, seed=index)
+    ebmeta.fit_evidence(model, tasks, hyperprior=True, boundary=False)
     return state(ebmeta.propagate(model, tasks, num_draws=2, seed=index))
 
 
