@@ -19,7 +19,7 @@ from ebmeta.tabular import Roles, read_frame, read_table, roles_of
 
 __all__ = ["Tasks", "agree", "naming", "refuse_numbers", "roles_of_encoder", "sampler"]
 
-FLAGS = {name: f"--{name.replace('_', '-')}" for name in ("n_way", "n_shot", "n_query")}
+FLAGS = {"n_way": "--n-way", "n_shot": "--n-shot", "n_support": "--n-shot", "n_query": "--n-query", "seed": "--seed"}
 
 
 @dataclass(frozen=True)

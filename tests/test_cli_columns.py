@@ -398,6 +398,9 @@ def test_messages_name_the_file_and_the_flag(classes, sites, tmp_path, capsys):
         capsys, "train", tmp_path / "sites.csv", "--output", tmp_path / "m", "--groups", "site", "--n-shot", 3
     )
     assert "--n-shot 0:3 takes groups of any size" in small
+    for flag, value, wanted in (("--n-shot", "3:1", "--n-shot: expected 0 <= low"), ("--seed", -1, "--seed: expected")):
+        task = ("train", tmp_path / "sites.csv", "--output", tmp_path / "m", "--groups", "site", flag, value)
+        assert f"sites.csv: {wanted}" in refused(capsys, *task)
     absent = sites[2].drop(columns="z")
     absent.to_csv(tmp_path / "q.csv", index=False)
     task = (sites[0], tmp_path / "sites.csv", tmp_path / "q.csv", "--output", tmp_path / "o.csv")

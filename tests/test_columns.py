@@ -396,3 +396,10 @@ def test_messages_of_training_name_the_column(regressor):
         ebmeta.fit(EmpiricalBayes.regressor(2, standardize=False), tasks, 1, progress=False)
     check_names(None, ["a"], "then")
     check_names(["a"], None, "then")
+
+
+def test_a_trained_model_knows_its_columns_where_the_support_set_had_no_names(regressor):
+    x, y, _ = shops(1)
+    plain = FewShotRegressor(regressor).fit(np.stack([x["price"], x["size"]], 1)[:4], y[:4])
+    with pytest.raises(ValueError, match="when the model was trained; got the same names in another order"):
+        plain.predict(pd.DataFrame(pick(x, ("size", "price"), slice(4, 8))))
