@@ -343,7 +343,8 @@ def test_features_of_classes_can_be_chosen(classes, tmp_path, capsys):
         assert run(*train, *flags) == 0
         assert f"label y; features {', '.join(names)}; row ids id; ignored {ignored}\n" in capsys.readouterr().out
         assert ebmeta.load(tmp_path / "m").feature_names == names
-    renamed = noted.assign(y=["new " + v for v in noted["y"]])  # other classes
+    moved = {c: noted[c] + 1 for c in "abc"}
+    renamed = noted.assign(y=["new " + v for v in noted["y"]], **moved)  # other classes
     renamed[["y", "b", "a", "c"]].to_csv(tmp_path / "v.csv", index=False)
     assert run(*train, "--exclude", "note,b", "--validation", tmp_path / "v.csv") == 0
     assert "v.csv: label y; features a, c; ignored b\n" in capsys.readouterr().out
