@@ -398,6 +398,7 @@ def test_messages_of_training_name_the_column(regressor):
     check_names(["a"], None, "then")
 
 
+@pytest.mark.filterwarnings("ignore:X has feature names")  # what scikit-learn says of the support set
 def test_a_trained_model_knows_its_columns_where_the_support_set_had_no_names(regressor):
     x, y, _ = shops(1)
     plain = FewShotRegressor(regressor).fit(np.stack([x["price"], x["size"]], 1)[:4], y[:4])

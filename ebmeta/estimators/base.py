@@ -70,8 +70,8 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no typ
     def _check_query(self, X: ArrayLike) -> torch.Tensor:
         check_is_fitted(self, "support_X_")
         x, names = read_rows("X", X)
-        check_names(self.model.feature_names, names, "when the model was trained")
         self._columns(x, names, reset=False)
+        check_names(self.model.feature_names, names, "when the model was trained")
         if x.shape[1:] != self.support_X_.shape[1:]:
             raise ValueError(
                 f"X: expected rows of shape {tuple(self.support_X_.shape[1:])} as in the support set, "
