@@ -122,5 +122,5 @@ def test_a_learned_basis_finds_the_frequency_and_predicts_almost_exactly():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         SineTasks(**arguments)
-    with pytest.raises(ValueError, match="exact: expected query labels, got unlabelled tasks"):
+    with pytest.raises(ValueError, match="exact: expected query labels, numbers, got unlabelled tasks or classes"):
         SineTasks().exact(SineTasks().sample(2).unlabelled())

@@ -64,8 +64,8 @@ class Kit:
 
     @cached_property
     def other_episodes(self) -> ebmeta.EpisodeSampler:
-        """The same rows as classes of other names."""
-        return ebmeta.EpisodeSampler(self.X, self.codes + 6, n_way=3, n_shot=2, n_query=2)
+        """Other rows, of other classes."""
+        return ebmeta.EpisodeSampler(self.X + 1, self.codes + 6, n_way=3, n_shot=2, n_query=2)
 
     @cached_property
     def class_batch(self) -> ebmeta.TaskBatch:
