@@ -16,6 +16,8 @@ import ebmeta
 
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results"
+#: Characters of a line that a written result is broken at, save inside a list of numbers.
+WIDTH = 120
 
 
 def data_folder() -> Path:
@@ -43,6 +45,33 @@ def by_step(evaluation: xr.Dataset) -> dict[str, list[float]]:
     }
 
 
+def compact(value: object, indent: int = 0, key: str = "") -> str:
+    """Return JSON that breaks a line where it must: what fits one is on one, and so is a list without lists inside.
+
+    Args:
+        value: what is written; reading it again gives the same value, floats to the bit.
+        indent: columns that the lines stand in.
+        key: the quoted name before it, with its colon.
+
+    >>> print(compact({"nll": [[1.25, 0.5], [0.75, 0.25]], "tasks": 2000}))
+    {"nll": [[1.25, 0.5], [0.75, 0.25]], "tasks": 2000}
+    """
+    line = key + json.dumps(value)
+    if not isinstance(value, dict | list) or indent + len(line) < WIDTH or _is_plain(value):
+        return line
+    inner = indent + 2
+    if isinstance(value, dict):
+        items, ends = [compact(v, inner, f"{json.dumps(k)}: ") for k, v in value.items()], "{}"
+    else:
+        items, ends = [compact(v, inner) for v in value], "[]"
+    lines = ",\n".join(" " * inner + item for item in items)
+    return f"{key}{ends[0]}\n{lines}\n{' ' * indent}{ends[1]}"
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, list) and not any(isinstance(item, dict | list) for item in value)
+
+
 def write(name: str, result: dict[str, Any]) -> None:
     """Write one result, with the versions and the machine that it came from."""
     facts = {
@@ -51,5 +80,5 @@ def write(name: str, result: dict[str, Any]) -> None:
         "cores": os.cpu_count(),
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / name).write_text(json.dumps(facts | result, indent=2) + "\n")
+    (RESULTS / name).write_text(compact(facts | result) + "\n")
     print(f"wrote {RESULTS.name}/{name}")
