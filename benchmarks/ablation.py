@@ -7,16 +7,15 @@ touched. Resumable: a variant in the JSON file is not run again. `python benchma
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from common import RESULTS, by_step, cifar_fs, write
 
 import ebmeta
+from lib.common import by_step, cifar_fs, read, write
 
 TASKS, ITERATIONS, TRAIN_CLASSES = 400, 1000, 64
 KINDS = {
@@ -134,12 +133,10 @@ def run(variant: Variant) -> dict[str, Any]:
 def main() -> None:
     """Train and score every variant that is not done, and write after each."""
     torch.set_num_threads(1)
-    path = RESULTS / "ablation.json"
     result: dict[str, Any] = {"tasks": TASKS, "iterations": ITERATIONS, "split": "val"}
-    if path.is_file():
-        stored = json.loads(path.read_text())
-        if stored.get("iterations") == ITERATIONS:
-            result = {k: v for k, v in stored.items() if k not in ("script", "versions", "cores")}
+    stored = read("ablation.json")
+    if stored.get("iterations") == ITERATIONS:
+        result = stored
     for name, variant in VARIANTS.items():
         if name not in result:
             result[name] = run(variant)

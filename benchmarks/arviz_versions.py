@@ -1,6 +1,6 @@
 """The same netCDF files, read and diagnosed under both major lines of ArviZ.
 
-    python arviz_versions.py PYTHON [PYTHON ...]
+    python benchmarks/arviz_versions.py PYTHON [PYTHON ...]
 
 writes predictions, NUTS draws of the fully Bayesian model, and the importance ratios behind the k-hat of
 `check_posteriors`, to netCDF files; has each interpreter (this one first) read them, run what `ebmeta.interop` offers
@@ -64,10 +64,10 @@ def make(folder: Path) -> None:
 def write_ratios(folder: Path) -> None:
     """Write importance ratios of Poisson tasks, after one step of the initializer, and their k-hat."""
     import torch
-    from posterior_checks import count_tasks
 
     from ebmeta.diagnostics import check_posteriors
     from ebmeta.diagnostics.passes import passes
+    from lib.count_tasks import count_tasks
 
     model, batch = count_tasks("poisson", RATIO_TASKS, 7)
     model.initializer.num_steps = 1
@@ -189,7 +189,7 @@ def khats(found: dict[str, Any]) -> dict[str, float]:
 
 def main() -> None:
     """Write the files, run the checks under every interpreter, and write the result."""
-    from common import write
+    from lib.common import write
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

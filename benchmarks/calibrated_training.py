@@ -7,80 +7,21 @@ posterior is held against the exact one, and tested by simulation. `python bench
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, write
-from linear_gaussian import COUPLING, tasks
 
 import ebmeta
-from ebmeta.conjugate import log_evidence
 from ebmeta.diagnostics import simulation_based_calibration
 from ebmeta.gaussian import FullGaussian
-from ebmeta.objective import Terms
+from lib.common import read, write
+from lib.linear_gaussian import COUPLING, tasks
+from lib.recipes import RECIPES, Recipe
 
 NAME = "calibrated_training.json"
 REPEATS, NUM_TASKS, TEST_TASKS = 3, 1000, 4000
-
-
-class JointScore(ebmeta.Objective):
-    r"""The log score of all query labels of a task together, $-\log \mathbb E_q \prod_i p(y_i \mid x_i, w)$.
-
-    The sum of the scores of single labels depends on the posterior through one variance per query, which the noise
-    level may stand in for; the joint score depends on how errors go together, which it may not.
-    """
-
-    def terms(
-        self,
-        model: ebmeta.EmpiricalBayes,
-        batch: ebmeta.TaskBatch,
-        num_steps: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Terms:
-        """Return the terms in closed form; for normal labels."""
-        inferred, noise = model.infer(batch, num_steps), model.likelihood.dispersion()
-        nll = [-log_evidence(q, inferred.x, batch.query_y, batch.query_mask, noise) for q in inferred.path]
-        return Terms(torch.stack(nll), inferred.kl(), batch.num_queries, model.beta)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is trained, after its prior has been fitted by the evidence."""
-
-    num_iterations: int = 2000
-    num_steps: int = 3
-    anytime: float = 0.5
-    joint: bool = False
-    batch_size: int = 64
-
-    def train(self, coupling: np.ndarray | None) -> ebmeta.EmpiricalBayes:
-        """Train a model on the family."""
-        family, show = tasks(coupling, seed=0), sys.stderr.isatty()
-        model = ebmeta.EmpiricalBayes.regressor(2, beta=0.0, num_steps=self.num_steps, standardize=False)
-        ebmeta.fit(model, family, 500, 64, objective="evidence", learning_rate=2e-2, progress=show)
-        goal = (JointScore if self.joint else ebmeta.Objective)(anytime=self.anytime)
-        ebmeta.fit(
-            model, family, self.num_iterations, self.batch_size, objective=goal, learning_rate=5e-3, progress=show
-        )
-        return model
-
-
-RECIPES = {
-    "short": Recipe(),
-    "long": Recipe(6000),
-    "joint": Recipe(joint=True),
-    "last_step": Recipe(anytime=0.0),
-    "six_steps": Recipe(num_steps=6),
-    "large_batch": Recipe(batch_size=256),
-    "joint_long": Recipe(6000, joint=True),
-    "long_large_batch": Recipe(6000, batch_size=256),
-}
-CHOSEN = RECIPES["long"]
 
 
 def check(recipe: Recipe) -> dict[str, Any]:
@@ -117,10 +58,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=RECIPES, default=list(RECIPES), help="recipes to run")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    path = RESULTS / NAME
     for name in arguments.only:
-        before = json.loads(path.read_text()) if path.is_file() else {}
-        kept = {k: v for k, v in before.items() if k in RECIPES}
+        kept = {k: v for k, v in read(NAME).items() if k in RECIPES}
         part = {name: check(RECIPES[name])}
         print(name, part[name], flush=True)
         write(NAME, {"repeats": REPEATS, "num_tasks": NUM_TASKS, "test_tasks": TEST_TASKS} | kept | part)

@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import wide_resnet
-from common import RESULTS, by_step, write
 
 import ebmeta
+from lib import wide_resnet
+from lib.common import RESULTS, by_step, write
 
 FULL = {"depth": 28, "width": 10, "rotation_epochs": 30, "mixup_epochs": 10}
 REDUCED = {"depth": 10, "width": 1, "rotation_epochs": 1, "mixup_epochs": 1}

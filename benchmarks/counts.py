@@ -8,7 +8,6 @@ with the labelled rows of the held-out groups; ebmeta is not. Resumable: each (s
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable
@@ -16,9 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, write
-from groups.counted import SETS, Counted, Split, as_batch, load, splits
-from groups.mixed_model import ACCEPT, CHAINS, DRAWS, WARMUP, exact_log_density, log_density
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,6 +22,9 @@ import ebmeta
 from ebmeta import EmpiricalBayes, TaskBatch
 from ebmeta.evidence import Hyperprior
 from ebmeta.likelihood import NegativeBinomial
+from lib.common import read, write
+from lib.groups.counted import SETS, Counted, Split, as_batch, load, splits
+from lib.groups.mixed_model import ACCEPT, CHAINS, DRAWS, WARMUP, exact_log_density, log_density
 
 NAME = "counts.json"
 METHODS = ("ebmeta", "ebmeta_maximum", "nuts")
@@ -168,8 +167,7 @@ def summary(pieces: list[dict[str, Any]]) -> dict[str, Any]:
 
 def stored() -> dict[str, Any]:
     """Return the pieces that are done."""
-    path = RESULTS / NAME
-    done: dict[str, Any] = json.loads(path.read_text())["pieces"] if path.exists() else {}
+    done: dict[str, Any] = read(NAME).get("pieces", {})
     return done
 
 

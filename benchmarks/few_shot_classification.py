@@ -10,127 +10,28 @@ JSON file when done; a piece that is there is not done again. `python benchmarks
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, ROOT, cifar_fs, write
-from peers import SIB, Peer, base_statistics
-from peers.registry import METHODS, make
-from scoring import conformal, curves, fit_temperature, rounded, score, temper
 from torch import Tensor
 
 import ebmeta
 from ebmeta.predict import marginals
+from lib.classifier import MODELS, UNTOLD, last_probs, trained
+from lib.common import ROOT, cifar_fs, read, write
+from lib.kinds import FIVE, MANY, VALIDATION_WAYS, Kind, draw, labels
+from lib.peers import SIB, Peer, base_statistics
+from lib.peers.registry import METHODS, make
+from lib.scoring import conformal, curves, fit_temperature, rounded, score, temper
 
 NAME = "few_shot_classification.json"
-CHUNK = 64
 AS_PUBLISHED = ("laplacianshot", "tim", "pt_map")  # those whose published settings fit features of another scale
 PUBLISHED = "_published"  # ends the name of a peer with published settings, for 5 ways; without, chosen on validation
-VALIDATION_TASKS, VALIDATION_WAYS, TRAIN_CLASSES = 600, 16, 64
-UNTOLD = "untold"  # the default model, where tasks do not state their class proportions
-RECIPE = 5  # raised when training changes, so that no model of another recipe is taken from the cache
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of task: a column of the tables."""
-
-    n_way: int
-    n_shot: int
-    imbalance: float | None = None
-    n_query: int = 15
-
-    @property
-    def name(self) -> str:
-        """Key in the JSON file."""
-        proportions = "balanced" if self.imbalance is None else f"dirichlet{self.imbalance:g}"
-        single = "" if self.n_query == 15 else f"_{self.n_query}query"
-        return f"{self.n_way}way_{self.n_shot}shot_{proportions}{single}"
-
-    def sampler(self, split: str, seed: int) -> ebmeta.EpisodeSampler:
-        """Return a source of such tasks; with imbalance, `n_query` per class on average.
-
-        There are 16 validation classes, so that what is chosen for 20 ways is chosen on 16.
-        """
-        ways = min(self.n_way, VALIDATION_WAYS) if split == "val" else self.n_way
-        queries = self.n_query if self.imbalance is None else self.n_query * ways
-        episode = {"n_way": ways, "n_shot": self.n_shot, "n_query": queries, "imbalance": self.imbalance}
-        return cifar_fs(split, seed=seed, **episode)
-
-
-FIVE = [Kind(5, shots, imbalance) for shots in (1, 5) for imbalance in (None, 2.0)]
-FEW = [Kind(5, shots, None, 1) for shots in (1, 5)]
-MANY = [Kind(ways, shots) for ways in (10, 20) for shots in (1, 5)]
-DEFAULT = [*FIVE, Kind(5, 1, None, 1), Kind(5, 5, 2.0, 2)]
-WAYS = [Kind(ways, shots, None, queries) for ways, queries in ((5, 15), (10, 10), (20, 5)) for shots in (1, 5)]
-#: Models: the kinds of task that each is meta-trained on, and those that it is tested on.
-MODELS: dict[str, tuple[list[Kind], list[Kind]]] = {
-    "default": (DEFAULT, [*FIVE, *FEW]),
-    UNTOLD: (DEFAULT, FIVE),
-    "balanced": (FIVE[::2], FIVE[::2]),
-    "imbalanced": (FIVE[1::2], FIVE[1::2]),
-    **{f"specialist_{kind.name}": ([kind], [kind]) for kind in FIVE},
-    "ways": (WAYS, MANY),
-}
-
-
-def mixture(kinds: list[Kind], split: str, seed: int) -> ebmeta.MixedSampler:
-    """Return a mixture of kinds of task."""
-    return ebmeta.MixedSampler([kind.sampler(split, seed) for kind in kinds])
-
-
-def train(
-    name: str, iterations: int, checkpoint: Path | None = None, **options: Any
-) -> tuple[ebmeta.EmpiricalBayes, dict[str, Any]]:
-    """Train a model, with options of its own where given; return it and the facts of the run."""
-    kinds, _ = MODELS[name]
-    model = ebmeta.EmpiricalBayes.classifier(256, profile=TRAIN_CLASSES, **options)
-    started = time.process_time()
-    run = ebmeta.fit(
-        model,
-        mixture(kinds, "train", 0),
-        iterations,
-        validation=mixture(kinds, "val", 1),
-        checkpoint=checkpoint,
-        progress=sys.stderr.isatty(),
-    )
-    facts = {
-        "seconds": round(run.seconds, 1),
-        "cpu_seconds": round(time.process_time() - started, 1),
-        "iterations": run.history.sizes["iteration"],
-        "best_iteration": run.best_iteration,
-    }
-    return model, facts
-
-
-def trained(
-    name: str, iterations: int, cache: Path, widths: str = "trained"
-) -> tuple[ebmeta.EmpiricalBayes, dict[str, Any]]:
-    """Train a model, or load it where it was trained before."""
-    name = "default" if name == UNTOLD else name
-    kept = name if widths == "trained" else f"{name}_{widths}"
-    folder = cache / f"{kept}_{iterations}_recipe{RECIPE}"
-    if not (folder / "run.json").is_file():
-        model, facts = train(name, iterations, folder.with_suffix(".checkpoint"), widths=widths)
-        ebmeta.save(model, folder)
-        (folder / "run.json").write_text(json.dumps(facts))
-    return ebmeta.load(folder), json.loads((folder / "run.json").read_text())
-
-
-def draw(kind: Kind, split: str, num_tasks: int, seed: int) -> list[ebmeta.TaskBatch]:
-    """Return the tasks that every method is given."""
-    sampler = kind.sampler(split, seed)
-    return [sampler.sample(min(CHUNK, num_tasks - s), i) for i, s in enumerate(range(0, num_tasks, CHUNK))]
-
-
-def labels(batches: list[ebmeta.TaskBatch]) -> Tensor:
-    return torch.cat([batch.query_y for batch in batches])
+VALIDATION_TASKS = 600
 
 
 def milliseconds(predict: Any, batches: list[ebmeta.TaskBatch]) -> float:
@@ -141,12 +42,6 @@ def milliseconds(predict: Any, batches: list[ebmeta.TaskBatch]) -> float:
         predict(batch)
         times.append(1000 * (time.process_time() - started) / len(batch))
     return min(times[1:]) if len(times) > 1 else times[0]
-
-
-@torch.no_grad()
-def last_probs(model: ebmeta.EmpiricalBayes, batch: ebmeta.TaskBatch) -> Tensor:
-    """Return class probabilities after the last step."""
-    return model.infer(batch).predict(-1)["probs"]
 
 
 def ours(model: ebmeta.EmpiricalBayes, kind: Kind, num_tasks: int, told: bool = True) -> dict[str, Any]:
@@ -228,8 +123,7 @@ def main() -> None:
     torch.set_num_threads(1)
     cache = ROOT / "cache"
     cache.mkdir(exist_ok=True)
-    path = RESULTS / NAME
-    result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    result = read(NAME)
     result |= {"test_tasks": arguments.test_tasks, "test_seed": 12, "validation_tasks": VALIDATION_TASKS}
 
     def wanted(name: str) -> bool:
@@ -240,12 +134,11 @@ def main() -> None:
 
     def keep(name: str, kind: Kind, scores: dict[str, Any]) -> None:
         # Another process may have added pieces of its own.
-        if path.is_file():
-            for other, pieces in json.loads(path.read_text()).items():
-                if isinstance(pieces, dict) and isinstance(result.setdefault(other, {}), dict):
-                    result[other] = pieces | result[other]
+        for other, pieces in read(NAME).items():
+            if isinstance(pieces, dict):
+                result[other] = pieces | result.get(other, {})
         result.setdefault(name, {})[kind.name] = rounded(scores)
-        write(NAME, {k: v for k, v in result.items() if k not in ("script", "versions", "cores")})
+        write(NAME, result)
         final = scores["test"]
         accuracy, nll, ece = (final[k][-1] if name in MODELS else final[k] for k in ("accuracy", "nll", "ece"))
         print(f"{name} {kind.name}: accuracy {100 * accuracy[0]:.2f}, NLL {nll[0]:.3f}, ECE {ece[0]:.4f}", flush=True)

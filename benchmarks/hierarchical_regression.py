@@ -9,20 +9,19 @@ Resumable: each (set, method) is a piece. `python benchmarks/hierarchical_regres
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, write
-from groups.data import GIVEN, SETS, Groups, load, splits
-from groups.peers import PEERS
-from groups.scores import LEVELS, normal_scores, scores
 from tqdm import tqdm
 
 import ebmeta
+from lib.common import read, write
+from lib.groups.data import GIVEN, SETS, Groups, load, splits
+from lib.groups.peers import PEERS
+from lib.groups.scores import LEVELS, normal_scores, scores
 
 NAME = "hierarchical_regression.json"
 SPLITS, SUPPORT, FOLDS = 10, (1, 3, 5, 10), 2
@@ -159,8 +158,7 @@ def main() -> None:
 
 def stored() -> dict[str, Any]:
     """Return the pieces that are done."""
-    path = RESULTS / NAME
-    done: dict[str, Any] = json.loads(path.read_text())["sets"] if path.exists() else {}
+    done: dict[str, Any] = read(NAME).get("sets", {})
     return done
 
 

@@ -7,7 +7,6 @@ The linear-Gaussian family has an exact posterior, and its information in closed
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from classifier import KINDS, classifier
-from common import RESULTS, ROOT, write
-from linear_gaussian import COUPLING, LOC, SCALE
 from scipy import integrate, stats
 
 import ebmeta
@@ -34,6 +30,9 @@ from ebmeta.diagnostics import (
 from ebmeta.plots import save_figure
 from ebmeta.sampling import generator
 from ebmeta.simulate import LinearGaussianTasks
+from lib.classifier import KINDS, classifier
+from lib.common import ROOT, read, write
+from lib.linear_gaussian import COUPLING, LOC, SCALE
 
 NAME = "information_bottleneck.json"
 FIGURES = ROOT.parent / "docs" / "_static" / "information_bottleneck"
@@ -259,9 +258,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(parts), default=list(parts), help="parts to run")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    path = RESULTS / NAME
-    result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    kept = {name: value for name, value in result.items() if name in ("cpu_seconds", *parts)}
+    kept = {name: value for name, value in read(NAME).items() if name in ("cpu_seconds", *parts)}
     for name in arguments.only:
         started = time.process_time()
         kept[name] = parts[name]()

@@ -12,25 +12,16 @@ import sys
 
 import numpy as np
 import torch
-from common import write
 from scipy.optimize import minimize
 
 import ebmeta
 from ebmeta import conjugate
 from ebmeta.gaussian import FullGaussian
-from ebmeta.simulate import LinearGaussianTasks
 from ebmeta.tasks import TaskBatch
+from lib.common import write
+from lib.linear_gaussian import COUPLING, LOC, NOISE, SCALE, tasks
 
-LOC = np.array([1.0, -0.5, 0.3])
-SCALE = np.array([[0.8, 0.0, 0.0], [0.3, 0.6, 0.0], [-0.2, 0.1, 0.5]])
-NOISE = 0.5
-COUPLING = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 TEST_TASKS = 4000
-
-
-def tasks(coupling: np.ndarray | None, seed: int) -> LinearGaussianTasks:
-    """Return the family, with or without information in the inputs."""
-    return LinearGaussianTasks(LOC, SCALE, NOISE, coupling, n_support=3, n_query=10, seed=seed)
 
 
 class Fixed:

@@ -14,11 +14,11 @@ import time
 import warnings
 
 import numpy as np
-from common import RESULTS, write
 
 import ebmeta
 from ebmeta import EmpiricalBayes, FewShotClassifier, FewShotRegressor, GroupSampler
 from ebmeta.evidence import Evidence
+from lib.common import read, write
 
 LIMITS = {"one_large_group": 0.5, "many_ways": 2.0, "many_groups": 1.5, "many_groups_of_counts": 1.5}
 
@@ -87,13 +87,12 @@ def main() -> None:
             CASES[sys.argv[-1]]()
         print(json.dumps({"peak_gb": round(peak() - before, 3), "seconds": round(time.perf_counter() - started, 1)}))
         return
-    path = RESULTS / "memory.json"
-    result = json.loads(path.read_text())["cases"] if path.exists() else {}
+    result = read("memory.json").get("cases", {})
     for name in sys.argv[1:] or CASES:
         run = subprocess.run([sys.executable, __file__, "--here", name], capture_output=True, text=True, check=True)
         result[name] = {"limit_gb": LIMITS[name], **json.loads(run.stdout)}
         print(name, result[name], flush=True)
-    write(path.name, {"cases": {name: result[name] for name in CASES if name in result}})
+    write("memory.json", {"cases": {name: result[name] for name in CASES if name in result}})
 
 
 if __name__ == "__main__":

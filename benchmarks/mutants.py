@@ -162,7 +162,7 @@ def main() -> None:
     counts = {v: sum(m["verdict"] == v for m in found) for v in ("killed", "equivalent", "survived")}
     print(counts)
     if options.results or not options.files:
-        from common import write  # imports the package
+        from lib.common import write  # imports the package
 
         write(str(results), {"mutants": len(found), **counts, "each": found})
     raise SystemExit(counts["survived"] > 0)

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from classifier import KINDS, classifier
-from common import write
-from few_shot_classification import Kind
 from sklearn.metrics import roc_auc_score
 
 import ebmeta
 from ebmeta.preparation import hardening
+from lib.classifier import KINDS, classifier
+from lib.common import write
+from lib.kinds import Kind
 
 TASKS, LEVEL = 300, 0.05
 

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import ROOT, by_step, write
-from omniglot_encoder import FEATURES, drawings, features, train, turned
 from torch.nn import functional
 
 import ebmeta
+from lib.common import ROOT, by_step, write
+from lib.omniglot_encoder import FEATURES, drawings, features, train, turned
 
 SETTINGS = ((5, 1), (5, 5), (20, 1))  # ways, shots
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import logging
 import subprocess
 import sys
@@ -22,13 +21,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import peers
 import torch
-from common import RESULTS, ROOT, cifar_fs, write
-from few_shot_classification import last_probs, trained
 from torch import Tensor
 
 from ebmeta import EpisodeSampler, TaskBatch
+from lib import peers
+from lib.classifier import last_probs, trained
+from lib.common import ROOT, cifar_fs, read, write
 
 WAYS, QUERIES, BATCH = 5, 15, 50
 Reference = Callable[[Path, TaskBatch], Tensor]
@@ -283,8 +282,7 @@ def main() -> None:
     logging.disable()
     result: dict[str, Any] = {"split": "val", "n_way": WAYS, "n_query": QUERIES, "sib_steps": arguments.sib_steps}
     if arguments.only:  # the other peers as they were
-        result = json.loads((RESULTS / "peer_agreement.json").read_text())
-        result = {k: v for k, v in result.items() if k not in ("script", "versions", "cores")}
+        result = read("peer_agreement.json")
     for shots in (1, 5):
         sampler = cifar_fs("val", n_way=WAYS, n_shot=shots, n_query=QUERIES, seed=0)
         result[f"ebmeta_{shots}shot"] = {"cpu_ms_per_task": ebmeta_milliseconds(sampler, arguments.tasks)}

@@ -10,11 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from classifier import classifier
-from common import cifar_fs, write
-from few_shot_classification import FIVE, draw, labels, last_probs
-from peers import METHODS, base_statistics, make
 from torch import Tensor
+
+from lib.classifier import classifier, last_probs
+from lib.common import cifar_fs, write
+from lib.kinds import FIVE, draw, labels
+from lib.peers import METHODS, base_statistics, make
 
 TASKS, SEED = 600, 11
 

@@ -1,6 +1,6 @@
 """Checks of posteriors, task by task: k-hat, amortization gap, and predictions corrected by importance weights.
 
-Writes results/posterior_checks.json:
+`python benchmarks/posterior_checks.py` writes results/posterior_checks.json:
 
 - `counts`: yes-or-no and count regressions with few rows per task under the true prior. `q_0` as it comes, and after
   a single step of its initializer, which is wrong by design; negative log likelihood of queries before and after the
@@ -20,9 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from classifier import KINDS, classifier
-from common import RESULTS, write
-from few_shot_classification import Kind
 
 import ebmeta
 from ebmeta import reference
@@ -30,9 +27,12 @@ from ebmeta.calibration import calibration_error
 from ebmeta.diagnostics import against_reference, check_posteriors
 from ebmeta.interop import held_out
 from ebmeta.predict import marginals
+from lib.classifier import KINDS, classifier
+from lib.common import read, write
+from lib.count_tasks import count_tasks
+from lib.kinds import Kind
 
 NAME = "posterior_checks.json"
-SUPPORT, QUERY, FEATURES = 4, 20, 2
 WIDTH_TASKS, BOTH_TASKS, NUTS_TASKS = 500, 64, 64
 FACTORS = [0.25, 0.5, 0.71, 1.0, 1.41, 2.0, 4.0]
 BINS = {"good": (-np.inf, 0.5), "usable": (0.5, 0.7), "poor": (0.7, np.inf)}
@@ -47,18 +47,6 @@ def interval(values: np.ndarray) -> list[float]:
 def quantiles(values: xr.DataArray) -> list[float]:
     """Return 5th, 50th and 95th percentile over tasks."""
     return [round(float(v), 3) for v in np.quantile(values.values, [0.05, 0.5, 0.95])]
-
-
-def count_tasks(likelihood: str, num_tasks: int, seed: int) -> tuple[ebmeta.EmpiricalBayes, ebmeta.TaskBatch]:
-    """Return a model that knows the true prior, and tasks drawn from it."""
-    model = ebmeta.EmpiricalBayes.regressor(FEATURES, likelihood, num_steps=0, standardize=False)
-    model.prior.log_scale.data.fill_(float(np.log(1.0 if likelihood == "bernoulli" else 0.8)))
-    g = torch.Generator().manual_seed(seed)
-    x = torch.randn(num_tasks, SUPPORT + QUERY, FEATURES, generator=g)
-    w = model.prior.log_scale.exp().detach() * torch.randn(num_tasks, FEATURES + 1, generator=g)
-    eta = torch.einsum("tnd,td->tn", x, w[:, :-1]) + w[:, -1:]
-    y = torch.bernoulli(eta.sigmoid(), generator=g) if likelihood == "bernoulli" else torch.poisson(eta.exp(), g)
-    return model, ebmeta.TaskBatch(x[:, :SUPPORT], y[:, :SUPPORT], x[:, SUPPORT:], y[:, SUPPORT:])
 
 
 def by_khat(checks: xr.Dataset) -> dict[str, Any]:
@@ -162,9 +150,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=200)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    path = RESULTS / NAME
-    result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    result = {k: v for k, v in result.items() if k not in ("script", "versions", "cores")}
+    result = read(NAME)
     result |= {"settings": {"class_draws": 400, "count_draws": 1000, "width_tasks": WIDTH_TASKS}}
     wanted = arguments.only or ["counts", "classes", "width"]
     if "counts" in wanted:

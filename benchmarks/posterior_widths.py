@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from classifier import ITERATIONS, KINDS, classifier
-from common import write
-
 import ebmeta
 from ebmeta.diagnostics import posterior_updates
+from lib.classifier import ITERATIONS, KINDS, classifier
+from lib.common import write
 
 TASKS, UPDATES = 1000, 300
 SPLITS = {"validation": "val", "test": "test"}

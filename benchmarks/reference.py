@@ -1,6 +1,6 @@
 """Reference posteriors: the fully Bayesian model against published ones, NumPyro for 100 tasks against Pyro.
 
-Writes results/reference.json:
+`python benchmarks/reference.py` writes results/reference.json:
 
 - `eight_schools`, `radon`: for every parameter, the distance of its posterior mean from the published one, and of its
   standard deviation, in published standard deviations; the largest of each;
@@ -27,11 +27,11 @@ import numpyro.distributions as dist
 import pandas as pd
 import pyro
 import torch
-from common import data_folder, write
 from pyro.infer import MCMC, NUTS
 
 import ebmeta
 from ebmeta import demo, reference
+from lib.common import data_folder, write
 
 NUM_TASKS, PYRO_TASKS = 100, 3
 SETTINGS = {"num_warmup": 500, "num_draws": 1000, "num_chains": 4}

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from common import RESULTS, data_folder, write
 from torch import Tensor
 from tqdm import tqdm
 
@@ -22,6 +21,7 @@ import ebmeta
 from ebmeta import EmpiricalBayes, TaskBatch
 from ebmeta.inference import Inference
 from ebmeta.units import in_units
+from lib.common import data_folder, read, write
 
 NAME = "shrinkage.json"
 SEEDS, GROUPS, ROWS = 20, 60, 12
@@ -324,8 +324,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=["schools", "batting", "recovery", "few_groups", "boundary"])
     arguments = parser.parse_args()
     torch.set_default_dtype(torch.float64)
-    path = RESULTS / NAME
-    result = json.loads(path.read_text()) if path.exists() else {}
+    result = read(NAME)
     for name, run in (("schools", schools), ("batting", batting)):
         if name in arguments.only:
             result[name] = run()

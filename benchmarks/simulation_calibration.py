@@ -9,7 +9,6 @@ posterior is not Gaussian. Five-way CIFAR-FS tasks with the model of `few_shot_c
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from calibrated_training import CHOSEN
-from classifier import KINDS, classifier
-from common import RESULTS, ROOT, data_folder, write
-from few_shot_classification import Kind
-from linear_gaussian import COUPLING, LOC, NOISE, SCALE, tasks
 
 import ebmeta
 from ebmeta.diagnostics import (
@@ -34,6 +28,11 @@ from ebmeta.diagnostics import (
 from ebmeta.gaussian import Gaussian
 from ebmeta.simulate import LinearGaussianTasks
 from ebmeta.tasks import TaskBatch
+from lib.classifier import KINDS, classifier
+from lib.common import ROOT, data_folder, read, write
+from lib.kinds import Kind
+from lib.linear_gaussian import COUPLING, LOC, NOISE, SCALE, tasks
+from lib.recipes import CHOSEN
 
 NAME = "simulation_calibration.json"
 SIZES = (50, 100, 300, 1000)
@@ -256,10 +255,8 @@ def main() -> None:
         return
     for name in arguments.only:
         part = {name: PARTS[name]()}
-        path = RESULTS / NAME
         # Another process may have added parts of its own.
-        before = json.loads(path.read_text()) if path.is_file() else {}
-        kept = {k: v for k, v in before.items() if k in PARTS}
+        kept = {k: v for k, v in read(NAME).items() if k in PARTS}
         write(NAME, {"num_draws": 100, "alpha": 0.05, "num_tasks": NUM_TASKS} | kept | part)
 
 

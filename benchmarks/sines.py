@@ -15,14 +15,12 @@ Methods may be run one at a time; the result file keeps the others: `python benc
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, ROOT, write
 from torch import Tensor, nn
 
 import ebmeta
@@ -32,6 +30,7 @@ from ebmeta.curve_plots import fitted_curve
 from ebmeta.gaussian import FullGaussian
 from ebmeta.sines import SineTasks
 from ebmeta.tasks import TaskBatch
+from lib.common import ROOT, read, write
 
 RANGES = {"in_range": (-5.0, 5.0), "out_of_range": (-5.0, 10.0)}
 FAMILY = SineTasks(seed=0)
@@ -212,9 +211,7 @@ def main(methods: list[str]) -> None:
     families = {name: SineTasks(x_range=x_range, seed=TEST_SEED) for name, x_range in RANGES.items()}
     tests = {name: family.sample(TEST_TASKS) for name, family in families.items()}
     validation = SineTasks(seed=VALIDATION_SEED).sample(VALIDATION_TASKS)
-    file = RESULTS / "sines.json"
-    before = json.loads(file.read_text()) if file.exists() else {}
-    result: dict[str, Any] = {k: v for k, v in before.items() if k in {*CANDIDATES, "oracle"}}
+    result: dict[str, Any] = {k: v for k, v in read("sines.json").items() if k in {*CANDIDATES, "oracle"}}
     for method in methods or [*CANDIDATES, "oracle"]:
         if method == "oracle":
             result[method] = {name: summary(oracle(families[name], batch)) for name, batch in tests.items()}

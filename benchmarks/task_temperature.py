@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from classifier import ITERATIONS, KINDS, classifier
-from common import cifar_fs, write
-from few_shot_classification import DEFAULT, labels, last_probs, mixture
 from torch import Tensor
 
 import ebmeta
 from ebmeta.fit import TEMPERATURE_TASKS
 from ebmeta.preparation import EXCESS, half_told
 from ebmeta.temperature_fit import fit_task_temperature
+from lib.classifier import ITERATIONS, KINDS, classifier, last_probs
+from lib.common import cifar_fs, write
+from lib.kinds import DEFAULT, labels, mixture
 
 TASKS, BATCH, SEED = 512, 64, 33
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)

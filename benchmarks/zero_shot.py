@@ -12,13 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from common import ROOT, write
 
 import ebmeta
 from ebmeta.plots import save_figure
 from ebmeta.posterior_plots import posterior_path
 from ebmeta.spinning_lines import RingPosterior, SpinningLines
 from ebmeta.tasks import TaskBatch
+from lib.common import ROOT, write
 
 FAMILY = SpinningLines()
 KINDS = {

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-from common import RESULTS, WIDTH, compact
+from lib.common import RESULTS, WIDTH, compact
 
 FILES = sorted(RESULTS.glob("*.json"))
 #: Lines that all results may have together.

@@ -1,0 +1,1 @@
+"""What the scripts share; a script imports this folder and no other script."""

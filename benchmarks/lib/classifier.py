@@ -1,0 +1,89 @@
+"""Classifiers of CIFAR-FS features, each trained once and kept in a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import ebmeta
+from lib.common import ROOT
+from lib.kinds import DEFAULT, FEW, FIVE, MANY, WAYS, Kind, mixture
+
+TRAIN_CLASSES = 64
+RECIPE = 5  # raised when training changes, so that no model of another recipe is taken from the cache
+ITERATIONS = 2000
+#: Tasks that it is asked about: balanced, and told to be so.
+KINDS = {f"{shots}shot": Kind(5, shots) for shots in (1, 5)}
+UNTOLD = "untold"  # the default model, where tasks do not state their class proportions
+#: Models: the kinds of task that each is meta-trained on, and those that it is tested on.
+MODELS: dict[str, tuple[list[Kind], list[Kind]]] = {
+    "default": (DEFAULT, [*FIVE, *FEW]),
+    UNTOLD: (DEFAULT, FIVE),
+    "balanced": (FIVE[::2], FIVE[::2]),
+    "imbalanced": (FIVE[1::2], FIVE[1::2]),
+    **{f"specialist_{kind.name}": ([kind], [kind]) for kind in FIVE},
+    "ways": (WAYS, MANY),
+}
+
+
+def train(
+    name: str, iterations: int, checkpoint: Path | None = None, **options: Any
+) -> tuple[ebmeta.EmpiricalBayes, dict[str, Any]]:
+    """Train a model, with options of its own where given; return it and the facts of the run."""
+    kinds, _ = MODELS[name]
+    model = ebmeta.EmpiricalBayes.classifier(256, profile=TRAIN_CLASSES, **options)
+    started = time.process_time()
+    run = ebmeta.fit(
+        model,
+        mixture(kinds, "train", 0),
+        iterations,
+        validation=mixture(kinds, "val", 1),
+        checkpoint=checkpoint,
+        progress=sys.stderr.isatty(),
+    )
+    facts = {
+        "seconds": round(run.seconds, 1),
+        "cpu_seconds": round(time.process_time() - started, 1),
+        "iterations": run.history.sizes["iteration"],
+        "best_iteration": run.best_iteration,
+    }
+    return model, facts
+
+
+def trained(
+    name: str, iterations: int, cache: Path, widths: str = "trained"
+) -> tuple[ebmeta.EmpiricalBayes, dict[str, Any]]:
+    """Train a model, or load it where it was trained before."""
+    name = "default" if name == UNTOLD else name
+    kept = name if widths == "trained" else f"{name}_{widths}"
+    folder = cache / f"{kept}_{iterations}_recipe{RECIPE}"
+    if not (folder / "run.json").is_file():
+        model, facts = train(name, iterations, folder.with_suffix(".checkpoint"), widths=widths)
+        ebmeta.save(model, folder)
+        (folder / "run.json").write_text(json.dumps(facts))
+    return ebmeta.load(folder), json.loads((folder / "run.json").read_text())
+
+
+def classifier(widths: str = "trained") -> ebmeta.EmpiricalBayes:
+    """Return the model, from the folder `EBMETA_CACHE` (by default `cache`, here) where it is there.
+
+    Args:
+        widths: how its posteriors' widths are found, see `EmpiricalBayes.classifier`.
+    """
+    folder = Path(os.environ.get("EBMETA_CACHE", ROOT / "cache"))
+    folder.mkdir(exist_ok=True)
+    model, _ = trained("default", ITERATIONS, folder, widths=widths)
+    return model
+
+
+@torch.no_grad()
+def last_probs(model: ebmeta.EmpiricalBayes, batch: ebmeta.TaskBatch) -> Tensor:
+    """Return class probabilities after the last step."""
+    return model.infer(batch).predict(-1)["probs"]
