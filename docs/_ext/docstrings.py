@@ -56,6 +56,21 @@ def _after_text(lines: list[str], k: int) -> bool:
     return not before[-1].startswith((" ", "..", ":", "-", "*", ">>>"))
 
 
+def _end_of_mathematics(lines: list[str], start: int) -> int:
+    stripped = lines[start].strip()
+    for k in range(start, len(lines)):
+        if lines[k].rstrip().endswith("$$") and (k > start or len(stripped) > 2):
+            return k + 1
+    raise ValueError(f"docstring: expected a closing $$ after {stripped!r}")
+
+
+def _end_of_table(lines: list[str], start: int) -> int:
+    borders = [k for k in range(start, len(lines)) if BORDER.match(lines[k])]
+    if len(borders) < 3:
+        raise ValueError(f"docstring: expected a table of three borders after {lines[start].strip()!r}")
+    return borders[2] + 1
+
+
 def convert(lines: list[str]) -> list[str]:
     r"""Return a docstring's lines with mathematics in reST.
 
@@ -89,22 +104,13 @@ def convert(lines: list[str]) -> list[str]:
             out.extend(lines[start:k])
         elif stripped.startswith("$$"):
             flush()
-            while not (lines[k].rstrip().endswith("$$") and (k > start or len(stripped) > 2)):
-                k += 1
-                if k == len(lines):
-                    raise ValueError(f"docstring: expected a closing $$ after {stripped!r}")
-            k += 1
+            k = _end_of_mathematics(lines, start)
             body = "\n".join(lines[start:k]).strip()[2:-2].strip("\n").split("\n")
             indent = " " * _indent(line)
             out += ["", f"{indent}.. math::", "", *(f"{indent}   {b.strip()}" for b in body if b.strip()), ""]
         elif BORDER.match(line):
             flush()
-            borders = 0
-            while borders < 3:
-                if k == len(lines):
-                    raise ValueError(f"docstring: expected a table of three borders after {stripped!r}")
-                borders += bool(BORDER.match(lines[k]))
-                k += 1
+            k = _end_of_table(lines, start)
             out.extend(_table(lines[start:k]))
         elif stripped.endswith("::"):
             plain.append(line)
