@@ -16,6 +16,7 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="let every skip but that of a GPU test be a failure")
+    parser.addoption("--without-data", action="store_true", help="leave out the tests that read the shared data")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,7 +44,11 @@ def _failed(report: Report) -> Report:
     return report
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--without-data"):
+        readers = [item for item in items if "shared_data" in getattr(item, "fixturenames", ())]
+        items[:] = [item for item in items if item not in readers]
+        config.hook.pytest_deselected(items=readers)
     if not torch.cuda.is_available():
         skip = pytest.mark.skip(reason="needs a CUDA device, and none is visible to torch")
         for item in items:

@@ -1,4 +1,4 @@
-"""The option `--no-skips`: a skipped test that is no GPU test fails."""
+"""The options `--no-skips`, by which a skipped test that is no GPU test fails, and `--without-data`."""
 
 from __future__ import annotations
 
@@ -57,3 +57,12 @@ def test_skips_fail_on_demand(tmp_path):
     assert "2 failed, 1 passed, 1 skipped, 1 xfailed, 4 errors" in strict
     for reason in ("no data", "marked", "no folder", "all tests skipped", "could not import 'no_such_module'"):
         assert f"--no-skips: Skipped: {reason}" in strict
+
+
+def test_tests_of_data_are_left_out_on_demand(tmp_path, monkeypatch):
+    monkeypatch.setenv("EBMETA_DATA", str(tmp_path / "none"))
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/test_data.py").write_text("def test_reads(shared_data): pass\n")
+    report = run(tmp_path, "--no-skips", "--without-data", "tests/test_data.py", "tests/test_parts.py::test_passes")
+    assert "1 passed, 1 deselected" in report
+    assert "1 passed, 1 error" in run(tmp_path, "--no-skips", "tests/test_data.py", "tests/test_parts.py::test_passes")
