@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from scipy import optimize
 from torch import Tensor, nn
 
 from ebmeta.buckets import split
 from ebmeta.checks import at_least, checked, found
 from ebmeta.evidence_fit import EvidenceFit, boundary_threshold, unsettled, weight_names
+from ebmeta.group_evidence import even_noise, fitting_bound, group_evidence
 from ebmeta.group_sampling import GroupSampler
 from ebmeta.identification import refuse_extreme_labels, weak_points
 from ebmeta.likelihood import Normal, ScalarLikelihood, StudentT
@@ -37,13 +39,15 @@ from ebmeta.tasks import TaskBatch
 __all__ = ["Evidence", "EvidenceFit", "Hyperprior", "boundary_threshold", "fit_evidence", "log_hyperprior"]
 
 Hyperprior = Callable[[EmpiricalBayes], Tensor]
+Bound = Callable[[EmpiricalBayes, TaskBatch, Tensor], Tensor]
 
 ROWS = 8192  # of a part: some hundred megabytes for a likelihood that takes sixteen steps of quadrature
 NEARLY_ZERO = 1e-3  # of the fitted scale: stands for 0 where the evidence at the boundary is asked for
 FIRST = 100  # iterations with the noise alike in all groups, before it may differ
 RUNAWAY = 15.0  # of a log rate or log odds, by a standard deviation of a feature or of groups: too far to be meant
-MORE = 8  # times the draws of a fit, by which it is checked
-UNSURE = 1.0  # nats between both
+FARTHEST = 50.0  # where a spread, or the mean weight of a feature, is stopped that runs off
+MORE = 8  # times the draws of a fit, by which its result is measured
+UNSURE = 1.0  # nats between two such measures
 ABOUT = 0.05  # nats that a fit at the boundary may leave
 
 
@@ -62,7 +66,7 @@ def fit_evidence(
 
     The refiner is not trained: it needs unlabelled rows and `ebmeta.fit`. Computes in 64 bits; the model comes back in
     its own type. Normal labels take a closed form (`ebmeta.normal_evidence`) that starts from the data, others the
-    bound of `ebmeta.objective` from the present parameters. Where the maximum is not reached, or there is none, a
+    draws of `ebmeta.group_evidence` from the present parameters. Where the maximum is not reached, or there is none, a
     `UserWarning` says so, as does the text of the fit.
 
     Args:
@@ -71,7 +75,8 @@ def fit_evidence(
         hyperprior: True to keep every standard deviation of the prior off 0 (see above), or a function of the model
             that returns a log density of its parameters as they are (scales and noise by their logarithm).
         boundary: find out which spreads the data cannot tell from 0, by another fit for each weight.
-        num_draws: draws of the importance-weighted bound, for likelihoods that are not normal.
+        num_draws: draws of the weights of each group in the fit, for likelihoods that are not normal; eight times as
+            many measure the result.
         max_iterations: of the optimiser.
         seed: seed of those draws.
 
@@ -129,35 +134,36 @@ def _maximum(evidence: Evidence, boundary: bool, max_iterations: int) -> Evidenc
 
 
 def _unsure(evidence: Evidence, reached: float) -> list[str]:
-    """Return what to say where other draws than those of the fit, more of them, find another evidence."""
+    """Return what to say where as many other draws find another evidence."""
     if evidence.model.likelihood.conjugate:
         return []
-    kept, draws = (evidence.objective, evidence.seed), evidence.objective.num_draws
-    evidence.objective, evidence.seed = Objective("evidence", num_draws=MORE * draws), evidence.seed + 1
-    try:
-        with torch.no_grad():
-            again = evidence.log_evidence().item()
-    finally:
-        evidence.objective, evidence.seed = kept
+    with torch.no_grad():
+        again = evidence.log_evidence(evidence.seed + 1).item()
     if abs(again - reached) < UNSURE:
         return []
     return [
-        f"the evidence is not reliable: {reached:.2f} nats by the {draws} draws of the fit, {again:.2f} by "
-        f"{MORE * draws} others: give more num_draws, or a hyperprior that keeps spreads small"
+        f"the evidence is not reliable: {reached:.2f} nats by {MORE * evidence.num_draws} draws, {again:.2f} by as "
+        "many others: give more num_draws, or a hyperprior that keeps spreads small"
     ]
 
 
 def _runaway(model: EmpiricalBayes) -> list[str]:
     """Return what to say of weights of counts, or of yes and no, that have no best value."""
-    if not (isinstance(model.likelihood, ScalarLikelihood) and model.likelihood.discrete):
+    if not _discrete(model):
         return []
     loc, scale, names = model.prior.loc.detach(), _scales(model.prior).detach(), weight_names(model)
     far = torch.where(torch.arange(len(loc)) < len(loc) - 1, loc.abs(), 0.0) > RUNAWAY  # but a rate may be tiny
+    alike = "labels are nearly alike within groups, so give more rows of a group, or the spreads a hyperprior"
+    separated = "labels are separated by it, so leave it out, or give the spreads or means a hyperprior"
     return [
         f"{names[p]} runs off (mean {float(loc[p]):.3g} and spread {float(scale[p]):.3g} on the scale of the linear "
-        "predictor): labels are separated by it, so leave it out, or give the spreads or means a hyperprior"
+        f"predictor): {alike if p == len(loc) - 1 else separated}"
         for p in (far | (scale > RUNAWAY)).nonzero().flatten().tolist()
     ]
+
+
+def _discrete(model: EmpiricalBayes) -> bool:
+    return isinstance(model.likelihood, ScalarLikelihood) and model.likelihood.discrete
 
 
 def _check_hyperprior(model: EmpiricalBayes, hyperprior: Hyperprior) -> None:
@@ -177,7 +183,7 @@ class Evidence:
         model: a model in 64 bits; its parameters are written to.
         tasks: groups; every row counts as labelled.
         hyperprior: add the log hyperprior; see `fit_evidence`.
-        num_draws: draws of the importance-weighted bound.
+        num_draws: draws of the weights of each group, for likelihoods that are not normal.
         seed: seed of those draws.
     """
 
@@ -203,7 +209,7 @@ class Evidence:
         if not isinstance(hyperprior, bool):
             _check_hyperprior(model, hyperprior)
         self.model, self.hyperprior, self.seed = model.eval(), hyperprior, seed
-        self.objective = Objective("evidence", num_draws=num_draws)
+        self.num_draws = num_draws
         for part in self.parts:
             model.check(part)
         measure(model, self.parts, tasks)
@@ -224,26 +230,30 @@ class Evidence:
         for p, values in zip(self.parameters, torch.split(flat, [p.numel() for p in self.parameters]), strict=True):
             p.data = values.clone().view(p.shape)
 
-    def log_evidence(self) -> Tensor:
-        """Return the log evidence at the present parameters in nats."""
-        return -torch.stack([loss(self.model) for loss in self._losses()]).sum()
+    def log_evidence(self, seed: int | None = None) -> Tensor:
+        """Return the log evidence at the present parameters in nats, by more draws than a fit takes.
 
-    def _losses(self) -> Iterator[Callable[[EmpiricalBayes], Tensor]]:
+        Args:
+            seed: seed of other draws than those of the fit.
+        """
+        terms = self._losses(group_evidence, MORE * self.num_draws, self.seed if seed is None else seed)
+        return -torch.stack([loss(self.model) for loss in terms]).sum()
+
+    def _losses(self, bound: Bound, num_draws: int, seed: int) -> Iterator[Callable[[EmpiricalBayes], Tensor]]:
         """Yield minus the log evidence of each part as a function of the model, which adds up to that of all groups."""
-        rng = generator(self.seed, 0)
+        rng, exact = generator(seed, 0), Objective("evidence")
         for part in self.parts:
-            shape = (len(part), self.objective.num_draws, 1, self.model.predictor.num_weights)
+            if self.model.likelihood.conjugate:
+                yield lambda model, part=part: exact.terms(model, part).loss.sum()  # type: ignore[misc]
+                continue
             # One stream for all groups, one group after the other: how they are parted does not matter.
-            noise = torch.from_numpy(rng.standard_normal(shape)).transpose(0, 1)
-
-            def loss(model: EmpiricalBayes, part: TaskBatch = part, noise: Tensor = noise) -> Tensor:
-                return self.objective.terms(model, part, noise=noise).loss.sum()
-
-            yield loss
+            shift = torch.from_numpy(rng.random((len(part), 2, self.model.predictor.num_weights)))
+            noise = even_noise(num_draws, shift)
+            yield lambda model, part=part, noise=noise: -bound(model, part, noise).sum()  # type: ignore[misc]
 
     def _terms(self) -> Iterator[Callable[[EmpiricalBayes], Tensor]]:
         """Yield what is minimised, term by term."""
-        yield from self._losses()
+        yield from self._losses(fitting_bound, self.num_draws, self.seed)
         if self.hyperprior is not False:
             log_density = log_hyperprior if self.hyperprior is True else self.hyperprior
             yield lambda model: -log_density(model)
@@ -296,19 +306,30 @@ class Evidence:
         """
         at = self.read()
         free = torch.ones_like(at, dtype=torch.bool) if held is None else ~held
-        # A spread of next to nothing is as good as a smaller one, whose precision would leave no digits to the rest.
-        least = torch.where(self.mask(self.model.prior.log_scale), math.log(SMALLEST), -math.inf).to(at)
-        at[free] = at[free].maximum(least[free])
+        low, high = (bound.to(at)[free] for bound in self._bounds())
+        at[free] = at[free].clamp(low, high)
 
         def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
             at[free] = torch.from_numpy(values)
             value, gradient = self._both(at)
             return value, gradient[free].numpy()
 
-        found = climb(loss, at[free].numpy(), max_iterations, least[free].numpy(), enough)
+        between = optimize.Bounds(low.numpy(), high.numpy())
+        found = climb(loss, at[free].numpy(), max_iterations, between, enough)
         at[free] = torch.from_numpy(found.at)
         self.write(at)
         return found.left
+
+    def _bounds(self) -> tuple[Tensor, Tensor]:
+        """Return the least and the largest values of the parameters, both of the shape of `read`."""
+        low, high = torch.full_like(self.read(), -math.inf), torch.full_like(self.read(), math.inf)
+        scales, prior = self.mask(self.model.prior.log_scale), self.model.prior
+        # A spread of next to nothing is as good as a smaller one, whose precision would leave no digits to the rest.
+        low[scales] = math.log(SMALLEST)
+        if _discrete(self.model):
+            features = self.mask(prior.loc) & (torch.cumsum(self.mask(prior.loc), 0) < len(prior.loc))
+            low[features], high[features], high[scales] = -FARTHEST, FARTHEST, math.log(FARTHEST)
+        return low, high
 
     def fit(self, max_iterations: int) -> float:
         """Go to the maximum from the present parameters; return the nats that are still left to gain, at least."""
@@ -353,11 +374,13 @@ class Evidence:
 
         Both in nats. Changes nothing.
         """
-        kept, prior = self.read(), self.model.prior
+        kept, model, prior = self.read(), self.model, self.model.prior
         held = {id(p): torch.zeros_like(p, dtype=torch.bool) for p in self.parameters}
         held[id(prior.log_scale)][weight] = True
         log_scale = float(prior.log_scale.data[weight])
-        prior.log_scale.data[weight] = min(log_scale, max(log_scale + math.log(NEARLY_ZERO), math.log(SMALLEST)))
+        unit = 0.0 if _discrete(model) else log_scale  # a linear predictor of counts has a unit of its own
+        low = max(min(unit, log_scale) + math.log(NEARLY_ZERO), math.log(SMALLEST))
+        prior.log_scale.data[weight] = min(log_scale, low)
         if isinstance(prior, FullPrior) and id(prior.lower) in held:  # its row of the factor would bring the scale back
             held[id(prior.lower)][weight] = True
             prior.lower.data[weight] = 0.0

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
+from ebmeta.likelihood import ScalarLikelihood
 from ebmeta.model import EmpiricalBayes
 from ebmeta.tasks import TaskBatch
 
-__all__ = ["features_of_groups", "refuse_extreme", "refuse_extreme_labels", "weak_points"]
+__all__ = ["alike_within_groups", "refuse_extreme", "refuse_extreme_labels", "weak_points"]
 
 ALIKE = 1e-3  # standard deviation within groups, of that overall, below which a feature counts as one of the group
 COLLINEAR = 1e-8  # of a standard deviation: what others leave of a feature that they determine
@@ -56,7 +57,7 @@ def refuse_extreme(model: EmpiricalBayes, y: NDArray[np.float64], size: NDArray[
 
 
 def weak_points(model: EmpiricalBayes, parts: Sequence[TaskBatch]) -> list[str]:
-    """Return what labelled groups cannot tell whatever their labels are, in words.
+    """Return what labelled groups cannot tell, in words.
 
     Args:
         model: a model for numbers.
@@ -82,13 +83,13 @@ give it as a covariate of groups (group_X or group_features, and num_covariates)
     if count.max() == 1 and model.likelihood.alone(rows.size):
         notes.append("no group has a second row, so that noise and the spread of the intercept cannot be told apart")
     names, x = _varying(model, rows)
-    return [*notes, *_of_groups(rows, names, x), *_determined(rows, names, x)]
+    return [*notes, *_of_one_kind(model, rows), *_of_groups(rows, names, x), *_determined(rows, names, x)]
 
 
-def features_of_groups(model: EmpiricalBayes, parts: Sequence[TaskBatch]) -> list[str]:
-    """Return what to say of features that never vary within a group, or nothing; arguments as of `weak_points`."""
+def alike_within_groups(model: EmpiricalBayes, parts: Sequence[TaskBatch]) -> list[str]:
+    """Return what to say of labels or features that never vary within a group; arguments as of `weak_points`."""
     rows = _Rows(parts)
-    return _of_groups(rows, *_varying(model, rows))
+    return [*_of_one_kind(model, rows), *_of_groups(rows, *_varying(model, rows))]
 
 
 def _varying(model: EmpiricalBayes, rows: _Rows) -> tuple[list[str], NDArray[np.float64]]:
@@ -100,6 +101,24 @@ def _varying(model: EmpiricalBayes, rows: _Rows) -> tuple[list[str], NDArray[np.
     scale = np.abs(x).max(0)
     varies = np.flatnonzero(scale > 64 * np.finfo(float).eps * np.abs(rows.x).max(0))
     return [names[p] for p in varies], x[:, varies] / scale[varies]
+
+
+def _of_one_kind(model: EmpiricalBayes, rows: _Rows) -> list[str]:
+    """Say that every group alone has labels for which no intercept is the best, as all 0 or all 1."""
+    likelihood = model.likelihood
+    discrete = isinstance(likelihood, ScalarLikelihood) and likelihood.discrete
+    if not discrete or (np.bincount(rows.group).max() == 1 and likelihood.alone(rows.size)):
+        return []
+    order = np.argsort(rows.group, kind="stable")
+    starts = np.flatnonzero(np.diff(rows.group[order], prepend=-1))
+    y, size = rows.y[order], rows.size[order]
+    ends = [*starts[1:], len(order)]
+    if not all(likelihood.extreme(y[i:j], size[i:j]) for i, j in zip(starts, ends, strict=True)):
+        return []
+    return [
+        f"labels never vary within a group ({len(starts)} groups, each of the least or of the greatest alone), so that "
+        "the spread of the intercept runs off: give more rows of a group, or the spreads a hyperprior"
+    ]
 
 
 def _of_groups(rows: _Rows, names: list[str], x: NDArray[np.float64]) -> list[str]:

@@ -59,7 +59,7 @@ def climb(
     loss: Loss,
     start: NDArray[np.float64],
     max_iterations: int,
-    least: NDArray[np.float64] | None = None,
+    bounds: optimize.Bounds | None = None,
     enough: float = ENOUGH,
 ) -> Maximum:
     """Go down a loss by L-BFGS, in rounds until next to nothing is left or the iterations are used up.
@@ -68,10 +68,10 @@ def climb(
         loss: value and gradient; what is not finite is too far.
         start: parameters, shape `(D,)`.
         max_iterations: of all rounds together.
-        least: lower bound of each parameter, shape `(D,)`; none by default.
+        bounds: of each parameter, two of shape `(D,)`; none by default.
         enough: nats that are next to nothing.
     """
-    least = np.full(len(start), -np.inf) if least is None else least
+    bounds = optimize.Bounds(np.full(len(start), -np.inf), np.inf) if bounds is None else bounds
 
     def safe(at: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         value, gradient = loss(at)
@@ -82,7 +82,6 @@ def climb(
     at, left, used = start, math.inf if len(start) else 0.0, 0
     first = 0.0
     options = {"maxls": 50, "gtol": 1e-7, "maxcor": MEMORY, "maxfun": 10 * max_iterations}
-    bounds = optimize.Bounds(least, np.inf)
     for finer in itertools.chain(FINER, itertools.repeat(FINER[-1])):
         if not len(at) or used >= max_iterations:
             break
@@ -92,7 +91,7 @@ def climb(
         found = optimize.minimize(safe, at, jac=True, method="L-BFGS-B", bounds=bounds, options=here)
         moved = not np.array_equal(at, found.x)
         at, used = found.x, used + max(int(found.nit), 1)
-        left, there = _ahead(loss, at, at > least)
+        left, there = _ahead(loss, at, (at > bounds.lb) & (at < bounds.ub))
         if left < enough or not (moved or finer > FINER[-1]):
             break
         at = there

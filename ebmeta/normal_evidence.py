@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import optimize
 from torch import Tensor
 from torch.nn import functional
 
@@ -223,7 +224,7 @@ class NormalEvidence:
         begin = torch.cat([start.factor[rows, columns], *([] if fixed else [start.log_noise.view(1)])])
         least = np.full(len(begin), -np.inf)
         least[len(rows) :] = math.log(LEAST_NOISE)
-        found = climb(loss, begin.numpy(), max_iterations, least)
+        found = climb(loss, begin.numpy(), max_iterations, optimize.Bounds(least, np.inf))
         factor, log_noise = unpack(torch.from_numpy(found.at))
         return Point(factor, log_noise, found.left)
 

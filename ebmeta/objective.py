@@ -22,6 +22,7 @@ a bound that draws close (Burda, Grosse and Salakhutdinov 2016, Importance weigh
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ from pyro.infer.util import torch_item
 from torch import Tensor
 
 from ebmeta.checks import at_least, checked
+from ebmeta.gaussian import Gaussian
 from ebmeta.inference import Inference
 from ebmeta.model import EmpiricalBayes
 from ebmeta.program import Program, register
@@ -93,7 +95,6 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
         batch: TaskBatch,
         num_steps: int | None = None,
         generator: torch.Generator | None = None,
-        noise: Tensor | None = None,
     ) -> Terms:
         """Return each term of each task after each refinement step, in nats.
 
@@ -102,7 +103,6 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
             batch: $T$ labelled tasks.
             num_steps: $K$; that of training by default.
             generator: source of the draws, on the CPU; that of seed 0 by default.
-            noise: for "evidence", standard normal numbers that make the draws, shape `(S, T, C, P)`; drawn by default.
 
         Raises:
             ValueError: if the tasks are unlabelled or do not fit the model.
@@ -126,9 +126,8 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
         terms = replace(terms, beta=1.0)
         if model.likelihood.conjugate or model.likelihood.categorical:
             return terms
-        if noise is None:
-            q = inferred.path[-1]
-            noise = torch.randn(self.num_draws, *q.loc.shape, generator=generator, dtype=q.loc.dtype).to(q.loc.device)
+        q = inferred.path[-1]
+        noise = torch.randn(self.num_draws, *q.loc.shape, generator=generator, dtype=q.loc.dtype).to(q.loc.device)
         bound = importance_bound(inferred, batch, noise)
         return replace(terms, nll=-bound.unsqueeze(0) - terms.kl)
 
@@ -165,20 +164,30 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
 
 
-def importance_bound(inferred: Inference, batch: TaskBatch, noise: Tensor) -> Tensor:
+def importance_bound(inferred: Inference, batch: TaskBatch, noise: Tensor, others: Sequence[Gaussian] = ()) -> Tensor:
     r"""Return the importance-weighted bound of the evidence of all labels of each task in nats, shape `(T,)`.
 
     Args:
         inferred: inference from tasks whose support and query are all labelled rows.
         batch: those tasks.
         noise: standard normal numbers that make the draws of the weights, shape `(S, T, C, P)`.
+        others: Gaussians that take even shares of the draws beside $q_0$; each draw is then weighted by the density of
+            their mixture.
     """
-    q, prior, likelihood = inferred.path[-1], inferred.prior, inferred.likelihood
-    of_q, of_prior = q.distribution(), prior.distribution()
-    w = q.loc + q.color(noise)
+    prior, likelihood = inferred.prior, inferred.likelihood
+    w, of_draws = _draw((inferred.path[-1], *others), noise)
     eta = torch.einsum("tnp,stcp->stnc", inferred.x, w).double()
     y = batch.query_y
     assert y is not None  # for the type checker: pooling keeps labels
     logp = torch.where(batch.query_mask, likelihood.log_prob(y, eta, inferred.way_mask, inferred.given), 0.0).sum(-1)
-    ratio = logp + of_prior.log_prob(w) - of_q.log_prob(w)
+    ratio = logp + prior.distribution().log_prob(w) - of_draws
     return torch.logsumexp(ratio, 0) - math.log(len(noise))
+
+
+def _draw(proposals: Sequence[Gaussian], noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Return draws of Gaussians, as many of each, and the log density of their mixture at each draw."""
+    parts = torch.tensor_split(noise, len(proposals))
+    w = torch.cat([q.loc + q.color(part) for q, part in zip(proposals, parts, strict=True)])
+    shares = [math.log(len(part) / len(noise)) if len(part) else -math.inf for part in parts]
+    density = [q.distribution().log_prob(w) + share for q, share in zip(proposals, shares, strict=True)]
+    return w, torch.logsumexp(torch.stack(density), 0)

@@ -13,7 +13,7 @@ import torch
 from ebmeta.columns import check_names
 from ebmeta.frames import FrameEncoder
 from ebmeta.group_sampling import GroupSampler
-from ebmeta.identification import features_of_groups, refuse_extreme
+from ebmeta.identification import alike_within_groups, refuse_extreme
 from ebmeta.initializer import PrototypeInitializer
 from ebmeta.likelihood import ScalarLikelihood
 from ebmeta.mixed_sampling import MixedSampler
@@ -108,10 +108,10 @@ def check_labels(model: EmpiricalBayes, tasks: TaskSampler) -> None:
 
 
 def untold(model: EmpiricalBayes, tasks: TaskSampler) -> list[str]:
-    """Return what to say of features that never vary within a group, or nothing; see `ebmeta.identification`."""
+    """Return what to say of labels or features that never vary within a group; see `ebmeta.identification`."""
     if not isinstance(tasks, GroupSampler) or tasks.transform is not None or model.predictor.embedder is not None:
         return []
-    return features_of_groups(model, list(tasks.parts(PART)))
+    return alike_within_groups(model, list(tasks.parts(PART)))
 
 
 def _check_rows(model: EmpiricalBayes, source: GroupSampler) -> None:
