@@ -350,7 +350,7 @@ def gather(
                 got = f"shape {changed.shape} of {changed.dtype}"
                 raise ValueError(f"transform: expected a function that returns {len(task)} rows of numbers, got {got}")
             task = exact(changed)
-        x = torch.from_numpy(np.ascontiguousarray(task))
+        x = torch.from_numpy(task if task.flags.c_contiguous and task.flags.writeable else task.copy("C"))
         out.append((x[: len(support)], x[len(support) :]))
         start = stop
     return out

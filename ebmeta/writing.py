@@ -142,12 +142,15 @@ def check_files(targets: Iterable[tuple[str, Path, Kind]], inputs: Mapping[str, 
         overwrite: replace files of another origin; never inputs.
 
     Raises:
-        ValueError: if a file is an input, by whatever path or link, or is written twice.
+        ValueError: if a file is an input, by whatever path or link, lies in the folder of a model that it is no
+            part of, or is written twice.
         OSError: as for `check_target`.
     """
     read: list[tuple[str, Path]] = []
     for name, path in inputs.items():
         read += [(name, path)] if not path.is_dir() else [(name, p) for p in path.iterdir() if p.is_file()]
+    targets = list(targets)
+    models = {Path(os.path.realpath(path)).parent for _, path, kind in targets if kind == "model"}
     taken: dict[str, str] = {}
     for flag, path, kind in targets:
         for name, other in read:
@@ -155,9 +158,17 @@ def check_files(targets: Iterable[tuple[str, Path, Kind]], inputs: Mapping[str, 
                 raise ValueError(f"{flag}: expected a file that is no input, got {path}, which is {name}")
         check_target(path, kind, overwrite)
         place = os.path.realpath(path)
+        folder = Path(place).parent
+        if kind != "model" and _stream(path) is None and (folder in models or _is_model(folder)):
+            raise ValueError(f"{flag}: expected a file outside the folder of a model, got {path}")
         if place in taken and _stream(path) is None:
             raise ValueError(f"{flag}: expected a file of its own, got {path}, which {taken[place]} writes too")
         taken[place] = flag
+
+
+def _is_model(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.is_file() and kind_of(config) == "model"
 
 
 def _stream(path: Path) -> Path | int | None:

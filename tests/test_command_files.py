@@ -113,6 +113,22 @@ def test_what_others_wrote_and_what_is_read_stays(files, capsys):
     assert json.loads((files / "mine.txt").read_text())["num_tasks"] == 2
 
 
+def test_nothing_is_written_into_the_folder_of_a_model(files, capsys):
+    (files / "new").mkdir()
+    before = contents(files)
+    for command, flags in commands(files).items():
+        for flag in flags:
+            if flag == "--output" and command[0] == "train":
+                continue  # which is the model
+            name = {"--plots": ".", "--output": "new.csv" if command[0] == "predict" else "new.html"}.get(
+                flag, "new.json"
+            )
+            for more in ((), ("--overwrite",)):
+                message = line(capsys, *command, flag, files / "model" / name, *more)
+                assert message.startswith(f"{flag}: expected a file outside the folder of a model, got "), message
+    assert contents(files) == before
+
+
 def test_a_command_can_run_again(files):
     task = ("predict", files / "model", files / "support.csv", files / "query.csv", "--json", files / "result.json")
     for suffix in ("csv", "npz", "parquet", "nc"):

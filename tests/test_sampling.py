@@ -415,3 +415,33 @@ def test_a_mixture_takes_turns():
         assert torch.equal(hard.query_x, parts[index % 3].harder(1.0).sample(2, index).query_x)
     with pytest.raises(ValueError, match="samplers: expected at least one, got none"):
         MixedSampler([])
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_arrays_that_cannot_be_written_to_are_copied(mapped, tmp_path):
+    """In a process of its own: torch says but once that it would share such memory."""
+    code = f"""
+import itertools, warnings, numpy as np, ebmeta
+warnings.filterwarnings("error", message="The given NumPy array is not writable")
+name = map("{{}}.npy".format, itertools.count()).__next__
+def fixed(values):
+    values = np.array(values)
+    if {mapped}:
+        np.save(place := name(), values)
+        return np.load(place, mmap_mode="r")
+    values.flags.writeable = False
+    return values
+rng = np.random.default_rng(0)
+X, group = fixed(rng.standard_normal((40, 2)).astype(np.float32)), fixed(np.repeat(np.arange(8), 5))
+options = dict(transform=lambda x, rng: fixed(x))
+tasks = ebmeta.GroupSampler(X, X[:, 0], group, n_support=2, size=fixed(np.ones(40)), group_X=X[:, 1:] * 0, **options)
+tasks.sample(2).query_x.zero_()
+ebmeta.EpisodeSampler(X, group, n_way=2, n_shot=1, n_query=2, **options).sample(2).support_x.zero_()
+tasks = ebmeta.GroupSampler(X, X[:, 0], group, n_support=2, size=fixed(np.ones(40)))
+model = ebmeta.EmpiricalBayes.regressor(2)
+ebmeta.fit(model, tasks, num_iterations=1, progress=False)
+ebmeta.fit_evidence(model, tasks, boundary=False)
+ebmeta.FewShotRegressor(model).fit(X, X[:, 0], groups=group).predict(X, groups=group)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert run.returncode == 0, run.stderr

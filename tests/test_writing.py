@@ -218,6 +218,20 @@ def test_inputs_are_no_targets(tmp_path):
         check_files([one, ("--json", tmp_path / "model" / ".." / "new.csv", "result")], inputs)
 
 
+def test_folders_of_models_hold_nothing_else(tmp_path):
+    ebmeta.save(classifier(), tmp_path / "model")
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    for folder in ("model", "link"):
+        for inputs in ({}, {"MODEL": tmp_path / "model"}):
+            with pytest.raises(ValueError, match="--output: expected a file outside the folder of a model, got .*new"):
+                check_files([("--output", tmp_path / folder / "new.csv", "table")], inputs, overwrite=True)
+    (tmp_path / "other").mkdir()
+    parts = [("--output", tmp_path / "other" / name, "model") for name in ("config.json", "model.safetensors")]
+    with pytest.raises(ValueError, match="--json: expected a file outside the folder of a model, got .*r.json"):
+        check_files([*parts, ("--json", tmp_path / "other" / "r.json", "result")], {})
+    check_files([*parts, ("--json", tmp_path / "r.json", "result")], {})
+
+
 def test_changed_tensors_are_refused(tmp_path):
     path = tmp_path / "c"
     write_tensors(path, {"a": torch.arange(6.0)}, {"n": 1}, "checkpoint")
