@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ebmeta.seeding import quietly
+from ebmeta.foundation.seeding import quietly
 
 
 def generators() -> tuple[object, ...]:

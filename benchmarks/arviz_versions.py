@@ -3,10 +3,10 @@
     python benchmarks/arviz_versions.py PYTHON [PYTHON ...]
 
 writes predictions, NUTS draws of the fully Bayesian model, and the importance ratios behind the k-hat of
-`check_posteriors`, to netCDF files; has each interpreter (this one first) read them, run what `ebmeta.interop` offers
-and ArviZ's own k-hat, and draw ArviZ's figures of them; and writes what each found, with the largest difference between
-them, to results/arviz_versions.json. The other interpreters need ArviZ, h5netcdf, h5py and matplotlib, and neither
-torch nor ebmeta: `ebmeta/interop.py` is loaded by itself.
+`check_posteriors`, to netCDF files; has each interpreter (this one first) read them, run what
+`ebmeta.prediction.arviz` offers and ArviZ's own k-hat, and draw ArviZ's figures of them; and writes what each found,
+with the largest difference between them, to results/arviz_versions.json. The other interpreters need ArviZ, h5netcdf,
+h5py and matplotlib, and neither torch nor ebmeta: `ebmeta/prediction/arviz.py` is loaded by itself.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def make(folder: Path) -> None:
 
     import ebmeta
     from ebmeta import reference
-    from ebmeta.simulate import LinearGaussianTasks
+    from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
 
     torch.set_num_threads(1)
     tasks = LinearGaussianTasks(np.zeros(3), np.eye(3), 0.5, n_support=3, n_query=6)
@@ -79,7 +79,7 @@ def write_ratios(folder: Path) -> None:
 
 
 def _interop() -> Any:
-    spec = importlib.util.spec_from_file_location("interop", ROOT / "ebmeta" / "interop.py")
+    spec = importlib.util.spec_from_file_location("interop", ROOT / "ebmeta" / "prediction" / "arviz.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

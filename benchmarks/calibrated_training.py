@@ -15,7 +15,7 @@ import torch
 
 import ebmeta
 from ebmeta.diagnostics import simulation_based_calibration
-from ebmeta.gaussian import FullGaussian
+from ebmeta.parts.gaussian import FullGaussian
 from lib.common import read, write
 from lib.linear_gaussian import COUPLING, tasks
 from lib.recipes import RECIPES, Recipe

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 import ebmeta
 from ebmeta import EmpiricalBayes, TaskBatch
-from ebmeta.evidence import Hyperprior
 from ebmeta.likelihood import NegativeBinomial
+from ebmeta.training.evidence import Hyperprior
 from lib.common import read, write
 from lib.groups.counted import SETS, Counted, Split, as_batch, load, splits
 from lib.groups.mixed_model import ACCEPT, CHAINS, DRAWS, WARMUP, exact_log_density, log_density

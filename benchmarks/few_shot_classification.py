@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import ebmeta
-from ebmeta.predict import marginals
+from ebmeta.prediction.trees import marginals
 from lib.classifier import MODELS, UNTOLD, last_probs, trained
 from lib.common import ROOT, cifar_fs, read, write
 from lib.kinds import FIVE, MANY, VALIDATION_WAYS, Kind, draw, labels

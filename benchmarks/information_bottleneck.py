@@ -17,7 +17,7 @@ import xarray as xr
 from scipy import integrate, stats
 
 import ebmeta
-from ebmeta import demo
+from ebmeta.app import demo
 from ebmeta.diagnostics import (
     generalization_gap,
     linear_gaussian_information,
@@ -27,9 +27,9 @@ from ebmeta.diagnostics import (
     synthetic_gradient_plot,
     synthetic_gradients,
 )
-from ebmeta.plots import save_figure
-from ebmeta.sampling import generator
-from ebmeta.simulate import LinearGaussianTasks
+from ebmeta.plots.results import save_figure
+from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
+from ebmeta.tasks.episodes import generator
 from lib.classifier import KINDS, classifier
 from lib.common import ROOT, read, write
 from lib.linear_gaussian import COUPLING, LOC, SCALE

@@ -15,9 +15,9 @@ import torch
 from scipy.optimize import minimize
 
 import ebmeta
-from ebmeta import conjugate
-from ebmeta.gaussian import FullGaussian
-from ebmeta.tasks import TaskBatch
+from ebmeta.parts.gaussian import FullGaussian
+from ebmeta.simulate import conjugate
+from ebmeta.tasks.batch import TaskBatch
 from lib.common import write
 from lib.linear_gaussian import COUPLING, LOC, NOISE, SCALE, tasks
 

@@ -17,7 +17,7 @@ import numpy as np
 
 import ebmeta
 from ebmeta import EmpiricalBayes, FewShotClassifier, FewShotRegressor, GroupSampler
-from ebmeta.evidence import Evidence
+from ebmeta.training.evidence import Evidence
 from lib.common import read, write
 
 LIMITS = {"one_large_group": 0.5, "many_ways": 2.0, "many_groups": 1.5, "many_groups_of_counts": 1.5}

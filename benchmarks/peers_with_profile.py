@@ -1,8 +1,8 @@
 """Do peers gain from the features of the default model? On validation classes of CIFAR-FS.
 
 Every peer, with the settings chosen for the features as they are, is given those, and then the directions and profiles
-that ebmeta's head makes of them (`ebmeta.profile`), without the constant. PT-MAP is left out: it takes features that
-are not negative. `python benchmarks/peers_with_profile.py`
+that ebmeta's head makes of them (`ebmeta.parts.profile`), without the constant. PT-MAP is left out: it takes features
+that are not negative. `python benchmarks/peers_with_profile.py`
 """
 
 from __future__ import annotations

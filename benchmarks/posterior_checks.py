@@ -23,10 +23,10 @@ import xarray as xr
 
 import ebmeta
 from ebmeta import reference
-from ebmeta.calibration import calibration_error
 from ebmeta.diagnostics import against_reference, check_posteriors
-from ebmeta.interop import held_out
-from ebmeta.predict import marginals
+from ebmeta.prediction.arviz import held_out
+from ebmeta.prediction.calibration import calibration_error
+from ebmeta.prediction.trees import marginals
 from lib.classifier import KINDS, classifier
 from lib.common import read, write
 from lib.count_tasks import count_tasks

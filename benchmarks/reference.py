@@ -30,7 +30,8 @@ import torch
 from pyro.infer import MCMC, NUTS
 
 import ebmeta
-from ebmeta import demo, reference
+from ebmeta import reference
+from ebmeta.app import demo
 from lib.common import data_folder, write
 
 NUM_TASKS, PYRO_TASKS = 100, 3

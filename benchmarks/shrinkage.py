@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 import ebmeta
 from ebmeta import EmpiricalBayes, TaskBatch
-from ebmeta.inference import Inference
-from ebmeta.units import in_units
+from ebmeta.model.posterior import Inference
+from ebmeta.model.units import in_units
 from lib.common import data_folder, read, write
 
 NAME = "shrinkage.json"

@@ -25,9 +25,9 @@ from ebmeta.diagnostics import (
     simulate_tasks,
     simulation_based_calibration,
 )
-from ebmeta.gaussian import Gaussian
-from ebmeta.simulate import LinearGaussianTasks
-from ebmeta.tasks import TaskBatch
+from ebmeta.parts.gaussian import Gaussian
+from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
+from ebmeta.tasks.batch import TaskBatch
 from lib.classifier import KINDS, classifier
 from lib.common import ROOT, data_folder, read, write
 from lib.kinds import Kind

@@ -24,12 +24,12 @@ import torch
 from torch import Tensor, nn
 
 import ebmeta
-from ebmeta import conjugate
-from ebmeta.basis import FourierBasis, build_basis
-from ebmeta.curve_plots import fitted_curve
-from ebmeta.gaussian import FullGaussian
-from ebmeta.sines import SineTasks
-from ebmeta.tasks import TaskBatch
+from ebmeta.parts.basis import FourierBasis, build_basis
+from ebmeta.parts.gaussian import FullGaussian
+from ebmeta.plots.curves import fitted_curve
+from ebmeta.simulate import conjugate
+from ebmeta.simulate.sines import SineTasks
+from ebmeta.tasks.batch import TaskBatch
 from lib.common import ROOT, read, write
 
 RANGES = {"in_range": (-5.0, 5.0), "out_of_range": (-5.0, 10.0)}

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 import ebmeta
-from ebmeta.fit import TEMPERATURE_TASKS
-from ebmeta.preparation import EXCESS, half_told
-from ebmeta.temperature_fit import fit_task_temperature
+from ebmeta.training.loop import TEMPERATURE_TASKS
+from ebmeta.training.measure import EXCESS, half_told
+from ebmeta.training.temperature import fit_task_temperature
 from lib.classifier import ITERATIONS, KINDS, classifier, last_probs
 from lib.common import cifar_fs, write
 from lib.kinds import DEFAULT, labels, mixture

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 import ebmeta
-from ebmeta.plots import save_figure
-from ebmeta.posterior_plots import posterior_path
-from ebmeta.spinning_lines import RingPosterior, SpinningLines
-from ebmeta.tasks import TaskBatch
+from ebmeta.plots.posteriors import posterior_path
+from ebmeta.plots.results import save_figure
+from ebmeta.simulate.spinning_lines import RingPosterior, SpinningLines
+from ebmeta.tasks.batch import TaskBatch
 from lib.common import ROOT, write
 
 FAMILY = SpinningLines()

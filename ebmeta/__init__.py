@@ -4,22 +4,22 @@ A learned prior, an amortized posterior, and refinement of that posterior on unl
 hierarchical Pyro model for classification and regression from a handful of labels.
 """
 
-from ebmeta.conformal import ConformalSets
 from ebmeta.estimators import FewShotClassifier, FewShotRegressor
-from ebmeta.evaluate import evaluate
-from ebmeta.evidence import EvidenceFit, fit_evidence
-from ebmeta.fit import FitResult, fit
-from ebmeta.group_sampling import GroupSampler
-from ebmeta.mixed_sampling import MixedSampler
-from ebmeta.model import EmpiricalBayes
-from ebmeta.novelty import Novelty
-from ebmeta.objective import Objective
-from ebmeta.persist import load, load_encoder, save
-from ebmeta.predict import predict
-from ebmeta.sampling import EpisodeSampler
-from ebmeta.tasks import TaskBatch
-from ebmeta.uncertainty import PriorEnsemble, propagate
-from ebmeta.units import in_units
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.storage import load, load_encoder, save
+from ebmeta.model.units import in_units
+from ebmeta.prediction.conformal import ConformalSets
+from ebmeta.prediction.novelty import Novelty
+from ebmeta.prediction.scores import evaluate
+from ebmeta.prediction.trees import predict
+from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.episodes import EpisodeSampler
+from ebmeta.tasks.groups import GroupSampler
+from ebmeta.tasks.mixed import MixedSampler
+from ebmeta.training.ensemble import PriorEnsemble, propagate
+from ebmeta.training.evidence import EvidenceFit, fit_evidence
+from ebmeta.training.loop import FitResult, fit
+from ebmeta.training.objective import Objective
 
 __version__ = "0.1.0"
 

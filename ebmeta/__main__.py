@@ -2,6 +2,6 @@
 
 import sys
 
-from ebmeta.cli import main
+from ebmeta.app.cli import main
 
 sys.exit(main())

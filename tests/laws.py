@@ -16,14 +16,14 @@ from builders import class_tasks, classifier, close, generator, number_tasks, pe
 from torch import Tensor, nn
 
 from ebmeta import EmpiricalBayes, Objective, TaskBatch
-from ebmeta.gaussian import Gaussian
-from ebmeta.initializer import ConjugateInitializer, PrototypeInitializer
 from ebmeta.likelihood import LIKELIHOODS, Categorical, Normal
-from ebmeta.predictor import LinearPredictor
-from ebmeta.prior import DiagonalPrior
-from ebmeta.real_synthetic_gradient import RealSyntheticGradient
-from ebmeta.refine import GradientRefiner
-from ebmeta.synthetic_gradient import ClassSyntheticGradient
+from ebmeta.parts.gaussian import Gaussian
+from ebmeta.parts.heads import LinearPredictor
+from ebmeta.parts.initializer import ConjugateInitializer, PrototypeInitializer
+from ebmeta.parts.prior import DiagonalPrior
+from ebmeta.refine.base import GradientRefiner
+from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
+from ebmeta.refine.synthetic_gradient import ClassSyntheticGradient
 
 STEPS = 3
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ebmeta.simulate import LinearGaussianTasks
+from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
 
 LOC = np.array([1.0, -0.5, 0.3])
 SCALE = np.array([[0.8, 0.0, 0.0], [0.3, 0.6, 0.0], [-0.2, 0.1, 0.5]])

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 import ebmeta
-from ebmeta.conjugate import log_evidence
-from ebmeta.objective import Terms
+from ebmeta.simulate.conjugate import log_evidence
+from ebmeta.training.objective import Terms
 from lib.linear_gaussian import tasks
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebmeta.calibration import (
+from ebmeta.prediction.calibration import (
     Z95,
     area_under_risk_coverage,
     bin_edges,
@@ -17,7 +17,7 @@ from ebmeta.calibration import (
     calibration_interval,
     reliability_bins,
 )
-from ebmeta.conformal import ConformalSets, set_coverage
+from ebmeta.prediction.conformal import ConformalSets, set_coverage
 
 TINY = 1e-30
 

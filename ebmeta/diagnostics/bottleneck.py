@@ -31,17 +31,17 @@ import xarray as xr
 from torch import Tensor
 from torch.nn import functional
 
-from ebmeta.calibration import Z95
-from ebmeta.checks import at_least, check, checked, dataset
-from ebmeta.evaluate import task_batches
-from ebmeta.gaussian import Gaussian
-from ebmeta.inference import Inference
-from ebmeta.model import EmpiricalBayes
-from ebmeta.plots import axes_or_new
-from ebmeta.predict import evaluating, match_model
-from ebmeta.sampling import TaskSampler
-from ebmeta.simulate import LinearGaussianTasks
-from ebmeta.tasks import TaskBatch
+from ebmeta.foundation.checks import at_least, check, checked, dataset
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.posterior import Inference
+from ebmeta.parts.gaussian import Gaussian
+from ebmeta.plots.results import axes_or_new
+from ebmeta.prediction.calibration import Z95
+from ebmeta.prediction.scores import task_batches
+from ebmeta.prediction.trees import evaluating, match_model
+from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
+from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.episodes import TaskSampler
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

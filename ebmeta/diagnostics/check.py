@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from ebmeta.checks import checked
+from ebmeta.foundation.checks import checked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

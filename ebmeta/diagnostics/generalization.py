@@ -28,15 +28,15 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ebmeta.checks import at_least, checked, dataset
 from ebmeta.diagnostics.bottleneck import labelled, mean_of, one_posterior, per_query, summarise
-from ebmeta.inference import Inference
+from ebmeta.foundation.checks import at_least, checked, dataset
 from ebmeta.likelihood import Given, Likelihood, ScalarLikelihood
-from ebmeta.model import EmpiricalBayes
-from ebmeta.plots import axes_or_new
-from ebmeta.predict import evaluating
-from ebmeta.sampling import TaskSampler
-from ebmeta.tasks import TaskBatch
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.posterior import Inference
+from ebmeta.plots.results import axes_or_new
+from ebmeta.prediction.trees import evaluating
+from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.episodes import TaskSampler
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,8 +14,8 @@ $$ \mathrm{cosine}(\hat g, g) = \frac{\hat g^\top \Lambda^{-1} g}{\lVert \hat g 
    \lVert g \rVert^2 = g^\top \Lambda^{-1} g , $$
 
 which do not depend on the units of features. A move of positive cosine lowers the true loss to first order. The steps
-of a mixture model (`ebmeta.mixture`) are not gradient steps; their moves are judged all the same, by where they lead.
-For real labels the move holds the score of the inputs too, which $\hat g$ does not.
+of a mixture model (`ebmeta.refine.mixture`) are not gradient steps; their moves are judged all the same, by where they
+lead. For real labels the move holds the score of the inputs too, which $\hat g$ does not.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ebmeta.calibration import Z95, calibration_error
-from ebmeta.checks import at_least, checked, dataset
 from ebmeta.diagnostics.bottleneck import labelled, mean_of, per_query, predictive_nll, summarise
-from ebmeta.gaussian import Gaussian
-from ebmeta.inference import Inference, repeat
-from ebmeta.model import EmpiricalBayes
-from ebmeta.plots import axes_or_new
-from ebmeta.predict import evaluating
-from ebmeta.refine import Setting
-from ebmeta.sampling import TaskSampler
-from ebmeta.tasks import TaskBatch
+from ebmeta.foundation.checks import at_least, checked, dataset
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.posterior import Inference, repeat
+from ebmeta.parts.gaussian import Gaussian
+from ebmeta.plots.results import axes_or_new
+from ebmeta.prediction.calibration import Z95, calibration_error
+from ebmeta.prediction.trees import evaluating
+from ebmeta.refine.base import Setting
+from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.episodes import TaskSampler
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -28,11 +28,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ebmeta.checks import at_least, checked
 from ebmeta.diagnostics.passes import LEAST_DRAWS, Pass, passes
-from ebmeta.interop import psis
-from ebmeta.model import EmpiricalBayes
-from ebmeta.tasks import TaskBatch
+from ebmeta.foundation.checks import at_least, checked
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.prediction.arviz import psis
+from ebmeta.tasks.batch import TaskBatch
 
 __all__ = ["GOOD", "USABLE", "check_posteriors", "correct"]
 
@@ -77,7 +77,7 @@ def check_posteriors(
             and absent, the tasks do not fit the model, or its prior has several values (`ebmeta.propagate`).
 
     Examples:
-        >>> from ebmeta.simulate import LinearGaussianTasks
+        >>> from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
         >>> batch = LinearGaussianTasks(np.zeros(2), np.eye(2)).sample(5)
         >>> checks = check_posteriors(EmpiricalBayes.regressor(1, num_steps=0), batch)  # q_0 is exact
         >>> float(checks["khat"].max()), float(abs(checks["gap"]).max()) < 1e-3

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ebmeta.checks import at_least, checked
-from ebmeta.inference import Inference
-from ebmeta.model import EmpiricalBayes
-from ebmeta.predict import assemble, marginals
-from ebmeta.tasks import TaskBatch
+from ebmeta.foundation.checks import at_least, checked
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.posterior import Inference
+from ebmeta.prediction.trees import assemble, marginals
+from ebmeta.tasks.batch import TaskBatch
 
 __all__ = ["against_reference"]
 

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from ebmeta.diagnostics.span import Frame, Projected, covariance_of, frame, project
-from ebmeta.gaussian import Gaussian
-from ebmeta.inference import Inference, repeat
 from ebmeta.likelihood import Given, ScalarLikelihood
-from ebmeta.model import EmpiricalBayes
-from ebmeta.predict import evaluating, match_model
-from ebmeta.tasks import TaskBatch
-from ebmeta.trained import say_untrained
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.posterior import Inference, repeat
+from ebmeta.model.trained import say_untrained
+from ebmeta.parts.gaussian import Gaussian
+from ebmeta.prediction.trees import evaluating, match_model
+from ebmeta.tasks.batch import TaskBatch
 
 __all__ = ["Draws", "Pass", "passes"]
 

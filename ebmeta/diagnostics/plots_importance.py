@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 import xarray as xr
 
-from ebmeta.checks import checked, dataset
 from ebmeta.diagnostics.importance import GOOD, USABLE
-from ebmeta.plots import axes_or_new
+from ebmeta.foundation.checks import checked, dataset
+from ebmeta.plots.results import axes_or_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

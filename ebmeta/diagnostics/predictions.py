@@ -13,14 +13,14 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ebmeta.calibration import Z95, calibration_interval
-from ebmeta.checks import array, at_least, checked, some
 from ebmeta.diagnostics.check import ORDER, Check, Status, interval
-from ebmeta.evaluate import task_scores
-from ebmeta.model import EmpiricalBayes
-from ebmeta.plots import axes_or_new, reliability
-from ebmeta.predict import assemble, marginals
-from ebmeta.tasks import TaskBatch
+from ebmeta.foundation.checks import array, at_least, checked, some
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.plots.results import axes_or_new, reliability
+from ebmeta.prediction.calibration import Z95, calibration_interval
+from ebmeta.prediction.scores import task_scores
+from ebmeta.prediction.trees import assemble, marginals
+from ebmeta.tasks.batch import TaskBatch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +47,7 @@ def probabilities(
         batches: labelled tasks.
         seed: seed of the bootstrap, and of the ties of counts.
         scores: what `task_scores` says of each batch, where it is known already.
-        repeats: how often each group was drawn, see `ebmeta.evaluate.repeats`.
+        repeats: how often each group was drawn, see `ebmeta.prediction.scores.repeats`.
 
     Raises:
         ValueError: if tasks are unlabelled or do not fit the model.
@@ -166,7 +166,7 @@ def few_labels(
         model: the model.
         batches: labelled tasks.
         scores: what `task_scores` says of each batch, where it is known already.
-        repeats: how often each group was drawn, see `ebmeta.evaluate.repeats`.
+        repeats: how often each group was drawn, see `ebmeta.prediction.scores.repeats`.
 
     Raises:
         ValueError: if tasks are unlabelled or do not fit the model.

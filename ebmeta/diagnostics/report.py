@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ebmeta.checks import at_least, checked
 from ebmeta.diagnostics.check import Check, Status, worst
 from ebmeta.diagnostics.predictions import few_labels, probabilities
 from ebmeta.diagnostics.verdicts import exactness, information, refinement, simulation, width
-from ebmeta.evaluate import repeats, task_batches, task_scores
-from ebmeta.model import EmpiricalBayes
-from ebmeta.sampling import TaskSampler
-from ebmeta.tasks import TaskBatch
-from ebmeta.writing import check_target, write, write_json
+from ebmeta.foundation.checks import at_least, checked
+from ebmeta.foundation.writing import check_target, write, write_json
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.prediction.scores import repeats, task_batches, task_scores
+from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.episodes import TaskSampler
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -27,15 +27,15 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ebmeta.checks import at_least, between, checked
 from ebmeta.diagnostics.simulation_result import SimulationCalibration
-from ebmeta.gaussian import Gaussian
-from ebmeta.inference import Inference
+from ebmeta.foundation.checks import at_least, between, checked
+from ebmeta.foundation.seeding import stream
 from ebmeta.likelihood import Given, ScalarLikelihood
-from ebmeta.model import EmpiricalBayes
-from ebmeta.sampling import TaskSampler
-from ebmeta.seeding import stream
-from ebmeta.tasks import TaskBatch
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.posterior import Inference
+from ebmeta.parts.gaussian import Gaussian
+from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.episodes import TaskSampler
 
 __all__ = ["Posterior", "Simulator", "simulate_tasks", "simulation_based_calibration"]
 
@@ -69,7 +69,7 @@ def simulate_tasks(model: EmpiricalBayes, batch: TaskBatch, seed: int = 0) -> tu
         ValueError: if the inputs do not fit the model, or a label is too large a number for a task.
 
     Examples:
-        >>> from ebmeta.simulate import LinearGaussianTasks
+        >>> from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
         >>> given = LinearGaussianTasks(np.zeros(3), np.eye(3)).sample(4)
         >>> tasks, w = simulate_tasks(EmpiricalBayes.regressor(2), given)
         >>> tasks, tuple(w.shape)
@@ -139,7 +139,7 @@ def simulation_based_calibration(
             simulator or a posterior returns what does not fit.
 
     Examples:
-        >>> from ebmeta.simulate import LinearGaussianTasks
+        >>> from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
         >>> given = LinearGaussianTasks(np.zeros(3), np.eye(3)).sample(200)
         >>> found = simulation_based_calibration(EmpiricalBayes.regressor(2), given, num_tasks=200)
         >>> found.verdict

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from ebmeta.gaussian import FullGaussian, Gaussian
+from ebmeta.parts.gaussian import FullGaussian, Gaussian
 
 __all__ = ["Frame", "Projected", "frame", "project"]
 

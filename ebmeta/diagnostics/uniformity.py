@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special, stats
 
-from ebmeta.checks import array, at_least, between, checked
+from ebmeta.foundation.checks import array, at_least, between, checked
 
 __all__ = ["Band", "ecdf_band", "least_tail", "uniformity_p_value"]
 

@@ -7,8 +7,6 @@ from typing import Literal
 
 import numpy as np
 
-from ebmeta.calibration import Z95
-from ebmeta.checks import at_least, checked, some
 from ebmeta.diagnostics.bottleneck import rate_distortion
 from ebmeta.diagnostics.check import Check, Status, interval
 from ebmeta.diagnostics.generalization import gap_plot, generalization_gap
@@ -18,10 +16,12 @@ from ebmeta.diagnostics.plots_importance import khat_by_step
 from ebmeta.diagnostics.plots_simulation import ecdf_difference
 from ebmeta.diagnostics.simulation import simulation_based_calibration
 from ebmeta.diagnostics.updates import posterior_updates, update_plot
-from ebmeta.evaluate import repeats
-from ebmeta.model import EmpiricalBayes
-from ebmeta.sampling import TaskSampler
-from ebmeta.tasks import TaskBatch
+from ebmeta.foundation.checks import at_least, checked, some
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.prediction.calibration import Z95
+from ebmeta.prediction.scores import repeats
+from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.episodes import TaskSampler
 
 __all__ = ["exactness", "information", "refinement", "simulation", "width"]
 

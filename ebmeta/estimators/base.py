@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ebmeta.checks import at_least, check
-from ebmeta.columns import check_names, read_rows
-from ebmeta.model import EmpiricalBayes
-from ebmeta.predict import Marginals, marginals
-from ebmeta.tasks import TaskBatch
+from ebmeta.foundation.checks import at_least, check
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.prediction.trees import Marginals, marginals
+from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.columns import check_names, read_rows
 
 __all__ = ["FewShot"]
 

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
 
-from ebmeta.checks import above, check
 from ebmeta.estimators.base import FewShot
-from ebmeta.model import EmpiricalBayes
-from ebmeta.sampling import class_codes
+from ebmeta.foundation.checks import above, check
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.tasks.episodes import class_codes
 
 __all__ = ["FewShotClassifier"]
 

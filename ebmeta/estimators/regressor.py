@@ -14,16 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 
-from ebmeta.buckets import by_group, split
-from ebmeta.checks import at_least, between, checked, real_array
-from ebmeta.columns import kind_of_keys, read_column, read_keys, read_rows
 from ebmeta.estimators.base import FewShot
 from ebmeta.estimators.rows import groups_of, sizes_of, targets_of
-from ebmeta.inference import Inference, MixtureInference
-from ebmeta.predict import CELLS, evaluating, match_model
-from ebmeta.seeding import stream
-from ebmeta.tasks import TaskBatch
-from ebmeta.trained import say_untrained
+from ebmeta.foundation.buckets import by_group, split
+from ebmeta.foundation.checks import at_least, between, checked, real_array
+from ebmeta.foundation.seeding import stream
+from ebmeta.model.posterior import Inference, MixtureInference
+from ebmeta.model.trained import say_untrained
+from ebmeta.prediction.trees import CELLS, evaluating, match_model
+from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.columns import kind_of_keys, read_column, read_keys, read_rows
 
 __all__ = ["FewShotRegressor"]
 

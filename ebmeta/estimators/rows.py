@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ebmeta.columns import read_column, read_keys
-from ebmeta.task_arrays import HUGE
+from ebmeta.tasks.arrays import HUGE
+from ebmeta.tasks.columns import read_column, read_keys
 
 __all__ = ["groups_of", "sizes_of", "targets_of"]
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from ebmeta.seeding import Drawing
+from ebmeta.foundation.seeding import Drawing
 
 __all__ = ["Given", "Likelihood"]
 

@@ -14,7 +14,7 @@ from scipy import special
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ebmeta.checks import above, checked
+from ebmeta.foundation.checks import above, checked
 from ebmeta.likelihood.base import Given
 from ebmeta.likelihood.log_gamma import log_binomial, log_poisson
 from ebmeta.likelihood.real import check_size

@@ -12,10 +12,10 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from scipy import stats
 from torch import Tensor, nn
 
-from ebmeta.checks import above, checked
+from ebmeta.foundation.checks import above, checked
+from ebmeta.foundation.standard import Exact, standard, summary
 from ebmeta.likelihood.base import Given
 from ebmeta.likelihood.scalar import ScalarLikelihood
-from ebmeta.standard import Exact, standard, summary
 
 __all__ = ["Normal", "NormalPerTask", "StudentT"]
 
@@ -143,7 +143,7 @@ class NormalPerTask(Normal):
     $$ z_t \sim \mathcal N(0, 1), \qquad \sigma_t = \sigma e^{\tau z_t} $$
 
     Given the level everything is conjugate, so the joint posterior of level and weights is a mixture of Gaussians over
-    the level, integrated by quadrature (`ebmeta.noise_levels`).
+    the level, integrated by quadrature (`ebmeta.parts.levels`).
 
     Args:
         noise: initial typical noise $\sigma$, in units of `eta`.

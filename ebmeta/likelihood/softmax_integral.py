@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebmeta.checks import at_least, checked
+from ebmeta.foundation.checks import at_least, checked
 
 __all__ = ["gaussian_softmax"]
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ebmeta.model import EmpiricalBayes
-from ebmeta.predict import evaluating
-from ebmeta.tasks import TaskBatch
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.prediction.trees import evaluating
+from ebmeta.tasks.batch import TaskBatch
 
 __all__ = ["SAMPLE_STATS", "blank", "in_64_bits", "label", "rows_of"]
 

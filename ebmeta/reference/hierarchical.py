@@ -29,13 +29,13 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from ebmeta.checks import at_least, between, checked
-from ebmeta.columns import read_column, read_keys, read_rows
-from ebmeta.model import EmpiricalBayes
+from ebmeta.foundation.checks import at_least, between, checked
+from ebmeta.foundation.seeding import quietly
+from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.reference.arrays import SAMPLE_STATS, in_64_bits, label, rows_of
 from ebmeta.reference.likelihoods import NumpyroLikelihood, get
-from ebmeta.seeding import quietly
-from ebmeta.tasks import TaskBatch
+from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.columns import read_column, read_keys, read_rows
 
 __all__ = ["Rows", "hierarchical", "hierarchical_model"]
 

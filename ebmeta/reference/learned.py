@@ -24,13 +24,13 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ebmeta.checks import at_least, checked
-from ebmeta.model import EmpiricalBayes
+from ebmeta.foundation.checks import at_least, checked
+from ebmeta.foundation.seeding import quietly
+from ebmeta.foundation.standard import ROUNDINGS
+from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.reference.arrays import SAMPLE_STATS, blank, in_64_bits, label, rows_of
 from ebmeta.reference.likelihoods import NumpyroLikelihood, get, learned_parameters
-from ebmeta.seeding import quietly
-from ebmeta.standard import ROUNDINGS
-from ebmeta.tasks import TaskBatch
+from ebmeta.tasks.batch import TaskBatch
 
 __all__ = ["numpyro_model", "nuts"]
 

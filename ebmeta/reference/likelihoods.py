@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ebmeta.checks import checked, found
+from ebmeta.foundation.checks import checked, found
 
 if TYPE_CHECKING:
     from ebmeta.likelihood import Likelihood

@@ -11,8 +11,8 @@ import mutants
 ROOT = Path(__file__).parents[2]
 TABLE = mutants.read()
 AREAS = {
-    "model": "model program predictor prior gaussian initializer refine mixture objective",
-    "evidence": "evidence uncertainty members",
+    "model": "empirical_bayes programs heads prior gaussian initializer base mixture objective",
+    "evidence": "evidence ensemble members",
     "conformal": "conformal",
     "diagnostics": "calibration",
 }

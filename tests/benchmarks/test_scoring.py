@@ -9,7 +9,7 @@ from builders import class_tasks, classifier
 from sklearn.metrics import log_loss
 
 import ebmeta
-from ebmeta.predict import marginals
+from ebmeta.prediction.trees import marginals
 from lib.kinds import Kind
 from lib.scoring import conformal, curves, fit_temperature, rounded, score, temper
 

@@ -14,30 +14,34 @@ import torch
 from kit import Kit
 
 import ebmeta
-from ebmeta import basis, calibration, conformal, conjugate, diagnostics, interop, plots, reference
-from ebmeta.curve_plots import fitted_curve
+from ebmeta import diagnostics, plots, reference
 from ebmeta.diagnostics import check, predictions, uniformity, verdicts
-from ebmeta.fit import resolve_device
-from ebmeta.frames import FrameEncoder
-from ebmeta.gaussian import DiagonalGaussian, FullGaussian
 from ebmeta.likelihood import NegativeBinomial, Normal, NormalPerTask, StudentT
-from ebmeta.persist import load_with_encoder
-from ebmeta.posterior_plots import ellipse, posterior_path
-from ebmeta.predict import marginals, match_model
-from ebmeta.predictor import LinearPredictor
-from ebmeta.prior import DiagonalPrior, FullPrior
-from ebmeta.sampling import class_codes, generator
-from ebmeta.simulate import LinearGaussianTasks
-from ebmeta.sines import SineTasks
-from ebmeta.spinning_lines import SpinningLines
-from ebmeta.uncertainty import temper
+from ebmeta.model.storage import load_with_encoder
+from ebmeta.parts import basis
+from ebmeta.parts.gaussian import DiagonalGaussian, FullGaussian
+from ebmeta.parts.heads import LinearPredictor
+from ebmeta.parts.prior import DiagonalPrior, FullPrior
+from ebmeta.plots.curves import fitted_curve
+from ebmeta.plots.posteriors import ellipse, posterior_path
+from ebmeta.prediction import arviz as interop
+from ebmeta.prediction import calibration, conformal
+from ebmeta.prediction.trees import marginals, match_model
+from ebmeta.simulate import conjugate
+from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
+from ebmeta.simulate.sines import SineTasks
+from ebmeta.simulate.spinning_lines import SpinningLines
+from ebmeta.tasks.episodes import class_codes, generator
+from ebmeta.tasks.frames import FrameEncoder
+from ebmeta.training.ensemble import temper
+from ebmeta.training.loop import resolve_device
 
 __all__ = ["SLOW", "entries"]
 
 Call = tuple[Callable[..., Any], dict[str, Any]]
 
 #: Entries whose right calls take seconds: only what must be refused is tried.
-SLOW = {"reference.nuts", "reference.hierarchical", "diagnostics.diagnose", "demo.run"}
+SLOW = {"reference.nuts", "reference.hierarchical", "diagnostics.diagnose", "app.demo.run"}
 
 
 def entries(k: Kit, folder: Path) -> dict[str, Call]:
@@ -193,44 +197,44 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
             {"model": model.model, "guide": model.guide, "batch": k.batch},
         ),
         "in_units": (ebmeta.in_units, {"model": model, "q": q}),
-        "gaussian.FullGaussian": (FullGaussian, {"loc": q.loc, "precision": q.precision}),
-        "gaussian.DiagonalGaussian": (DiagonalGaussian, {"loc": q.loc, "precision": torch.ones_like(q.loc)}),
-        "gaussian.Gaussian.kl": (q.kl, {"other": q}),
-        "gaussian.FullGaussian.kl": (q.kl, {"other": q}),
-        "gaussian.Gaussian.expand": (q[:1].expand, {"num_tasks": 4, "num_ways": 1}),
+        "parts.gaussian.FullGaussian": (FullGaussian, {"loc": q.loc, "precision": q.precision}),
+        "parts.gaussian.DiagonalGaussian": (DiagonalGaussian, {"loc": q.loc, "precision": torch.ones_like(q.loc)}),
+        "parts.gaussian.Gaussian.kl": (q.kl, {"other": q}),
+        "parts.gaussian.FullGaussian.kl": (q.kl, {"other": q}),
+        "parts.gaussian.Gaussian.expand": (q[:1].expand, {"num_tasks": 4, "num_ways": 1}),
         "likelihood.Normal": (Normal, {"noise": 0.5}),
         "likelihood.NormalPerTask": (NormalPerTask, {"noise": 0.5, "ratio": 0.25}),
         "likelihood.StudentT": (StudentT, {"noise": 0.5, "freedom": 4.0}),
         "likelihood.NegativeBinomial": (NegativeBinomial, {"shape": 2.0}),
-        "prior.FullPrior": (FullPrior, {"num_weights": 3, "scale": 0.5, "num_covariates": 1}),
-        "prior.DiagonalPrior": (DiagonalPrior, {"num_weights": 3, "scale": 0.5, "num_covariates": 1}),
-        "predictor.LinearPredictor": (
+        "parts.prior.FullPrior": (FullPrior, {"num_weights": 3, "scale": 0.5, "num_covariates": 1}),
+        "parts.prior.DiagonalPrior": (DiagonalPrior, {"num_weights": 3, "scale": 0.5, "num_covariates": 1}),
+        "parts.heads.LinearPredictor": (
             LinearPredictor,
             {"num_features": 2, "head": "cosine", "freeze_embedder": False, "profile": 2},
         ),
-        "basis.SplineBasis": (basis.SplineBasis, {"num_inputs": 2, "num_knots": 3}),
-        "basis.FourierBasis": (
+        "parts.basis.SplineBasis": (basis.SplineBasis, {"num_inputs": 2, "num_knots": 3}),
+        "parts.basis.FourierBasis": (
             basis.FourierBasis,
             {"num_inputs": 2, "num_frequencies": 2, "period": 4.0, "learned": True},
         ),
-        "basis.RandomFeatures": (
+        "parts.basis.RandomFeatures": (
             basis.RandomFeatures,
             {"num_inputs": 2, "num_frequencies": 2, "length_scale": 0.5, "seed": 1},
         ),
-        "basis.build_basis": (basis.build_basis, {"config": {"name": "spline", "num_inputs": 2, "num_knots": 3}}),
-        "basis.Basis.measure": (lambda x: basis.SplineBasis(2).measure(x), {"x": torch.from_numpy(k.X).float()}),
-        "persist.load_with_encoder": (load_with_encoder, {"folder": folder / "saved"}),
-        "fit.resolve_device": (resolve_device, {"device": "cpu"}),
+        "parts.basis.build_basis": (basis.build_basis, {"config": {"name": "spline", "num_inputs": 2, "num_knots": 3}}),
+        "parts.basis.Basis.measure": (lambda x: basis.SplineBasis(2).measure(x), {"x": torch.from_numpy(k.X).float()}),
+        "model.storage.load_with_encoder": (load_with_encoder, {"folder": folder / "saved"}),
+        "training.loop.resolve_device": (resolve_device, {"device": "cpu"}),
         "Objective.differentiable_loss": (
             ebmeta.Objective("gibbs").differentiable_loss,
             {"model": model.model, "guide": model.guide, "batch": k.batch},
         ),
-        "predict.match_model": (match_model, {"model": model, "batch": k.batch}),
-        "predict.marginals": (marginals, {"model": model, "batch": k.batch, "num_steps": 1}),
-        "sampling.generator": (generator, {"seed": 1, "index": 2}),
-        "conjugate.posterior": (conjugate.posterior, _linear(k)),
-        "conjugate.log_evidence": (conjugate.log_evidence, _linear(k)),
-        "uncertainty.temper": (temper, {"log_ratio": torch.tensor([0.0, 0.5, 3.0, -2.0]), "least": 2.0}),
+        "prediction.trees.match_model": (match_model, {"model": model, "batch": k.batch}),
+        "prediction.trees.marginals": (marginals, {"model": model, "batch": k.batch, "num_steps": 1}),
+        "tasks.episodes.generator": (generator, {"seed": 1, "index": 2}),
+        "simulate.conjugate.posterior": (conjugate.posterior, _linear(k)),
+        "simulate.conjugate.log_evidence": (conjugate.log_evidence, _linear(k)),
+        "training.ensemble.temper": (temper, {"log_ratio": torch.tensor([0.0, 0.5, 3.0, -2.0]), "least": 2.0}),
     }
 
 
@@ -365,19 +369,19 @@ def _tasks(k: Kit) -> dict[str, Call]:
         "GroupSampler.parts": (lambda **o: list(k.groups.parts(**o)), {"rows": 30, "least": 2}),
         "TaskBatch.parts": (batch.parts, {"cells": 30, "least": 2}),
         "TaskBatch.to": (batch.to, {"target": "cpu"}),
-        "sampling.class_codes": (class_codes, {"y": k.codes, "name": "labels"}),
-        "frames.FrameEncoder": (FrameEncoder, columns),
-        "frames.FrameEncoder.fit": (
+        "tasks.episodes.class_codes": (class_codes, {"y": k.codes, "name": "labels"}),
+        "tasks.frames.FrameEncoder": (FrameEncoder, columns),
+        "tasks.frames.FrameEncoder.fit": (
             lambda frame: FrameEncoder("y", "g").fit(frame).transform(frame),
             {"frame": k.frame},
         ),
-        "frames.FrameEncoder.transform": (k.encoder.transform, {"frame": k.frame}),
-        "frames.FrameEncoder.group_rows": (k.encoder.group_rows, {"frame": k.frame}),
-        "frames.FrameEncoder.group_x": (k.encoder.group_x, {"frame": k.frame}),
-        "frames.FrameEncoder.labels": (k.encoder.labels, {"frame": k.frame}),
-        "frames.FrameEncoder.numbers": (k.encoder.numbers, {"frame": k.frame, "column": "a"}),
-        "frames.FrameEncoder.from_config": (FrameEncoder.from_config, {"config": k.encoder.config()}),
-        "simulate.LinearGaussianTasks": (
+        "tasks.frames.FrameEncoder.transform": (k.encoder.transform, {"frame": k.frame}),
+        "tasks.frames.FrameEncoder.group_rows": (k.encoder.group_rows, {"frame": k.frame}),
+        "tasks.frames.FrameEncoder.group_x": (k.encoder.group_x, {"frame": k.frame}),
+        "tasks.frames.FrameEncoder.labels": (k.encoder.labels, {"frame": k.frame}),
+        "tasks.frames.FrameEncoder.numbers": (k.encoder.numbers, {"frame": k.frame, "column": "a"}),
+        "tasks.frames.FrameEncoder.from_config": (FrameEncoder.from_config, {"config": k.encoder.config()}),
+        "simulate.linear_gaussian.LinearGaussianTasks": (
             lambda **options: LinearGaussianTasks(**options).sample(2),
             {
                 "loc": np.array([1.0, 2.0, 3.0]),
@@ -389,17 +393,17 @@ def _tasks(k: Kit) -> dict[str, Call]:
                 "seed": 1,
             },
         ),
-        "simulate.LinearGaussianTasks.sample": (k.family.sample, {"num_tasks": 2, "index": 1}),
-        "simulate.LinearGaussianTasks.simulate": (k.family.simulate, {"num_tasks": 2, "index": 1}),
-        "simulate.LinearGaussianTasks.exact_posterior": (
+        "simulate.linear_gaussian.LinearGaussianTasks.sample": (k.family.sample, {"num_tasks": 2, "index": 1}),
+        "simulate.linear_gaussian.LinearGaussianTasks.simulate": (k.family.simulate, {"num_tasks": 2, "index": 1}),
+        "simulate.linear_gaussian.LinearGaussianTasks.exact_posterior": (
             k.family.exact_posterior,
             {"batch": k.family.sample(2), "transductive": True},
         ),
-        "simulate.LinearGaussianTasks.exact_nll": (
+        "simulate.linear_gaussian.LinearGaussianTasks.exact_nll": (
             k.family.exact_nll,
             {"batch": k.family.sample(2), "transductive": True},
         ),
-        "sines.SineTasks": (
+        "simulate.sines.SineTasks": (
             lambda **options: SineTasks(**options).sample(2),
             {
                 "n_support": 2,
@@ -411,10 +415,10 @@ def _tasks(k: Kit) -> dict[str, Call]:
                 "seed": 1,
             },
         ),
-        "sines.SineTasks.sample": (SineTasks().sample, {"num_tasks": 2, "index": 1}),
-        "sines.SineTasks.truth": (SineTasks().truth, {"num_tasks": 2, "index": 1}),
-        "sines.SineTasks.exact": (SineTasks().exact, {"batch": SineTasks().sample(1), "num_points": 8}),
-        "spinning_lines.SpinningLines": (
+        "simulate.sines.SineTasks.sample": (SineTasks().sample, {"num_tasks": 2, "index": 1}),
+        "simulate.sines.SineTasks.truth": (SineTasks().truth, {"num_tasks": 2, "index": 1}),
+        "simulate.sines.SineTasks.exact": (SineTasks().exact, {"batch": SineTasks().sample(1), "num_points": 8}),
+        "simulate.spinning_lines.SpinningLines": (
             lambda **options: SpinningLines(**options).sample(2),
             {
                 "radius": 0.5,
@@ -428,13 +432,13 @@ def _tasks(k: Kit) -> dict[str, Call]:
                 "seed": 1,
             },
         ),
-        "spinning_lines.SpinningLines.sample": (SpinningLines().sample, {"num_tasks": 2, "index": 1}),
-        "spinning_lines.SpinningLines.simulate": (SpinningLines().simulate, {"num_tasks": 2, "index": 1}),
-        "spinning_lines.SpinningLines.exact_posterior": (
+        "simulate.spinning_lines.SpinningLines.sample": (SpinningLines().sample, {"num_tasks": 2, "index": 1}),
+        "simulate.spinning_lines.SpinningLines.simulate": (SpinningLines().simulate, {"num_tasks": 2, "index": 1}),
+        "simulate.spinning_lines.SpinningLines.exact_posterior": (
             SpinningLines().exact_posterior,
             {"batch": SpinningLines().sample(2), "transductive": True},
         ),
-        "spinning_lines.SpinningLines.exact_nll": (
+        "simulate.spinning_lines.SpinningLines.exact_nll": (
             SpinningLines().exact_nll,
             {"batch": SpinningLines().sample(2), "transductive": True},
         ),
@@ -442,18 +446,18 @@ def _tasks(k: Kit) -> dict[str, Call]:
 
 
 def _files(k: Kit, folder: Path) -> dict[str, Call]:
-    from ebmeta import demo
+    from ebmeta.app import demo
 
     saved = folder / "saved"
     return {
         "save": (ebmeta.save, {"model": k.regressor, "folder": folder / "model", "encoder": k.encoder}),
         "load": (ebmeta.load, {"folder": saved}),
         "load_encoder": (ebmeta.load_encoder, {"folder": saved}),
-        "demo.run": (
+        "app.demo.run": (
             demo.run,
             {"output": folder / "demo", "seed": 1, "num_iterations": 2, "progress": False, "num_tasks": 2},
         ),
-        "demo.samplers": (demo.samplers, {"seed": 1}),
+        "app.demo.samplers": (demo.samplers, {"seed": 1}),
     }
 
 
@@ -484,9 +488,9 @@ def _scores(k: Kit) -> dict[str, Call]:
                 "seed": 1,
             },
         ),
-        "evaluate.table": (evaluate_module().table, {"evaluation": k.scores}),
-        "evaluate.task_batches": (evaluate_module().task_batches, {"tasks": k.episodes, "num_tasks": 3}),
-        "evaluate.task_scores": (
+        "prediction.scores.table": (evaluate_module().table, {"evaluation": k.scores}),
+        "prediction.scores.task_batches": (evaluate_module().task_batches, {"tasks": k.episodes, "num_tasks": 3}),
+        "prediction.scores.task_scores": (
             evaluate_module().task_scores,
             {"model": k.regressor, "batch": k.batch, "num_steps": 1},
         ),
@@ -507,12 +511,12 @@ def _scores(k: Kit) -> dict[str, Call]:
             ebmeta.ConformalSets(level=0.5).calibrate_probs(k.probs, k.labels).predict_probs,
             {"probs": k.probs},
         ),
-        "conformal.class_scores": (
+        "prediction.conformal.class_scores": (
             conformal.class_scores,
             {"probs": k.probs, "score": "aps", "uniform": np.full((20, 3), 0.5)},
         ),
-        "conformal.set_coverage": (conformal.set_coverage, {"sets": k.set_data, "query_y": k.labels}),
-        "conformal.task_quantile": (conformal.task_quantile, {"scores": k.probs[..., 0], "level": 0.5}),
+        "prediction.conformal.set_coverage": (conformal.set_coverage, {"sets": k.set_data, "query_y": k.labels}),
+        "prediction.conformal.task_quantile": (conformal.task_quantile, {"scores": k.probs[..., 0], "level": 0.5}),
         "Novelty": (lambda model: ebmeta.Novelty(model).fit(k.groups, 8).score(k.batch), {"model": k.regressor}),
         "Novelty.fit": (
             lambda **options: ebmeta.Novelty(k.regressor).fit(**options).score(k.batch),
@@ -525,28 +529,31 @@ def _scores(k: Kit) -> dict[str, Call]:
         "Novelty.statistics": (k.novelty.statistics, {"batch": k.batch}),
         "Novelty.score": (k.novelty.score, {"batch": k.batch}),
         "Novelty.p_value": (k.novelty.p_value, {"batch": k.batch}),
-        "calibration.bin_edges": (calibration.bin_edges, {"confidence": k.confidence, "bins": 4, "mass": True}),
-        "calibration.bin_sums": (
+        "prediction.calibration.bin_edges": (
+            calibration.bin_edges,
+            {"confidence": k.confidence, "bins": 4, "mass": True},
+        ),
+        "prediction.calibration.bin_sums": (
             calibration.bin_sums,
             {"p": k.confidence, "y": k.correct.astype(float), "edges": edges},
         ),
-        "calibration.bootstrap": (
+        "prediction.calibration.bootstrap": (
             calibration.bootstrap,
             {"sums": sums, "statistic": calibration._error, "num_bootstrap": 5, "seed": 1},
         ),
-        "calibration.brier_decomposition": (calibration.brier_decomposition, {"sums": sums / 5}),
-        "calibration.reliability_bins": (calibration.reliability_bins, {**pairs, "bins": 4, "mass": True}),
-        "calibration.reliability_by_step": (
+        "prediction.calibration.brier_decomposition": (calibration.brier_decomposition, {"sums": sums / 5}),
+        "prediction.calibration.reliability_bins": (calibration.reliability_bins, {**pairs, "bins": 4, "mass": True}),
+        "prediction.calibration.reliability_by_step": (
             calibration.reliability_by_step,
             {"evaluation": k.class_scores, "bins": 4, "mass": True},
         ),
-        "calibration.calibration_error": (calibration.calibration_error, {**pairs, "bins": 4, "mass": True}),
-        "calibration.calibration_interval": (
+        "prediction.calibration.calibration_error": (calibration.calibration_error, {**pairs, "bins": 4, "mass": True}),
+        "prediction.calibration.calibration_interval": (
             calibration.calibration_interval,
             {**pairs, "bins": 4, "mass": True, "num_bootstrap": 5, "seed": 1},
         ),
-        "calibration.risk_coverage": (calibration.risk_coverage, pairs),
-        "calibration.area_under_risk_coverage": (calibration.area_under_risk_coverage, pairs),
+        "prediction.calibration.risk_coverage": (calibration.risk_coverage, pairs),
+        "prediction.calibration.area_under_risk_coverage": (calibration.area_under_risk_coverage, pairs),
     }
 
 
@@ -554,7 +561,7 @@ def evaluate_module() -> Any:
     """Return the module, which the function of the same name hides."""
     import importlib
 
-    return importlib.import_module("ebmeta.evaluate")
+    return importlib.import_module("ebmeta.prediction.scores")
 
 
 def _checks(k: Kit) -> dict[str, Call]:
@@ -660,13 +667,13 @@ def _checks(k: Kit) -> dict[str, Call]:
         "diagnostics.verdicts.refinement": (verdicts.refinement, source),
         "diagnostics.verdicts.simulation": (verdicts.simulation, {**source, "num_tasks": 12, "seed": 1}),
         "diagnostics.verdicts.width": (verdicts.width, source),
-        "interop.compare": (interop.compare, {"trees": {"a": k.tree, "b": k.other_tree}, "seen": False}),
-        "interop.held_out": (interop.held_out, {"tree": k.tree}),
-        "interop.loo": (interop.loo, {"tree": k.tree}),
-        "interop.pit": (interop.pit, {"tree": k.tree, "seen": False, "seed": 1}),
-        "interop.psis": (interop.psis, {"log_ratios": k.y[:40] / 8}),
-        "interop.summary": (interop.summary, {"tree": k.tree}),
-        "interop.to_arviz": (interop.to_arviz, {"tree": k.tree}),
+        "prediction.arviz.compare": (interop.compare, {"trees": {"a": k.tree, "b": k.other_tree}, "seen": False}),
+        "prediction.arviz.held_out": (interop.held_out, {"tree": k.tree}),
+        "prediction.arviz.loo": (interop.loo, {"tree": k.tree}),
+        "prediction.arviz.pit": (interop.pit, {"tree": k.tree, "seen": False, "seed": 1}),
+        "prediction.arviz.psis": (interop.psis, {"log_ratios": k.y[:40] / 8}),
+        "prediction.arviz.summary": (interop.summary, {"tree": k.tree}),
+        "prediction.arviz.to_arviz": (interop.to_arviz, {"tree": k.tree}),
         "reference.Rows": (
             reference.Rows,
             {"y": k.y, "task": k.codes, "random": k.X, "fixed": k.X, "size": k.size},
@@ -717,20 +724,20 @@ def _plots(k: Kit, folder: Path) -> dict[str, Call]:
     q, ax = k.gaussian, plots.axes_or_new(None)
     rate = diagnostics.rate_distortion(k.regressor, k.batch)
     return {
-        "plots.axes_or_new": (plots.axes_or_new, {"ax": ax, "width": 4.0, "height": 4.0}),
-        "plots.coverage_by_ways": (plots.coverage_by_ways, {"report": k.coverage}),
-        "plots.history": (plots.history, {"run": k.run.history}),
-        "plots.refinement": (plots.refinement, {"evaluation": k.scores, "metric": "nll"}),
-        "plots.reliability": (plots.reliability, {"evaluation": k.class_scores}),
-        "plots.risk_coverage": (plots.risk_coverage, {"evaluation": k.class_scores}),
-        "plots.save_figure": (plots.save_figure, {"figure": ax, "path": folder / "figure.png"}),
-        "plots.set_sizes": (plots.set_sizes, {"sets": k.set_data}),
-        "posterior_plots.ellipse": (ellipse, {"q": q, "task": 0, "weights": (0, 1), "mass": 0.5}),
-        "posterior_plots.posterior_path": (
+        "plots.results.axes_or_new": (plots.axes_or_new, {"ax": ax, "width": 4.0, "height": 4.0}),
+        "plots.results.coverage_by_ways": (plots.coverage_by_ways, {"report": k.coverage}),
+        "plots.results.history": (plots.history, {"run": k.run.history}),
+        "plots.results.refinement": (plots.refinement, {"evaluation": k.scores, "metric": "nll"}),
+        "plots.results.reliability": (plots.reliability, {"evaluation": k.class_scores}),
+        "plots.results.risk_coverage": (plots.risk_coverage, {"evaluation": k.class_scores}),
+        "plots.results.save_figure": (plots.save_figure, {"figure": ax, "path": folder / "figure.png"}),
+        "plots.results.set_sizes": (plots.set_sizes, {"sets": k.set_data}),
+        "plots.posteriors.ellipse": (ellipse, {"q": q, "task": 0, "weights": (0, 1), "mass": 0.5}),
+        "plots.posteriors.posterior_path": (
             posterior_path,
             {"path": [q], "task": 0, "weights": (0, 1), "mass": 0.5},
         ),
-        "curve_plots.fitted_curve": (
+        "plots.curves.fitted_curve": (
             fitted_curve,
             {
                 "model": k.regressor,

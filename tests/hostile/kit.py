@@ -11,8 +11,8 @@ import xarray as xr
 
 import ebmeta
 from ebmeta import diagnostics
-from ebmeta.evaluate import task_scores
-from ebmeta.simulate import LinearGaussianTasks
+from ebmeta.prediction.scores import task_scores
+from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
 
 __all__ = ["Kit"]
 
@@ -153,7 +153,7 @@ class Kit:
 
     @cached_property
     def coverage(self) -> xr.Dataset:
-        return ebmeta.conformal.set_coverage(self.set_data, self.labels)
+        return ebmeta.prediction.conformal.set_coverage(self.set_data, self.labels)
 
     @cached_property
     def novelty(self) -> ebmeta.Novelty:
@@ -168,10 +168,10 @@ class Kit:
         return diagnostics.simulation_based_calibration(self.regressor, self.batch, num_tasks=20, num_draws=10)
 
     @cached_property
-    def gaussian(self) -> ebmeta.gaussian.Gaussian:
+    def gaussian(self) -> ebmeta.parts.gaussian.Gaussian:
         q = self.regressor.posterior(self.batch)[0]
         return q.with_(q.loc.detach(), q.precision.detach())
 
     @cached_property
-    def encoder(self) -> ebmeta.frames.FrameEncoder:
-        return ebmeta.frames.FrameEncoder("y", "g").fit(self.frame)
+    def encoder(self) -> ebmeta.tasks.frames.FrameEncoder:
+        return ebmeta.tasks.frames.FrameEncoder("y", "g").fit(self.frame)

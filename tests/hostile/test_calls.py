@@ -35,30 +35,30 @@ ALLOWED = {
     "Objective.loss": ("train", "draw"),
     "TaskBatch": ("NaN",),
     "TaskBatch.from_tasks": ("NaN",),
-    "basis.FourierBasis": ("NaN",),
+    "parts.basis.FourierBasis": ("NaN",),
     "EvidenceFit": ("NaN",),
-    "calibration.brier_decomposition": ("NaN",),
-    "calibration.bootstrap": ("NaN",),
-    "calibration.calibration_interval": ("NaN",),
-    "calibration.reliability_bins": ("NaN",),
-    "calibration.reliability_by_step": ("NaN",),
-    "conformal.class_scores": ("NaN",),
+    "prediction.calibration.brier_decomposition": ("NaN",),
+    "prediction.calibration.bootstrap": ("NaN",),
+    "prediction.calibration.calibration_interval": ("NaN",),
+    "prediction.calibration.reliability_bins": ("NaN",),
+    "prediction.calibration.reliability_by_step": ("NaN",),
+    "prediction.conformal.class_scores": ("NaN",),
     "evaluate": ("NaN",),
     "fit": ("train",),
-    "gaussian.DiagonalGaussian": ("NaN",),
-    "gaussian.FullGaussian": ("NaN",),
+    "parts.gaussian.DiagonalGaussian": ("NaN",),
+    "parts.gaussian.FullGaussian": ("NaN",),
     "reference.Rows": ("NaN",),
-    "interop.loo": ("warn",),  # ArviZ's advice
-    "interop.psis": ("NaN",),
+    "prediction.arviz.loo": ("warn",),  # ArviZ's advice
+    "prediction.arviz.psis": ("NaN",),
     "fit_evidence": ("train",),
-    "predict.match_model": ("NaN",),
+    "prediction.trees.match_model": ("NaN",),
 }
 
 
 #: What holds results: what is in their arrays is the business of what made them.
-RESULTS = {"EvidenceFit", "FitResult", "gaussian.DiagonalGaussian", "gaussian.FullGaussian"}
+RESULTS = {"EvidenceFit", "FitResult", "parts.gaussian.DiagonalGaussian", "parts.gaussian.FullGaussian"}
 #: What needs no columns where the encoder has no covariates, or the frame's rows alone.
-BARE = {"frames.FrameEncoder.fit", "frames.FrameEncoder.group_rows", "frames.FrameEncoder.group_x"}
+BARE = {"tasks.frames.FrameEncoder.fit", "tasks.frames.FrameEncoder.group_rows", "tasks.frames.FrameEncoder.group_x"}
 KEPT = torch.Tensor | xr.Dataset
 
 
@@ -97,11 +97,11 @@ def cases(kit: Kit, calls: dict[str, Any]) -> list[tuple[str, str, Case]]:
     for name, (_, arguments) in calls.items():
         for argument, value in arguments.items():
             found = hostile(kit, argument, value, optional(name, argument))
-            if name == "frames.FrameEncoder":  # names of columns of a frame that it has not seen
+            if name == "tasks.frames.FrameEncoder":  # names of columns of a frame that it has not seen
                 found = [c._replace(verdict="any") if isinstance(c.value, str) else c for c in found]
             if name in BARE:
                 found = [c._replace(verdict="any") if c.label == "no columns" else c for c in found]
-            if name == "uncertainty.temper":  # of any number, of which those that are not finite have no weight
+            if name == "training.ensemble.temper":  # of any number, of which those that are not finite have no weight
                 found = [c._replace(verdict="any") if c.label.endswith(("within", "missing")) else c for c in found]
             if name in RESULTS:
                 found = [c._replace(verdict="any") if isinstance(c.value, KEPT) else c for c in found]

@@ -23,7 +23,7 @@ import scale
 from judge import LONGEST, TooLongError, limited
 
 import ebmeta
-from ebmeta.cli import main
+from ebmeta.app.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SECONDS = 60

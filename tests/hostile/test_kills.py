@@ -14,10 +14,10 @@ import pytest
 import torch
 from builders import classifier
 from scale import SCALE, share
-from test_checkpoints import ITERATIONS, model, tasks
 
 import ebmeta
-from ebmeta.tabular import write_table
+from ebmeta.app.tables import write_table
+from tests.hostile.test_checkpoints import ITERATIONS, model, tasks
 
 KILLS = 50
 FILES = {"config.json", "model.safetensors"}

@@ -11,10 +11,10 @@ from builders import class_tasks, classifier, number_tasks, real_tasks, regresso
 from mutations import damaged, edited, retensored
 from safetensors.torch import load as from_bytes
 from scale import share
-from test_persist import stored_version_1
 
 import ebmeta
-from ebmeta.frames import FrameEncoder
+from ebmeta.tasks.frames import FrameEncoder
+from tests.model.test_storage import stored_version_1
 
 FOLDERS = 1800
 FILES = ("config.json", "model.safetensors")

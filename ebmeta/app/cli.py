@@ -1,0 +1,343 @@
+"""The command line: demo, train, predict, evaluate, diagnose.
+
+Every command takes `--json FILE` for a machine-readable result (`diagnose` always writes one), and `--config FILE`,
+a TOML file with a table per command whose values lie under the flags. Errors are one line, with exit code 2
+(`--debug` shows where they arose). What ebmeta did not write is replaced only with `--overwrite`.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import cyclopts
+from cyclopts import App, Parameter
+
+from ebmeta.app.errors import as_line, one_line_each, whole
+from ebmeta.app.files import Targets, check, configuration, finish
+from ebmeta.app.sources import Tasks, sampler
+
+if TYPE_CHECKING:
+    from ebmeta.foundation.writing import Kind
+
+__all__ = ["app", "main"]
+
+#: A flag that is a whole number; of 1.5, cyclopts would make 2.
+Whole = Annotated[int, Parameter(converter=whole)]
+COMMANDS = ("demo", "train", "predict", "evaluate", "diagnose")
+
+
+app = App(
+    name="ebmeta",
+    help="Empirical Bayes across many small tasks: train, predict with calibrated probabilities, evaluate.",
+    version=lambda: installed("ebmeta"),
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+app.meta.suppress_keyboard_interrupt = False
+app.meta.group_parameters = cyclopts.Group("Common", sort_key=99)
+
+
+def _check(targets: Targets, json: Path | None, overwrite: bool, **inputs: Path | None) -> None:
+    check(targets, json, overwrite, app.config, **inputs)
+
+
+@app.command
+def demo(
+    output: Path = Path("demo"),
+    *,
+    seed: Whole = 0,
+    num_iterations: Whole | None = None,
+    progress: bool = True,
+    json: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Meta-train on handwritten digits and show what unlabelled queries are worth.
+
+    Args:
+        output: folder for the model, the predictions, the plots and the page that says whether to trust the model.
+        seed: seed of the whole run.
+        num_iterations: optimiser steps, for a shorter run.
+        progress: show a progress bar.
+        json: also write the result to this file.
+        overwrite: replace also files that ebmeta did not write; never those that it reads.
+    """
+    from ebmeta.app.demo import FILES, run
+    from ebmeta.model.storage import model_files
+
+    files = {output / name: kind for name, kind in FILES.items()} | model_files(output / "model")
+    targets: Targets = [("OUTPUT", path, kind) for path, kind in files.items() if path.parent.is_dir()]
+    _check(targets, json, overwrite)
+    options: dict[str, Any] = {} if num_iterations is None else {"num_iterations": num_iterations}
+    finish(run(output, seed=seed, progress=progress, overwrite=overwrite, **options), json, overwrite)
+
+
+@app.command
+def train(
+    data: Path,
+    *,
+    output: Path,
+    validation: Path | None = None,
+    tasks: Annotated[Tasks | None, Parameter(name="*")] = None,
+    likelihood: str | None = None,
+    num_steps: Whole | None = None,
+    beta: float | None = None,
+    profile: Whole = 0,
+    num_iterations: Whole = 2000,
+    batch_size: Whole = 16,
+    objective: Literal["predictive", "gibbs", "evidence"] = "predictive",
+    learning_rate: float = 2e-3,
+    seed: Whole = 0,
+    device: str = "auto",
+    checkpoint: Path | None = None,
+    progress: bool = True,
+    json: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Meta-train a model on a labelled file and save it.
+
+    Args:
+        data: npz, CSV or parquet file of training classes or groups.
+        output: folder of the model.
+        validation: file of other classes or groups, for early stopping.
+        tasks: how rows become tasks.
+        likelihood: with groups, what labels are: normal, normal_per_task, student_t, bernoulli, binomial,
+            poisson or negative_binomial.
+        num_steps: refinement steps.
+        beta: weight of the divergence from the prior.
+        profile: training classes, or groups of them, whose probabilities join the features; from about 16 it pays.
+        num_iterations: optimiser steps.
+        batch_size: tasks per step.
+        objective: what training minimises.
+        learning_rate: peak learning rate.
+        seed: seed of tasks, weights and draws.
+        device: auto, cpu or cuda.
+        checkpoint: file from which an interrupted run continues.
+        progress: show a progress bar.
+        json: also write the result to this file.
+        overwrite: replace also files that ebmeta did not write; never those that it reads.
+    """
+    from ebmeta.app.train_files import model_for, outcome
+    from ebmeta.model.storage import model_files, save
+    from ebmeta.tasks.groups import GroupSampler
+    from ebmeta.training.loop import fit
+
+    tasks = tasks or Tasks()
+    targets: Targets = [("--output", path, kind) for path, kind in model_files(output).items()]
+    targets += [] if checkpoint is None else [("--checkpoint", checkpoint, "checkpoint")]
+    _check(targets, json, overwrite, DATA=data, **{"--validation": validation})
+    if likelihood is not None and tasks.groups is None:
+        raise ValueError(f"--likelihood: expected --groups beside it, got {likelihood!r} for classes")
+    if profile and tasks.groups is not None:
+        raise ValueError(f"--profile: expected 0 for numbers of groups, got {profile}")
+    source = sampler(data, tasks, seed)
+    encoder = source.encoder if isinstance(source, GroupSampler) else None
+    held_out = None if validation is None else sampler(validation, tasks, seed + 1, encoder, source.feature_names)
+    options = {"seed": seed, "num_steps": num_steps, "beta": beta}
+    model = model_for(data, source, likelihood, profile, options)
+    output.mkdir(parents=True, exist_ok=True)
+    run = fit(
+        model,
+        source,
+        num_iterations,
+        batch_size,
+        validation=held_out,
+        objective=objective,
+        learning_rate=learning_rate,
+        seed=seed,
+        device=device,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    save(model, output, encoder, overwrite=overwrite)
+    result, line = outcome(run, output)
+    print(line)
+    finish(result, json, overwrite)
+
+
+@app.command
+def predict(
+    model: Path,
+    support: Path,
+    query: Path,
+    *,
+    output: Path,
+    label: str = "y",
+    groups: str | None = None,
+    num_steps: Whole | None = None,
+    concentration: float | None = None,
+    json: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Predict the rows of one new task, or of many groups, from a labelled support file.
+
+    Args:
+        model: folder of the model.
+        support: labelled file (npz, CSV or parquet); it may hold any number of classes, or of groups. A group
+            of the query file that it lacks is predicted without labels.
+        query: file of rows to predict, those of a task all together; a label column in it is ignored.
+        output: npz, CSV or parquet for predicted labels with class probabilities (or group, mean, standard
+            deviation and quantiles q05, q50, q95), after the row's number or its id in the query file; nc for the
+            whole tree of draws and summaries.
+        label: name of the label column or array; a model of groups in named columns knows it.
+        groups: name of the group column or array; a model of groups in named columns knows it.
+        num_steps: refinement steps; those of training by default.
+        concentration: for classes, what is known of their proportions among the rows to predict: that they come
+            from a Dirichlet distribution of this concentration, inf for as many rows of every class.
+        json: also write a summary to this file.
+        overwrite: replace also files that ebmeta did not write; never those that it reads.
+    """
+    from ebmeta.app.predict_files import predict_files
+
+    kind: Kind = "tree" if output.suffix == ".nc" else "table"
+    _check([("--output", output, kind)], json, overwrite, MODEL=model, SUPPORT=support, QUERY=query)
+    result = predict_files(model, support, query, output, label, groups, num_steps, overwrite, concentration)
+    known = result.get("groups_with_labels")
+    of = "" if known is None else f" of {result['groups']} groups, {known} of them with labelled rows"
+    print(f"{output}: predictions of {result['rows']} rows{of}")
+    if known == 0 and result["labelled_rows"]:
+        print(
+            f"ebmeta: warning: no group of {query} is among those of {support}; all are predicted from the prior",
+            file=sys.stderr,
+        )
+    finish(result, json, overwrite)
+
+
+@app.command
+def evaluate(
+    model: Path,
+    data: Path,
+    *,
+    tasks: Annotated[Tasks | None, Parameter(name="*")] = None,
+    num_tasks: Whole = 600,
+    num_steps: Whole | None = None,
+    seed: Whole = 0,
+    plots: Path | None = None,
+    json: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Score a model on tasks drawn from a labelled file, after every refinement step.
+
+    Args:
+        model: folder of the model.
+        data: npz, CSV or parquet file of new classes or groups.
+        tasks: how rows become tasks; a model of groups in named columns knows the columns.
+        num_tasks: number of tasks.
+        num_steps: refinement steps; those of training by default.
+        seed: seed of the tasks.
+        plots: folder for a refinement plot and, for classes, a reliability diagram.
+        json: also write the scores to this file.
+        overwrite: replace also files that ebmeta did not write; never those that it reads.
+    """
+    from ebmeta.model.storage import load_with_encoder
+    from ebmeta.prediction.scores import evaluate as score
+    from ebmeta.prediction.scores import table
+
+    names = [] if plots is None else ["refinement.png", "reliability.png"]
+    _check([("--plots", Path(plots or "", name), "picture") for name in names], json, overwrite, MODEL=model, DATA=data)
+    loaded, encoder = load_with_encoder(model)
+    source = sampler(data, tasks or Tasks(), seed, encoder, loaded.feature_names)
+    scores = score(loaded, source, num_tasks, num_steps=num_steps)
+    print(table(scores))
+    if plots is not None:
+        from ebmeta.plots.results import refinement, reliability, save_figure
+
+        save_figure(refinement(scores, "nll"), plots / "refinement.png", overwrite)
+        if "confidence" in scores:
+            save_figure(reliability(scores), plots / "reliability.png", overwrite)
+    by_step = {str(n): v.values.round(6).tolist() for n, v in scores.items() if v.dims == ("step",)}
+    finish({"num_tasks": num_tasks, "seed": seed, **by_step}, json, overwrite)
+
+
+@app.command
+def diagnose(
+    model: Path,
+    data: Path,
+    *,
+    output: Path = Path("diagnosis.html"),
+    tasks: Annotated[Tasks | None, Parameter(name="*")] = None,
+    num_tasks: Whole = 300,
+    seed: Whole = 0,
+    progress: bool = True,
+    json: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Check whether a model can be trusted on tasks like those of a labelled file; write a page and its numbers.
+
+    Args:
+        model: folder of the model.
+        data: npz, CSV or parquet file of classes or groups that training has not seen.
+        output: the page, HTML; the numbers lie beside it, as JSON.
+        tasks: how rows become tasks; a model of groups in named columns knows the columns.
+        num_tasks: number of tasks.
+        seed: seed of tasks and draws.
+        progress: show a progress bar.
+        json: also write the numbers to this file.
+        overwrite: replace also files that ebmeta did not write; never those that it reads.
+    """
+    from ebmeta.diagnostics import diagnose as judge
+    from ebmeta.model.storage import load_with_encoder
+
+    if output.suffix != ".html":
+        raise ValueError(f"{output}: expected a file of type .html, got {output.suffix or 'none'}")
+    numbers = output.with_suffix(".json")
+    json = None if json == numbers else json
+    targets: Targets = [("--output", output, "page"), ("--output", numbers, "result")]
+    _check(targets, json, overwrite, MODEL=model, DATA=data)
+    loaded, encoder = load_with_encoder(model)
+    lines: list[str] = []  # for after the verdict
+    source = sampler(data, tasks or Tasks(), seed, encoder, loaded.feature_names, lines.append)
+    found = judge(loaded, source, num_tasks, seed=seed, progress=progress)
+    found.save(output, overwrite)
+    print(found.summary)
+    print(*lines, sep="\n")
+    print(f"{output}: {len(found.checks)} checks in {found.seconds:.0f} s; numbers in {numbers}")
+    finish(found.to_dict(), json, overwrite)
+
+
+@app.meta.default
+def _launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Path | None = None,
+    debug: bool = False,
+) -> None:
+    """Read the configuration, then run the command.
+
+    Args:
+        tokens: the command and its flags.
+        config: TOML file with a table per command; its values lie under the flags.
+        debug: show where in the code an error arose.
+    """
+    if config is not None:
+        app.config = (configuration(config, COMMANDS),)
+    app(tokens, exit_on_error=False, print_error=False)
+
+
+def main(tokens: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        tokens: arguments; those of the process by default.
+
+    Returns:
+        The exit code: 0, 2 for an error of input or usage, 130 for an interrupt.
+    """
+    arguments = list(sys.argv[1:] if tokens is None else tokens)
+    app.config = ()  # that of an earlier call in this process
+    try:
+        with one_line_each():
+            app.meta(arguments, exit_on_error=False, print_error=False)
+    except KeyboardInterrupt:
+        where = "; run the same command again to continue from the checkpoint" if "--checkpoint" in arguments else ""
+        print(f"ebmeta: interrupted{where}", file=sys.stderr)
+        return 130
+    except Exception as error:  # whatever input can cause; what nobody foresaw is called unexpected
+        if "--debug" in arguments:
+            traceback.print_exc()
+        print(f"ebmeta: error: {as_line(error)}", file=sys.stderr)
+        return 2
+    return 0

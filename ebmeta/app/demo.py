@@ -1,0 +1,263 @@
+r"""The demo: new handwritten digits from one example each, on data that ship with scikit-learn.
+
+The 8 x 8 images of ten digits, turned four ways, dark on light or light on dark, make 80 classes. They are
+split by digit: no image of a test digit is seen in training, in any orientation. Digits that are another
+one when turned (6 and 9), or themselves (0, 1 and 8), are all in training. Each task is seen through a
+camera of its own, `camera`, the same for support and queries: contrast, uneven light, blur and sensor
+noise. Every choice (steps, weights, rates) was made on the validation digits.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ebmeta.diagnostics import diagnose
+from ebmeta.foundation.checks import at_least, checked
+from ebmeta.foundation.writing import Kind, check_target, write_json, write_tree
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.storage import model_files, save
+from ebmeta.plots.results import save_figure
+from ebmeta.prediction.scores import evaluate, table
+from ebmeta.prediction.trees import predict
+from ebmeta.tasks.episodes import EpisodeSampler
+from ebmeta.training.loop import fit
+from ebmeta.training.objective import Objective
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ebmeta.tasks.batch import TaskBatch
+
+__all__ = ["camera", "classes", "run", "samplers", "summary"]
+
+SPLIT = {"train": (0, 1, 6, 8, 9), "validation": (3, 7), "test": (2, 4, 5)}
+SIDE = 8
+FILES: dict[str, Kind] = {
+    "predictions.nc": "tree",
+    "diagnosis.html": "page",
+    "diagnosis.json": "result",
+    "refinement.png": "picture",
+    "reliability.png": "picture",
+    "tasks.png": "picture",
+    "result.json": "result",
+}
+PACKAGES = ("ebmeta", "torch", "pyro-ppl", "numpy", "scikit-learn")
+NUM_STEPS, BETA, ANYTIME, LEARNING_RATE = 4, 0.01, 2.0, 0.03
+
+
+def classes() -> tuple[np.ndarray, np.ndarray]:
+    """Return all images and their classes.
+
+    Returns:
+        Images with pixels in [-1/2, 1/2], shape `(14376, 64)`; classes, shape `(14376,)`, where class
+        `8 d + 2 r + i` is digit `d` turned `r` times by 90 degrees, inverted where `i` is 1.
+    """
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    upright = data.images.astype(np.float32) / 16 - 0.5
+    images, labels = [], []
+    for turns in range(4):
+        turned = np.rot90(upright, turns, axes=(1, 2)).reshape(len(upright), -1)
+        for inverted in (0, 1):
+            images.append(-turned if inverted else turned)
+            labels.append(8 * data.target + 2 * turns + inverted)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def camera(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """See the images of one task through one camera, drawn at random: contrast, light, blur and noise.
+
+    Args:
+        rows: images, shape `(n, 64)`.
+        rng: source of the camera and of the noise of each pixel.
+
+    Returns:
+        Images of the same shape.
+    """
+    gain, angle, tilt = np.exp(rng.normal(0, 0.5)), rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.5)
+    width, noise = rng.uniform(0.3, 0.9), rng.uniform(0.3, 0.5)
+    place = np.arange(SIDE)
+    blur = np.exp(-((place[:, None] - place) ** 2) / (2 * width**2))
+    blur /= blur.sum(1, keepdims=True)
+    across = 2 * place / (SIDE - 1) - 1
+    light = tilt * (np.cos(angle) * across[:, None] + np.sin(angle) * across)
+    images = blur @ rows.reshape(-1, SIDE, SIDE) @ blur.T
+    images = gain * (images + noise * rng.standard_normal(images.shape)) + light
+    seen: np.ndarray = images.reshape(rows.shape)
+    return seen
+
+
+@checked()
+def samplers(seed: int = 0) -> dict[str, EpisodeSampler]:
+    """Return the sources of 5-way 1-shot tasks with 15 queries per class: "train", "validation" and "test"."""
+    X, y = classes()
+    seeds = np.random.SeedSequence(seed).generate_state(len(SPLIT))
+    out = {}
+    for (name, digits), key in zip(SPLIT.items(), seeds, strict=True):
+        rows = np.isin(y // 8, digits)
+        out[name] = EpisodeSampler(X[rows], y[rows], 5, 1, 15, transform=camera, seed=int(key))
+    return out
+
+
+@checked(num_iterations=at_least(1), num_tasks=at_least(2))
+def run(
+    output: str | os.PathLike[str] = "demo",
+    seed: int = 0,
+    num_iterations: int | None = None,
+    progress: bool = True,
+    *,
+    num_tasks: int = 600,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Train, evaluate on new digits, and write model, predictions, pictures, numbers and the page of `diagnose`.
+
+    Args:
+        output: folder of the files; made where it does not exist.
+        seed: seed of tasks, initial weights and training.
+        num_iterations: training iterations; 500 by default.
+        progress: show progress bars.
+        num_tasks: test tasks.
+        overwrite: replace also files that ebmeta did not write.
+
+    Returns:
+        What `result.json` holds: metrics after each refinement step (`refined`), those of a model
+        trained for no refinement (`baseline`), settings, versions, `seconds`, and the last line (`summary`).
+
+    Raises:
+        ValueError: if an argument is out of range.
+        OSError: if a file cannot be written.
+    """
+    started = time.perf_counter()
+    iterations = 500 if num_iterations is None else num_iterations
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {folder / name: kind for name, kind in FILES.items()} | model_files(folder / "model")
+    for path, kind in files.items():
+        check_target(path, kind, overwrite)
+    tasks = samplers(seed)
+    counts = {name: f"{len(source.classes)} classes" for name, source in tasks.items()}
+    print("5-way 1-shot tasks of", ", ".join(f"{n} digits {SPLIT[n]}: {c}" for n, c in counts.items()))
+
+    scores, models, results = {}, {}, {}
+    with _one_thread():
+        for name, steps in (("refined", NUM_STEPS), ("baseline", 0)):
+            models[name] = EmpiricalBayes.classifier(SIDE**2, num_steps=steps, beta=BETA, seed=seed)
+            results[name] = fit(
+                models[name],
+                tasks["train"],
+                iterations,
+                validation=tasks["validation"],
+                objective=Objective(anytime=ANYTIME),
+                learning_rate=LEARNING_RATE,
+                seed=seed,
+                device="cpu",
+                validate_every=max(1, iterations // 4),
+                patience=None,
+                progress=progress,
+            )
+            scores[name] = evaluate(models[name], tasks["test"], num_tasks)
+        some = tasks["test"].sample(8, index=10_000)  # beyond the batches that were scored
+        write_tree(folder / "predictions.nc", predict(models["refined"], some, seed=seed), overwrite)
+        trust = diagnose(models["refined"], tasks["test"], min(num_tasks, 300), seed=seed, progress=progress)
+        trust.save(folder / "diagnosis.html", overwrite)
+
+    numbers = {name: _numbers(data) for name, data in scores.items()}
+    alone = {name: values[0] for name, values in numbers["baseline"].items()}
+    print(table(scores["refined"]))
+    print(
+        f"A model trained for no refinement: accuracy {100 * alone['accuracy']:.1f}%, "
+        f"NLL {alone['nll']:.2f} nats per query, ECE {alone['ece']:.3f}."
+    )
+    save(models["refined"], folder / "model", overwrite=overwrite)
+    _plots(scores["refined"], folder, overwrite)
+    save_figure(_picture(some), folder / "tasks.png", overwrite, dpi=120)
+    result = {
+        "ebmeta": "result",
+        "command": "demo",
+        "seed": seed,
+        "num_iterations": iterations,
+        "num_tasks": num_tasks,
+        "best_iteration": {name: r.best_iteration for name, r in results.items()},
+        **numbers,
+        "settings": {"num_steps": NUM_STEPS, "beta": BETA, "anytime": ANYTIME, "learning_rate": LEARNING_RATE},
+        "digits": {name: list(digits) for name, digits in SPLIT.items()},
+        "trust": trust.status,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "summary": summary(numbers["refined"]),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    write_json(folder / "result.json", result, overwrite)
+    print(f"Written to {folder} in {result['seconds']} seconds.")
+    print(f"Can it be trusted? {trust.headline} Open {folder / 'diagnosis.html'} for the reasons.")
+    print(result["summary"])
+    return result
+
+
+def summary(numbers: dict[str, list[float]]) -> str:
+    """Say in one line what refinement gained, from the metrics after each step."""
+    accuracy, nll = [100 * v for v in numbers["accuracy"]], numbers["nll"]
+    return (
+        f"Refinement on the unlabelled queries: accuracy {accuracy[0]:.1f}% -> {accuracy[-1]:.1f}% "
+        f"({accuracy[-1] - accuracy[0]:+.1f} points), NLL {nll[0]:.2f} -> {nll[-1]:.2f} nats per query."
+    )
+
+
+def _numbers(evaluation: xr.Dataset) -> dict[str, list[float]]:
+    """Return each metric and its half width after every step."""
+    return {str(name): data.values.tolist() for name, data in evaluation.items() if data.dims == ("step",)}
+
+
+def _plots(evaluation: xr.Dataset, folder: Path, overwrite: bool) -> None:
+    """Draw what refinement does to accuracy, NLL and calibration."""
+    from matplotlib.figure import Figure
+
+    from ebmeta import plots
+
+    figure = Figure(figsize=(8.0, 3.4), layout="constrained")
+    for ax, metric in zip(figure.subplots(1, 2), ("accuracy", "nll"), strict=True):
+        plots.refinement(evaluation, metric, ax)
+    save_figure(figure, folder / "refinement.png", overwrite, dpi=120)
+    save_figure(plots.reliability(evaluation), folder / "reliability.png", overwrite)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Use one thread: quicker for tensors of this size, and the same sums on every machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _picture(batch: TaskBatch, num_tasks: int = 3, num_queries: int = 10) -> Figure:
+    """Draw tasks, a row each: the labelled images, a gap, and some of the queries."""
+    from matplotlib.figure import Figure
+
+    ways = batch.support_x.shape[1]
+    figure = Figure(figsize=(0.6 * (ways + num_queries + 1), 0.75 * num_tasks), layout="constrained")
+    axes = figure.subplots(num_tasks, ways + 1 + num_queries)
+    pick = np.linspace(0, batch.query_x.shape[1] - 1, num_queries).astype(int)
+    for t in range(num_tasks):
+        images = torch.cat([batch.support_x[t], batch.query_x[t, pick]]).reshape(-1, SIDE, SIDE).numpy()
+        low, high = np.quantile(images, [0.01, 0.99])
+        for ax in axes[t]:
+            ax.axis("off")
+        for ax, image in zip([*axes[t, :ways], *axes[t, ways + 1 :]], images, strict=True):
+            ax.imshow(image, cmap="gray", vmin=low, vmax=high)
+    axes[0, 0].set_title("support", loc="left", fontsize=9)
+    axes[0, ways + 1].set_title("queries", loc="left", fontsize=9)
+    return figure

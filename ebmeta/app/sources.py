@@ -1,0 +1,217 @@
+"""Sources: tasks from files, as the command line describes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ebmeta.app.tables import Roles, read_frame, read_table, roles_of
+from ebmeta.tasks.episodes import EpisodeSampler
+from ebmeta.tasks.frame_files import as_ids
+from ebmeta.tasks.frames import FrameEncoder
+from ebmeta.tasks.groups import GroupSampler
+
+__all__ = ["Tasks", "agree", "naming", "refuse_numbers", "roles_of_encoder", "sampler"]
+
+FLAGS = {"n_way": "--n-way", "n_shot": "--n-shot", "n_support": "--n-shot", "n_query": "--n-query", "seed": "--seed"}
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """How rows become tasks.
+
+    Args:
+        label: name of the label column or array.
+        groups: name of the group column or array: labels are numbers, one task per group. Without it, labels
+            are classes.
+        size: with groups, column of trials, exposure or readings of each row.
+        features: columns of features, such as price,kind; all others by default. With groups, numbers or texts.
+        exclude: columns that are no features, such as note,id.
+        group_features: with groups, columns of covariates of the group, such as area,city.
+        n_way: classes per task, a number or a range such as 2:10; 5 by default.
+        n_shot: labelled rows per class, a number or a range; 1 by default. With groups, labelled rows
+            per group; 3 by default, and a range from 0, such as 0:3, takes groups of any size.
+        n_query: queries per class, 15 by default; per task, with imbalance. With groups, the largest
+            number of queries; all remaining rows by default.
+        imbalance: Dirichlet concentration of the query classes; balanced without it.
+    """
+
+    label: str = "y"
+    groups: str | None = None
+    size: str | None = None
+    features: str | None = None
+    exclude: str | None = None
+    group_features: str | None = None
+    n_way: str | None = None
+    n_shot: str | None = None
+    n_query: str | None = None
+    imbalance: float | None = None
+
+
+def _range(flag: str, text: str) -> tuple[int, int]:
+    low, _, high = str(text).partition(":")
+    try:
+        return int(low), int(high or low)
+    except ValueError:
+        raise ValueError(f"--{flag}: expected a number or a range such as 2:10, got {text!r}") from None
+
+
+def _list(text: str | None) -> list[str]:
+    return [] if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def sampler(
+    path: Path,
+    tasks: Tasks,
+    seed: int,
+    encoder: FrameEncoder | None = None,
+    names: Sequence[str] | None = None,
+    say: Callable[[str], None] = print,
+) -> EpisodeSampler | GroupSampler:
+    """Return a source of tasks over the rows of a file, and say which columns it uses as what.
+
+    Args:
+        path: npz, CSV or parquet file.
+        tasks: how its rows become tasks.
+        seed: seed of the source.
+        encoder: what columns became in training, where the model was trained on groups in named columns.
+        names: columns of a model that was trained on named ones without an encoder.
+        say: what is done with that line.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if the file or an option is malformed, or they do not go together.
+    """
+    if tasks.groups is not None or encoder is not None:
+        return _groups(path, tasks, seed, encoder, names, say)
+    for flag in ("size", "group_features"):
+        if getattr(tasks, flag) is not None:
+            raise ValueError(f"--{flag.replace('_', '-')}: expected --groups beside it, got none")
+    exclude = _list(tasks.exclude) if names is None else []
+    table = read_table(path, tasks.label, features=_features(path, tasks, names), exclude=exclude)
+    refuse_numbers(path, tasks.label, table.y)
+    with naming(path, y=tasks.label):
+        source = EpisodeSampler(
+            table.X,
+            table.y,
+            _range("n-way", tasks.n_way or "5"),
+            _range("n-shot", tasks.n_shot or "1"),
+            _range("n-query", tasks.n_query or "15"),
+            imbalance=tasks.imbalance,
+            seed=seed,
+        )
+    source.feature_names = table.features
+    say(f"{path}: {table.roles}")
+    return source
+
+
+def _features(path: Path, tasks: Tasks, names: Sequence[str] | None) -> Sequence[str] | None:
+    """Return the columns of features that are asked for, or known from training."""
+    asked = None if tasks.features is None else _list(tasks.features)
+    if asked is not None and path.suffix == ".npz":
+        raise ValueError(f"{path}: expected a file of named columns, .csv or .parquet, for --features")
+    if names is None:
+        return asked
+    if asked not in (None, list(names)):
+        raise ValueError(f"--features: expected the columns of training, {list(names)}, got {asked}")
+    if needed := set(names) & set(_list(tasks.exclude)):
+        raise ValueError(f"--exclude: expected no column of training, got {min(needed)!r}")
+    return None if path.suffix == ".npz" else names
+
+
+def refuse_numbers(path: Path, label: str, y: np.ndarray | None) -> None:
+    """Raise `ValueError` where labels of classes are numbers that are not whole: `--groups` was forgotten."""
+    numbers = pd.to_numeric(pd.Series([] if y is None or y.ndim != 1 else y), errors="coerce").to_numpy(dtype=float)
+    odd = np.isfinite(numbers) & (numbers != np.round(numbers))
+    if odd.any() and np.isfinite(numbers).all():
+        row = int(np.argmax(odd))
+        raise ValueError(
+            f"{path}: column {label!r}: expected class labels, got continuous numbers such as {numbers[row]:g} in row "
+            f"{row}; to predict numbers of groups, name the column of the groups with --groups"
+        )
+
+
+def _groups(
+    path: Path,
+    tasks: Tasks,
+    seed: int,
+    encoder: FrameEncoder | None,
+    names: Sequence[str] | None,
+    say: Callable[[str], None],
+) -> GroupSampler:
+    name = encoder.groups if encoder is not None else str(tasks.groups)
+    for flag, value in (("n-way", tasks.n_way), ("imbalance", tasks.imbalance)):
+        if value is not None:
+            raise ValueError(f"--{flag}: expected classes, got --groups {name}, whose labels are numbers")
+    n_support = _range("n-shot", tasks.n_shot or "3")
+    n_query = None if tasks.n_query is None else _range("n-query", tasks.n_query)[1]
+    if path.suffix == ".npz" and encoder is None:
+        if tasks.size or tasks.features or tasks.group_features or tasks.exclude:
+            raise ValueError(f"{path}: expected a file of named columns, .csv or .parquet, for sizes and features")
+        table = read_table(path, tasks.label, tasks.groups, classes=False)
+        with naming(path, y=tasks.label, groups=tasks.groups):
+            source = GroupSampler(table.X, table.y, table.groups, n_support, n_query, seed=seed)
+        say(f"{path}: {table.roles}")
+        return source
+    frame = read_frame(path, [name] if encoder is None else encoder.texts)
+    with naming(path):
+        if encoder is None:
+            known, exclude = _list(tasks.group_features), _list(tasks.exclude)
+            features = _features(path, tasks, names)
+            found = roles_of(frame, tasks.label, name, features, exclude, known, tasks.size)
+            if absent := [c for c in exclude if c not in frame]:
+                raise ValueError(f"--exclude: expected columns of the file, got {absent[0]!r}")
+            encoder = FrameEncoder(tasks.label, name, found.features, known, tasks.size).fit(frame)
+        agree(tasks, encoder)
+        roles = roles_of_encoder(frame, encoder)
+        if name in frame:
+            frame[name] = as_ids(frame[name])
+    with naming(path, y=encoder.y, size=encoder.size):
+        source = GroupSampler.from_frame(frame, n_support=n_support, n_query=n_query, encoder=encoder, seed=seed)
+    say(f"{path}: {roles}")
+    return source
+
+
+def roles_of_encoder(frame: pd.DataFrame, encoder: FrameEncoder) -> Roles:
+    """Return what each column of a frame is used as by an encoder."""
+    return roles_of(frame, encoder.y, encoder.groups, encoder.features, (), encoder.group_features, encoder.size)
+
+
+@contextmanager
+def naming(path: Path, **roles: str | None) -> Iterator[None]:
+    """Put the file in front of what is wrong with its columns, and their names in place of their roles.
+
+    Args:
+        path: the file.
+        **roles: name of the column behind an argument of the library, such as `y`.
+    """
+    try:
+        yield
+    except ValueError as error:
+        role, colon, rest = str(error).partition(":")
+        called = f"column {roles[role]!r}" if roles.get(role) is not None else FLAGS.get(role, role)
+        rest = re.sub(r"n_support=\((\d+), (\d+)\)", r"--n-shot \1:\2", rest)
+        raise ValueError(f"{path}: {called}{colon}{rest}") from None
+
+
+def agree(tasks: Tasks, encoder: FrameEncoder) -> None:
+    """Raise `ValueError` where columns are named, and otherwise than in training."""
+    known = {
+        "label": (None if tasks.label == Tasks.label else tasks.label, encoder.y),
+        "groups": (tasks.groups, encoder.groups),
+        "size": (tasks.size, encoder.size),
+        "features": (None if tasks.features is None else _list(tasks.features), encoder.features),
+        "group-features": (
+            None if tasks.group_features is None else _list(tasks.group_features),
+            encoder.group_features,
+        ),
+    }
+    for flag, (got, wanted) in known.items():
+        if got not in (None, wanted):
+            raise ValueError(f"--{flag}: expected {wanted}, as in training, got {got}")

@@ -1,0 +1,267 @@
+"""Tables from files: npz, CSV and parquet, as arrays of inputs, labels and groups, and the roles of their columns."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ebmeta.app.npz import read_npz
+from ebmeta.foundation.writing import marked, write
+from ebmeta.tasks.frame_columns import numbers_of
+from ebmeta.tasks.frame_files import check_readable, read_frame, row_ids, written
+
+__all__ = ["Roles", "Table", "read_frame", "read_table", "roles_of", "write_table"]
+
+READS = (".npz", ".csv", ".parquet")
+MOST_NAMES = 8  # in a line
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What each column of a file is used as; as text, one line.
+
+    Args:
+        features: columns of features.
+        label: column of labels.
+        groups: column of groups, or None.
+        group_features: columns of covariates of groups.
+        size: column of sizes, or None.
+        ids: columns that number or name the rows, which are no features.
+        ignored: columns that are not used.
+
+    Examples:
+        >>> print(Roles(["price", "days"], "sold", "shop", ids=["id"], ignored=["note"]))
+        label sold; groups shop; features price, days; row ids id; ignored note
+    """
+
+    features: Sequence[str]
+    label: str | None = None
+    groups: str | None = None
+    group_features: Sequence[str] = ()
+    size: str | None = None
+    ids: Sequence[str] = ()
+    ignored: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        parts = {
+            "label": [] if self.label is None else [self.label],
+            "groups": [] if self.groups is None else [self.groups],
+            "features": self.features or ["none"],
+            "group features": self.group_features,
+            "size": [] if self.size is None else [self.size],
+            "row ids": self.ids,
+            "ignored": self.ignored,
+        }
+        return "; ".join(f"{role} {_named(names)}" for role, names in parts.items() if names)
+
+
+def _named(names: Sequence[str]) -> str:
+    texts = [str(name) or "(without a name)" for name in names]
+    more = len(texts) - MOST_NAMES
+    return ", ".join(texts[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows of one file.
+
+    Args:
+        X: inputs, shape `(N, ...)`.
+        y: labels, shape `(N,)`, or None where the file has none.
+        groups: group of each row, shape `(N,)`, or None.
+        features: names of the columns of `X`, or None where the file names none.
+        roles: what each column is used as.
+        ids: the column that numbers or names the rows, by its name; empty where there is none.
+    """
+
+    X: np.ndarray
+    y: np.ndarray | None
+    groups: np.ndarray | None
+    features: list[str] | None
+    roles: Roles = field(default_factory=lambda: Roles(["X"]))
+    ids: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def read_table(
+    path: Path,
+    label: str = "y",
+    groups: str | None = None,
+    labelled: bool = True,
+    *,
+    features: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    classes: bool = True,
+) -> Table:
+    """Read inputs, labels and groups from a file.
+
+    An npz file holds arrays `X`, `y` and, for groups, one named by `groups`; or `features` of shape
+    `(classes, rows, D)`, one row of classes each. In CSV and parquet files `label` and `groups` name
+    columns, and every other column is a numeric feature, but for those that number the rows (`row_ids`).
+
+    Args:
+        path: the file.
+        label: name of the labels.
+        groups: name of the groups, or None.
+        labelled: whether labels and groups must be there; otherwise they are read where they are.
+        features: columns of the features, in this order; all that have no other role by default.
+        exclude: columns that are no features.
+        classes: whether labels are those of classes: a CSV file then has them as they are written.
+
+    Returns:
+        The table.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if its type is unknown, it is damaged, or a column is missing, empty or not numeric.
+    """
+    path = Path(path)
+    if path.suffix not in READS:
+        raise ValueError(f"{path}: expected a file of type {', '.join(READS)}, got {path.suffix or 'none'}")
+    check_readable(path)
+    if label == groups:
+        raise ValueError(f"{path}: expected labels and groups in two columns, got {label!r} for both")
+    wanted = [label] if labelled else []
+    wanted += [groups] if groups is not None and labelled else []
+    if path.suffix == ".npz":
+        if exclude:
+            raise ValueError(f"{path}: expected a file of named columns, .csv or .parquet, for --exclude")
+        return _from_arrays(path, read_npz(path), label, groups, wanted)
+    frame = read_frame(path, (groups, label) if classes else (groups,))
+    if not len(frame):
+        raise ValueError(f"{path}: expected rows, got none")
+    missing = [c for c in wanted if c not in frame]
+    if missing:
+        raise ValueError(
+            f"{path}: expected columns {wanted}, got {_some(frame.columns)}; --label and --groups name them"
+        )
+    if absent := [c for c in (*(features or ()), *exclude) if c not in frame]:
+        raise ValueError(f"{path}: expected a column {absent[0]!r}, got {_some(frame.columns)}")
+    for column in wanted:
+        if frame[column].isna().any():
+            raise ValueError(
+                f"{path}: expected a value of {column!r} in every row, got none in row {_first_na(frame[column])}"
+            )
+    try:
+        roles = roles_of(frame, label, groups, features, exclude)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not roles.features:
+        raise ValueError(f"{path}: expected feature columns beside {wanted}, got none")
+    X = np.stack([_feature(path, column, frame[column]) for column in roles.features], 1)
+    y = frame[label].to_numpy() if label in frame else None
+    by = frame[groups].to_numpy() if groups in frame else None
+    ids = {str(c): frame[c].to_numpy() for c in roles.ids[:1]}
+    return Table(X, y, by, [str(c) for c in roles.features], roles, ids)
+
+
+def roles_of(
+    frame: pd.DataFrame,
+    label: str | None,
+    groups: str | None,
+    features: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    group_features: Sequence[str] = (),
+    size: str | None = None,
+) -> Roles:
+    """Return what each column of a frame is used as.
+
+    Args:
+        frame: the rows.
+        label: column of labels, where there is one.
+        groups: column of groups, where there is one.
+        features: columns of features; all that have no other role by default.
+        exclude: columns that are no features.
+        group_features: columns of covariates of groups.
+        size: column of sizes.
+
+    Raises:
+        ValueError: if a column without a name does something else than number the rows.
+    """
+    taken = {label, groups, size, *group_features}
+    ids = row_ids(frame, taken | set(features or ()))
+    if features is None:
+        features = [c for c in frame.columns if c not in taken and c not in exclude and c not in ids]
+    used = {*taken, *features, *ids}
+    has = [c if c in frame.columns else None for c in (label, groups, size)]
+    ignored = [c for c in frame.columns if c not in used]
+    return Roles(list(features), has[0], has[1], list(group_features), has[2], ids, ignored)
+
+
+def _feature(path: Path, name: str, column: pd.Series[Any]) -> np.ndarray:
+    if column.isna().any() and len(column):
+        raise ValueError(f"{path}: expected a number in column {name!r}, row {_first_na(column)}, got none")
+    try:
+        return numbers_of(name, column) if len(column) else np.zeros(0)
+    except ValueError as error:
+        said = str(error).removeprefix(f"column {name!r}: ")
+        if said.startswith("expected finite"):
+            raise ValueError(f"{path}: {error}") from None
+        said = said.removeprefix("expected numbers, ")
+        raise ValueError(
+            f"{path}: expected numbers in feature column {name!r}, {said} (name the label and group columns, drop "
+            "other texts)"
+        ) from None
+
+
+def _from_arrays(path: Path, arrays: dict[str, np.ndarray], label: str, groups: str | None, wanted: list[str]) -> Table:
+    if "X" not in arrays and "features" in arrays and groups is None:
+        stacked = arrays["features"]
+        if stacked.ndim < 3:
+            raise ValueError(f"{path}: expected features of shape (classes, rows, D), got {stacked.shape}")
+        classes = arrays.get("classes", np.arange(len(stacked)))
+        roles = Roles(["features"], "classes" if "classes" in arrays else "the first axis of features")
+        return Table(stacked.reshape(-1, *stacked.shape[2:]), np.repeat(classes, stacked.shape[1]), None, None, roles)
+    if not arrays.keys() >= {"X", *wanted}:
+        raise ValueError(f"{path}: expected arrays {['X', *wanted]}, got {sorted(arrays)}")
+    if not arrays["X"].shape[:1] > (0,):
+        raise ValueError(f"{path}: expected rows in X, got an array of shape {arrays['X'].shape}")
+    has = [name if name in arrays else None for name in (label, groups)]
+    roles = Roles(["X"], has[0], has[1], ignored=[name for name in arrays if name not in ("X", *has)])
+    return Table(arrays["X"], arrays.get(label), None if groups is None else arrays.get(groups), None, roles)
+
+
+def _first_na(column: Any) -> int:
+    return int(np.argmax(column.isna().to_numpy()))
+
+
+def _some(columns: Iterable[Any]) -> str:
+    names = [str(c) for c in columns]
+    return str(names[:8])[:-1] + (", ...]" if len(names) > 8 else "]")
+
+
+def write_table(path: Path, columns: dict[str, np.ndarray], overwrite: bool = False) -> None:
+    """Write columns of equal length as CSV, parquet or npz, by the file's ending.
+
+    Args:
+        path: the file.
+        columns: values by name.
+        overwrite: replace also a file that ebmeta did not write.
+
+    Raises:
+        OSError: if the file cannot be written, or may not be replaced.
+        ValueError: if the ending is unknown.
+    """
+    path = Path(path)
+    if path.suffix not in READS:
+        raise ValueError(f"{path}: expected a file of type {', '.join(READS)}, got {path.suffix or 'none'}")
+    buffer = io.BytesIO()
+    if path.suffix == ".npz":
+        with zipfile.ZipFile(buffer, "w") as archive:  # np.savez takes no column called "file"
+            archive.comment = marked("table").encode()
+            for name, values in columns.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as part:
+                    np.lib.format.write_array(part, written(values), allow_pickle=False)
+    elif path.suffix == ".csv":
+        pd.DataFrame(columns).to_csv(buffer, index=False)
+    else:
+        frame = pd.DataFrame(columns)
+        frame.attrs["ebmeta"] = marked("table")
+        frame.to_parquet(buffer, index=False)
+    write(path, buffer.getvalue(), "table", overwrite)

@@ -1,0 +1,65 @@
+"""Training on the rows of a file: the model that fits them, and what a run came to; for `ebmeta train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.tasks.episodes import EpisodeSampler
+from ebmeta.tasks.groups import GroupSampler
+from ebmeta.training.loop import FitResult
+
+__all__ = ["model_for", "outcome"]
+
+
+def model_for(
+    data: Path, source: EpisodeSampler | GroupSampler, likelihood: str | None, profile: int, options: dict[str, Any]
+) -> EmpiricalBayes:
+    """Build a model for the classes or groups of a source.
+
+    Args:
+        data: the file.
+        source: its tasks.
+        likelihood: with groups, what labels are; normal by default.
+        profile: with classes, as for `EmpiricalBayes.classifier`.
+        options: further arguments of either kind; None stands for their defaults.
+
+    Raises:
+        ValueError: if rows are no vectors, or an argument is out of range.
+    """
+    if source.X.ndim != 2:
+        raise ValueError(f"{data}: expected one feature vector per row, got rows of shape {source.X.shape[1:]}")
+    given = {name: value for name, value in options.items() if value is not None}
+    if isinstance(source, EpisodeSampler):
+        return EmpiricalBayes.classifier(source.X.shape[1], profile=profile, **given)
+    covariates = 0 if source.encoder is None else len(source.encoder.group_names)
+    return EmpiricalBayes.regressor(source.X.shape[1], likelihood or "normal", num_covariates=covariates, **given)
+
+
+def outcome(run: FitResult, output: Path) -> tuple[dict[str, Any], str]:
+    """Return what a run came to, for a machine and in a line.
+
+    Args:
+        run: what `fit` returned.
+        output: folder of the model.
+    """
+    last = run.history.isel(iteration=slice(-50, None)).mean("iteration")
+    result: dict[str, Any] = {
+        "model": str(output),
+        "iterations": int(run.history.sizes["iteration"]),
+        "best_iteration": run.best_iteration,
+        "stopped_early": run.stopped_early,
+        "seconds": round(run.seconds, 2),
+        "notes": list(run.notes),
+        "training_nll": last["nll"].values.round(5).tolist(),
+    }
+    name, path, chosen = "training", result["training_nll"], "ended"
+    if "validation_nll" in run.history:
+        best = run.history["validation_nll"].sel(validation_iteration=run.best_iteration)
+        result["validation_nll"] = best.values.round(5).tolist()
+        name, path, chosen = "validation", best.values.tolist(), "best"
+    return result, (
+        f"{output}: {name} NLL {path[0]:.3f} -> {path[-1]:.3f} over refinement (nats per query), {chosen} after "
+        f"{run.best_iteration} iterations, {run.seconds:.0f} s" + "".join(f"; {note}" for note in run.notes)
+    )

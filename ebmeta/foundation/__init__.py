@@ -1,0 +1,1 @@
+"""What every stage stands on: checks of arguments, numbers in any units, generators, files written whole."""

@@ -1,0 +1,139 @@
+"""Checks of arguments, in one place: public entries take what their annotations say, in the ranges beside them.
+
+    @checked(num_tasks=at_least(1), level=between(0, 1))
+    def score(model: EmpiricalBayes, num_tasks: int = 600, level: float = 0.9, seed: int = 0): ...
+
+A whole number is an `int` or NumPy's, never a bool; a number is real and not NaN. What is refused raises `ValueError`
+in one line, before any work. Annotations that name no kind (`Any`, `ArrayLike`) are left to the entry itself.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from ebmeta.foundation.kinds import (
+    MOST_COUNT,
+    SEED,
+    WHOLE,
+    Kind,
+    Range,
+    above,
+    array,
+    at_least,
+    between,
+    dataset,
+    found,
+    kind_of,
+    one_of,
+    real_array,
+    some,
+    within,
+)
+
+__all__ = [
+    "MOST_COUNT",
+    "WHOLE",
+    "Kind",
+    "Range",
+    "above",
+    "array",
+    "at_least",
+    "between",
+    "check",
+    "checked",
+    "dataset",
+    "found",
+    "kind_of",
+    "one_of",
+    "real_array",
+    "some",
+    "within",
+]
+
+T = TypeVar("T")
+SEEDS = ("seed", "index")  # halves of the keys of random numbers
+
+
+def check(name: str, value: Any, annotation: Any, inside: Range | None = None) -> Any:
+    """Return a value that fits an annotation and a range, as an argument of `checked` would come through.
+
+    Examples:
+        >>> import numpy as np
+        >>> check("num_steps", np.int64(3), int | None, at_least(0))
+        3
+    """
+    kind = kind_of(annotation, inside)
+    if kind is None or not kind.fits(value):
+        raise ValueError(f"{name}: expected {'something else' if kind is None else kind.words}, got {found(value)}")
+    return kind.take(name, value)
+
+
+class _Names(dict[str, Any]):
+    """Names of a module; one that is imported for the type checker alone says nothing."""
+
+    def __missing__(self, name: str) -> Any:
+        return Any
+
+
+def _kinds(function: Callable[..., Any], given: Mapping[str, Range | Kind | None]) -> dict[str, Kind]:
+    names = typing.cast(Any, inspect.unwrap(function)).__globals__
+    hints = typing.get_type_hints(function, localns=_Names({**vars(builtins), **names}))
+    out: dict[str, Kind] = {}
+    for name, hint in hints.items():
+        rule = given.get(name, SEED if name in SEEDS else None)
+        kind = rule if isinstance(rule, Kind) else kind_of(hint, rule)
+        if kind is not None and name != "return":
+            out[name] = kind
+    return out
+
+
+def checked(**given: Range | Kind | None) -> Callable[[T], T]:
+    """Check the arguments of a function, or of a class's constructor, before anything is done with them.
+
+    Args:
+        **given: for arguments by name, a range inside what the annotation says, or a kind in its place.
+
+    Examples:
+        >>> import numpy as np
+        >>> @checked(num_tasks=at_least(1))
+        ... def score(num_tasks: int = 600, seed: int = 0) -> int:
+        ...     return num_tasks
+        >>> score(np.int64(3))
+        3
+        >>> score(True)
+        Traceback (most recent call last):
+        ValueError: num_tasks: expected a whole number, got True
+    """
+
+    def decorate(target: Any) -> Any:
+        if isinstance(target, type):
+            constructor = typing.cast(Any, target).__init__
+            typing.cast(Any, target).__init__ = decorate(constructor)
+            return target
+        parameters = inspect.signature(target).parameters.values()
+        order = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD or p.kind is p.POSITIONAL_ONLY]
+        default = {p.name: p.default for p in parameters}
+        kinds = functools.cache(lambda: _kinds(target, given))  # at the first call, when all modules are imported
+
+        def take(name: str, value: Any) -> Any:
+            kind = kinds().get(name)
+            if kind is None or value is default[name]:
+                return value
+            if not kind.fits(value):
+                raise ValueError(f"{name}: expected {kind.words}, got {found(value)}")
+            return kind.take(name, value)
+
+        @functools.wraps(target)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            known, rest = args[: len(order)], args[len(order) :]
+            ordered = [take(n, v) for n, v in zip(order, known, strict=False)]
+            return target(*ordered, *rest, **{n: take(n, v) for n, v in kwargs.items()})
+
+        return call
+
+    return decorate

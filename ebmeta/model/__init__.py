@@ -1,0 +1,17 @@
+"""The model: its parts together, inference, Pyro programs, saved folders."""
+
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.posterior import Inference
+from ebmeta.model.storage import load, load_encoder, load_with_encoder, model_files, save
+from ebmeta.model.units import in_units
+
+__all__ = [
+    "EmpiricalBayes",
+    "Inference",
+    "in_units",
+    "load",
+    "load_encoder",
+    "load_with_encoder",
+    "model_files",
+    "save",
+]

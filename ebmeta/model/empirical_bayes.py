@@ -1,0 +1,375 @@
+r"""The hierarchical model: every part in one module.
+
+`EmpiricalBayes` owns prior, likelihood, predictor, initializer and refiner. Its `model` and `guide` are Pyro callables
+of one `TaskBatch` that go into `SVI`, `Trace_ELBO()(model, guide)`, `Predictive`, `NUTS` and every handler of
+`pyro.poutine` (`ebmeta.model.programs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ebmeta.foundation.checks import at_least, checked, found
+from ebmeta.foundation.seeding import stream
+from ebmeta.likelihood import LIKELIHOODS, Given, Likelihood, Normal
+from ebmeta.model.posterior import Inference, repeat
+from ebmeta.model.programs import Program
+from ebmeta.model.trained import Sums, is_same, sums
+from ebmeta.parts.basis import Basis, build_basis
+from ebmeta.parts.gaussian import Gaussian
+from ebmeta.parts.heads import LinearPredictor
+from ebmeta.parts.initializer import ConjugateInitializer, Initializer, PrototypeInitializer
+from ebmeta.parts.levels import Levels, place
+from ebmeta.parts.prior import DiagonalPrior, FullPrior, Prior
+from ebmeta.refine.base import GradientRefiner, Refiner
+from ebmeta.refine.mixture import class_refiner
+from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
+from ebmeta.tasks.batch import TaskBatch
+
+__all__ = ["EmpiricalBayes"]
+
+
+@checked(beta=at_least(0))
+class EmpiricalBayes(nn.Module):
+    r"""Learned prior, amortized initializer, synthetic-gradient refiner and likelihood, in one module.
+
+    Build one with `EmpiricalBayes.classifier`, `EmpiricalBayes.regressor`, or from parts.
+
+    Args:
+        prior: $p_\psi(w)$.
+        likelihood: $p(y \mid \eta)$.
+        predictor: $\eta = \phi(x)^\top w$.
+        initializer: $q_0 = \lambda(d^s)$.
+        refiner: $q_0 \to q_K$ on the unlabelled queries.
+        beta: information-bottleneck weight $\beta$ of $\mathrm{KL}(q_K \Vert p_\psi)$.
+        config: arguments that rebuild the model, kept for saving.
+
+    Raises:
+        ValueError: if `beta` is negative or not finite.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        likelihood: Likelihood,
+        predictor: LinearPredictor,
+        initializer: Initializer,
+        refiner: Refiner,
+        beta: float,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.prior = prior
+        self.likelihood = likelihood
+        self.predictor = predictor
+        self.initializer = initializer
+        self.refiner = refiner
+        self.beta = float(beta)
+        self.config = config
+        #: Names of the columns of the rows that the model was trained on, where they had some.
+        self.feature_names: list[str] | None = None
+        self._start: Sums | None = None  # of the parameters that training begins with, where they are known
+
+    def __getstate__(self) -> dict[str, Any]:
+        for parameter in self.parameters():
+            parameter.__dict__.pop("unconstrained", None)  # Pyro's weak reference cannot be pickled
+        return dict(self.__dict__)
+
+    @classmethod
+    @checked(
+        num_features=at_least(1),
+        num_steps=at_least(0),
+        beta=at_least(0),
+        n_way=at_least(1),
+        width=at_least(1),
+        profile=at_least(0),
+    )
+    def classifier(
+        cls,
+        num_features: int,
+        num_steps: int = 4,
+        beta: float = 0.005,
+        *,
+        synthetic_gradient: Literal["mixture", "residual", "mlp"] = "mixture",
+        n_way: int | None = None,
+        width: int = 16,
+        widths: Literal["trained", "measured"] = "trained",
+        profile: int = 0,
+        embedder: nn.Module | None = None,
+        freeze_embedder: bool = False,
+        seed: int = 0,
+    ) -> EmpiricalBayes:
+        r"""Build a model for class labels: any number of classes, any number of examples.
+
+        Args:
+            num_features: features per input, $D$ (after the embedder).
+            num_steps: refinement steps, $K$.
+            beta: information-bottleneck weight $\beta$.
+            synthetic_gradient: "mixture" (a class-equivariant belief in steps of a mixture model), "residual" (the
+                same belief in natural-gradient steps), or "mlp" (the published network of one query's logits).
+            n_way: number of classes of every task, needed by "mlp" alone.
+            width: hidden features of the belief's network.
+            widths: widths of prior and $q_0$: "trained" with all else, by what predicts best, or "measured" on training
+                tasks and kept, so that $q_0$ is as wide as the spread of class weights about it ("mixture" alone).
+            profile: training classes, or groups of them, whose probabilities join the features; 0 for none
+                (`ebmeta.parts.profile`). Worth having from about 16 training classes.
+            embedder: optional network from raw inputs to features.
+            freeze_embedder: keep the embedder as it is.
+            seed: seed of the initial weights; the global generator is left alone.
+
+        Raises:
+            ValueError: if an argument is out of range.
+
+        Examples:
+            >>> model = EmpiricalBayes.classifier(num_features=64)
+            >>> model.num_steps, model.beta
+            (4, 0.005)
+        """
+        config = {
+            "kind": "classifier",
+            "num_features": num_features,
+            "num_steps": num_steps,
+            "beta": beta,
+            "synthetic_gradient": synthetic_gradient,
+            "n_way": n_way,
+            "width": width,
+            "widths": widths,
+            "profile": profile,
+            "freeze_embedder": freeze_embedder,
+        }
+        if widths == "measured" and synthetic_gradient != "mixture":
+            raise ValueError(f"widths: expected 'trained', or 'measured' of a mixture, got {widths!r}")
+        predictor = LinearPredictor(num_features, "cosine", embedder, freeze_embedder, profile=profile)
+        refiner = class_refiner(synthetic_gradient, num_steps, n_way, width, stream(seed))
+        prior, initializer = DiagonalPrior(predictor.num_weights), PrototypeInitializer(predictor.num_weights)
+        if widths == "measured":
+            for parameter in (prior.log_scale, *initializer.parameters()):
+                parameter.requires_grad_(False)
+        model = cls(prior, LIKELIHOODS["categorical"](), predictor, initializer, refiner, beta, config)
+        model.fitted = False
+        return model
+
+    @classmethod
+    @checked(
+        num_features=at_least(0), num_steps=at_least(0), beta=at_least(0), num_covariates=at_least(0), width=at_least(1)
+    )
+    def regressor(
+        cls,
+        num_features: int,
+        likelihood: str = "normal",
+        num_steps: int = 3,
+        beta: float = 0.1,
+        *,
+        num_covariates: int = 0,
+        basis: Basis | Mapping[str, Any] | None = None,
+        standardize: bool = True,
+        known_noise: bool = False,
+        width: int = 32,
+        embedder: nn.Module | None = None,
+        freeze_embedder: bool = False,
+        seed: int = 0,
+    ) -> EmpiricalBayes:
+        r"""Build a model for one number per row: a generalised linear model with intercept for every group.
+
+        Args:
+            num_features: features per input, $D$ (after the embedder); the intercept comes on top.
+            likelihood: "normal", "normal_per_task", "student_t", "bernoulli", "binomial", "poisson" or
+                "negative_binomial", or the name of one added to `ebmeta.likelihood.LIKELIHOODS`.
+            num_steps: refinement steps, $K$.
+            beta: information-bottleneck weight $\beta$.
+            num_covariates: covariates of a group as a whole, which move the prior's mean.
+            basis: functions of the features that take their place, from `ebmeta.parts.basis`.
+            standardize: let training take the units of features, covariates and labels from its groups; otherwise
+                they have to come at about unit scale.
+            known_noise: take the sizes of rows for inverse variances of their labels ("normal" alone), and learn no
+                noise.
+            width: hidden units of the synthetic-gradient network.
+            embedder: optional network from raw inputs to features.
+            freeze_embedder: keep the embedder as it is.
+            seed: seed of the networks' initial weights; the global generator is left alone.
+
+        Raises:
+            ValueError: if an argument is out of range or the likelihood is unknown.
+
+        Examples:
+            >>> EmpiricalBayes.regressor(num_features=8).predictor.num_weights
+            9
+        """
+        known = [name for name, c in LIKELIHOODS.items() if not c.categorical]
+        if likelihood not in known:
+            raise ValueError(f"likelihood: expected one of {known}, got {found(likelihood)}")
+        config = {
+            "kind": "regressor",
+            "num_features": num_features,
+            "likelihood": likelihood,
+            "num_steps": num_steps,
+            "beta": beta,
+            "num_covariates": num_covariates,
+            "basis": None,
+            "standardize": standardize,
+            "known_noise": known_noise,
+            "width": width,
+            "freeze_embedder": freeze_embedder,
+        }
+        if known_noise and likelihood != "normal":
+            raise ValueError(f"known_noise: expected a normal likelihood, got {likelihood!r}")
+        distribution = LIKELIHOODS[likelihood]()
+        if isinstance(distribution, Normal) and known_noise:
+            distribution.known = True
+            distribution.log_noise.requires_grad_(False)
+        functions = build_basis(basis) if isinstance(basis, Mapping) else basis
+        config["basis"] = None if functions is None else functions.config()
+        predictor = LinearPredictor(num_features, "linear", embedder, freeze_embedder, functions)
+        model = cls(
+            FullPrior(predictor.num_weights, num_covariates=num_covariates),
+            distribution,
+            predictor,
+            ConjugateInitializer(),
+            GradientRefiner(RealSyntheticGradient(predictor.num_weights, width, stream(seed)), num_steps),
+            beta,
+            config,
+        )
+        model.fitted = False
+        return model
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the model was trained, by whatever means; set it where you know better.
+
+        True where a parameter is another than `classifier` or `regressor` began with. A model built from parts counts
+        as fitted: nobody knows what its parts have been through.
+
+        Examples:
+            >>> EmpiricalBayes.classifier(num_features=2).fitted
+            False
+        """
+        return self._start is None or not is_same(self, self._start)
+
+    @fitted.setter
+    def fitted(self, fitted: bool) -> None:
+        self._start = None if fitted else sums(self)
+
+    @property
+    def weight_columns(self) -> list[str] | None:
+        """Names of the columns that the weights but the intercept belong to; None where they have none."""
+        plain = self.predictor.head == "linear" and self.predictor.basis is None and self.predictor.embedder is None
+        return self.feature_names if plain else None
+
+    @property
+    def num_steps(self) -> int:
+        """Number of refinement steps in training, $K$."""
+        return self.refiner.num_steps
+
+    @property
+    def model(self) -> Program:
+        """The generative program, a Pyro callable of one `TaskBatch`; see `ebmeta.model.programs.generate`."""
+        return Program(self, "model")
+
+    @property
+    def guide(self) -> Program:
+        """The variational program, a Pyro callable of one `TaskBatch`; see `ebmeta.model.programs.guess`."""
+        return Program(self, "guide")
+
+    @checked()
+    def check(self, batch: TaskBatch) -> None:
+        """Raise `ValueError` where the labels are of the wrong kind, or impossible, for the likelihood."""
+        if batch.support_y.is_floating_point() == self.likelihood.categorical:
+            wanted = "integer class" if self.likelihood.categorical else "real-valued"
+            raise ValueError(
+                f"support_y: expected {wanted} labels for a {self.likelihood.name} likelihood, "
+                f"got {batch.support_y.dtype}"
+            )
+        for side in ("support", "query"):
+            y, mask, size = (getattr(batch, f"{side}_{part}") for part in ("y", "mask", "size"))
+            if y is not None:
+                self.likelihood.check(f"{side}_y", y, mask, size)
+                self.likelihood.check_precision(f"{side}_y", y, self.prior.loc.dtype)
+
+    @checked(num_steps=at_least(0))
+    def posterior(self, batch: TaskBatch, num_steps: int | None = None) -> list[Gaussian]:
+        r"""Return the path $q_0, \dots, q_K$ of every task; the query labels are not looked at.
+
+        Args:
+            batch: $T$ tasks.
+            num_steps: $K$; that of training by default.
+
+        Returns:
+            $K + 1$ Gaussians over `w`, each of shape `(T, C, P)`; where tasks have noise levels of their
+            own, `(T * J, C, P)`, one for each of $J$ levels (see `ebmeta.model.posterior`).
+
+        Raises:
+            ValueError: if features or labels do not fit the model.
+        """
+        return self.infer(batch, num_steps).path
+
+    @checked(num_steps=at_least(0))
+    def infer(self, batch: TaskBatch, num_steps: int | None = None, level: Tensor | None = None) -> Inference:
+        """Return the path of `posterior` and all that predictions need.
+
+        Args:
+            batch: as for `posterior`.
+            num_steps: as for `posterior`.
+            level: the noise level of each task where it is given, shape `(T,)`; inferred by default.
+
+        Raises:
+            ValueError: as for `posterior`.
+        """
+        self.check(batch)
+        query_x = self.predictor.features(batch.query_x, batch.query_mask)
+        support_x = self.predictor.features(batch.support_x, batch.support_mask)
+        levels = None
+        if level is not None:
+            levels = Levels(level.unsqueeze(1), torch.zeros_like(level).unsqueeze(1), level, torch.zeros_like(level))
+        elif self.likelihood.has_level:
+            wide = support_x.double()  # differences of evidences have few digits left in 32 bits
+            levels = place(lambda z: self._initialize(batch, wide, z)[1], batch.num_tasks, support_x)
+        q, evidence = self._initialize(batch, support_x, None if levels is None else levels.z)
+        times = evidence.shape[1]
+        prior, way_mask, x = self.prior_of(batch, times), repeat(batch.way_mask, times), repeat(query_x, times)
+        given = self._given(batch, "query", None if levels is None else levels.z)
+        fixed = repeat(batch.query_mask, times), way_mask, self.beta, num_steps, given, batch.concentration
+        path = self.refiner(q, prior, self.likelihood, x, *fixed)
+        log_mass = torch.zeros_like(evidence) if levels is None else levels.log_mass
+        total = torch.logsumexp(evidence + log_mass, 1)
+        log_weight = evidence + log_mass - total.unsqueeze(1)
+        return Inference(path, prior, x, self.likelihood, way_mask, given, log_weight, log_mass, total, levels)
+
+    def _initialize(self, batch: TaskBatch, support_x: Tensor, z: Tensor | None) -> tuple[Gaussian, Tensor]:
+        """Return $q_0$ at each of the levels `z`, `(T, J)`, and the log evidence of each in nats, same shape."""
+        times = 1 if z is None else z.shape[1]
+        prior, ways, given = (
+            self.prior_of(batch, times),
+            repeat(batch.way_mask, times),
+            self._given(batch, "support", z),
+        )
+        x, y, mask = (repeat(v, times) for v in (support_x, batch.support_y, batch.support_mask))
+        prior = prior.with_(prior.loc.to(x.dtype), prior.precision.to(x.dtype))
+        q = self.initializer(prior, self.likelihood, x, y, mask, given)
+        if self.likelihood.categorical:
+            return q, x.new_zeros(batch.num_tasks, 1, dtype=torch.float64)
+        loc, var = (v.double() for v in q.marginal(x))
+        none = loc.new_zeros(1)
+        fit = self.likelihood.expected_log_prob(y, loc, var, ways, none, given)
+        return q, (torch.where(mask, fit, 0.0).sum(1) - q.kl(prior)).view(batch.num_tasks, times)
+
+    @checked(levels=at_least(1))
+    def prior_of(self, batch: TaskBatch, levels: int = 1) -> Gaussian:
+        """Return the prior of every task of a batch, each `levels` times."""
+        task_x = None if batch.task_x is None else repeat(batch.task_x, levels)
+        prior: Gaussian = self.prior(batch.num_tasks * levels, batch.way_mask.shape[1], task_x)
+        return prior
+
+    def _given(self, batch: TaskBatch, side: str, z: Tensor | None = None) -> Given:
+        """Return what is given of each row, tasks repeated over their levels `z`."""
+        size: Tensor | None = getattr(batch, f"{side}_size")
+        if z is None:
+            return Given(size)
+        return Given(None if size is None else repeat(size, z.shape[1]), z.flatten())
+
+    def trainable(self) -> Iterator[nn.Parameter]:
+        """Iterate over the parameters that training changes."""
+        return (p for p in self.parameters() if p.requires_grad)

@@ -1,0 +1,208 @@
+r"""The Pyro programs: one generative and one variational program for all tasks.
+
+model:  w_t ~ p_psi(w)                          site "w",       plate "task"
+z_t ~ Normal(0, 1)                      site "level",   where tasks differ in noise
+y_ti ~ p(y | phi(x_ti)' w_t, z_t)       site "query_y" (and "support_y" where observed)
+guide:  z_t ~ Normal(mode, width)                site "level"
+w_t ~ q_K(w; support_t, query_x_t, z_t) site "w",       plate "task"
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Iterable, Mapping, MutableMapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, Protocol
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ebmeta.foundation.checks import checked
+from ebmeta.likelihood import Given, Likelihood
+from ebmeta.model.posterior import Inference
+from ebmeta.parts.gaussian import Gaussian
+from ebmeta.parts.heads import LinearPredictor
+from ebmeta.tasks.batch import TaskBatch
+
+__all__ = ["Program", "generate", "guess", "register"]
+
+Observe = Literal["query", "support", "both"]
+
+
+class Owner(Protocol):
+    """What the programs ask of the model that they belong to."""
+
+    likelihood: Likelihood
+    predictor: LinearPredictor
+    beta: float
+
+    def check(self, batch: TaskBatch) -> None:
+        """Raise `ValueError` where the labels do not fit."""
+
+    def prior_of(self, batch: TaskBatch, levels: int = 1) -> Gaussian:
+        """Return the prior of every task."""
+
+    def infer(self, batch: TaskBatch, num_steps: int | None = None, level: Tensor | None = None) -> Inference:
+        """Return the path of posteriors."""
+
+    def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """Iterate over all parameters."""
+
+
+class Program(nn.Module):
+    """A Pyro callable that views its owner: `model` or `guide` as a module of its own.
+
+    Args:
+        owner: the model that holds all parameters.
+        kind: which of its programs to run.
+    """
+
+    def __init__(self, owner: Owner, kind: Literal["model", "guide"]) -> None:
+        super().__init__()
+        self.owner = owner
+        self.kind = kind
+
+    @checked()
+    def forward(self, batch: TaskBatch, observe: Observe = "query") -> Tensor:
+        """Run the program."""
+        return (generate if self.kind == "model" else guess)(self.owner, batch, observe)
+
+
+def register(owner: Owner) -> None:
+    """Tell Pyro of every trainable parameter, by names that any process gives a model.
+
+    The names are `ebmeta.prior.loc` and so on. Where another living model of this process has them in the store, they
+    are `ebmeta2.prior.loc`, and so on: two models train side by side. A model keeps its names as long as they are in
+    the store.
+
+    Values that no model of this process has put there come from a file (`ParamStoreDict.load`): they are copied into
+    the parameters of the first model that asks for the names, which then trains on from them.
+
+    Raises:
+        ValueError: if such values are not those of all parameters of a model of this form.
+    """
+    store = pyro.get_param_store()
+    parameters = {name: p for name, p in owner.named_parameters() if p.requires_grad}
+    prefix = _prefix(owner, parameters)
+    keys = {f"{prefix}.{name}": p for name, p in parameters.items()}
+    loaded = {key: store[key] for key in store if key.startswith(f"{prefix}.") and store[key] not in _OWNERS}
+    if loaded:
+        _restore(keys, loaded)
+    for key in [key for key in store if key.startswith(f"{prefix}.")]:
+        if store[key] is not keys.get(key):
+            del store[key]  # loaded and copied, or the parameter was replaced since, or its model is no more
+    for key, parameter in keys.items():
+        if not parameter.is_contiguous():
+            parameter.data = parameter.data.contiguous()  # the store would keep a copy
+        pyro.param(key, parameter)
+        _OWNERS[parameter] = weakref.ref(owner)
+
+
+#: The model of each parameter that was given to Pyro.
+_OWNERS: MutableMapping[Tensor, weakref.ref[Owner]] = WeakTensorKeyDictionary()
+
+
+def _prefix(owner: Owner, parameters: Mapping[str, Tensor]) -> str:
+    """Return what the names of a model begin with."""
+    store = pyro.get_param_store()
+    for name, parameter in parameters.items():
+        key = store.param_name(parameter)
+        if key is not None and key in store and (store[key] is parameter or store[key] not in _OWNERS):
+            return str(key).removesuffix(f".{name}")
+    for number in itertools.count(1):
+        prefix = "ebmeta" if number == 1 else f"ebmeta{number}"
+        here = [_OWNERS.get(store[key]) for key in store if key.startswith(f"{prefix}.")]
+        if all(other is None or other() in (None, owner) for other in here):
+            break
+    return prefix
+
+
+def _restore(keys: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:
+    """Copy the values of a file into the parameters of a model."""
+    wanted = {key: tuple(p.shape) for key, p in keys.items()}
+    found = {key: tuple(value.shape) for key, value in loaded.items()}
+    for key in wanted | found:
+        if wanted.get(key) != found.get(key):
+            raise ValueError(
+                f"parameter store: expected {key!r} of shape {wanted.get(key, 'none')}, as the model has it, got "
+                f"{found.get(key, 'none')}; a store from a file belongs to a model of the same form "
+                "(pyro.clear_param_store forgets it)"
+            )
+    with torch.no_grad():
+        for key, parameter in keys.items():
+            parameter.copy_(loaded[key])
+
+
+def _bottleneck(owner: Owner, observe: str) -> AbstractContextManager[Any]:
+    """Weigh the latent sites by beta in the training objective: the ELBO is then log likelihood - beta * KL."""
+    handler: AbstractContextManager[Any] = nullcontext()
+    if observe == "query":
+        handler = poutine.scale(scale=owner.beta) if owner.beta > 0 else poutine.mask(mask=False)
+    return handler
+
+
+@checked()
+def generate(owner: Owner, batch: TaskBatch, observe: Observe = "query") -> Tensor:
+    r"""Sample $w_t \sim p_\psi(w)$ and $y_{ti} \sim p(y \mid \phi(x_{ti})^\top w_t)$.
+
+    Args:
+        owner: the model.
+        batch: $T$ tasks. Query labels are observed where present, and sampled where not.
+        observe: "query", the training objective, with latent sites weighted by beta; or the exact
+            Bayesian model, unweighted: "support" (for MCMC on $p(w \mid d^s)$) or "both".
+
+    Returns:
+        The weights `w`, shape `(T, C, P)`.
+
+    Raises:
+        ValueError: if `observe` is unknown, or features or labels do not fit the model.
+    """
+    owner.check(batch)
+    register(owner)
+    prior, level = owner.prior_of(batch), None
+    with pyro.plate("task", batch.num_tasks, dim=-1):
+        with _bottleneck(owner, observe):
+            if owner.likelihood.has_level:
+                level = pyro.sample("level", dist.Normal(prior.loc.new_zeros(()), 1.0))
+            w: Tensor = pyro.sample("w", prior.distribution())
+        for side in ("support", "query"):
+            if observe in (side, "both"):
+                _labels(owner, side, batch, w, level)
+    return w
+
+
+def _labels(owner: Owner, side: str, batch: TaskBatch, w: Tensor, level: Tensor | None) -> None:
+    x, y, mask, size = (getattr(batch, f"{side}_{part}") for part in ("x", "y", "mask", "size"))
+    eta = owner.predictor(owner.predictor.features(x, mask).to(w.dtype), w)  # samplers may move `w` in 64 bits
+    eta = eta if owner.likelihood.categorical else eta.double()
+    labels = owner.likelihood.distribution(eta, batch.way_mask, Given(size, level))
+    pyro.sample(f"{side}_y", labels.mask(mask).to_event(1), obs=y)
+
+
+def guess(owner: Owner, batch: TaskBatch, observe: Observe = "query") -> Tensor:
+    r"""Sample $w_t \sim q_K(w; d^s_t, x^q_t)$.
+
+    Args:
+        owner: the model.
+        batch: $T$ tasks; the query labels are not looked at.
+        observe: as for the model; "query" weighs latent sites by beta.
+
+    Returns:
+        The weights `w`, shape `(T, C, P)`.
+    """
+    register(owner)
+    inferred = owner.infer(batch)
+    with pyro.plate("task", batch.num_tasks, dim=-1), _bottleneck(owner, observe):
+        if inferred.levels is not None:
+            level = pyro.sample(
+                "level", dist.Normal(*(v.to(inferred.x.dtype) for v in (inferred.levels.loc, inferred.levels.scale)))
+            )
+            inferred = owner.infer(batch, level=level)
+        q = inferred.path[-1]
+        w: Tensor = pyro.sample("w", q.distribution())
+    return w

@@ -1,0 +1,46 @@
+"""Weights in the units of features and labels, for readers of a fitted prior or posterior."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ebmeta.foundation.checks import checked
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.parts.gaussian import Gaussian
+
+__all__ = ["in_units"]
+
+
+@checked()
+def in_units(model: EmpiricalBayes, q: Gaussian) -> tuple[Tensor, Tensor]:
+    r"""Return location and covariance of weights in the units of features and labels.
+
+    $$ \eta = w^\top \frac{x - \bar x}{s} + w_0, \quad y = a + b \eta \quad \Rightarrow \quad
+       v = \frac{b w}{s}, \quad v_0 = a + b \Big( w_0 - \sum_p \frac{w_p \bar x_p}{s_p} \Big) $$
+
+    Args:
+        model: a model for numbers.
+        q: weights of a model for numbers, shape `(T, C, P)`; the intercept is the last.
+
+    Returns:
+        Location, shape `(T, C, P)`, and covariance, shape `(T, C, P, P)`, in 64 bits.
+
+    Raises:
+        ValueError: if the head is not linear.
+    """
+    if model.predictor.head != "linear":
+        raise ValueError(f"in_units: expected a linear head, got {model.predictor.head!r}")
+    q = q.with_(q.loc.double(), q.precision.double())
+    if q.loc.shape[-1] != model.predictor.num_weights:
+        raise ValueError(f"q: expected {model.predictor.num_weights} weights, got shape {tuple(q.loc.shape)}")
+    change = torch.eye(model.predictor.num_weights, dtype=q.loc.dtype, device=q.loc.device)
+    if model.predictor.basis is None:
+        change[:-1, :-1] /= model.predictor.unit.unsqueeze(1)
+        change[-1, :-1] = -model.predictor.center / model.predictor.unit
+    change = change * getattr(model.likelihood, "unit", 1.0)
+    shift = torch.zeros_like(q.loc)
+    shift[..., -1] = getattr(model.likelihood, "center", 0.0)
+    root = q.color(torch.eye(len(change), dtype=q.loc.dtype, device=q.loc.device).view(len(change), 1, 1, -1))
+    half = torch.einsum("pr,ktcr->tcpk", change, root)
+    return q.loc @ change.mT + shift, half @ half.mT

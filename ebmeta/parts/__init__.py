@@ -1,0 +1,1 @@
+"""Parts of a model: Gaussian families, prior, heads, bases, initializer."""

@@ -1,0 +1,127 @@
+r"""The learned prior $p_\psi(w)$: what all tasks have in common.
+
+The prior is exchangeable over outputs: every class weight (or the one regression weight vector) is
+drawn from the same Gaussian, so it is defined for any number of classes,
+
+$$ w_{tc} \sim \mathcal N(\mu + B \tilde g_t, \Sigma), \qquad \psi = (\mu, B, \Sigma), $$
+
+with $\Sigma$ diagonal for class weights and full for regression weights, and $\tilde g_t$ covariates of the task as a
+whole, in units of the training tasks, where there are any. Learning $\psi$ over many tasks is empirical Bayes
+(theory: "Empirical Bayes across tasks").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ebmeta.foundation.checks import above, at_least, checked
+from ebmeta.foundation.standard import Exact, standard, summary
+from ebmeta.parts.gaussian import DiagonalGaussian, FullGaussian, Gaussian
+
+__all__ = ["DiagonalPrior", "FullPrior", "Prior"]
+
+
+@checked(num_weights=at_least(1), scale=above(0), num_covariates=at_least(0))
+class Prior(Exact):
+    """A learned Gaussian over one output's weights; `forward` repeats it over tasks and outputs.
+
+    Args:
+        num_weights: number of weights per output, $P$.
+        scale: initial standard deviation of every weight.
+        num_covariates: covariates per task, $G$.
+
+    Raises:
+        ValueError: if `num_weights` or `scale` is not positive, or `num_covariates` is negative.
+    """
+
+    exact: ClassVar[tuple[str, ...]] = ("center", "unit")
+
+    loc: nn.Parameter
+    log_scale: nn.Parameter
+    center: Tensor
+    unit: Tensor
+
+    def __init__(self, num_weights: int, scale: float = 1.0, num_covariates: int = 0) -> None:
+        super().__init__()
+        self.num_covariates = num_covariates
+        if num_covariates:
+            self.slope = nn.Parameter(torch.zeros(num_weights, num_covariates))
+            self.register_buffer("center", torch.zeros(num_covariates, dtype=torch.float64))
+            self.register_buffer("unit", torch.ones(num_covariates, dtype=torch.float64))
+        self.loc = nn.Parameter(torch.zeros(num_weights))
+        self.log_scale = nn.Parameter(torch.full((num_weights,), math.log(scale)))
+
+    def gaussian(self) -> Gaussian:
+        r"""Return $p_\psi$ of a single output, with parameters of shape `(P,)` and `(P,)` or `(P, P)`."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def measure(self, task_x: Tensor, columns: Sequence[str] = ()) -> None:
+        """Take centre and unit of the covariates of training tasks.
+
+        Args:
+            task_x: covariates, shape `(T, G)`.
+            columns: their names, for messages.
+
+        Raises:
+            ValueError: if a covariate varies by too few roundings of its numbers.
+        """
+        center, unit = summary(task_x, "covariate", columns)
+        self.center.copy_(center)
+        self.unit.copy_(unit)
+
+    def forward(self, num_tasks: int, num_ways: int, task_x: Tensor | None = None) -> Gaussian:
+        r"""Return $p_\psi(w_t)$ for every task and output.
+
+        Args:
+            num_tasks: $T$.
+            num_ways: $C$.
+            task_x: covariates $g_t$, shape `(T, G)`, where the prior has been built for some.
+
+        Returns:
+            A Gaussian of shape `(T, C, P)`.
+
+        Raises:
+            ValueError: if there are not as many covariates as the prior was built for.
+        """
+        got = 0 if task_x is None else task_x.shape[-1]
+        if got != self.num_covariates:
+            raise ValueError(f"task_x: expected {self.num_covariates} covariates per task, got {got}")
+        p = self.gaussian().expand(num_tasks, num_ways)
+        if task_x is None:
+            return p
+        shift = standard(task_x, self.center, self.unit).to(self.slope.dtype) @ self.slope.mT
+        return p.with_(p.loc + shift.unsqueeze(1), p.precision)
+
+
+class DiagonalPrior(Prior):
+    r"""$w_{cp} \sim \mathcal N(\mu_p, \sigma_p^2)$, independent over weights."""
+
+    def gaussian(self) -> DiagonalGaussian:
+        return DiagonalGaussian(self.loc, torch.exp(-2 * self.log_scale))
+
+
+@checked(num_weights=at_least(1), scale=above(0), num_covariates=at_least(0))
+class FullPrior(Prior):
+    r"""$w_c \sim \mathcal N(\mu, L L^\top)$ with $L$ lower triangular.
+
+    The factor is `diag(exp(log_scale)) @ (unit lower triangle)`, so every value of the parameters is
+    a covariance and `log_scale` alone sets the size.
+    """
+
+    def __init__(self, num_weights: int, scale: float = 1.0, num_covariates: int = 0) -> None:
+        super().__init__(num_weights, scale, num_covariates)
+        self.lower = nn.Parameter(torch.zeros(num_weights, num_weights))
+
+    def scale_tril(self) -> Tensor:
+        """Return $L$, shape `(P, P)`."""
+        unit = torch.tril(self.lower, -1) + torch.eye(len(self.lower), dtype=self.lower.dtype, device=self.lower.device)
+        return self.log_scale.exp().unsqueeze(-1) * unit
+
+    def gaussian(self) -> FullGaussian:
+        return FullGaussian(self.loc, torch.cholesky_inverse(self.scale_tril()))

@@ -1,0 +1,28 @@
+"""Plots: one seaborn figure per function, each on axes of the user's or its own, which it returns."""
+
+from ebmeta.plots.curves import fitted_curve
+from ebmeta.plots.posteriors import ellipse, posterior_path
+from ebmeta.plots.results import (
+    axes_or_new,
+    coverage_by_ways,
+    history,
+    refinement,
+    reliability,
+    risk_coverage,
+    save_figure,
+    set_sizes,
+)
+
+__all__ = [
+    "axes_or_new",
+    "coverage_by_ways",
+    "ellipse",
+    "fitted_curve",
+    "history",
+    "posterior_path",
+    "refinement",
+    "reliability",
+    "risk_coverage",
+    "save_figure",
+    "set_sizes",
+]

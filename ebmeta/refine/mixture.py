@@ -1,0 +1,146 @@
+r"""Refinement of class weights by what the queries say of the classes: learned steps of a mixture model.
+
+Queries inform class weights because they cluster. On the unit sphere, with class directions $u_c$, a
+concentration $\kappa$ and class proportions $\pi$, the mixture of von Mises-Fisher distributions
+
+$$ p(x) = \sum_c \pi_c\, \mathrm{vMF}(x; u_c, \kappa) \quad\Rightarrow\quad
+   p(y = c \mid x) = \mathrm{softmax}_c(\kappa\, u_c^\top x + \log \pi_c) $$
+
+makes the linear predictor exact with weights $w_c = (\kappa u_c, \log \pi_c)$, the last one for the constant
+feature. Given a belief $r_i$ about the class of each query, the directions and proportions that fit support
+and queries best are
+
+$$ R_c = \Lambda_{0c} m_{0c} + \omega_c \sum_i r_{ic}\, \phi(x_i), \qquad
+   m_c = \Big( \kappa_c\, \frac{R_c}{\lVert R_c \rVert},\;
+   b \log \frac{C (\alpha + \sum_i r_{ic})}{C \alpha + Q} + b_c \Big), \qquad
+   \Lambda_c = \Lambda_{0c} + \nu \sum_i r_{ic}, $$
+
+where $q_0$ speaks for the support set, $\omega_c$ weighs a query against it and $\alpha$ is the concentration of
+a Dirichlet prior of $\pi$: the one that a task states (`TaskBatch.concentration`), or a learned one. With $r = p$
+this is expectation-maximisation. Here $r$ is the belief of the synthetic gradient, $\xi = p - r$;
+$\kappa, \omega, \alpha, b, \nu$ are learned; and the same network adapts $\kappa_c$, $\omega_c$ and $b_c$ to the
+task. All steps share their parameters, so that any number of them may be taken. What is reported after a step has a
+temperature of its own, read from the unlabelled queries (`ebmeta.refine.temperature`; theory: "Refinement as a mixture
+model").
+
+Source: Banerjee, Dhillon, Ghosh and Sra 2005, Clustering on the unit hypersphere using von Mises-Fisher distributions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ebmeta.foundation.seeding import blank_linear
+from ebmeta.parts.gaussian import Gaussian
+from ebmeta.parts.heads import CONSTANT
+from ebmeta.refine.base import GradientRefiner, Refiner, Setting
+from ebmeta.refine.synthetic_gradient import ClassSyntheticGradient, MLPSyntheticGradient, QueryState, Reading
+from ebmeta.refine.temperature import TaskTemperature
+
+__all__ = ["MixtureRefiner", "class_refiner"]
+
+
+class MixtureRefiner(Refiner):
+    r"""Steps of a mixture model on the sphere, with a learned belief; parameters shared by all steps.
+
+    Args:
+        synthetic_gradient: the network $\xi$ whose belief $r$ is used.
+        num_steps: number of steps in training, $K$.
+        scale: initial $\kappa$.
+        weight: initial $\omega$, in units of $q_0$'s precision times its location.
+        concentration: initial $\alpha$.
+
+    Raises:
+        ValueError: if `num_steps` is negative.
+    """
+
+    synthetic_gradient: ClassSyntheticGradient
+    log_scale: nn.Parameter
+    log_weight: nn.Parameter
+    log_concentration: nn.Parameter
+    log_information: nn.Parameter
+
+    def __init__(
+        self,
+        synthetic_gradient: ClassSyntheticGradient,
+        num_steps: int,
+        scale: float = 10.0,
+        weight: float = 40.0,
+        concentration: float = 3.0,
+    ) -> None:
+        super().__init__(synthetic_gradient, num_steps)
+        start = {"scale": scale, "weight": weight, "concentration": concentration, "information": 0.2}
+        for name, value in start.items():
+            self.register_parameter(f"log_{name}", nn.Parameter(torch.tensor(math.log(value))))
+        self.share = nn.Parameter(torch.tensor(0.7))
+        self.adapt = blank_linear(synthetic_gradient.readout.in_features, 3)
+        nn.init.zeros_(self.adapt.weight)
+        nn.init.zeros_(self.adapt.bias)
+        self.temperature = TaskTemperature(num_steps, synthetic_gradient.num_readings)
+
+    def unroll(self, q: Gaussian, setting: Setting, steps: int) -> list[Gaussian]:
+        if not self.temperature.fitted:
+            return super().unroll(q, setting, steps)
+        path = [q]
+        for k in range(steps + 1):
+            state, reading = self.read(q, setting)
+            if k:
+                factor = self.temperature(min(k, self.num_steps) - 1, reading.by_task)[:, None, None]
+                path.append(q.with_(torch.where(setting.way_mask.unsqueeze(-1), factor * q.loc, q.loc), q.precision))
+            if k < steps:
+                q = self.move(q, setting, state, reading)
+        return path
+
+    def quick(self) -> Iterator[nn.Parameter]:
+        yield from (self.log_scale, self.log_weight, self.log_concentration, self.log_information, self.share)
+        yield from self.adapt.parameters()
+
+    def read(self, q: Gaussian, setting: Setting) -> tuple[QueryState, Reading]:
+        """Return the state of the queries under `q`, and what the network makes of it."""
+        state, _ = setting.state(q)
+        return state, self.synthetic_gradient.read(state)
+
+    def step(self, k: int, q: Gaussian, setting: Setting) -> Gaussian:
+        return self.move(q, setting, *self.read(q, setting))
+
+    def move(self, q: Gaussian, setting: Setting, state: QueryState, reading: Reading) -> Gaussian:
+        """Return the next posterior, the same for every step."""
+        r = self.synthetic_gradient.belief(state, reading) * setting.query_mask.unsqueeze(-1)
+        claimed = r.sum(1).unsqueeze(-1)
+        q0, ways = setting.q0, setting.way_mask.sum(1)[:, None, None]
+        adapted = torch.tanh(self.adapt(reading.by_class))  # bounded: stays near the mixture model
+        log_scale, shift, log_weight = adapted.tensor_split(3, -1)
+        weight = (self.log_weight + log_weight).exp()
+        resultant = (q0.times(q0.loc) + weight * (r.mT @ setting.x))[..., :-1]
+        direction = functional.normalize(resultant, dim=-1, eps=1e-6)
+        rate = torch.exp(-self.log_concentration)
+        if setting.concentration is not None:
+            known = setting.concentration[:, None, None]
+            rate = torch.where(known.isnan(), rate, 1 / known)
+        share = ways * (1 + rate * claimed) / (ways + rate * setting.query_mask.sum(1)[:, None, None])
+        bias = (self.share * share.log() + shift) / CONSTANT
+        loc = torch.cat([(self.log_scale + log_scale).exp() * direction, bias], -1)
+        loc = torch.where(setting.way_mask.unsqueeze(-1), loc, q0.loc)
+        return q.with_(loc, q0.precision + self.log_information.exp() * claimed)
+
+
+def class_refiner(kind: str, num_steps: int, n_way: int | None, width: int, generator: torch.Generator) -> Refiner:
+    """Return a refiner of class weights by name, initial weights from a generator; see `EmpiricalBayes.classifier`.
+
+    Raises:
+        ValueError: if the name is unknown, or a number of ways is needed and not given.
+    """
+    if kind == "mixture":
+        return MixtureRefiner(ClassSyntheticGradient(width, generator=generator), num_steps)
+    if kind == "residual":
+        return GradientRefiner(ClassSyntheticGradient(width, generator=generator), num_steps, step=5.0)
+    if kind != "mlp":
+        raise ValueError(f"synthetic_gradient: expected 'mixture', 'residual' or 'mlp', got {kind!r}")
+    if n_way is None:
+        raise ValueError("n_way: expected the number of classes for synthetic_gradient='mlp', got None")
+    return GradientRefiner(MLPSyntheticGradient(n_way, generator), num_steps, step=5.0)

@@ -1,0 +1,7 @@
+"""Simulated worlds, in which the exact answer is known."""
+
+from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
+from ebmeta.simulate.sines import SineTasks
+from ebmeta.simulate.spinning_lines import RingPosterior, SpinningLines
+
+__all__ = ["LinearGaussianTasks", "RingPosterior", "SineTasks", "SpinningLines"]

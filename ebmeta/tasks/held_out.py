@@ -1,0 +1,83 @@
+"""Whether validation classes are others than those of training: by their rows, which tell more than numbers do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+
+from ebmeta.tasks.episodes import EpisodeSampler, TaskSampler
+from ebmeta.tasks.mixed import MixedSampler
+
+__all__ = ["check_classes"]
+
+ALL = 1 << 28  # bytes of the rows of a source that are all read; of larger ones, the first few of each class
+FEW = 8
+SHARE = 0.5  # of the rows of a class, beyond which it is the class that they are found in
+
+
+def check_classes(tasks: TaskSampler, validation: TaskSampler | None) -> list[str]:
+    """Refuse validation classes whose rows are those of a training class; return what to say of names that both have.
+
+    Classes are often numbered anew in each file, so that equal numbers say nothing. A row counts where training has it
+    in one class alone: where features have few values, other classes have the same rows too.
+
+    Args:
+        tasks: source of training tasks.
+        validation: source of validation tasks.
+
+    Raises:
+        ValueError: if a class is in both.
+
+    Examples:
+        >>> X, y = np.arange(24.0).reshape(12, 2), np.repeat([0, 1, 2, 3], 3)
+        >>> train, other = (EpisodeSampler(x, y[:6], 2, 1, 2) for x in (X[:6], X[6:]))
+        >>> check_classes(train, other)
+        []
+        >>> check_classes(train, EpisodeSampler(X[3:9], y[:6], 2, 1, 2))
+        Traceback (most recent call last):
+        ...
+        ValueError: validation: expected classes that training does not have, got the rows of its class 0 in class 1 \
+of training
+    """
+    known, new = _sources(tasks), _sources(validation)
+    if not (known and new):
+        return []
+    owner: dict[bytes, tuple[int, int]] = {}
+    for which, source in enumerate(known):
+        for code, rows in _rows(source):
+            for row in rows:
+                if owner.setdefault(row, (which, code)) != (which, code):
+                    owner[row] = (-1, -1)  # of several classes
+    for source in new:
+        for code, rows in _rows(source):
+            found = Counter(owner[row] for row in rows if owner.get(row, (-1, -1))[0] >= 0)
+            (which, of), count = (found.most_common(1) or [((0, 0), 0)])[0]
+            if count > SHARE * len(rows):
+                raise ValueError(
+                    "validation: expected classes that training does not have, got the rows of its class "
+                    f"{source.classes[code].item()!r} in class {known[which].classes[of].item()!r} of training"
+                )
+    names = set.intersection(
+        *({n for s in side for n in s.classes.tolist() if isinstance(n, str)} for side in (known, new))
+    )
+    if not names:
+        return []
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    return [f"validation: training has a class {min(names)!r}{more} too; expected other classes"]
+
+
+def _sources(tasks: TaskSampler | None) -> list[EpisodeSampler]:
+    """Return the sources of a mixture, each set of rows once."""
+    if isinstance(tasks, MixedSampler):
+        return list({id(s.X): s for s in tasks.samplers}.values())
+    return [tasks] if isinstance(tasks, EpisodeSampler) else []
+
+
+def _rows(source: EpisodeSampler) -> Iterator[tuple[int, set[bytes]]]:
+    """Yield the code of each class and its distinct rows."""
+    everything = source.X.nbytes <= ALL
+    for code, members in enumerate(source.members):
+        rows = np.asarray(source.X[members if everything else members[:FEW]], dtype=np.float64)
+        yield code, {row.tobytes() for row in rows + 0.0}  # of minus zero too

@@ -1,0 +1,68 @@
+"""Mixing: batches of several kinds of tasks in turn, for one model of them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ebmeta.foundation.checks import at_least, checked, within
+from ebmeta.foundation.fingerprint import fingerprint
+from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.columns import check_names
+from ebmeta.tasks.episodes import EpisodeSampler, RowSampler
+
+__all__ = ["MixedSampler"]
+
+
+@checked()
+class MixedSampler(RowSampler):
+    """Draw batches from several episode samplers in turn: batch n comes from sampler n modulo their number.
+
+    For one model of many kinds of task: few and many shots, balanced and not, few and many classes.
+
+    Args:
+        samplers: the samplers.
+
+    Raises:
+        ValueError: if there is none.
+
+    Examples:
+        >>> import numpy as np
+        >>> X, y = np.arange(60.0).reshape(30, 2), np.repeat(["a", "b", "c"], 10)
+        >>> tasks = MixedSampler([EpisodeSampler(X, y, 2, shots, 3) for shots in (1, 5)])
+        >>> [tasks.sample(1, index).support_y.shape[1] for index in range(3)]
+        [2, 10, 2]
+    """
+
+    def __init__(self, samplers: Sequence[EpisodeSampler]) -> None:
+        self.samplers = tuple(samplers)
+        if not self.samplers:
+            raise ValueError("samplers: expected at least one, got none")
+        self.feature_names = self.samplers[0].feature_names
+        for sampler in self.samplers[1:]:
+            check_names(self.feature_names, sampler.feature_names, "for the first sampler")
+
+    @property
+    def difficulty(self) -> float:
+        """Of the first sampler; see `EpisodeSampler.difficulty`."""
+        return self.samplers[0].difficulty
+
+    @checked(most=at_least(1))
+    def rows(self, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the first sampler; see `EpisodeSampler.rows`."""
+        return self.samplers[0].rows(most)
+
+    def fingerprint(self) -> str:
+        """Of all samplers, in order; see `EpisodeSampler.fingerprint`."""
+        return fingerprint(*(sampler.fingerprint() for sampler in self.samplers))
+
+    @checked(strength=within(0, 1e6))
+    def harder(self, strength: float = 1.0) -> MixedSampler:
+        """Return the same mixture, made harder; see `EpisodeSampler.harder`."""
+        return MixedSampler([sampler.harder(strength) for sampler in self.samplers])
+
+    @checked(num_tasks=at_least(1))
+    def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
+        """Draw batch number `index`; arguments and errors as for `EpisodeSampler.sample`."""
+        return self.samplers[index % len(self.samplers)].sample(num_tasks, index)

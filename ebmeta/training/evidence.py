@@ -1,0 +1,405 @@
+r"""Empirical Bayes in the statistician's sense: the prior that makes all labels of all groups likeliest.
+
+$$ \hat\psi = \arg\max_\psi \sum_t \log p_\psi(y_t) + \sum_p (\log s_p - 0.1 s_p), \qquad s_p = \sqrt{\Sigma_{pp}}, $$
+
+over all groups at once, by L-BFGS. The second sum, where asked for, is a Gamma(2, 0.1) hyperprior on every standard
+deviation of the prior, in units of the training labels. Without it the maximum can sit at $s_p = 0$ when groups are
+few, and every group is then predicted as if it were the average one. Source: Chung, Rabe-Hesketh, Dorie, Gelman and
+Liu 2013, A nondegenerate penalized likelihood estimator for variance parameters in multilevel models.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from scipy import optimize
+from torch import Tensor, nn
+
+from ebmeta.foundation.buckets import split
+from ebmeta.foundation.checks import at_least, checked, found
+from ebmeta.foundation.maximum import ENOUGH, climb
+from ebmeta.likelihood import Normal, ScalarLikelihood, StudentT
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.members import Members, chunk_size
+from ebmeta.parts.prior import FullPrior, Prior
+from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.episodes import generator
+from ebmeta.tasks.groups import GroupSampler
+from ebmeta.training.evidence_fit import EvidenceFit, boundary_threshold, unsettled, weight_names
+from ebmeta.training.group_evidence import even_noise, fitting_bound, group_evidence
+from ebmeta.training.identification import refuse_extreme_labels, weak_points
+from ebmeta.training.measure import check_columns, check_groups, measure
+from ebmeta.training.normal_evidence import NO_NOISE, SMALL_NOISE, SMALLEST, NormalEvidence, log_gamma
+from ebmeta.training.objective import Objective
+
+__all__ = ["Evidence", "EvidenceFit", "Hyperprior", "boundary_threshold", "fit_evidence", "log_hyperprior"]
+
+Hyperprior = Callable[[EmpiricalBayes], Tensor]
+Bound = Callable[[EmpiricalBayes, TaskBatch, Tensor], Tensor]
+
+ROWS = 8192  # of a part: some hundred megabytes for a likelihood that takes sixteen steps of quadrature
+NEARLY_ZERO = 1e-3  # of the fitted scale: stands for 0 where the evidence at the boundary is asked for
+FIRST = 100  # iterations with the noise alike in all groups, before it may differ
+RUNAWAY = 15.0  # of a log rate or log odds, by a standard deviation of a feature or of groups: too far to be meant
+FARTHEST = 50.0  # where a spread, or the mean weight of a feature, is stopped that runs off
+MORE = 8  # times the draws of a fit, by which its result is measured
+UNSURE = 1.0  # nats between two such measures
+ABOUT = 0.05  # nats that a fit at the boundary may leave
+
+
+@checked(num_draws=at_least(1), max_iterations=at_least(1))
+def fit_evidence(
+    model: EmpiricalBayes,
+    tasks: GroupSampler | TaskBatch,
+    *,
+    hyperprior: bool | Hyperprior = False,
+    boundary: bool = True,
+    num_draws: int = 16,
+    max_iterations: int = 2000,
+    seed: int = 0,
+) -> EvidenceFit:
+    r"""Fit the prior and the likelihood's parameters to all labels of all groups, in place.
+
+    The refiner is not trained: it needs unlabelled rows and `ebmeta.fit`. Computes in 64 bits; the model comes back in
+    its own type. Normal labels take a closed form that starts from the data (`ebmeta.training.normal_evidence`), others
+    the draws of `ebmeta.training.group_evidence` from the present parameters. Where the maximum is not reached, or
+    there is none, a `UserWarning` says so, as does the text of the fit.
+
+    Args:
+        model: a model for numbers, `EmpiricalBayes.regressor`.
+        tasks: groups; every row counts as labelled.
+        hyperprior: True to keep every standard deviation of the prior off 0 (see above), or a function of the model
+            that returns a log density of its parameters as they are (scales and noise by their logarithm).
+        boundary: find out which spreads the data cannot tell from 0, by another fit for each weight.
+        num_draws: draws of the weights of each group in the fit, for likelihoods that are not normal; eight times as
+            many measure the result.
+        max_iterations: of the optimiser.
+        seed: seed of those draws.
+
+    Returns:
+        The fit, with what it says of the boundary.
+
+    Raises:
+        ValueError: if the model is a classifier, or tasks are unlabelled or do not fit the model.
+
+    Examples:
+        >>> X, groups = np.ones((6, 1)), np.repeat([0, 1, 2], 2)
+        >>> tasks = GroupSampler(X, np.array([1.0, 1.2, 3.0, 3.1, 5.2, 5.0]), groups, n_support=1)
+        >>> fit_evidence(EmpiricalBayes.regressor(1, num_steps=0), tasks, hyperprior=True).converged
+        True
+    """
+    if model.likelihood.categorical:
+        raise ValueError("fit_evidence: expected a model for numbers, got a classifier")
+    dtype = next(model.parameters()).dtype
+    try:
+        evidence = Evidence(model.double(), tasks, hyperprior=hyperprior, num_draws=num_draws, seed=seed)
+        if isinstance(hyperprior, bool):  # another may bound what labels do not
+            refuse_extreme_labels(model, evidence.parts)
+        found = _maximum(evidence, boundary, max_iterations)
+    finally:
+        model.to(dtype)
+    for note in found.notes:
+        warnings.warn(f"fit_evidence: {note}", UserWarning, stacklevel=3)  # above the check of arguments
+    return found
+
+
+def _maximum(evidence: Evidence, boundary: bool, max_iterations: int) -> EvidenceFit:
+    model, penalised = evidence.model, evidence.hyperprior is not False
+    source: Evidence | NormalEvidence = evidence
+    if NormalEvidence.has_form(model) and isinstance(evidence.hyperprior, bool):
+        source = NormalEvidence(model, evidence.parts, evidence.hyperprior)
+    left = source.fit(max_iterations)
+    with torch.no_grad():
+        reached, scales = evidence.log_evidence().item(), _scales(model.prior)
+    runaway = _runaway(model)
+    notes = [*weak_points(model, evidence.parts), *source.notes(), *runaway, *unsettled(left, max_iterations)]
+    notes += _unsure(evidence, reached)
+    gain = None
+    if boundary:
+        free, without, lefts = source.boundary(max_iterations)
+        # What one of them has found is open to the free one too.
+        gain = max(free, *without) - torch.tensor(without, dtype=scales.dtype)
+        names = weight_names(model)
+        if left < ENOUGH and (slow := [names[p] for p, rest in enumerate(lefts) if rest >= ABOUT]):
+            notes.append(
+                f"the fit without the spread of {', '.join(slow)} has not converged after "
+                f"max_iterations={max_iterations}, so what holding it at 0 costs is overstated"
+            )
+    converged = left < ENOUGH and not (source.notes() or runaway)
+    return EvidenceFit(model, reached, scales, gain, converged, penalised, left, tuple(notes))
+
+
+def _unsure(evidence: Evidence, reached: float) -> list[str]:
+    """Return what to say where as many other draws find another evidence."""
+    if evidence.model.likelihood.conjugate:
+        return []
+    with torch.no_grad():
+        again = evidence.log_evidence(evidence.seed + 1).item()
+    if abs(again - reached) < UNSURE:
+        return []
+    return [
+        f"the evidence is not reliable: {reached:.2f} nats by {MORE * evidence.num_draws} draws, {again:.2f} by as "
+        "many others: give more num_draws, or a hyperprior that keeps spreads small"
+    ]
+
+
+def _runaway(model: EmpiricalBayes) -> list[str]:
+    """Return what to say of weights of counts, or of yes and no, that have no best value."""
+    if not _discrete(model):
+        return []
+    loc, scale, names = model.prior.loc.detach(), _scales(model.prior).detach(), weight_names(model)
+    far = torch.where(torch.arange(len(loc)) < len(loc) - 1, loc.abs(), 0.0) > RUNAWAY  # but a rate may be tiny
+    alike = "labels are nearly alike within groups, so give more rows of a group, or the spreads a hyperprior"
+    separated = "labels are separated by it, so leave it out, or give the spreads or means a hyperprior"
+    return [
+        f"{names[p]} runs off (mean {float(loc[p]):.3g} and spread {float(scale[p]):.3g} on the scale of the linear "
+        f"predictor): {alike if p == len(loc) - 1 else separated}"
+        for p in (far | (scale > RUNAWAY)).nonzero().flatten().tolist()
+    ]
+
+
+def _discrete(model: EmpiricalBayes) -> bool:
+    return isinstance(model.likelihood, ScalarLikelihood) and model.likelihood.discrete
+
+
+def _check_hyperprior(model: EmpiricalBayes, hyperprior: Hyperprior) -> None:
+    with torch.no_grad():
+        value = hyperprior(model)
+    if not isinstance(value, Tensor) or value.numel() != 1 or not bool(value.isfinite().all()):
+        raise ValueError(f"hyperprior: expected a function of the model that returns one number, got {found(value)}")
+
+
+class Evidence:
+    """The log evidence of all groups as a function of the parameters of prior, likelihood and predictor.
+
+    Groups of like size are looked at together, some thousand rows at a time, and their terms and gradients add up:
+    memory follows the number of rows and not the largest group. A group has the same draws whatever its part.
+
+    Args:
+        model: a model in 64 bits; its parameters are written to.
+        tasks: groups; every row counts as labelled.
+        hyperprior: add the log hyperprior; see `fit_evidence`.
+        num_draws: draws of the weights of each group, for likelihoods that are not normal.
+        seed: seed of those draws.
+    """
+
+    def __init__(
+        self,
+        model: EmpiricalBayes,
+        tasks: GroupSampler | TaskBatch,
+        *,
+        hyperprior: bool | Hyperprior,
+        num_draws: int = 16,
+        seed: int = 0,
+    ) -> None:
+        if isinstance(tasks, GroupSampler):
+            check_groups(model, tasks)
+        check_columns(model, tasks)
+        least = model.predictor.num_weights
+        if isinstance(tasks, GroupSampler):
+            self.parts = list(tasks.parts(ROWS, least))
+        else:
+            model.check(tasks)
+            lengths = (tasks.support_mask.sum(1) + tasks.query_mask.sum(1)).clamp(min=least)
+            self.parts = [tasks[torch.from_numpy(part)].trimmed() for part in split(lengths.cpu().numpy(), ROWS)]
+        if not isinstance(hyperprior, bool):
+            _check_hyperprior(model, hyperprior)
+        self.model, self.hyperprior, self.seed = model.eval(), hyperprior, seed
+        self.num_draws = num_draws
+        for part in self.parts:
+            model.check(part)
+        measure(model, self.parts, tasks)
+        found = [
+            (f"{part}.{name}", p)
+            for part in ("prior", "likelihood", "predictor")
+            for name, p in getattr(model, part).named_parameters()
+            if p.requires_grad
+        ]
+        self.names, self.parameters = tuple(name for name, _ in found), [p for _, p in found]
+
+    def read(self) -> Tensor:
+        """Return the parameters as one vector."""
+        return torch.cat([p.detach().flatten() for p in self.parameters])
+
+    def write(self, flat: Tensor) -> None:
+        """Set the parameters from one vector."""
+        for p, values in zip(self.parameters, torch.split(flat, [p.numel() for p in self.parameters]), strict=True):
+            p.data = values.clone().view(p.shape)
+
+    def log_evidence(self, seed: int | None = None) -> Tensor:
+        """Return the log evidence at the present parameters in nats, by more draws than a fit takes.
+
+        Args:
+            seed: seed of other draws than those of the fit.
+        """
+        terms = self._losses(group_evidence, MORE * self.num_draws, self.seed if seed is None else seed)
+        return -torch.stack([loss(self.model) for loss in terms]).sum()
+
+    def _losses(self, bound: Bound, num_draws: int, seed: int) -> Iterator[Callable[[EmpiricalBayes], Tensor]]:
+        """Yield minus the log evidence of each part as a function of the model, which adds up to that of all groups."""
+        rng, exact = generator(seed, 0), Objective("evidence")
+        for part in self.parts:
+            if self.model.likelihood.conjugate:
+                yield lambda model, part=part: exact.terms(model, part).loss.sum()  # type: ignore[misc]
+                continue
+            # One stream for all groups, one group after the other: how they are parted does not matter.
+            shift = torch.from_numpy(rng.random((len(part), 2, self.model.predictor.num_weights)))
+            noise = even_noise(num_draws, shift)
+            yield lambda model, part=part, noise=noise: -bound(model, part, noise).sum()  # type: ignore[misc]
+
+    def _terms(self) -> Iterator[Callable[[EmpiricalBayes], Tensor]]:
+        """Yield what is minimised, term by term."""
+        yield from self._losses(fitting_bound, self.num_draws, self.seed)
+        if self.hyperprior is not False:
+            log_density = log_hyperprior if self.hyperprior is True else self.hyperprior
+            yield lambda model: -log_density(model)
+
+    def value(self, flat: Tensor) -> float:
+        """Return minus the log evidence (and hyperprior) in nats; infinite where it cannot be computed."""
+        try:
+            self.write(flat)
+            with torch.no_grad():
+                return sum(term(self.model).item() for term in self._terms())
+        except (ValueError, RuntimeError):  # no Cholesky factor
+            return float("inf")
+
+    def values(self, flats: Tensor) -> Tensor:
+        """Return `value` at each row of `(N, D)`, shape `(N,)`; change nothing."""
+        members = Members(self.model, self.names, flats)
+        try:
+            with torch.no_grad():
+                chunk = chunk_size(max(part.query_mask.numel() for part in self.parts))
+                found: Tensor = sum((members.map(term, chunk=chunk) for term in self._terms()), torch.zeros(()))
+        except (ValueError, RuntimeError):  # one without a Cholesky factor, or a hyperprior that asks for numbers
+            kept = self.read()
+            found = torch.tensor([self.value(flat) for flat in flats], dtype=flats.dtype)
+            self.write(kept)
+        return found
+
+    def gradient(self, flat: Tensor) -> Tensor:
+        """Return the gradient of `value`; NaN where it cannot be computed."""
+        return self._both(flat)[1]
+
+    def _both(self, flat: Tensor) -> tuple[float, Tensor]:
+        value, gradient = 0.0, torch.zeros_like(flat)
+        try:
+            self.write(flat)
+            for term in self._terms():  # the graph of one part at a time
+                loss = term(self.model)
+                found = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
+                value, gradient = value + loss.item(), gradient + torch.cat([g.flatten() for g in found])
+        except (ValueError, RuntimeError):  # no Cholesky factor
+            return math.inf, torch.full_like(flat, torch.nan)
+        return value, gradient
+
+    def maximise(self, max_iterations: int, held: Tensor | None = None, enough: float = ENOUGH) -> float:
+        """Go to the maximum; return the nats that are still left to gain, at least.
+
+        Args:
+            max_iterations: of the optimiser.
+            held: True where a parameter stays as it is, of the shape of `read`; none by default.
+            enough: nats that may be left.
+        """
+        at = self.read()
+        free = torch.ones_like(at, dtype=torch.bool) if held is None else ~held
+        low, high = (bound.to(at)[free] for bound in self._bounds())
+        at[free] = at[free].clamp(low, high)
+
+        def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+            at[free] = torch.from_numpy(values)
+            value, gradient = self._both(at)
+            return value, gradient[free].numpy()
+
+        between = optimize.Bounds(low.numpy(), high.numpy())
+        found = climb(loss, at[free].numpy(), max_iterations, between, enough)
+        at[free] = torch.from_numpy(found.at)
+        self.write(at)
+        return found.left
+
+    def _bounds(self) -> tuple[Tensor, Tensor]:
+        """Return the least and the largest values of the parameters, both of the shape of `read`."""
+        low, high = torch.full_like(self.read(), -math.inf), torch.full_like(self.read(), math.inf)
+        scales, prior = self.mask(self.model.prior.log_scale), self.model.prior
+        # A spread of next to nothing is as good as a smaller one, whose precision would leave no digits to the rest.
+        low[scales] = math.log(SMALLEST)
+        if _discrete(self.model):
+            features = self.mask(prior.loc) & (torch.cumsum(self.mask(prior.loc), 0) < len(prior.loc))
+            low[features], high[features], high[scales] = -FARTHEST, FARTHEST, math.log(FARTHEST)
+        return low, high
+
+    def fit(self, max_iterations: int) -> float:
+        """Go to the maximum from the present parameters; return the nats that are still left to gain, at least."""
+        if self.model.likelihood.has_level:  # else a spread of noise may take the place of all structure
+            self.maximise(min(FIRST, max_iterations), self.mask(self.model.likelihood.log_ratio), 1.0)
+        return self.maximise(max_iterations)
+
+    def notes(self) -> list[str]:
+        """Return what there is to say of the maximum found."""
+        likelihood = self.model.likelihood
+        if not isinstance(likelihood, Normal | StudentT) or likelihood.known:
+            return []
+        sizes = [s[m] for part in self.parts for s, m in _sizes(part) if s is not None]
+        typical = float(torch.cat(sizes).double().log().mean()) if sizes else 0.0
+        vanished = float(likelihood.log_noise.detach()) - typical / 2 <= math.log(SMALL_NOISE)
+        return [NO_NOISE] if vanished else []
+
+    def boundary(self, max_iterations: int) -> tuple[float, list[float], list[float]]:
+        """Return the largest log evidence, those without the spread of each weight, and what each of these left.
+
+        None has the hyperprior, so that they can be compared. Changes nothing.
+        """
+        kept, hyperprior = self.read(), self.hyperprior
+        self.hyperprior = False
+        try:
+            if hyperprior is not False:
+                self.maximise(max_iterations, enough=ABOUT)
+            with torch.no_grad():
+                free = self.log_evidence().item()
+            without = [self.without(p, max_iterations) for p in range(len(self.model.prior.log_scale))]
+        finally:
+            self.hyperprior = hyperprior
+            self.write(kept)
+        return free, [value for value, _ in without], [left for _, left in without]
+
+    def mask(self, parameter: Tensor | nn.Module) -> Tensor:
+        """Return True where a parameter is, of the shape of `read`."""
+        return torch.cat([torch.full((p.numel(),), p is parameter) for p in self.parameters])
+
+    def without(self, weight: int, max_iterations: int) -> tuple[float, float]:
+        """Return the largest log evidence with one weight (nearly) the same in all groups, and what is left to gain.
+
+        Both in nats. Changes nothing.
+        """
+        kept, model, prior = self.read(), self.model, self.model.prior
+        held = {id(p): torch.zeros_like(p, dtype=torch.bool) for p in self.parameters}
+        held[id(prior.log_scale)][weight] = True
+        log_scale = float(prior.log_scale.data[weight])
+        unit = 0.0 if _discrete(model) else log_scale  # a linear predictor of counts has a unit of its own
+        low = max(min(unit, log_scale) + math.log(NEARLY_ZERO), math.log(SMALLEST))
+        prior.log_scale.data[weight] = min(log_scale, low)
+        if isinstance(prior, FullPrior) and id(prior.lower) in held:  # its row of the factor would bring the scale back
+            held[id(prior.lower)][weight] = True
+            prior.lower.data[weight] = 0.0
+        try:
+            left = self.maximise(max_iterations, torch.cat([held[id(p)].flatten() for p in self.parameters]), ABOUT)
+            with torch.no_grad():
+                return self.log_evidence().item(), left
+        finally:
+            self.write(kept)
+
+
+def log_hyperprior(model: EmpiricalBayes) -> Tensor:
+    r"""Return $\sum_p (\log s_p - 0.1 s_p)$, the log of a Gamma(2, 0.1) density of each scale up to a constant."""
+    return log_gamma(_scales(model.prior))
+
+
+def _sizes(part: TaskBatch) -> tuple[tuple[Tensor | None, Tensor], ...]:
+    return (part.support_size, part.support_mask), (part.query_size, part.query_mask)
+
+
+def _scales(prior: Prior) -> Tensor:
+    return prior.gaussian().expand(1, 1).scale[0, 0]

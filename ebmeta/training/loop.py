@@ -1,0 +1,357 @@
+r"""Training: stochastic variational inference over batches of tasks.
+
+$$ \min_{\psi, \lambda, \xi, \rho, \kappa, s} \frac{1}{\sum_t Q_t} \sum_t \mathcal L_t \quad \text{(nats per query)} $$
+
+by Adam with a linear warm-up and a cosine decay. Iteration $n$ is a pure function of the parameters,
+the seed and $n$: batch, draws and learning rate depend on nothing else, so a run that was killed
+continues from its checkpoint to the same parameters, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from tqdm import tqdm
+
+from ebmeta.foundation.checks import above, at_least, checked, found, within
+from ebmeta.foundation.seeding import Drawing, stream
+from ebmeta.foundation.writing import check_target
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.prediction.trees import CELLS
+from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.episodes import TaskSampler
+from ebmeta.tasks.held_out import check_classes
+from ebmeta.training.checkpoint import TrainingState, origins
+from ebmeta.training.measure import check_columns, check_groups, check_labels, half_told, hardening, start, untold
+from ebmeta.training.objective import Kind, Objective, Terms
+from ebmeta.training.rising import still_rising
+from ebmeta.training.temperature import fit_task_temperature
+
+__all__ = ["FitResult", "fit", "resolve_device"]
+
+WARM_UP = 0.1
+QUICK = 0.02  # least peak learning rate of the refiner's few numbers
+CLIP = 5.0
+TEMPERATURE_TASKS = 1024
+WASTE = 2  # rows of a batch over those that are no padding, beyond which tasks of like size are looked at together
+VALIDATION_DRAWS = 64  # the predictive score of a few draws is biased
+
+
+@checked(best_iteration=at_least(0), seconds=at_least(0))
+@dataclass(frozen=True)
+class FitResult:
+    """What training did.
+
+    Args:
+        model: the trained model: the one given, at its best validation where there was one.
+        history: every term of the objective. Over `iteration` and refinement `step`: `nll` (nats per
+            query), `kl` (nats per task); over `iteration`: `loss` (nats per query), `learning_rate`.
+            With validation, the same terms over `validation_iteration` as `validation_nll`,
+            `validation_kl` and `validation_loss`.
+        best_iteration: iterations after which the returned parameters were reached.
+        stopped_early: whether validation ended the run.
+        seconds: wall time of this call.
+        notes: what else there is to say of the result, each a warning too.
+    """
+
+    model: EmpiricalBayes
+    history: xr.Dataset
+    best_iteration: int
+    stopped_early: bool
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@checked()
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Turn "auto" into a CUDA device where there is one and the CPU elsewhere.
+
+    Raises:
+        ValueError: if the device is unknown or not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device: expected 'auto', 'cpu' or 'cuda', got {found(device)}") from None
+    if resolved.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: expected 'auto', 'cpu' or 'cuda', got {str(device)!r}")
+    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if resolved.type == "cuda" and (resolved.index or 0) >= visible:
+        raise ValueError(f"device: expected one of {visible} visible CUDA devices, got {str(device)!r}")
+    return resolved
+
+
+def _learning_rate(iteration: int, total: int) -> float:
+    """Return the present learning rate over its peak."""
+    warm = max(1, int(WARM_UP * total))
+    if iteration < warm:
+        return (iteration + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (iteration - warm) / max(1, total - warm)))
+
+
+def _optimizer(model: EmpiricalBayes, learning_rate: float) -> tuple[torch.optim.Adam, list[float]]:
+    """Return the optimiser and the peak learning rate of each group of parameters."""
+    quick = [p for p in model.refiner.quick() if p.requires_grad]
+    known = set(map(id, quick))
+    rest = [p for p in model.trainable() if id(p) not in known]
+    groups = [(rest, learning_rate), (quick, max(QUICK, learning_rate))]
+    groups = [(parameters, peak) for parameters, peak in groups if parameters]
+    optimizer = torch.optim.Adam([{"params": parameters} for parameters, _ in groups], lr=learning_rate)
+    return optimizer, [peak for _, peak in groups]
+
+
+@checked(
+    num_iterations=at_least(1),
+    batch_size=at_least(1),
+    learning_rate=above(0),
+    validate_every=at_least(1),
+    validation_tasks=at_least(1),
+    harder=within(0, 1e6),
+    patience=at_least(1),
+    checkpoint_every=at_least(1),
+)
+def fit(
+    model: EmpiricalBayes,
+    tasks: TaskSampler,
+    num_iterations: int = 2000,
+    batch_size: int = 16,
+    *,
+    validation: TaskSampler | None = None,
+    objective: Kind | Objective = "predictive",
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    validate_every: int = 250,
+    validation_tasks: int = 256,
+    harder: float | Literal["auto"] = "auto",
+    patience: int | None = 6,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 100,
+    progress: bool = True,
+) -> FitResult:
+    """Train a model on a stream of tasks, in place.
+
+    Args:
+        model: the model; it comes back on the device where it was.
+        tasks: source of training tasks; iteration n uses its batch number n. What tasks state of their class
+            proportions is hidden from every second one, so that the model learns to do with and without.
+        num_iterations: optimiser steps.
+        batch_size: tasks per step, $T$.
+        validation: source of validation tasks, of other classes or groups (shared ones are refused). With
+            it, the parameters of the lowest validation loss are kept, and the run ends after `patience`
+            validations without a lower one. The temperature of tasks is fitted to validation tasks too.
+        objective: "predictive", "gibbs", "evidence", or an `Objective`. With "evidence" of groups, a warning says how
+            far the end is from the maximum, where `fit_evidence` goes.
+        learning_rate: Adam's peak learning rate; that of the refiner's few numbers (`Refiner.quick`) is at least 0.02.
+        seed: seed of the objective's draws (the tasks have their sampler's own).
+        device: "auto", "cpu", "cuda" or a `torch.device`.
+        validate_every: iterations between validations.
+        validation_tasks: tasks per validation, the same every time.
+        harder: how much harder training tasks are made, see `EpisodeSampler.harder`; 0 leaves them as they are.
+            "auto" measures it: 2.4 times the excess of the validation classes' `difficulty` over that
+            of the training classes (0 without validation). For class features alone, not for the inputs
+            of an embedder.
+        patience: validations without improvement before stopping, or None to never stop early.
+        checkpoint: file to which the whole state goes, and from which a run continues where it exists. It knows
+            the tasks of its run, and is refused with others.
+        checkpoint_every: iterations between checkpoints.
+        progress: show a progress bar.
+
+    Returns:
+        The trained model and the history of every term.
+
+    Raises:
+        ValueError: if an argument is out of range, the tasks do not fit the model, all labels of groups are the same,
+            validation has the classes or groups of training, the checkpoint is of another run, or the loss stops
+            being finite.
+        OSError: if the checkpoint cannot be written.
+    """
+    started = time.perf_counter()
+    counts = {
+        "num_iterations": num_iterations,
+        "batch_size": batch_size,
+        "validate_every": validate_every,
+        "validation_tasks": validation_tasks,
+    }
+    check_groups(model, tasks, validation)
+    check_columns(model, tasks, validation)
+    check_labels(model, tasks)
+    for note in [*check_classes(tasks, validation), *(f"fit: {note}" for note in untold(model, tasks))]:
+        warnings.warn(note, UserWarning, stacklevel=3)  # above the check of arguments
+    strength = hardening(model, tasks, validation, harder)
+    goal = objective if isinstance(objective, Objective) else Objective(objective)
+    place = resolve_device(device)
+
+    source = tasks.harder(strength) if strength else tasks  # type: ignore[attr-defined]
+    with _training(model, place), tqdm(total=num_iterations, desc="fit", unit="it", disable=not progress) as bar:
+        optimizer, peaks = _optimizer(model, learning_rate)
+        settings = {
+            **counts,
+            "objective": [goal.kind, goal.num_draws, goal.anytime],
+            "learning_rate": learning_rate,
+            "seed": seed,
+            "harder": strength,
+            "patience": patience,
+            "beta": model.beta,
+            "model": model.config,
+        }
+        path = None if checkpoint is None else Path(checkpoint)
+        settings |= {} if path is None else origins(model, tasks, validation, batch_size)
+        state = TrainingState(model, optimizer, settings)
+        if path is not None and path.exists():
+            state.load(path)
+        else:
+            if path is not None:
+                check_target(path, "checkpoint")
+            start(model, tasks, batch_size, place)
+        if state.iteration and progress:
+            bar.write(f"fit: continuing after {state.iteration} iterations of {path}", file=sys.stderr)
+        bar.update(state.iteration)
+        while state.iteration < num_iterations and not state.stopped:
+            n = state.iteration
+            batch = half_told(source.sample(batch_size, n), n).to(place)
+            rate = _learning_rate(n, num_iterations)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = rate * peak
+            terms = _terms(goal, model, batch, seed, n)
+            loss = goal.total(terms) / terms.num_queries.sum()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            value, slope = loss.item(), torch.nn.utils.clip_grad_norm_(model.trainable(), CLIP).item()
+            if not (math.isfinite(value) and math.isfinite(slope)):
+                raise ValueError(
+                    f"the loss became {value} (gradient {slope}) at iteration {n}; expected finite: lower "
+                    f"learning_rate ({learning_rate}), or bring the inputs to unit scale"
+                )
+            optimizer.step()
+            state.iteration = n + 1
+            state.record(loss=value, learning_rate=rate * learning_rate, **_means(terms))
+            last = state.iteration == num_iterations
+            if validation is not None and (last or state.iteration % validate_every == 0):
+                _validate(state, goal, validation, validation_tasks, seed, place, patience)
+            bar.update()
+            if n % 20 == 0:
+                bar.set_postfix(nll=f"{state.rows['nll'][-1][-1]:.3f}", refresh=False)
+            if path is not None and (last or state.stopped or state.iteration % checkpoint_every == 0):
+                state.save(path)
+        best_iteration = state.iteration
+        if state.best:
+            model.load_state_dict(state.best)
+            best_iteration = state.best_iteration
+        extra = min(math.ceil(TEMPERATURE_TASKS / batch_size), math.ceil(num_iterations / 4))
+        sources = [source] if validation is None else [source, validation]
+        fresh = [(s, n) for s in sources for n in range(num_iterations, num_iterations + extra)]
+        fit_task_temperature(model, (half_told(s.sample(batch_size, n), n).to(place) for s, n in fresh))
+    model.eval()
+    notes = tuple(still_rising(model, tasks, goal))
+    for note in notes:
+        warnings.warn(f"fit: {note}", UserWarning, stacklevel=3)
+    return FitResult(model, _history(state), best_iteration, state.stopped, time.perf_counter() - started, notes)
+
+
+@contextmanager
+def _training(model: EmpiricalBayes, device: torch.device) -> Iterator[None]:
+    """Move a model to a device in training mode, and back whatever happens; after an error also its modes."""
+    home, modes = next(model.parameters()).device, {module: module.training for module in model.modules()}
+    try:
+        model.to(device).train()
+        yield
+    except BaseException:
+        for module, mode in modes.items():
+            module.training = mode
+        raise
+    finally:
+        model.to(home)
+
+
+def _terms(goal: Objective, model: EmpiricalBayes, batch: TaskBatch, seed: int, iteration: int) -> Terms:
+    """Return the terms of one iteration; its draws, and those of an embedder such as dropout, depend on no other."""
+    source = stream(seed, 0, iteration)
+    if model.predictor.embedder is not None:
+        with Drawing(stream(seed, 2, iteration)):
+            return goal.terms(model, batch, generator=source)  # as one batch, whose statistics it may take
+    masks, parts = (batch.support_mask, batch.query_mask), [batch]
+    if sum(m.numel() for m in masks) > WASTE * sum(int(m.sum()) for m in masks):
+        parts = [part for _, part in batch.parts(CELLS, model.predictor.num_weights)]
+    return _joined([goal.terms(model, part, generator=source) for part in parts])
+
+
+def _joined(parts: list[Terms]) -> Terms:
+    nll, kl = (torch.cat(values, 1) for values in ([p.nll for p in parts], [p.kl for p in parts]))
+    return Terms(nll, kl, torch.cat([p.num_queries for p in parts]), parts[0].beta)
+
+
+def _means(terms: Terms) -> dict[str, np.ndarray]:
+    nll = terms.nll.detach().sum(1) / terms.num_queries.sum()
+    return {"nll": nll.cpu().numpy(), "kl": terms.kl.detach().mean(1).cpu().numpy()}
+
+
+def _validate(
+    state: TrainingState,
+    goal: Objective,
+    validation: TaskSampler,
+    num_tasks: int,
+    seed: int,
+    device: torch.device,
+    patience: int | None,
+) -> None:
+    """Score the fixed validation tasks; keep the best parameters; decide whether to stop."""
+    model = state.model
+    model.eval()
+    parts: list[Terms] = []
+    with torch.no_grad():
+        sharp = Objective(goal.kind, max(VALIDATION_DRAWS, goal.num_draws), goal.anytime)
+        for index, start in enumerate(range(0, num_tasks, 32)):
+            drawn: TaskBatch = validation.sample(min(32, num_tasks - start), index)
+            batch = half_told(drawn, index).to(device)
+            parts.append(sharp.terms(model, batch, generator=stream(seed, 1, index)))
+    model.train()
+    terms = _joined(parts)
+    means = _means(terms)
+    # The predictions after the last step count; for "evidence" the bound itself is the score.
+    score = (terms.loss if goal.kind == "evidence" else terms.nll)[-1].sum() / terms.num_queries.sum()
+    state.record(
+        validation_iteration=state.iteration,
+        validation_loss=(goal.total(terms) / terms.num_queries.sum()).item(),
+        validation_nll=means["nll"],
+        validation_kl=means["kl"],
+    )
+    if score.item() < state.best_loss:
+        state.best_loss, state.best_iteration, state.stale = score.item(), state.iteration, 0
+        state.best = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+    else:
+        state.stale += 1
+        state.stopped = patience is not None and state.stale >= patience
+
+
+def _history(state: TrainingState) -> xr.Dataset:
+    units = {"loss": "nats per query", "nll": "nats per query", "kl": "nats per task", "learning_rate": "1"}
+    variables = {}
+    for name, rows in state.rows.items():
+        if name == "validation_iteration":
+            continue
+        time_dim = "validation_iteration" if name.startswith("validation_") else "iteration"
+        values = np.stack(rows)
+        dims = (time_dim, "step") if values.ndim == 2 else (time_dim,)
+        variables[name] = (dims, values, {"units": units[name.removeprefix("validation_")]})
+    data = xr.Dataset(variables)
+    coords = {"iteration": np.arange(1, state.iteration + 1)}
+    if "step" in data.dims:
+        coords["step"] = np.arange(data.sizes["step"])
+    if "validation_iteration" in data.dims:
+        coords["validation_iteration"] = np.array(state.rows["validation_iteration"], dtype=int)
+    return data.assign_coords(coords)

@@ -1,0 +1,51 @@
+"""Whether training by the evidence has come to its maximum, which a fixed number of iterations need not do."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ebmeta.foundation.maximum import gain_left
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.tasks.episodes import TaskSampler
+from ebmeta.tasks.groups import GroupSampler
+from ebmeta.training.evidence import Evidence
+from ebmeta.training.objective import Objective
+
+__all__ = ["still_rising"]
+
+WORTH = 1.0  # nats: steps on a part of the groups end about as far from the maximum of all
+
+
+def still_rising(model: EmpiricalBayes, tasks: TaskSampler, objective: Objective) -> list[str]:
+    """Return what to say where the evidence of all groups is below its maximum, or nothing.
+
+    The learning rate falls to 0, so that the loss is level at the end whether or not it has arrived anywhere. What is
+    left is therefore asked of all groups at once (`ebmeta.foundation.maximum.gain_left`).
+
+    Args:
+        model: a model after training.
+        tasks: what it was trained on; nothing is known of others than groups.
+        objective: what was minimised.
+    """
+    known = isinstance(tasks, GroupSampler) and tasks.transform is None and model.predictor.embedder is None
+    if objective.kind != "evidence" or model.likelihood.categorical or not known:
+        return []
+    assert isinstance(tasks, GroupSampler)  # for the type checker
+    evidence = Evidence(copy.deepcopy(model).double(), tasks, hyperprior=False, num_draws=objective.num_draws)
+
+    def loss(at: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        flat = torch.from_numpy(at)
+        return evidence.value(flat), evidence.gradient(flat).numpy()
+
+    left = gain_left(loss, evidence.read().numpy())
+    if left < WORTH:
+        return []
+    rest = f"Newton's step promises {left:.2g} nats" if left < float("inf") else "it rises without end"
+    return [
+        f"the evidence of all {len(tasks.groups)} groups is below its maximum ({rest}): use ebmeta.fit_evidence, which "
+        "goes there, or more iterations or a larger learning_rate"
+    ]

@@ -1,0 +1,389 @@
+"""The command line: the same numbers as the library, and one line with exit code 2 for every mistake."""
+
+import json
+import subprocess
+import sys
+import typing
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import ebmeta
+from ebmeta.app.cli import COMMANDS, app, main
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Twelve classes and twenty groups in files, and two briefly trained models."""
+    folder = tmp_path_factory.mktemp("cli")
+    rng = np.random.default_rng(0)
+    centre = 2 * rng.standard_normal((12, 6))
+    y = np.repeat(np.arange(12), 30)
+    X = centre[y] + rng.standard_normal((len(y), 6))
+    names = np.array([f"class {c:02d}" for c in range(12)])
+    np.savez(folder / "train.npz", X=X[:240], y=names[y[:240]])
+    frame = pd.DataFrame(X[240:], columns=list("abcdef")).assign(y=names[y[240:]])
+    frame.to_csv(folder / "new.csv", index=False)
+    support = frame.groupby("y").head(1)
+    support.to_csv(folder / "support.csv", index=False)
+    frame.drop(support.index).to_parquet(folder / "query.parquet", index=False)
+    school = np.repeat(np.arange(20), 8)
+    x = rng.standard_normal(160)
+    score = (1 + 0.3 * rng.standard_normal(20))[school] * x + 0.2 * rng.standard_normal(160)
+    pd.DataFrame({"x": x, "score": score, "school": school}).to_csv(folder / "schools.csv", index=False)
+    common = ["--num-iterations", "30", "--device", "cpu", "--no-progress"]
+    assert run("train", folder / "train.npz", "--output", folder / "model", "--n-query", "6", *common) == 0
+    schools = ["--groups", "school", "--label", "score", "--n-shot", "1:3"]
+    assert run("train", folder / "schools.csv", "--output", folder / "groups", *schools, *common) == 0
+    return folder
+
+
+def run(*arguments) -> int:
+    return main([str(a) for a in arguments])
+
+
+def refused(capsys, *arguments) -> str:
+    """Run and return the one line of the error."""
+    capsys.readouterr()
+    assert run(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    assert err.startswith("ebmeta: error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_train_equals_the_library(files, tmp_path):
+    out = tmp_path / "result.json"
+    arguments = ["--n-query", 6, "--num-iterations", 30, "--seed", 4, "--num-steps", 2, "--no-progress"]
+    assert run("train", files / "train.npz", "--output", tmp_path / "m", "--json", out, *arguments) == 0
+    with np.load(files / "train.npz") as data:
+        tasks = ebmeta.EpisodeSampler(data["X"], data["y"], n_query=6, seed=4)
+    model = ebmeta.EmpiricalBayes.classifier(6, 2, seed=4)
+    result = ebmeta.fit(model, tasks, 30, seed=4, progress=False)
+    batch = tasks.sample(3, 99)
+    saved = ebmeta.predict(ebmeta.load(tmp_path / "m"), batch)
+    assert saved.identical(ebmeta.predict(model, batch))
+    written = json.loads(out.read_text())
+    assert written["best_iteration"] == result.best_iteration == 30
+    expected = result.history["nll"].mean("iteration").values
+    np.testing.assert_allclose(written["training_nll"], expected, atol=1e-5)
+
+
+def test_predict_writes_the_probabilities_of_the_estimator(files, tmp_path):
+    support, query = pd.read_csv(files / "support.csv"), pd.read_parquet(files / "query.parquet")
+    clf = ebmeta.FewShotClassifier(ebmeta.load(files / "model")).fit(
+        support.drop(columns="y").to_numpy(np.float32), support["y"]
+    )
+    probs = clf.predict_proba(query.drop(columns="y").to_numpy(np.float32))
+    names = [f"p_class {c:02d}" for c in range(8, 12)]
+    for suffix in ("csv", "parquet", "npz", "nc"):
+        out = tmp_path / f"out.{suffix}"
+        task = (files / "model", files / "support.csv", files / "query.parquet")
+        assert run("predict", *task, "--output", out, "--json", tmp_path / "out.json") == 0
+        if suffix == "nc":
+            with xr.open_datatree(out, engine="h5netcdf") as tree:
+                got = tree["predictive/probs"].isel(step=-1, task=0).values
+        elif suffix == "npz":
+            with np.load(out) as table:
+                got = np.stack([table[n] for n in names], 1)
+        else:
+            table = pd.read_csv(out) if suffix == "csv" else pd.read_parquet(out)
+            assert (table["prediction"] == clf.classes_[probs.argmax(1)]).all()
+            got = table[names].to_numpy()
+        np.testing.assert_allclose(got, probs, atol=1e-6)
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["classes"] == [n.removeprefix("p_") for n in names]
+    assert written["mean_confidence"] == pytest.approx(probs.max(1).mean(), abs=1e-5)
+
+
+def test_predict_for_a_group(files, tmp_path):
+    frame = pd.read_csv(files / "schools.csv").query("school == 3")
+    frame[:3].to_csv(tmp_path / "s.csv", index=False)
+    frame[3:].drop(columns="score").to_csv(tmp_path / "q.csv", index=False)
+    task = (files / "groups", tmp_path / "s.csv", tmp_path / "q.csv")
+    named = ["--label", "score", "--groups", "school"]
+    assert run("predict", *task, *named, "--output", tmp_path / "o.csv") == 0
+    reg = ebmeta.FewShotRegressor(ebmeta.load(files / "groups")).fit(frame[["x"]][:3], frame["score"][:3])
+    mean, std = reg.predict(frame[["x"]][3:], return_std=True)
+    table = pd.read_csv(tmp_path / "o.csv")
+    np.testing.assert_allclose(table["mean"], mean, rtol=1e-5)
+    np.testing.assert_allclose(table["q95"], mean + 1.6448536 * std, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def shops(tmp_path_factory):
+    """Shops with counts, exposure, texts and a covariate in files, and a briefly trained model."""
+    folder = tmp_path_factory.mktemp("shops")
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 12, 30)
+    shop = np.repeat([f"shop {i:02d}" for i in range(30)], sizes)
+    area = np.repeat(rng.choice(["town", "village"], 30), sizes)
+    frame = pd.DataFrame({"kind": rng.choice(["bread", "cake", "tea"], len(shop)), "shop": shop, "area": area})
+    frame = frame.assign(price=rng.normal(size=len(shop)), days=rng.integers(1, 5, len(shop)))
+    frame = frame.assign(sold=rng.poisson(frame["days"] * np.exp(0.5 * frame["price"] + (frame["area"] == "town"))))
+    known = frame["shop"] < "shop 25"
+    frame[known].to_csv(folder / "train.csv", index=False)
+    frame[~known].to_parquet(folder / "new.parquet", index=False)
+    roles = ["--groups", "shop", "--label", "sold", "--size", "days", "--group-features", "area", "--n-shot", "0:3"]
+    common = ["--likelihood", "poisson", "--num-steps", 0, "--num-iterations", 30, "--device", "cpu", "--no-progress"]
+    assert run("train", folder / "train.csv", "--output", folder / "model", *roles, *common) == 0
+    return folder
+
+
+def test_a_model_of_groups_remembers_its_columns(shops, tmp_path):
+    model, encoder = ebmeta.load(shops / "model"), ebmeta.load_encoder(shops / "model")
+    assert (encoder.names, encoder.group_names) == (["kind_cake", "kind_tea", "price"], ["area_village"])
+    train = pd.read_csv(shops / "train.csv")
+    tasks = ebmeta.GroupSampler.from_frame(train, "sold", "shop", None, ["area"], "days", (0, 3))
+    twin = ebmeta.EmpiricalBayes.regressor(3, "poisson", 0, num_covariates=1)
+    ebmeta.fit(twin, tasks, 30, device="cpu", progress=False)
+    for name, value in twin.state_dict().items():
+        np.testing.assert_array_equal(model.state_dict()[name], value, err_msg=name)
+    new = pd.read_parquet(shops / "new.parquet")
+    seen = new["shop"].isin(["shop 26", "shop 28"]) & (new.groupby("shop").cumcount() < 2)
+    support, query = new[seen], new[~seen].sample(frac=1, random_state=0).drop(columns="sold")
+    support.to_csv(tmp_path / "support.csv", index=False)
+    query[query.columns[::-1]].to_csv(tmp_path / "query.csv", index=False)
+    task = (shops / "model", tmp_path / "support.csv", tmp_path / "query.csv")
+    assert run("predict", *task, "--output", tmp_path / "out.csv", "--json", tmp_path / "out.json") == 0
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert list(table) == ["row", "shop", "mean", "std", "q05", "q50", "q95"]
+    assert (table["shop"].to_numpy() == query["shop"].to_numpy()).all()
+    assert json.loads((tmp_path / "out.json").read_text())["groups"] == query["shop"].nunique()
+    for shop, rows in query.groupby("shop"):
+        own = support[support["shop"] == shop]
+        reg = ebmeta.FewShotRegressor(model).fit(
+            encoder.transform(own), own["sold"], size=own["days"], group_x=[float(rows["area"].iloc[0] == "village")]
+        )
+        mean, std = reg.predict(encoder.transform(rows), return_std=True, size=rows["days"])
+        got = table[(table["shop"] == shop).to_numpy()]
+        np.testing.assert_allclose(got[["mean", "std"]].to_numpy(), np.stack([mean, std], 1), rtol=1e-4)
+        expected = reg.quantiles(encoder.transform(rows), (0.05, 0.5, 0.95), size=rows["days"])
+        np.testing.assert_array_equal(got[["q05", "q50", "q95"]].to_numpy(), expected)
+    assert run("predict", *task, "--output", tmp_path / "out.nc") == 0
+    with xr.open_datatree(tmp_path / "out.nc", engine="h5netcdf") as tree:
+        quantile = tree["predictive/quantile"]
+        assert quantile["level"].values.tolist() == [0.05, 0.5, 0.95]
+        first = query["shop"] == query["shop"].iloc[0]
+        got = quantile.isel(task=0).values[:, : first.sum()].T
+        np.testing.assert_array_equal(got, table[first.to_numpy()][["q05", "q50", "q95"]].to_numpy())
+
+
+def test_predict_without_labels_or_without_a_group_column(shops, tmp_path):
+    new = pd.read_parquet(shops / "new.parquet")
+    one = new[new["shop"] == new["shop"].iloc[0]]
+    new[:0].to_csv(tmp_path / "none.csv", index=False)
+    one.to_csv(tmp_path / "query.csv", index=False)
+    model = shops / "model"
+    assert run("predict", model, tmp_path / "none.csv", tmp_path / "query.csv", "--output", tmp_path / "a.csv") == 0
+    for name in ("none", "query"):
+        pd.read_csv(tmp_path / f"{name}.csv").drop(columns="shop").to_csv(tmp_path / f"{name}.csv", index=False)
+    assert run("predict", model, tmp_path / "none.csv", tmp_path / "query.csv", "--output", tmp_path / "b.csv") == 0
+    a, b = pd.read_csv(tmp_path / "a.csv"), pd.read_csv(tmp_path / "b.csv")
+    assert list(b) == ["row", "mean", "std", "q05", "q50", "q95"]
+    pd.testing.assert_frame_equal(a[list(b)], b)
+
+
+def test_evaluate_and_mistakes_of_a_model_of_groups(shops, tmp_path, capsys):
+    model, new, out = shops / "model", shops / "new.parquet", tmp_path / "scores.json"
+    assert run("evaluate", model, new, "--n-shot", "0:3", "--num-tasks", 20, "--json", out) == 0
+    tasks = ebmeta.GroupSampler.from_frame(pd.read_parquet(new), encoder=ebmeta.load_encoder(model), n_support=(0, 3))
+    expected = ebmeta.evaluate(ebmeta.load(model), tasks, 20)
+    np.testing.assert_allclose(json.loads(out.read_text())["nll"], expected["nll"], atol=1e-6)
+    frame = pd.read_parquet(new)
+    frame.to_csv(tmp_path / "good.csv", index=False)
+    for change, message in {
+        ("kind", "pie"): "bad.csv: column 'kind': expected one of the categories of the training rows",
+        ("price", None): "bad.csv: column 'price': expected values, got none in any row",
+        ("sold", -1): "bad.csv: column 'sold': expected counts 0, 1, 2, ..., got -1 at row 0",
+        ("days", 0): "bad.csv: column 'days': expected numbers above 0, got 0 at row 0",
+        ("area", "city"): "column 'area': expected one of the categories",
+    }.items():
+        frame.assign(**{change[0]: change[1]}).to_csv(tmp_path / "bad.csv", index=False)
+        task = (model, tmp_path / "bad.csv", tmp_path / "good.csv")
+        assert message in refused(capsys, "predict", *task, "--output", tmp_path / "o.csv"), change
+
+
+def test_evaluate_equals_the_library(files, tmp_path, capsys):
+    out = tmp_path / "scores.json"
+    arguments = ["--n-way", "2:4", "--n-query", 5, "--num-tasks", 70, "--json", out, "--plots", tmp_path / "plots"]
+    assert run("evaluate", files / "model", files / "new.csv", *arguments) == 0
+    frame = pd.read_csv(files / "new.csv")
+    tasks = ebmeta.EpisodeSampler(frame.drop(columns="y").to_numpy(np.float32), frame["y"], (2, 4), 1, 5)
+    expected = ebmeta.evaluate(ebmeta.load(files / "model"), tasks, 70)
+    written = json.loads(out.read_text())
+    for name in ("accuracy", "nll", "brier", "ece", "ece_half_width"):
+        np.testing.assert_allclose(written[name], expected[name], atol=1e-6)
+    assert f"{float(expected['nll'][-1]):.4f} ± {float(expected['nll_half_width'][-1]):.4f}" in capsys.readouterr().out
+    for name in ("refinement", "reliability"):
+        assert (tmp_path / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_a_regressor(files, tmp_path):
+    out = tmp_path / "scores.json"
+    data = [files / "groups", files / "schools.csv", "--groups", "school", "--label", "score"]
+    assert run("evaluate", *data, "--n-shot", 3, "--num-tasks", 20, "--json", out) == 0
+    assert set(json.loads(out.read_text())) >= {"nll", "rmse", "coverage"}
+
+
+def test_configuration_lies_under_the_flags(files, tmp_path, capsys):
+    config, out = tmp_path / "run.toml", tmp_path / "out.json"
+    config.write_text('[evaluate]\nnum-tasks = 7\nn-way = "2"\nn-query = 3\nseed = 5\n')
+    task = ["evaluate", files / "model", files / "new.csv", "--json", out]
+    assert run(*task, "--config", config, "--seed", 6) == 0
+    written = json.loads(out.read_text())
+    assert (written["num_tasks"], written["seed"]) == (7, 6)
+    config.write_text("[evaluate]\nnum_taks = 7\n")
+    assert "taks" in refused(capsys, *task, "--config", config)
+    assert "expected a TOML file, found none" in refused(capsys, *task, "--config", tmp_path / "absent.toml")
+    config.write_text("[evalute]\nseed = 1\n")
+    assert "expected tables among demo, train, predict, evaluate, diagnose, got evalute" in refused(
+        capsys, *task, "--config", config
+    )
+    config.write_text("[evaluate\n")
+    assert "ebmeta: error:" in refused(capsys, *task, "--config", config)
+
+
+@pytest.mark.parametrize("value", ["1.5", "2.0", "1e3"])
+def test_a_flag_that_counts_takes_whole_numbers_alone(value, capsys, tmp_path):
+    given = {
+        "demo": [tmp_path / "demo"],
+        "train": ["data.npz", "--output", tmp_path / "model"],
+        "predict": ["model", "support.npz", "query.npz", "--output", tmp_path / "table.csv"],
+        "evaluate": ["model", "data.npz"],
+        "diagnose": ["model", "data.npz"],
+    }
+    tried = 0
+    for command in COMMANDS:
+        hints = typing.get_type_hints(app[command].default_command)
+        for name in [name for name, hint in hints.items() if hint in (int, int | None)]:
+            flag = f"--{name.replace('_', '-')}"
+            line = refused(capsys, command, *given[command], flag, value)
+            assert line == f"ebmeta: error: {flag}: expected a whole number, got {value!r}\n"
+            tried += 1
+    assert tried == 13
+    assert not list(tmp_path.iterdir())
+
+
+def test_mistakes_are_one_line(files, tmp_path, capsys):
+    train = ["train", files / "train.npz", "--output", tmp_path / "m", "--no-progress"]
+    data = files / "new.csv"
+    schools = ["train", files / "schools.csv", "--output", tmp_path / "m", "--groups", "school", "--label", "score"]
+    cases = {
+        ("train", tmp_path / "absent.csv", "--output", tmp_path / "m"): "absent.csv: expected a file, found none",
+        (*train, "--n-query", 600): "expected at least n_shot + n_query = 601 rows of every class, got 30",
+        (*train, "--n-way", "five"): "--n-way: expected a number or a range such as 2:10, got 'five'",
+        (*train, "--groups", "y"): "expected labels and groups in two columns, got 'y' for both",
+        (*train, "--groups", "g"): "expected arrays ['X', 'y', 'g']",
+        (*train, "--groups", "g", "--size", "n"): "expected a file of named columns, .csv or .parquet",
+        (*train, "--size", "n"): "--size: expected --groups beside it, got none",
+        (*train, "--likelihood", "poisson"): "--likelihood: expected --groups beside it, got 'poisson' for classes",
+        (*schools, "--profile", "16"): "--profile: expected 0 for numbers of groups, got 16",
+        (*train, "--profile", "16"): "profile: expected at most as many groups as there are training classes, got 16",
+        (*schools, "--likelihood", "cauchy"): "likelihood: expected one of ['normal'",
+        (*schools, "--likelihood", "poisson"): "y: expected counts 0, 1, 2, ..., got",
+        (*schools, "--size", "x"): "schools.csv: column 'x': expected finite numbers above 0, got",
+        (*schools, "--features", "x,z"): "schools.csv: frame: expected a column 'z', got x, score, school",
+        (*schools, "--group-features", "x"): "schools.csv: group_features: expected one value of 'x' in all rows of a",
+        (
+            *schools,
+            "--n-shot",
+            8,
+        ): "schools.csv: groups: expected at least n_support + 1 = 9 rows in every group, got 8",
+        (*schools, "--validation", files / "schools.csv"): "validation: expected groups that training does not have",
+        (*schools, "--n-way", 3): "--n-way: expected classes, got --groups school, whose labels are numbers",
+        (*train, "--num-steps", -1): "num_steps: expected at least 0, got -1",
+        (*train, "--beta", -1): "beta: expected a finite number of at least 0, got -1.0",
+        (*train, "--label", "z"): "expected arrays ['X', 'z']",
+        (*train, "--device", "tpu"): "device: expected 'auto', 'cpu' or 'cuda', got 'tpu'",
+        (*train, "--objective", "elbo"): "objective",
+        (*train, "--colour", "red"): "colour",
+        (*train, "--json", tmp_path / "no" / "x.json", "--num-iterations", 1): "expected an existing folder",
+        ("demo", tmp_path / "d", "--json", tmp_path / "no" / "x.json"): "expected an existing folder",
+        ("evaluate", tmp_path, data, "--json", tmp_path / "no" / "x.json"): "expected an existing folder",
+        ("evaluate", tmp_path, data): "expected a model folder with config.json, found none",
+        (
+            "evaluate",
+            files / "model",
+            files / "schools.csv",
+            "--label",
+            "school",
+            "--n-query",
+            3,
+        ): "expected 6 features",
+        ("evaluate", files / "groups", data, "--n-way", 2): "--n-way: expected classes, got --groups school",
+        ("evaluate", files / "groups", data): "new.csv: frame: expected a column 'x', got a, b, c, d, e, f, y",
+        ("evaluate", files / "groups", data, "--groups", "shop"): "--groups: expected school, as in training, got shop",
+        ("predict", files / "groups", data, data, "--label", "y2", "--output", tmp_path / "o.csv"): "--label: expected",
+        (
+            "predict",
+            files / "model",
+            data,
+            files / "schools.csv",
+            "--output",
+            tmp_path / "o.csv",
+        ): "expected the columns",
+        ("predict", files / "model", data, data, "--output", tmp_path / "o.xlsx"): "expected a file of type .nc, .npz",
+        ("fly",): "fly",
+    }
+    for arguments, message in cases.items():
+        assert message in refused(capsys, *arguments), arguments
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert "file" in refused(capsys, "train", files / "train.npz", "--output", blocked / "m")
+    bad = pd.read_csv(data).assign(a=np.inf)
+    bad.to_csv(tmp_path / "bad.csv", index=False)
+    assert "bad.csv: column 'a': expected finite numbers, got inf in row 0" in refused(
+        capsys, "evaluate", files / "model", tmp_path / "bad.csv", "--n-query", 3, "--n-way", 2
+    )
+    config = files / "model" / "config.json"
+    text = config.read_text()
+    try:
+        config.write_text(text.replace('"format_version": 2', '"format_version": 9'))
+        assert "a newer ebmeta wrote it" in refused(capsys, "evaluate", files / "model", data)
+    finally:
+        config.write_text(text)
+
+
+def test_an_interrupt_says_how_to_go_on(files, tmp_path, capsys, monkeypatch):
+    def interrupted(self, num_tasks, index=0):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ebmeta.EpisodeSampler, "sample", interrupted)
+    task = ["train", files / "train.npz", "--output", tmp_path / "m", "--no-progress"]
+    assert run(*task, "--checkpoint", tmp_path / "c") == 130
+    assert "run the same command again to continue from the checkpoint" in capsys.readouterr().err
+    assert run(*task) == 130
+    assert capsys.readouterr().err == "ebmeta: interrupted\n"
+
+
+def test_a_real_process():
+    done = subprocess.run([sys.executable, "-m", "ebmeta", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ebmeta.__version__
+    failed = subprocess.run(
+        [sys.executable, "-m", "ebmeta", "evaluate", "absent", "absent.csv"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert failed.returncode == 2
+    assert failed.stderr == "ebmeta: error: absent: expected a model folder with config.json, found none\n"
+
+
+def test_diagnose_writes_page_and_numbers(files, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    arguments = ["--num-tasks", 20, "--n-way", 3, "--output", page, "--no-progress"]
+    assert run("diagnose", files / "model", files / "new.csv", *arguments) == 0
+    found = json.loads(page.with_suffix(".json").read_text())
+    assert capsys.readouterr().out.startswith(found["summary"])
+    assert found["summary"].split(".")[0] in page.read_text()
+    frame = pd.read_csv(files / "new.csv")
+    tasks = ebmeta.EpisodeSampler(frame.drop(columns="y").to_numpy(np.float32), frame["y"], 3)
+    scores = ebmeta.evaluate(ebmeta.load(files / "model"), tasks, 20)
+    assert found["checks"]["probabilities"]["numbers"]["accuracy"] == pytest.approx(float(scores["accuracy"][-1]))
+    command = ("diagnose", files / "model", files / "new.csv", "--output")
+    assert "expected a file of type .html" in refused(capsys, *command, tmp_path / "page.pdf")
+    assert "expected an existing folder" in refused(capsys, *command, tmp_path / "nowhere" / "page.html")

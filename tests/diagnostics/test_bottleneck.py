@@ -1,0 +1,248 @@
+"""Rate, distortion, information and the gap bound against exact answers.
+
+Statistical checks allow six standard errors: a false alarm in 500 million.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from builders import class_tasks, classifier, close, generator, number_tasks, real_tasks, regressor
+
+import ebmeta
+from ebmeta.diagnostics import (
+    gap_plot,
+    generalization_gap,
+    linear_gaussian_information,
+    mutual_information,
+    rate_distortion,
+    rate_distortion_plot,
+)
+from ebmeta.diagnostics.generalization import row_loss
+from ebmeta.likelihood import LIKELIHOODS
+from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
+
+SIX = 6 / 1.959964  # half widths of a 95% interval in six standard errors
+ROWS, NOISE = 4, 0.5
+#: Means of groups: $w \sim N(0.3, 1)$ and four labels each, which every formula is simple for.
+MEANS = LinearGaussianTasks(np.array([0.3]), np.ones((1, 1)), NOISE, n_support=ROWS, n_query=20, seed=1)
+OWN = 1 + ROWS / NOISE**2  # precision of the exact posterior
+
+
+def means_model(loc: float = 0.3, scale: float = 1.0) -> ebmeta.EmpiricalBayes:
+    model = ebmeta.EmpiricalBayes.regressor(0, num_steps=0, standardize=False).double()
+    with torch.no_grad():
+        model.prior.loc.fill_(loc)
+        model.prior.log_scale.fill_(math.log(scale))
+        model.likelihood.log_noise.fill_(math.log(NOISE))
+    return model
+
+
+# Rate and distortion ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [regressor(), classifier()], ids=["real", "classes"])
+def test_rate_and_distortion_are_those_of_the_objective(model) -> None:
+    batch = class_tasks() if model.likelihood.categorical else real_tasks()
+    data = rate_distortion(model, batch, num_draws=4000).isel(model=0)
+    terms = ebmeta.Objective("gibbs", num_draws=4000).terms(model, batch, generator=generator(1))
+    close(torch.from_numpy(data["rate"].values), terms.kl.mean(1).detach())
+    half = 1.959964 * terms.kl.std(1) / 2
+    close(torch.from_numpy(data["rate_half_width"].values), half.detach(), 1e-6)
+    nll = (terms.nll / batch.num_queries).mean(1).detach()
+    # Draws of classes: the two estimates have 4,000 each, and their errors are far below 0.05.
+    close(torch.from_numpy(data["expected_nll"].values), nll, 0.05 if model.likelihood.categorical else 1e-9)
+    scores = ebmeta.evaluate(model, batch)
+    np.testing.assert_allclose(data["predictive_nll"], scores["nll"], rtol=1e-9)
+    assert (data["expected_nll"] >= data["predictive_nll"]).all()
+
+
+def test_models_of_several_beta_stand_side_by_side() -> None:
+    models = {"free": classifier(num_steps=1, beta=0.0), "dear": classifier(num_steps=2, beta=2.0, seed=1)}
+    data = rate_distortion(models, class_tasks())
+    assert data["rate"].dims == ("model", "step")
+    assert data["beta"].values.tolist() == [0.0, 2.0]
+    assert data["model"].values.tolist() == ["free", "dear"]
+    assert np.isnan(data["rate"].values).tolist() == [[False, False, True], [False, False, False]]
+    alone = rate_distortion(models["dear"], class_tasks())
+    np.testing.assert_array_equal(data["predictive_nll"].sel(model="dear"), alone["predictive_nll"][0])
+    ax = rate_distortion_plot(data)
+    np.testing.assert_allclose(ax.lines[-1].get_xdata(), [data["rate"].values[0, 1], data["rate"].values[1, 2]])
+    assert [t.get_text() for t in ax.texts] == [r"$\beta$ = 0", r"$\beta$ = 2"]
+    assert ax.get_ylabel() == "predictive NLL (nats per query)"
+    with pytest.raises(ValueError, match="distortion: expected 'predictive_nll' or 'expected_nll', got 'nll'"):
+        rate_distortion_plot(data, "nll")
+
+
+@pytest.mark.parametrize("function", [rate_distortion, generalization_gap])
+def test_unlabelled_tasks_are_refused(function) -> None:
+    with pytest.raises(ValueError, match=f"{function.__name__}: expected query labels, got unlabelled"):
+        function(regressor(), real_tasks().unlabelled())
+    with pytest.raises(ValueError, match="tasks: expected at least 2, got 1"):
+        function(regressor(), real_tasks()[:1])
+
+
+def test_no_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="models: expected at least one, got none"):
+        rate_distortion({}, real_tasks())
+
+
+# Information ------------------------------------------------------------------------------------------
+
+
+def test_information_of_the_exact_posterior_is_within_one_percent() -> None:
+    exact = math.log(OWN) / 2
+    assert float(linear_gaussian_information(MEANS, 2)["total"]) == pytest.approx(exact, rel=1e-6)
+    rate = rate_distortion(means_model(), replace(MEANS, n_query=1).sample(100_000))["rate"][0, 0]
+    assert float(rate) == pytest.approx(exact, rel=0.01)
+    found = mutual_information(means_model(), MEANS.sample(1500)).isel(step=0)
+    # The prior is the true one, so what the bounds leave of the rate is bias of few tasks.
+    assert abs(float(found["rate"] - found["lower"])) < 0.01
+    assert abs(float(found["rate"] - found["upper"])) < 0.01
+    assert float(found["lower"]) < float(found["upper"])
+    assert abs(float(found["rate"]) - exact) < SIX * float(found["rate_half_width"])
+
+
+def test_a_wrong_prior_leaves_a_gap_between_rate_and_information() -> None:
+    loc, scale = -0.5, 2.0
+    model, exact_own = means_model(loc, scale), scale**-2 + ROWS / NOISE**2
+    pull = ROWS / NOISE**2 / exact_own
+    mean = loc + pull * (0.3 - loc)
+    var = 1 / exact_own + pull**2 * (1 + NOISE**2 / ROWS)  # of w, over tasks and posterior
+    gap = (var / scale**2 - 1 - math.log(var / scale**2) + (mean - loc) ** 2 / scale**2) / 2
+    information = math.log(var * exact_own) / 2
+    found = mutual_information(model, MEANS.sample(1500)).isel(step=0)
+    error = SIX * np.hypot(found["rate_half_width"], found["lower_half_width"])
+    assert float(found["rate"]) == pytest.approx(information + gap, abs=SIX * float(found["rate_half_width"]))
+    assert gap > 0.15
+    for side in ("lower", "upper"):
+        assert float(found["rate"] - found[side]) == pytest.approx(gap, abs=float(error))
+        assert float(found[side]) == pytest.approx(information, abs=SIX * float(found[f"{side}_half_width"]))
+    assert float(found["lower"]) < float(found["upper"]) < float(found["rate"])
+
+
+def test_a_posterior_that_ignores_its_task_stores_nothing() -> None:
+    model = classifier(num_steps=0, scale=0.0)
+    batch = class_tasks((3,) * 40, (1,) * 40, (4,) * 40)
+    empty = replace(batch, support_mask=torch.zeros_like(batch.support_mask))
+    found = mutual_information(model, empty)
+    assert float(found["rate"][0]) == pytest.approx(0, abs=1e-9)
+    assert float(found["lower"][0]) == pytest.approx(0, abs=1e-9)
+    assert float(found["upper"][0]) == pytest.approx(0, abs=1e-9)
+
+
+def test_steps_are_kept_apart_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = regressor(num_steps=2), real_tasks((3,) * 9, (5,) * 9)
+    whole = mutual_information(model, batch)
+    assert whole["rate"].shape == (3,)
+    np.testing.assert_allclose(whole["rate"], rate_distortion(model, batch)["rate"][0])
+    monkeypatch.setattr("ebmeta.diagnostics.bottleneck.CELLS", 1)
+    np.testing.assert_allclose(mutual_information(model, batch)["upper"], whole["upper"])
+    assert mutual_information(model, batch, num_steps=0).sizes["step"] == 1
+
+
+def test_information_needs_comparable_tasks() -> None:
+    with pytest.raises(ValueError, match="expected one number of classes in all tasks"):
+        mutual_information(classifier(), class_tasks())
+    batch = real_tasks()
+    with pytest.raises(ValueError, match="expected a prior that all tasks share"):
+        mutual_information(regressor(num_covariates=2), replace(batch, task_x=torch.zeros(4, 2).double()))
+    for function in (mutual_information, generalization_gap):
+        with pytest.raises(ValueError, match=f"{function.__name__}: expected one Gaussian posterior per task"):
+            function(regressor(likelihood="normal_per_task"), batch)
+    with pytest.raises(ValueError, match="n_support: expected at least 1 row, got 0"):
+        linear_gaussian_information(replace(MEANS, n_support=0))
+
+
+# The gap ----------------------------------------------------------------------------------------------
+
+
+def test_the_gap_of_the_exact_posterior_is_known_and_below_its_bound() -> None:
+    information = math.log(OWN) / 2
+    data = generalization_gap(means_model(), MEANS.sample(6000), information=information).isel(step=0)
+    exact = ROWS / NOISE**2 / OWN / ROWS
+    support, query = (data.sel(rows=side) for side in ("support", "query"))
+    assert abs(float(support["gap"]) - exact) < SIX * float(support["gap_half_width"])
+    assert abs(float(query["gap"])) < SIX * float(query["gap_half_width"])  # nothing was read from the queries
+    # A new row: e ~ N(0, s2) over tasks and all else, and E e^4 / 4 sigma^4 = 3 s2^2 / 4 sigma^4, with w one draw.
+    s2 = NOISE**2 + 2 / OWN
+    assert float(support["proxy_per_row"]) == pytest.approx(0.75 * (s2 / NOISE**2) ** 2 / ROWS, rel=0.03)
+    bound = math.sqrt(2 * float(support["proxy_per_row"]) * information)
+    assert float(support["bound_information"]) == pytest.approx(bound)
+    assert float(support["tightness_information"]) == pytest.approx(bound / float(support["gap"]))
+    assert float(query["proxy_per_row"]) == pytest.approx(float(support["proxy_per_row"]) * ROWS / 10)
+    assert np.isnan(query["tightness_rate"])
+    assert data.attrs["verdict"] == "holds"
+    assert data.attrs["words"].startswith("New rows cost 0.2")
+
+
+def test_labels_of_another_law_break_the_bound() -> None:
+    batch = MEANS.sample(200)
+    data = generalization_gap(means_model(), replace(batch, query_y=batch.query_y + 50))
+    assert data.attrs["verdict"] == "fails"  # the new rows do not follow the law of the support rows
+
+
+def test_half_of_the_queries_are_hidden() -> None:
+    batch = number_tasks("bernoulli")
+    model = regressor(likelihood="bernoulli", num_steps=2)
+    data = generalization_gap(model, batch, loss="error", num_draws=1)
+    seen = replace(batch, query_x=batch.query_x[:, ::2], query_y=None, query_mask=batch.query_mask[:, ::2])
+    path = model.posterior(seen)
+    kl = torch.stack([q.kl(model.prior_of(seen)).mean() for q in path])
+    np.testing.assert_allclose(data["rate"], kl.detach())
+    np.testing.assert_allclose(
+        data["proxy_per_row"],
+        np.tile(0.25 * np.array([[(1 / batch.support_mask.sum(1)).mean()], [(1 / seen.num_queries).mean()]]), 3),
+    )
+
+
+@pytest.mark.parametrize("loss", ["nll", "error"])
+def test_classes_have_both_losses(loss) -> None:
+    model = classifier(num_steps=2)
+    data = generalization_gap(model, class_tasks((4,) * 30, (2,) * 30, (10,) * 30), loss=loss)
+    assert data["gap"].dims == ("rows", "step")
+    assert data["gap"].attrs["units"] == {"nll": "nats per row", "error": "1"}[loss]
+    assert (data["bound_rate"] > 0).all()
+    ax = gap_plot(data, "query")
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), data["bound_rate"].sel(rows="query"))
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["bound by the rate", "gap"]
+    with pytest.raises(ValueError, match="rows: expected 'support' or 'query', got 'new'"):
+        gap_plot(data, "new")
+
+
+def test_losses_of_rows() -> None:
+    one = torch.ones(1, 1, dtype=torch.bool)
+    y, eta = torch.tensor([[0.5, -1.0]]), torch.tensor([[[1.0], [2.0]]])
+    close(row_loss(LIKELIHOODS["normal"](0.5), y, eta, one, None, "nll"), torch.tensor([[0.5, 18.0]]).double(), 1e-5)
+    assert (row_loss(LIKELIHOODS["student_t"](), y, y[..., None], one, None, "nll") == 0).all()
+    yes = torch.tensor([[1.0, 0.0]])
+    assert row_loss(LIKELIHOODS["bernoulli"](), yes, eta, one, None, "error").tolist() == [[0, 1]]
+    logits = torch.tensor([[[0.0, 1.0, 9.0]]])
+    ways = torch.tensor([[True, True, False]])
+    categorical = LIKELIHOODS["categorical"]()
+    assert row_loss(categorical, torch.tensor([[1]]), logits, ways, None, "error").item() == 0
+    nll = row_loss(categorical, torch.tensor([[1]]), logits, ways, None, "nll")
+    assert nll.item() == pytest.approx(math.log1p(math.exp(-1)))
+
+
+def test_bad_questions_about_the_gap_are_refused() -> None:
+    model, batch = regressor(), real_tasks()
+    for message, batch_of, kwargs in (
+        ("loss: expected 'nll' or 'error', got 'brier'", batch, {"loss": "brier"}),
+        ("loss: expected 'nll' for a normal likelihood, got 'error'", batch, {"loss": "error"}),
+        ("num_draws: expected at least 1, got 0", batch, {"num_draws": 0}),
+        ("information: expected nats >= 0, one number or 4, got", batch, {"information": [1.0, 2.0]}),
+        ("information: expected a finite number of at least 0, got -1.0", batch, {"information": -1.0}),
+        ("query: expected at least 2 rows in every task", real_tasks(queries=(1, 4, 7, 5)), {}),
+        ("support: expected at least 1 labelled row", real_tasks(supports=(0, 2, 6, 3)), {}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            generalization_gap(model, batch_of, **kwargs)
+    X = np.arange(12.0)[:, None]
+    source = ebmeta.GroupSampler(X, X[:, 0], np.repeat(np.arange(3), 4), n_support=2)
+    data = generalization_gap(regressor(features=1), source, 64)
+    assert data.attrs["num_tasks"] == 64

@@ -1,0 +1,456 @@
+"""Likelihoods of one number per row against SciPy's densities and numerical integration."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from builders import close, generator, number_tasks
+from pyro.distributions import Bernoulli as PyroBernoulli
+from pyro.distributions import Cauchy as PyroCauchy
+from pyro.distributions import Exponential
+from pyro.distributions import Poisson as PyroPoisson
+from scipy import integrate, optimize, stats
+
+import ebmeta
+from ebmeta.likelihood import (
+    LIKELIHOODS,
+    Bernoulli,
+    Binomial,
+    Given,
+    NegativeBinomial,
+    Normal,
+    NormalPerTask,
+    Poisson,
+    ScalarLikelihood,
+    StudentT,
+)
+from ebmeta.model.posterior import Inference
+
+WAYS = torch.ones(1, 1, dtype=torch.bool)
+SCALARS = [name for name in LIKELIHOODS if name != "categorical"]
+
+
+def moved(likelihood):
+    likelihood = likelihood.double()
+    if hasattr(likelihood, "center"):
+        likelihood.center.fill_(0.7)
+        likelihood.unit.fill_(1.6)
+    return likelihood
+
+
+#: A member, labels, sizes, and SciPy's distribution of a label given eta and size.
+CASES = {
+    "normal": (
+        lambda: moved(Normal(0.8)),
+        [0.3, -2.0, 9.0],
+        [1.0, 4.0, 2.0],
+        lambda eta, n: stats.norm(0.7 + 1.6 * eta, 1.6 * 0.8 / math.sqrt(n)),
+    ),
+    "student_t": (
+        lambda: moved(StudentT(0.8, 4.5)),
+        [0.3, -2.0, 9.0],
+        [1.0, 4.0, 2.0],
+        lambda eta, n: stats.t(4.5, 0.7 + 1.6 * eta, 1.6 * 0.8 / math.sqrt(n)),
+    ),
+    "bernoulli": (
+        lambda: moved(Bernoulli()),
+        [0.0, 1.0, 1.0],
+        None,
+        lambda eta, n: stats.bernoulli(1 / (1 + np.exp(-eta))),
+    ),
+    "binomial": (
+        lambda: moved(Binomial()),
+        [0.0, 3.0, 90.0],
+        [1.0, 7.0, 400.0],
+        lambda eta, n: stats.binom(n, 1 / (1 + np.exp(-eta))),
+    ),
+    "poisson": (
+        lambda: moved(Poisson()),
+        [0.0, 3.0, 170.0],
+        [1.0, 0.5, 60.0],
+        lambda eta, n: stats.poisson(n * np.exp(eta)),
+    ),
+    "negative_binomial": (
+        lambda: moved(NegativeBinomial(3.5)),
+        [0.0, 3.0, 170.0],
+        [1.0, 0.5, 60.0],
+        lambda eta, n: stats.nbinom(3.5, 3.5 / (3.5 + n * np.exp(eta))),
+    ),
+}
+LOC, VAR = [0.4, -0.8, 0.5], [0.3, 1.5, 0.8]
+
+
+def columns(name):
+    build, y, size, reference = CASES[name]
+    as_row = lambda v: torch.tensor([v], dtype=torch.float64)  # noqa: E731
+    given = Given(None if size is None else as_row(size))
+    return build(), as_row(y), as_row(LOC)[..., None], as_row(VAR)[..., None], given, size or [1.0] * 3, reference
+
+
+def log_density(distribution, y):
+    return (
+        distribution.logpmf(y)
+        if hasattr(distribution, "pmf") and hasattr(distribution.dist, "_pmf")
+        else (distribution.logpdf(y))
+    )
+
+
+def over_eta(f, m, v):
+    """Average a function of eta over N(m, v) by the trapezoid rule, which is exact to rounding for smooth ones."""
+    z = np.linspace(-9, 9, 6001)
+    return float((f(m + math.sqrt(v) * z) * stats.norm.pdf(z)).sum() * (z[1] - z[0]))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_log_density_is_scipys(name):
+    likelihood, y, loc, _, given, size, reference = columns(name)
+    got = likelihood.log_prob(y, loc, WAYS, given)[0]
+    want = [log_density(reference(LOC[i], size[i]), y[0, i].item()) for i in range(3)]
+    close(got.detach(), torch.tensor(want, dtype=torch.float64), 1e-6)  # parameters start in 32 bits
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_mean_variance_and_cdf_are_scipys(name):
+    likelihood, y, loc, _, given, size, reference = columns(name)
+    eta = loc.squeeze(-1)
+    got = (likelihood.mean(eta, given), likelihood.variance(eta, given), likelihood.cdf(y, eta, given))
+    for i in range(3):
+        d = reference(LOC[i], size[i])
+        for value, want in zip(got, (d.mean(), d.var(), d.cdf(y[0, i].item())), strict=True):
+            assert value.detach()[0, i].item() == pytest.approx(want, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_are_those_of_the_log_density(name):
+    likelihood, y, loc, _, given, _, _ = columns(name)
+    eta = loc.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(-likelihood.log_prob(y, eta, WAYS, given).sum(), eta, create_graph=True)
+    (second,) = torch.autograd.grad(slope.sum(), eta)
+    g, h = likelihood.gradients(y, loc, torch.zeros_like(loc), WAYS, given)
+    close(g, slope, 1e-8)
+    if name == "student_t":  # the curvature of the normal with the present weight, which bounds the density from below
+        assert bool((h >= second).all())
+    else:
+        close(h, second, 1e-8)
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n not in ("student_t", "negative_binomial")])
+def test_exponential_families_have_the_residual_form(name):
+    likelihood, y, loc, var, given, _, _ = columns(name)
+    mean, curvature = likelihood.moments(loc, var, WAYS, given)
+    g, h = likelihood.gradients(y, loc, var, WAYS, given)
+    close(g, (mean - likelihood.statistic(y, 1)) / likelihood.dispersion(given), 1e-12)
+    close(h, (curvature / likelihood.dispersion(given)).expand_as(h), 1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_expected_and_predictive_scores_equal_integrals(name):
+    likelihood, y, loc, var, given, size, reference = columns(name)
+    none = torch.zeros(1)
+    expected = likelihood.expected_log_prob(y, loc, var, WAYS, none, given)[0].tolist()
+    predictive = likelihood.predictive_log_prob(y, loc, var, WAYS, none, given)[0].tolist()
+    for i in range(3):
+        label = y[0, i].item()
+        log_p = lambda eta, i=i, label=label: log_density(reference(eta, size[i]), label)  # noqa: E731
+        assert expected[i] == pytest.approx(over_eta(log_p, LOC[i], VAR[i]), rel=2e-3 if name == "student_t" else 1e-6)
+        density = over_eta(lambda eta, f=log_p: np.exp(f(eta)), LOC[i], VAR[i])
+        assert predictive[i] == pytest.approx(math.log(density), abs=2e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_predicted_mean_deviation_and_cdf_equal_integrals(name):
+    likelihood, y, loc, var, given, size, reference = columns(name)
+    out = likelihood.predict(loc, var, WAYS, given)
+    reached = likelihood.predictive_cdf(y, loc, var, given)
+    for i in range(3):
+        n, label = size[i], y[0, i].item()
+        mean = over_eta(lambda eta, n=n: reference(eta, n).mean(), LOC[i], VAR[i])
+        square = over_eta(lambda eta, n=n: reference(eta, n).var() + reference(eta, n).mean() ** 2, LOC[i], VAR[i])
+        cdf = over_eta(lambda eta, n=n, label=label: reference(eta, n).cdf(label), LOC[i], VAR[i])
+        assert out["mean"][0, i].item() == pytest.approx(mean, rel=1e-6)
+        assert out["std"][0, i].item() == pytest.approx(math.sqrt(square - mean**2), rel=1e-5)
+        assert reached[0, i].item() == pytest.approx(cdf, abs=3e-3)
+
+
+def as_inference(likelihood, loc, var, given) -> Inference:
+    """Return an inference whose only weight is the linear predictor."""
+    rows = loc.shape[1]
+    q = ebmeta.parts.gaussian.DiagonalGaussian(loc.mT, 1 / var.mT)
+    x = torch.eye(rows, dtype=torch.float64)[None]
+    return Inference([q], q, x, likelihood, WAYS, given, torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_quantiles_invert_the_cdf(name):
+    likelihood, _, loc, var, given, _, _ = columns(name)
+    inferred = as_inference(likelihood, loc, var, given)
+    levels = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
+    quantiles = inferred.quantile(0, levels)
+    for level, q in zip(levels, quantiles, strict=True):
+        if likelihood.discrete:
+            assert bool((inferred.cdf(0, q) >= level).all() and (inferred.cdf(0, q - 1) < level).all())
+        else:
+            close(inferred.cdf(0, q).detach(), level.expand(1, 3), 1e-8)
+    with pytest.raises(ValueError, match="levels: expected probabilities between 0 and 1, got"):
+        inferred.quantile(0, torch.tensor([1.0]))
+
+
+@pytest.mark.parametrize("name", SCALARS)
+def test_the_initializer_finds_the_best_gaussian(name):
+    """Its loss has no slope in location and covariance, and is what a general optimiser finds."""
+    model = ebmeta.EmpiricalBayes.regressor(3, name, num_steps=0).double().requires_grad_(False)
+    batch = number_tasks(name)
+    inferred = model.infer(batch)
+    q, levels = inferred.path[0], inferred.num_levels
+    x = model.predictor.features(batch.support_x, batch.support_mask).repeat_interleave(levels, 0)
+    y, mask = (v.repeat_interleave(levels, 0) for v in (batch.support_y, batch.support_mask))
+    given, ways = (
+        model._given(batch, "support", inferred.levels and inferred.levels.z),
+        torch.ones(len(x), 1, dtype=torch.bool),
+    )
+
+    def loss(loc, lower):
+        covariance = lower @ lower.mT
+        eta = (x @ loc.mT, ((x @ lower[:, 0]).square()).sum(-1, keepdim=True))
+        fit = model.likelihood.expected_log_prob(y, *eta, ways, torch.zeros(1), given)
+        prior = inferred.prior
+        kl = torch.distributions.kl_divergence(
+            torch.distributions.MultivariateNormal(loc, covariance),
+            torch.distributions.MultivariateNormal(prior.loc, precision_matrix=prior.precision),
+        )
+        return (-torch.where(mask, fit, 0.0).sum(1) + kl[:, 0]).sum()
+
+    loc = q.loc.detach().clone().requires_grad_()
+    lower = torch.linalg.cholesky(q.covariance()).detach().contiguous().requires_grad_()
+    found = loss(loc, lower)
+    slopes = torch.autograd.grad(found, (loc, lower))
+    if name != "student_t":  # there the fixed point is that of the augmented posterior, over every row's weight too
+        assert max(s.abs().max() for s in slopes) < 2e-3
+    optimizer = torch.optim.LBFGS([loc, lower], max_iter=60, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
+
+    def closure():
+        optimizer.zero_grad()
+        value = loss(loc, torch.tril(lower))
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    best = loss(loc, torch.tril(lower))
+    assert 0 <= (found - best).item() / len(batch) < (0.05 if name == "student_t" else 1e-6)
+
+
+def test_the_posterior_over_noise_levels_is_that_of_numerical_integration():
+    """Prediction and evidence against sums over a fine grid of closed forms of multivariate normals."""
+    model = ebmeta.EmpiricalBayes.regressor(2, "normal_per_task", num_steps=0).double()
+    model.likelihood.log_ratio.data.fill_(math.log(0.6))
+    batch = number_tasks("normal_per_task", supports=(4, 1, 30), queries=(3, 2, 4), features=2, sizes=False)
+    inferred = model.infer(batch)
+    z = torch.linspace(-6, 6, 801, dtype=torch.float64)
+    log_prior = torch.log_softmax(-z.square() / 2, 0)
+    prior = model.prior.gaussian()
+    root = torch.linalg.inv(prior.precision)
+
+    def log_evidence(x, y):
+        x = model.predictor.features(x[None])[0]
+        noise = torch.exp(2 * 0.6 * z)[:, None, None] * torch.eye(len(x), dtype=torch.float64)
+        exact = torch.distributions.MultivariateNormal(x @ prior.loc, x @ root @ x.T + noise).log_prob(y)
+        return torch.logsumexp(exact + log_prior, 0)
+
+    nll = -inferred.log_prob(0, batch.query_y, torch.zeros(1), predictive=True)
+    loss = ebmeta.Objective("evidence").terms(model, batch).loss[0]
+    for t in range(3):
+        s, q = batch.support_mask[t], batch.query_mask[t]
+        x, y = batch.support_x[t][s], batch.support_y[t][s]
+        one = torch.cat([x, batch.query_x[t, :1]]), torch.cat([y, batch.query_y[t, :1]])
+        close(nll[t, 0], log_evidence(x, y) - log_evidence(*one), 2e-3)
+        every = torch.cat([x, batch.query_x[t][q]]), torch.cat([y, batch.query_y[t][q]])
+        close(loss[t], -log_evidence(*every), 1e-3)
+
+
+def test_the_importance_bound_closes_the_gap_of_the_evidence():
+    """Poisson, one weight: the bound of 2,000 draws against a one-dimensional integral."""
+    model = ebmeta.EmpiricalBayes.regressor(1, "poisson", num_steps=0).double()
+    rate, count = torch.zeros(1, 1, 1, dtype=torch.float64), torch.tensor([[2.0]], dtype=torch.float64)
+    batch = ebmeta.TaskBatch(rate, count, rate, count + 3)
+    terms = ebmeta.Objective("evidence", num_draws=2000).terms(model, batch, generator=generator(0))
+    exact, _ = integrate.quad(
+        lambda w: stats.poisson(math.exp(w)).pmf(2) * stats.poisson(math.exp(w)).pmf(5) * stats.norm.pdf(w), -8, 8
+    )
+    assert terms.loss.item() == pytest.approx(-math.log(exact), abs=0.005)  # 0.001 for one standard error
+
+
+@pytest.mark.parametrize(
+    ("name", "y", "size", "message"),
+    [
+        ("poisson", -1.0, None, r"support_y: expected counts 0, 1, 2, \.\.\., got -1 at task 0, row 1"),
+        ("negative_binomial", 1.5, None, r"support_y: expected counts 0, 1, 2, \.\.\., got 1.5 at task 0, row 1"),
+        ("binomial", 3.0, 2.0, "support_y: expected at most as many successes as trials, got 3 of 2 at task 0, row 1"),
+        ("binomial", 1.0, 2.5, "support_y: expected whole numbers of trials, got 2.5 of 2.5 at task 0, row 1"),
+        ("bernoulli", 2.0, None, "support_y: expected 0 or 1, got 2 at task 0, row 1"),
+        ("bernoulli", 1.0, 2.0, "support_y: expected rows of one trial each .use 'binomial' for more., got sizes"),
+        ("poisson", 1.0, 0.0, "support_size: expected numbers above 0, got 0 at task 0, row 1"),
+        ("normal", 1.0, -2.0, "support_size: expected numbers above 0, got -2 at task 0, row 1"),
+    ],
+)
+def test_impossible_labels_are_refused(name, y, size, message):
+    x = torch.zeros(1, 2, 1)
+    sizes = None if size is None else torch.tensor([[1.0, size]])
+    batch = ebmeta.TaskBatch(x, torch.tensor([[1.0, y]]), x, support_size=sizes)
+    with pytest.raises(ValueError, match=message):
+        ebmeta.EmpiricalBayes.regressor(1, name).posterior(batch)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Normal(0.0), "noise: expected a finite number above 0, got 0.0"),
+        (lambda: NormalPerTask(ratio=-1.0), "ratio: expected a finite number above 0, got -1.0"),
+        (lambda: StudentT(freedom=2.0), "freedom: expected a finite number above 2, got 2.0"),
+        (lambda: NegativeBinomial(0.0), "shape: expected a finite number above 0, got 0.0"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+class Waiting(ScalarLikelihood):
+    """Exponential waiting times of mean exp(eta): not canonical, and only what has to be stated."""
+
+    name = "waiting"
+
+    def mean(self, eta, given=None):
+        return eta.exp()
+
+    def variance(self, eta, given=None):
+        return (2 * eta).exp()
+
+    def distribution(self, eta, way_mask, given=None):
+        return Exponential((-eta.squeeze(-1)).exp())
+
+
+class Probit(ScalarLikelihood):
+    """Yes or no with a probit link: another one whose gradient is not mean minus label."""
+
+    name = "probit"
+    discrete = True
+
+    def mean(self, eta, given=None):
+        return torch.special.ndtr(eta)
+
+    def variance(self, eta, given=None):
+        p = torch.special.ndtr(eta)
+        return p * (1 - p)
+
+    def distribution(self, eta, way_mask, given=None):
+        return PyroBernoulli(torch.special.ndtr(eta.squeeze(-1)))
+
+
+class Cauchy(ScalarLikelihood):
+    """Not log-concave: the curvature changes its sign."""
+
+    name = "cauchy"
+
+    def mean(self, eta, given=None):
+        return eta
+
+    def variance(self, eta, given=None):
+        return torch.ones_like(eta)
+
+    def distribution(self, eta, way_mask, given=None):
+        return PyroCauchy(eta.squeeze(-1), 1.0)
+
+
+OWN = {
+    "waiting": (Waiting, [0.2, 1.0, 7.0], lambda eta: stats.expon(scale=np.exp(eta)).logpdf),
+    "probit": (Probit, [0.0, 1.0, 1.0], lambda eta: stats.bernoulli(stats.norm.cdf(eta)).logpmf),
+    "cauchy": (Cauchy, [0.2, -1.0, 9.0], lambda eta: stats.cauchy(eta).logpdf),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_gradients_of_a_likelihood_of_your_own_come_from_its_density(name):
+    build, y, density = OWN[name]
+    loc, var = (torch.tensor(v, dtype=torch.float64).view(1, -1, 1) for v in (LOC, [0.3, 0.6, 0.4]))
+    slope, curvature = build().gradients(torch.tensor([y], dtype=torch.float64), loc, var, WAYS)
+    for i, (label, m, v) in enumerate(zip(y, LOC, (0.3, 0.6, 0.4), strict=True)):
+
+        def mean_loss(shift, label=label, m=m, v=v):
+            def integrand(z):
+                return -density(m + shift + math.sqrt(v) * z)(label) * stats.norm.pdf(z)
+
+            return integrate.quad(integrand, -9, 9, epsabs=1e-12, limit=200)[0]
+
+        low, middle, high = mean_loss(-1e-3), mean_loss(0.0), mean_loss(1e-3)
+        assert float(slope[0, i, 0]) == pytest.approx((high - low) / 2e-3, abs=2e-4)
+        assert float(curvature[0, i, 0]) == pytest.approx(max(0.0, (high - 2 * middle + low) / 1e-6), abs=2e-3)
+
+
+def test_information_of_a_likelihood_of_your_own_is_that_of_its_link():
+    eta = torch.tensor([-1.0, 0.3, 2.0], dtype=torch.float64)
+    close(Waiting().information(eta), torch.ones(3, dtype=torch.float64))
+    p, density = stats.norm.cdf(eta), stats.norm.pdf(eta)
+    close(Probit().information(eta), torch.from_numpy(density**2 / (p * (1 - p))))
+    assert Poisson.canonical
+    assert Bernoulli.canonical
+    assert not NegativeBinomial.canonical
+
+
+def test_what_is_stated_anew_is_not_taken_for_canonical():
+    class Doubled(Poisson):
+        name = "doubled"
+
+        def distribution(self, eta, way_mask, given=None):
+            return PyroPoisson((2 * eta.squeeze(-1)).exp())
+
+    y, eta = torch.tensor([[3.0]], dtype=torch.float64), torch.full((1, 1, 1), 0.5, dtype=torch.float64)
+    slope, curvature = Doubled().gradients(y, eta, torch.zeros_like(eta), WAYS)
+    assert float(slope) == pytest.approx(2 * math.e - 6, rel=1e-6)
+    assert float(curvature) == pytest.approx(4 * math.e, rel=1e-6)
+
+
+def test_a_likelihood_of_your_own_finds_the_slope(monkeypatch):
+    """The expected slope is that of SciPy's maximum of the likelihood with one line for all groups."""
+    monkeypatch.setitem(LIKELIHOODS, "waiting", Waiting)
+    rng = np.random.default_rng(0)
+    x, group = rng.normal(size=400), np.repeat(np.arange(40), 10)
+    y = rng.exponential(np.exp(0.5 + 0.3 * x))
+    exact = optimize.minimize(lambda b: (b[0] + b[1] * x + y * np.exp(-b[0] - b[1] * x)).sum(), [0.0, 0.0]).x
+    model = ebmeta.EmpiricalBayes.regressor(1, "waiting", num_steps=0).double()
+    tasks = ebmeta.GroupSampler(x[:, None], y, group, n_support=1)
+    assert ebmeta.fit_evidence(model, tasks, boundary=False).converged
+    with torch.no_grad():
+        loc, _ = ebmeta.in_units(model, model.prior(1, 1))
+    close(loc[0, 0], torch.from_numpy(exact[::-1].copy()), 0.02)  # groups are alike: their spread goes to 0
+
+
+def test_labels_that_a_likelihood_of_your_own_cannot_have_are_named(monkeypatch):
+    monkeypatch.setitem(LIKELIHOODS, "waiting", Waiting)
+    model = ebmeta.EmpiricalBayes.regressor(1, "waiting", num_steps=0)
+    x, y = np.zeros((6, 1)), np.array([1.0, 2.0, 3.0, -0.5, 1.0, 2.0])
+    tasks = ebmeta.GroupSampler(x, y, np.repeat([0, 1], 3), n_support=1)
+    for run in (
+        lambda: ebmeta.fit_evidence(model, tasks),
+        lambda: ebmeta.fit(model, tasks, 1, progress=False),
+        lambda: ebmeta.FewShotRegressor(model).fit(x, y),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^y: expected labels that a waiting likelihood can have .*, got -0.5 at r"
+        ):
+            run()
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "label", "advice"),
+    [
+        ("poisson", 0.25, "'normal' or 'student_t'"),
+        ("negative_binomial", -3.0, "'normal'"),
+        ("bernoulli", 2.0, "trials"),
+    ],
+)
+def test_labels_of_another_kind_come_with_what_to_use(likelihood, label, advice):
+    model = ebmeta.EmpiricalBayes.regressor(1, likelihood, num_steps=0)
+    tasks = ebmeta.GroupSampler(np.zeros((4, 1)), np.array([0.0, 1.0, label, 1.0]), [0, 0, 1, 1], n_support=1)
+    with pytest.raises(ValueError, match=rf"^y: expected .* got {label:g} .*at row 2.*{advice}"):
+        ebmeta.fit_evidence(model, tasks)

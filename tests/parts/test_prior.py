@@ -1,0 +1,221 @@
+"""Prior, predictor, initializer and synthetic gradients: each against its formula, written out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from builders import class_tasks, classifier, close, generator, perturb, random_precision, real_tasks
+from torch import nn
+
+from ebmeta.likelihood import Categorical
+from ebmeta.parts.gaussian import FullGaussian
+from ebmeta.parts.heads import LinearPredictor
+from ebmeta.parts.initializer import PrototypeInitializer
+from ebmeta.parts.prior import DiagonalPrior, FullPrior
+from ebmeta.refine.base import Setting
+from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
+from ebmeta.refine.synthetic_gradient import CELL, TASK, ClassSyntheticGradient, ExchangeableLinear
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
+
+
+def moved(module):
+    perturb(module.double(), scale=0.5)
+    return module
+
+
+def test_the_full_prior_has_the_covariance_of_its_factor():
+    prior = moved(FullPrior(3, scale=2.0))
+    factor = prior.scale_tril()
+    assert bool((factor.triu(1) == 0).all())
+    close(factor.diagonal(), prior.log_scale.exp())  # no other parameter moves the sizes
+    close(torch.linalg.inv(prior(2, 1).precision[1, 0]), factor @ factor.T)
+    close(prior(2, 1).loc[1, 0], prior.loc)
+
+
+def test_the_diagonal_prior_has_the_variance_of_its_scale():
+    prior = moved(DiagonalPrior(3, scale=2.0))
+    close(prior(2, 4).precision[1, 3], prior.log_scale.exp() ** -2)
+    close(prior(2, 4).loc[1, 3], prior.loc)
+
+
+@pytest.mark.parametrize("kind", [DiagonalPrior, FullPrior])
+def test_covariates_move_the_location_in_units_of_the_training_tasks(kind):
+    prior, seen = moved(kind(3, num_covariates=2)), 5.0 + 3.0 * normal(6, 2)
+    prior.measure(seen)
+    unit = (seen - seen.mean(0)) / seen.std(0, correction=0)
+    p, plain = prior(6, 2, seen), prior.gaussian()
+    close(p.loc, (prior.loc + unit @ prior.slope.T).unsqueeze(1).expand(-1, 2, -1))
+    close(p.precision, plain.precision.expand_as(p.precision))
+
+
+@pytest.mark.parametrize("kind", [DiagonalPrior, FullPrior])
+def test_priors_start_at_their_scale_and_refuse_none(kind):
+    close(kind(2, scale=3.0)(1, 1).scale, torch.full((1, 1, 2), 3.0), 1e-6)
+    for bad, message in (
+        ((0, 1.0), "num_weights: expected at least 1, got 0"),
+        ((2, 0.0), "scale: expected .* 0, got 0"),
+        ((2, -1.0), "scale: expected .* 0, got -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            kind(*bad)
+
+
+def test_the_cosine_head_looks_at_directions_in_its_metric():
+    predictor, x = moved(LinearPredictor(3, "cosine")), normal(2, 4, 3)
+    z = torch.einsum("tnd,de->tne", x - predictor.center, predictor.metric)
+    expected = z / z.square().sum(-1, keepdim=True).sqrt()
+    close(predictor.features(x), torch.cat([expected, torch.full((2, 4, 1), 0.3, dtype=torch.float64)], -1))
+    assert predictor.num_weights == 4
+
+
+def test_the_metric_is_a_power_of_the_covariance_within_classes():
+    predictor = LinearPredictor(3, "cosine").double()
+    assert not predictor.measured
+    x, cluster = normal(40, 3) @ normal(3, 3, seed=1), torch.arange(40) // 4 * 7
+    cluster[36:] = torch.arange(900, 904)  # classes seen once say nothing
+    predictor.measure(x, cluster)
+    close(predictor.center, x.mean(0))
+    within = sum(torch.cov(x[cluster == c].T, correction=0) * 4 for c in range(0, 63, 7)) / (9 * 3)
+    shrunk = 0.7 * within + 0.3 * within.trace() / 3 * torch.eye(3, dtype=torch.float64)
+    close(torch.linalg.matrix_power(predictor.metric, 4) @ shrunk, within.trace() / 3 * torch.eye(3).double(), 1e-8)
+    assert predictor.measured
+    single = LinearPredictor(3, "cosine").double()
+    single.measure(x, torch.arange(40))
+    assert torch.equal(single.metric, torch.eye(3, dtype=torch.float64))
+
+
+def test_a_linear_head_takes_the_units_of_its_training_rows():
+    x = 5 + 3 * normal(50, 2)
+    x = torch.cat([x, torch.full((50, 1), 7.0, dtype=torch.float64)], 1)  # a feature that never changes
+    predictor = LinearPredictor(3, "linear").double()
+    predictor.measure(x, torch.zeros(50))
+    phi = predictor.features(x[None])[0]
+    close(phi[:, :2], (x[:, :2] - x[:, :2].mean(0)) / x[:, :2].std(0, correction=0))
+    close(phi[:, 2:], torch.tensor([0.0, 1.0], dtype=torch.float64).expand(50, 2))
+    assert predictor.measured
+
+
+def test_the_linear_head_has_an_intercept():
+    predictor, x, w = LinearPredictor(3, "linear").double(), normal(2, 4, 3), normal(5, 2, 6, 4, seed=1)
+    close(predictor(predictor.features(x), w)[3, 1, 2, 5], x[1, 2] @ w[3, 1, 5, :3] + w[3, 1, 5, 3])
+    assert predictor.num_weights == 4
+
+
+def test_a_frozen_embedder_stays_in_evaluation_mode():
+    frozen = LinearPredictor(3, "linear", nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), freeze_embedder=True)
+    free = LinearPredictor(3, "linear", nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)))
+    for predictor in (frozen, free):
+        predictor.train()
+    assert [m.training for m in frozen.embedder.modules()] == [False] * 3
+    assert [m.training for m in free.embedder.modules()] == [True] * 3
+
+
+def test_bad_predictors_are_refused():
+    with pytest.raises(ValueError, match="num_features: expected at least 1, got 0"):
+        LinearPredictor(0, "cosine")
+    with pytest.raises(ValueError, match="head: expected 'cosine' or 'linear', got 'mlp'"):
+        LinearPredictor(2, "mlp")
+    with pytest.raises(ValueError, match=r"x: expected 3 features per input, got shape \(2, 2\)"):
+        LinearPredictor(3, "linear").features(torch.zeros(1, 4, 2, 2))
+
+
+def test_prototypes_are_the_posterior_of_noisy_looks_at_each_weight():
+    """Weight by weight: the conditional of a joint Gaussian of one weight and its class's examples."""
+    prior, init = moved(DiagonalPrior(4)), moved(PrototypeInitializer(4, amplitude=2.0))
+    batch = class_tasks()
+    q = init(prior(4, 5), Categorical(), batch.support_x, batch.support_y, batch.support_mask)
+    look = 1 / init.log_precision.exp()
+    sigma = (2 * prior.log_scale).exp()
+    for t in range(4):
+        for c in range(int(batch.way_mask[t].sum())):
+            x = init.log_amplitude.exp() * batch.support_x[t][batch.support_mask[t] & (batch.support_y[t] == c)]
+            for p in range(4):
+                joint = sigma[p] + look[p] * torch.eye(len(x), dtype=torch.float64)
+                gain = torch.linalg.solve(joint, sigma[p].expand(len(x)))
+                close(q.loc[t, c, p], prior.loc[p] + gain @ (x[:, p] - prior.loc[p]))
+                close(1 / q.precision[t, c, p], sigma[p] - gain.sum() * sigma[p])
+
+
+def test_the_exchangeable_layer_is_its_formula():
+    layer, h = moved(ExchangeableLinear(3, 2)), normal(1, 4, 5, 3)
+    queries, ways = torch.tensor([[0.5, 0.5, 0.0, 0.0]]).double(), torch.tensor([[0.25] * 4 + [0.0]]).double()
+    got = layer(h, queries, ways)
+    block = h[0, :2, :4]
+    for i in range(2):
+        for c in range(4):
+            expected = (
+                layer.cell(block[i, c])
+                + layer.by_class(block[:, c].mean(0))
+                + layer.by_query(block[i].mean(0))
+                + layer.overall(block.mean((0, 1)))
+            )
+            close(got[0, i, c], expected)
+
+
+def state(batch, model):
+    path, prior, x, *_ = model.infer(batch)
+    setting = Setting(path[0], prior, model.likelihood, x, batch.query_mask, batch.way_mask, model.beta)
+    return setting.state(path[0])[0]
+
+
+def test_the_class_belief_is_a_distribution_over_real_classes():
+    batch = class_tasks()
+    s, xi = state(batch, classifier()), moved(ClassSyntheticGradient(8))
+    belief = xi.belief(s)
+    close(belief.sum(-1), torch.ones(4, 7, dtype=torch.float64), 1e-12)
+    assert bool((belief.masked_select(~batch.way_mask.unsqueeze(1)) == 0).all())
+    close(xi(s), s.mean - belief, 1e-15)
+    assert (belief - s.mean).abs().max() > 0.01
+
+
+def test_the_class_network_sees_its_features():
+    batch, model = class_tasks(), classifier()
+    s = replace(state(batch, model), concentration=torch.tensor([2.0, math.inf, math.nan, 0.5]).double())
+    known = [[1, 2 / 3], [1, 1], [0, 0], [1, 1 / 3]]
+    h = ClassSyntheticGradient.features(s)
+    assert h.shape[-1] == CELL + TASK
+    for t in range(4):
+        ways, rows = int(batch.way_mask[t].sum()), batch.query_mask[t]
+        p, x, n = s.mean[t][rows][:, :ways], s.x[t][rows], int(rows.sum())
+        mean = p.T @ x / p.sum(0).unsqueeze(-1)
+        unit = mean / mean.norm(dim=-1, keepdim=True)
+        share = ways * (p.sum(0) + 1) / (n + ways)
+        spread = (share - 1).square().mean()
+        entropy = -(p * p.log()).sum(1).mean() / math.log(ways)
+        of_class = [share.log(), 3 * mean.norm(dim=-1), 3 * ((unit @ unit.T).sum(1) - 1) / (ways - 1)]
+        of_task = [spread, (spread + 1e-3).log(), entropy, math.log(ways), math.log(n / ways), s.strength[t], *known[t]]
+        logit = s.loc[t][rows][:, :ways]
+        cell = [p.log() / 3, p, (logit - logit.mean(1, keepdim=True)) / 5, s.var[t][rows][:, :ways].log()]
+        expected = [*cell, *(v.expand_as(p) for v in of_class), *(torch.as_tensor(v).expand_as(p) for v in of_task)]
+        close(h[t][rows][:, :ways], torch.stack([v.double() for v in expected], -1), 1e-6)
+        assert not h[t][:, ways:].any()
+    assert not ClassSyntheticGradient.features(replace(s, concentration=None))[..., -2:].any()
+
+
+def test_the_real_residual_is_a_shift_of_the_weights():
+    batch = real_tasks()
+    xi, x = moved(RealSyntheticGradient(3, 4)), batch.query_x
+    q = FullGaussian(normal(4, 1, 3), random_precision((4, 1), 3, generator(5)))
+    curvature = normal(4, 7, 1, seed=2).square()
+    s = SimpleNamespace(q=q, x=x, query_mask=batch.query_mask, curvature=curvature)
+    residual, (score, information) = xi(s), xi.inputs(s)
+    for t in range(4):
+        rows = x[t][batch.query_mask[t]]
+        u = torch.cat([rows.mean(0), rows.square().mean(0), q.loc[t, 0]])
+        left, right = xi.left.weight, xi.right.weight
+        moments = ((rows @ left.T) * (rows @ right.T)).mean(0)
+        spread = (left @ q.covariance()[t, 0] @ left.T).diagonal().log()
+        count = torch.tensor([math.log(len(rows))], dtype=torch.float64)
+        h = nn.functional.silu(xi.hidden(torch.cat([u, moments, spread, count])))
+        shift, slope, turn = (0.3 * xi.readout(h)).split([3, 3, 9])
+        close(residual[t, :, 0], -curvature[t, :, 0] * (x[t] @ shift))
+        close(score[t, 0], len(rows) * (xi.score(u) + slope))
+        root = xi.factor + turn.view(3, 3)
+        close(information[t, 0], len(rows) * root @ root.T)

@@ -1,0 +1,448 @@
+"""Samplers: pure functions of (seed, index) that draw what they promise from arrays that they check."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import warnings
+from collections import Counter
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from ebmeta import EmpiricalBayes, EpisodeSampler, GroupSampler, MixedSampler, TaskBatch
+from ebmeta.tasks.episodes import class_codes
+
+SIZES = [12, 9, 15, 10, 11, 8]  # rows of each class or group
+CODES = np.random.default_rng(0).permutation(np.repeat(np.arange(6), SIZES))
+ROWS = np.arange(len(CODES))
+X = np.stack([ROWS, CODES], 1).astype(np.float64)  # a row of inputs names its row and its class
+
+
+def episodes(n_way=(2, 4), n_shot=(1, 3), n_query=(2, 4), **kwargs):
+    return EpisodeSampler(X, CODES, n_way, n_shot, n_query, **kwargs)
+
+
+def groups(n_support=(1, 3), n_query=None, **kwargs):
+    return GroupSampler(X, ROWS / 8, CODES, n_support, n_query, **kwargs)
+
+
+MAKERS = pytest.mark.parametrize("make", [episodes, groups])
+
+
+def present(batch: TaskBatch) -> dict[str, torch.Tensor]:
+    return {f.name: v for f in fields(TaskBatch) if (v := getattr(batch, f.name)) is not None}
+
+
+def equal(a: TaskBatch, b: TaskBatch) -> bool:
+    return present(a).keys() == present(b).keys() and all(torch.equal(v, present(b)[k]) for k, v in present(a).items())
+
+
+def digest(batch: TaskBatch) -> str:
+    return hashlib.sha256(b"".join(v.numpy().tobytes() for v in present(batch).values())).hexdigest()
+
+
+@MAKERS
+def test_a_batch_depends_on_seed_and_index_alone(make):
+    forwards = [make(seed=3).sample(5, i) for i in range(4)]
+    tasks = make(seed=3)
+    for i in (2, 0, 3, 3, 1):
+        assert equal(tasks.sample(5, i), forwards[i])
+    assert len({digest(b) for b in forwards} | {digest(make(seed=s).sample(5, 0)) for s in (0, 1, 2)}) == 7
+
+
+def test_a_batch_is_the_same_in_another_process():
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:]; from tests.tasks import test_episodes as t; "
+        "print(*(t.digest(make(seed=5).sample(6, 4)) for make in (t.episodes, t.groups)))"
+    )
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", code, str(root), str(root / "tests")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == [digest(make(seed=5).sample(6, 4)) for make in (episodes, groups)]
+
+
+@MAKERS
+def test_sampling_leaves_global_generators_alone(make, rng_untouched):
+    before = np.random.get_state()[1].copy()  # noqa: NPY002  # the global state is the point
+    make().sample(3)
+    assert np.array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+def real(batch, t, part):
+    """Return rows, original classes and labels of one task."""
+    mask = getattr(batch, f"{part}_mask")[t]
+    x, y = getattr(batch, f"{part}_x")[t][mask].numpy(), getattr(batch, f"{part}_y")[t][mask].numpy()
+    return x[:, 0].astype(int), x[:, 1].astype(int), y
+
+
+@pytest.mark.parametrize("imbalance", [None, 2.0])
+def test_episodes_hold_what_they_promise(imbalance):
+    batch = episodes(imbalance=imbalance).sample(300)
+    assert batch.concentration.tolist() == [imbalance or np.inf] * 300
+    ways, shots, queries = Counter(), Counter(), Counter()
+    for t in range(300):
+        (s_rows, s_classes, s_y), (q_rows, q_classes, q_y) = real(batch, t, "support"), real(batch, t, "query")
+        way = int(batch.way_mask[t].sum())
+        assert len({*s_rows, *q_rows}) == len(s_rows) + len(q_rows)  # no row twice
+        original = {int(label): int(c) for label, c in zip(s_y, s_classes, strict=True)}
+        assert sorted(original) == list(range(way))
+        assert len(set(original.values())) == way
+        assert all(original[int(y)] == c for y, c in zip([*s_y, *q_y], [*s_classes, *q_classes], strict=True))
+        assert np.array_equal(CODES[s_rows], s_classes)
+        shot = np.bincount(s_y)
+        assert len(set(shot)) == 1
+        if imbalance is None:
+            assert len(set(np.bincount(q_y, minlength=way))) == 1
+        ways[way] += 1
+        shots[int(shot[0])] += 1
+        queries[len(q_y) if imbalance else len(q_y) // way] += 1
+    assert (set(ways), set(shots), set(queries)) == ({2, 3, 4}, {1, 2, 3}, {2, 3, 4})
+    assert min([*ways.values(), *shots.values(), *queries.values()]) > 60  # 4.9 sigma below 100: 9 counts, 5e-6
+
+
+def test_class_numbers_say_nothing_of_the_class():
+    batch = episodes(n_way=3, n_shot=1).sample(3000)
+    counts = np.bincount(batch.support_x[:, 1, 1].int().numpy(), minlength=6)  # the class behind label 1
+    assert stats.chisquare(counts).pvalue > 1e-6  # the rate of false alarms
+
+
+def test_two_proportions_from_a_flat_dirichlet_are_uniform():
+    X, y = np.zeros((200, 1)), np.repeat([0, 1], 100)
+    batch = EpisodeSampler(X, y, n_way=2, n_shot=0, n_query=9, imbalance=1.0).sample(5000)
+    counts = np.bincount((batch.query_y == 0).sum(1).numpy(), minlength=10)  # beta-binomial(1, 1) is uniform on 0..9
+    assert stats.chisquare(counts).pvalue > 1e-6  # the rate of false alarms
+
+
+@pytest.mark.parametrize("concentration", [0.5, 2.0, 50.0])
+def test_dirichlet_proportions_have_the_right_spread(concentration):
+    X, y = np.zeros((200, 1)), np.repeat(np.arange(5), 40)
+    batch = EpisodeSampler(X, y, n_way=5, n_shot=1, n_query=30, imbalance=concentration).sample(3000)
+    counts = torch.nn.functional.one_hot(batch.query_y, 5).double().sum(1)
+    assert bool((counts.sum(1) == 30).all())
+    total = 5 * concentration
+    variance = 30 * 0.2 * 0.8 * (30 + total) / (1 + total)  # Dirichlet-multinomial
+    for value, expected in ((counts[:, 0], 6.0), ((counts[:, 0] - 6).square(), variance)):
+        assert abs(value.mean() - expected) < 5 * value.std() / 3000**0.5  # 5 sigma: false alarms at 6e-7
+
+
+def test_no_shots_is_a_task_without_support():
+    batch = episodes(n_shot=0).sample(4)
+    assert batch.support_x.shape[1] == 0
+    assert batch.way_mask.sum(1).tolist() == [int(batch.query_y[t].max()) + 1 for t in range(4)]
+
+
+@pytest.mark.parametrize("labels", [list("abcdef"), [f"class {i}" for i in range(6)], [-3, 0, 7, 100, 101, 5000]])
+def test_labels_of_any_kind_give_the_same_tasks(labels):
+    tasks = EpisodeSampler(X, np.array(labels)[CODES], (2, 4), (1, 3), (2, 4))
+    assert tasks.classes.tolist() == labels
+    assert equal(tasks.sample(5), episodes().sample(5))
+
+
+def test_booleans_and_objects_are_labels():
+    assert class_codes([True, False, True])[1].tolist() == [1, 0, 1]
+    assert class_codes(np.array(["b", "a"], dtype=object))[0].tolist() == ["a", "b"]
+
+
+def test_many_classes_of_one_row_raise_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert class_codes(np.arange(200))[1].tolist() == list(range(200))
+
+
+def test_groups_are_drawn_without_replacement_and_divided():
+    batch = groups().sample(6)
+    seen, supports = [], []
+    for t in range(6):
+        (s_rows, s_groups, s_y), (q_rows, q_groups, q_y) = real(batch, t, "support"), real(batch, t, "query")
+        group = s_groups[0]
+        assert sorted([*s_rows, *q_rows]) == np.flatnonzero(group == CODES).tolist()  # all rows, none twice
+        assert set(s_groups) | set(q_groups) == {group}
+        assert np.array_equal(s_y, s_rows / 8)
+        assert np.array_equal(q_y, q_rows / 8)
+        seen.append(int(group))
+        supports.append(len(s_rows))
+    assert sorted(seen) == list(range(6))
+    assert set(supports) <= {1, 2, 3}
+    assert {int(n) for n in groups().sample(6, 1).support_mask.sum(1)} == {1, 2, 3}
+    assert batch.way_mask.shape == (6, 1)
+
+
+def test_more_tasks_than_groups_repeat_groups():
+    batch = groups(n_support=2, n_query=4).sample(600)
+    assert batch.num_queries.tolist() == [4] * 600
+    assert batch.support_mask.sum(1).tolist() == [2] * 600
+    counts = np.bincount(batch.support_x[:, 0, 1].int().numpy(), minlength=6)
+    assert stats.chisquare(counts).pvalue > 1e-6  # the rate of false alarms
+
+
+def test_string_groups_equal_integer_groups():
+    named = GroupSampler(X, ROWS / 8, np.array(list("abcdef"))[CODES], (1, 3))
+    assert named.groups.tolist() == list("abcdef")
+    assert equal(named.sample(4), groups().sample(4))
+
+
+@MAKERS
+def test_a_transform_sees_each_task_whole(make):
+    def shift(rows, rng):
+        return rows + 1000 * rng.integers(1, 100)
+
+    plain, moved = make().sample(5), make(transform=shift).sample(5)
+    offset = moved.query_x[:, :1, :1] - plain.query_x[:, :1, :1]
+    assert len(set(offset.flatten().tolist())) > 1
+    for part in ("support", "query"):
+        mask = getattr(plain, f"{part}_mask").unsqueeze(-1)
+        assert torch.equal(getattr(moved, f"{part}_x"), (getattr(plain, f"{part}_x") + offset) * mask)
+    assert equal(moved, make(transform=shift).sample(5))
+    assert X[1, 0] == 1  # the source is as it was
+
+
+class RecordingMap(np.memmap):
+    """A memory map that notes which rows are read, and refuses to be read whole."""
+
+    reads: list = []
+
+    def __getitem__(self, index):
+        RecordingMap.reads.append(np.atleast_1d(index))
+        return np.asarray(self)[index]
+
+    def __array_ufunc__(self, *args, **kwargs):
+        raise AssertionError("the whole array was read")
+
+    def __array_function__(self, *args, **kwargs):
+        raise AssertionError("the whole array was read")
+
+    def astype(self, *args, **kwargs):
+        raise AssertionError("the whole array was read")
+
+
+@MAKERS
+def test_a_memory_map_is_read_at_the_sampled_rows_alone(make, tmp_path, monkeypatch):
+    X.astype(np.float32).tofile(tmp_path / "x.bin")
+    mapped = RecordingMap(tmp_path / "x.bin", np.float32, "r", shape=X.shape)
+    expected = make().sample(2, 3)
+    monkeypatch.setattr(RecordingMap, "reads", [])
+    monkeypatch.setitem(globals(), "X", mapped)
+    tasks = make()
+    assert RecordingMap.reads == []
+    assert equal(tasks.sample(2, 3), expected)
+    rows = np.concatenate([expected.support_x[expected.support_mask], expected.query_x[expected.query_mask]])[:, 0]
+    assert sorted(np.concatenate(RecordingMap.reads)) == sorted(rows)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wanted"),
+    [
+        (np.float16, torch.float32),
+        (np.float32, torch.float32),
+        (np.float64, torch.float64),
+        (np.uint8, torch.float32),
+        (np.int64, torch.float64),
+        (bool, torch.float32),
+    ],
+)
+def test_inputs_keep_their_precision(dtype, wanted):
+    batch = EpisodeSampler((X % 2).astype(dtype), CODES, 2, 1, 2).sample(3)
+    assert batch.query_x.dtype == wanted
+    assert torch.equal(batch.query_x.double(), EpisodeSampler(X % 2, CODES, 2, 1, 2).sample(3).query_x.double())
+
+
+def bad_x(value):
+    x = X.copy()
+    x[7, 1] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"X": X[:, 0]}, r"X: expected a numeric array of shape \(rows, features...\), got shape \(65,\) of float64"),
+        ({"X": X.astype(str)}, r"X: expected numbers, got the text '.*' in row 0, column 0"),
+        ({"X": np.where(X[3, 1] == X, None, X)}, r"X: expected numbers, got no value in row .*, column ."),
+        ({"X": X[:60]}, "y: expected 60 labels, one per row of X, got 65"),
+        ({"y": CODES + 0.5}, r"y: expected one column of class labels .*, got continuous labels"),
+        ({"y": [None] * 65}, r"y: expected one column of class labels .* got none in row 0 \(and 64 more rows\)"),
+        ({"y": np.array(["a", None] * 32 + ["a"], dtype=object)}, "y: expected one column of class labels"),
+        ({"y": np.where(CODES == 1, np.nan, CODES)}, "y: expected one column of class labels"),
+        ({"y": CODES[:, None]}, r"y: expected one column of class labels .* shape \(65, 1\)"),
+        ({"y": np.eye(65, 2, dtype=int)}, r"y: expected one column of class labels .* shape \(65, 2\)"),
+        ({"X": X[:0], "y": CODES[:0]}, r"y: expected one column of class labels .*, got empty labels"),
+        ({"n_way": 7}, r"n_way: expected at most 6 \(the classes in y\), got 7"),
+        ({"n_way": (2, 9)}, r"n_way: expected at most 6 \(the classes in y\), got 9"),
+        ({"n_way": 0}, "n_way: expected 1 <= low <= high, got 0"),
+        ({"n_way": (4, 2)}, r"n_way: expected 1 <= low <= high, got \(4, 2\)"),
+        ({"n_shot": -1}, "n_shot: expected 0 <= low <= high, got -1"),
+        ({"n_query": 0}, "n_query: expected 1 <= low <= high, got 0"),
+        ({"n_shot": 3, "n_query": 6}, "y: expected at least n_shot .* = 9 rows of every class, got 8 of class .*5"),
+        ({"imbalance": 0.0}, "imbalance: expected a number from 1e-06 to 1e.09, got 0.0"),
+        ({"imbalance": -1.0}, "imbalance: expected a number from 1e-06 to 1e.09, got -1.0"),
+        ({"imbalance": float("nan")}, "imbalance: expected a number from 1e-06 to 1e.09, got nan"),
+        ({"imbalance": float("inf")}, "imbalance: expected .* got inf"),
+        ({"seed": -1}, "seed: expected a non-negative integer of at most 63 bits, got -1"),
+    ],
+)
+def test_bad_episodes_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        EpisodeSampler(**{"X": X, "y": CODES, "n_way": 2, "n_query": 2} | kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"X": X[:, 0]}, r"X: expected a numeric array .*, got shape \(65,\)"),
+        ({"y": ROWS[:, None]}, r"y: expected one column of numbers, got shape \(65, 1\)"),
+        (
+            {"y": CODES.astype(str)},
+            r"y: expected numbers, got the text '1' in row 0 \(class labels go",
+        ),
+        ({"y": [None] * 65}, r"y: expected numbers, got no value in row 0"),
+        ({"y": np.where(ROWS == 4, np.nan, 0.0)}, "y: expected finite numbers, got NaN or infinity at row 4"),
+        ({"y": np.where(ROWS == 9, -np.inf, 0.0)}, "y: expected finite numbers, got NaN or infinity at row 9"),
+        ({"y": ROWS[:64]}, "expected X, y and groups of equal length, got 65, 64 and 65"),
+        ({"groups": CODES[:63]}, "expected X, y and groups of equal length, got 65, 65 and 63"),
+        ({"groups": CODES[:, None]}, "groups: expected .* got"),
+        ({"X": X[:0], "y": ROWS[:0], "groups": CODES[:0]}, "expected .* got"),
+        ({"n_support": 8}, "groups: expected at least n_support .* = 9 rows in every group, got 8 in group .*5"),
+        ({"n_support": (3, 1)}, r"n_support: expected 0 <= low <= high, got \(3, 1\)"),
+        ({"n_support": -2}, "n_support: expected 0 <= low <= high, got -2"),
+        ({"n_query": 0}, "n_query: expected at least 1, got 0"),
+        ({"seed": -3}, "seed: expected a non-negative integer of at most 63 bits, got -3"),
+    ],
+)
+def test_bad_groups_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        GroupSampler(**{"X": X, "y": ROWS, "groups": CODES} | kwargs)
+
+
+def test_groups_may_be_any_hashable_labels():
+    pairs = [(int(c), "left" if c % 2 else "right") for c in CODES]
+    assert equal(GroupSampler(X, ROWS / 8, pairs, (1, 3)).sample(4), groups().sample(4))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_bad_inputs_are_refused_when_read(value):
+    for tasks in (EpisodeSampler(bad_x(value), CODES, 6, 1, 7), GroupSampler(bad_x(value), ROWS, CODES)):
+        with pytest.raises(ValueError, match="X: expected finite numbers, got NaN or infinity at row 7"):
+            tasks.sample(60)
+
+
+@MAKERS
+def test_bad_requests_are_refused(make):
+    with pytest.raises(ValueError, match="num_tasks: expected at least 1, got 0"):
+        make().sample(0)
+    with pytest.raises(ValueError, match="index: expected a non-negative integer of at most 63 bits, got -2"):
+        make().sample(1, -2)
+
+
+def test_prototypes_on_real_features_are_as_good_as_published(shared_data):
+    """5-way 1-shot on CIFAR-FS: cosine prototypes reach 61.4 to 63.3 per cent, before any training."""
+    with np.load(shared_data / "cifar_fs" / "conv4_64_test.npz") as data:
+        features = data["features"]
+    rows = features.reshape(-1, features.shape[-1])
+    tasks = EpisodeSampler(rows, np.repeat(np.arange(len(features)), features.shape[1]), 5, 1, 15)
+    model, batch = EmpiricalBayes.classifier(rows.shape[1], num_steps=0), tasks.sample(400)
+    model.predictor.center.copy_(batch.query_x.flatten(0, 1).mean(0))
+    with torch.no_grad():
+        path, _, x, *_ = model.infer(batch)
+        accuracy = (path[-1].marginal(x)[0].argmax(-1) == batch.query_y).double().mean(1)
+    error = 5 * accuracy.std() / 400**0.5  # 5 sigma: false alarms at 6e-7
+    assert 0.614 - error < accuracy.mean() < 0.633 + error
+    assert error < 0.03
+
+
+def test_harder_tasks_spread_a_class_about_its_mean_by_one_factor_per_task():
+    rng = np.random.default_rng(0)
+    off = rng.standard_normal((6, 10, 3))
+    X = (5 + off - off.mean(1, keepdims=True)).reshape(60, 3)  # all classes have one mean: none is split
+    plain = EpisodeSampler(X, np.repeat(np.arange(6), 10), 3, 2, 4, seed=1)
+    assert np.array_equal(plain.harder(0.0).sample(2).query_x, plain.sample(2).query_x)
+    factors = []
+    for index in range(50):
+        before, after = plain.sample(1, index), plain.harder(0.8).sample(1, index)
+        ratio = torch.cat(
+            [(after.support_x - 5) / (before.support_x - 5), (after.query_x - 5) / (before.query_x - 5)], 1
+        )
+        torch.testing.assert_close(ratio, ratio[0, 0, 0].expand_as(ratio), atol=1e-3, rtol=1e-3)
+        factors.append(float(ratio.median()))
+    assert min(factors) >= 1 - 1e-4
+    assert 1.4 < max(factors) <= 1.48 + 1e-4
+
+
+def test_harder_tasks_split_a_class_towards_another():
+    means = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+    X, y = np.repeat(means, 40, 0), np.repeat(np.arange(6), 40)  # classes without any spread
+    tasks = EpisodeSampler(X, y, 3, 2, 30, seed=1)
+    before, after = tasks.sample(8), tasks.harder(0.8).sample(8)
+    for t in range(8):
+        for c in range(3):
+            row = before.query_x[t][before.query_y[t] == c][0]
+            moves = (after.query_x[t][before.query_y[t] == c] - row).numpy()
+            line = moves[0]
+            assert np.abs(np.abs(moves @ line) - line @ line).max() < 1e-4  # both ways along one line, equally far
+            assert len(np.unique(np.sign(moves @ line))) == 2 or np.abs(line).max() < 1e-5
+            share = [line @ towards / max(towards @ towards, 1e-9) for towards in means - row.numpy()]
+            ends = [np.abs(line - s * towards).max() for s, towards in zip(share, means - row.numpy(), strict=True)]
+            best = int(np.argmin(ends))
+            assert ends[best] < 1e-4
+            assert abs(share[best]) <= 0.8 + 1e-4
+    with pytest.raises(ValueError, match="strength: expected a number from 0 to 1e.06, got -1"):
+        tasks.harder(-1)
+
+
+def test_difficulty_is_the_ratio_of_spreads():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((5, 1, 4)) * 3 + rng.standard_normal((5, 20, 4))
+    tasks = EpisodeSampler(X.reshape(100, 4), np.repeat(np.arange(5), 20), 2, 1, 2)
+    within, between = X.var(1, ddof=1).mean(0).sum(), X.mean(1).var(0, ddof=1).sum()
+    assert tasks.difficulty == pytest.approx((within / between) ** 0.5, rel=1e-5)
+    assert MixedSampler([tasks, tasks]).difficulty == tasks.difficulty
+
+
+def test_a_mixture_takes_turns():
+    X, y = np.arange(120.0).reshape(60, 2), np.repeat(np.arange(6), 10)
+    parts = [EpisodeSampler(X, y, 2, shots, 3, seed=7) for shots in (1, 2, 5)]
+    tasks = MixedSampler(parts)
+    for index in range(6):
+        expected = parts[index % 3].sample(2, index)
+        got = tasks.sample(2, index)
+        assert torch.equal(got.support_x, expected.support_x)
+        assert torch.equal(got.query_x, expected.query_x)
+        hard = tasks.harder(1.0).sample(2, index)
+        assert torch.equal(hard.query_x, parts[index % 3].harder(1.0).sample(2, index).query_x)
+    with pytest.raises(ValueError, match="samplers: expected at least one, got none"):
+        MixedSampler([])
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_arrays_that_cannot_be_written_to_are_copied(mapped, tmp_path):
+    """In a process of its own: torch says but once that it would share such memory."""
+    code = f"""
+import itertools, warnings, numpy as np, ebmeta
+warnings.filterwarnings("error", message="The given NumPy array is not writable")
+name = map("{{}}.npy".format, itertools.count()).__next__
+def fixed(values):
+    values = np.array(values)
+    if {mapped}:
+        np.save(place := name(), values)
+        return np.load(place, mmap_mode="r")
+    values.flags.writeable = False
+    return values
+rng = np.random.default_rng(0)
+X, group = fixed(rng.standard_normal((40, 2)).astype(np.float32)), fixed(np.repeat(np.arange(8), 5))
+options = dict(transform=lambda x, rng: fixed(x))
+tasks = ebmeta.GroupSampler(X, X[:, 0], group, n_support=2, size=fixed(np.ones(40)), group_X=X[:, 1:] * 0, **options)
+tasks.sample(2).query_x.zero_()
+ebmeta.EpisodeSampler(X, group, n_way=2, n_shot=1, n_query=2, **options).sample(2).support_x.zero_()
+tasks = ebmeta.GroupSampler(X, X[:, 0], group, n_support=2, size=fixed(np.ones(40)))
+model = ebmeta.EmpiricalBayes.regressor(2)
+ebmeta.fit(model, tasks, num_iterations=1, progress=False)
+ebmeta.fit_evidence(model, tasks, boundary=False)
+ebmeta.FewShotRegressor(model).fit(X, X[:, 0], groups=group).predict(X, groups=group)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert run.returncode == 0, run.stderr

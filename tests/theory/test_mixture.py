@@ -1,0 +1,264 @@
+"""Numerical checks of theory/mixture.md: exact, so that none can fail by chance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from builders import class_tasks, classifier, close, perturb
+from equations import checks
+from scipy import integrate, special
+from torch import Tensor
+from torch.nn.functional import normalize, one_hot
+
+from ebmeta import EmpiricalBayes, TaskBatch
+from ebmeta.parts.gaussian import Gaussian
+from ebmeta.parts.heads import CONSTANT
+from ebmeta.refine.base import Setting
+from ebmeta.refine.mixture import MixtureRefiner
+from ebmeta.refine.temperature import LEAST_SCALE, RIDGE
+from ebmeta.training.temperature import fit_task_temperature
+
+
+@pytest.fixture
+def rng() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def randn(rng: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=rng, dtype=torch.float64)
+
+
+def log_vmf(x: Tensor, u: Tensor, kappa: float) -> Tensor:
+    """Log density of the von Mises-Fisher distribution in three dimensions, at every pair of rows."""
+    return kappa * x @ u.T + math.log(kappa / (4 * math.pi * math.sinh(kappa)))
+
+
+def mixture(rng: torch.Generator, ways: int = 3, rows: int = 40, kappa: float = 4.0):
+    """Unit vectors of three unequal clusters, the labelled first of each, and wrong starting directions."""
+    u = normalize(randn(rng, ways, 3), dim=-1)
+    pi = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
+    y = torch.multinomial(pi, rows, True, generator=rng)
+    x = normalize(kappa**0.5 * u[y] + randn(rng, rows, 3) / 2, dim=-1)
+    support = normalize(u + randn(rng, ways, 3) / 2, dim=-1)
+    return x, support, normalize(u + randn(rng, ways, 3), dim=-1), pi
+
+
+@checks("eq-vmf-posterior")
+def test_the_mixture_is_a_linear_predictor(rng: torch.Generator) -> None:
+    kappa = 3.0
+    x, _, u, pi = mixture(rng)
+    total, _ = integrate.dblquad(  # the density is one
+        lambda angle, z: math.exp(kappa * z) * kappa / (4 * math.pi * math.sinh(kappa)), -1, 1, 0, 2 * math.pi
+    )
+    assert abs(total - 1) < 1e-9
+    joint = pi * log_vmf(x, u, kappa).exp()
+    w = torch.cat([kappa * u, pi.log().unsqueeze(-1) / CONSTANT], -1)
+    features = torch.cat([x, torch.full((len(x), 1), CONSTANT, dtype=torch.float64)], -1)
+    close(joint / joint.sum(-1, keepdim=True), torch.softmax(features @ w.T, -1))
+
+
+def start(model: EmpiricalBayes, batch: TaskBatch) -> tuple[Gaussian, Setting]:
+    """Return $q_0$ and what stays the same over the steps."""
+    path, prior, x, *_ = model.infer(batch, 0)
+    return path[0], Setting(path[0], prior, model.likelihood, x, batch.query_mask, batch.way_mask, model.beta)
+
+
+def completed(x: Tensor, support: Tensor, r: Tensor, u: Tensor, pi: Tensor, kappa: float) -> Tensor:
+    """Expected complete-data log likelihood, from its definition."""
+    queries = (r * (pi.log() + log_vmf(x, u, kappa))).sum()
+    return queries + log_vmf(support, u, kappa).diagonal().sum()
+
+
+@checks("eq-complete")
+def test_the_complete_likelihood_has_two_statistics(rng: torch.Generator) -> None:
+    x, support, u, pi = mixture(rng)
+    r = torch.softmax(randn(rng, len(x), 3), -1)
+    resultant, claimed = support + r.T @ x, r.sum(0)
+    other, flat = normalize(randn(rng, 3, 3), dim=-1), torch.full((3,), 1 / 3, dtype=torch.float64)
+    got = [4.0 * (v * resultant).sum() + (claimed * p.log()).sum() for v, p in ((u, pi), (other, flat))]
+    wanted = [completed(x, support, r, v, p, 4.0) for v, p in ((u, pi), (other, flat))]
+    close(got[0] - got[1], wanted[0] - wanted[1])
+
+
+@checks("eq-direction")
+def test_directions_maximise_the_complete_likelihood(rng: torch.Generator) -> None:
+    x, support, _, pi = mixture(rng)
+    r = torch.softmax(randn(rng, len(x), 3), -1)
+    best = normalize(support + r.T @ x, dim=-1)
+    top = completed(x, support, r, best, pi, 4.0)
+    for _ in range(200):
+        assert completed(x, support, r, normalize(best + randn(rng, 3, 3) / 3, dim=-1), pi, 4.0) < top
+    free = best.clone().requires_grad_(True)  # no slope along the sphere
+    (slope,) = torch.autograd.grad(completed(x, support, r, free, pi, 4.0), free)
+    close(slope - (slope * best).sum(-1, keepdim=True) * best, torch.zeros(3, 3, dtype=torch.float64))
+
+
+@checks("eq-proportions")
+def test_the_posterior_mean_of_proportions() -> None:
+    alpha, counts = 1.7, (6, 1)
+    beta = special.beta(alpha + counts[0], alpha + counts[1])
+    mean, _ = integrate.quad(
+        lambda p: p * p ** (alpha + counts[0] - 1) * (1 - p) ** (alpha + counts[1] - 1) / beta, 0, 1
+    )
+    assert abs(mean - (alpha + counts[0]) / (2 * alpha + sum(counts))) < 1e-10
+
+
+@checks("eq-mixture-step")
+def test_the_refiner_takes_the_step() -> None:
+    model, stated = classifier(4, 1), torch.tensor([0.5, torch.inf, torch.nan, 2.0], dtype=torch.float64)
+    batch = replace(class_tasks(), concentration=stated)
+    q0 = model.posterior(batch, 0)[0]
+    refiner, x = model.refiner, model.predictor.features(batch.query_x)
+    assert isinstance(refiner, MixtureRefiner)
+    prior = model.prior(len(batch), batch.way_mask.shape[1])
+    setting = Setting(q0, prior, model.likelihood, x, batch.query_mask, batch.way_mask, model.beta, None, stated)
+    state, _ = setting.state(q0)
+    q1 = refiner.step(0, q0, setting)
+    belief = refiner.synthetic_gradient.belief(state)
+    adapted = torch.tanh(refiner.adapt(refiner.synthetic_gradient.read(state).by_class))
+    assert adapted.abs().max() > 0.05
+    for t in range(len(batch)):
+        rows, ways = batch.query_mask[t], int(batch.way_mask[t].sum())
+        r, phi = belief[t][rows], x[t][rows]
+        for c in range(ways):
+            weight = (refiner.log_weight + adapted[t, c, 2]).exp()
+            resultant = q0.precision[t, c, :4] * q0.loc[t, c, :4] + weight * (r[:, c] @ phi[:, :4])
+            scale = (refiner.log_scale + adapted[t, c, 0]).exp()
+            close(q1.loc[t, c, :4], scale * resultant / resultant.norm())
+            alpha = refiner.log_concentration.exp() if stated[t].isnan() else stated[t].clamp(max=1e12)
+            mean = (alpha + r[:, c].sum()) / (ways * alpha + len(phi))
+            close(q1.loc[t, c, 4], (refiner.share * (ways * mean).log() + adapted[t, c, 1]) / CONSTANT)
+            close(q1.precision[t, c], q0.precision[t, c] + refiner.log_information.exp() * r[:, c].sum())
+
+
+@checks("eq-em-ascent")
+def test_an_untrained_step_is_expectation_maximisation(rng: torch.Generator) -> None:
+    x, support, u, _ = mixture(rng)
+    kappa, pi = 4.0, torch.full((3,), 1 / 3, dtype=torch.float64)
+    values = []
+    for _ in range(30):
+        joint = pi.log() + log_vmf(x, u, kappa)
+        values.append(joint.logsumexp(-1).sum() + log_vmf(support, u, kappa).diagonal().sum())
+        r = torch.softmax(joint, -1)
+        u, pi = normalize(support + r.T @ x, dim=-1), r.mean(0)
+    rises = torch.stack(values).diff()
+    assert rises[0] > 0.1
+    assert float(rises.min()) > -1e-10
+
+    model, batch = classifier(4, 1, scale=0.0), class_tasks()  # untrained: the belief is p itself
+    perturb(model.predictor)
+    q0, q1 = model.posterior(batch)
+    phi = model.predictor.features(batch.query_x)
+    setting = Setting(q0, q0, model.likelihood, phi, batch.query_mask, batch.way_mask, 0.0)
+    p = setting.state(q0)[0].mean * batch.query_mask.unsqueeze(-1)
+    pulled = q0.precision * q0.loc + 40.0 * p.mT @ phi
+    real = batch.way_mask
+    close(q1.loc[..., :4][real], 10.0 * normalize(pulled[..., :4], dim=-1)[real], 1e-6)
+
+
+def balanced(p: Tensor) -> Tensor:
+    r = p
+    for _ in range(2000):
+        r = r / r.sum(0) * len(p) / p.shape[1]
+        r = r / r.sum(1, keepdim=True)
+    return r
+
+
+@checks("eq-balanced-belief")
+def test_the_balanced_belief_has_one_multiplier_per_class(rng: torch.Generator) -> None:
+    p = torch.softmax(randn(rng, 30, 3) + torch.tensor([2.0, 0.0, 0.0]), -1)
+    r = balanced(p)
+    close(r.sum(0), torch.full((3,), 10.0, dtype=torch.float64), 1e-8)
+    multiplier = (r / p) / (r / p)[:, :1]
+    close(multiplier, multiplier[:1].expand_as(multiplier), 1e-8)
+    divergence = (r * (r / p).log()).sum()
+    for _ in range(50):  # moves that keep rows and columns raise the divergence
+        move = torch.zeros(30, 3, dtype=torch.float64)
+        (i, j), (c, d) = (torch.randperm(n, generator=rng)[:2] for n in (30, 3))
+        move[i, c], move[i, d], move[j, c], move[j, d] = 1, -1, -1, 1
+        other = r + 0.5 * min(r[i, d], r[j, c]) * move
+        assert (other * (other / p).log()).sum() > divergence
+    certain = one_hot(torch.tensor([0] * 24 + [1] * 4 + [2] * 2), 3) * 0.999 + 0.001 / 3
+    pushed = (certain - balanced(certain.double())).sum(0)
+    assert pushed[0] > 13  # all queries of the large class are right, and it is made to give up 14 of 24
+
+
+@checks("eq-free-shares")
+def test_fixed_points_keep_their_shares(rng: torch.Generator) -> None:
+    x, support, u, _ = mixture(rng, rows=400)
+    pi, alpha = torch.full((3,), 1 / 3, dtype=torch.float64), 2.0
+    for _ in range(3000):
+        r = torch.softmax(pi.log() + log_vmf(x, u, 8.0), -1)
+        u, pi = normalize(support + r.T @ x, dim=-1), (alpha + r.sum(0)) / (3 * alpha + len(x))
+    p = torch.softmax(pi.log() + log_vmf(x, u, 8.0), -1)
+    close((p - r).sum(0), torch.zeros(3, dtype=torch.float64), 1e-8)
+    shares = p.mean(0)
+    assert shares.max() > 7 * shares.min()  # and they are far from equal
+    close(pi, (len(x) * shares + alpha) / (len(x) + 3 * alpha), 1e-8)
+    # The package's untrained refiner, stepped until nothing moves: the shares behind its posterior are those it claims.
+    model, batch = classifier(4, 1, scale=0.0), class_tasks((3,), (2,), (40,), spread=0.5)
+    keep = (batch.query_y[0] != 0) | (torch.arange(40) % 4 == 0)  # few queries of one class
+    refiner, x = model.refiner, model.predictor.features(batch.query_x[:, keep])
+    assert isinstance(refiner, MixtureRefiner)
+    q = model.posterior(batch, 0)[0]
+    mask = torch.ones(1, x.shape[1], dtype=torch.bool)
+    setting = Setting(q, model.prior_of(batch), model.likelihood, x, mask, batch.way_mask, model.beta)
+    with torch.no_grad():
+        for _ in range(400):
+            q = refiner.step(0, q, setting)
+        claimed = setting.state(q)[0].mean[0].sum(0)
+        alpha, rows = refiner.log_concentration.exp(), len(x[0])
+        proportion = (CONSTANT * q.loc[0, :, 4] / refiner.share).exp() / 3
+    close(proportion * (3 * alpha + rows) - alpha, claimed, 1e-6)
+    assert claimed.max() > 1.5 * claimed.min()
+
+
+@checks("eq-task-temperature")
+def test_a_common_factor_is_a_temperature(rng: torch.Generator) -> None:
+    logits, t = randn(rng, 20, 4), 1.7
+    power = torch.softmax(logits, -1) ** t
+    close(torch.softmax(t * logits, -1), power / power.sum(-1, keepdim=True))
+    model, batch = classifier(4, 2), class_tasks()
+    refiner = model.refiner
+    assert isinstance(refiner, MixtureRefiner)
+    assert float(torch.tanh(refiner.adapt(100 * randn(rng, 50, 8))).detach().abs().max()) <= 1.0
+    extreme = refiner.temperature(0, 100 * randn(rng, 50, refiner.synthetic_gradient.num_readings)).log()
+    assert 0.99 < float(extreme.abs().max()) <= 1.0 + 1e-12
+    path, prior, x, *_ = model.infer(batch)
+    setting = Setting(path[0], prior, model.likelihood, x, batch.query_mask, batch.way_mask, model.beta)
+    raw = [path[0]]
+    for k in range(2):
+        raw.append(refiner.step(k, raw[-1], setting))
+        factor = refiner.temperature(k, refiner.read(raw[-1], setting)[1].by_task)
+        assert float(factor.detach().log().abs().max()) > 0.1
+        scaled = factor[:, None, None] * raw[-1].loc
+        close(path[k + 1].loc, torch.where(batch.way_mask.unsqueeze(-1), scaled, raw[-1].loc))
+        close(path[k + 1].precision, raw[-1].precision)
+
+
+@checks("eq-temperature-fit")
+def test_fitted_temperatures_leave_nothing_to_gain(rng: torch.Generator) -> None:
+    model, batch = classifier(4, 1), class_tasks(ways=(4,) * 64, shots=(2,) * 64, queries=(8,) * 64)
+    refiner = model.refiner
+    assert isinstance(refiner, MixtureRefiner)
+    fit_task_temperature(model, [batch[:32], batch[32:]])
+    features, (q0, setting) = model.predictor.features(batch.query_x), start(model, batch)
+    reading = refiner.read(refiner.step(0, q0, setting), setting)[1].by_task.detach()
+    mean, scale, temperature = reading.mean(0), reading.std(0) + LEAST_SCALE, refiner.temperature
+    weight = temperature.weight[0] * scale
+    found = torch.cat([weight, (temperature.bias[0] + mean @ temperature.weight[0]).unsqueeze(0)])
+
+    def objective(a: Tensor) -> float:
+        temperature.weight[0] = a[:-1] / scale
+        temperature.bias[0] = a[-1] - mean @ temperature.weight[0]
+        p, _ = model.likelihood.moments(*model.posterior(batch)[-1].marginal(features), batch.way_mask)
+        return float((RIDGE * a.square().sum() - p.gather(-1, batch.query_y.unsqueeze(-1)).log().mean()).detach())
+
+    least = objective(found)
+    assert least < objective(torch.zeros_like(found)) - 0.1
+    rises = [objective(found + 0.3 * normalize(randn(rng, len(found)), dim=0)) - least for _ in range(50)]
+    assert min(rises) > -1e-4  # what is left after a bounded number of iterations
+    assert sum(rises) / 50 > 1e-3
