@@ -66,14 +66,15 @@ def demo(
         json: also write the result to this file.
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
-    from ebmeta.app.demo import FILES, run
+    from ebmeta.app.demo import FILES, one_thread, run
     from ebmeta.model.storage import model_files
 
     files = {output / name: kind for name, kind in FILES.items()} | model_files(output / "model")
     targets: Targets = [("OUTPUT", path, kind) for path, kind in files.items() if path.parent.is_dir()]
     _check(targets, json, overwrite)
     options: dict[str, Any] = {} if num_iterations is None else {"num_iterations": num_iterations}
-    finish(run(output, seed=seed, progress=progress, overwrite=overwrite, **options), json, overwrite)
+    with one_thread():
+        finish(run(output, seed=seed, progress=progress, overwrite=overwrite, **options), json, overwrite)
 
 
 @app.command

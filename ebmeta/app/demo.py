@@ -151,27 +151,26 @@ def run(
     print("5-way 1-shot tasks of", ", ".join(f"{n} digits {SPLIT[n]}: {c}" for n, c in counts.items()))
 
     scores, models, results = {}, {}, {}
-    with _one_thread():
-        for name, steps in (("refined", NUM_STEPS), ("baseline", 0)):
-            models[name] = EmpiricalBayes.classifier(SIDE**2, num_steps=steps, beta=BETA, seed=seed)
-            results[name] = fit(
-                models[name],
-                tasks["train"],
-                iterations,
-                validation=tasks["validation"],
-                objective=Objective(anytime=ANYTIME),
-                learning_rate=LEARNING_RATE,
-                seed=seed,
-                device="cpu",
-                validate_every=max(1, iterations // 4),
-                patience=None,
-                progress=progress,
-            )
-            scores[name] = evaluate(models[name], tasks["test"], num_tasks)
-        some = tasks["test"].sample(8, index=10_000)  # beyond the batches that were scored
-        write_tree(folder / "predictions.nc", predict(models["refined"], some, seed=seed), overwrite)
-        trust = diagnose(models["refined"], tasks["test"], min(num_tasks, 300), seed=seed, progress=progress)
-        trust.save(folder / "diagnosis.html", overwrite)
+    for name, steps in (("refined", NUM_STEPS), ("baseline", 0)):
+        models[name] = EmpiricalBayes.classifier(SIDE**2, num_steps=steps, beta=BETA, seed=seed)
+        results[name] = fit(
+            models[name],
+            tasks["train"],
+            iterations,
+            validation=tasks["validation"],
+            objective=Objective(anytime=ANYTIME),
+            learning_rate=LEARNING_RATE,
+            seed=seed,
+            device="cpu",
+            validate_every=max(1, iterations // 4),
+            patience=None,
+            progress=progress,
+        )
+        scores[name] = evaluate(models[name], tasks["test"], num_tasks)
+    some = tasks["test"].sample(8, index=10_000)  # beyond the batches that were scored
+    write_tree(folder / "predictions.nc", predict(models["refined"], some, seed=seed), overwrite)
+    trust = diagnose(models["refined"], tasks["test"], min(num_tasks, 300), seed=seed, progress=progress)
+    trust.save(folder / "diagnosis.html", overwrite)
 
     numbers = {name: _numbers(data) for name, data in scores.items()}
     alone = {name: values[0] for name, values in numbers["baseline"].items()}
@@ -233,8 +232,11 @@ def _plots(evaluation: xr.Dataset, folder: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Use one thread: quicker for tensors of this size, and the same sums on every machine."""
+def one_thread() -> Iterator[None]:
+    """Let the process use one thread: quicker for tensors of this size, and the same sums on every machine.
+
+    For a process that does nothing else, such as the command's.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

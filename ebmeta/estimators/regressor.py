@@ -15,7 +15,7 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 
 from ebmeta.estimators.base import FewShot
-from ebmeta.estimators.rows import groups_of, sizes_of, targets_of
+from ebmeta.estimators.rows import groups_of, names_of_row, sizes_of, targets_of
 from ebmeta.foundation.buckets import by_group, split
 from ebmeta.foundation.checks import at_least, between, checked, real_array
 from ebmeta.foundation.seeding import stream
@@ -23,7 +23,7 @@ from ebmeta.model.posterior import Inference, MixtureInference
 from ebmeta.model.trained import say_untrained
 from ebmeta.prediction.trees import CELLS, evaluating, match_model
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.columns import kind_of_keys, read_column, read_keys, read_rows
+from ebmeta.tasks.columns import check_names, kind_of_keys, read_column, read_keys, read_rows
 
 __all__ = ["FewShotRegressor"]
 
@@ -68,7 +68,8 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
             y: their labels, shape `(S,)`.
             groups: group of each row, shape `(S,)`; one group by default.
             size: trials, exposure or readings of each row (see `ebmeta.likelihood.Given`), shape `(S,)`; 1 by default.
-            group_x: covariates of the group, shape `(G,)`, or those of each group by its label.
+            group_x: covariates of the group, shape `(G,)`, or those of each group by its label; where they are a
+                series of pandas, its index names them.
 
         Returns:
             The estimator.
@@ -171,6 +172,8 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
             rows = [known[k] for k in keys]
         else:
             rows = [given] * len(keys)
+        for row in rows:
+            check_names(self.model.covariate_names, names_of_row(row), "when the model was trained", "covariate")
         values = read_rows("group_x", rows, finite=False)[0].astype(np.float64)
         if values.ndim != 2 or values.shape[1] != wanted or not np.isfinite(values).all():
             raise ValueError(f"group_x: expected {wanted} finite covariates per group, got shape {values.shape[1:]}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ebmeta.tasks.arrays import HUGE
 from ebmeta.tasks.columns import read_column, read_keys
 
-__all__ = ["groups_of", "sizes_of", "targets_of"]
+__all__ = ["groups_of", "names_of_row", "sizes_of", "targets_of"]
 
 
 def groups_of(groups: ArrayLike | None, length: int) -> list[Any] | None:
@@ -32,6 +33,12 @@ def sizes_of(size: ArrayLike | None, length: int) -> torch.Tensor | None:
         row = int(np.argmin(column > 0))
         raise ValueError(f"size: expected numbers above 0, got {column[row]:g} at row {row}")
     return torch.from_numpy(column)
+
+
+def names_of_row(row: Any) -> list[str] | None:
+    """Return the names of the numbers of a row, where it is a series of pandas that has texts for an index."""
+    names = list(row.index) if isinstance(row, pd.Series) else []
+    return names if names and all(isinstance(name, str) for name in names) else None
 
 
 def targets_of(y: ArrayLike, length: int) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import numbers
 import os
 import types
@@ -44,17 +45,21 @@ WORDS = {"TaskSampler": "a source such as EpisodeSampler(X, y)"}  # for what use
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that an argument takes: in words, of whole numbers and of all, and as a test, which NaN fails."""
+    """The numbers that an argument takes: in words, of whole numbers and of all, and as a test, which NaN fails.
+
+    Those of a size from `below` on are too large for it.
+    """
 
     whole: str
     real: str
     holds: Callable[[Any], bool]
+    below: float = math.inf
 
 
 def at_least(least: float, *, finite: bool = True) -> Range:
     """Numbers from `least` on; infinity only where `finite` is False."""
     real = f"a {'finite ' * finite}number of at least {least}"
-    return Range(f"at least {least}", real, lambda v: least <= v and (v < FAR or not finite))
+    return Range(f"at least {least}", real, lambda v: least <= v, FAR if finite else math.inf)
 
 
 def within(low: float, high: float) -> Range:
@@ -66,7 +71,7 @@ def within(low: float, high: float) -> Range:
 def above(least: float, *, finite: bool = True) -> Range:
     """Numbers above `least`; infinity only where `finite` is False."""
     real = f"a {'finite ' * finite}number above {least}"
-    return Range(f"more than {least}", real, lambda v: least < v and (v < FAR or not finite))
+    return Range(f"more than {least}", real, lambda v: least < v, FAR if finite else math.inf)
 
 
 def between(low: float, high: float) -> Range:
@@ -75,9 +80,9 @@ def between(low: float, high: float) -> Range:
     return Range(words, words, lambda v: low < v < high)
 
 
-FINITE = Range("a finite number", "a finite number", lambda v: abs(v) < FAR)
+FINITE = Range("a finite number", "a finite number", lambda v: abs(v) < math.inf, FAR)
 SEED = Range("a non-negative integer of at most 63 bits", "", lambda v: 0 <= v < MOST)
-COUNT = Range("a number that counts something", "", lambda v: -MOST_COUNT < v < MOST_COUNT)
+COUNT = Range("a whole number", "", lambda v: True, MOST_COUNT)
 
 
 @dataclass(frozen=True)
@@ -110,11 +115,17 @@ def _number(base: Kind, convert: Callable[[Any], Any], inside: Range, words: str
     def take(name: str, value: Any) -> Any:
         try:
             number = convert(value)
-            if inside.holds(number):
-                return number
         except OverflowError:  # a whole number that no float holds
-            pass
-        raise ValueError(f"{name}: expected {words}, got {found(value)}")
+            raise ValueError(f"{name}: expected {words} that 64 bits hold, got {found(value)}") from None
+        size = abs(number)
+        if not inside.holds(number) or size == math.inf > inside.below:
+            raise ValueError(f"{name}: expected {words}, got {found(value)}")
+        if size >= inside.below and size < math.inf:
+            most = f"{inside.below:.10g}"
+            raise ValueError(
+                f"{name}: expected a number {f'below {most}' if number > 0 else f'above -{most}'}, got {found(value)}"
+            )
+        return number
 
     return replace(base, take=take)
 
@@ -129,7 +140,7 @@ def _real(value: Any) -> bool:
 
 def _counting(inside: Range) -> Range:
     """Leave out what is too large to count."""
-    return inside if inside is SEED else replace(inside, holds=lambda v: inside.holds(v) and COUNT.holds(v))
+    return inside if inside is SEED else replace(inside, below=MOST_COUNT)
 
 
 NONE = Kind("None", lambda v: v is None)

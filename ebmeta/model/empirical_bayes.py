@@ -72,6 +72,8 @@ class EmpiricalBayes(nn.Module):
         self.config = config
         #: Names of the columns of the rows that the model was trained on, where they had some.
         self.feature_names: list[str] | None = None
+        #: Names of the covariates of its groups, where they had some.
+        self.covariate_names: list[str] | None = None
         self._start: Sums | None = None  # of the parameters that training begins with, where they are known
 
     def __getstate__(self) -> dict[str, Any]:

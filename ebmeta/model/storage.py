@@ -82,6 +82,7 @@ def save(
         "encoder": None if encoder is None else encoder.config(),
         "tensors": checksum(tensors, header),
         "feature_names": model.feature_names,
+        "covariate_names": model.covariate_names,
         "fitted": model.fitted,
     }
     entry["checksum"] = _checksum(entry)
@@ -275,7 +276,9 @@ def _build(
     if all(tensors[name].dtype == torch.float64 for name, _ in model.named_parameters() if name in tensors):
         model.double()
     load_tensors(model, tensors, folder)
-    model.feature_names = _feature_names(path, entry.get("feature_names"), model)
+    features = model.predictor.num_features if model.predictor.embedder is None else None
+    model.feature_names = _names(path, entry.get("feature_names"), features)
+    model.covariate_names = _names(path, entry.get("covariate_names"), model.prior.num_covariates)
     fitted = entry.get("fitted", True)  # a folder that was written before models stated it
     if not isinstance(fitted, bool):
         raise ValueError(f"{path}: expected true or false for fitted, got {fitted!r:.60}")
@@ -290,10 +293,9 @@ def _shapes(path: Path, config: Mapping[str, Any], embedder: nn.Module | None = 
         return _construct(path, config, embedder).state_dict()
 
 
-def _feature_names(path: Path, names: Any, model: EmpiricalBayes) -> list[str] | None:
+def _names(path: Path, names: Any, wanted: int | None) -> list[str] | None:
     if names is None:  # of rows without names, or in a folder that was written before there were any
         return None
-    wanted = model.predictor.num_features if model.predictor.embedder is None else None
     texts = isinstance(names, list) and all(isinstance(n, str) for n in names)
     if not texts or len(set(names)) != len(names) or wanted not in (None, len(names)):
         raise ValueError(f"{path}: expected the names of {wanted} columns, got {names!r:.80}")

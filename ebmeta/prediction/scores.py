@@ -34,7 +34,7 @@ from ebmeta.prediction.calibration import (
 from ebmeta.prediction.trees import assemble, marginals, predict
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.columns import check_names
-from ebmeta.tasks.episodes import TaskSampler, names_of
+from ebmeta.tasks.episodes import TaskSampler, covariates_of, names_of
 
 __all__ = ["calibration_error", "evaluate", "reliability_bins", "table", "task_batches", "task_scores"]
 
@@ -63,6 +63,7 @@ def task_batches(
     """
     if model is not None:
         check_names(model.feature_names, names_of(tasks), "when the model was trained")
+        check_names(model.covariate_names, covariates_of(tasks), "when the model was trained", "covariate")
     if isinstance(tasks, TaskBatch):
         return [tasks]
     return [tasks.sample(min(64, num_tasks - s), i) for i, s in enumerate(range(0, num_tasks, 64))]

@@ -188,13 +188,14 @@ def kind_of_keys(values: Sequence[Any]) -> str | None:
     return _kind(values[0]) if len(values) else None
 
 
-def check_names(known: Sequence[str] | None, names: Sequence[str] | None, where: str) -> None:
+def check_names(known: Sequence[str] | None, names: Sequence[str] | None, where: str, what: str = "feature") -> None:
     """Refuse rows with other names of columns than those known, or in another order; rows without names pass.
 
     Args:
         known: names that a model or an estimator remembers, or None.
         names: names of the columns at hand, or None.
         where: what was trained or fitted, in words.
+        what: what the columns are.
 
     Raises:
         ValueError: if they differ, with scikit-learn's words for it.
@@ -205,7 +206,7 @@ def check_names(known: Sequence[str] | None, names: Sequence[str] | None, where:
     parts = [f"unseen then: {_some(new)}"] if new else []
     parts += [f"seen then, yet now missing: {_some(gone)}"] if gone else []
     found = "; ".join(parts) or f"the same names in another order: {_some(names)} for {_some(known)}"
-    raise ValueError(f"The feature names should match those that were passed {where}; got {found}")
+    raise ValueError(f"The {what} names should match those that were passed {where}; got {found}")
 
 
 def refuse_not_finite(

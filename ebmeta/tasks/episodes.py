@@ -55,9 +55,11 @@ class RowSampler:
 
     Attributes:
         feature_names: names of the columns, or None.
+        covariate_names: names of the covariates of groups, or None.
     """
 
     feature_names: Sequence[str] | None = None
+    covariate_names: Sequence[str] | None = None
 
     def fingerprint(self) -> str | None:
         """Return a checksum of data, settings and seed, for checkpoints; None where there is none."""
@@ -69,12 +71,19 @@ def names_of(tasks: object) -> Sequence[str] | None:
     return tasks.feature_names if isinstance(tasks, RowSampler) else None
 
 
+def covariates_of(tasks: object) -> Sequence[str] | None:
+    """Return the names of the covariates of groups of a source of tasks; None where they have none."""
+    return tasks.covariate_names if isinstance(tasks, RowSampler) else None
+
+
 def check_range(name: str, value: Range, least: int) -> tuple[int, int]:
     pair: Any = (value, value) if WHOLE.fits(value) else value
     if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(map(WHOLE.fits, pair))):
         raise ValueError(f"{name}: expected an integer or a pair of integers (low, high), got {found(value)}")
     low, high = (int(v) for v in pair)
-    if not least <= low <= high < MOST_COUNT:
+    if high >= MOST_COUNT:
+        raise ValueError(f"{name}: expected a number below {MOST_COUNT}, got {found(high)}")
+    if not least <= low <= high:
         raise ValueError(f"{name}: expected {least} <= low <= high, got {value}")
     return low, high
 

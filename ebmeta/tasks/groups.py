@@ -83,7 +83,9 @@ class GroupSampler(RowSampler):
         self.n_support = check_range("n_support", n_support, 0)
         self.n_query, self.transform, self.seed = n_query, transform, seed
         self._members = members(codes)
-        self.group_X = None if group_X is None else self._covariates(group_X)
+        self.group_X: np.ndarray | None = None
+        if group_X is not None:
+            self.group_X, self.covariate_names = self._covariates(group_X)
         small = [g for g, rows in enumerate(self._members) if len(rows) <= self.n_support[0]]
         if small:
             low, high = self.n_support
@@ -156,11 +158,12 @@ class GroupSampler(RowSampler):
             seed=seed,
         )
         sampler.encoder, sampler.feature_names = encoder, encoder.names
+        sampler.covariate_names = encoder.group_names or None
         return sampler
 
-    def _covariates(self, group_X: Any) -> np.ndarray:
-        """Return the covariates of each group, from those of its rows."""
-        values, _ = read_rows("group_X", group_X)
+    def _covariates(self, group_X: Any) -> tuple[np.ndarray, list[str] | None]:
+        """Return the covariates of each group, from those of its rows, and their names where they have some."""
+        values, names = read_rows("group_X", group_X)
         if values.ndim != 2 or len(values) != len(self.y):
             raise ValueError(
                 f"group_X: expected numbers of shape ({len(self.y)}, G), got shape {values.shape} of {values.dtype}"
@@ -172,11 +175,12 @@ class GroupSampler(RowSampler):
                 raise ValueError(
                     f"group_X: expected finite numbers, the same in all rows of a group, got others in {group!r}"
                 )
-        return np.stack([values[rows[0]] for rows in self._members])
+        return np.stack([values[rows[0]] for rows in self._members]), names
 
     def fingerprint(self) -> str:
         """Return a checksum of data, settings and seed, by which a checkpoint knows its source."""
-        sizes, settings = list(map(len, self._members)), (self.n_support, self.n_query, self.seed, self.feature_names)
+        sizes, names = list(map(len, self._members)), (self.feature_names, self.covariate_names)
+        settings = self.n_support, self.n_query, self.seed, *names
         rows = np.concatenate(self._members)
         return fingerprint(self.X, self.y, rows, sizes, list(self.groups), self.size, self.group_X, settings)
 

@@ -75,7 +75,7 @@ class PriorEnsemble(EmpiricalBayes):
             raise ValueError(f"values: expected finite numbers (S, D), and log_weight (S,), got shapes {got}")
         if bool(log_weight.isnan().any()) or not bool(log_weight.logsumexp(0).isfinite()):
             raise ValueError("log_weight: expected logarithms of weights, got NaN, infinity, or no weight at all")
-        self.feature_names = model.feature_names
+        self.feature_names, self.covariate_names = model.feature_names, model.covariate_names
         if unknown := sorted(set(names) - {name for name, _ in model.named_parameters()}):
             raise ValueError(f"names: expected names of parameters of the model, got {unknown[0]!r}")
         self.names, self.new_groups = names, new_groups
@@ -88,7 +88,7 @@ class PriorEnsemble(EmpiricalBayes):
         each, out = Members(self, self.names, self.values), []
         for flat in self.values:
             out.append(EmpiricalBayes(*copy.deepcopy(_parts(self))))
-            out[-1].feature_names = self.feature_names
+            out[-1].feature_names, out[-1].covariate_names = self.feature_names, self.covariate_names
             out[-1].load_state_dict(each.split(flat), strict=False)
         return out
 

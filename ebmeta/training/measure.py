@@ -17,7 +17,7 @@ from ebmeta.prediction.trees import evaluating
 from ebmeta.refine.mixture import MixtureRefiner
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.columns import check_names
-from ebmeta.tasks.episodes import EpisodeSampler, TaskSampler, exact, names_of
+from ebmeta.tasks.episodes import EpisodeSampler, TaskSampler, covariates_of, exact, names_of
 from ebmeta.tasks.frames import FrameEncoder
 from ebmeta.tasks.groups import GroupSampler
 from ebmeta.tasks.mixed import MixedSampler
@@ -78,6 +78,11 @@ def check_columns(model: EmpiricalBayes, tasks: object, validation: object = Non
     check_names(model.feature_names, names, "when the model was trained")
     if names is not None and (model.predictor.embedder is not None or len(names) == model.predictor.num_features):
         model.feature_names = list(names)
+    covariates = covariates_of(tasks)
+    check_names(covariates, covariates_of(validation), "for training", "covariate")
+    check_names(model.covariate_names, covariates, "when the model was trained", "covariate")
+    if covariates is not None and len(covariates) == model.prior.num_covariates:
+        model.covariate_names = list(covariates)
 
 
 def check_groups(model: EmpiricalBayes, tasks: TaskSampler, validation: TaskSampler | None = None) -> None:

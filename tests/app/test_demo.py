@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 
 import ebmeta
 from ebmeta.app import demo
+from ebmeta.app.cli import main
 from ebmeta.diagnostics import diagnose
 
 
@@ -126,11 +127,24 @@ def test_page_of_checks_says_what_the_line_says(short):
     assert again.summary == found["summary"]
 
 
-def test_same_seed_same_numbers(short, tmp_path, capsys, rng_untouched):
-    threads = torch.get_num_threads()
+def test_the_command_uses_one_thread_and_gives_the_others_back(tmp_path, monkeypatch):
+    used = []
+    monkeypatch.setattr(demo, "run", lambda *arguments, **options: used.append(torch.get_num_threads()) or {})
+    torch.set_num_threads(2)
+    try:
+        assert main(["demo", str(tmp_path / "demo")]) == 0
+        assert (used, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_same_seed_same_numbers(short, tmp_path, capsys, monkeypatch, rng_untouched):
+    threads, set_threads = torch.get_num_threads(), []
+    monkeypatch.setattr(torch, "set_num_threads", set_threads.append)
     again = demo.run(tmp_path, seed=3, num_iterations=12, progress=False, num_tasks=40)
     assert {**again, "seconds": 0} == {**short[1], "seconds": 0}
     assert torch.get_num_threads() == threads
+    assert set_threads == []  # other threads of the caller compute too
     assert capsys.readouterr().out.endswith(f"{again['summary']}\n")
 
 

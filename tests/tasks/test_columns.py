@@ -4,6 +4,7 @@ import copy
 import datetime
 import decimal
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -101,6 +102,48 @@ def test_a_model_keeps_the_names_of_its_columns(regressor, tmp_path):
         with pytest.raises(ValueError, match="The feature names should match .* the same names in another order"):
             use()
     assert EmpiricalBayes.regressor(2).feature_names is None
+
+
+def test_covariates_of_groups_are_compared_by_name(tmp_path):
+    x, y, shop = shops(6)
+    rng = np.random.default_rng(1)
+    of_shop = pd.DataFrame(rng.normal(size=(6, 2)), columns=["area", "staff"], index=sorted(set(shop)))
+    plain = {"n_support": 2}
+    named = GroupSampler(pd.DataFrame(x), y, shop, group_X=of_shop.loc[shop], **plain)
+    other = GroupSampler(pd.DataFrame(x), y, shop + 100, group_X=of_shop.loc[shop][["staff", "area"]], **plain)
+    assert named.covariate_names == ["area", "staff"]
+    assert (
+        named.fingerprint()
+        != GroupSampler(pd.DataFrame(x), y, shop, group_X=of_shop.loc[shop].to_numpy()).fingerprint()
+    )
+    model = EmpiricalBayes.regressor(2, num_steps=0, num_covariates=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ebmeta.fit_evidence(model, named, boundary=False)
+    loaded = ebmeta.load(ebmeta.save(model, tmp_path / "m"))
+    assert model.covariate_names == loaded.covariate_names == ["area", "staff"]
+    face = ebmeta.FewShotRegressor(loaded)
+    swapped = {g: of_shop.loc[g, ["staff", "area"]] for g in of_shop.index}
+    for use in (
+        lambda: ebmeta.evaluate(loaded, other, 2),
+        lambda: ebmeta.fit(loaded, other, 1, progress=False),
+        lambda: ebmeta.fit(EmpiricalBayes.regressor(2, num_covariates=2), named, 1, validation=other, progress=False),
+        lambda: face.fit(pd.DataFrame(x), y, groups=shop, group_x=swapped),
+        lambda: face.fit(pd.DataFrame(x), y, group_x=of_shop.loc[shop[0], ["staff", "area"]]),
+    ):
+        with pytest.raises(ValueError, match="The covariate names should match .* the same names in another order"):
+            use()
+    right = {g: of_shop.loc[g] for g in of_shop.index}
+    unnamed = {g: of_shop.loc[g].to_numpy() for g in of_shop.index}
+    first, second = (
+        face.fit(pd.DataFrame(x), y, groups=shop, group_x=v).predict(pd.DataFrame(x), groups=shop)
+        for v in (right, unnamed)
+    )
+    assert np.array_equal(first, second)
+    other = copy.deepcopy(model)
+    other.covariate_names = ["area"]
+    with pytest.raises(ValueError, match=r"config.json: expected the names of 2 columns, got \['area'\]"):
+        ebmeta.load(ebmeta.save(other, tmp_path / "n"))
 
 
 def test_conformal_sets_and_mixed_samplers_compare_names(classifier):
