@@ -440,3 +440,18 @@ def test_a_spread_held_at_zero_stays_there(monkeypatch):
         if p is model.prior.log_scale or p is model.prior.lower:
             held[1] = True
     assert torch.equal(seen[0], torch.cat([held.flatten() for held in expected]))
+
+
+@pytest.mark.parametrize("num_draws", [1, 3, 200])
+def test_predictions_have_as_many_draws_as_asked_for(ensemble, num_draws):
+    X, y = new_rows(4)
+    batch = TaskBatch(*(torch.from_numpy(v)[None] for v in (X[:2], y[:2], X[2:], y[2:])))
+    levels = EmpiricalBayes.regressor(X.shape[1], "normal_per_task").double()
+    levels.fitted = True
+    assert len(ensemble.members) not in (1, 3, 200)
+    for model in (ensemble, levels):
+        tree = ebmeta.predict(model, batch, num_draws=num_draws)
+        for group, name in (("posterior", "w"), ("posterior_predictive", "query_y"), ("log_likelihood", "query_y")):
+            drawn = tree[group][name].isel(chain=0, task=0).values.reshape(num_draws, -1)
+            assert np.isfinite(drawn).all()
+            assert len(np.unique(drawn[:, 0])) == num_draws
