@@ -144,6 +144,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="file of the result")
     options = parser.parse_args()
     chosen = [m for m in read() if not options.files or m.file.endswith(tuple(options.files))]
+    if not chosen:
+        parser.error(f"files: expected ends of names in {TABLE.name}, got {' '.join(options.files)}")
     results: Path = options.results or ROOT / "benchmarks" / "results" / "mutants.json"
     before = json.loads(results.read_text())["each"] if results.exists() else []
     last = {(m["file"], m["old"], m["new"]): m.get("by") for m in before}

@@ -39,3 +39,11 @@ def test_a_text_that_does_not_stand_once_is_refused():
     for text in ("y = x\n", "x + 1\nx + 1\n"):
         with pytest.raises(ValueError, match="a.py: expected once, got [02] times: 'x \\+ 1'"):
             mutant.apply(text)
+
+
+def test_a_file_without_mutants_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["mutants.py", "no_such_file.py"])
+    monkeypatch.setattr(mutants, "copy", lambda folder: pytest.fail("nothing is to be run"))
+    with pytest.raises(SystemExit):
+        mutants.main()
+    assert "files: expected ends of names in mutants.toml, got no_such_file.py" in capsys.readouterr().err
