@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ebmeta.foundation.tensor_files import checksum, load_tensors, read_tensors, write_tensors
-from ebmeta.foundation.writing import to_json
+from ebmeta.foundation.writing import check_target, to_json
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.episodes import RowSampler, TaskSampler
+from ebmeta.training.objective import Objective
+from ebmeta.training.validation import Validation
 
-__all__ = ["TrainingState", "origins"]
+__all__ = ["Checkpoint", "RunSettings", "TrainingState"]
 
-COUNTERS = ("iteration", "best_loss", "best_iteration", "stale", "stopped")
+COUNTERS = ("best_loss", "best_iteration", "stale", "stopped")  # of validation
 
 
 #: What a run started from, as checksums, and how an error calls it.
@@ -33,29 +37,57 @@ ORIGINS = {
 }
 
 
-def origins(
-    model: EmpiricalBayes, tasks: TaskSampler, validation: TaskSampler | None, batch_size: int
-) -> dict[str, Any]:
-    """Return checksums of all that a run starts from besides its settings.
-
-    A source of tasks is known by its own fingerprint, where it has one, and by its first batch. Of an embedder that
-    is trained the weights are in the checkpoint; those of a frozen one are compared.
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """The arguments of a run that its parameters depend on, besides model and tasks; see `ebmeta.fit`.
 
     Args:
-        model: the model.
-        tasks: source of training tasks.
-        validation: source of validation tasks, or None.
+        num_iterations: optimiser steps.
         batch_size: tasks per step.
+        validate_every: iterations between validations.
+        validation_tasks: tasks per validation.
+        objective: what is minimised.
+        learning_rate: peak learning rate.
+        seed: seed of the draws.
+        harder: how much harder training tasks are made.
+        patience: validations without improvement before stopping.
     """
-    embedder = model.predictor.embedder
-    frozen = embedder is not None and not any(p.requires_grad for p in embedder.parameters())
-    return {
-        "tasks": _source(tasks, batch_size),
-        "validation": None if validation is None else _source(validation, batch_size),
-        "embedder": None
-        if embedder is None
-        else [type(embedder).__name__, checksum(embedder.state_dict()) if frozen else None],
-    }
+
+    num_iterations: int
+    batch_size: int
+    validate_every: int
+    validation_tasks: int
+    objective: Objective
+    learning_rate: float
+    seed: int
+    harder: float
+    patience: int | None
+
+    def identity(self, model: EmpiricalBayes, tasks: TaskSampler, validation: TaskSampler | None) -> dict[str, Any]:
+        """Return all by which a checkpoint is recognised: settings, and checksums of what the run starts from.
+
+        A source of tasks is known by its own fingerprint, where it has one, and by its first batch. Of an embedder
+        that is trained the weights are in the checkpoint; those of a frozen one are compared.
+
+        Args:
+            model: the model.
+            tasks: source of training tasks.
+            validation: source of validation tasks, or None.
+        """
+        settings = {each.name: getattr(self, each.name) for each in fields(self)}
+        goal = self.objective
+        embedder = model.predictor.embedder
+        frozen = embedder is not None and not any(p.requires_grad for p in embedder.parameters())
+        return settings | {
+            "objective": [goal.kind, goal.num_draws, goal.anytime],
+            "beta": model.beta,
+            "model": model.config,
+            "tasks": _source(tasks, self.batch_size),
+            "validation": None if validation is None else _source(validation, self.batch_size),
+            "embedder": None
+            if embedder is None
+            else [type(embedder).__name__, checksum(embedder.state_dict()) if frozen else None],
+        }
 
 
 def _source(tasks: TaskSampler, batch_size: int) -> list[str | None]:
@@ -71,81 +103,102 @@ class TrainingState:
     Args:
         model: the model in training.
         optimizer: its optimiser.
-        settings: arguments of the run, by which a checkpoint is recognised.
+        validation: the best parameters so far.
         iteration: iterations done.
-        best_loss: lowest validation loss so far.
-        best_iteration: iterations after which it was reached.
-        stale: validations since then.
-        stopped: whether validation has ended the run.
-        best: the parameters of the lowest validation loss.
         rows: the history, a list of values per name.
     """
 
     model: EmpiricalBayes
     optimizer: torch.optim.Adam
-    settings: dict[str, Any]
+    validation: Validation
     iteration: int = 0
-    best_loss: float = math.inf
-    best_iteration: int = 0
-    stale: int = 0
-    stopped: bool = False
-    best: dict[str, Tensor] = field(default_factory=dict)
-    rows: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    rows: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)
 
-    def record(self, **values: Any) -> None:
+    def record(self, values: Mapping[str, Any]) -> None:
         """Append values to the history."""
         for name, value in values.items():
             self.rows.setdefault(name, []).append(np.asarray(value, dtype=np.float64))
 
-    def save(self, path: Path) -> None:
-        """Write everything to a file.
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The file to which the state of a run goes, and from which the run continues.
+
+    Args:
+        path: the file.
+        every: iterations between checkpoints.
+        identity: what the run is recognised by.
+    """
+
+    path: Path
+    every: int
+    identity: dict[str, Any]
+
+    def due(self, iteration: int, last: bool) -> bool:
+        """Return whether to save after an iteration."""
+        return last or iteration % self.every == 0
+
+    def resume(self, state: TrainingState) -> bool:
+        """Continue the run of the file where it exists, and return whether it does.
 
         Raises:
-            OSError: if the file cannot be written.
+            ValueError: if the file is truncated, or of another run or model.
+            OSError: if it could not be written.
         """
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"best.{k}": v for k, v in self.best.items()}
-        for i, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{i}.{k}": v for k, v in slots.items()}
-        tensors |= {f"rows.{k}": torch.from_numpy(np.stack(v)) for k, v in self.rows.items()}
-        header = {"settings": self.settings, **{k: getattr(self, k) for k in COUNTERS}}
-        header["best_loss"] = None if math.isinf(self.best_loss) else self.best_loss  # JSON has no infinity
-        write_tensors(path, tensors, header, "checkpoint")
-
-    def load(self, path: Path) -> None:
-        """Take everything from a file.
-
-        Raises:
-            ValueError: if it is truncated, or of another run or model.
-        """
-        stored = read_tensors(path, "checkpoint")
+        if not self.path.exists():
+            check_target(self.path, "checkpoint")
+            return False
+        stored = read_tensors(self.path, "checkpoint")
         if stored.checksum is None:
-            raise ValueError(f"{path}: expected a checkpoint with a checksum, got one of an older ebmeta; start again")
-        tensors, header = stored.tensors, stored.header
-        theirs = header["settings"]
-        for name, mine in json.loads(to_json(self.settings)).items():
-            if theirs.get(name) != mine:
-                if name in ORIGINS:
-                    raise ValueError(
-                        f"{path}: expected a checkpoint of a run with {ORIGINS[name]}, got one with others; continue "
-                        "that run with its own data, or choose another file"
-                    )
-                raise ValueError(
-                    f"{path}: expected a checkpoint of a run with {name}={mine}, got {theirs.get(name)}; "
-                    "continue that run with its own arguments, or choose another file"
-                )
+            raise ValueError(
+                f"{self.path}: expected a checkpoint with a checksum, got one of an older ebmeta; start again"
+            )
+        self._recognise(stored.header["settings"])
         groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "adam": {}, "rows": {}}
-        for name, tensor in tensors.items():
+        for name, tensor in stored.tensors.items():
             group, _, rest = name.partition(".")
             groups[group][rest] = tensor
-        load_tensors(self.model, groups["model"], path)
+        load_tensors(state.model, groups["model"], self.path)
         slots: dict[int, dict[str, Tensor]] = {}
         for name, tensor in groups["adam"].items():
             index, _, slot = name.partition(".")
             slots.setdefault(int(index), {})[slot] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
-        self.best = groups["best"]
-        self.rows = {k: list(v.numpy()) for k, v in groups["rows"].items()}
+        state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": slots})
+        state.rows = {k: list(v.numpy()) for k, v in groups["rows"].items()}
+        state.iteration = stored.header["iteration"]
         for name in COUNTERS:
-            setattr(self, name, header[name])
-        self.best_loss = math.inf if self.best_loss is None else self.best_loss
+            setattr(state.validation, name, stored.header[name])
+        lowest = stored.header["best_loss"]
+        state.validation.best_loss = math.inf if lowest is None else lowest  # JSON has no infinity
+        state.validation.best = groups["best"]
+        return True
+
+    def _recognise(self, theirs: dict[str, Any]) -> None:
+        for name, mine in json.loads(to_json(self.identity)).items():
+            if theirs.get(name) == mine:
+                continue
+            if name in ORIGINS:
+                raise ValueError(
+                    f"{self.path}: expected a checkpoint of a run with {ORIGINS[name]}, got one with others; continue "
+                    "that run with its own data, or choose another file"
+                )
+            raise ValueError(
+                f"{self.path}: expected a checkpoint of a run with {name}={mine}, got {theirs.get(name)}; "
+                "continue that run with its own arguments, or choose another file"
+            )
+
+    def save(self, state: TrainingState) -> None:
+        """Write everything to the file.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        best = state.validation
+        tensors = {f"model.{k}": v for k, v in state.model.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in best.best.items()}
+        for i, slots in state.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{i}.{k}": v for k, v in slots.items()}
+        tensors |= {f"rows.{k}": torch.from_numpy(np.stack(v)) for k, v in state.rows.items()}
+        header = {"settings": self.identity, "iteration": state.iteration, **{k: getattr(best, k) for k in COUNTERS}}
+        header["best_loss"] = None if math.isinf(best.best_loss) else best.best_loss
+        write_tensors(self.path, tensors, header, "checkpoint")

@@ -27,26 +27,23 @@ from tqdm import tqdm
 
 from ebmeta.foundation.checks import above, at_least, checked, found, within
 from ebmeta.foundation.seeding import Drawing, stream
-from ebmeta.foundation.writing import check_target
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.prediction.trees import CELLS
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.episodes import TaskSampler
 from ebmeta.tasks.held_out import check_classes
-from ebmeta.training.checkpoint import TrainingState, origins
+from ebmeta.training.checkpoint import Checkpoint, RunSettings, TrainingState
 from ebmeta.training.measure import check_columns, check_groups, check_labels, half_told, hardening, start, untold
 from ebmeta.training.objective import Kind, Objective, Terms
 from ebmeta.training.rising import still_rising
+from ebmeta.training.schedule import Schedule
 from ebmeta.training.temperature import fit_task_temperature
+from ebmeta.training.validation import Validation
 
 __all__ = ["FitResult", "fit", "resolve_device"]
 
-WARM_UP = 0.1
-QUICK = 0.02  # least peak learning rate of the refiner's few numbers
-CLIP = 5.0
 TEMPERATURE_TASKS = 1024
 WASTE = 2  # rows of a batch over those that are no padding, beyond which tasks of like size are looked at together
-VALIDATION_DRAWS = 64  # the predictive score of a few draws is biased
 
 
 @checked(best_iteration=at_least(0), seconds=at_least(0))
@@ -93,25 +90,6 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if resolved.type == "cuda" and (resolved.index or 0) >= visible:
         raise ValueError(f"device: expected one of {visible} visible CUDA devices, got {str(device)!r}")
     return resolved
-
-
-def _learning_rate(iteration: int, total: int) -> float:
-    """Return the present learning rate over its peak."""
-    warm = max(1, int(WARM_UP * total))
-    if iteration < warm:
-        return (iteration + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (iteration - warm) / max(1, total - warm)))
-
-
-def _optimizer(model: EmpiricalBayes, learning_rate: float) -> tuple[torch.optim.Adam, list[float]]:
-    """Return the optimiser and the peak learning rate of each group of parameters."""
-    quick = [p for p in model.refiner.quick() if p.requires_grad]
-    known = set(map(id, quick))
-    rest = [p for p in model.trainable() if id(p) not in known]
-    groups = [(rest, learning_rate), (quick, max(QUICK, learning_rate))]
-    groups = [(parameters, peak) for parameters, peak in groups if parameters]
-    optimizer = torch.optim.Adam([{"params": parameters} for parameters, _ in groups], lr=learning_rate)
-    return optimizer, [peak for _, peak in groups]
 
 
 @checked(
@@ -181,86 +159,88 @@ def fit(
         OSError: if the checkpoint cannot be written.
     """
     started = time.perf_counter()
-    counts = {
-        "num_iterations": num_iterations,
-        "batch_size": batch_size,
-        "validate_every": validate_every,
-        "validation_tasks": validation_tasks,
-    }
-    check_groups(model, tasks, validation)
-    check_columns(model, tasks, validation)
-    check_labels(model, tasks)
-    for note in [*check_classes(tasks, validation), *(f"fit: {note}" for note in untold(model, tasks))]:
+    for note in _look_at(model, tasks, validation):
         warnings.warn(note, UserWarning, stacklevel=3)  # above the check of arguments
     strength = hardening(model, tasks, validation, harder)
     goal = objective if isinstance(objective, Objective) else Objective(objective)
-    place = resolve_device(device)
-
+    settings = RunSettings(
+        num_iterations=num_iterations,
+        batch_size=batch_size,
+        validate_every=validate_every,
+        validation_tasks=validation_tasks,
+        objective=goal,
+        learning_rate=learning_rate,
+        seed=seed,
+        harder=strength,
+        patience=patience,
+    )
+    held_out = Validation(
+        tasks=validation, objective=goal, num_tasks=validation_tasks, every=validate_every, patience=patience, seed=seed
+    )
     source = tasks.harder(strength) if strength else tasks  # type: ignore[attr-defined]
+    place = resolve_device(device)
     with _training(model, place), tqdm(total=num_iterations, desc="fit", unit="it", disable=not progress) as bar:
-        optimizer, peaks = _optimizer(model, learning_rate)
-        settings = {
-            **counts,
-            "objective": [goal.kind, goal.num_draws, goal.anytime],
-            "learning_rate": learning_rate,
-            "seed": seed,
-            "harder": strength,
-            "patience": patience,
-            "beta": model.beta,
-            "model": model.config,
-        }
-        path = None if checkpoint is None else Path(checkpoint)
-        settings |= {} if path is None else origins(model, tasks, validation, batch_size)
-        state = TrainingState(model, optimizer, settings)
-        if path is not None and path.exists():
-            state.load(path)
-        else:
-            if path is not None:
-                check_target(path, "checkpoint")
+        state = TrainingState(model, Schedule(num_iterations, learning_rate).optimizer(model), held_out)
+        file = None
+        if checkpoint is not None:
+            file = Checkpoint(Path(checkpoint), checkpoint_every, settings.identity(model, tasks, validation))
+        if file is None or not file.resume(state):
             start(model, tasks, batch_size, place)
-        if state.iteration and progress:
-            bar.write(f"fit: continuing after {state.iteration} iterations of {path}", file=sys.stderr)
-        bar.update(state.iteration)
-        while state.iteration < num_iterations and not state.stopped:
-            n = state.iteration
-            batch = half_told(source.sample(batch_size, n), n).to(place)
-            rate = _learning_rate(n, num_iterations)
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = rate * peak
-            terms = _terms(goal, model, batch, seed, n)
-            loss = goal.total(terms) / terms.num_queries.sum()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            value, slope = loss.item(), torch.nn.utils.clip_grad_norm_(model.trainable(), CLIP).item()
-            if not (math.isfinite(value) and math.isfinite(slope)):
-                raise ValueError(
-                    f"the loss became {value} (gradient {slope}) at iteration {n}; expected finite: lower "
-                    f"learning_rate ({learning_rate}), or bring the inputs to unit scale"
-                )
-            optimizer.step()
-            state.iteration = n + 1
-            state.record(loss=value, learning_rate=rate * learning_rate, **_means(terms))
-            last = state.iteration == num_iterations
-            if validation is not None and (last or state.iteration % validate_every == 0):
-                _validate(state, goal, validation, validation_tasks, seed, place, patience)
-            bar.update()
-            if n % 20 == 0:
-                bar.set_postfix(nll=f"{state.rows['nll'][-1][-1]:.3f}", refresh=False)
-            if path is not None and (last or state.stopped or state.iteration % checkpoint_every == 0):
-                state.save(path)
-        best_iteration = state.iteration
-        if state.best:
-            model.load_state_dict(state.best)
-            best_iteration = state.best_iteration
-        extra = min(math.ceil(TEMPERATURE_TASKS / batch_size), math.ceil(num_iterations / 4))
-        sources = [source] if validation is None else [source, validation]
-        fresh = [(s, n) for s in sources for n in range(num_iterations, num_iterations + extra)]
-        fit_task_temperature(model, (half_told(s.sample(batch_size, n), n).to(place) for s, n in fresh))
+        elif progress:
+            bar.write(f"fit: continuing after {state.iteration} iterations of {file.path}", file=sys.stderr)
+        _iterate(state, settings, source, file, bar)
+        if held_out.best:
+            model.load_state_dict(held_out.best)
+        fit_task_temperature(model, _unseen(settings, [s for s in (source, validation) if s is not None], place))
     model.eval()
     notes = tuple(still_rising(model, tasks, goal))
     for note in notes:
         warnings.warn(f"fit: {note}", UserWarning, stacklevel=3)
-    return FitResult(model, _history(state), best_iteration, state.stopped, time.perf_counter() - started, notes)
+    best = held_out.best_iteration if held_out.best else state.iteration
+    return FitResult(model, _history(state), best, held_out.stopped, time.perf_counter() - started, notes)
+
+
+def _look_at(model: EmpiricalBayes, tasks: TaskSampler, validation: TaskSampler | None) -> list[str]:
+    """Refuse tasks that a model cannot be trained on, and return what else there is to say of them."""
+    check_groups(model, tasks, validation)
+    check_columns(model, tasks, validation)
+    check_labels(model, tasks)
+    return [*check_classes(tasks, validation), *(f"fit: {note}" for note in untold(model, tasks))]
+
+
+def _iterate(
+    state: TrainingState, settings: RunSettings, tasks: TaskSampler, checkpoint: Checkpoint | None, bar: tqdm
+) -> None:
+    """Go on to the last iteration, or to where validation ends the run."""
+    model, goal, held_out = state.model, settings.objective, state.validation
+    schedule = Schedule(settings.num_iterations, settings.learning_rate)
+    device = next(model.parameters()).device
+    bar.update(state.iteration)
+    while state.iteration < settings.num_iterations and not held_out.stopped:
+        n = state.iteration
+        batch = half_told(tasks.sample(settings.batch_size, n), n).to(device)
+        terms = _terms(goal, model, batch, settings.seed, n)
+        loss = goal.total(terms) / terms.num_queries.sum()
+        rate = schedule.step(model, state.optimizer, loss, n)
+        state.record({"loss": loss.item(), "learning_rate": rate, **terms.means()})
+        state.iteration = n + 1
+        last = state.iteration == settings.num_iterations
+        if held_out.due(state.iteration, last):
+            state.record(held_out.look(model, state.iteration))
+        bar.update()
+        if n % 20 == 0:
+            bar.set_postfix(nll=f"{state.rows['nll'][-1][-1]:.3f}", refresh=False)
+        if checkpoint is not None and checkpoint.due(state.iteration, last or held_out.stopped):
+            checkpoint.save(state)
+
+
+def _unseen(settings: RunSettings, sources: list[TaskSampler], device: torch.device) -> Iterator[TaskBatch]:
+    """Return batches that training has not drawn, behind the temperature of tasks."""
+    size, first = settings.batch_size, settings.num_iterations
+    more = min(math.ceil(TEMPERATURE_TASKS / size), math.ceil(first / 4))
+    for source in sources:
+        for n in range(first, first + more):
+            yield half_told(source.sample(size, n), n).to(device)
 
 
 @contextmanager
@@ -287,55 +267,7 @@ def _terms(goal: Objective, model: EmpiricalBayes, batch: TaskBatch, seed: int, 
     masks, parts = (batch.support_mask, batch.query_mask), [batch]
     if sum(m.numel() for m in masks) > WASTE * sum(int(m.sum()) for m in masks):
         parts = [part for _, part in batch.parts(CELLS, model.predictor.num_weights)]
-    return _joined([goal.terms(model, part, generator=source) for part in parts])
-
-
-def _joined(parts: list[Terms]) -> Terms:
-    nll, kl = (torch.cat(values, 1) for values in ([p.nll for p in parts], [p.kl for p in parts]))
-    return Terms(nll, kl, torch.cat([p.num_queries for p in parts]), parts[0].beta)
-
-
-def _means(terms: Terms) -> dict[str, np.ndarray]:
-    nll = terms.nll.detach().sum(1) / terms.num_queries.sum()
-    return {"nll": nll.cpu().numpy(), "kl": terms.kl.detach().mean(1).cpu().numpy()}
-
-
-def _validate(
-    state: TrainingState,
-    goal: Objective,
-    validation: TaskSampler,
-    num_tasks: int,
-    seed: int,
-    device: torch.device,
-    patience: int | None,
-) -> None:
-    """Score the fixed validation tasks; keep the best parameters; decide whether to stop."""
-    model = state.model
-    model.eval()
-    parts: list[Terms] = []
-    with torch.no_grad():
-        sharp = Objective(goal.kind, max(VALIDATION_DRAWS, goal.num_draws), goal.anytime)
-        for index, start in enumerate(range(0, num_tasks, 32)):
-            drawn: TaskBatch = validation.sample(min(32, num_tasks - start), index)
-            batch = half_told(drawn, index).to(device)
-            parts.append(sharp.terms(model, batch, generator=stream(seed, 1, index)))
-    model.train()
-    terms = _joined(parts)
-    means = _means(terms)
-    # The predictions after the last step count; for "evidence" the bound itself is the score.
-    score = (terms.loss if goal.kind == "evidence" else terms.nll)[-1].sum() / terms.num_queries.sum()
-    state.record(
-        validation_iteration=state.iteration,
-        validation_loss=(goal.total(terms) / terms.num_queries.sum()).item(),
-        validation_nll=means["nll"],
-        validation_kl=means["kl"],
-    )
-    if score.item() < state.best_loss:
-        state.best_loss, state.best_iteration, state.stale = score.item(), state.iteration, 0
-        state.best = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-    else:
-        state.stale += 1
-        state.stopped = patience is not None and state.stale >= patience
+    return Terms.join([goal.terms(model, part, generator=source) for part in parts])
 
 
 def _history(state: TrainingState) -> xr.Dataset:

@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
+from numpy.typing import NDArray
 from pyro.infer import ELBO
 from pyro.infer.enum import get_importance_trace
 from pyro.infer.util import torch_item
@@ -65,6 +66,17 @@ class Terms:
     def loss(self) -> Tensor:
         r"""Negative log likelihood $+ \beta\,\mathrm{KL}$, shape `(steps, T)`."""
         return self.nll + self.beta * self.kl
+
+    @staticmethod
+    def join(parts: Sequence[Terms]) -> Terms:
+        """Return the terms of all tasks of some batches."""
+        nll, kl = (torch.cat(values, 1) for values in ([p.nll for p in parts], [p.kl for p in parts]))
+        return Terms(nll, kl, torch.cat([p.num_queries for p in parts]), parts[0].beta)
+
+    def means(self) -> dict[str, NDArray[Any]]:
+        """Return `nll` in nats per query and `kl` in nats per task, after each step."""
+        nll = self.nll.detach().sum(1) / self.num_queries.sum()
+        return {"nll": nll.cpu().numpy(), "kl": self.kl.detach().mean(1).cpu().numpy()}
 
 
 @checked(num_draws=at_least(1), anytime=at_least(0))

@@ -78,7 +78,7 @@ LEFT = {
     "likelihood.gaussian_softmax": INNER,
     "training.objective.Objective.*": "given what `Objective.terms` has returned, or by Pyro",
     "ebmeta.Objective.*": "given what `Objective.terms` has returned, or by Pyro",
-    "training.objective.Terms": PART,
+    "training.objective.Terms*": PART,
     "training.objective.importance_bound": INNER,
     "model.storage.model_files": "names of files, for the command line",
     "prediction.trees.[Mae]*": INNER,

@@ -1,0 +1,82 @@
+r"""Learning rates, and the length of a gradient: pure functions of the iteration.
+
+$$ \eta_n = \eta \begin{cases} (n + 1) / W & n < W \\
+   \tfrac12 \big(1 + \cos \tfrac{\pi (n - W)}{N - W}\big) & n \ge W \end{cases} $$
+
+at iteration $n$ of $N$, with a warm-up of $W = N / 10$ iterations.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+
+__all__ = ["Schedule"]
+
+WARM_UP = 0.1
+QUICK = 0.02  # least peak learning rate of the refiner's few numbers
+CLIP = 5.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    r"""How far each iteration goes.
+
+    Args:
+        num_iterations: $N$.
+        learning_rate: peak learning rate $\eta$; that of the refiner's few numbers is at least 0.02.
+    """
+
+    num_iterations: int
+    learning_rate: float
+
+    def share(self, iteration: int) -> float:
+        """Return the present learning rate over its peak.
+
+        Examples:
+            >>> [round(Schedule(20, 1.0).share(n), 3) for n in (0, 1, 2, 11, 20)]
+            [0.5, 1.0, 1.0, 0.5, 0.0]
+        """
+        warm = max(1, int(WARM_UP * self.num_iterations))
+        if iteration < warm:
+            return (iteration + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * (iteration - warm) / max(1, self.num_iterations - warm)))
+
+    def optimizer(self, model: EmpiricalBayes) -> torch.optim.Adam:
+        """Return Adam over what a model trains; each of its groups of parameters knows its `peak` learning rate."""
+        quick = [p for p in model.refiner.quick() if p.requires_grad]
+        known = set(map(id, quick))
+        rest = [p for p in model.trainable() if id(p) not in known]
+        groups = [(rest, self.learning_rate), (quick, max(QUICK, self.learning_rate))]
+        return torch.optim.Adam([{"params": parameters, "peak": peak} for parameters, peak in groups if parameters])
+
+    def step(self, model: EmpiricalBayes, optimizer: torch.optim.Adam, loss: Tensor, iteration: int) -> float:
+        """Change the parameters by the gradient of a loss, cut to a norm of 5, and return the learning rate.
+
+        Args:
+            model: the model in training.
+            optimizer: its optimiser.
+            loss: what is minimised.
+            iteration: $n$.
+
+        Raises:
+            ValueError: if the loss or its gradient is not finite; nothing has changed then.
+        """
+        share = self.share(iteration)
+        for group in optimizer.param_groups:
+            group["lr"] = share * group["peak"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        value, slope = loss.item(), torch.nn.utils.clip_grad_norm_(model.trainable(), CLIP).item()
+        if not (math.isfinite(value) and math.isfinite(slope)):
+            raise ValueError(
+                f"the loss became {value} (gradient {slope}) at iteration {iteration}; expected finite: lower "
+                f"learning_rate ({self.learning_rate}), or bring the inputs to unit scale"
+            )
+        optimizer.step()
+        return share * self.learning_rate
