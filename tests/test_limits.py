@@ -10,6 +10,7 @@ import ast
 import io
 import json
 import subprocess
+import sys
 import tokenize
 import tomllib
 from collections.abc import Iterator
@@ -71,7 +72,17 @@ def complaints() -> Iterator[tuple[str, str]]:
     assert list(limits.values()) == [15, 6]
     options = [f"--config={key}={value}" for key, value in limits.items()]
     found = subprocess.run(
-        ["ruff", "check", "--isolated", "--preview", f"--select={','.join(RULES)}", "--output-format=json", *options]
+        [
+            sys.executable,
+            "-m",
+            "ruff",
+            "check",
+            "--isolated",
+            "--preview",
+            f"--select={','.join(RULES)}",
+            "--output-format=json",
+            *options,
+        ]
         + [str(ROOT / place) for place in PLACES],
         capture_output=True,
         text=True,
