@@ -27,6 +27,7 @@ extensions = [
     "offline",
     "results",
     "run_blocks",
+    "stages",
 ]
 exclude_patterns = ["_build", "_generated", "_ext"]
 default_role = "py:obj"

@@ -235,8 +235,7 @@ def evaluate(
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
     from ebmeta.model.storage import load_with_encoder
-    from ebmeta.prediction.scores import evaluate as score
-    from ebmeta.prediction.scores import table
+    from ebmeta.prediction.scores import evaluate as score, table
 
     names = [] if plots is None else ["refinement.png", "reliability.png"]
     _check([("--plots", Path(plots or "", name), "picture") for name in names], json, overwrite, MODEL=model, DATA=data)

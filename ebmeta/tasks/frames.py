@@ -19,8 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ebmeta.foundation.checks import checked, kind_of
-from ebmeta.foundation.checks import found as shown
+from ebmeta.foundation.checks import checked, found as shown, kind_of
 from ebmeta.tasks.columns import as_frame, read_keys
 from ebmeta.tasks.frame_columns import levels_of, numbers_of, refuse_missing, texts_of
 from ebmeta.tasks.frame_files import row_ids

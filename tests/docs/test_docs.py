@@ -26,7 +26,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
-docstrings, results, run_blocks = load("docstrings"), load("results"), load("run_blocks")
+docstrings, results, run_blocks, stages = map(load, ("docstrings", "results", "run_blocks", "stages"))
 
 
 # docstrings -------------------------------------------------------------------------------------------
@@ -164,10 +164,11 @@ def test_every_page_of_theory_and_every_module_has_its_place() -> None:
     for page in sorted((root / "theory").glob("*.md")):
         assert f"../../theory/{page.name}" in (root / "docs" / "theory" / page.name).read_text()
         assert f"\n{page.stem}\n" in index
-    reference = "".join(page.read_text() for page in sorted((root / "docs" / "api").glob("*.md")))
-    for module in sorted((root / "ebmeta").rglob("[!_]*.py")):
-        name = ".".join(module.relative_to(root).with_suffix("").parts)
-        assert f".. automodule:: {name}\n" in reference, name
+    pages = {page.stem for page in (root / "docs" / "api").glob("*.md")} - {"index"}
+    assert pages == set(stages.Package.read().stages)
+    for page in pages:
+        assert f"```{{stage}} {page}\n```\n" in (root / "docs" / "api" / f"{page}.md").read_text()
+        assert f"\n{page}\n" in (root / "docs" / "api" / "index.md").read_text()
 
 
 # In a build -------------------------------------------------------------------------------------------

@@ -24,8 +24,7 @@ from ebmeta.parts.heads import LinearPredictor
 from ebmeta.parts.prior import DiagonalPrior, FullPrior
 from ebmeta.plots.curves import fitted_curve
 from ebmeta.plots.posteriors import ellipse, posterior_path
-from ebmeta.prediction import arviz as interop
-from ebmeta.prediction import calibration, conformal
+from ebmeta.prediction import arviz as interop, calibration, conformal
 from ebmeta.prediction.trees import marginals, match_model
 from ebmeta.simulate import conjugate
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks

@@ -7,8 +7,7 @@ from random import Random
 from typing import Any
 
 import torch
-from safetensors.torch import load as from_bytes
-from safetensors.torch import save as to_bytes
+from safetensors.torch import load as from_bytes, save as to_bytes
 
 __all__ = ["damaged", "edited", "retensored"]
 

@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 import torch
 from builders import close, generator, number_tasks
-from pyro.distributions import Bernoulli as PyroBernoulli
-from pyro.distributions import Cauchy as PyroCauchy
-from pyro.distributions import Exponential
-from pyro.distributions import Poisson as PyroPoisson
+from pyro.distributions import Bernoulli as PyroBernoulli, Cauchy as PyroCauchy, Exponential, Poisson as PyroPoisson
 from scipy import integrate, optimize, stats
 
 import ebmeta

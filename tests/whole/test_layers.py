@@ -2,101 +2,87 @@
 
 from __future__ import annotations
 
-import ast
-from graphlib import CycleError, TopologicalSorter
+import sys
 from pathlib import Path
 
 import pytest
 
-import ebmeta
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 
-#: The stages, in the order of the flow: each may import those before it.
-STAGES = (
-    "foundation",
-    "tasks",
-    "likelihood",
-    "parts",
-    "simulate",
-    "refine",
-    "model",
-    "prediction",
-    "training",
-    "estimators",
-    "plots",
-    "reference",
-    "diagnostics",
-    "app",
-)
-PACKAGE = Path(ebmeta.__file__).parent
+from stages import Package, flow, listing, sentences  # noqa: E402  # in the folder named above
 
-
-def modules(package: Path) -> dict[str, Path]:
-    """Return the modules of the stages by dotted name without the package's own, `__init__` left out."""
-    found = sorted(path for path in package.glob("*/**/*.py") if path.stem != "__init__")
-    return {".".join(path.relative_to(package).with_suffix("").parts): path for path in found}
-
-
-def imports(package: Path) -> dict[str, set[str]]:
-    """Return what each module imports of the package, as modules or stages, at any depth of its text."""
-    known, out = modules(package), {}
-    for name, path in known.items():
-        found: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                found |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{name}: expected absolute imports, got a relative one"
-                below = {f"{node.module}.{alias.name}" for alias in node.names}
-                inner = {b for b in below if b.removeprefix("ebmeta.") in {*known, *STAGES}}
-                found |= inner | ({node.module or ""} if len(inner) < len(below) else set())
-        out[name] = {f.removeprefix("ebmeta.") for f in found if f.startswith("ebmeta.")}
-        if "ebmeta" in found:
-            out[name].add("ebmeta")
-    return out
-
-
-def faults(package: Path) -> list[str]:
-    """Return every import against the order, and every circle."""
-    graph, out = imports(package), []
-    for name, targets in graph.items():
-        stage = name.split(".")[0]
-        for target in sorted(targets):
-            theirs = target.split(".")[0]
-            if theirs not in STAGES or STAGES.index(theirs) > STAGES.index(stage):
-                out.append(f"{name} imports {target}")
-            elif theirs == stage and target == stage:
-                out.append(f"{name} imports its own stage as a whole")
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        out.append(" > ".join(error.args[1]))
-    return out
+PACKAGE = Package.read()
 
 
 def test_modules_import_what_stands_above_them():
-    assert faults(PACKAGE) == []
+    assert PACKAGE.faults() == []
 
 
 def test_nothing_stands_at_the_top_but_the_stages():
-    top = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
-    assert top == {"__init__.py", "__main__.py", "py.typed", *STAGES}
+    top = {path.name for path in PACKAGE.folder.iterdir() if path.name != "__pycache__"}
+    assert top == {"__init__.py", "__init__.pyi", "__main__.py", "py.typed", *PACKAGE.stages}
+
+
+@pytest.fixture
+def small(tmp_path) -> Path:
+    """A package of two stages, in order."""
+    files = {
+        "foundation/__init__.py": '"""What all stands on."""',
+        "foundation/high.py": '"""First."""\nimport small.foundation.low',
+        "foundation/low.py": '"""Second: of\ntwo lines.\n\nMore."""',
+        "tasks/__init__.py": '"""Tasks."""',
+        "tasks/batch.py": "from small.foundation import high, low",
+    }
+    for name, text in files.items():
+        (tmp_path / "small" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "small" / name).write_text(text)
+    return tmp_path / "small"
 
 
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        ("from ebmeta.tasks.batch import TaskBatch", "foundation.low imports tasks.batch"),
-        ("def f():\n    from ebmeta.tasks import batch", "foundation.low imports tasks.batch"),
-        ("if TYPE_CHECKING:\n    import ebmeta.tasks", "foundation.low imports tasks"),
-        ("from ebmeta import fit", "foundation.low imports ebmeta"),
-        ("from ebmeta.foundation import high", "foundation.low > foundation.high > foundation.low"),
+        ("from small.tasks.batch import TaskBatch", "foundation.low imports tasks.batch"),
+        ("def f():\n    from small.tasks import batch", "foundation.low imports tasks.batch"),
+        ("if TYPE_CHECKING:\n    import small.tasks", "foundation.low imports tasks"),
+        ("from small import fit", "foundation.low imports small"),
+        ("import small", "foundation.low imports small"),
+        ("from small.foundation import anything", "foundation.low imports its own stage as a whole"),
+        ("from small.foundation import high", "foundation.high > foundation.low > foundation.high"),
     ],
 )
-def test_an_import_against_the_order_is_found(tmp_path, line, fault):
-    files = {"foundation/low.py": line, "foundation/high.py": "import ebmeta.foundation.low", "tasks/batch.py": ""}
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    found = faults(tmp_path)
-    assert len(found) == 1
-    assert found[0] == fault or (">" in fault and set(found[0].split(" > ")) == set(fault.split(" > ")))
+def test_an_import_against_the_order_is_found(small, line, fault):
+    stages = ["foundation", "tasks"]
+    assert Package(small, stages).faults() == []
+    (small / "foundation" / "low.py").write_text(line)
+    found = Package(small, stages).faults()
+    assert found
+    assert found[0] == fault or set(found[0].split(" > ")) == set(fault.split(" > "))
+
+
+def test_relative_imports_are_refused(small):
+    (small / "foundation" / "low.py").write_text("from . import high")
+    with pytest.raises(ValueError, match="foundation.low: expected absolute imports, got a relative one"):
+        Package(small, ["foundation", "tasks"])
+
+
+def test_pages_are_made_of_what_modules_say(small):
+    package = Package(small, ["foundation", "tasks"])
+    assert sentences(package) == (
+        "**`foundation/`** What all stands on.\n\n- `low`: Second: of two lines.\n- `high`: First.\n\n"
+        "**`tasks/`** Tasks.\n\n- `batch`: \n"
+    )
+    assert [line for line in listing(package, "foundation").splitlines() if line.startswith("## ")] == [
+        "## `small.foundation.low`",
+        "## `small.foundation.high`",
+    ]
+    picture = flow(package)
+    assert picture.count("<path") == 1
+    assert "<title>1 module of tasks import foundation</title>" in picture
+    with pytest.raises(ValueError, match=r"stage: expected one of \['foundation', 'tasks'\], got 'model'"):
+        listing(package, "model")
+
+
+def test_every_module_says_what_it_is():
+    assert [name for name in [*PACKAGE.files, *PACKAGE.stages] if not PACKAGE.sentence(name)] == []

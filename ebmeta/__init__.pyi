@@ -1,0 +1,33 @@
+from . import (
+    diagnostics as diagnostics,
+    estimators as estimators,
+    likelihood as likelihood,
+    model as model,
+    parts as parts,
+    plots as plots,
+    prediction as prediction,
+    reference as reference,
+    refine as refine,
+    simulate as simulate,
+    tasks as tasks,
+    training as training,
+)
+from .estimators.classifier import FewShotClassifier as FewShotClassifier
+from .estimators.regressor import FewShotRegressor as FewShotRegressor
+from .model.empirical_bayes import EmpiricalBayes as EmpiricalBayes
+from .model.storage import load as load, load_encoder as load_encoder, save as save
+from .model.units import in_units as in_units
+from .prediction.conformal import ConformalSets as ConformalSets
+from .prediction.novelty import Novelty as Novelty
+from .prediction.scores import evaluate as evaluate
+from .prediction.trees import predict as predict
+from .tasks.batch import TaskBatch as TaskBatch
+from .tasks.episodes import EpisodeSampler as EpisodeSampler
+from .tasks.groups import GroupSampler as GroupSampler
+from .tasks.mixed import MixedSampler as MixedSampler
+from .training.ensemble import PriorEnsemble as PriorEnsemble, propagate as propagate
+from .training.evidence import EvidenceFit as EvidenceFit, fit_evidence as fit_evidence
+from .training.loop import FitResult as FitResult, fit as fit
+from .training.objective import Objective as Objective
+
+__version__: str
