@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ebmeta import EmpiricalBayes, Objective, TaskBatch
 from ebmeta.likelihood import LIKELIHOODS, Categorical, Normal
 from ebmeta.parts.gaussian import Gaussian
-from ebmeta.parts.heads import LinearPredictor
+from ebmeta.parts.heads import LinearHead
 from ebmeta.parts.initializer import ConjugateInitializer, PrototypeInitializer
 from ebmeta.parts.prior import DiagonalPrior
 from ebmeta.refine.base import GradientRefiner
@@ -55,14 +55,14 @@ def _moved(model: EmpiricalBayes, scale: float) -> EmpiricalBayes:
 def _diagonal_regressor(num_steps: int = STEPS, scale: float = 0.3) -> EmpiricalBayes:
     torch.manual_seed(0)
     refiner = GradientRefiner(RealSyntheticGradient(4, 8), num_steps)
-    parts = DiagonalPrior(4), Normal(), LinearPredictor(3, "linear"), ConjugateInitializer(), refiner
+    parts = DiagonalPrior(4), Normal(), LinearHead(3), ConjugateInitializer(), refiner
     return _moved(EmpiricalBayes(*parts, beta=0.1), scale)
 
 
 def _linear_classifier(num_steps: int = STEPS, scale: float = 0.3) -> EmpiricalBayes:
     torch.manual_seed(0)
     refiner = GradientRefiner(ClassSyntheticGradient(8, depth=3), num_steps)
-    parts = DiagonalPrior(5), Categorical(), LinearPredictor(4, "linear"), PrototypeInitializer(5, 1.0), refiner
+    parts = DiagonalPrior(5), Categorical(), LinearHead(4), PrototypeInitializer(5, 1.0), refiner
     return _moved(EmpiricalBayes(*parts, beta=1.0), scale)
 
 
@@ -232,7 +232,7 @@ def _gradients(model: EmpiricalBayes, value: Tensor) -> list[Tensor]:
 def padding_changes_nothing(member: Member) -> None:
     model, batch = member.build(), member.tasks()
     fills = [1e3]
-    if model.predictor.head == "cosine" and model.predictor.embedder is None:
+    if not model.predictor.own_units and model.predictor.embedder is None:
         fills.append(model.predictor.center)  # where the norm of a feature vector is zero
     expected = outcome(model, batch)
     for fill in fills:

@@ -21,7 +21,7 @@ from ebmeta.model.programs import Program
 from ebmeta.model.trained import Sums, is_same, sums
 from ebmeta.parts.basis import Basis, build_basis
 from ebmeta.parts.gaussian import Gaussian
-from ebmeta.parts.heads import LinearPredictor
+from ebmeta.parts.heads import CosineHead, Head, LinearHead
 from ebmeta.parts.initializer import ConjugateInitializer, Initializer, PrototypeInitializer
 from ebmeta.parts.levels import Levels, place
 from ebmeta.parts.prior import DiagonalPrior, FullPrior, Prior
@@ -56,7 +56,7 @@ class EmpiricalBayes(nn.Module):
         self,
         prior: Prior,
         likelihood: Likelihood,
-        predictor: LinearPredictor,
+        predictor: Head,
         initializer: Initializer,
         refiner: Refiner,
         beta: float,
@@ -145,7 +145,7 @@ class EmpiricalBayes(nn.Module):
         }
         if widths == "measured" and synthetic_gradient != "mixture":
             raise ValueError(f"widths: expected 'trained', or 'measured' of a mixture, got {widths!r}")
-        predictor = LinearPredictor(num_features, "cosine", embedder, freeze_embedder, profile=profile)
+        predictor = CosineHead(num_features, embedder, freeze_embedder, profile=profile)
         refiner = class_refiner(synthetic_gradient, num_steps, n_way, width, stream(seed))
         prior, initializer = DiagonalPrior(predictor.num_weights), PrototypeInitializer(predictor.num_weights)
         if widths == "measured":
@@ -225,7 +225,7 @@ class EmpiricalBayes(nn.Module):
             distribution.log_noise.requires_grad_(False)
         functions = build_basis(basis) if isinstance(basis, Mapping) else basis
         config["basis"] = None if functions is None else functions.config()
-        predictor = LinearPredictor(num_features, "linear", embedder, freeze_embedder, functions)
+        predictor = LinearHead(num_features, embedder, freeze_embedder, basis=functions, standardize=standardize)
         model = cls(
             FullPrior(predictor.num_weights, num_covariates=num_covariates),
             distribution,
@@ -258,8 +258,7 @@ class EmpiricalBayes(nn.Module):
     @property
     def weight_columns(self) -> list[str] | None:
         """Names of the columns that the weights but the intercept belong to; None where they have none."""
-        plain = self.predictor.head == "linear" and self.predictor.basis is None and self.predictor.embedder is None
-        return self.feature_names if plain else None
+        return self.feature_names if self.predictor.by_column else None
 
     @property
     def num_steps(self) -> int:

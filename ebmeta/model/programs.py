@@ -26,7 +26,7 @@ from ebmeta.foundation.checks import checked
 from ebmeta.likelihood import Given, Likelihood
 from ebmeta.model.posterior import Inference
 from ebmeta.parts.gaussian import Gaussian
-from ebmeta.parts.heads import LinearPredictor
+from ebmeta.parts.heads import Head
 from ebmeta.tasks.batch import TaskBatch
 
 __all__ = ["Program", "generate", "guess", "register"]
@@ -38,7 +38,7 @@ class Owner(Protocol):
     """What the programs ask of the model that they belong to."""
 
     likelihood: Likelihood
-    predictor: LinearPredictor
+    predictor: Head
     beta: float
 
     def check(self, batch: TaskBatch) -> None:

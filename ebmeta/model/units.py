@@ -29,15 +29,10 @@ def in_units(model: EmpiricalBayes, q: Gaussian) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: if the head is not linear.
     """
-    if model.predictor.head != "linear":
-        raise ValueError(f"in_units: expected a linear head, got {model.predictor.head!r}")
+    change = model.predictor.to_units()
     q = q.with_(q.loc.double(), q.precision.double())
     if q.loc.shape[-1] != model.predictor.num_weights:
         raise ValueError(f"q: expected {model.predictor.num_weights} weights, got shape {tuple(q.loc.shape)}")
-    change = torch.eye(model.predictor.num_weights, dtype=q.loc.dtype, device=q.loc.device)
-    if model.predictor.basis is None:
-        change[:-1, :-1] /= model.predictor.unit.unsqueeze(1)
-        change[-1, :-1] = -model.predictor.center / model.predictor.unit
     change = change * getattr(model.likelihood, "unit", 1.0)
     shift = torch.zeros_like(q.loc)
     shift[..., -1] = getattr(model.likelihood, "center", 0.0)

@@ -1,8 +1,8 @@
-r"""The linear predictor $\eta_i = h(x_i; w)$: features of an input against the task's weights.
+r"""Heads: the features $\phi(x)$ of an input, against which the weights of a task make its linear predictor.
 
 $$ \eta_{ic} = \phi(x_i)^\top w_c $$
 
-A "cosine" head looks at directions in a metric where classes differ and their members vary alike,
+`CosineHead` looks at directions in a metric where classes differ and their members vary alike,
 
 $$ \phi(x) = \Big( \frac{z}{\lVert z \rVert},\, c_0 \Big), \qquad z = \tilde S^{-1/4} (x - \bar x), \qquad
    \tilde S = (1 - a)\, S + a\, \tfrac{\mathrm{tr} S}{D} I, $$
@@ -13,7 +13,7 @@ training classes an input is like, a direction $u = z / \lVert z \rVert$ has mor
 
 $$ \phi(x) = \Big( \frac{(u,\; \omega\, \pi(u))}{\sqrt{1 + \omega^2}},\, c_0 \Big) . $$
 
-A "linear" head takes features in units of their training rows, or a basis of them, and appends the constant 1 of an
+`LinearHead` takes features in units of their training rows, or a basis of them, and appends the constant 1 of an
 intercept:
 
 $$ \phi(x) = \Big( \frac{x - \bar x}{s},\, 1 \Big) \quad \text{or} \quad \phi(x) = \big( b(x),\, 1 \big). $$
@@ -24,8 +24,9 @@ enter linearly, so a Gaussian over $w$ is a Gaussian over $\eta$.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,88 +37,68 @@ from ebmeta.foundation.standard import Exact, centred, check_resolution, standar
 from ebmeta.parts.basis import Basis
 from ebmeta.parts.profile import ClassProfile
 
-__all__ = ["LinearPredictor"]
+__all__ = ["CosineHead", "Head", "LinearHead"]
 
 CONSTANT = 0.3  # the constant feature of a cosine head; its square is the prior variance of a log proportion
 POWER = 0.25  # of the covariance within classes: 0 leaves the features alone, 1/2 whitens them
 SHRINKAGE = 0.3  # of that covariance towards a multiple of the identity
 
 
-@checked(num_features=at_least(0), profile=at_least(0))
-class LinearPredictor(Exact):
-    r"""Features $\phi(x)$, and $\eta = \phi(x)^\top w$.
+class Head(Exact, ABC):
+    r"""Base class: features $\phi(x)$, and $\eta = \phi(x)^\top w$.
 
     Inputs of any floating-point type become features of the model's own.
 
     Args:
-        num_features: features per input, $D$ (after the embedder, if there is one); 0 for a linear head of an
-            intercept alone.
-        head: "cosine" or "linear" (see above; what they know of the features is measured by `measure`, and
-            identity before that).
+        num_features: features per input, $D$ (after the embedder, if there is one).
         embedder: optional network from raw inputs to `num_features` features.
         freeze_embedder: keep the embedder's parameters and its batch statistics as they are.
-        basis: optional functions $b$ of the features, for a linear head; see `ebmeta.parts.basis`.
-        profile: training classes, or groups of them, in a profile, $G$, for a cosine head without an embedder in
-            training; 0 for none.
-
-    Raises:
-        ValueError: if `num_features` is too small, the head is unknown, or a basis or a profile is asked for where
-            there can be none.
     """
 
     exact: ClassVar[tuple[str, ...]] = ("center", "unit")
 
+    name: ClassVar[str]
+    #: True where every column of the features may have a unit of its own; elsewhere all share one.
+    own_units: ClassVar[bool]
+
     center: Tensor
-    metric: Tensor
-    unit: Tensor
-    taken: Tensor
     like: Tensor
 
-    def __init__(
-        self,
-        num_features: int,
-        head: Literal["cosine", "linear"],
-        embedder: nn.Module | None = None,
-        freeze_embedder: bool = False,
-        basis: Basis | None = None,
-        profile: int = 0,
-    ) -> None:
+    def __init__(self, num_features: int, embedder: nn.Module | None, freeze_embedder: bool) -> None:
         super().__init__()
-        least = 1 if head == "cosine" or embedder is not None or basis is not None else 0
-        if num_features < least:
-            raise ValueError(f"num_features: expected at least {least}, got {num_features}")
-        if basis is not None and head != "linear":
-            raise ValueError("basis: expected None for a cosine head, got a basis")
-        if profile and (head != "cosine" or (embedder is not None and not freeze_embedder)):
-            raise ValueError(f"profile: expected 0 but for class features that training does not move, got {profile}")
-        self.basis = basis
-        self.num_features, self.head, self.freeze_embedder = num_features, head, freeze_embedder
+        self.num_features, self.freeze_embedder = num_features, freeze_embedder
         self.embedder = embedder
         if embedder is not None and freeze_embedder:
             embedder.requires_grad_(False).eval()
         self.register_buffer("center", torch.zeros(num_features, dtype=torch.float64))
         self.register_buffer("like", torch.zeros(()), persistent=False)  # knows type and device of the model
-        if head == "cosine":
-            self.register_buffer("metric", torch.eye(num_features))
-            self.profile = ClassProfile(num_features, profile) if profile else None
-        else:
-            self.profile = None
-            self.register_buffer("unit", torch.ones(num_features, dtype=torch.float64))
-            self.register_buffer("taken", torch.tensor(False))
 
     @property
+    @abstractmethod
     def num_weights(self) -> int:
-        """Weights per output, $P$: one per feature, class of a profile or function of a basis; one for the constant."""
-        if self.basis is not None:
-            return self.basis.num_features + 1
-        return self.num_features + (0 if self.profile is None else self.profile.num_groups) + 1
+        """Weights per output, $P$: one per feature that the head makes, and one for the constant."""
 
     @property
+    @abstractmethod
     def measured(self) -> bool:
         """Whether the head has taken its measure of the features."""
-        return bool(self.taken) if self.head == "linear" else bool(self.center.any())
 
-    def train(self, mode: bool = True) -> LinearPredictor:
+    @property
+    def by_column(self) -> bool:
+        """Whether each weight but the constant's belongs to a column of the inputs."""
+        return False
+
+    @property
+    def raw(self) -> bool:
+        """Whether features and labels are taken as they come, so that they have to be at about unit scale."""
+        return False
+
+    @property
+    def moving(self) -> bool:
+        """Whether training moves the features."""
+        return self.embedder is not None and not self.freeze_embedder
+
+    def train(self, mode: bool = True) -> Head:
         """Set the training mode of everything but a frozen embedder."""
         super().train(mode)
         if self.embedder is not None and self.freeze_embedder:
@@ -150,22 +131,11 @@ class LinearPredictor(Exact):
         Raises:
             ValueError: if an input does not have `num_features` features.
         """
-        x = self.embed(x, mask)
-        if self.head == "cosine":
-            u = self.direction(x)
-            if self.profile is not None:
-                length = self.profile.length
-                u = torch.cat([u, length * self.profile(u)], -1) / (1 + length**2) ** 0.5
-            return functional.pad(u, (0, 1), value=CONSTANT)
-        x = standard(x, self.center, self.unit) if self.basis is None else self.basis(x.double())
-        return functional.pad(x.to(self.like.dtype), (0, 1), value=1.0)
+        return self.of_embedded(self.embed(x, mask))
 
-    def direction(self, x: Tensor) -> Tensor:
-        """Return $u$ of raw features, in the metric and from the centre of a cosine head, shape `(..., D)`."""
-        off = x.double() - self.center
-        reach = off.detach().abs().amax(-1, keepdim=True)  # the largest number becomes 1, whatever the unit
-        z = (off / torch.where(reach > 0, reach, 1.0)).to(self.metric.dtype)
-        return functional.normalize(z @ self.metric, dim=-1, eps=1e-6)
+    @abstractmethod
+    def of_embedded(self, x: Tensor) -> Tensor:
+        r"""Return $\phi$ of raw features of shape `(..., D)`, shape `(..., P)`."""
 
     def forward(self, features: Tensor, w: Tensor) -> Tensor:
         r"""Return $\eta$, shape `(..., T, N, C)`.
@@ -176,31 +146,87 @@ class LinearPredictor(Exact):
         """
         return torch.einsum("tnp,...tcp->...tnc", features, w)
 
-    @torch.no_grad()
-    def measure(self, x: Tensor, cluster: Tensor, columns: Sequence[str] = ()) -> None:
-        r"""Take the measure of training inputs: centre and metric, or centre and unit, or what a basis asks for.
+    def to_units(self) -> Tensor:
+        """Return the matrix that takes weights of features to weights of columns in their units, shape `(P, P)`.
 
-        A feature that never changes keeps the unit 1: it then adds nothing that the intercept does not.
+        Raises:
+            ValueError: if the head is not linear.
+        """
+        raise ValueError(f"in_units: expected a linear head, got {self.name!r}")
+
+    @abstractmethod
+    def measure(self, x: Tensor, cluster: Tensor, columns: Sequence[str] = ()) -> None:
+        r"""Take the measure of training inputs.
 
         Args:
             x: inputs, shape `(N, ...)`.
-            cluster: class of each input for a cosine head, any integers, shape `(N,)`. Classes seen once say nothing
-                of the metric, which stays the identity where no class is seen twice.
+            cluster: class of each input for a cosine head, any integers, shape `(N,)`.
             columns: names of the features, for messages.
 
         Raises:
             ValueError: if a feature (for a cosine head: all of them together) varies by too few roundings of its
                 numbers.
         """
+
+
+@checked(num_features=at_least(1), profile=at_least(0))
+class CosineHead(Head):
+    """Directions of features in the metric of the covariance within classes, and a constant.
+
+    Args:
+        num_features: features per input, $D$ (after the embedder, if there is one).
+        embedder: optional network from raw inputs to `num_features` features.
+        freeze_embedder: keep the embedder's parameters and its batch statistics as they are.
+        profile: training classes, or groups of them, in a profile, $G$, without an embedder in training; 0 for none.
+
+    Raises:
+        ValueError: if `num_features` is below 1, or a profile is asked for where there can be none.
+    """
+
+    name = "cosine"
+    own_units = False
+
+    metric: Tensor
+
+    def __init__(
+        self, num_features: int, embedder: nn.Module | None = None, freeze_embedder: bool = False, *, profile: int = 0
+    ) -> None:
+        super().__init__(num_features, embedder, freeze_embedder)
+        if profile and self.moving:
+            raise ValueError(f"profile: expected 0 but for class features that training does not move, got {profile}")
+        self.register_buffer("metric", torch.eye(num_features))
+        self.profile = ClassProfile(num_features, profile) if profile else None
+
+    @property
+    def num_weights(self) -> int:
+        """Weights per class, $P$: one per feature and class of the profile, and one for the constant."""
+        return self.num_features + (0 if self.profile is None else self.profile.num_groups) + 1
+
+    @property
+    def measured(self) -> bool:
+        return bool(self.center.any())
+
+    def of_embedded(self, x: Tensor) -> Tensor:
+        u = self.direction(x)
+        if self.profile is not None:
+            length = self.profile.length
+            u = torch.cat([u, length * self.profile(u)], -1) / (1 + length**2) ** 0.5
+        return functional.pad(u, (0, 1), value=CONSTANT)
+
+    def direction(self, x: Tensor) -> Tensor:
+        """Return $u$ of raw features, in the metric and from the centre, shape `(..., D)`."""
+        off = x.double() - self.center
+        reach = off.detach().abs().amax(-1, keepdim=True)  # the largest number becomes 1, whatever the unit
+        z = (off / torch.where(reach > 0, reach, 1.0)).to(self.metric.dtype)
+        return functional.normalize(z @ self.metric, dim=-1, eps=1e-6)
+
+    @torch.no_grad()
+    def measure(self, x: Tensor, cluster: Tensor, columns: Sequence[str] = ()) -> None:
+        """Take centre and metric of training inputs; see `Head.measure`.
+
+        Classes seen once say nothing of the metric, which stays the identity where no class is seen twice.
+        """
         x = self.embed(x.unsqueeze(0))[0]
-        if self.head == "linear":
-            center, unit = summary(x, "feature", columns)
-            self.center.copy_(center)
-            self.unit.copy_(unit)
-            self.taken.fill_(True)
-            if self.basis is not None and not self.basis.measured:  # its period may have been given
-                self.basis.measure(x)
-            return
         center, off = centred(x)
         reach = off.abs().max()
         deviation = float(reach * (off / reach).square().mean().sqrt()) if float(reach) > 0 else 0.0
@@ -216,3 +242,89 @@ class LinearPredictor(Exact):
             values, vectors = torch.linalg.eigh(within / size)
             values = ((1 - SHRINKAGE) * values + SHRINKAGE) ** -POWER
             self.metric.copy_((vectors * values) @ vectors.mT)
+
+
+@checked(num_features=at_least(0))
+class LinearHead(Head):
+    """Features in units of their training rows, or a basis of them, and the constant 1 of an intercept.
+
+    Args:
+        num_features: features per input, $D$ (after the embedder, if there is one); 0 for an intercept alone.
+        embedder: optional network from raw inputs to `num_features` features.
+        freeze_embedder: keep the embedder's parameters and its batch statistics as they are.
+        basis: optional functions $b$ of the features, which have a frame of their own; see `ebmeta.parts.basis`.
+        standardize: let training take the units of features, covariates and labels from its rows; otherwise they have
+            to come at about unit scale, but those of a basis.
+
+    Raises:
+        ValueError: if `num_features` is too small.
+    """
+
+    name = "linear"
+    own_units = True
+
+    unit: Tensor
+    taken: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        embedder: nn.Module | None = None,
+        freeze_embedder: bool = False,
+        *,
+        basis: Basis | None = None,
+        standardize: bool = True,
+    ) -> None:
+        super().__init__(num_features, embedder, freeze_embedder)
+        least = 0 if embedder is None and basis is None else 1
+        if num_features < least:
+            raise ValueError(f"num_features: expected at least {least}, got {num_features}")
+        self.basis, self.standardize = basis, standardize
+        self.register_buffer("unit", torch.ones(num_features, dtype=torch.float64))
+        self.register_buffer("taken", torch.tensor(False))
+
+    @property
+    def num_weights(self) -> int:
+        """Weights per output, $P$: one per feature or function of the basis, and one for the intercept."""
+        return (self.num_features if self.basis is None else self.basis.num_features) + 1
+
+    @property
+    def measured(self) -> bool:
+        return bool(self.taken)
+
+    @property
+    def by_column(self) -> bool:
+        return self.embedder is None and self.basis is None
+
+    @property
+    def raw(self) -> bool:
+        return not self.standardize and self.basis is None
+
+    def of_embedded(self, x: Tensor) -> Tensor:
+        x = standard(x, self.center, self.unit) if self.basis is None else self.basis(x.double())
+        return functional.pad(x.to(self.like.dtype), (0, 1), value=1.0)
+
+    def to_units(self) -> Tensor:
+        change = torch.eye(self.num_weights, dtype=torch.float64, device=self.unit.device)
+        if self.basis is None:
+            change[:-1, :-1] /= self.unit.unsqueeze(1)
+            change[-1, :-1] = -self.center / self.unit
+        return change
+
+    @torch.no_grad()
+    def measure(self, x: Tensor, cluster: Tensor, columns: Sequence[str] = ()) -> None:
+        """Take centre and unit of training inputs, and what a basis asks for; see `Head.measure`.
+
+        A feature that never changes keeps the unit 1: it then adds nothing that the intercept does not. Training sees
+        to the scale of features that it moves.
+        """
+        if self.raw:
+            return
+        if self.basis is not None or not self.moving:
+            x = self.embed(x.unsqueeze(0))[0]
+            center, unit = summary(x, "feature", columns)
+            self.center.copy_(center)
+            self.unit.copy_(unit)
+            if self.basis is not None and not self.basis.measured:  # its period may have been given
+                self.basis.measure(x)
+        self.taken.fill_(True)

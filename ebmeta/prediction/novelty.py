@@ -99,8 +99,7 @@ class Novelty:
 
         inputs = [self._embed(batch) for batch in batches]
         center, unit = summary(torch.cat([x[mask] for x, mask in inputs]), "feature")
-        # Columns of a linear head may have any units; those of an embedding share one.
-        self._center_unit = center, unit if self.model.predictor.head == "linear" else torch.ones_like(unit)
+        self._center_unit = center, unit if self.model.predictor.own_units else torch.ones_like(unit)
         inputs = [(standard(x, *self._center_unit), mask) for x, mask in inputs]
         rows = torch.cat([x[mask] for x, mask in inputs]).numpy()
         gaussian = LedoitWolf().fit(rows)

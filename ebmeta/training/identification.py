@@ -94,7 +94,7 @@ def alike_within_groups(model: EmpiricalBayes, parts: Sequence[TaskBatch]) -> li
 
 def _varying(model: EmpiricalBayes, rows: _Rows) -> tuple[list[str], NDArray[np.float64]]:
     """Return names and values, centred and scaled, of the features that vary, where weights are of features."""
-    if model.predictor.embedder is not None or model.predictor.basis is not None or not rows.x.shape[1]:
+    if not model.predictor.by_column or not rows.x.shape[1]:
         return [], np.empty((len(rows.y), 0))
     names = [repr(n) for n in model.feature_names or []] or [f"feature {p}" for p in range(rows.x.shape[1])]
     x = rows.x - rows.x.mean(0)

@@ -12,6 +12,7 @@ import torch
 
 from ebmeta.likelihood import ScalarLikelihood
 from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.parts.heads import CosineHead
 from ebmeta.parts.initializer import PrototypeInitializer
 from ebmeta.prediction.trees import evaluating
 from ebmeta.refine.mixture import MixtureRefiner
@@ -152,7 +153,7 @@ def start(model: EmpiricalBayes, tasks: TaskSampler, batch_size: int, device: to
         some = (tasks.sample(batch_size, index) for index in range(MOST_BATCHES))
         rows = _Rows(some, device, ROWS * max(predictor.num_features, 1))
         _take(model, rows, _encoder(tasks))
-    if predictor.profile is not None and not predictor.profile.fitted:
+    if isinstance(predictor, CosineHead) and predictor.profile is not None and not predictor.profile.fitted:
         _learn_profile(model, tasks, device)
     if rows is not None and (model.config or {}).get("widths") == "measured":
         with evaluating(model), torch.no_grad():
@@ -161,7 +162,8 @@ def start(model: EmpiricalBayes, tasks: TaskSampler, batch_size: int, device: to
 
 def _learn_profile(model: EmpiricalBayes, tasks: TaskSampler, device: torch.device) -> None:
     predictor = model.predictor
-    assert predictor.profile is not None  # for the type checker
+    assert isinstance(predictor, CosineHead)  # for the type checker, as the next line
+    assert predictor.profile is not None
     if not isinstance(tasks, (EpisodeSampler, MixedSampler)):
         raise ValueError(f"profile: expected tasks of an EpisodeSampler or MixedSampler, got {type(tasks).__name__}")
     x, y = tasks.rows(PROFILE_ROWS)
@@ -219,23 +221,17 @@ def measure_widths(model: EmpiricalBayes, phi: torch.Tensor, cluster: torch.Tens
 
 
 def _take(model: EmpiricalBayes, rows: _Rows, encoder: FrameEncoder | None) -> None:
-    predictor, config = model.predictor, model.config or {}
+    predictor = model.predictor
     names, group_names = model.feature_names or [], [] if encoder is None else encoder.group_names
-    moving = predictor.embedder is not None and not predictor.freeze_embedder  # training sees to the features' scale
     with evaluating(model), torch.no_grad():
-        if predictor.head == "cosine":
-            predictor.measure(rows.x, rows.cluster)
-        elif config.get("standardize") or predictor.basis is not None:
-            if moving and predictor.basis is None:
-                predictor.taken.fill_(True)
-            else:
-                predictor.measure(rows.x, rows.cluster, names)
+        if predictor.raw:
+            discrete = isinstance(model.likelihood, ScalarLikelihood) and model.likelihood.discrete
+            _refuse_far_from_unit_scale(rows, model.feature_names, not (discrete or model.likelihood.categorical))
+        predictor.measure(rows.x, rows.cluster, names)
+        if predictor.own_units and not predictor.raw:
             if rows.task_x is not None:
                 model.prior.measure(rows.task_x, group_names)
             model.prior.loc[-1] = model.likelihood.measure(rows.y, rows.size)
-        else:
-            discrete = isinstance(model.likelihood, ScalarLikelihood) and model.likelihood.discrete
-            _refuse_far_from_unit_scale(rows, model.feature_names, not (discrete or model.likelihood.categorical))
 
 
 class _Rows:

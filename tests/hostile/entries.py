@@ -20,7 +20,7 @@ from ebmeta.likelihood import NegativeBinomial, Normal, NormalPerTask, StudentT
 from ebmeta.model.storage import load_with_encoder
 from ebmeta.parts import basis
 from ebmeta.parts.gaussian import DiagonalGaussian, FullGaussian
-from ebmeta.parts.heads import LinearPredictor
+from ebmeta.parts.heads import CosineHead, LinearHead
 from ebmeta.parts.prior import DiagonalPrior, FullPrior
 from ebmeta.plots.curves import fitted_curve
 from ebmeta.plots.posteriors import ellipse, posterior_path
@@ -207,10 +207,8 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
         "likelihood.NegativeBinomial": (NegativeBinomial, {"shape": 2.0}),
         "parts.prior.FullPrior": (FullPrior, {"num_weights": 3, "scale": 0.5, "num_covariates": 1}),
         "parts.prior.DiagonalPrior": (DiagonalPrior, {"num_weights": 3, "scale": 0.5, "num_covariates": 1}),
-        "parts.heads.LinearPredictor": (
-            LinearPredictor,
-            {"num_features": 2, "head": "cosine", "freeze_embedder": False, "profile": 2},
-        ),
+        "parts.heads.CosineHead": (CosineHead, {"num_features": 2, "freeze_embedder": False, "profile": 2}),
+        "parts.heads.LinearHead": (LinearHead, {"num_features": 2, "freeze_embedder": False, "standardize": True}),
         "parts.basis.SplineBasis": (basis.SplineBasis, {"num_inputs": 2, "num_knots": 3}),
         "parts.basis.FourierBasis": (
             basis.FourierBasis,

@@ -12,8 +12,9 @@ from builders import class_tasks, classifier, close, generator, perturb, random_
 from torch import nn
 
 from ebmeta.likelihood import Categorical
+from ebmeta.parts.basis import SplineBasis
 from ebmeta.parts.gaussian import FullGaussian
-from ebmeta.parts.heads import LinearPredictor
+from ebmeta.parts.heads import CosineHead, Head, LinearHead
 from ebmeta.parts.initializer import PrototypeInitializer
 from ebmeta.parts.prior import DiagonalPrior, FullPrior
 from ebmeta.refine.base import Setting
@@ -68,7 +69,7 @@ def test_priors_start_at_their_scale_and_refuse_none(kind):
 
 
 def test_the_cosine_head_looks_at_directions_in_its_metric():
-    predictor, x = moved(LinearPredictor(3, "cosine")), normal(2, 4, 3)
+    predictor, x = moved(CosineHead(3)), normal(2, 4, 3)
     z = torch.einsum("tnd,de->tne", x - predictor.center, predictor.metric)
     expected = z / z.square().sum(-1, keepdim=True).sqrt()
     close(predictor.features(x), torch.cat([expected, torch.full((2, 4, 1), 0.3, dtype=torch.float64)], -1))
@@ -76,7 +77,7 @@ def test_the_cosine_head_looks_at_directions_in_its_metric():
 
 
 def test_the_metric_is_a_power_of_the_covariance_within_classes():
-    predictor = LinearPredictor(3, "cosine").double()
+    predictor = CosineHead(3).double()
     assert not predictor.measured
     x, cluster = normal(40, 3) @ normal(3, 3, seed=1), torch.arange(40) // 4 * 7
     cluster[36:] = torch.arange(900, 904)  # classes seen once say nothing
@@ -86,7 +87,7 @@ def test_the_metric_is_a_power_of_the_covariance_within_classes():
     shrunk = 0.7 * within + 0.3 * within.trace() / 3 * torch.eye(3, dtype=torch.float64)
     close(torch.linalg.matrix_power(predictor.metric, 4) @ shrunk, within.trace() / 3 * torch.eye(3).double(), 1e-8)
     assert predictor.measured
-    single = LinearPredictor(3, "cosine").double()
+    single = CosineHead(3).double()
     single.measure(x, torch.arange(40))
     assert torch.equal(single.metric, torch.eye(3, dtype=torch.float64))
 
@@ -94,7 +95,7 @@ def test_the_metric_is_a_power_of_the_covariance_within_classes():
 def test_a_linear_head_takes_the_units_of_its_training_rows():
     x = 5 + 3 * normal(50, 2)
     x = torch.cat([x, torch.full((50, 1), 7.0, dtype=torch.float64)], 1)  # a feature that never changes
-    predictor = LinearPredictor(3, "linear").double()
+    predictor = LinearHead(3).double()
     predictor.measure(x, torch.zeros(50))
     phi = predictor.features(x[None])[0]
     close(phi[:, :2], (x[:, :2] - x[:, :2].mean(0)) / x[:, :2].std(0, correction=0))
@@ -103,14 +104,14 @@ def test_a_linear_head_takes_the_units_of_its_training_rows():
 
 
 def test_the_linear_head_has_an_intercept():
-    predictor, x, w = LinearPredictor(3, "linear").double(), normal(2, 4, 3), normal(5, 2, 6, 4, seed=1)
+    predictor, x, w = LinearHead(3).double(), normal(2, 4, 3), normal(5, 2, 6, 4, seed=1)
     close(predictor(predictor.features(x), w)[3, 1, 2, 5], x[1, 2] @ w[3, 1, 5, :3] + w[3, 1, 5, 3])
     assert predictor.num_weights == 4
 
 
 def test_a_frozen_embedder_stays_in_evaluation_mode():
-    frozen = LinearPredictor(3, "linear", nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), freeze_embedder=True)
-    free = LinearPredictor(3, "linear", nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)))
+    frozen = LinearHead(3, nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), freeze_embedder=True)
+    free = LinearHead(3, nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)))
     for predictor in (frozen, free):
         predictor.train()
     assert [m.training for m in frozen.embedder.modules()] == [False] * 3
@@ -119,11 +120,14 @@ def test_a_frozen_embedder_stays_in_evaluation_mode():
 
 def test_bad_predictors_are_refused():
     with pytest.raises(ValueError, match="num_features: expected at least 1, got 0"):
-        LinearPredictor(0, "cosine")
-    with pytest.raises(ValueError, match="head: expected 'cosine' or 'linear', got 'mlp'"):
-        LinearPredictor(2, "mlp")
+        CosineHead(0)
+    for arguments in ({"embedder": nn.Identity()}, {"basis": SplineBasis()}):
+        with pytest.raises(ValueError, match="num_features: expected at least 1, got 0"):
+            LinearHead(0, **arguments)
+    with pytest.raises(TypeError, match="abstract"):
+        Head(2, None, False)
     with pytest.raises(ValueError, match=r"x: expected 3 features per input, got shape \(2, 2\)"):
-        LinearPredictor(3, "linear").features(torch.zeros(1, 4, 2, 2))
+        LinearHead(3).features(torch.zeros(1, 4, 2, 2))
 
 
 def test_prototypes_are_the_posterior_of_noisy_looks_at_each_weight():

@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from ebmeta import EmpiricalBayes, EpisodeSampler, MixedSampler, evaluate, fit, load, save
-from ebmeta.parts.heads import LinearPredictor
 from ebmeta.parts.profile import RIDGE, SMOOTHING, ClassProfile
 from ebmeta.training.measure import start
 from tests.training.test_measure import episodes
@@ -130,8 +129,6 @@ def test_profiles_are_for_class_features_that_stay():
     wanted = "profile: expected 0 but for class features that training does not move, got 5"
     with pytest.raises(ValueError, match=wanted):
         EmpiricalBayes.classifier(4, profile=5, embedder=nn.Linear(4, 4))
-    with pytest.raises(ValueError, match=wanted):
-        LinearPredictor(4, "linear", profile=5)
     with pytest.raises(ValueError, match="profile: expected 0 or at least 2 training classes, got 1"):
         EmpiricalBayes.classifier(4, profile=1)
     frozen = EmpiricalBayes.classifier(4, profile=8, embedder=nn.Linear(4, 4), freeze_embedder=True)
