@@ -26,7 +26,7 @@ from .tasks.episodes import EpisodeSampler as EpisodeSampler
 from .tasks.groups import GroupSampler as GroupSampler
 from .tasks.mixed import MixedSampler as MixedSampler
 from .training.ensemble import PriorEnsemble as PriorEnsemble, propagate as propagate
-from .training.evidence import EvidenceFit as EvidenceFit, fit_evidence as fit_evidence
+from .training.evidence_fit import EvidenceFit as EvidenceFit, fit_evidence as fit_evidence
 from .training.loop import FitResult as FitResult, fit as fit
 from .training.objective import Objective as Objective
 

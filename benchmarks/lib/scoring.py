@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ebmeta.prediction.calibration import (
     Z95,
-    area_under_risk_coverage,
     bin_edges,
     bin_sums,
     brier_decomposition,
@@ -18,6 +17,7 @@ from ebmeta.prediction.calibration import (
     reliability_bins,
 )
 from ebmeta.prediction.conformal import ConformalSets, set_coverage
+from ebmeta.prediction.risk_coverage import area_under_risk_coverage
 
 TINY = 1e-30
 

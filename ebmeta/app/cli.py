@@ -196,7 +196,17 @@ def predict(
 
     kind: Kind = "tree" if output.suffix == ".nc" else "table"
     _check([("--output", output, kind)], json, overwrite, MODEL=model, SUPPORT=support, QUERY=query)
-    result = predict_files(model, support, query, output, label, groups, num_steps, overwrite, concentration)
+    result = predict_files(
+        model,
+        support,
+        query,
+        output,
+        label=label,
+        groups=groups,
+        num_steps=num_steps,
+        concentration=concentration,
+        overwrite=overwrite,
+    )
     known = result.get("groups_with_labels")
     of = "" if known is None else f" of {result['groups']} groups, {known} of them with labelled rows"
     print(f"{output}: predictions of {result['rows']} rows{of}")

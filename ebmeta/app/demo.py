@@ -31,7 +31,7 @@ from ebmeta.plots.results import save_figure
 from ebmeta.prediction.scores import evaluate, table
 from ebmeta.prediction.trees import predict
 from ebmeta.tasks.episodes import EpisodeSampler
-from ebmeta.training.loop import fit
+from ebmeta.training.loop import FitResult, fit
 from ebmeta.training.objective import Objective
 
 if TYPE_CHECKING:
@@ -150,26 +150,14 @@ def run(
     counts = {name: f"{len(source.classes)} classes" for name, source in tasks.items()}
     print("5-way 1-shot tasks of", ", ".join(f"{n} digits {SPLIT[n]}: {c}" for n, c in counts.items()))
 
-    scores, models, results = {}, {}, {}
+    scores, results = {}, {}
     for name, steps in (("refined", NUM_STEPS), ("baseline", 0)):
-        models[name] = EmpiricalBayes.classifier(SIDE**2, num_steps=steps, beta=BETA, seed=seed)
-        results[name] = fit(
-            models[name],
-            tasks["train"],
-            iterations,
-            validation=tasks["validation"],
-            objective=Objective(anytime=ANYTIME),
-            learning_rate=LEARNING_RATE,
-            seed=seed,
-            device="cpu",
-            validate_every=max(1, iterations // 4),
-            patience=None,
-            progress=progress,
-        )
-        scores[name] = evaluate(models[name], tasks["test"], num_tasks)
+        results[name] = _trained(tasks, steps, iterations, seed, progress)
+        scores[name] = evaluate(results[name].model, tasks["test"], num_tasks)
+    model = results["refined"].model
     some = tasks["test"].sample(8, index=10_000)  # beyond the batches that were scored
-    write_tree(folder / "predictions.nc", predict(models["refined"], some, seed=seed), overwrite)
-    trust = diagnose(models["refined"], tasks["test"], min(num_tasks, 300), seed=seed, progress=progress)
+    write_tree(folder / "predictions.nc", predict(model, some, seed=seed), overwrite)
+    trust = diagnose(model, tasks["test"], min(num_tasks, 300), seed=seed, progress=progress)
     trust.save(folder / "diagnosis.html", overwrite)
 
     numbers = {name: _numbers(data) for name, data in scores.items()}
@@ -179,7 +167,7 @@ def run(
         f"A model trained for no refinement: accuracy {100 * alone['accuracy']:.1f}%, "
         f"NLL {alone['nll']:.2f} nats per query, ECE {alone['ece']:.3f}."
     )
-    save(models["refined"], folder / "model", overwrite=overwrite)
+    save(model, folder / "model", overwrite=overwrite)
     _plots(scores["refined"], folder, overwrite)
     save_figure(_picture(some), folder / "tasks.png", overwrite, dpi=120)
     result = {
@@ -202,6 +190,25 @@ def run(
     print(f"Can it be trusted? {trust.headline} Open {folder / 'diagnosis.html'} for the reasons.")
     print(result["summary"])
     return result
+
+
+def _trained(
+    tasks: dict[str, EpisodeSampler], num_steps: int, num_iterations: int, seed: int, progress: bool
+) -> FitResult:
+    """Train a model of so many refinement steps."""
+    return fit(
+        EmpiricalBayes.classifier(SIDE**2, num_steps=num_steps, beta=BETA, seed=seed),
+        tasks["train"],
+        num_iterations,
+        validation=tasks["validation"],
+        objective=Objective(anytime=ANYTIME),
+        learning_rate=LEARNING_RATE,
+        seed=seed,
+        device="cpu",
+        validate_every=max(1, num_iterations // 4),
+        patience=None,
+        progress=progress,
+    )
 
 
 def summary(numbers: dict[str, list[float]]) -> str:

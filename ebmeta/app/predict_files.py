@@ -73,11 +73,12 @@ def predict_files(
     support: Path,
     query: Path,
     output: Path,
+    *,
     label: str = "y",
     groups: str | None = None,
     num_steps: int | None = None,
-    overwrite: bool = False,
     concentration: float | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Predict the rows of a query file from a labelled support file, and write the predictions.
 
@@ -89,8 +90,8 @@ def predict_files(
         label: name of the labels.
         groups: name of the groups, or None; a model of groups in named columns knows both.
         num_steps: refinement steps; those of training by default.
-        overwrite: replace also a file that ebmeta did not write.
         concentration: of the classes of the queries, see `ebmeta.FewShotClassifier`.
+        overwrite: replace also a file that ebmeta did not write.
 
     Returns:
         A summary for a machine.

@@ -164,7 +164,7 @@ def _groups(
         if encoder is None:
             known, exclude = _list(tasks.group_features), _list(tasks.exclude)
             features = _features(path, tasks, names)
-            found = roles_of(frame, tasks.label, name, features, exclude, known, tasks.size)
+            found = roles_of(frame, tasks.label, name, features, exclude, group_features=known, size=tasks.size)
             if absent := [c for c in exclude if c not in frame]:
                 raise ValueError(f"--exclude: expected columns of the file, got {absent[0]!r}")
             encoder = FrameEncoder(tasks.label, name, found.features, known, tasks.size).fit(frame)
@@ -180,7 +180,8 @@ def _groups(
 
 def roles_of_encoder(frame: pd.DataFrame, encoder: FrameEncoder) -> Roles:
     """Return what each column of a frame is used as by an encoder."""
-    return roles_of(frame, encoder.y, encoder.groups, encoder.features, (), encoder.group_features, encoder.size)
+    covariates, size = encoder.group_features, encoder.size
+    return roles_of(frame, encoder.y, encoder.groups, encoder.features, group_features=covariates, size=size)
 
 
 @contextmanager

@@ -167,6 +167,7 @@ def roles_of(
     groups: str | None,
     features: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
+    *,
     group_features: Sequence[str] = (),
     size: str | None = None,
 ) -> Roles:

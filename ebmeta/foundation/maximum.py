@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-__all__ = ["ENOUGH", "Maximum", "climb", "gain_left"]
+__all__ = ["ENOUGH", "Maximum", "climb", "gain_left", "shortfall"]
 
 Loss = Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]]
 
@@ -112,6 +112,16 @@ def gain_left(loss: Loss, at: NDArray[np.float64]) -> float:
         1.0
     """
     return _ahead(loss, at, np.ones(len(at), dtype=bool))[0]
+
+
+def shortfall(left: float) -> str:
+    """Say what is left to gain.
+
+    Examples:
+        >>> shortfall(0.537), shortfall(math.inf)
+        ('0.54 nats or more are left to gain', 'it rises without end')
+    """
+    return f"{left:.2g} nats or more are left to gain" if math.isfinite(left) else "it rises without end"
 
 
 def _ahead(loss: Loss, at: NDArray[np.float64], free: NDArray[np.bool_]) -> tuple[float, NDArray[np.float64]]:

@@ -11,7 +11,8 @@ import xarray as xr
 
 from ebmeta.foundation.checks import above, check, checked, dataset, found
 from ebmeta.foundation.writing import marked, write
-from ebmeta.prediction.calibration import reliability_bins, risk_coverage as risk_curve
+from ebmeta.prediction.calibration import reliability_bins
+from ebmeta.prediction.risk_coverage import risk_coverage as risk_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,4 +1,4 @@
-r"""Calibration of class probabilities, on plain arrays: reliability, Brier decomposition, risk and coverage.
+r"""Calibration of class probabilities, on plain arrays: reliability and the Brier decomposition.
 
 Everything is computed from sums over the queries of a task that fall in a bin, so a resample of tasks,
 the unit of sampling, is a weighted sum. With confidence $c$, the probability of the predicted class,
@@ -23,16 +23,15 @@ from ebmeta.foundation.checks import array, at_least, checked, dataset
 
 __all__ = [
     "Interval",
-    "area_under_risk_coverage",
     "bin_edges",
     "bin_sums",
     "bootstrap",
     "brier_decomposition",
     "calibration_error",
     "calibration_interval",
+    "prediction_pairs",
     "reliability_bins",
     "reliability_by_step",
-    "risk_coverage",
 ]
 
 BINS = 15
@@ -47,8 +46,16 @@ class Interval(NamedTuple):
     half_width: float
 
 
-def _pairs(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Check two arrays of one shape; padding, NaN in the first, is NaN in both."""
+def prediction_pairs(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Check two arrays of one shape; padding, NaN in the first, is NaN in both.
+
+    Args:
+        confidence: probabilities; NaN is padding.
+        correct: outcomes in [0, 1], same shape.
+
+    Raises:
+        ValueError: if shapes differ, a number is outside [0, 1], or all is padding.
+    """
     real = ~np.isnan(confidence)
     inside = ((confidence >= 0) & (confidence <= 1 + 1e-6))[real].all()
     if inside and confidence.shape == correct.shape:
@@ -158,7 +165,7 @@ def reliability_bins(
         >>> reliability_bins(np.array([0.9, 1.0]), np.array([True, False]), bins=2)["accuracy"].values
         array([nan, 0.5])
     """
-    confidence, correct = _pairs(confidence, correct)
+    confidence, correct = prediction_pairs(confidence, correct)
     edges = bin_edges(confidence, bins, mass=mass)
     count, p, y = bin_sums(confidence.ravel(), correct.ravel(), edges).T[:3]
     with np.errstate(invalid="ignore"):
@@ -203,7 +210,7 @@ def _error(sums: np.ndarray) -> np.ndarray:
 @checked(confidence=array(padded=True), correct=array(padded=True), bins=at_least(1))
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS, *, mass: bool = False) -> float:
     """Return the expected calibration error, a probability; arguments as for `reliability_bins`."""
-    confidence, correct = _pairs(confidence, correct)
+    confidence, correct = prediction_pairs(confidence, correct)
     edges = bin_edges(confidence, bins, mass=mass)
     return float(_error(bin_sums(confidence.ravel(), correct.ravel(), edges)))
 
@@ -240,7 +247,7 @@ def calibration_interval(
         >>> round(error.value, 3)  # three bins with one prediction each: (0.1 + 0.8 + 0.4) / 3
         0.433
     """
-    confidence, correct = _pairs(confidence, correct)
+    confidence, correct = prediction_pairs(confidence, correct)
     sums = bin_sums(confidence, correct, bin_edges(confidence, bins, mass=mass))
     return bootstrap(sums, _error, num_bootstrap, seed)
 
@@ -294,72 +301,3 @@ def brier_decomposition(sums: np.ndarray) -> dict[str, np.ndarray]:
         "within_covariance": covariance,
         "generalized_resolution": resolution - variance + covariance,
     }
-
-
-def _ranked(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the rows (tasks) and errors of real predictions, most confident first, and that order's risks.
-
-    Predictions of one confidence share their mean error, so that their order does not matter.
-    """
-    confidence, correct = _pairs(confidence, correct)
-    real = ~np.isnan(confidence)
-    _, group = np.unique(-confidence[real], return_inverse=True)
-    shared = (np.bincount(group, 1 - correct[real]) / np.bincount(group))[group]
-    order = np.argsort(group, kind="stable")
-    rows = np.broadcast_to(np.arange(len(confidence)).reshape(-1, *[1] * (confidence.ndim - 1)), confidence.shape)
-    return rows[real][order], shared[order], np.cumsum(shared[order]) / np.arange(1, len(order) + 1)
-
-
-@checked(confidence=array(padded=True), correct=array(padded=True))
-def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> xr.DataArray:
-    r"""Return the error rate among the most confident predictions, against the share that they make up.
-
-    Args:
-        confidence: probability of the predicted class, any shape; NaN is left out.
-        correct: whether it was right, same shape.
-
-    Returns:
-        The risk over dimension `coverage`, $1/n, 2/n, \dots, 1$. Ties in confidence share their errors.
-
-    Raises:
-        ValueError: as for `reliability_bins`.
-
-    Examples:
-        >>> risk_coverage(np.array([0.9, 0.6, 0.8, 0.7]), np.array([1, 0, 1, 1])).values
-        array([0.  , 0.  , 0.  , 0.25])
-    """
-    risk = _ranked(confidence, correct)[2]
-    return xr.DataArray(risk, dims="coverage", coords={"coverage": np.arange(1, len(risk) + 1) / len(risk)})
-
-
-@checked(confidence=array(padded=True), correct=array(padded=True))
-def area_under_risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> Interval:
-    r"""Return the mean of the risk-coverage curve (AURC): small where the confident predictions are right.
-
-    With queries in order of falling confidence, $e_j$ the error of the $j$-th and $R_j$ the mean of the
-    first $j$ errors, $\mathrm{AURC} = \frac1n \sum_j R_j$. The interval is that of the infinitesimal
-    jackknife over tasks: with $A$ the area, query $m$ moves it by
-
-    $$ d_m = \frac1n \Big( R_m - A + \sum_{j \ge m} \frac{e_m - R_j}{j} \Big) $$
-
-    per unit of weight, and the variance is the sum over tasks of squared sums over their queries. Source:
-    Geifman, Uziel and El-Yaniv 2019.
-
-    Args:
-        confidence: probability of the predicted class, shape `(T, Q)`; NaN is padding.
-        correct: whether it was right, same shape.
-
-    Raises:
-        ValueError: as for `reliability_bins`.
-
-    Examples:
-        >>> area_under_risk_coverage(np.array([[0.9, 0.6], [0.8, 0.7]]), np.array([[1, 0], [1, 1]])).value
-        0.0625
-    """
-    rows, error, risk = _ranked(confidence, correct)
-    area, number = risk.mean(), np.arange(1, len(risk) + 1)
-    later = np.cumsum(np.stack([1 / number, risk / number])[:, ::-1], 1)[:, ::-1]
-    moves = (risk - area + error * later[0] - later[1]) / len(risk)
-    tasks = len(confidence)
-    variance = (np.bincount(rows, moves, tasks) ** 2).sum() * tasks / max(tasks - 1, 1)
-    return Interval(float(area), float(Z95 * np.sqrt(variance)) if tasks > 1 else float("nan"))

@@ -22,7 +22,6 @@ from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.prediction.calibration import (
     Z95,
     Interval,
-    area_under_risk_coverage,
     bin_edges,
     bin_sums,
     bootstrap,
@@ -31,6 +30,7 @@ from ebmeta.prediction.calibration import (
     calibration_interval,
     reliability_bins,
 )
+from ebmeta.prediction.risk_coverage import area_under_risk_coverage
 from ebmeta.prediction.trees import assemble, marginals, predict
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.columns import check_names

@@ -1,19 +1,34 @@
-"""What an evidence fit found, in numbers and in words."""
+r"""Empirical Bayes in the statistician's sense: the prior that makes all labels of all groups likeliest.
+
+$$ \hat\psi = \arg\max_\psi \sum_t \log p_\psi(y_t) + \sum_p (\log s_p - 0.1 s_p), \qquad s_p = \sqrt{\Sigma_{pp}}, $$
+
+over all groups at once, by L-BFGS; the second sum where a hyperprior is asked for (`ebmeta.training.evidence`).
+"""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from functools import cache
 
+import torch
 from scipy import optimize, stats
 from torch import Tensor
 
 from ebmeta.foundation.checks import at_least, checked
-from ebmeta.foundation.maximum import ENOUGH
+from ebmeta.foundation.maximum import ENOUGH, shortfall
+from ebmeta.likelihood import ScalarLikelihood
 from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.groups import GroupSampler
+from ebmeta.training.evidence import ABOUT, MORE, Evidence, Hyperprior, scales_of
+from ebmeta.training.identification import refuse_extreme_labels, weak_points
+from ebmeta.training.normal_evidence import NormalEvidence
 
-__all__ = ["EvidenceFit", "boundary_threshold", "weight_names"]
+__all__ = ["EvidenceFit", "boundary_threshold", "fit_evidence", "weight_names"]
 
+RUNAWAY = 15.0  # of a log rate or log odds, by a standard deviation of a feature or of groups: too far to be meant
+UNSURE = 1.0  # nats between two measures of the evidence
 LEVEL = 0.05  # of the test by which a scale is told from 0
 
 
@@ -85,14 +100,125 @@ class EvidenceFit:
         ]
 
 
-def unsettled(left: float, max_iterations: int) -> list[str]:
+@checked(num_draws=at_least(1), max_iterations=at_least(1))
+def fit_evidence(
+    model: EmpiricalBayes,
+    tasks: GroupSampler | TaskBatch,
+    *,
+    hyperprior: bool | Hyperprior = False,
+    boundary: bool = True,
+    num_draws: int = 16,
+    max_iterations: int = 2000,
+    seed: int = 0,
+) -> EvidenceFit:
+    r"""Fit the prior and the likelihood's parameters to all labels of all groups, in place.
+
+    The refiner is not trained: it needs unlabelled rows and `ebmeta.fit`. Computes in 64 bits; the model comes back in
+    its own type. Normal labels take a closed form that starts from the data (`ebmeta.training.normal_evidence`), others
+    the draws of `ebmeta.training.group_evidence` from the present parameters. Where the maximum is not reached, or
+    there is none, a `UserWarning` says so, as does the text of the fit.
+
+    Args:
+        model: a model for numbers, `EmpiricalBayes.regressor`.
+        tasks: groups; every row counts as labelled.
+        hyperprior: True to keep every standard deviation of the prior off 0 (see above), or a function of the model
+            that returns a log density of its parameters as they are (scales and noise by their logarithm).
+        boundary: find out which spreads the data cannot tell from 0, by another fit for each weight.
+        num_draws: draws of the weights of each group in the fit, for likelihoods that are not normal; eight times as
+            many measure the result.
+        max_iterations: of the optimiser.
+        seed: seed of those draws.
+
+    Returns:
+        The fit, with what it says of the boundary.
+
+    Raises:
+        ValueError: if the model is a classifier, or tasks are unlabelled or do not fit the model.
+
+    Examples:
+        >>> import numpy as np
+        >>> X, groups = np.ones((6, 1)), np.repeat([0, 1, 2], 2)
+        >>> tasks = GroupSampler(X, np.array([1.0, 1.2, 3.0, 3.1, 5.2, 5.0]), groups, n_support=1)
+        >>> fit_evidence(EmpiricalBayes.regressor(1, num_steps=0), tasks, hyperprior=True).converged
+        True
+    """
+    if model.likelihood.categorical:
+        raise ValueError("fit_evidence: expected a model for numbers, got a classifier")
+    dtype = next(model.parameters()).dtype
+    try:
+        evidence = Evidence(model.double(), tasks, hyperprior=hyperprior, num_draws=num_draws, seed=seed)
+        if isinstance(hyperprior, bool):  # another may bound what labels do not
+            refuse_extreme_labels(model, evidence.parts)
+        found = _maximum(evidence, boundary, max_iterations)
+    finally:
+        model.to(dtype)
+    for note in found.notes:
+        warnings.warn(f"fit_evidence: {note}", UserWarning, stacklevel=3)  # above the check of arguments
+    return found
+
+
+def _maximum(evidence: Evidence, boundary: bool, max_iterations: int) -> EvidenceFit:
+    model, penalised = evidence.model, evidence.hyperprior is not False
+    source: Evidence | NormalEvidence = evidence
+    if NormalEvidence.has_form(model) and isinstance(evidence.hyperprior, bool):
+        source = NormalEvidence(model, evidence.parts, evidence.hyperprior)
+    left = source.fit(max_iterations)
+    with torch.no_grad():
+        reached, scales = evidence.log_evidence().item(), scales_of(model.prior)
+    runaway = _runaway(model)
+    notes = [*weak_points(model, evidence.parts), *source.notes(), *runaway, *_unsettled(left, max_iterations)]
+    notes += _unsure(evidence, reached)
+    gain = None
+    if boundary:
+        free, without, lefts = source.boundary(max_iterations)
+        # What one of them has found is open to the free one too.
+        gain = max(free, *without) - torch.tensor(without, dtype=scales.dtype)
+        names = weight_names(model)
+        if left < ENOUGH and (slow := [names[p] for p, rest in enumerate(lefts) if rest >= ABOUT]):
+            notes.append(
+                f"the fit without the spread of {', '.join(slow)} has not converged after "
+                f"max_iterations={max_iterations}, so what holding it at 0 costs is overstated"
+            )
+    converged = left < ENOUGH and not (source.notes() or runaway)
+    return EvidenceFit(model, reached, scales, gain, converged, penalised, left, tuple(notes))
+
+
+def _unsure(evidence: Evidence, reached: float) -> list[str]:
+    """Return what to say where as many other draws find another evidence."""
+    if evidence.model.likelihood.conjugate:
+        return []
+    with torch.no_grad():
+        again = evidence.log_evidence(evidence.seed + 1).item()
+    if abs(again - reached) < UNSURE:
+        return []
+    return [
+        f"the evidence is not reliable: {reached:.2f} nats by {MORE * evidence.num_draws} draws, {again:.2f} by as "
+        "many others: give more num_draws, or a hyperprior that keeps spreads small"
+    ]
+
+
+def _runaway(model: EmpiricalBayes) -> list[str]:
+    """Return what to say of weights of counts, or of yes and no, that have no best value."""
+    if not (isinstance(model.likelihood, ScalarLikelihood) and model.likelihood.discrete):
+        return []
+    loc, scale, names = model.prior.loc.detach(), scales_of(model.prior).detach(), weight_names(model)
+    far = torch.where(torch.arange(len(loc)) < len(loc) - 1, loc.abs(), 0.0) > RUNAWAY  # but a rate may be tiny
+    alike = "labels are nearly alike within groups, so give more rows of a group, or the spreads a hyperprior"
+    separated = "labels are separated by it, so leave it out, or give the spreads or means a hyperprior"
+    return [
+        f"{names[p]} runs off (mean {float(loc[p]):.3g} and spread {float(scale[p]):.3g} on the scale of the linear "
+        f"predictor): {alike if p == len(loc) - 1 else separated}"
+        for p in (far | (scale > RUNAWAY)).nonzero().flatten().tolist()
+    ]
+
+
+def _unsettled(left: float, max_iterations: int) -> list[str]:
     """Return what to say where an ascent has not converged, or nothing."""
     if left < ENOUGH:
         return []
-    rest = f"{left:.2g} nats or more are left to gain" if left < float("inf") else "the evidence still rises"
     return [
-        f"not converged after max_iterations={max_iterations}: {rest}, so allow more, or fit fewer features, or with "
-        "hyperprior=True"
+        f"not converged after max_iterations={max_iterations}: {shortfall(left)}, so allow more, or fit fewer "
+        "features, or with hyperprior=True"
     ]
 
 

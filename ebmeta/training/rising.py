@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ebmeta.foundation.maximum import gain_left
+from ebmeta.foundation.maximum import gain_left, shortfall
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.episodes import TaskSampler
 from ebmeta.tasks.groups import GroupSampler
@@ -44,8 +44,7 @@ def still_rising(model: EmpiricalBayes, tasks: TaskSampler, objective: Objective
     left = gain_left(loss, evidence.read().numpy())
     if left < WORTH:
         return []
-    rest = f"Newton's step promises {left:.2g} nats" if left < float("inf") else "it rises without end"
     return [
-        f"the evidence of all {len(tasks.groups)} groups is below its maximum ({rest}): use ebmeta.fit_evidence, which "
-        "goes there, or more iterations or a larger learning_rate"
+        f"the evidence of all {len(tasks.groups)} groups is below its maximum ({shortfall(left)}): use "
+        "ebmeta.fit_evidence, which goes there, or more iterations or a larger learning_rate"
     ]

@@ -24,7 +24,7 @@ from ebmeta.parts.heads import CosineHead, LinearHead
 from ebmeta.parts.prior import DiagonalPrior, FullPrior
 from ebmeta.plots.curves import fitted_curve
 from ebmeta.plots.posteriors import ellipse, posterior_path
-from ebmeta.prediction import arviz as interop, calibration, conformal
+from ebmeta.prediction import arviz as interop, calibration, conformal, risk_coverage
 from ebmeta.prediction.trees import marginals, match_model
 from ebmeta.simulate import conjugate
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
@@ -549,8 +549,8 @@ def _scores(k: Kit) -> dict[str, Call]:
             calibration.calibration_interval,
             {**pairs, "bins": 4, "mass": True, "num_bootstrap": 5, "seed": 1},
         ),
-        "prediction.calibration.risk_coverage": (calibration.risk_coverage, pairs),
-        "prediction.calibration.area_under_risk_coverage": (calibration.area_under_risk_coverage, pairs),
+        "prediction.risk_coverage.risk_coverage": (risk_coverage.risk_coverage, pairs),
+        "prediction.risk_coverage.area_under_risk_coverage": (risk_coverage.area_under_risk_coverage, pairs),
     }
 
 

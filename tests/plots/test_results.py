@@ -7,8 +7,8 @@ from builders import class_tasks, classifier, real_tasks, regressor
 
 import ebmeta
 from ebmeta import plots
-from ebmeta.prediction.calibration import risk_coverage
 from ebmeta.prediction.conformal import set_coverage
+from ebmeta.prediction.risk_coverage import risk_coverage
 from ebmeta.prediction.scores import reliability_bins
 
 

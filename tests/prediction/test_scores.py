@@ -8,7 +8,8 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 
 import ebmeta
-from ebmeta.prediction.calibration import area_under_risk_coverage, calibration_interval
+from ebmeta.prediction.calibration import calibration_interval
+from ebmeta.prediction.risk_coverage import area_under_risk_coverage
 from ebmeta.prediction.scores import calibration_error, reliability_bins, table
 
 

@@ -18,14 +18,13 @@ from ebmeta.likelihood import Bernoulli, Categorical, Normal
 from ebmeta.parts.gaussian import FullGaussian
 from ebmeta.prediction.calibration import (
     Z95,
-    area_under_risk_coverage,
     bin_edges,
     bin_sums,
     brier_decomposition,
     calibration_error,
-    risk_coverage,
 )
 from ebmeta.prediction.conformal import ConformalSets, class_scores, set_coverage, task_quantile
+from ebmeta.prediction.risk_coverage import area_under_risk_coverage, risk_coverage
 
 
 @pytest.fixture

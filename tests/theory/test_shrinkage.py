@@ -16,7 +16,8 @@ from ebmeta import EmpiricalBayes, TaskBatch
 from ebmeta.likelihood import Given, NegativeBinomial, StudentT
 from ebmeta.parts.gaussian import FullGaussian
 from ebmeta.parts.initializer import ConjugateInitializer
-from ebmeta.training.evidence import boundary_threshold, log_hyperprior
+from ebmeta.training.evidence import log_hyperprior
+from ebmeta.training.evidence_fit import boundary_threshold
 
 WAYS = torch.ones(1, 1, dtype=torch.bool)
 
