@@ -20,7 +20,7 @@ Bu, Zou and Veeravalli 2020, Tightening mutual information-based bounds on gener
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -37,6 +37,7 @@ from ebmeta.plots.results import axes_or_new
 from ebmeta.prediction.trees import evaluating
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.episodes import TaskSampler
+from ebmeta.tasks.rows import Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,12 +91,14 @@ def generalization_gap(
     generator = torch.Generator().manual_seed(seed)
     parts: dict[str, list[Tensor]] = {"rate": [], "risk": [], "seen": [], "proxy": []}
     with evaluating(model):
-        for batch, y in labelled(model, tasks, num_tasks, "generalization_gap"):
-            seen, new = _split(batch, y)
+        for batch, _ in labelled(model, tasks, num_tasks, "generalization_gap"):
+            seen, new = _split(batch)
             inferred = one_posterior(model, seen, num_steps, "generalization_gap")
-            risk, second = _risk(model, inferred, new, "query", loss, num_draws, generator)
-            both = [_risk(model, inferred, seen, side, loss, num_draws, generator)[0] for side in SIDES]
-            counts = torch.stack([seen.support_mask.sum(1), seen.num_queries]).unsqueeze(1)
+            risk_of = partial(_risk, model, inferred, loss=loss, num_draws=num_draws, generator=generator)
+            sides, ways = (seen.support, seen.query), batch.way_mask
+            risk, second = risk_of(ways, new.query)
+            both = [risk_of(ways, rows)[0] for rows in sides]
+            counts = torch.stack([rows.count for rows in sides]).unsqueeze(1)
             parts["rate"].append(inferred.kl())
             parts["risk"].append(risk)
             parts["seen"].append(torch.stack(both))
@@ -124,15 +127,11 @@ def _nats(information: float | Sequence[float], num_steps: int) -> xr.DataArray:
     return xr.DataArray(np.broadcast_to(values, (num_steps,)), dims="step")
 
 
-def _split(batch: TaskBatch, y: Tensor) -> tuple[TaskBatch, TaskBatch]:
+def _split(batch: TaskBatch) -> tuple[TaskBatch, TaskBatch]:
     """Return the tasks with the first, third, ... query, and the same tasks with the others."""
 
     def take(start: int) -> TaskBatch:
-        size = None if batch.query_size is None else batch.query_size[:, start::2]
-        mask = batch.query_mask[:, start::2]
-        return replace(
-            batch, query_x=batch.query_x[:, start::2], query_y=y[:, start::2], query_mask=mask, query_size=size
-        )
+        return batch.with_rows(query=batch.query.map(lambda v: v[:, start::2]))
 
     if not bool(batch.query_mask[:, 1::2].any(1).all()):
         raise ValueError("query: expected at least 2 rows in every task, one of them to be hidden, got fewer")
@@ -144,25 +143,26 @@ def _split(batch: TaskBatch, y: Tensor) -> tuple[TaskBatch, TaskBatch]:
 def _risk(
     model: EmpiricalBayes,
     inferred: Inference,
-    batch: TaskBatch,
-    side: str,
+    way_mask: Tensor,
+    rows: Rows,
+    *,
     loss: Loss,
     num_draws: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Return mean and mean square of the loss over draws and rows, each of shape `(steps, T)`."""
-    x, y, mask, size = (getattr(batch, f"{side}_{name}") for name in ("x", "y", "mask", "size"))
-    phi, given = model.predictor.features(x, mask), Given(size)
-    shape = (num_draws, *y.shape, batch.way_mask.shape[1])
+    assert rows.y is not None  # for the type checker
+    phi, given = model.predictor.features(rows.x, rows.mask), Given(rows.size)
+    shape = (num_draws, *rows.y.shape, way_mask.shape[1])
     noise = torch.randn(shape, generator=generator, dtype=phi.dtype).to(phi.device)
     first, second = [], []
     for q in inferred.path:
         loc, var = q.marginal(phi)
         eta = loc + var.clamp(min=0).sqrt() * noise
         eta = eta if inferred.likelihood.categorical else eta.double()
-        each = row_loss(inferred.likelihood, y, eta, batch.way_mask, given, loss)
-        first.append(per_query(each.mean(0), mask))
-        second.append(per_query(each.square().mean(0), mask))
+        each = row_loss(inferred.likelihood, rows.y, eta, way_mask, given, loss)
+        first.append(per_query(each.mean(0), rows.mask))
+        second.append(per_query(each.square().mean(0), rows.mask))
     return torch.stack(first), torch.stack(second)
 
 

@@ -6,7 +6,6 @@ A task is the unit of sampling: every interval is over tasks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -179,7 +178,7 @@ def few_labels(
         typical = f"Its best guess is right in {right:.1%} of cases, where guessing would be in {chance.mean():.1%}"
         what = "guessing gives it"
     else:
-        without = [task_scores(model, _without_labels(b)).isel(step=0) for b in batches]
+        without = [task_scores(model, b.with_rows(b.support.first(0))).isel(step=0) for b in batches]
         blind = np.concatenate([s["nll"].values for s in without])
         error, blind_error = (
             np.mean(np.concatenate([s["squared_error"].values for s in parts])) ** 0.5
@@ -204,12 +203,6 @@ def few_labels(
         else "Tasks may differ less, or in other ways, than those of training; see the next checks.",
         {"nll": float(np.mean(nll)), "nll_without": float(np.mean(blind)), "gain": gain, "gain_half_width": half},
     )
-
-
-def _without_labels(batch: TaskBatch) -> TaskBatch:
-    names = ("support_x", "support_y", "support_mask", "support_size")
-    empty = {name: None if (v := getattr(batch, name)) is None else v[:, :0] for name in names}
-    return replace(batch, **empty)  # type: ignore[arg-type]  # a table of tensors and None
 
 
 @checked(batches=some(TaskBatch))

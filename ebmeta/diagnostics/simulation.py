@@ -75,7 +75,7 @@ def simulate_tasks(model: EmpiricalBayes, batch: TaskBatch, seed: int = 0) -> tu
         >>> tasks, tuple(w.shape)
         (TaskBatch(tasks=4, ways<=1, support<=3, queries<=10, features=(2,), labelled), (4, 1, 3))
     """
-    source, labels = stream(seed), {}
+    source, sides = stream(seed), []
     model.check(batch)
     with torch.no_grad():  # Pyro's handlers belong to the whole process: its programs do not run in threads
         prior, level = model.prior_of(batch), None
@@ -83,12 +83,12 @@ def simulate_tasks(model: EmpiricalBayes, batch: TaskBatch, seed: int = 0) -> tu
             level = torch.randn(len(batch), generator=source, dtype=prior.loc.dtype).to(prior.loc.device)
         noise = torch.randn(prior.loc.shape, generator=source, dtype=prior.loc.dtype)
         w = prior.loc + prior.color(noise.to(prior.loc.device))
-        for side in ("support", "query"):
-            x, mask, size = (getattr(batch, f"{side}_{part}") for part in ("x", "mask", "size"))
-            if x.shape[1]:
-                eta, given = model.predictor(model.predictor.features(x, mask), w), Given(size, level)
-                labels[f"{side}_y"] = model.likelihood.sample(eta, batch.way_mask, given, generator=source)
-    return replace(batch, **labels), w
+        for rows in (batch.support, batch.query):
+            if rows.width:
+                eta, given = model.predictor(model.predictor.features(rows.x, rows.mask), w), Given(rows.size, level)
+                rows = replace(rows, y=model.likelihood.sample(eta, batch.way_mask, given, generator=source))
+            sides.append(rows)
+    return batch.with_rows(*sides), w
 
 
 @checked(step=at_least(-1), num_tasks=at_least(LEAST_TASKS), num_draws=at_least(2), alpha=between(0, 1))

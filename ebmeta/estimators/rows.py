@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ebmeta.tasks.arrays import HUGE
 from ebmeta.tasks.columns import read_column, read_keys
+from ebmeta.tasks.rows import HUGE
 
 __all__ = ["groups_of", "names_of_row", "sizes_of", "targets_of"]
 

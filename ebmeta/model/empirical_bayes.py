@@ -284,11 +284,10 @@ class EmpiricalBayes(nn.Module):
                 f"support_y: expected {wanted} labels for a {self.likelihood.name} likelihood, "
                 f"got {batch.support_y.dtype}"
             )
-        for side in ("support", "query"):
-            y, mask, size = (getattr(batch, f"{side}_{part}") for part in ("y", "mask", "size"))
-            if y is not None:
-                self.likelihood.check(f"{side}_y", y, mask, size)
-                self.likelihood.check_precision(f"{side}_y", y, self.prior.loc.dtype)
+        for name, rows in (("support_y", batch.support), ("query_y", batch.query)):
+            if rows.y is not None:
+                self.likelihood.check(name, rows.y, rows.mask, rows.size)
+                self.likelihood.check_precision(name, rows.y, self.prior.loc.dtype)
 
     @checked(num_steps=at_least(0))
     def posterior(self, batch: TaskBatch, num_steps: int | None = None) -> list[Gaussian]:
@@ -331,7 +330,7 @@ class EmpiricalBayes(nn.Module):
         q, evidence = self._initialize(batch, support_x, None if levels is None else levels.z)
         times = evidence.shape[1]
         prior, way_mask, x = self.prior_of(batch, times), repeat(batch.way_mask, times), repeat(query_x, times)
-        given = self._given(batch, "query", None if levels is None else levels.z)
+        given = _given(batch.query_size, None if levels is None else levels.z)
         fixed = repeat(batch.query_mask, times), way_mask, self.beta, num_steps, given, batch.concentration
         path = self.refiner(q, prior, self.likelihood, x, *fixed)
         log_mass = torch.zeros_like(evidence) if levels is None else levels.log_mass
@@ -345,7 +344,7 @@ class EmpiricalBayes(nn.Module):
         prior, ways, given = (
             self.prior_of(batch, times),
             repeat(batch.way_mask, times),
-            self._given(batch, "support", z),
+            _given(batch.support_size, z),
         )
         x, y, mask = (repeat(v, times) for v in (support_x, batch.support_y, batch.support_mask))
         prior = prior.with_(prior.loc.to(x.dtype), prior.precision.to(x.dtype))
@@ -364,13 +363,13 @@ class EmpiricalBayes(nn.Module):
         prior: Gaussian = self.prior(batch.num_tasks * levels, batch.way_mask.shape[1], task_x)
         return prior
 
-    def _given(self, batch: TaskBatch, side: str, z: Tensor | None = None) -> Given:
-        """Return what is given of each row, tasks repeated over their levels `z`."""
-        size: Tensor | None = getattr(batch, f"{side}_size")
-        if z is None:
-            return Given(size)
-        return Given(None if size is None else repeat(size, z.shape[1]), z.flatten())
-
     def trainable(self) -> Iterator[nn.Parameter]:
         """Iterate over the parameters that training changes."""
         return (p for p in self.parameters() if p.requires_grad)
+
+
+def _given(size: Tensor | None, z: Tensor | None) -> Given:
+    """Return what is given of each row, tasks repeated over their levels `z`."""
+    if z is None:
+        return Given(size)
+    return Given(None if size is None else repeat(size, z.shape[1]), z.flatten())

@@ -28,6 +28,7 @@ from ebmeta.model.posterior import Inference
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.parts.heads import Head
 from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.rows import Rows
 
 __all__ = ["Program", "generate", "guess", "register"]
 
@@ -170,18 +171,18 @@ def generate(owner: Owner, batch: TaskBatch, observe: Observe = "query") -> Tens
             if owner.likelihood.has_level:
                 level = pyro.sample("level", dist.Normal(prior.loc.new_zeros(()), 1.0))
             w: Tensor = pyro.sample("w", prior.distribution())
-        for side in ("support", "query"):
+        for side, rows in (("support", batch.support), ("query", batch.query)):
             if observe in (side, "both"):
-                _labels(owner, side, batch, w, level)
+                _labels(owner, f"{side}_y", rows, batch.way_mask, w, level)
     return w
 
 
-def _labels(owner: Owner, side: str, batch: TaskBatch, w: Tensor, level: Tensor | None) -> None:
-    x, y, mask, size = (getattr(batch, f"{side}_{part}") for part in ("x", "y", "mask", "size"))
-    eta = owner.predictor(owner.predictor.features(x, mask).to(w.dtype), w)  # samplers may move `w` in 64 bits
+def _labels(owner: Owner, site: str, rows: Rows, way_mask: Tensor, w: Tensor, level: Tensor | None) -> None:
+    features = owner.predictor.features(rows.x, rows.mask).to(w.dtype)  # samplers may move `w` in 64 bits
+    eta = owner.predictor(features, w)
     eta = eta if owner.likelihood.categorical else eta.double()
-    labels = owner.likelihood.distribution(eta, batch.way_mask, Given(size, level))
-    pyro.sample(f"{side}_y", labels.mask(mask).to_event(1), obs=y)
+    labels = owner.likelihood.distribution(eta, way_mask, Given(rows.size, level))
+    pyro.sample(site, labels.mask(rows.mask).to_event(1), obs=rows.y)
 
 
 def guess(owner: Owner, batch: TaskBatch, observe: Observe = "query") -> Tensor:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.prediction.trees import evaluating
-from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.rows import Rows
 
 __all__ = ["SAMPLE_STATS", "blank", "in_64_bits", "label", "rows_of"]
 
@@ -57,20 +58,17 @@ def blank(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(mask, values, np.nan if values.dtype.kind == "f" else -1)
 
 
-def rows_of(model: EmpiricalBayes, batch: TaskBatch, side: str) -> dict[str, np.ndarray]:
+def rows_of(model: EmpiricalBayes, rows: Rows, way_mask: Tensor) -> dict[str, np.ndarray]:
     """Return `x` (the features), `y`, `mask`, `size` and `way_mask` of one side of every task.
 
     Args:
         model: whose predictor makes the features.
-        batch: $T$ tasks.
-        side: "support" or "query"; there is no `y` where the query labels are absent.
+        rows: support or queries of $T$ tasks; there is no `y` where the labels are absent.
+        way_mask: True where a class exists, shape `(T, C)`.
     """
-    x, y, mask = (getattr(batch, f"{side}_{part}") for part in ("x", "y", "mask"))
-    size = getattr(batch, f"{side}_size", None)
-    parameter = next(model.parameters())
+    device = next(model.parameters()).device
     with torch.no_grad(), evaluating(model):
-        x = model.predictor.features(x.to(parameter.device), mask.to(parameter.device)).double()
-    size = torch.ones(mask.shape, dtype=torch.float64) if size is None else size
-    return {k: v.cpu().numpy() for k, v in {"x": x, "y": y, "mask": mask, "size": size}.items() if v is not None} | {
-        "way_mask": batch.way_mask.cpu().numpy()
-    }
+        x = model.predictor.features(rows.x.to(device), rows.mask.to(device)).double()
+    size = torch.ones(rows.mask.shape, dtype=torch.float64) if rows.size is None else rows.size
+    found = {"x": x, "y": rows.y, "mask": rows.mask, "size": size, "way_mask": way_mask}
+    return {name: value.cpu().numpy() for name, value in found.items() if value is not None}

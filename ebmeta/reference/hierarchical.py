@@ -109,7 +109,8 @@ class Rows:
             ValueError: if `observe` is unknown, or query labels are needed and absent.
         """
         model.check(batch)
-        rows = rows_of(model, batch.pooled() if observe == "both" else batch, "support")
+        labelled = batch.pooled() if observe == "both" else batch
+        rows = rows_of(model, labelled.support, batch.way_mask)
         mask = rows["mask"]
         task = np.nonzero(mask)[0]
         ways = rows["way_mask"][task] if model.likelihood.categorical else None

@@ -203,8 +203,8 @@ def nuts(
 
     form, parameters = get(model.likelihood.name), learned_parameters(model.likelihood)
     model.check(batch)
-    seen = rows_of(model, batch.pooled() if observe == "both" else batch, "support")
-    queries = rows_of(model, batch, "query")
+    support = (batch.pooled() if observe == "both" else batch).support
+    seen, queries = (rows_of(model, rows, batch.way_mask) for rows in (support, batch.query))
     with in_64_bits():
         key, later = jax.random.split(jax.random.PRNGKey(seed))
         keys = jax.random.split(key, (num_chains, batch.num_tasks))

@@ -13,12 +13,14 @@ classes of task $t$       `way_mask`                               `(T, C)`; `C 
 trials or exposure        `support_size`, `query_size`             `(T, S)`, `(T, Q)`
 covariates of the group   `task_x`                                 `(T, G)`
 ========================  =======================================  =========================================
+
+What both sides have in common is said once, of `batch.support` and `batch.query`: `ebmeta.tasks.rows.Rows`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ from torch import Tensor
 
 from ebmeta.foundation.buckets import split
 from ebmeta.foundation.checks import at_least, checked, found
-from ebmeta.tasks.arrays import check_batch, pad
+from ebmeta.tasks.rows import LabelledRows, Rows, as_floats, check_shape
 
 __all__ = ["TaskBatch"]
 
@@ -80,44 +82,83 @@ class TaskBatch:
                 "support_x and query_x: expected shapes (tasks, rows, features...), got "
                 f"{tuple(self.support_x.shape)} and {tuple(self.query_x.shape)}"
             )
-        for name in ("way_mask", "task_x"):
-            value = getattr(self, name)
+        for name, value in (("way_mask", self.way_mask), ("task_x", self.task_x)):
             if value is not None and value.dim() != 2:
                 raise ValueError(f"{name}: expected two axes, the first of tasks, got shape {tuple(value.shape)}")
-        for name in ("support_size", "query_size", "task_x", "concentration"):
-            value = getattr(self, name)
-            if value is not None and not value.is_floating_point():
-                object.__setattr__(self, name, value.to(torch.get_default_dtype()))
-        for name in ("support_x", "query_x"):
-            x = getattr(self, name)
-            if not x.is_floating_point():
-                exact = torch.float64 if x.element_size() > 2 else torch.get_default_dtype()
-                object.__setattr__(self, name, x.to(exact))
-        for name in ("support_y", "query_y"):
-            y = getattr(self, name)
-            if y is not None and not y.is_floating_point():
-                object.__setattr__(self, name, y.long())
-        missing = {name for name in ("support_mask", "query_mask", "way_mask") if getattr(self, name) is None}
-        for name, x in (("support_mask", self.support_x), ("query_mask", self.query_x)):
-            if name in missing:
-                object.__setattr__(self, name, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
-        if "way_mask" in missing:
-            ways = 1
-            if not self.support_y.is_floating_point():
-                labels = [self.support_y] if self.query_y is None else [self.support_y, self.query_y]
-                ways = 1 + max((int(y.max()) for y in labels if y.numel()), default=0)
-            mask = torch.ones(len(self.support_x), ways, dtype=torch.bool, device=self.support_x.device)
-            object.__setattr__(self, "way_mask", mask)
-        check_batch(self)
-        for side in ("support", "query"):
-            mask = getattr(self, f"{side}_mask")
-            if bool(mask.all()):
-                continue
-            for name, blank in ((f"{side}_x", 0), (f"{side}_y", 0), (f"{side}_size", 1)):
-                value = getattr(self, name)
-                if value is not None:  # padding may hold anything, so it is made to hold numbers that do no harm
-                    real = mask.view(*mask.shape, *[1] * (value.dim() - 2))
-                    object.__setattr__(self, name, value.masked_fill(~real, blank))
+        support = Rows.taken(self.support_x, self.support_y, self.support_mask, self.support_size)
+        query = Rows.taken(self.query_x, self.query_y, self.query_mask, self.query_size)
+        way_mask = _all_ways(support, query) if self.way_mask is None else self.way_mask
+        new = self._of(support, query, way_mask, as_floats(self.task_x), as_floats(self.concentration))
+        new._check_rows()
+        new._check_tasks()
+        self.__dict__.update(new._with(support.blanked(), query.blanked()).__dict__)
+
+    @classmethod
+    def _of(
+        cls, support: Rows, query: Rows, way_mask: Tensor, task_x: Tensor | None, concentration: Tensor | None
+    ) -> TaskBatch:
+        """Put tasks together without a check."""
+        new = object.__new__(cls)
+        new.__dict__.update(support_x=support.x, support_y=support.y, query_x=query.x, query_y=query.y)
+        new.__dict__.update(support_mask=support.mask, query_mask=query.mask, way_mask=way_mask)
+        new.__dict__.update(support_size=support.size, query_size=query.size)
+        new.__dict__.update(task_x=task_x, concentration=concentration)
+        return new
+
+    def _with(self, support: Rows, query: Rows) -> TaskBatch:
+        return self._of(support, query, self.way_mask, self.task_x, self.concentration)
+
+    @property
+    def support(self) -> Rows:
+        """The support rows, shape `(T, S)` each."""
+        return Rows(self.support_x, self.support_y, self.support_mask, self.support_size)
+
+    @property
+    def query(self) -> Rows:
+        """The query rows, shape `(T, Q)` each."""
+        return Rows(self.query_x, self.query_y, self.query_mask, self.query_size)
+
+    def _check_rows(self) -> None:
+        """Raise `ValueError` where the two sides do not fit each other, or hold what they cannot."""
+        tasks, features = self.num_tasks, tuple(self.support_x.shape[2:])
+        self.support.check_shapes("support", tasks, features)
+        self.query.check_shapes("query", tasks, features)
+        check_shape("way_mask", self.way_mask, (tasks, self.way_mask.shape[-1]))
+        if self.way_mask.dtype != torch.bool:
+            raise ValueError(f"way_mask: expected a boolean mask, got {self.way_mask.dtype}")
+        if bool((self.way_mask[:, 1:] & ~self.way_mask[:, :-1]).any()):
+            raise ValueError("way_mask: expected the classes of each task first and padding after them, got a gap")
+        real = self.support_y.is_floating_point()
+        if self.query_y is not None and self.query_y.is_floating_point() != real:
+            raise ValueError(
+                f"query_y: expected labels of the kind of support_y, {self.support_y.dtype}, got {self.query_y.dtype}"
+            )
+        if real and self.way_mask.shape[1] != 1:
+            raise ValueError(f"way_mask: expected one output for real-valued labels, got {self.way_mask.shape[1]}")
+        if tasks == 0:
+            raise ValueError("expected at least one task, got 0")
+        if not bool(self.query_mask.any(1).all()):
+            t = int((~self.query_mask.any(1)).nonzero()[0])
+            raise ValueError(f"query_x: expected at least one query per task, got none in task {t}")
+        ways = self.way_mask.sum(1)
+        self.support.check_values("support", ways)
+        self.query.check_values("query", ways)
+
+    def _check_tasks(self) -> None:
+        """Raise `ValueError` where what is said of tasks as a whole is malformed."""
+        if self.task_x is not None:
+            check_shape("task_x", self.task_x, (self.num_tasks, self.task_x.shape[-1]))
+            finite = self.task_x.isfinite().all(1)
+            if not bool(finite.all()):
+                t = int((~finite).nonzero()[0])
+                raise ValueError(f"task_x: expected finite numbers, got NaN or infinity at task {t}")
+        if self.concentration is not None:
+            check_shape("concentration", self.concentration, (self.num_tasks,))
+            bad = self.concentration <= 0
+            if bool(bad.any()):
+                t = int(bad.nonzero()[0])
+                got = f"got {float(self.concentration[t])} at task {t}"
+                raise ValueError(f"concentration: expected numbers above 0, infinity or NaN, {got}")
 
     @classmethod
     @checked(num_ways=at_least(1))
@@ -158,34 +199,13 @@ class TaskBatch:
         lengths |= {0 if isinstance(v, Tensor) and not v.dim() else len(v) for v in optional if v is not None}
         if len(lengths) != 1 or not support_x:
             raise ValueError(f"expected lists of one equal, positive length, got lengths {sorted(lengths)}")
-        for name, xs, ys in (
-            ("support_y", support_x, support_y),
-            ("query_y", query_x, query_y),
-            ("support_size", support_x, support_size),
-            ("query_size", query_x, query_size),
-        ):
-            for t, (x, y) in enumerate(zip(xs, xs if ys is None else ys, strict=True)):
-                if len(x) != len(y):
-                    what = "labels" if name.endswith("y") else "sizes"
-                    raise ValueError(f"{name}: expected {len(x)} {what} in task {t}, got {len(y)}")
-        sx, support_mask = pad(support_x, max(map(len, support_x)))
-        sy, _ = pad(support_y, sx.shape[1])
-        qx, query_mask = pad(query_x, max(map(len, query_x)))
-        qy = None if query_y is None else pad(query_y, qx.shape[1])[0]
-        if num_ways is None:
-            if sy.is_floating_point():
-                num_ways = [1] * len(sx)
-            else:
-                last = [sy] if qy is None else [sy, qy]
-                if not any(y.shape[1] for y in last):
-                    raise ValueError("num_ways: expected the number of classes where there are no labels, got None")
-                num_ways = [1 + max(int(y[t].max()) for y in last if y.shape[1]) for t in range(len(sx))]
-        ways = torch.as_tensor(list(num_ways), device=sx.device)
-        way_mask = torch.arange(int(ways.max()), device=sx.device) < ways[:, None]
-        of_support = None if support_size is None else pad(support_size, sx.shape[1])[0]
-        of_query = None if query_size is None else pad(query_size, qx.shape[1])[0]
-        masks = support_mask, query_mask, way_mask
-        return cls(sx, sy, qx, qy, *masks, of_support, of_query, task_x, concentration)
+        support = Rows.stacked("support", support_x, support_y, support_size)
+        query = Rows.stacked("query", query_x, query_y, query_size)
+        ways = _num_ways(support, query) if num_ways is None else list(num_ways)
+        counts = torch.as_tensor(ways, device=support.x.device)
+        way_mask = torch.arange(int(counts.max()), device=support.x.device) < counts[:, None]
+        new = cls._of(support, query, way_mask, task_x, concentration)
+        return replace(new)  # checked
 
     @property
     def num_tasks(self) -> int:
@@ -195,14 +215,11 @@ class TaskBatch:
     @property
     def num_queries(self) -> Tensor:
         """Number of real queries of each task, $Q_t$, shape `(T,)`."""
-        return self.query_mask.sum(1)
+        return self.query.count
 
     def _map(self, f: Callable[[Tensor], Tensor]) -> TaskBatch:
-        values = {k.name: getattr(self, k.name) for k in fields(self)}
-        new = object.__new__(TaskBatch)
-        for name, v in values.items():
-            object.__setattr__(new, name, None if v is None else f(v))
-        return new
+        task_x, concentration = (None if v is None else f(v) for v in (self.task_x, self.concentration))
+        return self._of(self.support.map(f), self.query.map(f), f(self.way_mask), task_x, concentration)
 
     @checked()
     def to(self, target: torch.device | str | torch.dtype) -> TaskBatch:
@@ -232,16 +249,7 @@ class TaskBatch:
 
     def trimmed(self) -> TaskBatch:
         """Return the same tasks without the rows at the end that are padding in all of them."""
-        ends = {}
-        for side in ("support", "query"):
-            used = getattr(self, f"{side}_mask").any(0).nonzero()
-            ends[side] = int(used[-1]) + 1 if len(used) else 0
-        values = {k.name: getattr(self, k.name) for k in fields(self)}
-        new = object.__new__(TaskBatch)
-        for name, v in values.items():
-            end = ends.get(name.split("_")[0])
-            object.__setattr__(new, name, v if v is None or end is None else v[:, :end])
-        return new
+        return self._with(self.support.trimmed(), self.query.trimmed())
 
     @checked(cells=at_least(1), least=at_least(1))
     def parts(self, cells: int, least: int = 1) -> list[tuple[Tensor, TaskBatch]]:
@@ -254,15 +262,38 @@ class TaskBatch:
         Returns:
             The numbers of the tasks of each part, and those tasks, trimmed; this batch as it is, where it is small.
         """
-        rows, ways = self.support_mask.shape[1] + self.query_mask.shape[1], self.way_mask.shape[1]
+        rows, ways = self.support.width + self.query.width, self.way_mask.shape[1]
         if self.num_tasks * max(rows, least) * ways <= cells:
             return [(torch.arange(self.num_tasks), self)]
-        lengths = (self.support_mask.sum(1) + self.query_mask.sum(1)).clamp(min=least) * ways
+        lengths = (self.support.count + self.query.count).clamp(min=least) * ways
         numbers = (torch.from_numpy(part) for part in split(np.asarray(lengths.cpu()), cells))
         return [(number, self[number].trimmed()) for number in numbers]
 
     def __len__(self) -> int:
         return self.num_tasks
+
+    @checked()
+    def with_rows(self, support: Rows | None = None, query: Rows | None = None) -> TaskBatch:
+        """Return the same tasks with other rows.
+
+        Args:
+            support: support rows in place of its own, or None to keep these.
+            query: queries in place of its own, or None to keep these.
+
+        Raises:
+            ValueError: as for the constructor.
+
+        Examples:
+            >>> batch = TaskBatch(torch.zeros(2, 5, 3), torch.zeros(2, 5), torch.zeros(2, 7, 3))
+            >>> batch.with_rows(batch.support.first(2))
+            TaskBatch(tasks=2, ways<=1, support<=2, queries<=7, features=(3,), unlabelled)
+        """
+        return replace(self._with(support or self.support, query or self.query))  # checked
+
+    def labelled(self) -> LabelledRows:
+        """Return all labelled rows, those of the support first; the queries too where their labels are known."""
+        sides = [rows for rows in (self.support.labelled(), self.query.labelled()) if rows is not None]
+        return LabelledRows(*(torch.cat(values) for values in zip(*sides, strict=True)))
 
     def unlabelled(self) -> TaskBatch:
         """Return the same tasks without query labels: all that inference may see."""
@@ -279,16 +310,8 @@ class TaskBatch:
         """
         if self.query_y is None:
             raise ValueError("pooled: expected query labels, got unlabelled tasks")
-        x = torch.cat([self.support_x, self.query_x], 1)
-        y = torch.cat([self.support_y, self.query_y], 1)
-        mask = torch.cat([self.support_mask, self.query_mask], 1)
-        size = None
-        if self.support_size is not None or self.query_size is not None:
-            parts = ((self.support_size, self.support_y), (self.query_size, self.query_y))
-            size = torch.cat([torch.ones_like(y) if s is None else s for s, y in parts], 1)
-        support = {"support_x": x, "support_y": y, "support_mask": mask, "support_size": size}
-        query = {"query_x": x, "query_y": y, "query_mask": mask, "query_size": size}
-        return replace(self, **support, **query, concentration=None)  # type: ignore[arg-type]  # a table of tensors and Nones
+        rows = self.support.joined(self.query)
+        return self._of(rows, rows, self.way_mask, self.task_x, None)
 
     def __repr__(self) -> str:
         return (
@@ -297,3 +320,25 @@ class TaskBatch:
             f"features={tuple(self.support_x.shape[2:])}, "
             f"{'un' if self.query_y is None else ''}labelled)"
         )
+
+
+def _labels(support: Rows, query: Rows) -> list[Tensor]:
+    return [rows.y for rows in (support, query) if rows.y is not None and rows.y.numel()]
+
+
+def _all_ways(support: Rows, query: Rows) -> Tensor:
+    """Return a mask of as many classes in every task as the largest label asks for; of one output for real labels."""
+    labels = _labels(support, query)
+    classes = support.y is not None and not support.y.is_floating_point()
+    ways = 1 + max((int(y.max()) for y in labels), default=0) if classes else 1
+    return torch.ones(len(support.x), ways, dtype=torch.bool, device=support.x.device)
+
+
+def _num_ways(support: Rows, query: Rows) -> list[int]:
+    """Return the number of classes of each task, from its largest label."""
+    tasks, labels = len(support.x), _labels(support, query)
+    if support.y is not None and support.y.is_floating_point():
+        return [1] * tasks
+    if not labels:
+        raise ValueError("num_ways: expected the number of classes where there are no labels, got None")
+    return [1 + max(int(y[t].max()) for y in labels) for t in range(tasks)]

@@ -26,16 +26,11 @@ class _Rows:
         x: list[NDArray[np.float64]] = []
         y, size, group, start = list(x), list(x), list(x), 0
         for part in parts:
-            for side in ("support", "query"):
-                mask, labels = getattr(part, f"{side}_mask").cpu(), getattr(part, f"{side}_y")
-                if labels is None:
-                    continue
-                sizes = getattr(part, f"{side}_size")
-                number = np.broadcast_to(start + np.arange(len(part))[:, None], mask.shape)
-                x.append(getattr(part, f"{side}_x").cpu()[mask].double().numpy())
-                y.append(labels.cpu()[mask].double().numpy())
-                size.append(np.ones(int(mask.sum())) if sizes is None else sizes.cpu()[mask].double().numpy())
-                group.append(number[mask.numpy()])
+            rows = part.to("cpu").labelled()
+            x.append(rows.x.double().numpy())
+            y.append(rows.y.double().numpy())
+            size.append(rows.size.double().numpy())
+            group.append(start + rows.task.numpy())
             start += len(part)
         self.x, self.y, self.size, self.group = (np.concatenate(v) for v in (x, y, size, group))
 

@@ -245,16 +245,12 @@ class _Rows:
         task_x: list[torch.Tensor] = []
         for index, drawn in enumerate(batches):
             batch = drawn.to(device)
-            number = (index * len(batch) + torch.arange(len(batch), device=device)[:, None]) * MANY_WAYS
-            for side in ("support", "query"):
-                labels, mask = getattr(batch, f"{side}_y"), getattr(batch, f"{side}_mask")
-                if labels is not None:
-                    x.append(getattr(batch, f"{side}_x")[mask])
-                    wanted -= len(x[-1])
-                    y.append(labels[mask] if labels.is_floating_point() else labels[mask].double())
-                    sizes = getattr(batch, f"{side}_size")
-                    size.append((torch.ones_like(mask, dtype=torch.float64) if sizes is None else sizes)[mask])
-                    cluster.append((number + labels.long())[mask])
+            rows = batch.labelled()
+            x.append(rows.x)
+            y.append(rows.y if rows.y.is_floating_point() else rows.y.double())
+            size.append(rows.size)
+            cluster.append((index * len(batch) + rows.task) * MANY_WAYS + rows.y.long())
+            wanted -= len(rows.x)
             if batch.task_x is not None:
                 task_x.append(batch.task_x)
             if wanted <= 0:

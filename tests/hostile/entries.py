@@ -366,6 +366,7 @@ def _tasks(k: Kit) -> dict[str, Call]:
         "GroupSampler.parts": (lambda **o: list(k.groups.parts(**o)), {"rows": 30, "least": 2}),
         "TaskBatch.parts": (batch.parts, {"cells": 30, "least": 2}),
         "TaskBatch.to": (batch.to, {"target": "cpu"}),
+        "TaskBatch.with_rows": (batch.with_rows, {"support": batch.support, "query": batch.query}),
         "tasks.episodes.class_codes": (class_codes, {"y": k.codes, "name": "labels"}),
         "tasks.frames.FrameEncoder": (FrameEncoder, columns),
         "tasks.frames.FrameEncoder.fit": (

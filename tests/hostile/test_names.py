@@ -56,6 +56,7 @@ MODULES = [
     "simulate.sines",
     "simulate.spinning_lines",
     "tasks.batch",
+    "tasks.rows",
     "training.ensemble",
     "model.units",
 ]
@@ -91,6 +92,9 @@ LEFT = {
     "parts.heads.Head": PART,
     "parts.prior.*Prior.*": INNER,
     "parts.prior.Prior": PART,
+    "tasks.rows.*Rows": PART,
+    "tasks.rows.Rows.*": INNER,
+    "tasks.rows.[ac]*": INNER,
     "tasks.episodes.RowSampler": PART,
     "tasks.episodes.TaskSampler.sample": "a protocol",
     "tasks.episodes.[egn]*": INNER,
