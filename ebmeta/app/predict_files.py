@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
 
 from ebmeta.app.sources import Tasks, agree, naming, refuse_numbers, roles_of_encoder
-from ebmeta.app.tables import Table, read_table, write_table
-from ebmeta.estimators import FewShotClassifier, FewShotRegressor
+from ebmeta.app.tables import Roles, Table, read_table, write_table
+from ebmeta.estimators.classifier import FewShotClassifier
+from ebmeta.estimators.regressor import FewShotRegressor
+from ebmeta.estimators.rows import groups_of
 from ebmeta.foundation.writing import write_tree
 from ebmeta.likelihood import ScalarLikelihood
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.storage import load_with_encoder
 from ebmeta.prediction.trees import predict
-from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.columns import read_column
-from ebmeta.tasks.episodes import class_codes
 from ebmeta.tasks.frame_files import as_ids, read_frame
 from ebmeta.tasks.frames import FrameEncoder
 
@@ -35,37 +36,125 @@ Columns = dict[str, np.ndarray]
 
 
 @dataclass
-class _Answer:
-    """Predictions of the rows of a query file.
+class _Question:
+    """Rows to predict, and an estimator that knows the labelled ones; table and tree take one inference each.
 
     Args:
+        estimator: fitted to the support file.
+        rows: the query file.
         ids: the column that numbers or names the rows, by its name; empty where the file has none.
-        group: group of each row, by the name of its column; empty where there is none to show.
-        columns: predictions by name.
-        batch: the tasks behind them.
-        place: number of the row behind each query, shape `(T, Q)`; -1 for padding.
-        result: a summary for a machine.
+        roles: what the columns of the support file are.
+        shown: group of each row, by the name of its column; empty where there is none to show.
     """
 
+    estimator: FewShotClassifier | FewShotRegressor
+    rows: np.ndarray
     ids: Columns
-    group: Columns
-    columns: Columns
-    batch: TaskBatch
-    place: np.ndarray
-    result: dict[str, Any]
+    roles: Roles
+    shown: Columns
 
-    def table(self) -> Columns:
+    def columns(self) -> Columns:
+        """Return the predictions of the rows by name."""
+        raise NotImplementedError
+
+    def tree(self) -> xr.DataTree:
+        """Return the predictions of the tasks, with the row behind each query, -1 for padding."""
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """Return what there is to say of the files, for a machine."""
+        raise NotImplementedError
+
+    def certainty(self, found: xr.DataTree | Columns) -> dict[str, float]:
+        """Return by name how sure the predictions are on average."""
+        raise NotImplementedError
+
+    def table(self, columns: Columns) -> Columns:
         """Return all columns: row ids, groups, predictions; one whose name is taken is called `predicted_...`."""
-        name, values = next(iter(self.ids.items()), ("row", np.arange(len(next(iter(self.columns.values()))))))
+        name, values = next(iter(self.ids.items()), ("row", np.arange(len(self.rows))))
         name = name or "row"
-        while name in self.group:
+        while name in self.shown:
             name = f"{name}_number"
-        out = {name: values, **self.group}
-        for called, predictions in self.columns.items():
+        out = {name: values, **self.shown}
+        for called, predictions in columns.items():
             while called in out:
                 called = f"predicted_{called}"
             out[called] = predictions
         return out
+
+
+@dataclass
+class _OfClasses(_Question):
+    estimator: FewShotClassifier
+
+    def columns(self) -> Columns:
+        probs = self.estimator.predict_proba(self.rows)
+        names = [f"p_{c}" for c in self.estimator.classes_]
+        return {"prediction": self.estimator.classes_[probs.argmax(1)], **dict(zip(names, probs.T, strict=True))}
+
+    def tree(self) -> xr.DataTree:
+        batch = self.estimator.tasks(self.rows)
+        tree = predict(self.estimator.model, batch, num_steps=self.estimator.num_steps)
+        tree["predictive/row"] = xr.DataArray(np.arange(len(self.rows))[None], dims=("task", "query"))
+        return tree
+
+    def facts(self) -> dict[str, Any]:
+        return {"rows": len(self.rows), "classes": [str(c) for c in self.estimator.classes_]}
+
+    def certainty(self, found: xr.DataTree | Columns) -> dict[str, float]:
+        if isinstance(found, xr.DataTree):
+            probs = np.asarray(found["predictive/probs"].isel(step=-1, task=0))
+        else:
+            probs = np.stack([values for name, values in found.items() if name != "prediction"], 1)
+        return {"mean_confidence": float(probs.max(1).mean())}
+
+
+@dataclass
+class _OfNumbers(_Question):
+    estimator: FewShotRegressor
+    groups: list[Any] | None
+    size: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        has_cdf = type(self.estimator.model.likelihood).cdf is not ScalarLikelihood.cdf  # type: ignore[attr-defined]
+        self.levels = list(QUANTILES.values()) if has_cdf else None
+
+    def columns(self) -> Columns:
+        with _silent():
+            found = self.estimator.summaries(self.rows, self.levels, groups=self.groups, size=self.size)
+        return dict(zip(("mean", "std", *QUANTILES), found, strict=False))
+
+    def tree(self) -> xr.DataTree:
+        with _silent():
+            batch, numbers = self.estimator.placed(self.rows, groups=self.groups, size=self.size)
+        tree = predict(self.estimator.model, batch, num_steps=self.estimator.num_steps, quantiles=self.levels)
+        place = np.full(batch.query_mask.shape, -1)
+        place[batch.query_mask.numpy()] = numbers.numpy()
+        tree["predictive/row"] = xr.DataArray(place, dims=("task", "query"))
+        return tree
+
+    def facts(self) -> dict[str, Any]:
+        known, labelled = self.estimator.groups_, len(self.estimator.support_y_)
+        asked = set(groups_of(self.groups, len(self.rows)) or [None])
+        seen = asked & set(known) if known is not None else asked if labelled else set()
+        return {
+            "rows": len(self.rows),
+            "groups": len(asked),
+            "groups_with_labels": len(seen),
+            "labelled_rows": labelled,
+        }
+
+    def certainty(self, found: xr.DataTree | Columns) -> dict[str, float]:
+        std = found["predictive/std"].isel(step=-1) if isinstance(found, xr.DataTree) else found["std"]
+        return {"mean_std": float(std.mean())}
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Silence the warning that no group has labels: the result says how many have."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "groups: none of the", UserWarning)
+        yield
 
 
 def predict_files(
@@ -111,7 +200,8 @@ def predict_files(
         labelled, rows = _tables(model, support, query, label, groups)
         refuse_numbers(support, label, labelled.y)
         with naming(support, y=label):
-            answer = _classes(model, labelled, rows, num_steps, concentration)
+            clf = FewShotClassifier(model, num_steps, concentration).fit(labelled.X, np.asarray(labelled.y))
+        question: _Question = _OfClasses(clf, rows.X, rows.ids, labelled.roles, {})
     elif encoder is None:
         labelled, rows = _tables(model, support, query, label, groups)
         with naming(support, y=label):
@@ -120,19 +210,20 @@ def predict_files(
             reg = FewShotRegressor(model, num_steps).fit(labelled.X, y, groups=known)
         new = None if rows.groups is None else as_ids(rows.groups)
         shown = {} if groups is None or rows.groups is None else {groups: rows.groups}
-        answer = _numbers(reg, rows.X, new, None, shown, rows.ids)
+        question = _OfNumbers(reg, rows.X, rows.ids, labelled.roles, shown, new)
     else:
         with naming(folder):
             agree(Tasks(label=label, groups=groups), encoder)
-        answer = _frames(model, encoder, support, query, num_steps)
+        question = _frames(model, encoder, support, query, num_steps)
+    found: xr.DataTree | Columns
     if output.suffix == ".nc":
-        quantiles = list(QUANTILES.values()) if "q50" in answer.columns else None
-        tree = predict(model, answer.batch, num_steps=num_steps, quantiles=quantiles)
-        tree["predictive/row"] = xr.DataArray(answer.place, dims=("task", "query"))  # -1 for padding
-        write_tree(output, tree, overwrite)
+        found = question.tree()
+        write_tree(output, found, overwrite)
     else:
-        write_table(output, answer.table(), overwrite)
-    return {"output": str(output), **answer.result}
+        found = question.columns()
+        write_table(output, question.table(found), overwrite)
+    certainty = {name: round(value, 5) for name, value in question.certainty(found).items()}
+    return {"output": str(output), **question.facts(), **certainty, "columns": asdict(question.roles)}
 
 
 def _tables(model: EmpiricalBayes, support: Path, query: Path, label: str, groups: str | None) -> tuple[Table, Table]:
@@ -156,57 +247,9 @@ def _tables(model: EmpiricalBayes, support: Path, query: Path, label: str, group
     return labelled, rows
 
 
-def _classes(
-    model: EmpiricalBayes, labelled: Table, rows: Table, num_steps: int | None, concentration: float | None
-) -> _Answer:
-    y = np.asarray(labelled.y)
-    clf = FewShotClassifier(model, num_steps, concentration).fit(labelled.X, y)
-    probs = clf.predict_proba(rows.X)
-    names = [str(c) for c in clf.classes_]
-    columns: Columns = {"prediction": clf.classes_[probs.argmax(1)]}
-    columns |= {f"p_{name}": probs[:, c] for c, name in enumerate(names)}
-    x, q = (torch.tensor(v, dtype=torch.float64)[None] for v in (labelled.X, rows.X))
-    known = None if concentration is None else torch.tensor([float(concentration)])
-    batch = TaskBatch(x, torch.tensor(class_codes(y)[1])[None], q, concentration=known)
-    result = {
-        "rows": len(rows.X),
-        "classes": names,
-        "mean_confidence": round(float(probs.max(1).mean()), 5),
-        "columns": asdict(labelled.roles),
-    }
-    return _Answer(rows.ids, {}, columns, batch, np.arange(len(rows.X))[None], result)
-
-
-def _numbers(
-    reg: FewShotRegressor,
-    x: np.ndarray,
-    groups: list[Any] | None,
-    size: np.ndarray | None,
-    shown: Columns,
-    ids: Columns,
-) -> _Answer:
-    """Return mean, standard deviation and, where there is a cdf, quantiles of each row."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "groups: none of the", UserWarning)  # the result says it
-        mean, std = reg.predict(x, return_std=True, groups=groups, size=size)
-        columns: Columns = {"mean": mean, "std": std}
-        if type(reg.model.likelihood).cdf is not ScalarLikelihood.cdf:  # type: ignore[attr-defined]
-            values = reg.quantiles(x, list(QUANTILES.values()), groups=groups, size=size)
-            columns |= dict(zip(QUANTILES, values.T, strict=True))
-        batch, numbers = reg.placed(x, groups=groups, size=size)
-    place = np.full(batch.query_mask.shape, -1)
-    place[batch.query_mask.numpy()] = numbers.numpy()
-    result = {
-        "rows": len(x),
-        "groups": batch.num_tasks,
-        "groups_with_labels": int(batch.support_mask.any(1).sum()),
-        "labelled_rows": len(reg.support_y_),
-        "mean_std": round(float(std.mean()), 5),
-    }
-    return _Answer(ids, shown, columns, batch, place, result)
-
-
-def _frames(model: EmpiricalBayes, encoder: FrameEncoder, support: Path, query: Path, num_steps: int | None) -> _Answer:
+def _frames(
+    model: EmpiricalBayes, encoder: FrameEncoder, support: Path, query: Path, num_steps: int | None
+) -> _OfNumbers:
     """Return the predictions of all groups of a query file.
 
     Where neither file has a group column, their rows are of one group.
@@ -245,6 +288,4 @@ def _frames(model: EmpiricalBayes, encoder: FrameEncoder, support: Path, query: 
     with naming(support, y=encoder.y, size=encoder.size, groups=encoder.groups):
         reg = FewShotRegressor(model, num_steps).fit(x, y, groups=known, size=size, group_x=group_x)
     print(f"{support}: {used}")
-    answer = _numbers(reg, query_x, new, query_size, shown, ids)
-    answer.result["columns"] = asdict(used)
-    return answer
+    return _OfNumbers(reg, query_x, ids, used, shown, new, query_size)

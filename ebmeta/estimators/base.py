@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ebmeta.foundation.checks import at_least, check
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.prediction.trees import Marginals, marginals
+from ebmeta.model.posterior import Inference, MixtureInference
+from ebmeta.prediction.trees import ask
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.columns import check_names, read_rows
 
 __all__ = ["FewShot"]
-
-
-LARGEST = 1e30  # of a concentration: queries of equal shares
 
 
 class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
@@ -81,9 +80,35 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no typ
             raise ValueError("X: expected at least one row, got 0 sample(s)")
         return torch.from_numpy(x.astype(np.float64))
 
-    def _infer(self, X: ArrayLike, concentration: float | None = None) -> Marginals:
-        query = self._check_query(X)
-        known = None if concentration is None else torch.full((1,), min(float(concentration), LARGEST))
-        ways = torch.ones(1, self.n_ways_, dtype=torch.bool)
-        batch = TaskBatch(self.support_X_[None], self.support_y_[None], query[None], way_mask=ways, concentration=known)
-        return marginals(self.model, batch, self.num_steps)[0]
+    def _answers(
+        self,
+        asked: Iterable[tuple[TaskBatch, torch.Tensor]],
+        question: Callable[[Inference | MixtureInference, Callable[[torch.Tensor], torch.Tensor]], torch.Tensor],
+    ) -> NDArray[np.float64]:
+        """Return the answers of inference for every row, shape `(..., Q)`.
+
+        Args:
+            asked: batches of tasks, and which row each of their queries is, task after task.
+            question: from inference of some tasks to its answers, shape `(..., T, Q)`; it also gets a function that
+                lays out values of all rows as the queries of these tasks, shape `(T, Q)`.
+        """
+        rows: list[torch.Tensor] = []
+
+        def batches() -> Iterator[TaskBatch]:
+            for batch, own in asked:
+                rows.append(own)
+                yield batch
+
+        def answer(inferred: Inference | MixtureInference, batch: TaskBatch) -> NDArray[np.float64]:
+            def lay(values: torch.Tensor) -> torch.Tensor:
+                blank = values.new_zeros(batch.query_mask.shape)
+                return blank.masked_scatter(batch.query_mask.cpu(), values[rows[-1]]).to(batch.query_mask.device)
+
+            found: NDArray[np.float64] = question(inferred, lay)[..., batch.query_mask].double().cpu().numpy()
+            return found
+
+        answers = ask(self.model, batches(), answer, self.num_steps)
+        out = np.empty((*answers[0].shape[:-1], sum(map(len, rows))))
+        for own, values in zip(rows, answers, strict=True):
+            out[..., own.numpy()] = values
+        return out

@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
 
 from ebmeta.estimators.base import FewShot
 from ebmeta.foundation.checks import above, check
 from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.episodes import class_codes
 
 __all__ = ["FewShotClassifier"]
+
+LARGEST = 1e30  # of a concentration: queries of equal shares
 
 
 class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
@@ -68,9 +72,23 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         Raises:
             ValueError: if the rows do not fit the support set, are empty, or are not finite.
         """
-        probs: NDArray[np.float64] = self._infer(X, self.concentration).summaries["probs"][-1, 0].double().cpu().numpy()
+        batch = self.tasks(X)
+        asked = [(batch, torch.arange(batch.query_mask.shape[1]))]
+        probs = self._answers(asked, lambda inferred, _: inferred.predict(-1)["probs"].movedim(-1, 0)).T
         probs /= probs.sum(-1, keepdims=True)
         return probs
+
+    def tasks(self, X: ArrayLike) -> TaskBatch:
+        """Return the task with these rows as its queries, for `ebmeta.predict`."""
+        query = self._check_query(X)
+        known = None if self.concentration is None else torch.full((1,), min(float(self.concentration), LARGEST))
+        return TaskBatch(
+            self.support_X_[None],
+            self.support_y_[None],
+            query[None],
+            way_mask=torch.ones(1, self.n_ways_, dtype=torch.bool),
+            concentration=known,
+        )
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the likeliest label of each row, shape `(Q,)`; all rows are used together."""

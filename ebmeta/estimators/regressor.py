@@ -20,8 +20,7 @@ from ebmeta.foundation.buckets import by_group, split
 from ebmeta.foundation.checks import at_least, between, checked, real_array
 from ebmeta.foundation.seeding import stream
 from ebmeta.model.posterior import Inference, MixtureInference
-from ebmeta.model.trained import say_untrained
-from ebmeta.prediction.trees import CELLS, evaluating, match_model
+from ebmeta.prediction.trees import CELLS
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.columns import check_names, kind_of_keys, read_column, read_keys, read_rows
 
@@ -190,7 +189,6 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         query = self._check_query(X)
         return next(self._tasks(query, groups_of(groups, len(query)), sizes_of(size, len(query))))
 
-    @torch.no_grad()
     def _ask(
         self,
         X: ArrayLike,
@@ -198,32 +196,11 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         size: ArrayLike | None,
         question: Callable[[Inference | MixtureInference, Callable[[torch.Tensor], torch.Tensor]], torch.Tensor],
     ) -> NDArray[np.float64]:
-        """Return the answers of inference for every row of `X`, shape `(..., Q)`.
-
-        Args:
-            X: as for `predict`.
-            groups: as for `predict`.
-            size: as for `predict`.
-            question: from inference of some groups to its answers, shape `(..., T, Q)`; it also gets a function that
-                lays out values of all rows as the queries of these groups, shape `(T, Q)`.
-        """
+        """Return the answers of inference for every row of `X`, groups of like size together."""
         query = self._check_query(X)
-        say_untrained(self.model)
-        out: NDArray[np.float64] | None = None
-        asked = self._tasks(query, groups_of(groups, len(query)), sizes_of(size, len(query)), CELLS)
-        with evaluating(self.model):
-            for tasks, rows in asked:
-                batch = match_model(self.model, tasks)
-
-                def lay(values: torch.Tensor, mask: torch.Tensor = batch.query_mask, rows: torch.Tensor = rows) -> Any:
-                    return values.new_zeros(mask.shape).masked_scatter(mask.cpu(), values[rows]).to(mask.device)
-
-                found = question(self.model.infer(batch, self.num_steps), lay)
-                answers = found[..., batch.query_mask].double().cpu().numpy()
-                out = np.empty((*answers.shape[:-1], len(query))) if out is None else out
-                out[..., rows.numpy()] = answers
-        assert out is not None  # for the type checker: there is at least one row
-        return out
+        return self._answers(
+            self._tasks(query, groups_of(groups, len(query)), sizes_of(size, len(query)), CELLS), question
+        )
 
     @checked()
     def predict(
@@ -245,8 +222,35 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         Raises:
             ValueError: if the rows do not fit the support set, are empty, or are not finite.
         """
-        mean, std = self._ask(X, groups, size, lambda inferred, _: torch.stack(MOMENTS(inferred.predict(-1))))
+        mean, std = self.summaries(X, groups=groups, size=size)
         return (mean, std) if return_std else mean
+
+    def summaries(
+        self,
+        X: ArrayLike,
+        levels: ArrayLike | None = None,
+        *,
+        groups: ArrayLike | None = None,
+        size: ArrayLike | None = None,
+    ) -> NDArray[np.float64]:
+        """Return mean, standard deviation and quantiles of each row by one inference, shape `(2 + L, Q)`.
+
+        Args:
+            X: as for `predict`.
+            levels: probabilities between 0 and 1 of the quantiles, shape `(L,)`; none by default.
+            groups: as for `predict`.
+            size: as for `predict`.
+
+        Raises:
+            ValueError: as for `quantiles`.
+        """
+        wanted = None if levels is None else torch.from_numpy(real_array("levels", levels, ndim=1))
+
+        def question(inferred: Inference | MixtureInference, _: Any) -> torch.Tensor:
+            moments = torch.stack(MOMENTS(inferred.predict(-1)))
+            return moments if wanted is None else torch.cat([moments, inferred.quantile(-1, wanted)])
+
+        return self._ask(X, groups, size, question)
 
     def score(
         self,

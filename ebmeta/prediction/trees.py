@@ -19,10 +19,10 @@ and -1 in integer ones.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -36,8 +36,9 @@ from ebmeta.model.posterior import Inference, MixtureInference
 from ebmeta.model.trained import say_untrained
 from ebmeta.tasks.batch import TaskBatch
 
-__all__ = ["Marginals", "assemble", "evaluating", "marginals", "match_model", "predict"]
+__all__ = ["Marginals", "ask", "assemble", "evaluating", "marginals", "match_model", "predict"]
 
+Answer = TypeVar("Answer")
 Groups = dict[str, dict[str, tuple[tuple[str, ...], np.ndarray]]]
 
 CELLS = 2**15  # rows times classes per pass, padding included: bounds the memory of networks and integrals
@@ -99,8 +100,36 @@ def evaluating(model: nn.Module) -> Iterator[None]:
                     module.training = True
 
 
-@checked(num_steps=at_least(0))
 @torch.no_grad()
+def ask(
+    model: EmpiricalBayes,
+    batches: Iterable[TaskBatch],
+    question: Callable[[Inference | MixtureInference, TaskBatch], Answer],
+    num_steps: int | None = None,
+) -> list[Answer]:
+    """Infer each batch once, in evaluation mode and without gradients, and return the answers to a question.
+
+    Every prediction takes this road: trees, scores, the scikit-learn estimators and the command line.
+
+    Args:
+        model: the model; its parameters decide the device.
+        batches: tasks, whose query labels are not looked at; one batch at a time is inferred.
+        question: from inference, and its tasks on the model's device, to an answer.
+        num_steps: refinement steps; those of training by default.
+
+    Raises:
+        ValueError: if the tasks do not fit the model.
+    """
+    say_untrained(model)
+    answers = []
+    with evaluating(model):
+        for batch in batches:
+            own = match_model(model, batch.unlabelled())
+            answers.append(question(model.infer(own, num_steps), own))
+    return answers
+
+
+@checked(num_steps=at_least(0))
 def marginals(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None = None) -> list[Marginals]:
     """Infer and summarise, in parts of tasks of like size; query labels are not looked at.
 
@@ -115,16 +144,15 @@ def marginals(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None = N
     Raises:
         ValueError: if the tasks do not fit the model.
     """
-    say_untrained(model)
-    chunks = []
-    with evaluating(model):
-        for tasks, own in batch.unlabelled().parts(CELLS, model.predictor.num_weights):
-            part = match_model(model, own)
-            inferred = model.infer(part, num_steps)
-            rows = [inferred.predict(k) for k in range(len(inferred.path))]
-            summaries = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-            chunks.append(Marginals(inferred, summaries, inferred.kl(), tasks, part))
-    return chunks
+    parts = batch.unlabelled().parts(CELLS, model.predictor.num_weights)
+    numbers = iter([tasks for tasks, _ in parts])
+
+    def summarise(inferred: Inference | MixtureInference, own: TaskBatch) -> Marginals:
+        rows = [inferred.predict(k) for k in range(len(inferred.path))]
+        summaries = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        return Marginals(inferred, summaries, inferred.kl(), next(numbers), own)
+
+    return ask(model, (part for _, part in parts), summarise, num_steps)
 
 
 def assemble(chunks: Sequence[Marginals], values: Sequence[Tensor], axis: int, *rest: int) -> np.ndarray:
