@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import ebmeta
+from ebmeta.tasks.training_rows import TrainingRows
 from lib.common import by_step, cifar_fs, read, write
 
 TASKS, ITERATIONS, TRAIN_CLASSES = 400, 1000, 64
@@ -67,7 +68,8 @@ def no_network(model: ebmeta.EmpiricalBayes) -> None:
 def no_metric(model: ebmeta.EmpiricalBayes) -> None:
     """Look at directions from the centre in the metric of the features as they are."""
     x = torch.from_numpy(cifar_fs("train").X[::10])
-    model.predictor.measure(x, torch.arange(len(x)))  # classes seen once leave the metric alone
+    each = torch.arange(len(x))
+    model.predictor.measure(TrainingRows(x, each.double(), each))  # classes seen once leave the metric alone
 
 
 def no_temperature(model: ebmeta.EmpiricalBayes) -> None:

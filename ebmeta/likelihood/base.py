@@ -14,7 +14,7 @@ the predictive log likelihood. Where a likelihood of one number per row is not o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -24,6 +24,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from ebmeta.foundation.seeding import Drawing
+from ebmeta.tasks.training_rows import TrainingRows
 
 __all__ = ["Given", "Likelihood"]
 
@@ -64,8 +65,16 @@ class Likelihood(nn.Module):
     def check_precision(self, name: str, y: Tensor, dtype: torch.dtype) -> None:
         """Raise `ValueError` where a linear predictor of this type is too coarse for a label."""
 
-    def measure(self, y: Tensor, size: Tensor | None) -> float:
-        """Take the scale of training labels of shape `(N,)`; return the linear predictor of their mean."""
+    def measure(self, rows: TrainingRows) -> TrainingRows:
+        """Take the scale of training labels, where `rows.standardize`; return the rows with their intercept.
+
+        Args:
+            rows: training rows.
+        """
+        return replace(rows, intercept=self.intercept(rows.y, rows.size)) if rows.standardize else rows
+
+    def intercept(self, y: Tensor, size: Tensor | None) -> float:
+        """Return the linear predictor of the mean of labels of shape `(N,)` and sizes of that shape, if any."""
         return 0.0
 
     def extreme(self, y: NDArray[np.float64], size: NDArray[np.float64]) -> bool:

@@ -96,7 +96,7 @@ class Binomial(_Counts):
     def alone(self, size: NDArray[np.float64]) -> bool:
         return bool((size <= 1).all())
 
-    def measure(self, y: Tensor, size: Tensor | None) -> float:
+    def intercept(self, y: Tensor, size: Tensor | None) -> float:
         trials = float(len(y) if size is None else size.sum())
         p = (float(y.sum()) + 0.5) / (trials + 1)
         return math.log(p / (1 - p))
@@ -146,7 +146,7 @@ class Poisson(_Counts):
     def extreme(self, y: NDArray[np.float64], size: NDArray[np.float64]) -> bool:
         return bool((y == 0).all())
 
-    def measure(self, y: Tensor, size: Tensor | None) -> float:
+    def intercept(self, y: Tensor, size: Tensor | None) -> float:
         exposure = float(len(y) if size is None else size.sum())
         return math.log((float(y.sum()) + 0.5) / exposure)
 

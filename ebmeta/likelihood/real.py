@@ -16,6 +16,7 @@ from ebmeta.foundation.checks import above, checked
 from ebmeta.foundation.standard import Exact, standard, summary
 from ebmeta.likelihood.base import Given
 from ebmeta.likelihood.scalar import ScalarLikelihood
+from ebmeta.tasks.training_rows import TrainingRows
 
 __all__ = ["Normal", "NormalPerTask", "StudentT"]
 
@@ -62,20 +63,21 @@ class _Located(Exact, ScalarLikelihood):
     def alone(self, size: NDArray[np.float64]) -> bool:
         return not self.known and bool((size == size[0]).all())
 
-    def measure(self, y: Tensor, size: Tensor | None) -> float:
-        """Take mean and standard deviation of training labels as centre and unit; the linear predictor starts at 0.
+    @torch.no_grad()
+    def measure(self, rows: TrainingRows) -> TrainingRows:
+        """Take mean and standard deviation of training labels as centre and unit; their intercept is then 0.
 
         The noise starts at what it is, where known, and otherwise in proportion to the typical size of a row.
         """
-        with torch.no_grad():
-            center, unit = summary(y.unsqueeze(1), "labels", ["y"])
+        if rows.standardize:
+            center, unit = summary(rows.y.unsqueeze(1), "labels", ["y"])
             self.center.copy_(center[0])
             self.unit.copy_(unit[0])
             if self.known:
                 self.log_noise.copy_(-self.unit.log())
-            elif size is not None:
-                self.log_noise.add_(size.double().log().mean() / 2)
-        return 0.0
+            elif rows.size is not None:
+                self.log_noise.add_(rows.size.double().log().mean() / 2)
+        return super().measure(rows)
 
     def mean(self, eta: Tensor, given: Given | None = None) -> Tensor:
         return self.center + self.unit * eta.double()

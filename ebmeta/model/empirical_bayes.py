@@ -29,6 +29,7 @@ from ebmeta.refine.base import GradientRefiner, Refiner
 from ebmeta.refine.mixture import class_refiner
 from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
 from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.training_rows import Measures, TrainingRows
 
 __all__ = ["EmpiricalBayes"]
 
@@ -143,14 +144,10 @@ class EmpiricalBayes(nn.Module):
             "profile": profile,
             "freeze_embedder": freeze_embedder,
         }
-        if widths == "measured" and synthetic_gradient != "mixture":
-            raise ValueError(f"widths: expected 'trained', or 'measured' of a mixture, got {widths!r}")
         predictor = CosineHead(num_features, embedder, freeze_embedder, profile=profile)
-        refiner = class_refiner(synthetic_gradient, num_steps, n_way, width, stream(seed))
-        prior, initializer = DiagonalPrior(predictor.num_weights), PrototypeInitializer(predictor.num_weights)
-        if widths == "measured":
-            for parameter in (prior.log_scale, *initializer.parameters()):
-                parameter.requires_grad_(False)
+        refiner = class_refiner(synthetic_gradient, num_steps, n_way, width, stream(seed), widths=widths)
+        prior = DiagonalPrior(predictor.num_weights, widths=widths)
+        initializer = PrototypeInitializer(predictor.num_weights, widths=widths)
         model = cls(prior, LIKELIHOODS["categorical"](), predictor, initializer, refiner, beta, config)
         model.fitted = False
         return model
@@ -254,6 +251,24 @@ class EmpiricalBayes(nn.Module):
     @fitted.setter
     def fitted(self, fitted: bool) -> None:
         self._start = None if fitted else sums(self)
+
+    @property
+    def measured(self) -> bool:
+        """Whether the model has taken its measure of training rows."""
+        return self.predictor.measured
+
+    def measure(self, rows: TrainingRows) -> None:
+        """Let every part take its measure of training rows: each sees what the one before it has made of them.
+
+        Args:
+            rows: training rows.
+
+        Raises:
+            ValueError: if numbers vary by too few of their roundings, or a profile finds no training classes.
+        """
+        parts: list[Measures] = [self.predictor, self.likelihood, self.prior, self.initializer, self.refiner]
+        for part in parts:
+            rows = part.measure(rows)
 
     @property
     def weight_columns(self) -> list[str] | None:

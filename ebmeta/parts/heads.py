@@ -25,7 +25,7 @@ enter linearly, so a Gaussian over $w$ is a Gaussian over $\eta$.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -36,11 +36,13 @@ from ebmeta.foundation.checks import at_least, checked
 from ebmeta.foundation.standard import Exact, centred, check_resolution, standard, summary
 from ebmeta.parts.basis import Basis
 from ebmeta.parts.profile import ClassProfile
+from ebmeta.tasks.training_rows import TrainingRows
 
 __all__ = ["CosineHead", "Head", "LinearHead"]
 
 CONSTANT = 0.3  # the constant feature of a cosine head; its square is the prior variance of a log proportion
 POWER = 0.25  # of the covariance within classes: 0 leaves the features alone, 1/2 whitens them
+PART = 1000  # inputs at a time behind a profile
 SHRINKAGE = 0.3  # of that covariance towards a multiple of the identity
 
 
@@ -154,19 +156,30 @@ class Head(Exact, ABC):
         """
         raise ValueError(f"in_units: expected a linear head, got {self.name!r}")
 
-    @abstractmethod
-    def measure(self, x: Tensor, cluster: Tensor, columns: Sequence[str] = ()) -> None:
-        r"""Take the measure of training inputs.
+    @torch.no_grad()
+    def measure(self, rows: TrainingRows) -> TrainingRows:
+        r"""Take the measure of training rows.
 
         Args:
-            x: inputs, shape `(N, ...)`.
-            cluster: class of each input for a cosine head, any integers, shape `(N,)`.
-            columns: names of the features, for messages.
+            rows: training rows.
+
+        Returns:
+            The rows with their features $\phi(x)$, and whether the parts behind take their units of them.
 
         Raises:
             ValueError: if a feature (for a cosine head: all of them together) varies by too few roundings of its
-                numbers.
+                numbers, or a profile finds no training classes.
         """
+        self._take(rows)
+
+        def features() -> Tensor:
+            return self.features(rows.x.unsqueeze(0))[0]
+
+        return replace(rows, features=features, standardize=self.own_units and not self.raw)
+
+    @abstractmethod
+    def _take(self, rows: TrainingRows) -> None:
+        """Take the measure of training rows."""
 
 
 @checked(num_features=at_least(1), profile=at_least(0))
@@ -204,6 +217,10 @@ class CosineHead(Head):
 
     @property
     def measured(self) -> bool:
+        return self._has_metric and (self.profile is None or self.profile.fitted)
+
+    @property
+    def _has_metric(self) -> bool:
         return bool(self.center.any())
 
     def of_embedded(self, x: Tensor) -> Tensor:
@@ -220,13 +237,17 @@ class CosineHead(Head):
         z = (off / torch.where(reach > 0, reach, 1.0)).to(self.metric.dtype)
         return functional.normalize(z @ self.metric, dim=-1, eps=1e-6)
 
-    @torch.no_grad()
-    def measure(self, x: Tensor, cluster: Tensor, columns: Sequence[str] = ()) -> None:
-        """Take centre and metric of training inputs; see `Head.measure`.
+    def _take(self, rows: TrainingRows) -> None:
+        device = self.center.device
+        if not self._has_metric:
+            self._take_metric(self.embed(rows.x.unsqueeze(0))[0], rows.cluster)
+        if self.profile is not None and not self.profile.fitted:
+            x, y = rows.classes()
+            parts = [self.embed(part.to(device).unsqueeze(0))[0] for part in torch.split(x, PART)]
+            self.profile.fit(self.direction(torch.cat(parts)), y.to(device))
 
-        Classes seen once say nothing of the metric, which stays the identity where no class is seen twice.
-        """
-        x = self.embed(x.unsqueeze(0))[0]
+    def _take_metric(self, x: Tensor, cluster: Tensor) -> None:
+        """Take centre and metric; classes seen once say nothing, and where all are, the metric stays the identity."""
         center, off = centred(x)
         reach = off.abs().max()
         deviation = float(reach * (off / reach).square().mean().sqrt()) if float(reach) > 0 else 0.0
@@ -311,18 +332,12 @@ class LinearHead(Head):
             change[-1, :-1] = -self.center / self.unit
         return change
 
-    @torch.no_grad()
-    def measure(self, x: Tensor, cluster: Tensor, columns: Sequence[str] = ()) -> None:
-        """Take centre and unit of training inputs, and what a basis asks for; see `Head.measure`.
-
-        A feature that never changes keeps the unit 1: it then adds nothing that the intercept does not. Training sees
-        to the scale of features that it moves.
-        """
+    def _take(self, rows: TrainingRows) -> None:
         if self.raw:
             return
-        if self.basis is not None or not self.moving:
-            x = self.embed(x.unsqueeze(0))[0]
-            center, unit = summary(x, "feature", columns)
+        if self.basis is not None or not self.moving:  # training sees to the scale of features that it moves
+            x = self.embed(rows.x.unsqueeze(0))[0]
+            center, unit = summary(x, "feature", rows.columns)  # one that never changes has the unit 1
             self.center.copy_(center)
             self.unit.copy_(unit)
             if self.basis is not None and not self.basis.measured:  # its period may have been given

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from ebmeta.likelihood import Given, Likelihood
 from ebmeta.parts.gaussian import Gaussian
+from ebmeta.parts.widths import AMPLITUDE, Widths, class_widths
+from ebmeta.tasks.training_rows import TrainingRows
 
 __all__ = ["ConjugateInitializer", "Initializer", "PrototypeInitializer"]
 
@@ -52,6 +54,10 @@ class Initializer(nn.Module):
         """
         raise NotImplementedError
 
+    def measure(self, rows: TrainingRows) -> TrainingRows:
+        """Take what the initializer needs of training rows; nothing by default."""
+        return rows
+
 
 class PrototypeInitializer(Initializer):
     r"""Class weights seen through their examples, each a noisy look at its class's weights.
@@ -65,12 +71,25 @@ class PrototypeInitializer(Initializer):
         num_weights: weights per class, $P$.
         amplitude: initial value of $a$.
         precision: initial value of every $\lambda_p$.
+        widths: "trained", or "measured" on training classes and kept (`ebmeta.parts.widths`).
     """
 
-    def __init__(self, num_weights: int, amplitude: float = 10.0, precision: float = 4.0) -> None:
+    def __init__(
+        self, num_weights: int, amplitude: float = 10.0, precision: float = 4.0, *, widths: Widths = "trained"
+    ) -> None:
         super().__init__()
+        self.widths = widths
         self.log_amplitude = nn.Parameter(torch.tensor(math.log(amplitude)))
         self.log_precision = nn.Parameter(torch.full((num_weights,), math.log(precision)))
+        self.requires_grad_(widths == "trained")
+
+    @torch.no_grad()
+    def measure(self, rows: TrainingRows) -> TrainingRows:
+        if self.widths == "measured":
+            about, _ = class_widths(rows)
+            self.log_amplitude.fill_(math.log(AMPLITUDE))
+            self.log_precision[:-1] = -about.log()
+        return rows
 
     def forward(
         self,

@@ -13,7 +13,6 @@ whole, in units of the training tasks, where there are any. Learning $\psi$ over
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -22,6 +21,8 @@ from torch import Tensor, nn
 from ebmeta.foundation.checks import above, at_least, checked
 from ebmeta.foundation.standard import Exact, standard, summary
 from ebmeta.parts.gaussian import DiagonalGaussian, FullGaussian, Gaussian
+from ebmeta.parts.widths import Widths, class_widths
+from ebmeta.tasks.training_rows import TrainingRows
 
 __all__ = ["DiagonalPrior", "FullPrior", "Prior"]
 
@@ -61,19 +62,22 @@ class Prior(Exact):
         raise NotImplementedError
 
     @torch.no_grad()
-    def measure(self, task_x: Tensor, columns: Sequence[str] = ()) -> None:
-        """Take centre and unit of the covariates of training tasks.
+    def measure(self, rows: TrainingRows) -> TrainingRows:
+        """Take centre and unit of the covariates of training tasks, and the mean of the intercept.
 
         Args:
-            task_x: covariates, shape `(T, G)`.
-            columns: their names, for messages.
+            rows: training rows, as the likelihood has returned them.
 
         Raises:
             ValueError: if a covariate varies by too few roundings of its numbers.
         """
-        center, unit = summary(task_x, "covariate", columns)
-        self.center.copy_(center)
-        self.unit.copy_(unit)
+        if rows.standardize and rows.task_x is not None:
+            center, unit = summary(rows.task_x, "covariate", rows.covariates)
+            self.center.copy_(center)
+            self.unit.copy_(unit)
+        if rows.intercept is not None:
+            self.loc[-1] = rows.intercept
+        return rows
 
     def forward(self, num_tasks: int, num_ways: int, task_x: Tensor | None = None) -> Gaussian:
         r"""Return $p_\psi(w_t)$ for every task and output.
@@ -99,8 +103,34 @@ class Prior(Exact):
         return p.with_(p.loc + shift.unsqueeze(1), p.precision)
 
 
+@checked(num_weights=at_least(1), scale=above(0), num_covariates=at_least(0))
 class DiagonalPrior(Prior):
-    r"""$w_{cp} \sim \mathcal N(\mu_p, \sigma_p^2)$, independent over weights."""
+    r"""$w_{cp} \sim \mathcal N(\mu_p, \sigma_p^2)$, independent over weights.
+
+    Args:
+        num_weights: number of weights per output, $P$.
+        scale: initial standard deviation of every weight.
+        num_covariates: covariates per task, $G$.
+        widths: "trained", or "measured" on training classes and kept (`ebmeta.parts.widths`).
+
+    Raises:
+        ValueError: as of `Prior`.
+    """
+
+    def __init__(
+        self, num_weights: int, scale: float = 1.0, num_covariates: int = 0, *, widths: Widths = "trained"
+    ) -> None:
+        super().__init__(num_weights, scale, num_covariates)
+        self.widths = widths
+        self.log_scale.requires_grad_(widths == "trained")
+
+    @torch.no_grad()
+    def measure(self, rows: TrainingRows) -> TrainingRows:
+        rows = super().measure(rows)
+        if self.widths == "measured":
+            _, among = class_widths(rows)
+            self.log_scale[:-1] = among.log() / 2
+        return rows
 
     def gaussian(self) -> DiagonalGaussian:
         return DiagonalGaussian(self.loc, torch.exp(-2 * self.log_scale))

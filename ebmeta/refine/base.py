@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from ebmeta.likelihood import Given, Likelihood
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.refine.synthetic_gradient import QueryState, SyntheticGradient
+from ebmeta.tasks.training_rows import TrainingRows
 
 __all__ = ["GradientRefiner", "Refiner", "Setting"]
 
@@ -147,6 +148,13 @@ class Refiner(nn.Module):
         x = query_x * query_mask.unsqueeze(-1)
         setting = Setting(q, prior, likelihood, x, query_mask, way_mask, beta, given, concentration)
         return self.unroll(q, setting, steps)
+
+    def measure(self, rows: TrainingRows) -> TrainingRows:
+        """Take what the refiner needs of training rows; nothing by default."""
+        return rows
+
+    def forget(self) -> None:
+        """Forget what the end of an earlier training has fitted; nothing by default."""
 
     def quick(self) -> Iterator[nn.Parameter]:
         """Iterate over the few numbers that training may move in larger steps than a network's weights; none here."""

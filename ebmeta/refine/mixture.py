@@ -38,11 +38,15 @@ from torch.nn import functional
 from ebmeta.foundation.seeding import blank_linear
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.parts.heads import CONSTANT
+from ebmeta.parts.widths import AMPLITUDE, Widths, class_widths
 from ebmeta.refine.base import GradientRefiner, Refiner, Setting
 from ebmeta.refine.synthetic_gradient import ClassSyntheticGradient, MLPSyntheticGradient, QueryState, Reading
 from ebmeta.refine.temperature import TaskTemperature
+from ebmeta.tasks.training_rows import TrainingRows
 
 __all__ = ["MixtureRefiner", "class_refiner"]
+
+KAPPA, INFORMATION = 1.3, 0.05  # relative to a measured q_0: size of the mixture's weights, and what a query adds
 
 
 class MixtureRefiner(Refiner):
@@ -54,6 +58,8 @@ class MixtureRefiner(Refiner):
         scale: initial $\kappa$.
         weight: initial $\omega$, in units of $q_0$'s precision times its location.
         concentration: initial $\alpha$.
+        widths: "measured" where those of prior and initializer are, with which $\kappa$, $\omega$ and $\nu$ start in
+            proportion (`ebmeta.parts.widths`).
 
     Raises:
         ValueError: if `num_steps` is negative.
@@ -72,8 +78,11 @@ class MixtureRefiner(Refiner):
         scale: float = 10.0,
         weight: float = 40.0,
         concentration: float = 3.0,
+        *,
+        widths: Widths = "trained",
     ) -> None:
         super().__init__(synthetic_gradient, num_steps)
+        self.widths = widths
         start = {"scale": scale, "weight": weight, "concentration": concentration, "information": 0.2}
         for name, value in start.items():
             self.register_parameter(f"log_{name}", nn.Parameter(torch.tensor(math.log(value))))
@@ -95,6 +104,19 @@ class MixtureRefiner(Refiner):
             if k < steps:
                 q = self.move(q, setting, state, reading)
         return path
+
+    @torch.no_grad()
+    def measure(self, rows: TrainingRows) -> TrainingRows:
+        if self.widths == "measured":
+            about, among = class_widths(rows)
+            typical = float(about.log().mean())
+            self.log_scale.fill_(math.log(AMPLITUDE * KAPPA * float((among / (among + about)).mean())))
+            self.log_weight.fill_(math.log(AMPLITUDE) - typical)
+            self.log_information.fill_(math.log(INFORMATION) - typical)
+        return rows
+
+    def forget(self) -> None:
+        self.temperature.forget()
 
     def quick(self) -> Iterator[nn.Parameter]:
         yield from (self.log_scale, self.log_weight, self.log_concentration, self.log_information, self.share)
@@ -129,14 +151,19 @@ class MixtureRefiner(Refiner):
         return q.with_(loc, q0.precision + self.log_information.exp() * claimed)
 
 
-def class_refiner(kind: str, num_steps: int, n_way: int | None, width: int, generator: torch.Generator) -> Refiner:
+def class_refiner(
+    kind: str, num_steps: int, n_way: int | None, width: int, generator: torch.Generator, *, widths: Widths = "trained"
+) -> Refiner:
     """Return a refiner of class weights by name, initial weights from a generator; see `EmpiricalBayes.classifier`.
 
     Raises:
-        ValueError: if the name is unknown, or a number of ways is needed and not given.
+        ValueError: if the name is unknown, a number of ways is needed and not given, or widths are measured for
+            another refiner than a mixture.
     """
+    if widths == "measured" and kind != "mixture":
+        raise ValueError(f"widths: expected 'trained', or 'measured' of a mixture, got {widths!r}")
     if kind == "mixture":
-        return MixtureRefiner(ClassSyntheticGradient(width, generator=generator), num_steps)
+        return MixtureRefiner(ClassSyntheticGradient(width, generator=generator), num_steps, widths=widths)
     if kind == "residual":
         return GradientRefiner(ClassSyntheticGradient(width, generator=generator), num_steps, step=5.0)
     if kind != "mlp":

@@ -96,7 +96,7 @@ class Evidence:
         self.num_draws = num_draws
         for part in self.parts:
             model.check(part)
-        measure(model, self.parts, tasks)
+        measure(model, self.parts)
         found = [
             (f"{part}.{name}", p)
             for part in ("prior", "likelihood", "predictor")

@@ -90,6 +90,8 @@ LEFT = {
     "prediction.trees.[Mae]*": INNER,
     "parts.heads.*Head.*": INNER,
     "parts.heads.Head": PART,
+    "*EmpiricalBayes.measure": INNER,
+    "*PriorEnsemble.measure": INNER,
     "parts.prior.*Prior.*": INNER,
     "parts.prior.Prior": PART,
     "tasks.rows.*Rows": PART,

@@ -20,10 +20,15 @@ from ebmeta.parts.prior import DiagonalPrior, FullPrior
 from ebmeta.refine.base import Setting
 from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
 from ebmeta.refine.synthetic_gradient import CELL, TASK, ClassSyntheticGradient, ExchangeableLinear
+from ebmeta.tasks.training_rows import TrainingRows
 
 
 def normal(*shape, seed=0):
     return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
+
+
+def rows(x, cluster):
+    return TrainingRows(x, cluster.double(), cluster)
 
 
 def moved(module):
@@ -49,7 +54,10 @@ def test_the_diagonal_prior_has_the_variance_of_its_scale():
 @pytest.mark.parametrize("kind", [DiagonalPrior, FullPrior])
 def test_covariates_move_the_location_in_units_of_the_training_tasks(kind):
     prior, seen = moved(kind(3, num_covariates=2)), 5.0 + 3.0 * normal(6, 2)
-    prior.measure(seen)
+    tasks, center = replace(rows(normal(6, 1), torch.arange(6)), task_x=seen), prior.center.clone()
+    prior.measure(tasks)
+    assert torch.equal(prior.center, center)  # where the head takes numbers as they are
+    prior.measure(replace(tasks, standardize=True))
     unit = (seen - seen.mean(0)) / seen.std(0, correction=0)
     p, plain = prior(6, 2, seen), prior.gaussian()
     close(p.loc, (prior.loc + unit @ prior.slope.T).unsqueeze(1).expand(-1, 2, -1))
@@ -81,14 +89,14 @@ def test_the_metric_is_a_power_of_the_covariance_within_classes():
     assert not predictor.measured
     x, cluster = normal(40, 3) @ normal(3, 3, seed=1), torch.arange(40) // 4 * 7
     cluster[36:] = torch.arange(900, 904)  # classes seen once say nothing
-    predictor.measure(x, cluster)
+    predictor.measure(rows(x, cluster))
     close(predictor.center, x.mean(0))
     within = sum(torch.cov(x[cluster == c].T, correction=0) * 4 for c in range(0, 63, 7)) / (9 * 3)
     shrunk = 0.7 * within + 0.3 * within.trace() / 3 * torch.eye(3, dtype=torch.float64)
     close(torch.linalg.matrix_power(predictor.metric, 4) @ shrunk, within.trace() / 3 * torch.eye(3).double(), 1e-8)
     assert predictor.measured
     single = CosineHead(3).double()
-    single.measure(x, torch.arange(40))
+    single.measure(rows(x, torch.arange(40)))
     assert torch.equal(single.metric, torch.eye(3, dtype=torch.float64))
 
 
@@ -96,7 +104,7 @@ def test_a_linear_head_takes_the_units_of_its_training_rows():
     x = 5 + 3 * normal(50, 2)
     x = torch.cat([x, torch.full((50, 1), 7.0, dtype=torch.float64)], 1)  # a feature that never changes
     predictor = LinearHead(3).double()
-    predictor.measure(x, torch.zeros(50))
+    predictor.measure(rows(x, torch.zeros(50)))
     phi = predictor.features(x[None])[0]
     close(phi[:, :2], (x[:, :2] - x[:, :2].mean(0)) / x[:, :2].std(0, correction=0))
     close(phi[:, 2:], torch.tensor([0.0, 1.0], dtype=torch.float64).expand(50, 2))

@@ -51,7 +51,7 @@ from ebmeta.refine.synthetic_gradient import (
 )
 from ebmeta.simulate.conjugate import log_evidence, posterior
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
-from ebmeta.training.measure import measure_widths
+from ebmeta.tasks.training_rows import TrainingRows
 
 THEORY = Path(__file__).parents[2] / "theory"
 FAMILIES = pytest.mark.parametrize("family", [DiagonalGaussian, FullGaussian])
@@ -562,8 +562,11 @@ def test_the_working_model_spreads_features_within_and_between_classes(rng: torc
     # What the package takes from these rows, for its own amplitude: in classes of one size, exactly the above.
     model, order = EmpiricalBayes.classifier(2, widths="measured").double(), torch.randperm(24_000, generator=rng)
     rows = torch.cat([phi.flatten(0, 1), torch.ones(24_000, 1, dtype=torch.float64)], 1)[order]
+    label = torch.arange(4000).repeat_interleave(6)[order]
+    seen = TrainingRows(rows, label.double(), label, features=lambda: rows)
+    for part in (model.prior, model.initializer, model.refiner):
+        assert part.measure(seen) is seen
     with torch.no_grad():
-        measure_widths(model, rows, torch.arange(4000).repeat_interleave(6)[order])
         amplitude = model.initializer.log_amplitude.exp()
         equal((-model.initializer.log_precision[:2]).exp(), amplitude**2 * within)
         equal((2 * model.prior.log_scale[:2]).exp(), amplitude**2 * between)

@@ -14,6 +14,7 @@ from builders import class_tasks, close
 import ebmeta
 from ebmeta.model.units import in_units
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
+from ebmeta.tasks.training_rows import TrainingRows
 from ebmeta.training.loop import resolve_device
 
 
@@ -187,7 +188,8 @@ def test_centre_and_metric_are_measured_on_the_first_batches():
     rows = torch.cat([torch.cat([b.support_x, b.query_x], 1).flatten(0, 1) for b in batches])
     classes = torch.cat([torch.cat([b.support_y, b.query_y], 1) + 10 * torch.arange(4)[:, None] for b in batches])
     expected = ebmeta.EmpiricalBayes.classifier(8).predictor
-    expected.measure(rows, classes.flatten() + torch.arange(2).repeat_interleave(len(rows) // 2) * 1000)
+    number = classes.flatten() + torch.arange(2).repeat_interleave(len(rows) // 2) * 1000
+    expected.measure(TrainingRows(rows, classes.flatten().double(), number))
     short(model, blobs(), 1, learning_rate=1e-9)
     close(model.predictor.center, expected.center, 1e-6)
     close(model.predictor.metric, expected.metric, 1e-5)

@@ -10,7 +10,15 @@ import torch
 from torch import nn
 
 from ebmeta import EmpiricalBayes, EpisodeSampler, GroupSampler, MixedSampler, TaskBatch, fit
-from ebmeta.training.measure import half_told, hardening, measure_widths, start
+from ebmeta.foundation.seeding import stream
+from ebmeta.likelihood import Normal
+from ebmeta.parts.heads import LinearHead
+from ebmeta.parts.initializer import ConjugateInitializer
+from ebmeta.parts.prior import FullPrior
+from ebmeta.refine.base import GradientRefiner
+from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
+from ebmeta.tasks.training_rows import TrainingRows
+from ebmeta.training.measure import half_told, hardening, start
 
 
 def episodes(spread: float, seed: int = 0) -> EpisodeSampler:
@@ -103,8 +111,9 @@ def test_measured_widths_are_those_within_and_between_classes():
     model = EmpiricalBayes.classifier(3, widths="measured").double()
     phi, label, within, between = clustered()
     constant = model.initializer.log_precision[-1].item(), model.prior.log_scale[-1].item()
-    with torch.no_grad():
-        measure_widths(model, phi, label)
+    rows = TrainingRows(phi, label.double(), label, features=lambda: phi)
+    for part in (model.prior, model.initializer, model.refiner):
+        assert part.measure(rows) is rows
     amplitude = model.initializer.log_amplitude.exp().item()
     # 300 classes and 3,300 degrees of freedom: standard errors of 4.1% and 1.2%; five of them, false alarms at 6e-7.
     np.testing.assert_allclose((-model.initializer.log_precision[:-1] / 2).exp() / amplitude, within, rtol=0.062)
@@ -126,3 +135,22 @@ def test_training_keeps_measured_widths_and_trains_the_rest():
 def test_widths_are_measured_of_a_mixture_alone():
     with pytest.raises(ValueError, match="widths: expected 'trained', or 'measured' of a mixture, got 'measured'"):
         EmpiricalBayes.classifier(4, widths="measured", synthetic_gradient="residual")
+
+
+def from_parts(**arguments) -> EmpiricalBayes:
+    refiner = GradientRefiner(RealSyntheticGradient(3, 32, stream(0)), 2)
+    return EmpiricalBayes(FullPrior(3), Normal(), LinearHead(2, **arguments), ConjugateInitializer(), refiner, beta=0.1)
+
+
+def test_a_model_built_from_parts_trains_on_raw_units():
+    rng = np.random.default_rng(0)
+    X, groups = 300 + 50 * rng.normal(size=(60, 2)), np.repeat(np.arange(10), 6)
+    tasks = GroupSampler(X, 1000 + 100 * rng.normal(size=60), groups, n_support=2)
+    models = [from_parts(), EmpiricalBayes.regressor(2, num_steps=2)]
+    for model in models:
+        fit(model, tasks, 3, batch_size=4, device="cpu", progress=False)
+    assert models[0].measured
+    for one, other in zip(*(model.state_dict().values() for model in models), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(ValueError, match="expected features and labels of about unit scale"):
+        fit(from_parts(standardize=False), tasks, 3, batch_size=4, device="cpu", progress=False)
