@@ -21,9 +21,9 @@ from ebmeta.parts.gaussian import Gaussian
 from ebmeta.parts.heads import LinearHead
 from ebmeta.parts.initializer import ConjugateInitializer, PrototypeInitializer
 from ebmeta.parts.prior import DiagonalPrior
-from ebmeta.refine.base import GradientRefiner
+from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
+from ebmeta.refine.gradient import GradientRefiner
 from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
-from ebmeta.refine.synthetic_gradient import ClassSyntheticGradient
 
 STEPS = 3
 

@@ -36,7 +36,7 @@ from ebmeta.parts.gaussian import Gaussian
 from ebmeta.plots.results import axes_or_new
 from ebmeta.prediction.calibration import Z95, calibration_error
 from ebmeta.prediction.trees import evaluating
-from ebmeta.refine.base import Setting
+from ebmeta.refine.base import QueryState, SyntheticGradient
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.episodes import TaskSampler
 
@@ -107,9 +107,8 @@ def synthetic_gradients(
             inferred = model.infer(batch, num_steps)
             if not isinstance(inferred, Inference):
                 raise ValueError("synthetic_gradients: expected one model, got an average over several")
-            setting = _setting(model, batch, inferred)
-            trail = model.refiner.trail(inferred.path[0], setting, len(inferred.path) - 1)
-            steps = [_step(model, batch, y, inferred, setting, trail, k) for k in range(len(trail) - 1)]
+            network = model.refiner.synthetic_gradient
+            steps = [_step(network, batch.query_mask, y, inferred, k) for k in range(len(inferred.iterates) - 1)]
             values = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
             if model.likelihood.categorical:
                 top, right = (values.pop(name).double().cpu().numpy() for name in ("top", "right"))
@@ -150,31 +149,16 @@ def _with_gaps(values: dict[str, Tensor], units: str) -> dict[str, xr.DataArray]
     return {key: xr.concat([m.get(key, nan) for m in means], "step") for key in (name, f"{name}_half_width")}
 
 
-def _setting(model: EmpiricalBayes, batch: TaskBatch, inferred: Inference) -> Setting:
-    """Return what the refiner was told."""
-    mask, ways, given = repeat(batch.query_mask, inferred.num_levels), inferred.way_mask, inferred.given
-    x, likelihood = inferred.x * mask.unsqueeze(-1), inferred.likelihood
-    fixed = likelihood, x, mask, ways, model.beta, given, batch.concentration
-    return Setting(inferred.path[0], inferred.prior, *fixed)
-
-
-def _step(
-    model: EmpiricalBayes,
-    batch: TaskBatch,
-    y: Tensor,
-    inferred: Inference,
-    setting: Setting,
-    trail: list[Gaussian],
-    k: int,
-) -> dict[str, Tensor]:
+def _step(network: SyntheticGradient, query_mask: Tensor, y: Tensor, inferred: Inference, k: int) -> dict[str, Tensor]:
     """Return every measure of one step, each of shape `(T,)`, and `top` and `right` of shape `(T, Q)` for classes."""
-    levels, likelihood, given = inferred.num_levels, setting.likelihood, setting.given
-    mask, x = setting.query_mask, setting.x
-    labels, real, (q, after) = repeat(y, levels), mask.unsqueeze(-1), trail[k : k + 2]
-    state, curvature = setting.state(q)
+    setting, levels = inferred.setting, inferred.num_levels
+    likelihood, given, mask = setting.likelihood, setting.given, setting.query_mask
+    q, after = (iterate.q for iterate in inferred.iterates[k : k + 2])
+    labels, real, state = repeat(y, levels), mask.unsqueeze(-1), QueryState(setting, q)
+    x, curvature = state.x, state.curvature
     phi = torch.as_tensor(likelihood.dispersion(given)).to(x)
-    xi = torch.where(real, model.refiner.synthetic_gradient(state), 0.0)
-    true = torch.where(real, likelihood.gradients(labels, state.loc, state.var, inferred.way_mask, given)[0], 0.0).to(x)
+    xi = torch.where(real, network(state), 0.0)
+    true = torch.where(real, likelihood.gradients(labels, state.loc, state.var, setting.way_mask, given)[0], 0.0).to(x)
     slopes = true.mT @ x, (xi / phi).mT @ x
     out = dict(zip(("gradient_cosine", "gradient_ratio"), _compare(after, slopes[1], slopes[0]), strict=True))
     out |= {"both": _inner(after, slopes[1], slopes[0]), "own": _inner(after, slopes[1], slopes[1])}
@@ -194,7 +178,7 @@ def _step(
         out = {name: (value.view(weight.shape) * weight).sum(1) for name, value in out.items()}
 
     noise = x.new_zeros(1)
-    before, later = (per_query(predictive_nll(inferred, j, y, noise), batch.query_mask) for j in (k, k + 1))
+    before, later = (per_query(predictive_nll(inferred, j, y, noise), query_mask) for j in (k, k + 1))
     out["gain"] = before - later
     out["harmed"] = (out["gain"] < -rounding(before) * (1 + before.abs())).to(before.dtype)
     return out

@@ -34,6 +34,7 @@ from ebmeta.likelihood import Given, ScalarLikelihood
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.posterior import Inference
 from ebmeta.parts.gaussian import Gaussian
+from ebmeta.refine.base import Iterate
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.episodes import TaskSampler
 
@@ -157,7 +158,8 @@ def simulation_based_calibration(
         with torch.no_grad():
             inferred = exact.infer(batch, None if step < 0 else step)
             if posterior is not None:
-                inferred = inferred._replace(path=[_checked(posterior(batch), inferred.path[0])])
+                own = Iterate(_checked(posterior(batch), inferred.path[0]))
+                inferred = replace(inferred, iterates=[own])
             found = _Test(exact, batch, w, inferred, num_draws, stream(_key(seed, i) + 2**62)).quantities()
         kinds |= {name: kind for name, (kind, _) in found.items()}
         parts.append({name: u.cpu() for name, (_, u) in found.items()})

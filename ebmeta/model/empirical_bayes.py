@@ -25,7 +25,8 @@ from ebmeta.parts.heads import CosineHead, Head, LinearHead
 from ebmeta.parts.initializer import ConjugateInitializer, Initializer, PrototypeInitializer
 from ebmeta.parts.levels import Levels, place
 from ebmeta.parts.prior import DiagonalPrior, FullPrior, Prior
-from ebmeta.refine.base import GradientRefiner, Refiner
+from ebmeta.refine.base import Refiner, Setting
+from ebmeta.refine.gradient import GradientRefiner
 from ebmeta.refine.mixture import class_refiner
 from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
 from ebmeta.tasks.batch import TaskBatch
@@ -342,16 +343,24 @@ class EmpiricalBayes(nn.Module):
         elif self.likelihood.has_level:
             wide = support_x.double()  # differences of evidences have few digits left in 32 bits
             levels = place(lambda z: self._initialize(batch, wide, z)[1], batch.num_tasks, support_x)
-        q, evidence = self._initialize(batch, support_x, None if levels is None else levels.z)
+        z = None if levels is None else levels.z
+        q0, evidence = self._initialize(batch, support_x, z)
         times = evidence.shape[1]
-        prior, way_mask, x = self.prior_of(batch, times), repeat(batch.way_mask, times), repeat(query_x, times)
-        given = _given(batch.query_size, None if levels is None else levels.z)
-        fixed = repeat(batch.query_mask, times), way_mask, self.beta, num_steps, given, batch.concentration
-        path = self.refiner(q, prior, self.likelihood, x, *fixed)
+        setting = Setting(
+            q0,
+            self.prior_of(batch, times),
+            self.likelihood,
+            repeat(query_x, times),
+            repeat(batch.query_mask, times),
+            repeat(batch.way_mask, times),
+            self.beta,
+            _given(batch.query_size, z),
+            None if batch.concentration is None else repeat(batch.concentration, times),
+        )
         log_mass = torch.zeros_like(evidence) if levels is None else levels.log_mass
         total = torch.logsumexp(evidence + log_mass, 1)
         log_weight = evidence + log_mass - total.unsqueeze(1)
-        return Inference(path, prior, x, self.likelihood, way_mask, given, log_weight, log_mass, total, levels)
+        return Inference(self.refiner(setting, num_steps), setting, log_weight, log_mass, total, levels)
 
     def _initialize(self, batch: TaskBatch, support_x: Tensor, z: Tensor | None) -> tuple[Gaussian, Tensor]:
         """Return $q_0$ at each of the levels `z`, `(T, J)`, and the log evidence of each in nats, same shape."""

@@ -14,6 +14,7 @@ level this changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from ebmeta.likelihood import Given, Likelihood, ScalarLikelihood
 from ebmeta.model.members import Members, chunk_size, unpack
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.parts.levels import Levels
+from ebmeta.refine.base import Iterate, Setting
 
 CELLS = 2**22  # linear predictors of all draws per pass
 
@@ -41,32 +43,59 @@ def choose(log_weight: Tensor, num_draws: int, generator: torch.Generator) -> Te
     return drawn.T.to(log_weight.device)
 
 
-class Inference(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Inference:
     r"""Posterior path of a batch of $T$ tasks and $J$ noise levels ($J = 1$ for most likelihoods).
 
     Args:
-        path: $q_0, \dots, q_K$, each of shape `(T * J, C, P)`.
-        prior: $p_\psi(w_t)$, shape `(T * J, C, P)`.
-        x: query features, shape `(T * J, Q, P)`.
-        likelihood: $p(y \mid \eta)$.
-        way_mask: True where a class exists, shape `(T * J, C)`.
-        given: what else is known of the queries.
+        iterates: $q_0, \dots, q_K$, each of shape `(T * J, C, P)`.
+        setting: the facts that the path follows from, of `T * J` tasks.
         log_weight: $\log \pi$, shape `(T, J)`.
         log_level: log quadrature mass of each level under the prior, shape `(T, J)`.
         log_evidence: $\log p_\psi(y^s_t)$ in nats as far as $q_0$ knows it, 0 for classes, shape `(T,)`.
         levels: the levels, where tasks have some.
     """
 
-    path: list[Gaussian]
-    prior: Gaussian
-    x: Tensor
-    likelihood: Likelihood
-    way_mask: Tensor
-    given: Given
+    iterates: list[Iterate]
+    setting: Setting
     log_weight: Tensor
     log_level: Tensor
     log_evidence: Tensor
     levels: Levels | None = None
+
+    @property
+    def path(self) -> list[Gaussian]:
+        r"""The posteriors that predictions are made of, each of shape `(T * J, C, P)`."""
+        return [iterate.posterior for iterate in self.iterates]
+
+    @property
+    def x(self) -> Tensor:
+        """Query features, shape `(T * J, Q, P)`."""
+        return self.setting.x
+
+    @property
+    def prior(self) -> Gaussian:
+        r"""$p_\psi(w_t)$, shape `(T * J, C, P)`."""
+        return self.setting.prior
+
+    @property
+    def likelihood(self) -> Likelihood:
+        r"""$p(y \mid \eta)$."""
+        return self.setting.likelihood
+
+    @property
+    def way_mask(self) -> Tensor:
+        """True where a class exists, shape `(T * J, C)`."""
+        return self.setting.way_mask
+
+    @property
+    def given(self) -> Given:
+        """What else is known of the queries."""
+        return self.setting.given
+
+    def with_likelihood(self, likelihood: Likelihood) -> Inference:
+        """Return the same with another likelihood."""
+        return replace(self, setting=replace(self.setting, likelihood=likelihood))
 
     @property
     def num_levels(self) -> int:
@@ -197,7 +226,7 @@ class MixtureInference(NamedTuple):
     log_weight: Tensor
 
     def _under(self, function: Callable[[Inference], Any]) -> Callable[..., Any]:
-        return lambda model, *tensors: function(unpack(self.first, tensors)._replace(likelihood=model.likelihood))
+        return lambda model, *tensors: function(unpack(self.first, tensors).with_likelihood(model.likelihood))
 
     def each(self, function: Callable[[Inference], Any]) -> Any:
         """Return what a function of inference says under every value, stacked; see `Members.map`."""

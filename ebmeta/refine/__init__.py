@@ -1,22 +1,19 @@
 """Refinement: from the initializer's posterior to that which the unlabelled queries suggest."""
 
-from ebmeta.refine.base import GradientRefiner, Refiner, Setting
+from ebmeta.refine.base import Iterate, QueryState, Refiner, Setting, SyntheticGradient
+from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient, Reading
+from ebmeta.refine.exchangeable import ExchangeableLinear
+from ebmeta.refine.gradient import GradientRefiner
 from ebmeta.refine.mixture import MixtureRefiner, class_refiner
+from ebmeta.refine.mlp_synthetic_gradient import MLPSyntheticGradient
 from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
-from ebmeta.refine.synthetic_gradient import (
-    ClassSyntheticGradient,
-    ExchangeableLinear,
-    MLPSyntheticGradient,
-    QueryState,
-    Reading,
-    SyntheticGradient,
-)
 from ebmeta.refine.temperature import TaskTemperature
 
 __all__ = [
     "ClassSyntheticGradient",
     "ExchangeableLinear",
     "GradientRefiner",
+    "Iterate",
     "MLPSyntheticGradient",
     "MixtureRefiner",
     "QueryState",

@@ -1,57 +1,46 @@
 r"""Refinement: $q_0 \to q_1 \to \dots \to q_K$ on the unlabelled queries.
 
-`Refiner` unrolls the path; a member says what one step is. `GradientRefiner`, below, is the general one;
-`ebmeta.refine.mixture.MixtureRefiner` is made for classes. No module of refinement ever sees a query label: the
-inputs are features and masks.
+`Setting` holds the facts of a batch of tasks that stay the same over the steps, `QueryState` what they make of the
+queries under one posterior, and `Refiner` unrolls the path; a member of that class says what one step is. No module of
+refinement ever sees a query label: the inputs are features and masks.
 
-Step $k$ of `GradientRefiner` descends
-$F(q) = \sum_i \mathbb E_q[-\log p(y_i \mid \eta_i)] + \beta\,\mathrm{KL}(q \Vert p_\psi)$ along its
-natural gradient, with the synthetic $\xi$ in place of the gradient that would need the labels:
-
-$$ G_k = s_k \Big[ \sum_i \tfrac{1}{\varphi} \mathbb E[A''(\eta_i)]\, x_i x_i^\top
-   + \beta\,(\Lambda_0 - \Lambda_k) \Big] + \nu_k J_k, \qquad
-   \Lambda_{k+1} = \Lambda_k + G_k + \tfrac12 G_k \Lambda_k^{-1} G_k, $$
-
-$$ m_{k+1} = m_k - \rho_k \Lambda_{k+1}^{-1} \Big[ \sum_i \tfrac{1}{\varphi} x_i\, \xi_i
-   + \beta \kappa_k\, \Lambda_0 (m_k - \mu) - \zeta_k \Big]. $$
-
-By the theorems of Bonnet and Price these are the gradients of $F$ with respect to the mean and the
-covariance (for classes up to the approximation of $\mathbb E[A']$ and $\mathbb E[A'']$ by `moments`); the
-second does not contain the labels, so only the first needs a synthetic gradient. The quadratic term
-keeps the precision positive definite for a step of any size and sign (Lin, Schmidt and Khan 2020,
-Handling the positive-definite constraint in the Bayesian learning rule).
-$\rho_k, \kappa_k, s_k, \nu_k$ are learned. $\zeta_k$ and $J_k$ are what the inputs themselves say about $w$,
-for synthetic gradients that read them. $\kappa_k = s_k = \nu_k = 0$ and $\xi = \zeta = 0$ at the start, so
-zero training means no refinement.
+`SyntheticGradient` is what a refiner learns: what the gradient of the query loss would be, were the labels known.
+For an exponential family the true gradient with respect to the linear predictor is $A'(\eta_i) - T(y_i)$ (over the
+dispersion). Its expectation given what is known is $A'(\eta_i) - r_i$ with
+$r_i = \mathbb E[T(y_i) \mid \text{what is known}]$, so the residual form learns the *belief* $r$. Every member starts
+at $\xi = 0$, that is $r = A'(\eta)$: an untrained network changes nothing.
 """
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ebmeta.likelihood import Given, Likelihood
 from ebmeta.parts.gaussian import Gaussian
-from ebmeta.refine.synthetic_gradient import QueryState, SyntheticGradient
 from ebmeta.tasks.training_rows import TrainingRows
 
-__all__ = ["GradientRefiner", "Refiner", "Setting"]
+__all__ = ["Iterate", "QueryState", "Refiner", "Setting", "SyntheticGradient"]
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    r"""What stays the same over the steps.
+    r"""The facts of a batch of tasks that refinement and predictions need, the same for every step.
 
     Args:
         q0: $q_0$, shape `(T, C, P)`.
         prior: $p_\psi$, shape `(T, C, P)`.
         likelihood: $p(y \mid \eta)$.
-        x: features of the queries, zero for padding, shape `(T, Q, P)`.
+        x: features of the queries, of any value for padding, shape `(T, Q, P)`.
         query_mask: True where a query is real, shape `(T, Q)`.
         way_mask: True where a class exists, shape `(T, C)`.
         beta: information-bottleneck weight $\beta$.
@@ -66,15 +55,13 @@ class Setting:
     query_mask: Tensor
     way_mask: Tensor
     beta: float
-    given: Given | None = None
+    given: Given = field(default_factory=Given)
     concentration: Tensor | None = None
 
-    def state(self, q: Gaussian) -> tuple[QueryState, Tensor]:
-        r"""Return what the synthetic gradient is told of the queries under `q`, and $\mathbb E[A''(\eta)]$."""
-        loc, var = q.marginal(self.x)
-        mean, curvature = (v.to(loc.dtype) for v in self.likelihood.moments(loc, var, self.way_mask, self.given))
-        masks = self.query_mask, self.way_mask
-        return QueryState(q, self.x, loc, var, mean, *masks, self.strength, curvature, self.concentration), curvature
+    @cached_property
+    def real_x(self) -> Tensor:
+        """Features of the queries, zero for padding, shape `(T, Q, P)`."""
+        return self.x * self.query_mask.unsqueeze(-1)
 
     @cached_property
     def strength(self) -> Tensor:
@@ -82,15 +69,109 @@ class Setting:
         ratio = (self.q0.scale / self.prior.scale).log().mean(-1) * -2
         return (ratio * self.way_mask).sum(1) / self.way_mask.sum(1)
 
+    @cached_property
+    def balance(self) -> tuple[Tensor, Tensor]:
+        r"""Whether the concentration $a$ of class proportions is known, and $a / (1 + a)$ or 0; shape `(T, 1, 1)`."""
+        unknown = self.strength.new_full(self.strength.shape, math.nan)
+        a = (unknown if self.concentration is None else self.concentration)[:, None, None]
+        told = (~a.isnan()).to(self.strength.dtype)
+        return told, torch.where(a.isnan(), 0.0, 1 - 1 / (1 + a))
 
-def _steps(value: int) -> int:
-    try:
-        steps = operator.index(value)
-    except TypeError:
-        raise ValueError(f"num_steps: expected an integer, got {value!r}") from None
-    if steps < 0:
-        raise ValueError(f"num_steps: expected at least 0, got {steps}")
-    return steps
+
+@dataclass(frozen=True, eq=False)
+class QueryState:
+    r"""What is known of the queries under one posterior: no labels. Each number is computed when it is asked for.
+
+    Args:
+        setting: the facts that do not change.
+        q: the posterior so far, shape `(T, C, P)`.
+    """
+
+    setting: Setting
+    q: Gaussian
+    _known: dict[Callable[[QueryState], Any], Any] = field(init=False, default_factory=dict, repr=False)
+
+    @property
+    def x(self) -> Tensor:
+        r"""Query features $\phi(x^q)$, zero for padding, shape `(T, Q, P)`."""
+        return self.setting.real_x
+
+    @cached_property
+    def marginal(self) -> tuple[Tensor, Tensor]:
+        r"""Location and variance of $\eta$, both of shape `(T, Q, C)`."""
+        return self.q.marginal(self.x)
+
+    @cached_property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        r"""$\mathbb E[A'(\eta)]$ and $\mathbb E[A''(\eta)]$, both of shape `(T, Q, C)`."""
+        given = self.setting.given
+        mean, curvature = self.setting.likelihood.moments(*self.marginal, self.setting.way_mask, given)
+        return mean.to(self.loc.dtype), curvature.to(self.loc.dtype)
+
+    @property
+    def loc(self) -> Tensor:
+        r"""Location of $\eta$, shape `(T, Q, C)`."""
+        return self.marginal[0]
+
+    @property
+    def var(self) -> Tensor:
+        r"""Variance of $\eta$, shape `(T, Q, C)`."""
+        return self.marginal[1]
+
+    @property
+    def mean(self) -> Tensor:
+        r"""$\mathbb E[A'(\eta)]$, shape `(T, Q, C)`."""
+        return self.moments[0]
+
+    @property
+    def curvature(self) -> Tensor:
+        r"""$\mathbb E[A''(\eta)]$, shape `(T, Q, C)`."""
+        return self.moments[1]
+
+    def once(self, read: Callable[[QueryState], Read]) -> Read:
+        """Return what a function reads from this state; it is called once however often it is asked for."""
+        if read not in self._known:
+            self._known[read] = read(self)
+        known: Read = self._known[read]
+        return known
+
+
+@dataclass(frozen=True, eq=False)
+class Iterate:
+    r"""One posterior of the path.
+
+    Args:
+        q: $q_k$, from which the next step goes on.
+        reported: what predictions are made of, where that is another posterior (see `ebmeta.refine.temperature`).
+    """
+
+    q: Gaussian
+    reported: Gaussian | None = None
+
+    @property
+    def posterior(self) -> Gaussian:
+        """What predictions are made of."""
+        return self.q if self.reported is None else self.reported
+
+
+class SyntheticGradient(nn.Module):
+    r"""Base class: a map from the state of the queries to $\xi$."""
+
+    def forward(self, state: QueryState) -> Tensor:
+        r"""Return $\xi$, shape `(T, Q, C)`: the stand-in for $A'(\eta) - T(y)$."""
+        raise NotImplementedError
+
+    #: Whether `inputs` is defined.
+    reads_inputs: ClassVar[bool] = False
+
+    def inputs(self, state: QueryState) -> tuple[Tensor, Tensor]:
+        r"""Return what the inputs themselves say about $w$, where `reads_inputs`.
+
+        Returns:
+            The score $\zeta \approx \sum_i \nabla_w \log p(x_i \mid w)$, shape `(T, C, P)`, and its
+            information $J$, in the shape of the precision.
+        """
+        raise NotImplementedError
 
 
 class Refiner(nn.Module):
@@ -109,35 +190,15 @@ class Refiner(nn.Module):
         self.num_steps = _steps(num_steps)
         self.synthetic_gradient = synthetic_gradient
 
-    def forward(
-        self,
-        q: Gaussian,
-        prior: Gaussian,
-        likelihood: Likelihood,
-        query_x: Tensor,
-        query_mask: Tensor,
-        way_mask: Tensor,
-        beta: float,
-        num_steps: int | None = None,
-        given: Given | None = None,
-        concentration: Tensor | None = None,
-    ) -> list[Gaussian]:
+    def forward(self, setting: Setting, num_steps: int | None = None) -> list[Iterate]:
         r"""Return the whole path $q_0, \dots, q_K$.
 
         Args:
-            q: $q_0$, shape `(T, C, P)`.
-            prior: $p_\psi$, shape `(T, C, P)`.
-            likelihood: $p(y \mid \eta)$.
-            query_x: features of the queries, shape `(T, Q, P)`.
-            query_mask: True where a query is real, shape `(T, Q)`.
-            way_mask: True where a class exists, shape `(T, C)`.
-            beta: information-bottleneck weight $\beta$.
+            setting: the facts of the tasks, $q_0$ among them.
             num_steps: $K$; that of training by default. Steps beyond those trained repeat the last.
-            given: what else is known of the queries.
-            concentration: what is known of their class proportions, shape `(T,)`, or None.
 
         Returns:
-            $K + 1$ Gaussians, the initializer's first.
+            $K + 1$ posteriors, the initializer's first.
 
         Raises:
             ValueError: if `num_steps` is negative, or positive where none was trained.
@@ -145,9 +206,13 @@ class Refiner(nn.Module):
         steps = self.num_steps if num_steps is None else _steps(num_steps)
         if steps and not self.num_steps:
             raise ValueError(f"num_steps: this model was built with no refinement steps, got {steps}")
-        x = query_x * query_mask.unsqueeze(-1)
-        setting = Setting(q, prior, likelihood, x, query_mask, way_mask, beta, given, concentration)
-        return self.unroll(q, setting, steps)
+        state = QueryState(setting, setting.q0)
+        path = [Iterate(setting.q0)]
+        for k in range(steps):
+            trained = min(k, self.num_steps - 1)
+            state = QueryState(setting, self.step(trained, state))
+            path.append(Iterate(state.q, self.report(trained, state)))
+        return path
 
     def measure(self, rows: TrainingRows) -> TrainingRows:
         """Take what the refiner needs of training rows; nothing by default."""
@@ -160,51 +225,20 @@ class Refiner(nn.Module):
         """Iterate over the few numbers that training may move in larger steps than a network's weights; none here."""
         return iter(())
 
-    def unroll(self, q: Gaussian, setting: Setting, steps: int) -> list[Gaussian]:
-        """Return the path of so many steps from `q`: what predictions are made of."""
-        return self.trail(q, setting, steps)
-
-    def trail(self, q: Gaussian, setting: Setting, steps: int) -> list[Gaussian]:
-        """Return the posteriors from which the steps start, and the last: the path, but for what changes it alone."""
-        path = [q]
-        for k in range(steps):
-            path.append(self.step(min(k, self.num_steps - 1), path[-1], setting))
-        return path
-
-    def step(self, k: int, q: Gaussian, setting: Setting) -> Gaussian:
-        """Return the next posterior, after step number `k` of those trained."""
+    def step(self, k: int, state: QueryState) -> Gaussian:
+        """Return the next posterior, by step number `k` of those trained."""
         raise NotImplementedError
 
+    def report(self, k: int, state: QueryState) -> Gaussian | None:
+        """Return what predictions are made of after step `k`, or None where they are made of the state's posterior."""
+        return None
 
-class GradientRefiner(Refiner):
-    r"""Natural-gradient steps with the synthetic $\xi$; step sizes are learned, one of each kind per step.
 
-    Args:
-        synthetic_gradient: the network $\xi$.
-        num_steps: number of steps in training, $K$.
-        step: initial size of the mean's step, $\rho_k$.
-
-    Raises:
-        ValueError: if `num_steps` is negative.
-    """
-
-    def __init__(self, synthetic_gradient: SyntheticGradient, num_steps: int, step: float = 1.0) -> None:
-        super().__init__(synthetic_gradient, num_steps)
-        self.log_step = nn.Parameter(torch.full((num_steps,), step).log())
-        self.prior_pull = nn.Parameter(torch.zeros(num_steps))
-        self.precision_step = nn.Parameter(torch.zeros(num_steps))
-        self.input_step = nn.Parameter(torch.zeros(num_steps)) if synthetic_gradient.reads_inputs else None
-
-    def step(self, k: int, q: Gaussian, setting: Setting) -> Gaussian:
-        (state, curvature), beta, prior = setting.state(q), setting.beta, setting.prior
-        weight = (setting.query_mask.unsqueeze(-1) / setting.likelihood.dispersion(setting.given)).to(setting.x.dtype)
-        xi = self.synthetic_gradient(state)
-        growth = q.gram(setting.x, curvature * weight) + beta * (prior.precision - q.precision)
-        growth = self.precision_step[k] * growth
-        slope = (xi * weight).mT @ setting.x
-        if self.input_step is not None:
-            score, information = self.synthetic_gradient.inputs(state)
-            growth, slope = growth + self.input_step[k] * information, slope - score
-        q_next = q.with_(q.loc, q.retract(growth))
-        slope = slope + beta * self.prior_pull[k] * prior.times(q.loc - prior.loc)
-        return q.with_(q.loc - self.log_step[k].exp() * q_next.solve(slope), q_next.precision)
+def _steps(value: int) -> int:
+    try:
+        steps = operator.index(value)
+    except TypeError:
+        raise ValueError(f"num_steps: expected an integer, got {value!r}") from None
+    if steps < 0:
+        raise ValueError(f"num_steps: expected at least 0, got {steps}")
+    return steps

@@ -39,8 +39,10 @@ from ebmeta.foundation.seeding import blank_linear
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.parts.heads import CONSTANT
 from ebmeta.parts.widths import AMPLITUDE, Widths, class_widths
-from ebmeta.refine.base import GradientRefiner, Refiner, Setting
-from ebmeta.refine.synthetic_gradient import ClassSyntheticGradient, MLPSyntheticGradient, QueryState, Reading
+from ebmeta.refine.base import QueryState, Refiner
+from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
+from ebmeta.refine.gradient import GradientRefiner
+from ebmeta.refine.mlp_synthetic_gradient import MLPSyntheticGradient
 from ebmeta.refine.temperature import TaskTemperature
 from ebmeta.tasks.training_rows import TrainingRows
 
@@ -92,19 +94,6 @@ class MixtureRefiner(Refiner):
         nn.init.zeros_(self.adapt.bias)
         self.temperature = TaskTemperature(num_steps, synthetic_gradient.num_readings)
 
-    def unroll(self, q: Gaussian, setting: Setting, steps: int) -> list[Gaussian]:
-        if not self.temperature.fitted:
-            return super().unroll(q, setting, steps)
-        path = [q]
-        for k in range(steps + 1):
-            state, reading = self.read(q, setting)
-            if k:
-                factor = self.temperature(min(k, self.num_steps) - 1, reading.by_task)[:, None, None]
-                path.append(q.with_(torch.where(setting.way_mask.unsqueeze(-1), factor * q.loc, q.loc), q.precision))
-            if k < steps:
-                q = self.move(q, setting, state, reading)
-        return path
-
     @torch.no_grad()
     def measure(self, rows: TrainingRows) -> TrainingRows:
         if self.widths == "measured":
@@ -122,23 +111,15 @@ class MixtureRefiner(Refiner):
         yield from (self.log_scale, self.log_weight, self.log_concentration, self.log_information, self.share)
         yield from self.adapt.parameters()
 
-    def read(self, q: Gaussian, setting: Setting) -> tuple[QueryState, Reading]:
-        """Return the state of the queries under `q`, and what the network makes of it."""
-        state, _ = setting.state(q)
-        return state, self.synthetic_gradient.read(state)
-
-    def step(self, k: int, q: Gaussian, setting: Setting) -> Gaussian:
-        return self.move(q, setting, *self.read(q, setting))
-
-    def move(self, q: Gaussian, setting: Setting, state: QueryState, reading: Reading) -> Gaussian:
-        """Return the next posterior, the same for every step."""
-        r = self.synthetic_gradient.belief(state, reading) * setting.query_mask.unsqueeze(-1)
+    def step(self, k: int, state: QueryState) -> Gaussian:
+        setting, network = state.setting, self.synthetic_gradient
+        r = network.belief(state) * setting.query_mask.unsqueeze(-1)
         claimed = r.sum(1).unsqueeze(-1)
         q0, ways = setting.q0, setting.way_mask.sum(1)[:, None, None]
-        adapted = torch.tanh(self.adapt(reading.by_class))  # bounded: stays near the mixture model
+        adapted = torch.tanh(self.adapt(state.once(network.read).by_class))  # bounded: stays near the mixture model
         log_scale, shift, log_weight = adapted.tensor_split(3, -1)
         weight = (self.log_weight + log_weight).exp()
-        resultant = (q0.times(q0.loc) + weight * (r.mT @ setting.x))[..., :-1]
+        resultant = (q0.times(q0.loc) + weight * (r.mT @ state.x))[..., :-1]
         direction = functional.normalize(resultant, dim=-1, eps=1e-6)
         rate = torch.exp(-self.log_concentration)
         if setting.concentration is not None:
@@ -148,7 +129,14 @@ class MixtureRefiner(Refiner):
         bias = (self.share * share.log() + shift) / CONSTANT
         loc = torch.cat([(self.log_scale + log_scale).exp() * direction, bias], -1)
         loc = torch.where(setting.way_mask.unsqueeze(-1), loc, q0.loc)
-        return q.with_(loc, q0.precision + self.log_information.exp() * claimed)
+        return q0.with_(loc, q0.precision + self.log_information.exp() * claimed)
+
+    def report(self, k: int, state: QueryState) -> Gaussian | None:
+        if not self.temperature.fitted:
+            return None
+        q, network = state.q, self.synthetic_gradient
+        factor = self.temperature(k, state.once(network.read).by_task)[:, None, None]
+        return q.with_(torch.where(state.setting.way_mask.unsqueeze(-1), factor * q.loc, q.loc), q.precision)
 
 
 def class_refiner(

@@ -8,8 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ebmeta.foundation.checks import at_least, check
 from ebmeta.foundation.seeding import linear, stream
-from ebmeta.refine.synthetic_gradient import QueryState, SyntheticGradient, _mean_weights, _positive
+from ebmeta.refine.base import QueryState, SyntheticGradient
+from ebmeta.refine.exchangeable import mean_weights
 
 __all__ = ["RealSyntheticGradient"]
 
@@ -39,7 +41,8 @@ class RealSyntheticGradient(SyntheticGradient):
 
     def __init__(self, num_weights: int, width: int = 32, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        _positive(num_weights=num_weights, width=width)
+        for name, size in {"num_weights": num_weights, "width": width}.items():
+            check(name, size, int, at_least(1))
         source = generator or stream(0)
         self.score = linear(3 * num_weights, num_weights, source)
         self.factor = nn.Parameter(0.3 * torch.eye(num_weights))
@@ -53,11 +56,11 @@ class RealSyntheticGradient(SyntheticGradient):
 
     def _context(self, state: QueryState) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return u, g, z, of shapes `(T, C, ...)`, and V, shape `(T, C, P, P)`."""
-        weight = _mean_weights(state.query_mask, state.x.dtype)
+        weight = mean_weights(state.setting.query_mask, state.x.dtype)
         sets = (state.x, state.x.square(), self.left(state.x) * self.right(state.x))
         means = [torch.einsum("tqp,tq->tp", x, weight).unsqueeze(1).expand(*state.q.loc.shape[:2], -1) for x in sets]
         u = torch.cat([*means[:2], state.q.loc], -1)
-        count = state.query_mask.sum(1)[:, None, None].to(u.dtype).log().expand_as(u[..., :1])
+        count = state.setting.query_mask.sum(1)[:, None, None].to(u.dtype).log().expand_as(u[..., :1])
         _, spread = state.q.marginal(self.left.weight.expand(len(u), -1, -1))
         h = nn.functional.silu(self.hidden(torch.cat([u, means[2], spread.mT.log(), count], -1)))
         size = u.shape[-1] // 3
@@ -70,7 +73,7 @@ class RealSyntheticGradient(SyntheticGradient):
 
     def inputs(self, state: QueryState) -> tuple[Tensor, Tensor]:
         u, _, score, turn = self._context(state)
-        queries = state.query_mask.sum(1)[:, None, None].to(u.dtype)
+        queries = state.setting.query_mask.sum(1)[:, None, None].to(u.dtype)
         columns = (self.factor + turn).mT.flatten(0, 1)  # an output's own, and `gram` shares them between outputs
         weight = queries.expand(*u.shape[:2], len(self.factor)).flatten(0, 1).unsqueeze(-1)
         return queries * (self.score(u) + score), state.q.gram(columns, weight).view_as(state.q.precision)

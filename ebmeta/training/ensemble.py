@@ -107,7 +107,7 @@ class PriorEnsemble(EmpiricalBayes):
         rows = batch.support_mask.numel() + batch.query_mask.numel()
         evidence, *packed = members.map(look, chunk=chunk_size(rows))
         log_weight = torch.log_softmax(evidence.T * self.new_groups + self.log_weight, 1)
-        first = unpack(seen[0], [t[0] for t in packed])._replace(likelihood=self.likelihood)
+        first = unpack(seen[0], [t[0] for t in packed]).with_likelihood(self.likelihood)
         return MixtureInference(members, first, packed, log_weight)
 
     def _one(self) -> EmpiricalBayes:

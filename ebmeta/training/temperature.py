@@ -8,7 +8,7 @@ import torch
 
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.prediction.trees import evaluating
-from ebmeta.refine.base import Setting
+from ebmeta.refine.base import QueryState
 from ebmeta.refine.mixture import MixtureRefiner
 from ebmeta.tasks.batch import TaskBatch
 
@@ -39,11 +39,9 @@ def fit_task_temperature(model: EmpiricalBayes, batches: Iterable[TaskBatch]) ->
     kept = []
     with evaluating(model):
         for batch in batches:
-            path, prior, x, *_ = model.infer(batch)
-            x = x * batch.query_mask.unsqueeze(-1)
-            masks, known = (batch.query_mask, batch.way_mask), batch.concentration
-            setting = Setting(path[0], prior, likelihood, x, *masks, model.beta, concentration=known)
-            kept.append((batch, [(*q.marginal(x), refiner.read(q, setting)[1].by_task) for q in path[1:]]))
+            inferred = model.infer(batch)
+            states = [QueryState(inferred.setting, iterate.q) for iterate in inferred.iterates[1:]]
+            kept.append((batch, [(*s.marginal, s.once(refiner.synthetic_gradient.read).by_task) for s in states]))
     for k in range(refiner.num_steps):
 
         def nll(factor: torch.Tensor, k: int = k) -> torch.Tensor:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 import ebmeta
 from ebmeta.diagnostics import synthetic_gradient_plot, synthetic_gradients
-from ebmeta.refine.base import GradientRefiner
-from ebmeta.refine.synthetic_gradient import QueryState, SyntheticGradient
+from ebmeta.refine.base import Iterate, QueryState, SyntheticGradient
+from ebmeta.refine.gradient import GradientRefiner
 
 
 class Oracle(SyntheticGradient):
@@ -121,7 +121,9 @@ def test_the_true_gradient_is_that_of_the_expected_loss() -> None:
     q, after = model.posterior(batch)
     loc = q.loc.detach().requires_grad_()
     x = model.predictor.features(batch.query_x, batch.query_mask).detach()
-    inferred = model.infer(batch)._replace(path=[q.with_(loc, q.precision.detach())], x=x)
+    inferred = model.infer(batch)
+    setting = dataclasses.replace(inferred.setting, x=x)
+    inferred = dataclasses.replace(inferred, setting=setting, iterates=[Iterate(q.with_(loc, q.precision.detach()))])
     nll = -torch.where(batch.query_mask, inferred.log_prob(0, batch.query_y, torch.zeros(1), predictive=False), 0.0)
     (g,) = torch.autograd.grad(nll.sum(), loc)
     move = (after.loc - q.loc).detach()
@@ -201,8 +203,8 @@ def test_beliefs_are_those_that_the_refiner_held(monkeypatch: pytest.MonkeyPatch
     network, held = type(model.refiner.synthetic_gradient), []
     original = network.belief
 
-    def belief(self: Any, state: QueryState, *rest: Any) -> Tensor:
-        held.append(original(self, state, *rest))
+    def belief(self: Any, state: QueryState) -> Tensor:
+        held.append(original(self, state))
         return held[-1]
 
     monkeypatch.setattr(network, "belief", belief)

@@ -21,8 +21,8 @@ from ebmeta.diagnostics import check_posteriors, simulation_based_calibration
 from ebmeta.diagnostics.simulation import simulate_tasks
 from ebmeta.foundation.seeding import Drawing, linear, stream
 from ebmeta.likelihood import LIKELIHOODS, Given
+from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
 from ebmeta.refine.mixture import MixtureRefiner
-from ebmeta.refine.synthetic_gradient import ClassSyntheticGradient
 
 ONE = torch.ones(3)
 NUMBERS = [name for name, c in LIKELIHOODS.items() if not c.categorical]

@@ -23,6 +23,7 @@ from ebmeta.likelihood import (
     StudentT,
 )
 from ebmeta.model.posterior import Inference
+from ebmeta.refine.base import Iterate, Setting
 
 WAYS = torch.ones(1, 1, dtype=torch.bool)
 SCALARS = [name for name in LIKELIHOODS if name != "categorical"]
@@ -175,7 +176,8 @@ def as_inference(likelihood, loc, var, given) -> Inference:
     rows = loc.shape[1]
     q = ebmeta.parts.gaussian.DiagonalGaussian(loc.mT, 1 / var.mT)
     x = torch.eye(rows, dtype=torch.float64)[None]
-    return Inference([q], q, x, likelihood, WAYS, given, torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1))
+    setting = Setting(q, q, likelihood, x, torch.ones(1, rows, dtype=torch.bool), WAYS, 1.0, given)
+    return Inference([Iterate(q)], setting, torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -202,10 +204,8 @@ def test_the_initializer_finds_the_best_gaussian(name):
     q, levels = inferred.path[0], inferred.num_levels
     x = model.predictor.features(batch.support_x, batch.support_mask).repeat_interleave(levels, 0)
     y, mask = (v.repeat_interleave(levels, 0) for v in (batch.support_y, batch.support_mask))
-    given, ways = (
-        model._given(batch, "support", inferred.levels and inferred.levels.z),
-        torch.ones(len(x), 1, dtype=torch.bool),
-    )
+    size = None if batch.support_size is None else batch.support_size.repeat_interleave(levels, 0)
+    given, ways = Given(size, inferred.setting.given.level), torch.ones(len(x), 1, dtype=torch.bool)
 
     def loss(loc, lower):
         covariance = lower @ lower.mT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -49,10 +50,9 @@ def test_building_leaves_the_global_generator_alone(build, rng_untouched):
 @pytest.mark.parametrize("build", [classifier, regressor])
 def test_inference_uses_no_random_numbers(build, rng_untouched):
     model, batch = build(), class_tasks() if build is classifier else real_tasks()
-    path, _, x, *_ = model.infer(batch)
-    again = model.infer(batch)[0]
-    assert all(torch.equal(a.loc, b.loc) for a, b in zip(path, again, strict=True))
-    model.likelihood.predict(*path[-1].marginal(x), batch.way_mask)
+    inferred = model.infer(batch)
+    assert all(torch.equal(a.loc, b.loc) for a, b in zip(inferred.path, model.infer(batch).path, strict=True))
+    inferred.predict(-1)
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,7 @@ def test_loading_a_state_restores_every_prediction():
 def test_steps_weigh_the_prior_by_the_models_beta():
     model, batch = regressor(), real_tasks(supports=(4, 4), queries=(6, 6))
     inferred = model.infer(batch)
-    fixed = inferred.prior, model.likelihood, inferred.x, batch.query_mask, batch.way_mask
-    same, other = (model.refiner(inferred.path[0], *fixed, beta)[-1] for beta in (model.beta, 1.0))
+    same, other = (model.refiner(replace(inferred.setting, beta=beta))[-1].q for beta in (model.beta, 1.0))
     close(inferred.path[-1].loc, same.loc)
     close(inferred.path[-1].precision, same.precision)
     assert not torch.allclose(same.precision, other.precision)

@@ -1,25 +1,19 @@
-"""Prior, predictor, initializer and synthetic gradients: each against its formula, written out."""
+"""Prior, predictor and initializer: each against its formula, written out."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
-from builders import class_tasks, classifier, close, generator, perturb, random_precision, real_tasks
+from builders import class_tasks, close, generator, perturb
 from torch import nn
 
 from ebmeta.likelihood import Categorical
 from ebmeta.parts.basis import SplineBasis
-from ebmeta.parts.gaussian import FullGaussian
 from ebmeta.parts.heads import CosineHead, Head, LinearHead
 from ebmeta.parts.initializer import PrototypeInitializer
 from ebmeta.parts.prior import DiagonalPrior, FullPrior
-from ebmeta.refine.base import Setting
-from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
-from ebmeta.refine.synthetic_gradient import CELL, TASK, ClassSyntheticGradient, ExchangeableLinear
 from ebmeta.tasks.training_rows import TrainingRows
 
 
@@ -153,81 +147,3 @@ def test_prototypes_are_the_posterior_of_noisy_looks_at_each_weight():
                 gain = torch.linalg.solve(joint, sigma[p].expand(len(x)))
                 close(q.loc[t, c, p], prior.loc[p] + gain @ (x[:, p] - prior.loc[p]))
                 close(1 / q.precision[t, c, p], sigma[p] - gain.sum() * sigma[p])
-
-
-def test_the_exchangeable_layer_is_its_formula():
-    layer, h = moved(ExchangeableLinear(3, 2)), normal(1, 4, 5, 3)
-    queries, ways = torch.tensor([[0.5, 0.5, 0.0, 0.0]]).double(), torch.tensor([[0.25] * 4 + [0.0]]).double()
-    got = layer(h, queries, ways)
-    block = h[0, :2, :4]
-    for i in range(2):
-        for c in range(4):
-            expected = (
-                layer.cell(block[i, c])
-                + layer.by_class(block[:, c].mean(0))
-                + layer.by_query(block[i].mean(0))
-                + layer.overall(block.mean((0, 1)))
-            )
-            close(got[0, i, c], expected)
-
-
-def state(batch, model):
-    path, prior, x, *_ = model.infer(batch)
-    setting = Setting(path[0], prior, model.likelihood, x, batch.query_mask, batch.way_mask, model.beta)
-    return setting.state(path[0])[0]
-
-
-def test_the_class_belief_is_a_distribution_over_real_classes():
-    batch = class_tasks()
-    s, xi = state(batch, classifier()), moved(ClassSyntheticGradient(8))
-    belief = xi.belief(s)
-    close(belief.sum(-1), torch.ones(4, 7, dtype=torch.float64), 1e-12)
-    assert bool((belief.masked_select(~batch.way_mask.unsqueeze(1)) == 0).all())
-    close(xi(s), s.mean - belief, 1e-15)
-    assert (belief - s.mean).abs().max() > 0.01
-
-
-def test_the_class_network_sees_its_features():
-    batch, model = class_tasks(), classifier()
-    s = replace(state(batch, model), concentration=torch.tensor([2.0, math.inf, math.nan, 0.5]).double())
-    known = [[1, 2 / 3], [1, 1], [0, 0], [1, 1 / 3]]
-    h = ClassSyntheticGradient.features(s)
-    assert h.shape[-1] == CELL + TASK
-    for t in range(4):
-        ways, rows = int(batch.way_mask[t].sum()), batch.query_mask[t]
-        p, x, n = s.mean[t][rows][:, :ways], s.x[t][rows], int(rows.sum())
-        mean = p.T @ x / p.sum(0).unsqueeze(-1)
-        unit = mean / mean.norm(dim=-1, keepdim=True)
-        share = ways * (p.sum(0) + 1) / (n + ways)
-        spread = (share - 1).square().mean()
-        entropy = -(p * p.log()).sum(1).mean() / math.log(ways)
-        of_class = [share.log(), 3 * mean.norm(dim=-1), 3 * ((unit @ unit.T).sum(1) - 1) / (ways - 1)]
-        of_task = [spread, (spread + 1e-3).log(), entropy, math.log(ways), math.log(n / ways), s.strength[t], *known[t]]
-        logit = s.loc[t][rows][:, :ways]
-        cell = [p.log() / 3, p, (logit - logit.mean(1, keepdim=True)) / 5, s.var[t][rows][:, :ways].log()]
-        expected = [*cell, *(v.expand_as(p) for v in of_class), *(torch.as_tensor(v).expand_as(p) for v in of_task)]
-        close(h[t][rows][:, :ways], torch.stack([v.double() for v in expected], -1), 1e-6)
-        assert not h[t][:, ways:].any()
-    assert not ClassSyntheticGradient.features(replace(s, concentration=None))[..., -2:].any()
-
-
-def test_the_real_residual_is_a_shift_of_the_weights():
-    batch = real_tasks()
-    xi, x = moved(RealSyntheticGradient(3, 4)), batch.query_x
-    q = FullGaussian(normal(4, 1, 3), random_precision((4, 1), 3, generator(5)))
-    curvature = normal(4, 7, 1, seed=2).square()
-    s = SimpleNamespace(q=q, x=x, query_mask=batch.query_mask, curvature=curvature)
-    residual, (score, information) = xi(s), xi.inputs(s)
-    for t in range(4):
-        rows = x[t][batch.query_mask[t]]
-        u = torch.cat([rows.mean(0), rows.square().mean(0), q.loc[t, 0]])
-        left, right = xi.left.weight, xi.right.weight
-        moments = ((rows @ left.T) * (rows @ right.T)).mean(0)
-        spread = (left @ q.covariance()[t, 0] @ left.T).diagonal().log()
-        count = torch.tensor([math.log(len(rows))], dtype=torch.float64)
-        h = nn.functional.silu(xi.hidden(torch.cat([u, moments, spread, count])))
-        shift, slope, turn = (0.3 * xi.readout(h)).split([3, 3, 9])
-        close(residual[t, :, 0], -curvature[t, :, 0] * (x[t] @ shift))
-        close(score[t, 0], len(rows) * (xi.score(u) + slope))
-        root = xi.factor + turn.view(3, 3)
-        close(information[t, 0], len(rows) * root @ root.T)

@@ -22,8 +22,10 @@ def clusters(counts: list[int], noise: float = 0.3, seed: int = 0) -> TaskBatch:
 
 
 def accuracies(model: EmpiricalBayes, batch: TaskBatch) -> list[float]:
-    path, _, x, *_ = model.infer(batch)
-    return [float((q.marginal(x)[0].argmax(-1) == batch.query_y).float().mean()) for q in path]
+    inferred = model.infer(batch)
+    return [
+        float((inferred.marginal(k)[0].argmax(-1) == batch.query_y).float().mean()) for k in range(len(inferred.path))
+    ]
 
 
 def test_untrained_steps_find_the_clusters():
@@ -36,8 +38,7 @@ def test_untrained_steps_do_not_force_balance():
     model, batch = EmpiricalBayes.classifier(16, num_steps=3), clusters([40, 12, 6, 2])
     before, *_, after = accuracies(model, batch)
     assert after > before + 0.03
-    path, _, x, *_ = model.infer(batch)
-    shares = model.likelihood.moments(*path[-1].marginal(x), batch.way_mask)[0].mean((0, 1))
+    shares = model.likelihood.moments(*model.infer(batch).marginal(-1), batch.way_mask)[0].mean((0, 1))
     assert shares[0] > 0.5  # 40 in 60; balance would have it at a quarter
     assert shares[3] < 0.15  # 2 in 60
 

@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from ebmeta import EmpiricalBayes, TaskBatch
-from ebmeta.parts.gaussian import Gaussian
 from ebmeta.parts.heads import CONSTANT
-from ebmeta.refine.base import Setting
+from ebmeta.refine.base import QueryState, Setting
 from ebmeta.refine.mixture import MixtureRefiner
 from ebmeta.refine.temperature import LEAST_SCALE, RIDGE
 from ebmeta.training.temperature import fit_task_temperature
@@ -60,10 +59,10 @@ def test_the_mixture_is_a_linear_predictor(rng: torch.Generator) -> None:
     close(joint / joint.sum(-1, keepdim=True), torch.softmax(features @ w.T, -1))
 
 
-def start(model: EmpiricalBayes, batch: TaskBatch) -> tuple[Gaussian, Setting]:
-    """Return $q_0$ and what stays the same over the steps."""
-    path, prior, x, *_ = model.infer(batch, 0)
-    return path[0], Setting(path[0], prior, model.likelihood, x, batch.query_mask, batch.way_mask, model.beta)
+def start(model: EmpiricalBayes, batch: TaskBatch) -> QueryState:
+    """Return what is known of the queries before the first step."""
+    setting = model.infer(batch, 0).setting
+    return QueryState(setting, setting.q0)
 
 
 def completed(x: Tensor, support: Tensor, r: Tensor, u: Tensor, pi: Tensor, kappa: float) -> Tensor:
@@ -114,9 +113,11 @@ def test_the_refiner_takes_the_step() -> None:
     refiner, x = model.refiner, model.predictor.features(batch.query_x)
     assert isinstance(refiner, MixtureRefiner)
     prior = model.prior(len(batch), batch.way_mask.shape[1])
-    setting = Setting(q0, prior, model.likelihood, x, batch.query_mask, batch.way_mask, model.beta, None, stated)
-    state, _ = setting.state(q0)
-    q1 = refiner.step(0, q0, setting)
+    setting = Setting(
+        q0, prior, model.likelihood, x, batch.query_mask, batch.way_mask, model.beta, concentration=stated
+    )
+    state = QueryState(setting, q0)
+    q1 = refiner.step(0, state)
     belief = refiner.synthetic_gradient.belief(state)
     adapted = torch.tanh(refiner.adapt(refiner.synthetic_gradient.read(state).by_class))
     assert adapted.abs().max() > 0.05
@@ -153,7 +154,7 @@ def test_an_untrained_step_is_expectation_maximisation(rng: torch.Generator) -> 
     q0, q1 = model.posterior(batch)
     phi = model.predictor.features(batch.query_x)
     setting = Setting(q0, q0, model.likelihood, phi, batch.query_mask, batch.way_mask, 0.0)
-    p = setting.state(q0)[0].mean * batch.query_mask.unsqueeze(-1)
+    p = QueryState(setting, q0).mean * batch.query_mask.unsqueeze(-1)
     pulled = q0.precision * q0.loc + 40.0 * p.mT @ phi
     real = batch.way_mask
     close(q1.loc[..., :4][real], 10.0 * normalize(pulled[..., :4], dim=-1)[real], 1e-6)
@@ -208,8 +209,8 @@ def test_fixed_points_keep_their_shares(rng: torch.Generator) -> None:
     setting = Setting(q, model.prior_of(batch), model.likelihood, x, mask, batch.way_mask, model.beta)
     with torch.no_grad():
         for _ in range(400):
-            q = refiner.step(0, q, setting)
-        claimed = setting.state(q)[0].mean[0].sum(0)
+            q = refiner.step(0, QueryState(setting, q))
+        claimed = QueryState(setting, q).mean[0].sum(0)
         alpha, rows = refiner.log_concentration.exp(), len(x[0])
         proportion = (CONSTANT * q.loc[0, :, 4] / refiner.share).exp() / 3
     close(proportion * (3 * alpha + rows) - alpha, claimed, 1e-6)
@@ -227,12 +228,12 @@ def test_a_common_factor_is_a_temperature(rng: torch.Generator) -> None:
     assert float(torch.tanh(refiner.adapt(100 * randn(rng, 50, 8))).detach().abs().max()) <= 1.0
     extreme = refiner.temperature(0, 100 * randn(rng, 50, refiner.synthetic_gradient.num_readings)).log()
     assert 0.99 < float(extreme.abs().max()) <= 1.0 + 1e-12
-    path, prior, x, *_ = model.infer(batch)
-    setting = Setting(path[0], prior, model.likelihood, x, batch.query_mask, batch.way_mask, model.beta)
-    raw = [path[0]]
+    inferred, state = model.infer(batch), start(model, batch)
+    path, raw = inferred.path, [state.q]
     for k in range(2):
-        raw.append(refiner.step(k, raw[-1], setting))
-        factor = refiner.temperature(k, refiner.read(raw[-1], setting)[1].by_task)
+        raw.append(refiner.step(k, state))
+        state = QueryState(state.setting, raw[-1])
+        factor = refiner.temperature(k, refiner.synthetic_gradient.read(state).by_task)
         assert float(factor.detach().log().abs().max()) > 0.1
         scaled = factor[:, None, None] * raw[-1].loc
         close(path[k + 1].loc, torch.where(batch.way_mask.unsqueeze(-1), scaled, raw[-1].loc))
@@ -245,8 +246,9 @@ def test_fitted_temperatures_leave_nothing_to_gain(rng: torch.Generator) -> None
     refiner = model.refiner
     assert isinstance(refiner, MixtureRefiner)
     fit_task_temperature(model, [batch[:32], batch[32:]])
-    features, (q0, setting) = model.predictor.features(batch.query_x), start(model, batch)
-    reading = refiner.read(refiner.step(0, q0, setting), setting)[1].by_task.detach()
+    features, before = model.predictor.features(batch.query_x), start(model, batch)
+    after = QueryState(before.setting, refiner.step(0, before))
+    reading = refiner.synthetic_gradient.read(after).by_task.detach()
     mean, scale, temperature = reading.mean(0), reading.std(0) + LEAST_SCALE, refiner.temperature
     weight = temperature.weight[0] * scale
     found = torch.cat([weight, (temperature.bias[0] + mean @ temperature.weight[0]).unsqueeze(0)])

@@ -41,14 +41,11 @@ from ebmeta.likelihood.scalar import NODES
 from ebmeta.parts.gaussian import DiagonalGaussian, FullGaussian, Gaussian
 from ebmeta.parts.initializer import ConjugateInitializer, PrototypeInitializer
 from ebmeta.prediction.calibration import bin_sums, brier_decomposition
-from ebmeta.refine.base import GradientRefiner
+from ebmeta.refine.base import QueryState, Setting, SyntheticGradient
+from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
+from ebmeta.refine.exchangeable import ExchangeableLinear
+from ebmeta.refine.gradient import GradientRefiner
 from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
-from ebmeta.refine.synthetic_gradient import (
-    ClassSyntheticGradient,
-    ExchangeableLinear,
-    QueryState,
-    SyntheticGradient,
-)
 from ebmeta.simulate.conjugate import log_evidence, posterior
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
 from ebmeta.tasks.training_rows import TrainingRows
@@ -306,7 +303,8 @@ def test_gibbs_objective(rng: torch.Generator) -> None:
     model, batch = regressor(rng), regression(rng)
     with torch.no_grad():
         got = Objective("gibbs").terms(model, batch).loss[-1]
-        path, prior, x, *_ = model.infer(batch)
+        inferred = model.infer(batch)
+        path, prior, x = inferred.path, inferred.prior, inferred.x
         q = path[-1]
         points, weights = hermite(4, 3)  # exact: the loss is quadratic in w
         root = torch.linalg.cholesky(q.covariance()[:, 0])
@@ -321,7 +319,8 @@ def test_gibbs_at_beta_one_is_the_negative_elbo(rng: torch.Generator) -> None:
     model, batch = regressor(rng, beta=1.0), regression(rng)
     with torch.no_grad():
         got = Objective("gibbs").terms(model, batch).loss[-1]
-        path, prior, x, *_ = model.infer(batch)
+        inferred = model.infer(batch)
+        path, prior, x = inferred.path, inferred.prior, inferred.x
         problem = (prior, x, batch.query_y, batch.query_mask, model.likelihood.dispersion())
         equal(got, -log_evidence(*problem) + path[-1].kl(posterior(*problem)))
 
@@ -331,7 +330,8 @@ def test_predictive_objective(rng: torch.Generator) -> None:
     model, batch = regressor(rng), regression(rng)
     with torch.no_grad():
         got = Objective("predictive").terms(model, batch).loss[-1]
-        path, prior, x, *_ = model.infer(batch)
+        inferred = model.infer(batch)
+        path, prior, x = inferred.path, inferred.prior, inferred.x
         points, weights = hermite(100)
         loc, var = path[-1].marginal(x)
         eta = (loc + var.sqrt() * points[:, 0])[:, :, :]  # (T, Q, nodes)
@@ -347,7 +347,8 @@ def test_gap_of_the_objectives_is_a_sum_of_divergences(rng: torch.Generator) -> 
     model, batch = regressor(rng), regression(rng)
     with torch.no_grad():
         gap = Objective("gibbs").terms(model, batch).loss[-1] - Objective("predictive").terms(model, batch).loss[-1]
-        path, _, x, *_ = model.infer(batch)
+        inferred = model.infer(batch)
+        path, x = inferred.path, inferred.x
         wanted = torch.zeros_like(gap)
         for i in range(x.shape[1]):
             row = slice(i, i + 1)
@@ -837,7 +838,7 @@ def test_refinement_step(family: type[Gaussian], rng: torch.Generator) -> None:
     module = refiner(Inputs(xi, score, information.precision), 1, rho, kappa, s)
     nn.init.constant_(module.input_step, nu)
     with torch.no_grad():
-        got = module(q, prior, likelihood, x, *masks, beta)[1]
+        got = module(Setting(q, prior, likelihood, x, *masks, beta))[1].q
     _, curvature = likelihood.moments(*q.marginal(x), masks[1])
     for c in range(ways):
         growth = beta * (dense(prior) - dense(q))[0, c]
@@ -857,11 +858,9 @@ def test_refinement_step(family: type[Gaussian], rng: torch.Generator) -> None:
 
 def query_state(rng: torch.Generator, ways: int = 3, queries: int = 4) -> QueryState:
     q, x = make(DiagonalGaussian, rng, 1, ways), randn(rng, 1, queries, 3)
-    way_mask = torch.ones(1, ways, dtype=torch.bool)
-    loc, var = q.marginal(x)
-    mean, curvature = Categorical().moments(loc, var, way_mask)
-    mask = torch.ones(1, queries, dtype=torch.bool)
-    return QueryState(q, x, loc, var, mean, mask, way_mask, torch.ones(1), curvature)
+    masks = torch.ones(1, queries, dtype=torch.bool), torch.ones(1, ways, dtype=torch.bool)
+    prior = q.with_(q.loc, math.exp(-1) * q.precision)
+    return QueryState(Setting(q, prior, Categorical(), x, *masks, 1.0), q)
 
 
 @checks("eq-residual")
@@ -955,7 +954,7 @@ def test_best_synthetic_gradient_is_the_gap_to_the_exact_posterior(rng: torch.Ge
     module = refiner(Believer(torch.einsum("tqp,tcp->tqc", inputs, truth.loc)), 4000, 0.02, 0.0, 0.0)
     masks = torch.ones(2, 8, dtype=torch.bool), torch.ones(2, 1, dtype=torch.bool)
     with torch.no_grad():
-        equal(module(start, prior, likelihood, inputs, *masks, 0.5)[-1].loc, truth.loc, atol=1e-8)
+        equal(module(Setting(start, prior, likelihood, inputs, *masks, 0.5))[-1].q.loc, truth.loc, atol=1e-8)
 
 
 @checks("eq-exchangeable")
@@ -1005,11 +1004,11 @@ def test_real_belief_is_a_shift_of_the_weights(rng: torch.Generator) -> None:
     jiggle(network, rng)
     prior, likelihood, x, _, mask = conjugate_case(rng)
     q, ways = make(FullGaussian, rng, 2, 1), torch.ones(2, 1, dtype=torch.bool)
-    loc, var = q.marginal(x)
-    xi = network(QueryState(q, x, loc, var, loc, mask, ways, torch.ones(2), torch.ones_like(loc)))
+    setting = Setting(q, prior, likelihood, x, mask, ways, 0.5)
+    xi = network(QueryState(setting, q))
     module = refiner(Fixed(xi), 1, 0.7, 0.0, 0.2)
     with torch.no_grad():
-        new = module(q, prior, likelihood, x, mask, ways, 0.5)[1]
+        new = module(setting)[1].q
     shift = -torch.linalg.lstsq(x, xi).solution
     equal(-(x @ shift), xi)
     move = 0.7 * torch.linalg.solve(new.precision[:, 0], x.mT @ x @ shift / likelihood.dispersion())
@@ -1092,8 +1091,7 @@ def input_network(b: Tensor, s: Tensor) -> RealSyntheticGradient:
 def test_network_contains_gaussian_inputs(rng: torch.Generator) -> None:
     b, s, x, q = coupled_inputs(rng)
     mask, ways = torch.ones(2, 8, dtype=torch.bool), torch.ones(2, 1, dtype=torch.bool)
-    loc, var = q.marginal(x)
-    state = QueryState(q, x, loc, var, loc, mask, ways, torch.ones(2), torch.ones_like(loc))
+    state = QueryState(Setting(q, q, normal(1.0), x, mask, ways, 1.0), q)
     network = input_network(b, s)
     score, information = network.inputs(state)
     wanted = input_score(b, s, x, q)
@@ -1128,7 +1126,7 @@ def test_steps_take_in_the_inputs_once(rng: torch.Generator) -> None:
         module = refiner(input_network(b, s), steps, 1 / steps, 0.0, 0.0)
         nn.init.constant_(module.input_step, 1 / steps)
         with torch.no_grad():
-            last = module(q, make(FullGaussian, rng, 2, 1), normal(0.7), x, *masks, 0.5)[-1]
+            last = module(Setting(q, make(FullGaussian, rng, 2, 1), normal(0.7), x, *masks, 0.5))[-1].q
         errors.append(((last.loc - exact.loc).abs().max(), (last.precision - exact.precision).abs().max()))
     for coarse, fine in zip(*errors, strict=True):
         assert float(coarse / fine) == pytest.approx(2.0, rel=0.1)  # O(1/K)
@@ -1529,7 +1527,8 @@ def test_refinement_with_fixed_beliefs_converges_to_the_pool(name: str, rng: tor
     belief = probabilities(rng, 2, 6, 3) if ways == 3 else randn(rng, 2, 6, 1)
     masks = torch.ones(2, 6, dtype=torch.bool), torch.ones(2, ways, dtype=torch.bool)
     with torch.no_grad():
-        last = refiner(Believer(belief), 3000, 0.5, 1.0, 0.5)(q, prior, likelihood, x, *masks, beta)[-1]
+        setting = Setting(q, prior, likelihood, x, *masks, beta)
+        last = refiner(Believer(belief), 3000, 0.5, 1.0, 0.5)(setting)[-1].q
     mean, curvature = likelihood.moments(*last.marginal(x), masks[1])
     slope = torch.einsum("tqp,tqc->tcp", x, mean - belief) / likelihood.dispersion()
     equal(slope + beta * prior.times(last.loc - prior.loc), 0.0, atol=1e-8)
@@ -1544,8 +1543,9 @@ def test_steps_converge_where_beta_times_their_size_is_below_two() -> None:
     def step(precision: float, beta: float, steps: int = 1) -> float:
         module = refiner(Fixed(0 * one), steps, 1.0, 0.0, 1.0)
         with torch.no_grad():
-            path = module(FullGaussian(0 * one, precision * one[None]), FullGaussian(0 * one, one[None]), *data, beta)
-        return float(path[-1].precision)
+            q, prior = FullGaussian(0 * one, precision * one[None]), FullGaussian(0 * one, one[None])
+            path = module(Setting(q, prior, *data, beta))
+        return float(path[-1].q.precision)
 
     data = normal(1.0), one, *masks
     for beta in (0.3, 1.5, 1.9, 2.5, 3.0):
@@ -1584,9 +1584,10 @@ def test_linear_gaussian_pool(rng: torch.Generator) -> None:
     masks = mask, torch.ones(2, 1, dtype=torch.bool)
     start = make(FullGaussian, rng, 2, 1)
     with torch.no_grad():
-        path = refiner(Believer(mean.unsqueeze(-1)), 400, 0.5, 1.0, 0.5)(start, prior, likelihood, x, *masks, beta)
-    equal(path[-1].loc, best.loc, atol=1e-8)
-    equal(path[-1].precision, best.precision, atol=1e-8)
+        setting = Setting(start, prior, likelihood, x, *masks, beta)
+        last = refiner(Believer(mean.unsqueeze(-1)), 400, 0.5, 1.0, 0.5)(setting)[-1].q
+    equal(last.loc, best.loc, atol=1e-8)
+    equal(last.precision, best.precision, atol=1e-8)
 
 
 @checks("eq-noise")

@@ -15,7 +15,7 @@ from ebmeta.likelihood import Normal
 from ebmeta.parts.heads import LinearHead
 from ebmeta.parts.initializer import ConjugateInitializer
 from ebmeta.parts.prior import FullPrior
-from ebmeta.refine.base import GradientRefiner
+from ebmeta.refine.gradient import GradientRefiner
 from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
 from ebmeta.tasks.training_rows import TrainingRows
 from ebmeta.training.measure import half_told, hardening, start

@@ -18,7 +18,8 @@ BOTH = pytest.mark.parametrize(
 def test_the_terms_are_what_they_are_called(kind):
     model, batch = regressor(beta=0.3), real_tasks()
     terms = Objective(kind).terms(model, batch)
-    path, prior, x, *_ = model.infer(batch)
+    inferred = model.infer(batch)
+    path, prior, x = inferred.path, inferred.prior, inferred.x
     noise = model.likelihood.dispersion()
     for k, q in enumerate(path):
         close(terms.kl[k], q.kl(prior))

@@ -11,7 +11,7 @@ from laws import LAWS, MEMBERS, outcome, relabelling_permutes_classes
 
 import ebmeta.likelihood
 import ebmeta.parts.initializer
-import ebmeta.refine.synthetic_gradient
+import ebmeta.refine.base
 
 CASES = [
     pytest.param(law, member, id=f"{law.__name__}-{name}")
@@ -37,7 +37,7 @@ def test_law(law, member):
     [
         (ebmeta.likelihood.Likelihood, lambda m: m.likelihood),
         (ebmeta.parts.initializer.Initializer, lambda m: m.initializer),
-        (ebmeta.refine.synthetic_gradient.SyntheticGradient, lambda m: m.refiner.synthetic_gradient),
+        (ebmeta.refine.base.SyntheticGradient, lambda m: m.refiner.synthetic_gradient),
     ],
 )
 def test_the_table_has_every_class(base, part):

@@ -1,0 +1,57 @@
+"""The synthetic gradient for classes: a belief, and what its network sees, written out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from builders import class_tasks, classifier, close, perturb
+
+from ebmeta.refine.base import QueryState
+from ebmeta.refine.class_synthetic_gradient import CELL, TASK, ClassSyntheticGradient
+
+
+def moved(module):
+    perturb(module.double(), scale=0.5)
+    return module
+
+
+def state(batch, model, concentration=None):
+    setting = replace(model.infer(batch).setting, concentration=concentration)
+    return QueryState(setting, setting.q0)
+
+
+def test_the_class_belief_is_a_distribution_over_real_classes():
+    batch = class_tasks()
+    s, xi = state(batch, classifier()), moved(ClassSyntheticGradient(8))
+    belief = xi.belief(s)
+    close(belief.sum(-1), torch.ones(4, 7, dtype=torch.float64), 1e-12)
+    assert bool((belief.masked_select(~batch.way_mask.unsqueeze(1)) == 0).all())
+    close(xi(s), s.mean - belief, 1e-15)
+    assert (belief - s.mean).abs().max() > 0.01
+
+
+def test_the_class_network_sees_its_features():
+    batch, model = class_tasks(), classifier()
+    s = state(batch, model, torch.tensor([2.0, math.inf, math.nan, 0.5]).double())
+    known = [[1, 2 / 3], [1, 1], [0, 0], [1, 1 / 3]]
+    h = ClassSyntheticGradient.features(s)
+    assert h.shape[-1] == CELL + TASK
+    for t in range(4):
+        ways, rows = int(batch.way_mask[t].sum()), batch.query_mask[t]
+        p, x, n = s.mean[t][rows][:, :ways], s.x[t][rows], int(rows.sum())
+        mean = p.T @ x / p.sum(0).unsqueeze(-1)
+        unit = mean / mean.norm(dim=-1, keepdim=True)
+        share = ways * (p.sum(0) + 1) / (n + ways)
+        spread = (share - 1).square().mean()
+        entropy = -(p * p.log()).sum(1).mean() / math.log(ways)
+        of_class = [share.log(), 3 * mean.norm(dim=-1), 3 * ((unit @ unit.T).sum(1) - 1) / (ways - 1)]
+        of_task = [spread, (spread + 1e-3).log(), entropy, math.log(ways), math.log(n / ways)]
+        of_task += [s.setting.strength[t], *known[t]]
+        logit = s.loc[t][rows][:, :ways]
+        cell = [p.log() / 3, p, (logit - logit.mean(1, keepdim=True)) / 5, s.var[t][rows][:, :ways].log()]
+        expected = [*cell, *(v.expand_as(p) for v in of_class), *(torch.as_tensor(v).expand_as(p) for v in of_task)]
+        close(h[t][rows][:, :ways], torch.stack([v.double() for v in expected], -1), 1e-6)
+        assert not h[t][:, ways:].any()
+    assert not ClassSyntheticGradient.features(state(batch, model))[..., -2:].any()
