@@ -18,6 +18,7 @@ from ebmeta.prediction.calibration import (
 )
 from ebmeta.prediction.conformal import ConformalSets, set_coverage
 from ebmeta.prediction.risk_coverage import area_under_risk_coverage
+from ebmeta.prediction.scores import query_scores
 
 TINY = 1e-30
 
@@ -52,10 +53,8 @@ def score(probs: Tensor, y: Tensor) -> dict[str, list[float] | float]:
         probs: class probabilities, shape `(T, Q, C)`.
         y: true classes, shape `(T, Q)`.
     """
-    picked = probs.gather(-1, y.unsqueeze(-1)).squeeze(-1).numpy()
-    confidence, top = probs.max(-1)
-    right = (top == y).numpy().astype(float)
-    sure = np.clip(confidence.numpy(), 0, 1)
+    each = query_scores(probs.numpy(), y.numpy(), TINY)
+    right, sure = each["accuracy"], np.clip(each["confidence"], 0, 1)
     error, mass = calibration_interval(sure, right), calibration_interval(sure, right, mass=True)
     pairs = probs.numpy().reshape(1, -1)
     hits = torch.nn.functional.one_hot(y, probs.shape[-1]).numpy().reshape(1, -1)
@@ -63,8 +62,8 @@ def score(probs: Tensor, y: Tensor) -> dict[str, list[float] | float]:
     area = area_under_risk_coverage(sure, right)
     return {
         "accuracy": _interval(right.mean(1)),
-        "nll": _interval(-np.log(np.maximum(picked, TINY)).mean(1)),
-        "brier": _interval((probs.square().sum(-1).numpy() - 2 * picked + 1).mean(1)),
+        "nll": _interval(each["nll"].mean(1)),
+        "brier": _interval(each["brier"].mean(1)),
         "brier_reliability": float(parts["reliability"]),
         "brier_resolution": float(parts["generalized_resolution"]),
         "brier_uncertainty": float(parts["uncertainty"]),
@@ -76,10 +75,10 @@ def score(probs: Tensor, y: Tensor) -> dict[str, list[float] | float]:
 
 def curves(probs: Tensor, y: Tensor, points: int = 50) -> dict[str, list[float]]:
     """Return what the reliability diagram and the risk-coverage curve of the final predictions are drawn from."""
-    confidence, top = probs.max(-1)
-    right = (top == y).numpy().astype(float)
-    bins = reliability_bins(np.clip(confidence.numpy(), 0, 1), right)
-    order = np.argsort(-confidence.numpy().ravel(), kind="stable")
+    each = query_scores(probs.numpy(), y.numpy(), TINY)
+    right, sure = each["accuracy"], each["confidence"]
+    bins = reliability_bins(np.clip(sure, 0, 1), right)
+    order = np.argsort(-sure.ravel(), kind="stable")
     risk = np.cumsum(1 - right.ravel()[order]) / np.arange(1, right.size + 1)
     at = np.linspace(0, right.size - 1, points + 1)[1:].astype(int)
     return {

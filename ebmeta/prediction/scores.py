@@ -36,7 +36,7 @@ from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.columns import check_names
 from ebmeta.tasks.episodes import TaskSampler, covariates_of, names_of
 
-__all__ = ["calibration_error", "evaluate", "reliability_bins", "table", "task_batches", "task_scores"]
+__all__ = ["calibration_error", "evaluate", "query_scores", "reliability_bins", "table", "task_batches", "task_scores"]
 
 #: The parts of the Brier score, which add up to it: first minus second plus third.
 PARTS = {
@@ -44,6 +44,7 @@ PARTS = {
     "brier_resolution": "generalized_resolution",
     "brier_uncertainty": "uncertainty",
 }
+TINY = float(np.finfo(np.float32).tiny)
 DETAIL = {*PARTS, "ece_mass"}  # in the dataset, not in the printed table
 
 
@@ -175,6 +176,34 @@ def table(evaluation: xr.Dataset) -> str:
     return "\n".join(lines)
 
 
+def query_scores(probs: np.ndarray, y: np.ndarray, least: float = TINY) -> dict[str, np.ndarray]:
+    r"""Return the scores of every query, on plain arrays: whatever made the probabilities, they are scored alike.
+
+    $$ -\log p_y, \qquad \sum_c (p_c - 1\{y = c\})^2, \qquad 1\{\arg\max_c p_c = y\}, \qquad \max_c p_c $$
+
+    Args:
+        probs: class probabilities $p$, shape `(..., T, Q, C)`; NaN where a class or a query is padding.
+        y: true classes $y$, shape `(T, Q)`; any class for padding.
+        least: probability below which one counts as that.
+
+    Returns:
+        `nll` in nats, `brier`, `accuracy` and `confidence`, each of shape `(..., T, Q)`.
+
+    Examples:
+        >>> scores = query_scores(np.array([[[0.75, 0.25]]]), np.array([[1]]))
+        >>> {name: round(float(values[0, 0]), 4) for name, values in scores.items()}
+        {'nll': 1.3863, 'brier': 1.125, 'accuracy': 0.0, 'confidence': 0.75}
+    """
+    truth = np.broadcast_to(y, probs.shape[:-1])[..., None]
+    picked, filled = np.take_along_axis(probs, truth, -1)[..., 0], np.where(np.isnan(probs), -1, probs)
+    return {
+        "nll": -np.log(np.maximum(picked, least)),
+        "brier": np.nansum(probs**2, -1) - 2 * picked + 1,
+        "accuracy": (filled.argmax(-1) == truth[..., 0]).astype(float),
+        "confidence": filled.max(-1),
+    }
+
+
 @checked(num_steps=at_least(0))
 def task_scores(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None = None) -> xr.Dataset:
     """Return the metrics of every task after every refinement step, and the top labels of every query.
@@ -197,24 +226,13 @@ def task_scores(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None =
     mask = xr.DataArray(batch.query_mask.cpu().numpy(), dims=("task", "query"))
     y = xr.DataArray(batch.query_y.cpu().numpy(), dims=("task", "query"))
     if model.likelihood.categorical:
-        table = predict(model, batch, num_steps=num_steps, num_draws=0)["predictive"].to_dataset()
-        probs = table["probs"].transpose("step", "task", "query", "way")
-        truth = np.clip(y.values, 0, None)[None, :, :, None]
-        picked = np.take_along_axis(probs.values, truth, -1)[..., 0]
-        of_truth = xr.DataArray(picked, dims=("step", "task", "query"))
-        filled = probs.fillna(-1.0)
-        confidence, top = probs.max("way"), filled.argmax("way")
-        correct = (top == y).astype(float).where(mask)
-        queries: dict[str, xr.DataArray] = {
-            "nll": xr.apply_ufunc(np.log, of_truth.clip(min=np.finfo(np.float32).tiny)) * -1.0,
-            "brier": (probs**2).sum("way") - 2 * of_truth + 1,
-            "accuracy": correct,
-        }
-        extra: dict[str, xr.DataArray] = {"confidence": confidence.where(mask), "correct": correct}
-        hit = np.arange(probs.sizes["way"]) == batch.query_y.cpu().numpy()[..., None]
-        sums = bin_sums(probs.values.astype(float), hit, bin_edges(probs.values)).sum(
-            2
-        )  # queries of a task weigh alike
+        found = predict(model, batch, num_steps=num_steps, num_draws=0)["predictive"].to_dataset()
+        probs = found["probs"].transpose("step", "task", "query", "way").values
+        dims, scores = ("step", "task", "query"), query_scores(probs, np.clip(y.values, 0, None))
+        queries = {name: xr.DataArray(values, dims=dims) for name, values in scores.items()}
+        extra = {"confidence": queries.pop("confidence").where(mask), "correct": queries["accuracy"].where(mask)}
+        hit = np.arange(probs.shape[-1]) == y.values[..., None]
+        sums = bin_sums(probs.astype(float), hit, bin_edges(probs)).sum(2)  # queries of a task weigh alike
         extra["pairs"] = xr.DataArray(sums, dims=("step", "task", "bin", "moment")) / mask.sum("query")
     else:
         queries, extra = _number_scores(model, batch, num_steps), {}

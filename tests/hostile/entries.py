@@ -259,6 +259,7 @@ def _faces(k: Kit) -> dict[str, Call]:
             {"model": k.classifier, "num_steps": 1},
         ),
         "FewShotClassifier.predict": (k.clf.predict, {"X": rows}),
+        "FewShotClassifier.tasks": (k.clf.tasks, {"X": rows}),
         "FewShotClassifier.predict_proba": (k.clf.predict_proba, {"X": rows}),
         "FewShotRegressor.fit": (
             lambda groups, **options: (
@@ -275,6 +276,7 @@ def _faces(k: Kit) -> dict[str, Call]:
         "FewShotRegressor.score": (k.reg.score, {"X": rows, "y": k.y[:12], **grouped}),
         "FewShotRegressor.predict": (k.reg.predict, {"X": rows, "return_std": True, **grouped}),
         "FewShotRegressor.quantiles": (k.reg.quantiles, {"X": rows, "levels": [0.25, 0.5], **grouped}),
+        "FewShotRegressor.summaries": (k.reg.summaries, {"X": rows, "levels": [0.25, 0.5], **grouped}),
         "FewShotRegressor.interval": (k.reg.interval, {"X": rows, "coverage": 0.5, **grouped}),
         "FewShotRegressor.log_density": (k.reg.log_density, {"X": rows, "y": k.y[:12], **grouped}),
         "FewShotRegressor.sample": (k.reg.sample, {"X": rows, "num_draws": 3, "seed": 1, **grouped}),

@@ -87,6 +87,7 @@ LEFT = {
     "training.objective.Terms*": PART,
     "training.objective.importance_bound": INNER,
     "model.storage.model_files": "names of files, for the command line",
+    "prediction.scores.query_scores": INNER,
     "prediction.trees.[Mae]*": INNER,
     "parts.heads.*Head.*": INNER,
     "parts.heads.Head": PART,
