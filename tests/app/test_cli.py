@@ -9,50 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from commands import refused, run
 
 import ebmeta
-from ebmeta.app.cli import COMMANDS, app, main
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """Twelve classes and twenty groups in files, and two briefly trained models."""
-    folder = tmp_path_factory.mktemp("cli")
-    rng = np.random.default_rng(0)
-    centre = 2 * rng.standard_normal((12, 6))
-    y = np.repeat(np.arange(12), 30)
-    X = centre[y] + rng.standard_normal((len(y), 6))
-    names = np.array([f"class {c:02d}" for c in range(12)])
-    np.savez(folder / "train.npz", X=X[:240], y=names[y[:240]])
-    frame = pd.DataFrame(X[240:], columns=list("abcdef")).assign(y=names[y[240:]])
-    frame.to_csv(folder / "new.csv", index=False)
-    support = frame.groupby("y").head(1)
-    support.to_csv(folder / "support.csv", index=False)
-    frame.drop(support.index).to_parquet(folder / "query.parquet", index=False)
-    school = np.repeat(np.arange(20), 8)
-    x = rng.standard_normal(160)
-    score = (1 + 0.3 * rng.standard_normal(20))[school] * x + 0.2 * rng.standard_normal(160)
-    pd.DataFrame({"x": x, "score": score, "school": school}).to_csv(folder / "schools.csv", index=False)
-    common = ["--num-iterations", "30", "--device", "cpu", "--no-progress"]
-    assert run("train", folder / "train.npz", "--output", folder / "model", "--n-query", "6", *common) == 0
-    schools = ["--groups", "school", "--label", "score", "--n-shot", "1:3"]
-    assert run("train", folder / "schools.csv", "--output", folder / "groups", *schools, *common) == 0
-    return folder
-
-
-def run(*arguments) -> int:
-    return main([str(a) for a in arguments])
-
-
-def refused(capsys, *arguments) -> str:
-    """Run and return the one line of the error."""
-    capsys.readouterr()
-    assert run(*arguments) == 2
-    out, err = capsys.readouterr()
-    assert "Traceback" not in out + err
-    assert err.startswith("ebmeta: error: ")
-    assert err.count("\n") == 1
-    return err
+from ebmeta.app.cli import COMMANDS, app
 
 
 def test_train_equals_the_library(files, tmp_path):
@@ -70,67 +30,6 @@ def test_train_equals_the_library(files, tmp_path):
     assert written["best_iteration"] == result.best_iteration == 30
     expected = result.history["nll"].mean("iteration").values
     np.testing.assert_allclose(written["training_nll"], expected, atol=1e-5)
-
-
-def test_predict_writes_the_probabilities_of_the_estimator(files, tmp_path):
-    support, query = pd.read_csv(files / "support.csv"), pd.read_parquet(files / "query.parquet")
-    clf = ebmeta.FewShotClassifier(ebmeta.load(files / "model")).fit(
-        support.drop(columns="y").to_numpy(np.float32), support["y"]
-    )
-    probs = clf.predict_proba(query.drop(columns="y").to_numpy(np.float32))
-    names = [f"p_class {c:02d}" for c in range(8, 12)]
-    for suffix in ("csv", "parquet", "npz", "nc"):
-        out = tmp_path / f"out.{suffix}"
-        task = (files / "model", files / "support.csv", files / "query.parquet")
-        assert run("predict", *task, "--output", out, "--json", tmp_path / "out.json") == 0
-        if suffix == "nc":
-            with xr.open_datatree(out, engine="h5netcdf") as tree:
-                got = tree["predictive/probs"].isel(step=-1, task=0).values
-        elif suffix == "npz":
-            with np.load(out) as table:
-                got = np.stack([table[n] for n in names], 1)
-        else:
-            table = pd.read_csv(out) if suffix == "csv" else pd.read_parquet(out)
-            assert (table["prediction"] == clf.classes_[probs.argmax(1)]).all()
-            got = table[names].to_numpy()
-        np.testing.assert_allclose(got, probs, atol=1e-6)
-    written = json.loads((tmp_path / "out.json").read_text())
-    assert written["classes"] == [n.removeprefix("p_") for n in names]
-    assert written["mean_confidence"] == pytest.approx(probs.max(1).mean(), abs=1e-5)
-
-
-def test_predict_for_a_group(files, tmp_path):
-    frame = pd.read_csv(files / "schools.csv").query("school == 3")
-    frame[:3].to_csv(tmp_path / "s.csv", index=False)
-    frame[3:].drop(columns="score").to_csv(tmp_path / "q.csv", index=False)
-    task = (files / "groups", tmp_path / "s.csv", tmp_path / "q.csv")
-    named = ["--label", "score", "--groups", "school"]
-    assert run("predict", *task, *named, "--output", tmp_path / "o.csv") == 0
-    reg = ebmeta.FewShotRegressor(ebmeta.load(files / "groups")).fit(frame[["x"]][:3], frame["score"][:3])
-    mean, std = reg.predict(frame[["x"]][3:], return_std=True)
-    table = pd.read_csv(tmp_path / "o.csv")
-    np.testing.assert_allclose(table["mean"], mean, rtol=1e-5)
-    np.testing.assert_allclose(table["q95"], mean + 1.6448536 * std, rtol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def shops(tmp_path_factory):
-    """Shops with counts, exposure, texts and a covariate in files, and a briefly trained model."""
-    folder = tmp_path_factory.mktemp("shops")
-    rng = np.random.default_rng(0)
-    sizes = rng.integers(1, 12, 30)
-    shop = np.repeat([f"shop {i:02d}" for i in range(30)], sizes)
-    area = np.repeat(rng.choice(["town", "village"], 30), sizes)
-    frame = pd.DataFrame({"kind": rng.choice(["bread", "cake", "tea"], len(shop)), "shop": shop, "area": area})
-    frame = frame.assign(price=rng.normal(size=len(shop)), days=rng.integers(1, 5, len(shop)))
-    frame = frame.assign(sold=rng.poisson(frame["days"] * np.exp(0.5 * frame["price"] + (frame["area"] == "town"))))
-    known = frame["shop"] < "shop 25"
-    frame[known].to_csv(folder / "train.csv", index=False)
-    frame[~known].to_parquet(folder / "new.parquet", index=False)
-    roles = ["--groups", "shop", "--label", "sold", "--size", "days", "--group-features", "area", "--n-shot", "0:3"]
-    common = ["--likelihood", "poisson", "--num-steps", 0, "--num-iterations", 30, "--device", "cpu", "--no-progress"]
-    assert run("train", folder / "train.csv", "--output", folder / "model", *roles, *common) == 0
-    return folder
 
 
 def test_a_model_of_groups_remembers_its_columns(shops, tmp_path):
@@ -170,21 +69,6 @@ def test_a_model_of_groups_remembers_its_columns(shops, tmp_path):
         first = query["shop"] == query["shop"].iloc[0]
         got = quantile.isel(task=0).values[:, : first.sum()].T
         np.testing.assert_array_equal(got, table[first.to_numpy()][["q05", "q50", "q95"]].to_numpy())
-
-
-def test_predict_without_labels_or_without_a_group_column(shops, tmp_path):
-    new = pd.read_parquet(shops / "new.parquet")
-    one = new[new["shop"] == new["shop"].iloc[0]]
-    new[:0].to_csv(tmp_path / "none.csv", index=False)
-    one.to_csv(tmp_path / "query.csv", index=False)
-    model = shops / "model"
-    assert run("predict", model, tmp_path / "none.csv", tmp_path / "query.csv", "--output", tmp_path / "a.csv") == 0
-    for name in ("none", "query"):
-        pd.read_csv(tmp_path / f"{name}.csv").drop(columns="shop").to_csv(tmp_path / f"{name}.csv", index=False)
-    assert run("predict", model, tmp_path / "none.csv", tmp_path / "query.csv", "--output", tmp_path / "b.csv") == 0
-    a, b = pd.read_csv(tmp_path / "a.csv"), pd.read_csv(tmp_path / "b.csv")
-    assert list(b) == ["row", "mean", "std", "q05", "q50", "q95"]
-    pd.testing.assert_frame_equal(a[list(b)], b)
 
 
 def test_evaluate_and_mistakes_of_a_model_of_groups(shops, tmp_path, capsys):

@@ -1,49 +1,25 @@
 """Files and errors of the command line: nothing is lost, and whatever goes wrong is one line."""
 
-import io
 import json
 import os
-import sys
-import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
-from builders import classifier
+from commands import refused, run
 
 import ebmeta
-from ebmeta.app.cli import main
-from ebmeta.app.errors import as_line
 from ebmeta.tasks.frames import FrameEncoder
 
 
 @pytest.fixture
-def files(tmp_path):
-    """Six classes in a file, labelled rows and rows to predict, and a model that was not trained."""
-    rng = np.random.default_rng(0)
-    y = np.repeat(np.arange(6), 12)
-    frame = pd.DataFrame(2 * rng.standard_normal((6, 4))[y] + rng.standard_normal((72, 4)), columns=list("abcd"))
-    frame = frame.assign(y=[f"c{k}" for k in y])
-    frame.to_csv(tmp_path / "data.csv", index=False)
-    frame.groupby("y").head(1).to_csv(tmp_path / "support.csv", index=False)
-    frame[1::5].drop(columns="y").to_csv(tmp_path / "query.csv", index=False)
-    ebmeta.save(classifier().float(), tmp_path / "model")
-    (tmp_path / "mine.txt").write_text("mine")
-    return tmp_path
-
-
-def run(*arguments):
-    return main([str(a) for a in arguments])
+def files(plain_files):
+    return plain_files
 
 
 def line(capsys, *arguments):
     """Run a command that fails and return its one line."""
-    capsys.readouterr()
-    assert run(*arguments) == 2
-    out, err = capsys.readouterr()
-    assert "Traceback" not in out + err
-    assert err.count("\n") == 1
-    return err.removeprefix("ebmeta: error: ")
+    return refused(capsys, *arguments).removeprefix("ebmeta: error: ")
 
 
 def contents(folder):
@@ -143,61 +119,6 @@ def test_a_command_can_run_again(files):
     train = ("train", files / "data.csv", "--num-iterations", 1, "--n-query", 3, "--no-progress")
     for seed in range(2):
         assert run(*train, "--output", files / "m", "--json", files / "result.json", "--seed", seed) == 0
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (MemoryError(), "expected a task that fits into memory, got: no more memory"),
-        (RuntimeError("a\n b"), "unexpected RuntimeError: a b (--debug shows where)"),
-        (KeyError("x"), "unexpected KeyError: 'x' (--debug shows where)"),
-        (RecursionError("maximum"), "expected input that is nested less deeply"),
-        (ValueError(), "unexpected ValueError: no more is known (--debug shows where)"),
-        (ValueError("a: \x1b[31mred\r\nb"), "a: \\x1b[31mred b"),
-        (OverflowError("too large"), "unexpected OverflowError: too large"),
-        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "start"), "'utf-8' codec can't decode byte"),
-        (BrokenPipeError(32, "Broken pipe"), "standard output: expected a reader, got a closed pipe"),
-    ],
-)
-def test_every_error_is_one_line(files, capsys, monkeypatch, error, message):
-    def failing(*arguments, **options):
-        raise error
-
-    monkeypatch.setattr(sys.modules["ebmeta.prediction.scores"], "evaluate", failing)
-    command = ("evaluate", files / "model", files / "data.csv", "--n-query", 3)
-    assert message in line(capsys, *command)
-    assert run(*command, "--debug") == 2
-    err = capsys.readouterr().err
-    assert "Traceback" in err
-    assert err.endswith(f"ebmeta: error: {as_line(error)}\n")
-
-
-def test_warnings_are_one_line(files, capsys, monkeypatch):
-    def warning(*arguments, **options):
-        warnings.warn("a\nb", stacklevel=1)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(sys.modules["ebmeta.prediction.scores"], "evaluate", warning)
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        assert run("evaluate", files / "model", files / "data.csv", "--n-query", 3) == 130
-    assert capsys.readouterr().err == "ebmeta: warning: a b\nebmeta: interrupted\n"
-
-
-def test_output_that_nobody_takes_is_an_error(files, capsys, monkeypatch):
-    command = ("evaluate", files / "model", files / "data.csv", "--n-query", 3, "--num-tasks", 2)
-    reader, writer = os.pipe()
-    os.close(reader)
-    for place, message in (("/dev/full", "No space left"), (writer, "got a closed pipe")):
-        with monkeypatch.context() as patch, open(place, "w") as stream:
-            patch.setattr(sys, "stdout", stream)
-            assert run(*command) == 2
-            assert message in capsys.readouterr().err
-    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "stdout", ascii_only)
-        assert run(*command) == 0
-    assert b"\\xb1" in ascii_only.buffer.getvalue()
 
 
 def test_configurations_of_others_are_refused(files, capsys):

@@ -6,17 +6,14 @@ import arviz as az
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 from builders import class_tasks, classifier, generator, number_tasks, perturb, real_tasks, regressor
 from scipy import integrate, stats
 from scipy.special import expit
 
 import ebmeta
 from ebmeta import TaskBatch, reference
-from ebmeta.diagnostics import against_reference, check_posteriors, correct, khat_by_step
+from ebmeta.diagnostics import check_posteriors, correct
 from ebmeta.diagnostics.passes import passes
-from ebmeta.diagnostics.span import frame, project
-from ebmeta.parts.gaussian import DiagonalGaussian
 from ebmeta.parts.initializer import Initializer
 from ebmeta.simulate.conjugate import log_evidence, posterior
 
@@ -235,63 +232,6 @@ def test_padding_and_labels_do_not_matter():
     full = check_posteriors(model, batch, num_draws=100)
     for name in seen:
         np.testing.assert_allclose(seen[name], full[name], err_msg=str(name))
-
-
-def test_directions_of_rows():
-    g = generator(0)
-    x = torch.randn(2, 3, 5, generator=g, dtype=torch.float64)
-    x[1, 2] = 0  # padding
-    others = torch.randn(2, 1, 5, generator=g, dtype=torch.float64)
-    of = frame(x, others)
-    assert (of.num_seen, len(of)) == (3, 4)
-    assert of.real.sum(1).tolist() == [4, 3]
-    for rows in (x, others):
-        torch.testing.assert_close(rows @ of.basis @ of.basis.mT, rows)
-    torch.testing.assert_close(of.basis.mT @ of.basis, torch.diag_embed(of.real.double()))
-    q = DiagonalGaussian(torch.randn(2, 2, 5, generator=g).double(), torch.rand(2, 2, 5, generator=g).double() + 0.1)
-    of_u = project(q, of)
-    torch.testing.assert_close(of_u.kl(of_u), torch.zeros(2).double())
-    loc, var = q.marginal(x)
-    rows = (x @ of.basis).unsqueeze(1) @ of_u.scale_tril
-    torch.testing.assert_close((x @ of.basis @ of_u.loc.mT), loc)
-    torch.testing.assert_close(rows.square().sum(-1).mT, var)
-
-
-def test_moments_against_a_reference():
-    """Half the scale and one standard deviation off: the three numbers are known."""
-    model, batch = regressor(2, num_steps=0), real_tasks(features=2)
-    q = model.posterior(batch)[0]
-    noise = torch.randn(1, 40_000, *q.loc.shape, generator=generator(1), dtype=torch.float64)
-    w = (q.loc + 2 * q.color(noise)).detach()
-    tree = xr.DataTree.from_dict({"/posterior": xr.Dataset({"w": (("chain", "draw", "task", "way", "feature"), w)})})
-    near = against_reference(model, batch, tree)
-    np.testing.assert_allclose(near["scale_ratio"], 0.5, rtol=0.02)
-    np.testing.assert_allclose(near["mean_error"], 0, atol=0.02)
-    np.testing.assert_allclose(near["kl"], (0.25 - 1) / 2 + math.log(2), rtol=0.02)
-    assert "its scale is 0.50 times the reference's" in near.attrs["verdict"]
-    exact = reference.nuts(model, batch, num_draws=1000)
-    near = against_reference(model, batch, exact)
-    assert float(near["kl"].max()) < 0.01
-    for bad, message in (
-        (xr.DataTree(), r"tree: expected draws 'w' in a group 'posterior', got groups \[\]"),
-        (exact.isel(task=[0]), r"tree: expected draws of \(task, way, feature\) \(4, 1, 3\), got"),
-        (exact.isel(chain=[0], draw=[0]), "tree: expected at least 2 draws, got 1"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            against_reference(model, batch, bad)
-    levels = regressor(2, num_steps=0, likelihood="normal_per_task")
-    with pytest.raises(ValueError, match="likelihood: expected one without noise levels, got 'normal_per_task'"):
-        against_reference(levels, batch, exact)
-
-
-def test_the_figure_has_a_box_for_each_step():
-    checks = check_posteriors(regressor(2, num_steps=2), real_tasks(features=2), num_draws=100)
-    ax = khat_by_step(checks)
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "1", "2"]
-    assert {0.5, 0.7} <= {float(np.atleast_1d(line.get_ydata())[0]) for line in ax.lines}
-    assert khat_by_step(checks, "khat_rows", ax=ax) is ax
-    with pytest.raises(ValueError, match="variable: expected 'khat' or 'khat_rows', got 'gaps'"):
-        khat_by_step(checks, "gaps")
 
 
 @pytest.mark.parametrize("check", [check_posteriors, correct])

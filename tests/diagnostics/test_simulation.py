@@ -8,7 +8,6 @@ import numpy as np
 import pyro
 import pytest
 import torch
-import xarray as xr
 from builders import class_tasks, perturb, real_tasks
 from scipy import stats
 
@@ -16,12 +15,8 @@ import ebmeta
 from ebmeta import EmpiricalBayes, TaskBatch
 from ebmeta.diagnostics import (
     SimulationCalibration,
-    ecdf_band,
-    ecdf_difference,
-    expected_coverage,
     simulate_tasks,
     simulation_based_calibration,
-    uniformity_p_value,
 )
 from ebmeta.diagnostics.simulation import _surprise
 from ebmeta.diagnostics.simulation_result import SENTENCES
@@ -76,52 +71,6 @@ def wide(batch: TaskBatch):
 
 def prior(batch: TaskBatch):
     return true_model().prior_of(batch)
-
-
-# the test of uniformity -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("num_values", [20, 60, 150])
-def test_the_band_is_left_as_often_as_it_says(num_values):
-    """4,000 samples, 4.9 standard errors: false alarms at 1e-6 for each of three sizes."""
-    u = np.random.default_rng(0).random((4000, num_values))
-    band = ecdf_band(num_values, 0.1)
-    share = np.stack([(u <= point).mean(1) for point in band.points], 1)
-    outside = ((share < band.low - 1e-9) | (share > band.high + 1e-9)).any(1)
-    refused = np.array([uniformity_p_value(row) <= 0.1 for row in u[:400]])
-    np.testing.assert_array_equal(refused, outside[:400])
-    achieved = {20: 0.0930, 60: 0.0994, 150: 0.0977}[num_values]  # the largest level up to 0.1 that counts allow
-    assert abs(outside.mean() - achieved) < 4.9 * np.sqrt(0.1 * 0.9 / 4000)
-
-
-def test_p_values_are_those_of_the_statistic():
-    """The p-value of a sample is the share of uniform samples at least as far from uniform; 5 sigma of 20,000."""
-    rng, n = np.random.default_rng(1), 40
-    u = rng.random((20_000, n))
-    points = np.arange(1, n) / n
-    counts = np.stack([(u <= point).sum(1) for point in points], 1)
-    tails = 2 * np.minimum(stats.binom.cdf(counts, n, points), stats.binom.sf(counts - 1, n, points)).min(1)
-    for power in (0.9, 1.0, 1.2, 1.5):
-        sample = (np.arange(n) + 0.5) ** power / n**power
-        count = (sample[:, None] <= points).sum(0)
-        own = 2 * np.minimum(stats.binom.cdf(count, n, points), stats.binom.sf(count - 1, n, points)).min()
-        p = uniformity_p_value(sample)
-        assert abs(p - (tails <= own * (1 + 1e-9)).mean()) < 5 * np.sqrt(p * (1 - p) / len(u)) + 1e-9
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: ecdf_band(1), "num_values: expected at least 2, got 1"),
-        (lambda: ecdf_band(10, 0.0), "alpha: expected a number between 0 and 1"),
-        (lambda: uniformity_p_value(np.array([0.5])), "u: expected at least 2 numbers"),
-        (lambda: uniformity_p_value(np.array([0.5, np.nan])), "u: expected finite numbers, got nan"),
-        (lambda: uniformity_p_value(np.array([0.5, 1.2])), "u: expected numbers from 0 to 1, got 1.2"),
-    ],
-)
-def test_numbers_that_cannot_be_uniform_are_refused(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
 
 
 # simulated tasks --------------------------------------------------------------------------------------
@@ -217,18 +166,6 @@ def test_surprise_counts_labels_in_predictive_standard_deviations():
     np.testing.assert_allclose(found, -np.log([[0.5 * 0.8], [0.5 * 0.2]]), rtol=1e-6)
 
 
-def test_signs_of_a_fault_are_in_standard_errors():
-    """Mean and mean square about the middle of uniform numbers, whose variances are known."""
-    grid = (np.arange(200) + 0.5) / 200
-    for u, name in ((0.15 + 0.85 * grid, "too low"), (0.85 * grid, "too high"), (0.5 + 0.7 * (grid - 0.5), "too wide")):
-        z = (u.mean() - 0.5) * np.sqrt(200 / stats.uniform.var())
-        square = stats.uniform.expect(lambda v: (v - 0.5) ** 4) - stats.uniform.var() ** 2
-        spread = (((u - 0.5) ** 2).mean() - stats.uniform.var()) * np.sqrt(200 / square)
-        found, strength = SimulationCalibration._fault(u, "weight")
-        assert found == name
-        assert strength == pytest.approx(max(abs(z), abs(spread)), rel=1e-6)
-
-
 def test_ranks_among_few_draws_are_uniform():
     """With 4 draws a rank is uniform only as (r + V (s + 1)) / 5; false alarms at 1e-6 for each of two quantities."""
     found = check(exact, num_tasks=4000, num_draws=4)
@@ -294,17 +231,6 @@ def test_every_fault_is_found_and_named(posterior, verdict):
     assert found.verdict == verdict, found.table.to_dataframe()
     assert found.passed == (verdict == "calibrated")
     assert SENTENCES[verdict] in str(found)
-
-
-def test_sizes_of_faults_are_told():
-    """Shift and spread of 2,000 tasks; 5 sigma of a mean is 0.11, of a standard deviation 0.08."""
-    small, large, off = (check(q, num_tasks=2000) for q in (narrow, wide, shifted))
-    assert float(small.table["spread"].sel(quantity="predictor")) == pytest.approx(1.25, abs=0.1)
-    assert float(large.table["spread"].sel(quantity="weight 0")) == pytest.approx(0.8, abs=0.064)
-    assert float(off.table["shift"].sel(quantity="weight 2")) == pytest.approx(-0.3, abs=0.11)
-    covered = small.coverage(np.array([0.5, 0.9]))
-    expected = stats.chi2.cdf(0.64 * stats.chi2.ppf([0.5, 0.9], 3), 3)
-    np.testing.assert_allclose(covered, expected, atol=5 * 0.5 / np.sqrt(2000))
 
 
 def test_a_prior_in_place_of_the_posterior_is_seen_by_the_likelihood_alone():
@@ -425,21 +351,3 @@ def test_tasks_of_one_class_are_refused():
     batch = class_tasks(ways=(1, 1), shots=(1, 1), queries=(2, 2))
     with pytest.raises(ValueError, match="tasks: expected two classes or more in every task"):
         simulation_based_calibration(EmpiricalBayes.classifier(4), batch, num_tasks=10)
-
-
-# figures ----------------------------------------------------------------------------------------------
-
-
-def test_figures_draw_the_numbers():
-    u = np.stack([np.linspace(0.005, 0.995, 100), np.linspace(0, 1, 100) ** 2])
-    coords = {"quantity": ["weight 0", "region"], "kind": ("quantity", ["weight", "region"]), "task": np.arange(100)}
-    found = SimulationCalibration(xr.DataArray(u, coords, ("quantity", "task")))
-    ax = ecdf_difference(found)
-    lines = {line.get_label(): line for line in ax.lines}
-    x, y = lines["region"].get_data()
-    np.testing.assert_allclose(y, np.searchsorted(u[1], x, side="right") / 100 - x)
-    assert ecdf_difference(found, ["region"], ax=ax) is ax
-    x, y = expected_coverage(found).lines[1].get_data()
-    np.testing.assert_allclose(y, found.coverage(x))
-    with pytest.raises(ValueError, match="quantities: expected some of .*, got 'weight 7'"):
-        ecdf_difference(found, ["weight 7"])

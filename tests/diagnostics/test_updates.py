@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from builders import close, real_tasks, regressor
 
 import ebmeta
-from ebmeta.diagnostics.updates import _weights, posterior_updates, update_plot
+from ebmeta.diagnostics.updates import posterior_updates, update_plot
 from tests.diagnostics.test_report import TASKS, exact
 
 
@@ -65,14 +64,3 @@ def test_bad_input():
         posterior_updates(exact(), TASKS.sample(3).unlabelled())
     with pytest.raises(ValueError, match="tasks: expected at least 2, got 1"):
         posterior_updates(exact(), TASKS.sample(1))
-
-
-def test_moments_over_noise_levels_follow_the_law_of_total_variance():
-    inferred = regressor(likelihood="normal_per_task").infer(real_tasks())
-    q, prior, shape = inferred.path[-1], inferred.prior, inferred.log_weight.shape
-    weight = inferred.log_weight.exp()[..., None]
-    loc, var = (v.view(*shape, -1) for v in (q.loc[:, 0] / prior.scale[:, 0], (q.scale / prior.scale)[:, 0].square()))
-    mean = (weight * loc).sum(1)
-    got = _weights(inferred, -1)
-    close(got[0].squeeze(-1), mean)
-    close(got[1].squeeze(-1), (weight * (var + loc.square())).sum(1) - mean.square())

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import math
 
 import numpy as np
 import pytest
 import torch
+from builders import close
 
 import ebmeta
 from ebmeta import EmpiricalBayes, FewShotClassifier, Objective
-from ebmeta.likelihood import Categorical
+from ebmeta.likelihood import Categorical, gaussian_softmax
 from ebmeta.likelihood.mean_field import mean_field_softmax
 from tests.foundation.test_buckets import Largest
+from tests.likelihood.test_base import logits as class_logits
 
 MEAN_FIELD, INFERENCE = (
     importlib.import_module(f"ebmeta.{name}") for name in ("likelihood.mean_field", "model.posterior")
@@ -113,3 +116,26 @@ def test_draws_come_in_passes(cells, monkeypatch):
     score = Categorical().log_prob(batch.query_y, eta, batch.way_mask)
     np.testing.assert_allclose(tree["log_likelihood/query_y"].values[0], score, atol=1e-9)
     assert seen.numel <= max(4000 * 4 * 4, 2**19)
+
+
+@pytest.mark.parametrize(("ways", "most"), [(2, 2.0), (5, 0.5), (20, 0.2)])
+def test_the_mean_field_moments_approximate_the_integral(ways, most):
+    loc, var, mask = class_logits(ways, queries=50)
+    p, curvature = Categorical().moments(loc, var.clamp(max=most), mask)
+    close(p.sum(-1), torch.ones(2, 50, dtype=torch.float64), 1e-12)
+    close(curvature, p * (1 - p), 1e-12)
+    assert (p - gaussian_softmax(loc, var.clamp(max=most), mask)).abs().max() < 0.03
+
+
+def test_the_mean_field_moments_follow_their_formula():
+    loc, var, mask = class_logits(4)
+    mask[0, 3] = False
+    p, _ = Categorical().moments(loc, var, mask)
+    for t, ways in ((0, 3), (1, 4)):
+        for i in range(5):
+            m, v = loc[t, i], var[t, i]
+            score = [
+                1 / sum(math.exp((m[j] - m[c]) / math.sqrt(1 + math.pi * (v[j] + v[c]) / 8)) for j in range(ways))
+                for c in range(ways)
+            ]
+            close(p[t, i], torch.tensor([s / sum(score) for s in score] + [0.0] * (4 - ways), dtype=torch.float64))

@@ -7,7 +7,6 @@ from torch import nn
 
 import ebmeta
 from ebmeta.app.cli import main
-from ebmeta.foundation.fingerprint import fingerprint
 
 
 def rows(seed=0, spread=1.0):
@@ -113,16 +112,6 @@ def test_another_frozen_embedder_is_refused(tmp_path):
     train(tmp_path / "trained", classes(), model(0, frozen=False))
     with pytest.raises(ValueError, match="expected a checkpoint of a run with this embedder|with model="):
         train(tmp_path / "trained", classes(), ebmeta.EmpiricalBayes.classifier(3, 1, width=4))
-
-
-def test_a_fingerprint_is_of_content(tmp_path):
-    X = np.arange(3_000_000.0).reshape(-1, 3)
-    np.save(tmp_path / "x.npy", X)
-    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    assert fingerprint(mapped) == fingerprint(X) == fingerprint(np.asfortranarray(X))
-    assert len({fingerprint(v) for v in (X, moved(X), moved(X, 0), X.astype("f4"), X[:-1], X.reshape(3, -1))}) == 6
-    assert fingerprint(np.array(["a", 1], dtype=object)) == fingerprint(np.array(["a", 1], dtype=object))
-    assert fingerprint(np.array(5)) != fingerprint(np.array(6))
 
 
 def test_the_command_line_keeps_files_apart(tmp_path, capsys):

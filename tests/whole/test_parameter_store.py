@@ -36,7 +36,7 @@ import sys
 sys.path[:0] = [{root!r}, {root!r} + "/tests"]
 import pyro, torch
 from ebmeta import EmpiricalBayes
-from tests.model.test_parameter_store import train, values
+from tests.whole.test_parameter_store import train, values
 EmpiricalBayes.regressor(2), EmpiricalBayes.classifier(3)  # others that were made before
 model = train(EmpiricalBayes.regressor(4))
 pyro.get_param_store().save({store!r})

@@ -1,0 +1,17 @@
+"""Rows of files: ids as they are written, and columns that number the rows."""
+
+import pandas as pd
+
+from ebmeta.tasks.frame_files import as_ids, read_frame, row_ids
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
+    (tmp_path / "rows.csv").write_bytes(b"\xef\xbb\xbfa,y\n1,u\n")
+    assert read_frame(tmp_path / "rows.csv").columns.tolist() == ["a", "y"]
+
+
+def test_ids_and_row_numbers():
+    assert as_ids(["031", "31.0", 31, 31.0, "1.10", "-2.00", True]) == ["031", "31", "31", "31", "1.10", "-2", "True"]
+    frame = pd.DataFrame({"id": [1, 1], "Index": [0, 1], "rownames": ["b", "a"], "x": [0, 1]})
+    assert row_ids(frame) == ["Index", "rownames"]
+    assert row_ids(frame, ["Index"]) == ["rownames"]

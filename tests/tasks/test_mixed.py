@@ -1,0 +1,24 @@
+"""A mixture of sources takes turns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ebmeta import EpisodeSampler, MixedSampler
+
+
+def test_a_mixture_takes_turns():
+    X, y = np.arange(120.0).reshape(60, 2), np.repeat(np.arange(6), 10)
+    parts = [EpisodeSampler(X, y, 2, shots, 3, seed=7) for shots in (1, 2, 5)]
+    tasks = MixedSampler(parts)
+    for index in range(6):
+        expected = parts[index % 3].sample(2, index)
+        got = tasks.sample(2, index)
+        assert torch.equal(got.support_x, expected.support_x)
+        assert torch.equal(got.query_x, expected.query_x)
+        hard = tasks.harder(1.0).sample(2, index)
+        assert torch.equal(hard.query_x, parts[index % 3].harder(1.0).sample(2, index).query_x)
+    with pytest.raises(ValueError, match="samplers: expected at least one, got none"):
+        MixedSampler([])
