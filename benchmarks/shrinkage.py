@@ -238,7 +238,7 @@ def coverage(model: EmpiricalBayes, batch: TaskBatch, seed: int) -> float:
     with torch.no_grad():
         inferred = model.infer(batch)
         top = inferred.cdf(-1, batch.query_y)
-        discrete = getattr(model.likelihood, "discrete", False)
+        discrete = model.likelihood.discrete
         bottom = inferred.cdf(-1, batch.query_y - 1) if discrete else top
     share = torch.from_numpy(np.random.default_rng(seed).random(top.shape))
     place = bottom + share * (top - bottom)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ebmeta import EmpiricalBayes, Objective, TaskBatch
 from ebmeta.likelihood import LIKELIHOODS, Categorical, Normal
+from ebmeta.parts.basis import BASES
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.parts.heads import LinearHead
 from ebmeta.parts.initializer import ConjugateInitializer, PrototypeInitializer
@@ -81,8 +82,15 @@ def _likelihood_regressor(likelihood: str, num_steps: int = STEPS, scale: float 
     model = regressor(3, num_steps, scale=scale, likelihood=likelihood)
     model.prior.log_scale.data -= 1  # a count's rate is the exponential of what the prior spreads
     for name, value in (("center", 0.3), ("unit", 1.7)):
-        if hasattr(model.likelihood, name):
+        if name in model.likelihood.state_dict():  # elsewhere they are what they are
             getattr(model.likelihood, name).fill_(value)
+    return model
+
+
+def _basis_regressor(basis: str, num_steps: int = STEPS, scale: float = 0.3) -> EmpiricalBayes:
+    size = {"num_knots": 2} if basis == "spline" else {"num_frequencies": 2}
+    model = regressor(3, num_steps, scale=scale, basis={"name": basis, "num_inputs": 3, **size})
+    model.predictor.basis.measure(real_tasks().support_x)
     return model
 
 
@@ -117,6 +125,7 @@ MEMBERS = {
     "regressor-diagonal": Member(_diagonal_regressor, real_tasks),
     "regressor-covariates": Member(_covariate_regressor, _covariate_tasks),
 }
+MEMBERS |= {f"regressor-{name}": Member(partial(_basis_regressor, name), real_tasks) for name in BASES}
 MEMBERS |= {
     f"regressor-{name}": Member(partial(_likelihood_regressor, name), partial(number_tasks, name))
     for name in LIKELIHOODS
@@ -225,7 +234,7 @@ def _score(model: EmpiricalBayes, batch: TaskBatch) -> Tensor:
 
 
 def _gradients(model: EmpiricalBayes, value: Tensor) -> list[Tensor]:
-    parameters = list(model.parameters())
+    parameters = list(model.trainable())
     return list(torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True))
 
 
@@ -301,7 +310,7 @@ def unseen_class_keeps_the_prior(member: Member) -> None:
 
 def gradients_equal_finite_differences(member: Member) -> None:
     model, batch = member.build(), member.tasks()
-    parameters = list(model.parameters())
+    parameters = list(model.trainable())
     start = [p.detach().clone() for p in parameters]
     for kind in ("predictive", "gibbs", "evidence"):
         objective = Objective(kind=kind, num_draws=3, anytime=0.5)

@@ -19,7 +19,6 @@ from ebmeta.estimators.classifier import FewShotClassifier
 from ebmeta.estimators.regressor import FewShotRegressor
 from ebmeta.estimators.rows import groups_of
 from ebmeta.foundation.writing import write_tree
-from ebmeta.likelihood import ScalarLikelihood
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.storage import load_with_encoder
 from ebmeta.prediction.trees import predict
@@ -116,8 +115,7 @@ class _OfNumbers(_Question):
     size: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        has_cdf = type(self.estimator.model.likelihood).cdf is not ScalarLikelihood.cdf  # type: ignore[attr-defined]
-        self.levels = list(QUANTILES.values()) if has_cdf else None
+        self.levels = list(QUANTILES.values()) if self.estimator.model.likelihood.has_cdf else None
 
     def columns(self) -> Columns:
         with _silent():

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ebmeta.diagnostics.bottleneck import labelled, mean_of, one_posterior, per_query, summarise
 from ebmeta.foundation.checks import at_least, checked, dataset
-from ebmeta.likelihood import Given, Likelihood, ScalarLikelihood
+from ebmeta.likelihood import Given, Likelihood
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.posterior import Inference
 from ebmeta.plots.results import axes_or_new
@@ -189,7 +189,7 @@ def row_loss(
             raise ValueError(f"loss: expected 'nll' for a {likelihood.name} likelihood, got 'error'")
         return ((eta.squeeze(-1) > 0) != (y > 0.5)).to(eta.dtype)
     each = -likelihood.log_prob(y.expand(eta.shape[:-1]), eta, way_mask, given)
-    if isinstance(likelihood, ScalarLikelihood) and not likelihood.discrete:
+    if not likelihood.discrete:
         each = each + likelihood.log_prob(y, likelihood.statistic(y, 1), way_mask, given)
     return each
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ebmeta.diagnostics.span import Frame, Projected, covariance_of, frame, project
-from ebmeta.likelihood import Given, ScalarLikelihood
+from ebmeta.likelihood import Given
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.posterior import Inference, repeat
 from ebmeta.model.trained import say_untrained
@@ -146,7 +146,7 @@ class Pass:
         """Return weighted summaries of the predictions, each of shape `(T, Q, ...)`."""
         eta, given, likelihood = self.queries(drawn), self._given(self.batch.query_size), self.inferred.likelihood
         share = weight.T.exp().unsqueeze(-1)
-        if not isinstance(likelihood, ScalarLikelihood):
+        if likelihood.categorical:
             classes = likelihood.distribution(eta, self.batch.way_mask, given)
             probs: Tensor = classes.probs
             return {"probs": (share.unsqueeze(-1) * probs).sum(0)}

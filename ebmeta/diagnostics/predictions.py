@@ -232,7 +232,7 @@ def pit(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0) -> n
             inferred, y = chunk.inferred, chunk.of(batch.query_y)
             with torch.no_grad():
                 high = inferred.cdf(-1, y)
-                low = inferred.cdf(-1, y - 1) if getattr(model.likelihood, "discrete", False) else high
+                low = inferred.cdf(-1, y - 1) if model.likelihood.discrete else high
             u = low + chunk.of(v).to(high) * (high - low)
             found.append(torch.where(chunk.batch.query_mask, u, torch.nan).double())
         parts.append(assemble(chunks, found, 0, batch.query_mask.shape[1]))

@@ -30,7 +30,7 @@ from torch import Tensor
 from ebmeta.diagnostics.simulation_result import SimulationCalibration
 from ebmeta.foundation.checks import at_least, between, checked
 from ebmeta.foundation.seeding import stream
-from ebmeta.likelihood import Given, ScalarLikelihood
+from ebmeta.likelihood import Given
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.posterior import Inference
 from ebmeta.parts.gaussian import Gaussian
@@ -304,7 +304,7 @@ class _Test(NamedTuple):
             low, own = (p.gather(-1, y.unsqueeze(-1)).squeeze(-1) for p in (below, summary["probs"]))
             return (low + v * own).clamp(0, 1)
         cdf = self.inferred.cdf(-1, y)
-        if isinstance(likelihood, ScalarLikelihood) and likelihood.discrete:
+        if likelihood.discrete:
             low = torch.where(y > 0, self.inferred.cdf(-1, y - 1), 0.0)
             return low + v * (cdf - low)
         return cdf

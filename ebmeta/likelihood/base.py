@@ -45,7 +45,7 @@ class Given:
 
 
 class Likelihood(nn.Module):
-    """Base class: what the rest of the library asks of a likelihood."""
+    """Base class: what the rest of the library asks of a likelihood, and what each kind of it can do."""
 
     name: ClassVar[str]
     #: True where labels are class numbers and outputs are classes.
@@ -54,6 +54,28 @@ class Likelihood(nn.Module):
     conjugate: ClassVar[bool] = False
     #: True where every task has a noise level $z_t \sim \mathcal N(0, 1)$ of its own (`Given.level`).
     has_level: ClassVar[bool] = False
+    #: True where a label has a probability and not a density: for counts and classes.
+    discrete: ClassVar[bool] = False
+    #: True where there is a `cdf`, which quantiles and intervals ask for.
+    has_cdf: ClassVar[bool] = False
+
+    #: Centre $a$ and unit $b$ of labels that are $a + b$ times what the linear predictor says; 0 and 1 elsewhere.
+    center: Tensor
+    unit: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros((), dtype=torch.float64), persistent=False)
+        self.register_buffer("unit", torch.ones((), dtype=torch.float64), persistent=False)
+
+    @property
+    def learned_log_noise(self) -> Tensor | None:
+        """Log of the noise of real labels, in units of the linear predictor; None where there is none to learn."""
+        return None
+
+    def learned(self) -> dict[str, Tensor]:
+        """Return what the labels have taught, by the names of the formulas: no or single numbers."""
+        return {}
 
     def dispersion(self, given: Given | None = None) -> Tensor | float:
         r"""Return $\varphi$, a scalar or of a shape that broadcasts with `(T, Q, C)`."""
@@ -84,6 +106,21 @@ class Likelihood(nn.Module):
     def alone(self, size: NDArray[np.float64]) -> bool:
         """Whether rows of such sizes `(N,)`, alone in their groups, cannot tell how groups differ from noise."""
         return False
+
+    def mean(self, eta: Tensor, given: Given | None = None) -> Tensor:
+        r"""Return $\mathbb E[y \mid \eta]$ of numbers, shape `(..., T, Q)` as `eta`."""
+        raise self._no_number("mean")
+
+    def variance(self, eta: Tensor, given: Given | None = None) -> Tensor:
+        r"""Return $\mathrm{Var}[y \mid \eta]$ of numbers, shape `(..., T, Q)` as `eta`."""
+        raise self._no_number("variance")
+
+    def predictive_cdf(self, y: Tensor, loc: Tensor, var: Tensor, given: Given | None = None) -> Tensor:
+        """Return the probability of a number up to `y`, shape `(T, Q)`; `loc` and `var` of shape `(T, Q, 1)`."""
+        raise self._no_number("cdf")
+
+    def _no_number(self, what: str) -> ValueError:
+        return ValueError(f"{what}: expected labels that are numbers, got a {self.name} likelihood")
 
     def statistic(self, y: Tensor, num_ways: int) -> Tensor:
         """Return $T(y)$, shape `(T, Q, C)`, for labels of shape `(T, Q)`."""

@@ -19,6 +19,7 @@ class Categorical(Likelihood):
 
     name = "categorical"
     categorical = True
+    discrete = True
 
     def statistic(self, y: Tensor, num_ways: int) -> Tensor:
         return torch.nn.functional.one_hot(y, num_ways).to(torch.get_default_dtype())

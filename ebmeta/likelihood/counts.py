@@ -190,6 +190,9 @@ class NegativeBinomial(Poisson):
         r"""The shape $r$; counts are Poisson where it is very large."""
         return self.log_shape.double().clamp(max=LARGEST_LOG).exp()
 
+    def learned(self) -> dict[str, Tensor]:
+        return {"shape": self.log_shape.exp()}
+
     def alone(self, size: NDArray[np.float64]) -> bool:
         return True  # a spread of rates in either form
 

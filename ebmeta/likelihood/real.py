@@ -31,17 +31,21 @@ class _Located(Exact, ScalarLikelihood):
 
     exact = ("center", "unit")
 
-    center: Tensor
-    unit: Tensor
-
     #: True where sizes are inverse variances of the labels, so that no noise is left to learn.
     known: bool = False
 
     def __init__(self, noise: float = 1.0) -> None:
         super().__init__()
         self.log_noise = nn.Parameter(torch.tensor(math.log(noise)))
-        self.register_buffer("center", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("unit", torch.ones((), dtype=torch.float64))
+        self.register_buffer("center", self.center)  # saved with the model: training measures them
+        self.register_buffer("unit", self.unit)
+
+    @property
+    def learned_log_noise(self) -> Tensor | None:
+        return None if self.known else self.log_noise
+
+    def learned(self) -> dict[str, Tensor]:
+        return {"noise": self.log_noise.exp(), "center": self.center, "unit": self.unit}
 
     def dispersion(self, given: Given | None = None) -> Tensor:
         log = 2 * self.log_noise
@@ -162,6 +166,9 @@ class NormalPerTask(Normal):
         super().__init__(noise)
         self.log_ratio = nn.Parameter(torch.tensor(math.log(ratio)))
 
+    def learned(self) -> dict[str, Tensor]:
+        return super().learned() | {"ratio": self.log_ratio.exp()}
+
     def dispersion(self, given: Given | None = None) -> Tensor:
         out = super().dispersion(given)
         if given is None or given.level is None:
@@ -199,6 +206,9 @@ class StudentT(_Located):
     def freedom(self) -> Tensor:
         r"""Degrees of freedom $\nu$, above 2."""
         return 2 + self.log_freedom.exp()
+
+    def learned(self) -> dict[str, Tensor]:
+        return super().learned() | {"freedom": self.freedom}
 
     def dispersion(self, given: Given | None = None) -> Tensor:
         # The inverse of the Fisher information.

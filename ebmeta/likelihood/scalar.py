@@ -58,13 +58,13 @@ class ScalarLikelihood(Likelihood):
     #: True where $-\log p(y \mid \eta) = A(\eta) - y \eta$ up to terms without $\eta$, with $A'$ and $A''$ `mean` and
     #: `variance`. A class that states any of these anew has to state this too.
     canonical: ClassVar[bool] = False
-    #: True where labels are counts.
-    discrete: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if not {"mean", "variance", "distribution", "log_prob"}.isdisjoint(vars(cls)) and "canonical" not in vars(cls):
             cls.canonical = False
+        if "cdf" in vars(cls) and "has_cdf" not in vars(cls):
+            cls.has_cdf = True
 
     def mean(self, eta: Tensor, given: Given | None = None) -> Tensor:
         r"""Return $\mathbb E[y \mid \eta]$."""

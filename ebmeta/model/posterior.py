@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ebmeta.foundation.seeding import stream
-from ebmeta.likelihood import Given, Likelihood, ScalarLikelihood
+from ebmeta.likelihood import Given, Likelihood
 from ebmeta.model.members import Members, chunk_size, unpack
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.parts.levels import Levels
@@ -160,8 +160,6 @@ class Inference:
         Raises:
             ValueError: if labels are classes, or the likelihood has no cdf.
         """
-        if not isinstance(self.likelihood, ScalarLikelihood):
-            raise ValueError(f"cdf: expected labels that are numbers, got a {self.likelihood.name} likelihood")
         each = self.likelihood.predictive_cdf(repeat(y, self.num_levels), *self.marginal(k), self.given)
         if self.num_levels == 1:
             return each
@@ -323,7 +321,7 @@ def invert(inferred: Inference | MixtureInference, k: int, levels: Tensor, num_b
     """
     if not bool(((levels > 0) & (levels < 1)).all()):
         raise ValueError(f"levels: expected probabilities between 0 and 1, got {levels.tolist()}")
-    if not isinstance(inferred.likelihood, ScalarLikelihood):
+    if inferred.likelihood.categorical:
         raise ValueError(f"quantiles: expected labels that are numbers, got a {inferred.likelihood.name} likelihood")
     out, summary = [], inferred.predict(k)
     if not len(levels):

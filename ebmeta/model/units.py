@@ -33,9 +33,9 @@ def in_units(model: EmpiricalBayes, q: Gaussian) -> tuple[Tensor, Tensor]:
     q = q.with_(q.loc.double(), q.precision.double())
     if q.loc.shape[-1] != model.predictor.num_weights:
         raise ValueError(f"q: expected {model.predictor.num_weights} weights, got shape {tuple(q.loc.shape)}")
-    change = change * getattr(model.likelihood, "unit", 1.0)
+    change = change * model.likelihood.unit
     shift = torch.zeros_like(q.loc)
-    shift[..., -1] = getattr(model.likelihood, "center", 0.0)
+    shift[..., -1] = model.likelihood.center
     root = q.color(torch.eye(len(change), dtype=q.loc.dtype, device=q.loc.device).view(len(change), 1, 1, -1))
     half = torch.einsum("pr,ktcr->tcpk", change, root)
     return q.loc @ change.mT + shift, half @ half.mT

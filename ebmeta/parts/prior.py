@@ -57,6 +57,11 @@ class Prior(Exact):
         self.loc = nn.Parameter(torch.zeros(num_weights))
         self.log_scale = nn.Parameter(torch.full((num_weights,), math.log(scale)))
 
+    @property
+    def correlations(self) -> nn.Parameter | None:
+        """Parameters of correlations between weights, a row for each weight, 0 for none; None where there are none."""
+        return None
+
     def gaussian(self) -> Gaussian:
         r"""Return $p_\psi$ of a single output, with parameters of shape `(P,)` and `(P,)` or `(P, P)`."""
         raise NotImplementedError
@@ -147,6 +152,10 @@ class FullPrior(Prior):
     def __init__(self, num_weights: int, scale: float = 1.0, num_covariates: int = 0) -> None:
         super().__init__(num_weights, scale, num_covariates)
         self.lower = nn.Parameter(torch.zeros(num_weights, num_weights))
+
+    @property
+    def correlations(self) -> nn.Parameter:
+        return self.lower
 
     def scale_tril(self) -> Tensor:
         """Return $L$, shape `(P, P)`."""

@@ -17,7 +17,6 @@ import torch
 import xarray as xr
 
 from ebmeta.foundation.checks import at_least, checked, dataset
-from ebmeta.likelihood import ScalarLikelihood
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.prediction.calibration import (
     Z95,
@@ -247,11 +246,11 @@ def _number_scores(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | Non
     assert batch.query_y is not None  # for the type checker: the caller has looked
     for chunk in chunks:
         inferred, steps, y = chunk.inferred, len(chunk.inferred.path), chunk.of(batch.query_y)
-        none, discrete = inferred.x.new_zeros(1), getattr(model.likelihood, "discrete", False)
+        none, discrete = inferred.x.new_zeros(1), model.likelihood.discrete
         with torch.no_grad():
             nll = torch.stack([-inferred.log_prob(k, y, none, predictive=True) for k in range(steps)])
             scores = {"nll": nll, "squared_error": (y - chunk.summaries["mean"]).square()}
-            if type(model.likelihood).cdf is not ScalarLikelihood.cdf:  # type: ignore[attr-defined]
+            if model.likelihood.has_cdf:
                 reached = torch.stack([inferred.cdf(k, y) for k in range(steps)])
                 before = torch.stack([inferred.cdf(k, y - 1) for k in range(steps)]) if discrete else reached
                 scores["coverage"] = ((reached >= 0.05) & (before < 0.95)).to(nll.dtype)

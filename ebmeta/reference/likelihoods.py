@@ -12,8 +12,9 @@ name                      $y$ given $\eta$ and the size $n$ of its row          
 `"categorical"`           class of probability $\mathrm{softmax}(\eta)$                     none
 ========================  ================================================================  ================
 
-with centre $a$ and unit $b$ of the labels, 0 and 1 unless the torch likelihood measured others. An entry of your own
-in `LIKELIHOODS` counts like these.
+with centre $a$ and unit $b$ of the labels, 0 and 1 unless the torch likelihood measured others. Names are those of
+`ebmeta.likelihood.LIKELIHOODS`, and parameters those of `Likelihood.learned`. An entry of your own in `LIKELIHOODS`
+counts like these.
 """
 
 from __future__ import annotations
@@ -143,13 +144,4 @@ def learned_parameters(likelihood: Likelihood) -> dict[str, float]:
         ValueError: if it has no NumPyro form.
     """
     get(likelihood.name)
-    of: Any = likelihood
-    tensors: dict[str, Any] = {}
-    if of.name in ("normal", "student_t"):
-        tensors["noise"] = of.log_noise.exp()
-        tensors |= {name: getattr(of, name) for name in ("center", "unit") if hasattr(of, name)}
-    if of.name == "student_t":
-        tensors["freedom"] = of.freedom
-    if of.name == "negative_binomial":
-        tensors["shape"] = of.log_shape.exp()
-    return {name: value.item() for name, value in tensors.items()}
+    return {name: value.item() for name, value in likelihood.learned().items()}

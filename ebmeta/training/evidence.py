@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from ebmeta.foundation.buckets import split
 from ebmeta.foundation.checks import found
 from ebmeta.foundation.maximum import ENOUGH, climb
-from ebmeta.likelihood import Normal, ScalarLikelihood, StudentT
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.members import Members, chunk_size
-from ebmeta.parts.prior import FullPrior, Prior
+from ebmeta.parts.prior import Prior
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.episodes import generator
 from ebmeta.tasks.groups import GroupSampler
@@ -44,10 +43,6 @@ FIRST = 100  # iterations with the noise alike in all groups, before it may diff
 FARTHEST = 50.0  # where a spread, or the mean weight of a feature, is stopped that runs off
 MORE = 8  # times the draws of a fit, by which its result is measured
 ABOUT = 0.05  # nats that a fit at the boundary may leave
-
-
-def _discrete(model: EmpiricalBayes) -> bool:
-    return isinstance(model.likelihood, ScalarLikelihood) and model.likelihood.discrete
 
 
 def _check_hyperprior(model: EmpiricalBayes, hyperprior: Hyperprior) -> None:
@@ -210,7 +205,7 @@ class Evidence:
         scales, prior = self.mask(self.model.prior.log_scale), self.model.prior
         # A spread of next to nothing is as good as a smaller one, whose precision would leave no digits to the rest.
         low[scales] = math.log(SMALLEST)
-        if _discrete(self.model):
+        if self.model.likelihood.discrete:
             features = self.mask(prior.loc) & (torch.cumsum(self.mask(prior.loc), 0) < len(prior.loc))
             low[features], high[features], high[scales] = -FARTHEST, FARTHEST, math.log(FARTHEST)
         return low, high
@@ -223,12 +218,12 @@ class Evidence:
 
     def notes(self) -> list[str]:
         """Return what there is to say of the maximum found."""
-        likelihood = self.model.likelihood
-        if not isinstance(likelihood, Normal | StudentT) or likelihood.known:
+        log_noise = self.model.likelihood.learned_log_noise
+        if log_noise is None:
             return []
         sizes = [s[m] for part in self.parts for s, m in _sizes(part) if s is not None]
         typical = float(torch.cat(sizes).double().log().mean()) if sizes else 0.0
-        vanished = float(likelihood.log_noise.detach()) - typical / 2 <= math.log(SMALL_NOISE)
+        vanished = float(log_noise.detach()) - typical / 2 <= math.log(SMALL_NOISE)
         return [NO_NOISE] if vanished else []
 
     def boundary(self, max_iterations: int) -> tuple[float, list[float], list[float]]:
@@ -262,12 +257,13 @@ class Evidence:
         held = {id(p): torch.zeros_like(p, dtype=torch.bool) for p in self.parameters}
         held[id(prior.log_scale)][weight] = True
         log_scale = float(prior.log_scale.data[weight])
-        unit = 0.0 if _discrete(model) else log_scale  # a linear predictor of counts has a unit of its own
+        unit = 0.0 if model.likelihood.discrete else log_scale  # a linear predictor of counts has a unit of its own
         low = max(min(unit, log_scale) + math.log(NEARLY_ZERO), math.log(SMALLEST))
         prior.log_scale.data[weight] = min(log_scale, low)
-        if isinstance(prior, FullPrior) and id(prior.lower) in held:  # its row of the factor would bring the scale back
-            held[id(prior.lower)][weight] = True
-            prior.lower.data[weight] = 0.0
+        lower = prior.correlations
+        if lower is not None and id(lower) in held:  # its row of the factor would bring the scale back
+            held[id(lower)][weight] = True
+            lower.data[weight] = 0.0
         try:
             left = self.maximise(max_iterations, torch.cat([held[id(p)].flatten() for p in self.parameters]), ABOUT)
             with torch.no_grad():

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.foundation.maximum import ENOUGH, shortfall
-from ebmeta.likelihood import ScalarLikelihood
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.groups import GroupSampler
@@ -159,9 +158,10 @@ def fit_evidence(
 
 def _maximum(evidence: Evidence, boundary: bool, max_iterations: int) -> EvidenceFit:
     model, penalised = evidence.model, evidence.hyperprior is not False
-    source: Evidence | NormalEvidence = evidence
-    if NormalEvidence.has_form(model) and isinstance(evidence.hyperprior, bool):
-        source = NormalEvidence(model, evidence.parts, evidence.hyperprior)
+    hyperprior, closed = evidence.hyperprior, None
+    if isinstance(hyperprior, bool):
+        closed = NormalEvidence.of(model, evidence.parts, hyperprior)
+    source = closed or evidence
     left = source.fit(max_iterations)
     with torch.no_grad():
         reached, scales = evidence.log_evidence().item(), scales_of(model.prior)
@@ -199,7 +199,7 @@ def _unsure(evidence: Evidence, reached: float) -> list[str]:
 
 def _runaway(model: EmpiricalBayes) -> list[str]:
     """Return what to say of weights of counts, or of yes and no, that have no best value."""
-    if not (isinstance(model.likelihood, ScalarLikelihood) and model.likelihood.discrete):
+    if not model.likelihood.discrete:
         return []
     loc, scale, names = model.prior.loc.detach(), scales_of(model.prior).detach(), weight_names(model)
     far = torch.where(torch.arange(len(loc)) < len(loc) - 1, loc.abs(), 0.0) > RUNAWAY  # but a rate may be tiny

@@ -17,7 +17,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ebmeta.likelihood import ScalarLikelihood
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.training.objective import importance_bound
@@ -69,5 +68,4 @@ def group_evidence(model: EmpiricalBayes, batch: TaskBatch, noise: Tensor) -> Te
     pooled = batch.pooled()
     inferred = model.infer(pooled, 0)
     bound = importance_bound(inferred, pooled, noise, [inferred.prior])
-    discrete = isinstance(model.likelihood, ScalarLikelihood) and model.likelihood.discrete
-    return bound.clamp(max=0.0) if discrete else bound
+    return bound.clamp(max=0.0) if model.likelihood.discrete else bound

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from ebmeta.likelihood import ScalarLikelihood
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.batch import TaskBatch
 
@@ -101,8 +100,7 @@ def _varying(model: EmpiricalBayes, rows: _Rows) -> tuple[list[str], NDArray[np.
 def _of_one_kind(model: EmpiricalBayes, rows: _Rows) -> list[str]:
     """Say that every group alone has labels for which no intercept is the best, as all 0 or all 1."""
     likelihood = model.likelihood
-    discrete = isinstance(likelihood, ScalarLikelihood) and likelihood.discrete
-    if not discrete or (np.bincount(rows.group).max() == 1 and likelihood.alone(rows.size)):
+    if not likelihood.discrete or (np.bincount(rows.group).max() == 1 and likelihood.alone(rows.size)):
         return []
     order = np.argsort(rows.group, kind="stable")
     starts = np.flatnonzero(np.diff(rows.group[order], prepend=-1))

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebmeta.likelihood import ScalarLikelihood
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.prediction.trees import evaluating
 from ebmeta.tasks.batch import TaskBatch
@@ -166,9 +165,7 @@ def _measure(model: EmpiricalBayes, rows: TrainingRows) -> None:
 
 
 def _refuse_far_from_unit_scale(model: EmpiricalBayes, rows: TrainingRows) -> None:
-    likelihood, names = model.likelihood, model.feature_names
-    discrete = isinstance(likelihood, ScalarLikelihood) and likelihood.discrete
-    located = not (discrete or likelihood.categorical)
+    names, discrete = model.feature_names, model.likelihood.discrete
     real, labels = rows.x.flatten(1).square().mean(0).sqrt(), float(rows.y.square().mean().sqrt())
     real = torch.cat([real, real.new_zeros(1)])  # there may be no feature
     if float(real.max()) > UNIT_SCALE or labels > UNIT_SCALE:
@@ -178,7 +175,7 @@ def _refuse_far_from_unit_scale(model: EmpiricalBayes, rows: TrainingRows) -> No
             f"{float(real[column]):.3g} in {_called(column, names)} and of {labels:.3g} in the labels; "
             "standardise them, or build the model with standardize=True"
         )
-    columns = torch.cat([rows.x.flatten(1), rows.y.unsqueeze(1)], 1) if located else rows.x.flatten(1)
+    columns = rows.x.flatten(1) if discrete else torch.cat([rows.x.flatten(1), rows.y.unsqueeze(1)], 1)
     reach = (columns.double() - columns.double().mean(0)).abs().amax(0)
     small = (columns.amax(0) > columns.amin(0)) & (reach < LEAST_REACH)
     if bool(small.any()):

@@ -60,27 +60,33 @@ class NormalEvidence:
     r"""The log evidence of all groups as a function of the factor $L$ and the noise, with the means at their best.
 
     Args:
-        model: a model of which `has_form` is true, in 64 bits.
+        prior: the prior, of which `of` says that it has the form.
+        likelihood: the likelihood, which has it too.
+        model: the model that they are of, in 64 bits.
         parts: labelled groups; every row counts.
         hyperprior: add the log hyperprior of the spreads; see `ebmeta.training.evidence`.
     """
 
-    @staticmethod
-    def has_form(model: EmpiricalBayes) -> bool:
-        """Whether the evidence of a model has this form, and no parameter beside those of the form is fitted."""
-        likelihood, prior = model.likelihood, model.prior
-        plain = isinstance(likelihood, Normal) and not likelihood.has_level and isinstance(prior, FullPrior)
-        free = [*prior.parameters(), *([] if plain and likelihood.known else likelihood.parameters())]
-        return (
-            plain
-            and all(p.requires_grad for p in free)
-            and not any(p.requires_grad for p in model.predictor.parameters())
-        )
+    @classmethod
+    def of(cls, model: EmpiricalBayes, parts: list[TaskBatch], hyperprior: bool) -> NormalEvidence | None:
+        """Return the evidence where it has this form and no parameter beside those of the form is fitted, else None.
 
-    def __init__(self, model: EmpiricalBayes, parts: list[TaskBatch], hyperprior: bool) -> None:
-        prior, likelihood = model.prior, model.likelihood
-        assert isinstance(prior, FullPrior)  # for the type checker, as the next line
-        assert isinstance(likelihood, Normal)
+        Args:
+            model: a model in 64 bits.
+            parts: labelled groups; every row counts.
+            hyperprior: add the log hyperprior of the spreads; see `ebmeta.training.evidence`.
+        """
+        likelihood, prior = model.likelihood, model.prior
+        if not (isinstance(likelihood, Normal) and not likelihood.has_level and isinstance(prior, FullPrior)):
+            return None
+        free = [*prior.parameters(), *([] if likelihood.known else likelihood.parameters())]
+        if not all(p.requires_grad for p in free) or any(p.requires_grad for p in model.predictor.parameters()):
+            return None
+        return cls(prior, likelihood, model, parts, hyperprior)
+
+    def __init__(
+        self, prior: FullPrior, likelihood: Normal, model: EmpiricalBayes, parts: list[TaskBatch], hyperprior: bool
+    ) -> None:
         self.prior, self.likelihood, self.hyperprior = prior, likelihood, hyperprior
         pooled = [part.pooled() for part in parts]
         log_size = torch.cat([_size(part)[part.query_mask].log() for part in pooled])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from builders import close, generator
 
-from ebmeta.likelihood import LIKELIHOODS, Categorical, Normal
+from ebmeta.likelihood import LIKELIHOODS, Categorical, Normal, ScalarLikelihood
 
 
 def normal(*shape, seed=0):
@@ -40,3 +40,61 @@ def test_every_likelihood_is_an_exponential_family(name):
     close(gradient, (likelihood.statistic(y, ways) - mean) / likelihood.dispersion())
     (second,) = torch.autograd.grad(mean.sum(), eta, create_graph=True)  # columns of A'' sum to d mean / d eta
     close(second, torch.zeros_like(second) if likelihood.categorical else curvature)
+
+
+#: What each likelihood of the table can do: class labels, probabilities and no densities, a cdf, a learned noise.
+CAPABILITIES = {
+    "categorical": (True, True, False, False),
+    "normal": (False, False, True, True),
+    "normal_per_task": (False, False, True, True),
+    "student_t": (False, False, True, True),
+    "bernoulli": (False, True, True, False),
+    "binomial": (False, True, True, False),
+    "poisson": (False, True, True, False),
+    "negative_binomial": (False, True, True, False),
+}
+
+
+def test_every_likelihood_states_what_it_can_do():
+    assert CAPABILITIES.keys() == LIKELIHOODS.keys()
+    for name, wanted in CAPABILITIES.items():
+        made = LIKELIHOODS[name]()
+        noise = made.learned_log_noise is not None
+        assert (made.categorical, made.discrete, made.has_cdf, noise) == wanted, name
+        assert (made.center.item(), made.unit.item()) == (0.0, 1.0)
+        assert ({"center", "unit"} <= set(made.state_dict())) == noise, name
+
+
+def test_a_cdf_of_your_own_is_a_capability():
+    class Plain(ScalarLikelihood):
+        name = "plain"
+
+    class Reached(Plain):
+        def cdf(self, y, eta, given=None):
+            return torch.zeros_like(eta)
+
+    class Hidden(Reached):
+        has_cdf = False
+
+        def cdf(self, y, eta, given=None):
+            return super().cdf(y, eta, given)
+
+    assert [c.has_cdf for c in (Plain, Reached, type("Below", (Reached,), {}), Hidden)] == [False, True, True, False]
+
+
+def test_numbers_are_not_asked_of_classes():
+    loc, ask = normal(2, 5, 3), Categorical()
+    for what, call in (
+        ("mean", lambda: ask.mean(loc)),
+        ("variance", lambda: ask.variance(loc)),
+        ("cdf", lambda: ask.predictive_cdf(loc, loc, loc)),
+    ):
+        with pytest.raises(ValueError, match=f"{what}: expected labels that are numbers, got a categorical likelihood"):
+            call()
+
+
+def test_known_noise_is_not_learned():
+    likelihood = Normal()
+    assert likelihood.learned_log_noise is likelihood.log_noise
+    likelihood.known = True
+    assert likelihood.learned_log_noise is None

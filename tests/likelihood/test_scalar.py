@@ -31,7 +31,7 @@ SCALARS = [name for name in LIKELIHOODS if name != "categorical"]
 
 def moved(likelihood):
     likelihood = likelihood.double()
-    if hasattr(likelihood, "center"):
+    if "center" in likelihood.state_dict():
         likelihood.center.fill_(0.7)
         likelihood.unit.fill_(1.6)
     return likelihood

@@ -1,13 +1,18 @@
-"""The NumPyro likelihoods against SciPy and those of the library."""
+"""The NumPyro likelihoods against SciPy, and against the table of likelihoods that they extend."""
+
+import inspect
 
 import jax
 import numpy as np
 import numpyro
 import pytest
+from builders import perturb
 from numpyro.infer.util import log_density
 from scipy import stats
 
-from ebmeta.reference import LIKELIHOODS, Rows, hierarchical_model
+from ebmeta.likelihood import LIKELIHOODS
+from ebmeta.reference import LIKELIHOODS as FORMS, Rows, hierarchical_model
+from ebmeta.reference.likelihoods import learned_parameters
 
 
 @pytest.mark.parametrize(
@@ -35,7 +40,7 @@ from ebmeta.reference import LIKELIHOODS, Rows, hierarchical_model
 def test_likelihoods(name, parameters, y, exact):
     eta, size = np.array([-0.4, 0.9, 0.2]), np.array([4.0, 2.0, 7.0])
     with jax.enable_x64(True):
-        got = LIKELIHOODS[name].distribution(eta[:, None], size, **parameters).log_prob(y)
+        got = FORMS[name].distribution(eta[:, None], size, **parameters).log_prob(y)
     np.testing.assert_allclose(got, exact(eta, size), rtol=1e-7)
 
 
@@ -44,3 +49,35 @@ def test_a_binomial_can_be_compiled():
     program = numpyro.handlers.seed(hierarchical_model(rows, "binomial"), 0)
     value = jax.jit(lambda mu: log_density(program, (), {}, {"w_loc": mu})[0])
     assert np.isfinite(value(np.full(1, 0.3, np.float32)))
+
+
+#: Likelihoods without a NumPyro form, and why.
+WITHOUT = {"normal_per_task": "a latent level of each task, which the samplers do not have"}
+
+
+def test_every_likelihood_has_a_form_or_a_reason():
+    assert FORMS.keys() | WITHOUT.keys() == LIKELIHOODS.keys()
+    assert not FORMS.keys() & WITHOUT.keys()
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_form_takes_what_the_likelihood_has_learned(name):
+    likelihood, form = LIKELIHOODS[name](), FORMS[name]
+    perturb(likelihood)
+    assert form.categorical == likelihood.categorical
+    learned = learned_parameters(likelihood)
+    taken = set(inspect.signature(form.distribution).parameters) - {"eta", "size", "way_mask"}
+    assert learned.keys() == taken
+    assert form.hyperpriors().keys() == taken - {"center", "unit"}
+    assert all(isinstance(value, float) for value in learned.values())
+
+
+def test_learned_values_are_those_of_the_formulas():
+    likelihood = LIKELIHOODS["student_t"](noise=0.5, freedom=4.0)
+    likelihood.center.fill_(3.0)
+    likelihood.unit.fill_(2.0)
+    assert learned_parameters(likelihood) == pytest.approx({"noise": 0.5, "center": 3.0, "unit": 2.0, "freedom": 4.0})
+    assert learned_parameters(LIKELIHOODS["negative_binomial"](shape=5.0)) == pytest.approx({"shape": 5.0})
+    assert learned_parameters(LIKELIHOODS["poisson"]()) == {}
+    with pytest.raises(ValueError, match="likelihood: expected one of"):
+        learned_parameters(LIKELIHOODS["normal_per_task"]())
