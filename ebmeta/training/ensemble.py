@@ -168,8 +168,9 @@ def propagate(
     Raises:
         ValueError: if `num_draws` is below 1, no label tells of a parameter, or as for `fit_evidence`.
     """
-    dtype = next(model.parameters()).dtype
-    work = copy.deepcopy(model).double()
+    first = next(model.parameters())
+    dtype, home = first.dtype, first.device
+    work = copy.deepcopy(model).cpu().double()
     evidence = Evidence(work, tasks, hyperprior=hyperprior, seed=seed)
     center = evidence.read()
     size = len(center)
@@ -209,8 +210,8 @@ def propagate(
     chosen = torch.searchsorted(reached, combs).clamp(max=len(draws) - 1)
     kept, counts = torch.unique(chosen, return_counts=True)
     evidence.write(center)
-    log_weight = (counts / num_draws).log().to(dtype)
-    return PriorEnsemble(work.to(dtype), evidence.names, draws[kept].to(dtype), log_weight, new_groups)
+    log_weight = (counts / num_draws).log().to(home, dtype)
+    return PriorEnsemble(work.to(home, dtype), evidence.names, draws[kept].to(home, dtype), log_weight, new_groups)
 
 
 @checked(least=above(0))

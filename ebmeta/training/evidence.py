@@ -83,6 +83,7 @@ class Evidence:
             self.parts = list(tasks.parts(ROWS, least))
         else:
             model.check(tasks)
+            tasks = tasks.to("cpu")
             lengths = (tasks.support_mask.sum(1) + tasks.query_mask.sum(1)).clamp(min=least)
             self.parts = [tasks[torch.from_numpy(part)].trimmed() for part in split(lengths.cpu().numpy(), ROWS)]
         if not isinstance(hyperprior, bool):

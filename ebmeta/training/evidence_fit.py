@@ -112,10 +112,11 @@ def fit_evidence(
 ) -> EvidenceFit:
     r"""Fit the prior and the likelihood's parameters to all labels of all groups, in place.
 
-    The refiner is not trained: it needs unlabelled rows and `ebmeta.fit`. Computes in 64 bits; the model comes back in
-    its own type. Normal labels take a closed form that starts from the data (`ebmeta.training.normal_evidence`), others
-    the draws of `ebmeta.training.group_evidence` from the present parameters. Where the maximum is not reached, or
-    there is none, a `UserWarning` says so, as does the text of the fit.
+    The refiner is not trained: it needs unlabelled rows and `ebmeta.fit`. Computes in 64 bits on the CPU; the model
+    comes back in its own type and place. Normal labels take a closed form that starts from the data
+    (`ebmeta.training.normal_evidence`), others the draws of `ebmeta.training.group_evidence` from the present
+    parameters. Where the maximum is not reached, or there is none, a `UserWarning` says so, as does the text of the
+    fit.
 
     Args:
         model: a model for numbers, `EmpiricalBayes.regressor`.
@@ -143,14 +144,15 @@ def fit_evidence(
     """
     if model.likelihood.categorical:
         raise ValueError("fit_evidence: expected a model for numbers, got a classifier")
-    dtype = next(model.parameters()).dtype
+    first = next(model.parameters())
+    dtype, home = first.dtype, first.device
     try:
-        evidence = Evidence(model.double(), tasks, hyperprior=hyperprior, num_draws=num_draws, seed=seed)
+        evidence = Evidence(model.cpu().double(), tasks, hyperprior=hyperprior, num_draws=num_draws, seed=seed)
         if isinstance(hyperprior, bool):  # another may bound what labels do not
             refuse_extreme_labels(model, evidence.parts)
         found = _maximum(evidence, boundary, max_iterations)
     finally:
-        model.to(dtype)
+        model.to(home, dtype)
     for note in found.notes:
         warnings.warn(f"fit_evidence: {note}", UserWarning, stacklevel=3)  # above the check of arguments
     return found

@@ -35,7 +35,7 @@ def still_rising(model: EmpiricalBayes, tasks: TaskSampler, objective: Objective
     if objective.kind != "evidence" or model.likelihood.categorical or not known:
         return []
     assert isinstance(tasks, GroupSampler)  # for the type checker
-    evidence = Evidence(copy.deepcopy(model).double(), tasks, hyperprior=False, num_draws=objective.num_draws)
+    evidence = Evidence(copy.deepcopy(model).cpu().double(), tasks, hyperprior=False, num_draws=objective.num_draws)
 
     def loss(at: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         flat = torch.from_numpy(at)

@@ -1,0 +1,129 @@
+"""Every entry that takes a model gives on a GPU what it gives on the CPU, and leaves the model where it was."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from builders import class_tasks, classifier, perturb, real_tasks, regressor
+
+import ebmeta
+from ebmeta import EmpiricalBayes, diagnostics
+
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::UserWarning")]
+
+GROUP = np.repeat(np.arange(30), 6)
+X = np.random.default_rng(0).normal(size=(180, 2))
+SIGNAL = 0.5 + 0.6 * np.random.default_rng(1).normal(size=30)[GROUP] + 0.3 * X[:, 0]
+REAL = SIGNAL + np.random.default_rng(2).normal(size=180)
+COUNTS = np.random.default_rng(3).poisson(np.exp(SIGNAL))
+FEATURES = np.random.default_rng(4).normal(size=(10, 6))[np.repeat(np.arange(10), 20)]
+FEATURES = FEATURES + np.random.default_rng(5).normal(size=FEATURES.shape)
+EPISODES = ebmeta.EpisodeSampler(FEATURES, np.repeat(np.arange(10), 20), n_way=3, n_shot=2, n_query=5, seed=0)
+
+
+def of_groups(y: np.ndarray) -> ebmeta.GroupSampler:
+    return ebmeta.GroupSampler(X, y, GROUP, n_support=3, seed=0)
+
+
+def of_classes() -> EmpiricalBayes:
+    model = classifier(features=6)
+    perturb(model)
+    return model
+
+
+def numbers(likelihood: str = "normal", num_steps: int = 0) -> EmpiricalBayes:
+    return EmpiricalBayes.regressor(2, likelihood, num_steps=num_steps).double()
+
+
+def fitted(likelihood: str, y: np.ndarray) -> EmpiricalBayes:
+    model = numbers(likelihood)
+    ebmeta.fit_evidence(model, of_groups(y), boundary=False)
+    return model
+
+
+def evidence(y: np.ndarray) -> Callable[[EmpiricalBayes], Any]:
+    def run(model: EmpiricalBayes) -> Any:
+        found = ebmeta.fit_evidence(model, of_groups(y), boundary=False)
+        return [found.log_evidence, model.prior.loc.detach().cpu()]
+
+    return run
+
+
+def estimate(model: EmpiricalBayes) -> list[Any]:
+    reg = ebmeta.FewShotRegressor(model).fit(X[:60], REAL[:60], groups=GROUP[:60])
+    asked: dict[str, Any] = {"groups": GROUP[:60]}
+    drawn = reg.sample(X[:60], 5, **asked)
+    return [*reg.predict(X[:60], return_std=True, **asked), reg.quantiles(X[:60], [0.1, 0.5], **asked), drawn]
+
+
+def trained(model: EmpiricalBayes) -> Any:
+    device = next(model.parameters()).device
+    source = EPISODES if model.likelihood.categorical else of_groups(REAL)
+    objective = "predictive" if model.likelihood.categorical else "evidence"
+    return ebmeta.fit(model, source, 5, 4, objective=objective, device=device, progress=False).history["loss"]
+
+
+def propagated(model: EmpiricalBayes) -> Any:
+    many = ebmeta.propagate(model, of_groups(REAL), num_draws=4)
+    return ebmeta.predict(many, of_groups(REAL).sample(3), num_draws=6)["predictive/mean"]
+
+
+def sets(model: EmpiricalBayes) -> Any:
+    return ebmeta.ConformalSets(model, level=0.8).calibrate(EPISODES, 20).predict(EPISODES.sample(4))
+
+
+def path(model: EmpiricalBayes) -> Any:
+    return [q.loc for q in model.posterior(class_tasks(features=6).to(next(model.parameters()).device))]
+
+
+ENTRIES: dict[str, tuple[Callable[[], EmpiricalBayes], Callable[[EmpiricalBayes], Any]]] = {
+    "evidence of numbers": (numbers, evidence(REAL)),
+    "evidence of counts": (lambda: numbers("poisson"), evidence(COUNTS)),
+    "propagate": (lambda: fitted("normal", REAL), propagated),
+    "training on classes": (lambda: EmpiricalBayes.classifier(6, profile=4).double(), trained),
+    "training on numbers": (lambda: numbers(num_steps=1), trained),
+    "evaluate classes": (of_classes, lambda m: ebmeta.evaluate(m, EPISODES, 8)["nll"]),
+    "evaluate numbers": (regressor, lambda m: ebmeta.evaluate(m, real_tasks(), 8)["nll"]),
+    "a classifier": (
+        of_classes,
+        lambda m: ebmeta.FewShotClassifier(m).fit(FEATURES[:60:10], list("aabbcc")).predict_proba(FEATURES[1:60:6]),
+    ),
+    "an estimator of numbers": (lambda: fitted("normal", REAL), estimate),
+    "conformal sets": (of_classes, sets),
+    "novelty": (of_classes, lambda m: ebmeta.Novelty(m).fit(EPISODES, 20).score(EPISODES.sample(4))),
+    "k-hat": (regressor, lambda m: diagnostics.check_posteriors(m, real_tasks(), num_draws=200)["khat"]),
+    "updates": (of_classes, lambda m: diagnostics.posterior_updates(m, EPISODES, num_tasks=8)),
+    "synthetic gradients": (of_classes, lambda m: diagnostics.synthetic_gradients(m, EPISODES, num_tasks=8)),
+    "simulated truth": (
+        lambda: fitted("normal", REAL),
+        lambda m: diagnostics.simulation_based_calibration(m, of_groups(REAL), num_tasks=20, num_draws=20).p_value,
+    ),
+    "units": (lambda: fitted("normal", REAL), lambda m: list(ebmeta.in_units(m, m.prior(1, 1)))),
+    "posterior": (of_classes, path),
+}
+
+
+def plain(value: Any) -> list[np.ndarray]:
+    """Return all numbers of an answer."""
+    if hasattr(value, "data_vars"):
+        return [np.asarray(v) for v in value.data_vars.values() if v.dtype.kind in "fiub"]
+    if isinstance(value, list | tuple):
+        return [array for each in value for array in plain(each)]
+    return [value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)]
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_the_gpu_agrees_with_the_cpu(name):
+    build, ask = ENTRIES[name]
+    model = build()
+    other = copy.deepcopy(model).to("cuda")
+    expected, got = plain(ask(model)), plain(ask(other))
+    assert {p.device.type for p in other.parameters()} == {"cuda"}
+    assert expected
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
