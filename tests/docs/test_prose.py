@@ -73,3 +73,13 @@ def test_a_failing_block_fails_at_its_own_line(tmp_path: Path) -> None:
     with pytest.raises(KeyError) as caught:
         exec(compile("\n" * line + code, "page.md", "exec"), {})
     assert caught.traceback[-1].lineno + 1 == 5
+
+
+def test_words_of_the_glossary_are_in_order_and_say_where_they_are_defined() -> None:
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    entries = re.split(r"^- ", text, flags=re.M)[1:]
+    words = [re.findall(r"^\*\*(.+?)\*\*: ", entry) for entry in entries]
+    assert len(words) > 20
+    assert words == sorted(words)
+    assert all(re.search(r"\]\([\w/]+\.md\)|\{py:\w+\}`.+`", entry) for entry in entries)
+    assert "(glossary.md)" in (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
