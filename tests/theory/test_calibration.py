@@ -1,4 +1,4 @@
-"""Numerical checks of theory/calibration.md and theory/conformal.md.
+"""Numerical checks of theory/calibration.md.
 
 Expectations are exact sums over small populations, or quadratures, so no check can fail by chance.
 """
@@ -16,14 +16,7 @@ from scipy import integrate, optimize, stats
 
 from ebmeta.likelihood import Bernoulli, Categorical, Normal
 from ebmeta.parts.gaussian import FullGaussian
-from ebmeta.prediction.calibration import (
-    Z95,
-    bin_edges,
-    bin_sums,
-    brier_decomposition,
-    calibration_error,
-)
-from ebmeta.prediction.conformal import ConformalSets, class_scores, set_coverage, task_quantile
+from ebmeta.prediction.calibration import bin_edges, bin_sums, brier_decomposition, calibration_error
 from ebmeta.prediction.risk_coverage import area_under_risk_coverage, risk_coverage
 
 
@@ -34,9 +27,6 @@ def rng() -> np.random.Generator:
 
 def close(got: object, wanted: object, tol: float = 1e-10) -> None:
     np.testing.assert_allclose(got, wanted, atol=tol, rtol=tol)
-
-
-# theory/calibration.md --------------------------------------------------------------------------------
 
 
 @checks("eq-proper-split")
@@ -325,146 +315,3 @@ def test_area_under_the_risk_coverage_curve(rng: np.random.Generator) -> None:
     close(area_under_risk_coverage(confidence, correct).value, np.mean(curve))
     tails = np.array([sum(1 / k for k in range(j, 13)) for j in range(1, 13)])
     close(errors @ tails / 12, np.mean(curve))
-
-
-# theory/conformal.md ----------------------------------------------------------------------------------
-
-
-@checks("eq-set-scores")
-def test_scores(rng: np.random.Generator) -> None:
-    p, u = rng.dirichlet(np.ones(4), (3, 2)), rng.uniform(size=(3, 2))
-    close(class_scores(p, "lac"), 1 - p)
-    for t, i, c in itertools.product(range(3), range(2), range(4)):
-        above = p[t, i][p[t, i] > p[t, i, c]].sum()
-        close(class_scores(p, "aps", u)[t, i, c], above + u[t, i] * p[t, i, c])
-
-
-@checks("eq-aps-uniform")
-def test_adaptive_score_is_uniform() -> None:
-    p = np.array([0.5, 0.12, 0.3, 0.08])
-    low, high = (class_scores(p, "aps", np.array(u)) for u in (0.0, 1.0))  # the score is uniform in between
-    for a in (0.0, 0.07, 0.5, 0.77, 0.93, 1.0):
-        close(sum(p[c] * stats.uniform(low[c], high[c] - low[c]).cdf(a) for c in range(4)), a)
-
-
-def populations(rng: np.random.Generator) -> list[list[np.ndarray]]:
-    """Scores of tasks that differ a lot, of unequal and of equal numbers of queries, and one that is all dependent."""
-    ragged = [rng.normal(k % 3, 1 + k, size=2 + k % 4) for k in range(10)]
-    equal = [rng.normal(3 * k, 1, size=3) for k in range(21)]
-    single = [rng.normal(size=1) for _ in range(12)]
-    return [ragged, equal, single]
-
-
-def pad(tasks: list[np.ndarray]) -> np.ndarray:
-    out = np.full((len(tasks), max(map(len, tasks))), np.nan)
-    for row, task in zip(out, tasks, strict=True):
-        row[: len(task)] = task
-    return out
-
-
-@checks("eq-conformal-threshold")
-def test_threshold(rng: np.random.Generator) -> None:
-    for tasks, level in itertools.product(populations(rng), (0.3, 0.5, 0.8, 0.9, 0.95)):
-        candidates = np.sort(np.concatenate(tasks))
-        shares = [sum((t <= s).mean() for t in tasks) / (len(tasks) + 1) for s in candidates]
-        enough = [s for s, share in zip(candidates, shares, strict=True) if share >= level - 1e-12]
-        assert task_quantile(pad(tasks), level) == min(enough, default=math.inf)
-        assert (len(tasks) < level / (1 - level) - 1e-9) == (not enough)
-    probs = rng.dirichlet(np.ones(3), (30, 4))
-    y = rng.integers(3, size=(30, 4))
-    sets = ConformalSets(level=0.8).calibrate_probs(probs, y)
-    limit = task_quantile(np.take_along_axis(1 - probs, y[..., None], -1)[..., 0], 0.8)
-    assert sets.thresholds == {0: limit}
-    np.testing.assert_array_equal(sets.predict_probs(probs)["sets"], 1 - probs <= limit)
-
-
-@checks("eq-hierarchical-coverage")
-def test_coverage_over_tasks(rng: np.random.Generator) -> None:
-    # Exactly: given the scores of all tasks, the new one is any of them.
-    for tasks, level in itertools.product(populations(rng), (0.3, 0.5, 0.8, 0.9)):
-        covered = np.mean(
-            [(new <= task_quantile(pad([t for t in tasks if t is not new]), level)).mean() for new in tasks]
-        )
-        least = min(map(len, tasks))
-        assert level - 1e-9 <= covered < level + (1 + 1 / least) / len(tasks) + 1e-9
-
-
-@checks("eq-random-task")
-def test_a_random_query_of_a_random_task(rng: np.random.Generator) -> None:
-    tasks = populations(rng)[0]
-    mass = {s: 1 / (len(tasks) * len(t)) for t in tasks for s in t}
-    for s in (-2.0, 0.0, 1.5, 4.0):
-        wanted = sum(v for k, v in mass.items() if k <= s)
-        close(sum((t <= s).mean() for t in tasks) / len(tasks), wanted)
-    # The package's coverage of sets that stop at s, over tasks of all sizes.
-    level = stats.norm.cdf(pad(tasks))
-    probs = np.stack([1 - level, level], -1)  # the score 1 - p of class 0, the true one, is the level
-    conformal = ConformalSets(level=0.5).calibrate_probs(probs, np.zeros_like(level, dtype=int))
-    for s in (-2.0, 0.0, 1.5, 4.0):
-        conformal.thresholds = {0: float(stats.norm.cdf(s))}
-        report = set_coverage(conformal.predict_probs(probs), np.zeros_like(level, dtype=int))
-        close(report["coverage"], sum((t <= s).mean() for t in tasks) / len(tasks))
-    close(sum(mass.values()), 1)
-    assert max(mass.values()) <= 1 / (len(tasks) * min(map(len, tasks))) + 1e-15
-
-
-@checks("eq-pooled-coverage")
-def test_pooling_queries_falls_short() -> None:
-    def coverage(tasks: int, queries: int, level: float, threshold: object) -> float:
-        values = np.arange(tasks + 1.0)  # one score for all queries of a task
-        hits = []
-        for new in values:
-            scores = np.repeat(values[values != new][:, None], queries, 1)
-            hits.append(new <= threshold(scores, level))  # type: ignore[operator]
-        return float(np.mean(hits))
-
-    def pooled(scores: np.ndarray, level: float) -> float:
-        return float(np.sort(scores.ravel())[math.ceil((scores.size + 1) * level) - 1])
-
-    for tasks, queries, level in ((5, 15, 0.9), (9, 4, 0.75), (30, 75, 0.95)):
-        rank = math.ceil(math.ceil((tasks * queries + 1) * level) / queries)
-        close(coverage(tasks, queries, level, pooled), rank / (tasks + 1))
-        assert coverage(tasks, queries, level, task_quantile) >= level
-    close(coverage(5, 15, 0.9, pooled), 5 / 6)
-    assert task_quantile(np.zeros((5, 15)), 0.9) == math.inf
-
-
-@checks("eq-coverage-variance")
-def test_variance_of_coverage() -> None:
-    queries, tasks, rate, rho = 3, 2, 0.9, 0.4
-    outcomes = equicorrelated(queries, rate, rho)
-    share = [(sum(a) + sum(b), p * q) for (a, p), (b, q) in itertools.product(outcomes, repeat=2)]
-    mean = sum(mass * k / (tasks * queries) for k, mass in share)
-    variance = sum(mass * (k / (tasks * queries) - mean) ** 2 for k, mass in share)
-    close(mean, rate)
-    wanted = rate * (1 - rate) / (tasks * queries) * (1 + (queries - 1) * rho)
-    close(variance, wanted)
-    # The package's half width, squared and averaged over all outcomes of two tasks.
-    conformal, estimated = ConformalSets(level=0.5), 0.0
-    conformal.thresholds = {0: 0.5}
-    for (a, p), (b, q) in itertools.product(outcomes, repeat=2):
-        hit = np.array([a, b], float)
-        report = set_coverage(conformal.predict_probs(np.stack([hit, 1 - hit], -1)), np.zeros((2, 3), int))
-        estimated += p * q * (float(report["coverage_half_width"]) / Z95) ** 2
-    close(estimated, wanted)
-
-
-@checks("eq-mondrian")
-def test_coverage_given_the_number_of_ways(rng: np.random.Generator) -> None:
-    # 12 tasks of 2 ways, with easy scores, and 15 of 4, with hard ones; each in turn is the new one.
-    probs, y = np.full((27, 3, 4), np.nan), rng.integers(2, size=(27, 3))
-    probs[:12, :, :2] = rng.dirichlet(np.ones(2) * 2, (12, 3))
-    probs[12:] = rng.dirichlet(np.ones(4), (15, 3))
-    y[12:] = rng.integers(4, size=(15, 3))
-    covered: dict[bool, np.ndarray] = {}
-    for by_ways in (True, False):
-        hits = np.empty(27)
-        for new in range(27):
-            rest = np.arange(27) != new
-            conformal = ConformalSets(level=0.8, by_ways=by_ways).calibrate_probs(probs[rest], y[rest])
-            sets = conformal.predict_probs(probs[new : new + 1])["sets"].values[0]
-            hits[new] = sets[np.arange(3), y[new]].mean()
-        covered[by_ways] = np.array([hits[:12].mean(), hits[12:].mean()])
-    assert (covered[True] >= 0.8 - 1e-9).all()
-    assert (covered[True] < 0.8 + (1 + 1 / 3) / np.array([12, 15]) + 1e-9).all()
-    assert covered[False].min() < 0.8  # one threshold does not serve both
