@@ -24,7 +24,6 @@ PLACES = ("ebmeta", "benchmarks", "docs")
 LINES = 60
 LISTED: dict[str, set[str]] = {
     "parameters": {
-        "EmpiricalBayes.__init__",
         "GroupSampler.from_frame",
     },
     "complexity": set(),

@@ -93,6 +93,7 @@ class _Located(Exact, ScalarLikelihood):
         return loc, torch.ones_like(loc)
 
 
+@checked(noise=above(0))
 class Normal(_Located):
     r"""Real labels with learned noise: $y = \eta + \sigma\varepsilon$, after taking off centre and unit of the labels.
 
@@ -100,6 +101,7 @@ class Normal(_Located):
 
     Args:
         noise: initial noise standard deviation $\sigma$, in units of `eta`.
+        known: take the sizes of rows for inverse variances of their labels, and learn no noise.
 
     Raises:
         ValueError: if `noise` is not positive.
@@ -108,6 +110,11 @@ class Normal(_Located):
     name = "normal"
     canonical = True
     conjugate = True
+
+    def __init__(self, noise: float = 1.0, *, known: bool = False) -> None:
+        super().__init__(noise)
+        self.known = known
+        self.log_noise.requires_grad_(not known)
 
     def variance(self, eta: Tensor, given: Given | None = None) -> Tensor:
         return (self.unit * self.noise(given)).square().expand_as(eta)

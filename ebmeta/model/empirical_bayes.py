@@ -13,22 +13,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ebmeta.foundation.checks import at_least, checked, found
-from ebmeta.foundation.seeding import stream
-from ebmeta.likelihood import LIKELIHOODS, Given, Likelihood, Normal
+from ebmeta.foundation.checks import at_least, checked
+from ebmeta.likelihood import Given, Likelihood
 from ebmeta.model.posterior import Inference, repeat
 from ebmeta.model.programs import Program
+from ebmeta.model.recipes import CLASSIFIER, REGRESSOR, ClassifierRecipe, Parts, Recipe, RegressorRecipe
 from ebmeta.model.trained import Sums, is_same, sums
 from ebmeta.parts.basis import Basis, build_basis
 from ebmeta.parts.gaussian import Gaussian
-from ebmeta.parts.heads import CosineHead, Head, LinearHead
-from ebmeta.parts.initializer import ConjugateInitializer, Initializer, PrototypeInitializer
+from ebmeta.parts.heads import Head
+from ebmeta.parts.initializer import Initializer
 from ebmeta.parts.levels import Levels, place
-from ebmeta.parts.prior import DiagonalPrior, FullPrior, Prior
+from ebmeta.parts.prior import Prior
 from ebmeta.refine.base import Refiner, Setting
-from ebmeta.refine.gradient import GradientRefiner
-from ebmeta.refine.mixture import class_refiner
-from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.training_rows import Measures, TrainingRows
 
@@ -48,7 +45,7 @@ class EmpiricalBayes(nn.Module):
         initializer: $q_0 = \lambda(d^s)$.
         refiner: $q_0 \to q_K$ on the unlabelled queries.
         beta: information-bottleneck weight $\beta$ of $\mathrm{KL}(q_K \Vert p_\psi)$.
-        config: arguments that rebuild the model, kept for saving.
+        recipe: what builds such parts again, kept for saving.
 
     Raises:
         ValueError: if `beta` is negative or not finite.
@@ -62,7 +59,8 @@ class EmpiricalBayes(nn.Module):
         initializer: Initializer,
         refiner: Refiner,
         beta: float,
-        config: dict[str, Any] | None = None,
+        *,
+        recipe: Recipe | None = None,
     ) -> None:
         super().__init__()
         self.prior = prior
@@ -71,7 +69,7 @@ class EmpiricalBayes(nn.Module):
         self.initializer = initializer
         self.refiner = refiner
         self.beta = float(beta)
-        self.config = config
+        self.recipe = recipe
         #: Names of the columns of the rows that the model was trained on, where they had some.
         self.feature_names: list[str] | None = None
         #: Names of the covariates of its groups, where they had some.
@@ -84,14 +82,7 @@ class EmpiricalBayes(nn.Module):
         return dict(self.__dict__)
 
     @classmethod
-    @checked(
-        num_features=at_least(1),
-        num_steps=at_least(0),
-        beta=at_least(0),
-        n_way=at_least(1),
-        width=at_least(1),
-        profile=at_least(0),
-    )
+    @checked(beta=at_least(0), **CLASSIFIER)
     def classifier(
         cls,
         num_features: int,
@@ -133,30 +124,20 @@ class EmpiricalBayes(nn.Module):
             >>> model.num_steps, model.beta
             (4, 0.005)
         """
-        config = {
-            "kind": "classifier",
-            "num_features": num_features,
-            "num_steps": num_steps,
-            "beta": beta,
-            "synthetic_gradient": synthetic_gradient,
-            "n_way": n_way,
-            "width": width,
-            "widths": widths,
-            "profile": profile,
-            "freeze_embedder": freeze_embedder,
-        }
-        predictor = CosineHead(num_features, embedder, freeze_embedder, profile=profile)
-        refiner = class_refiner(synthetic_gradient, num_steps, n_way, width, stream(seed), widths=widths)
-        prior = DiagonalPrior(predictor.num_weights, widths=widths)
-        initializer = PrototypeInitializer(predictor.num_weights, widths=widths)
-        model = cls(prior, LIKELIHOODS["categorical"](), predictor, initializer, refiner, beta, config)
-        model.fitted = False
-        return model
+        recipe = ClassifierRecipe(
+            num_features=num_features,
+            num_steps=num_steps,
+            synthetic_gradient=synthetic_gradient,
+            n_way=n_way,
+            width=width,
+            widths=widths,
+            profile=profile,
+            freeze_embedder=freeze_embedder,
+        )
+        return cls.from_recipe(recipe, beta, embedder, seed=seed)
 
     @classmethod
-    @checked(
-        num_features=at_least(0), num_steps=at_least(0), beta=at_least(0), num_covariates=at_least(0), width=at_least(1)
-    )
+    @checked(beta=at_least(0), **REGRESSOR)
     def regressor(
         cls,
         num_features: int,
@@ -199,40 +180,41 @@ class EmpiricalBayes(nn.Module):
             >>> EmpiricalBayes.regressor(num_features=8).predictor.num_weights
             9
         """
-        known = [name for name, c in LIKELIHOODS.items() if not c.categorical]
-        if likelihood not in known:
-            raise ValueError(f"likelihood: expected one of {known}, got {found(likelihood)}")
-        config = {
-            "kind": "regressor",
-            "num_features": num_features,
-            "likelihood": likelihood,
-            "num_steps": num_steps,
-            "beta": beta,
-            "num_covariates": num_covariates,
-            "basis": None,
-            "standardize": standardize,
-            "known_noise": known_noise,
-            "width": width,
-            "freeze_embedder": freeze_embedder,
-        }
-        if known_noise and likelihood != "normal":
-            raise ValueError(f"known_noise: expected a normal likelihood, got {likelihood!r}")
-        distribution = LIKELIHOODS[likelihood]()
-        if isinstance(distribution, Normal) and known_noise:
-            distribution.known = True
-            distribution.log_noise.requires_grad_(False)
         functions = build_basis(basis) if isinstance(basis, Mapping) else basis
-        config["basis"] = None if functions is None else functions.config()
-        predictor = LinearHead(num_features, embedder, freeze_embedder, basis=functions, standardize=standardize)
-        model = cls(
-            FullPrior(predictor.num_weights, num_covariates=num_covariates),
-            distribution,
-            predictor,
-            ConjugateInitializer(),
-            GradientRefiner(RealSyntheticGradient(predictor.num_weights, width, stream(seed)), num_steps),
-            beta,
-            config,
+        recipe = RegressorRecipe(
+            num_features=num_features,
+            likelihood=likelihood,
+            num_steps=num_steps,
+            num_covariates=num_covariates,
+            basis=None if functions is None else functions.config(),
+            standardize=standardize,
+            known_noise=known_noise,
+            width=width,
+            freeze_embedder=freeze_embedder,
         )
+        return cls._untrained(recipe, recipe.build(embedder, basis=functions, seed=seed), beta)
+
+    @classmethod
+    @checked(beta=at_least(0))
+    def from_recipe(
+        cls, recipe: Recipe, beta: float, embedder: nn.Module | None = None, *, seed: int = 0
+    ) -> EmpiricalBayes:
+        r"""Build an untrained model from its recipe.
+
+        Args:
+            recipe: what its parts are made of.
+            beta: information-bottleneck weight $\beta$.
+            embedder: optional network from raw inputs to features.
+            seed: seed of the initial weights; the global generator is left alone.
+
+        Raises:
+            ValueError: if the arguments do not fit each other.
+        """
+        return cls._untrained(recipe, recipe.build(embedder, seed=seed), beta)
+
+    @classmethod
+    def _untrained(cls, recipe: Recipe, parts: Parts, beta: float) -> EmpiricalBayes:
+        model = cls(*parts, beta, recipe=recipe)
         model.fitted = False
         return model
 

@@ -18,6 +18,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -29,6 +30,7 @@ from ebmeta.foundation.checks import checked
 from ebmeta.foundation.tensor_files import TensorFile, checksum, differing, load_tensors, read_tensors, write_tensors
 from ebmeta.foundation.writing import Kind, check_target, lock, to_json, write
 from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.recipes import RECIPES
 from ebmeta.tasks.frames import FrameEncoder
 
 __all__ = ["load", "load_encoder", "load_with_encoder", "model_files", "save"]
@@ -66,7 +68,8 @@ def save(
         ValueError: if the model was built from parts, so that no arguments can rebuild it, or a parameter is not
             finite.
     """
-    if model.config is None:
+    recipe = model.recipe
+    if recipe is None:
         raise ValueError(
             "save: expected a model from EmpiricalBayes.classifier or regressor, got one built from parts; of an "
             "ensemble save the model that it was made from, and call propagate again"
@@ -77,7 +80,7 @@ def save(
     header = {"format_version": FORMAT_VERSION}
     entry: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
-        "config": model.config | {"beta": model.beta},
+        "config": {"kind": recipe.kind, **asdict(recipe), "beta": model.beta},
         "embedder": type(model.predictor.embedder).__name__ if model.predictor.embedder is not None else None,
         "encoder": None if encoder is None else encoder.config(),
         "tensors": checksum(tensors, header),
@@ -303,31 +306,30 @@ def _names(path: Path, names: Any, wanted: int | None) -> list[str] | None:
 
 
 def _construct(path: Path, config: Mapping[str, Any], embedder: nn.Module | None) -> EmpiricalBayes:
-    arguments = {k: v for k, v in config.items() if k != "kind"}
-    build = EmpiricalBayes.classifier if config["kind"] == "classifier" else EmpiricalBayes.regressor
+    arguments = dict(config)
+    kind, beta = arguments.pop("kind"), arguments.pop("beta")
     try:
-        return build(**arguments, embedder=embedder)
+        return EmpiricalBayes.from_recipe(RECIPES[kind](**arguments), beta, embedder)
     except (TypeError, RuntimeError, OverflowError, MemoryError, LookupError, ValueError) as error:
-        raise ValueError(f"{path}: expected the arguments of a {config['kind']}, got: {error!s:.200}") from None
+        raise ValueError(f"{path}: expected the arguments of a {kind}, got: {error!s:.200}") from None
 
 
 def _check_arguments(path: Path, config: Mapping[str, Any]) -> None:
-    """Compare arguments that come from JSON with the types that the builder states."""
+    """Compare arguments that come from JSON with the types that the recipe states."""
     kind = config.get("kind")
-    if kind not in ("classifier", "regressor"):
+    if kind not in list(RECIPES):  # it may be no text
         raise ValueError(f"{path}: expected kind 'classifier' or 'regressor', got {kind!r:.60}")
-    hints = get_type_hints(getattr(EmpiricalBayes, kind))
-    known = inspect.signature(getattr(EmpiricalBayes, kind)).parameters
+    hints = get_type_hints(RECIPES[kind]) | {"beta": float}
+    known = {"kind", "beta", *(each.name for each in fields(RECIPES[kind]))}
     for name, value in config.items():
-        if name == "kind":
-            continue
-        if name not in known or name == "embedder":
+        if name not in known:
             raise ValueError(f"{path}: expected the arguments of a {kind}, got: {name!r:.60}")
-        if not _fits(value, hints[name]):
+        if name != "kind" and not _fits(value, hints[name]):
             wanted = inspect.formatannotation(hints[name])
             raise ValueError(f"{path}: expected {name} of type {wanted}, got {value!r:.60}")
-    if "num_features" not in config:
-        raise ValueError(f"{path}: expected the arguments of a {kind}, got none for num_features")
+    for name in ("num_features", "beta"):
+        if name not in config:
+            raise ValueError(f"{path}: expected the arguments of a {kind}, got none for {name}")
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ebmeta.foundation.fingerprint import fingerprint
 from ebmeta.foundation.tensor_files import checksum, load_tensors, read_tensors, write_tensors
 from ebmeta.foundation.writing import check_target, to_json
 from ebmeta.model.empirical_bayes import EmpiricalBayes
@@ -31,6 +32,7 @@ COUNTERS = ("best_loss", "best_iteration", "stale", "stopped")  # of validation
 
 #: What a run started from, as checksums, and how an error calls it.
 ORIGINS = {
+    "parts": "this model (the kinds and sizes of its parts, and which of their parameters are trained)",
     "tasks": "these tasks (data, settings and seed of their source)",
     "validation": "these validation tasks (data, settings and seed of their source, or none)",
     "embedder": "this embedder",
@@ -81,13 +83,20 @@ class RunSettings:
         return settings | {
             "objective": [goal.kind, goal.num_draws, goal.anytime],
             "beta": model.beta,
-            "model": model.config,
+            "parts": _parts(model),
             "tasks": _source(tasks, self.batch_size),
             "validation": None if validation is None else _source(validation, self.batch_size),
             "embedder": None
             if embedder is None
             else [type(embedder).__name__, checksum(embedder.state_dict()) if frozen else None],
         }
+
+
+def _parts(model: EmpiricalBayes) -> str:
+    """Return a checksum of what the parts of a model are, whatever their parameters are."""
+    modules = [[k, type(m).__name__] for k, m in model.named_modules() if not k.startswith("predictor.embedder.")]
+    sizes = [[k, list(v.shape)] for k, v in model.state_dict().items()]
+    return fingerprint(modules, sizes, [k for k, p in model.named_parameters() if p.requires_grad])
 
 
 def _source(tasks: TaskSampler, batch_size: int) -> list[str | None]:
@@ -149,9 +158,9 @@ class Checkpoint:
             check_target(self.path, "checkpoint")
             return False
         stored = read_tensors(self.path, "checkpoint")
-        if stored.checksum is None:
+        if stored.checksum is None or "parts" not in stored.header["settings"]:
             raise ValueError(
-                f"{self.path}: expected a checkpoint with a checksum, got one of an older ebmeta; start again"
+                f"{self.path}: expected a checkpoint of this version, got one of an older ebmeta; start again"
             )
         self._recognise(stored.header["settings"])
         groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "adam": {}, "rows": {}}
@@ -180,7 +189,7 @@ class Checkpoint:
             if name in ORIGINS:
                 raise ValueError(
                     f"{self.path}: expected a checkpoint of a run with {ORIGINS[name]}, got one with others; continue "
-                    "that run with its own data, or choose another file"
+                    "that run with its own model and data, or choose another file"
                 )
             raise ValueError(
                 f"{self.path}: expected a checkpoint of a run with {name}={mine}, got {theirs.get(name)}; "

@@ -17,6 +17,7 @@ import ebmeta
 from ebmeta import diagnostics, plots, reference
 from ebmeta.diagnostics import check, predictions, uniformity, verdicts
 from ebmeta.likelihood import NegativeBinomial, Normal, NormalPerTask, StudentT
+from ebmeta.model.recipes import ClassifierRecipe, RegressorRecipe
 from ebmeta.model.storage import load_with_encoder
 from ebmeta.parts import basis
 from ebmeta.parts.gaussian import DiagonalGaussian, FullGaussian
@@ -73,7 +74,7 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
                 "initializer": model.initializer,
                 "refiner": model.refiner,
                 "beta": 0.5,
-                "config": {"kind": "regressor"},
+                "recipe": RegressorRecipe(num_features=2),
             },
         ),
         "EmpiricalBayes.classifier": (
@@ -201,7 +202,11 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
         "parts.gaussian.Gaussian.kl": (q.kl, {"other": q}),
         "parts.gaussian.FullGaussian.kl": (q.kl, {"other": q}),
         "parts.gaussian.Gaussian.expand": (q[:1].expand, {"num_tasks": 4, "num_ways": 1}),
-        "likelihood.Normal": (Normal, {"noise": 0.5}),
+        "EmpiricalBayes.from_recipe": (
+            ebmeta.EmpiricalBayes.from_recipe,
+            {"recipe": ClassifierRecipe(num_features=2, width=4), "beta": 0.1, "seed": 1},
+        ),
+        "likelihood.Normal": (Normal, {"noise": 0.5, "known": True}),
         "likelihood.NormalPerTask": (NormalPerTask, {"noise": 0.5, "ratio": 0.25}),
         "likelihood.StudentT": (StudentT, {"noise": 0.5, "freedom": 4.0}),
         "likelihood.NegativeBinomial": (NegativeBinomial, {"shape": 2.0}),

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 import tracemalloc
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -132,7 +133,8 @@ def test_a_model_built_from_parts_cannot_be_saved(tmp_path):
 def stored_version_1(folder, model):
     """Write a folder as the first format had it."""
     folder.mkdir(exist_ok=True)
-    config = {"format_version": 1, "config": model.config | {"beta": model.beta}, "embedder": None, "encoder": None}
+    arguments = {"kind": model.recipe.kind, "beta": model.beta, **asdict(model.recipe)}
+    config = {"format_version": 1, "config": arguments, "embedder": None, "encoder": None}
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     header = {"header": json.dumps({"format_version": 1}, indent=2)}
     (folder / "model.safetensors").write_bytes(to_bytes(model.state_dict(), metadata=header))

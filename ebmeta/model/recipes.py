@@ -1,0 +1,198 @@
+"""Recipes: arguments of `EmpiricalBayes.classifier` and `EmpiricalBayes.regressor`, which build the parts of a model.
+
+A model remembers its recipe for one purpose: to be saved, and built again where it is loaded. What a part does later
+depends on the part alone, so that a model built from parts can do all that one from a recipe does.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from torch import nn
+
+from ebmeta.foundation.checks import at_least, checked, found
+from ebmeta.foundation.kinds import Range
+from ebmeta.foundation.seeding import stream
+from ebmeta.likelihood import LIKELIHOODS, Likelihood, Normal
+from ebmeta.parts.basis import Basis, build_basis
+from ebmeta.parts.heads import CosineHead, Head, LinearHead
+from ebmeta.parts.initializer import ConjugateInitializer, Initializer, PrototypeInitializer
+from ebmeta.parts.prior import DiagonalPrior, FullPrior, Prior
+from ebmeta.refine.base import Refiner
+from ebmeta.refine.gradient import GradientRefiner
+from ebmeta.refine.mixture import class_refiner
+from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
+
+__all__ = ["RECIPES", "ClassifierRecipe", "Parts", "Recipe", "RegressorRecipe"]
+
+#: Ranges of the arguments of each recipe.
+CLASSIFIER: dict[str, Range] = {
+    "num_features": at_least(1),
+    "num_steps": at_least(0),
+    "n_way": at_least(1),
+    "width": at_least(1),
+    "profile": at_least(0),
+}
+REGRESSOR: dict[str, Range] = {
+    "num_features": at_least(0),
+    "num_steps": at_least(0),
+    "num_covariates": at_least(0),
+    "width": at_least(1),
+}
+
+
+class Parts(NamedTuple):
+    r"""The parts of a model, in the order in which `EmpiricalBayes` takes them.
+
+    Args:
+        prior: $p_\psi(w)$.
+        likelihood: $p(y \mid \eta)$.
+        predictor: $\eta = \phi(x)^\top w$.
+        initializer: $q_0 = \lambda(d^s)$.
+        refiner: $q_0 \to q_K$ on the unlabelled queries.
+    """
+
+    prior: Prior
+    likelihood: Likelihood
+    predictor: Head
+    initializer: Initializer
+    refiner: Refiner
+
+
+@dataclass(frozen=True)
+class Recipe(ABC):
+    """Base class: arguments that JSON can hold, and the parts that they make."""
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def build(self, embedder: nn.Module | None = None, *, seed: int = 0) -> Parts:
+        """Return new parts.
+
+        Args:
+            embedder: optional network from raw inputs to features, which the head takes as it is.
+            seed: seed of the initial weights; the global generator is left alone.
+
+        Raises:
+            ValueError: if the arguments do not fit each other.
+        """
+
+
+@checked(**CLASSIFIER)
+@dataclass(frozen=True, kw_only=True)
+class ClassifierRecipe(Recipe):
+    """What a model for class labels is made of; arguments as of `EmpiricalBayes.classifier`.
+
+    Args:
+        num_features: features per input, $D$ (after the embedder).
+        num_steps: refinement steps, $K$.
+        synthetic_gradient: "mixture", "residual" or "mlp".
+        n_way: number of classes of every task, needed by "mlp" alone.
+        width: hidden features of the belief's network.
+        widths: widths of prior and $q_0$: "trained" with all else, or "measured" on training tasks and kept.
+        profile: training classes, or groups of them, whose probabilities join the features; 0 for none.
+        freeze_embedder: keep the embedder as it is.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Examples:
+        >>> ClassifierRecipe(num_features=8).build().predictor.num_weights
+        9
+    """
+
+    kind: ClassVar[str] = "classifier"
+
+    num_features: int
+    num_steps: int = 4
+    synthetic_gradient: Literal["mixture", "residual", "mlp"] = "mixture"
+    n_way: int | None = None
+    width: int = 16
+    widths: Literal["trained", "measured"] = "trained"
+    profile: int = 0
+    freeze_embedder: bool = False
+
+    def build(self, embedder: nn.Module | None = None, *, seed: int = 0) -> Parts:
+        head = CosineHead(self.num_features, embedder, self.freeze_embedder, profile=self.profile)
+        refiner = class_refiner(
+            self.synthetic_gradient, self.num_steps, self.n_way, self.width, stream(seed), widths=self.widths
+        )
+        prior = DiagonalPrior(head.num_weights, widths=self.widths)
+        initializer = PrototypeInitializer(head.num_weights, widths=self.widths)
+        return Parts(prior, LIKELIHOODS["categorical"](), head, initializer, refiner)
+
+
+@checked(**REGRESSOR)
+@dataclass(frozen=True, kw_only=True)
+class RegressorRecipe(Recipe):
+    """What a model for one number per row is made of; arguments as of `EmpiricalBayes.regressor`.
+
+    Args:
+        num_features: features per input, $D$ (after the embedder); the intercept comes on top.
+        likelihood: name in `ebmeta.likelihood.LIKELIHOODS`, of numbers.
+        num_steps: refinement steps, $K$.
+        num_covariates: covariates of a group as a whole, which move the prior's mean.
+        basis: arguments of `ebmeta.parts.basis.build_basis`, for functions that take the place of the features.
+        standardize: let training take the units of features, covariates and labels from its groups.
+        known_noise: take the sizes of rows for inverse variances of their labels ("normal" alone).
+        width: hidden units of the synthetic-gradient network.
+        freeze_embedder: keep the embedder as it is.
+
+    Raises:
+        ValueError: if an argument is out of range or the likelihood is unknown.
+
+    Examples:
+        >>> RegressorRecipe(num_features=8).build().predictor.num_weights
+        9
+    """
+
+    kind: ClassVar[str] = "regressor"
+
+    num_features: int
+    likelihood: str = "normal"
+    num_steps: int = 3
+    num_covariates: int = 0
+    basis: Mapping[str, Any] | None = None
+    standardize: bool = True
+    known_noise: bool = False
+    width: int = 32
+    freeze_embedder: bool = False
+
+    def __post_init__(self) -> None:
+        known = [name for name, c in LIKELIHOODS.items() if not c.categorical]
+        if self.likelihood not in known:
+            raise ValueError(f"likelihood: expected one of {known}, got {found(self.likelihood)}")
+        if self.known_noise and self.likelihood != "normal":
+            raise ValueError(f"known_noise: expected a normal likelihood, got {self.likelihood!r}")
+
+    def build(self, embedder: nn.Module | None = None, *, basis: Basis | None = None, seed: int = 0) -> Parts:
+        """Return new parts.
+
+        Args:
+            embedder: optional network from raw inputs to features, which the head takes as it is.
+            basis: functions of the features, taken as they are in place of new ones by the recipe.
+            seed: seed of the initial weights; the global generator is left alone.
+
+        Raises:
+            ValueError: if the arguments do not fit each other.
+        """
+        if basis is None and self.basis is not None:
+            basis = build_basis(self.basis)
+        head = LinearHead(self.num_features, embedder, self.freeze_embedder, basis=basis, standardize=self.standardize)
+        network = RealSyntheticGradient(head.num_weights, self.width, stream(seed))
+        return Parts(
+            FullPrior(head.num_weights, num_covariates=self.num_covariates),
+            Normal(known=True) if self.known_noise else LIKELIHOODS[self.likelihood](),
+            head,
+            ConjugateInitializer(),
+            GradientRefiner(network, self.num_steps),
+        )
+
+
+#: Recipes by the kind of their model.
+RECIPES: dict[str, type[ClassifierRecipe] | type[RegressorRecipe]] = {
+    c.kind: c for c in (ClassifierRecipe, RegressorRecipe)
+}
