@@ -29,7 +29,7 @@ from ebmeta.diagnostics import (
 )
 from ebmeta.plots.results import save_figure
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
-from ebmeta.tasks.episodes import generator
+from ebmeta.tasks.drawing import generator
 from lib.classifier import KINDS, classifier
 from lib.common import ROOT, read, write
 from lib.linear_gaussian import COUPLING, LOC, SCALE

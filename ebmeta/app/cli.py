@@ -124,7 +124,6 @@ def train(
     """
     from ebmeta.app.train_files import model_for, outcome
     from ebmeta.model.storage import model_files, save
-    from ebmeta.tasks.groups import GroupSampler
     from ebmeta.training.loop import fit
 
     tasks = tasks or Tasks()
@@ -136,7 +135,7 @@ def train(
     if profile and tasks.groups is not None:
         raise ValueError(f"--profile: expected 0 for numbers of groups, got {profile}")
     source = sampler(data, tasks, seed)
-    encoder = source.encoder if isinstance(source, GroupSampler) else None
+    encoder = source.encoder
     held_out = None if validation is None else sampler(validation, tasks, seed + 1, encoder, source.feature_names)
     options = {"seed": seed, "num_steps": num_steps, "beta": beta}
     model = model_for(data, source, likelihood, profile, options)

@@ -31,7 +31,7 @@ def model_for(
     if source.X.ndim != 2:
         raise ValueError(f"{data}: expected one feature vector per row, got rows of shape {source.X.shape[1:]}")
     given = {name: value for name, value in options.items() if value is not None}
-    if isinstance(source, EpisodeSampler):
+    if source.groups is None:
         return EmpiricalBayes.classifier(source.X.shape[1], profile=profile, **given)
     covariates = 0 if source.encoder is None else len(source.encoder.group_names)
     return EmpiricalBayes.regressor(source.X.shape[1], likelihood or "normal", num_covariates=covariates, **given)

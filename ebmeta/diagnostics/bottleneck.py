@@ -41,7 +41,7 @@ from ebmeta.prediction.scores import task_batches
 from ebmeta.prediction.trees import evaluating, match_model
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.episodes import TaskSampler
+from ebmeta.tasks.source import TaskSampler
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -36,8 +36,8 @@ from ebmeta.model.posterior import Inference
 from ebmeta.plots.results import axes_or_new
 from ebmeta.prediction.trees import evaluating
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.episodes import TaskSampler
 from ebmeta.tasks.rows import Rows
+from ebmeta.tasks.source import TaskSampler
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

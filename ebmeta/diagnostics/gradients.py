@@ -38,7 +38,7 @@ from ebmeta.prediction.calibration import Z95, calibration_error
 from ebmeta.prediction.trees import evaluating
 from ebmeta.refine.base import QueryState, SyntheticGradient
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.episodes import TaskSampler
+from ebmeta.tasks.source import TaskSampler
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,7 +21,7 @@ from ebmeta.foundation.writing import check_target, write, write_json
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.prediction.scores import repeats, task_batches, task_scores
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.episodes import TaskSampler
+from ebmeta.tasks.source import TaskSampler
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -36,7 +36,7 @@ from ebmeta.model.posterior import Inference
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.refine.base import Iterate
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.episodes import TaskSampler
+from ebmeta.tasks.source import TaskSampler, as_source
 
 __all__ = ["Posterior", "Simulator", "simulate_tasks", "simulation_based_calibration"]
 
@@ -177,11 +177,13 @@ def _draws(
 ) -> Iterator[tuple[TaskBatch, Tensor]]:
     """Yield simulated tasks and their weights in 64 bits, by chunks."""
     device = next(model.parameters()).device
-    sizes = [min(CHUNK, num_tasks - start) for start in range(0, num_tasks, CHUNK)]
-    for i, size in enumerate(sizes):
-        number = seed * len(sizes) + i
-        if simulator is not None:
-            batch, w = simulator(size, number)
+    if tasks is not None:
+        for i, batch in enumerate(as_source(tasks).draws(num_tasks, CHUNK, seed)):
+            yield simulate_tasks(model, batch.to(device), _key(seed, i))
+    elif simulator is not None:
+        sizes = [min(CHUNK, num_tasks - start) for start in range(0, num_tasks, CHUNK)]
+        for i, size in enumerate(sizes):
+            batch, w = simulator(size, seed * len(sizes) + i)
             wanted = (size, batch.way_mask.shape[1], model.predictor.num_weights)
             if batch.query_y is None:
                 raise ValueError("simulator: expected tasks with query labels, got unlabelled tasks")
@@ -189,13 +191,6 @@ def _draws(
                 got = f"{tuple(w.shape)} for {len(batch)} tasks"
                 raise ValueError(f"simulator: expected weights of shape {wanted}, got {got}")
             yield batch.to(device), w.to(device, torch.float64)
-            continue
-        if isinstance(tasks, TaskBatch):
-            batch = tasks[(torch.arange(size) + i * CHUNK) % len(tasks)]
-        else:
-            assert tasks is not None  # for the type checker: there is no simulator
-            batch = tasks.sample(size, number)
-        yield simulate_tasks(model, batch.to(device), _key(seed, i))
 
 
 def _key(seed: int, index: int) -> int:

@@ -27,7 +27,7 @@ from ebmeta.plots.results import axes_or_new
 from ebmeta.prediction.calibration import Z95
 from ebmeta.prediction.trees import evaluating
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.episodes import TaskSampler
+from ebmeta.tasks.source import TaskSampler
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

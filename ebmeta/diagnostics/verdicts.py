@@ -21,7 +21,7 @@ from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.prediction.calibration import Z95
 from ebmeta.prediction.scores import repeats
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.episodes import TaskSampler
+from ebmeta.tasks.source import TaskSampler, as_source
 
 __all__ = ["exactness", "information", "refinement", "simulation", "width"]
 
@@ -101,7 +101,7 @@ def simulation(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks:
     Raises:
         ValueError: as for `simulation_based_calibration`.
     """
-    count = min(num_tasks, tasks.num_tasks) if isinstance(tasks, TaskBatch) else num_tasks
+    count = as_source(tasks).count(num_tasks)
     found = simulation_based_calibration(model, tasks, step=0, num_tasks=count, alpha=FALSE_ALARM, seed=seed)
     weights = found.table.isel(quantity=np.isin(found.pit["kind"], ["weight", "predictor"]))
     width = float(weights["spread"].mean())

@@ -13,7 +13,7 @@ from ebmeta.estimators.base import FewShot
 from ebmeta.foundation.checks import above, check
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.episodes import class_codes
+from ebmeta.tasks.classes import class_codes
 
 __all__ = ["FewShotClassifier"]
 

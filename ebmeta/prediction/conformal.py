@@ -29,7 +29,8 @@ from ebmeta.prediction.calibration import Z95
 from ebmeta.prediction.scores import task_batches
 from ebmeta.prediction.trees import predict
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.episodes import TaskSampler, generator
+from ebmeta.tasks.drawing import generator
+from ebmeta.tasks.source import TaskSampler
 
 __all__ = ["ConformalSets", "class_scores", "set_coverage", "task_quantile"]
 

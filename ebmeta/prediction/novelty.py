@@ -38,7 +38,7 @@ from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.prediction.scores import task_batches
 from ebmeta.prediction.trees import evaluating, match_model, predict
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.episodes import TaskSampler
+from ebmeta.tasks.source import TaskSampler
 
 __all__ = ["Novelty"]
 

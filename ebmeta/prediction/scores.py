@@ -33,7 +33,7 @@ from ebmeta.prediction.risk_coverage import area_under_risk_coverage
 from ebmeta.prediction.trees import assemble, marginals, predict
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.columns import check_names
-from ebmeta.tasks.episodes import TaskSampler, covariates_of, names_of
+from ebmeta.tasks.source import TaskSampler, as_source
 
 __all__ = ["calibration_error", "evaluate", "query_scores", "reliability_bins", "table", "task_batches", "task_scores"]
 
@@ -61,12 +61,11 @@ def task_batches(
     Raises:
         ValueError: if `num_tasks` is below 1, or the columns are others than the model's.
     """
+    source = as_source(tasks)
     if model is not None:
-        check_names(model.feature_names, names_of(tasks), "when the model was trained")
-        check_names(model.covariate_names, covariates_of(tasks), "when the model was trained", "covariate")
-    if isinstance(tasks, TaskBatch):
-        return [tasks]
-    return [tasks.sample(min(64, num_tasks - s), i) for i, s in enumerate(range(0, num_tasks, 64))]
+        check_names(model.feature_names, source.feature_names, "when the model was trained")
+        check_names(model.covariate_names, source.covariate_names, "when the model was trained", "covariate")
+    return source.batches(num_tasks)
 
 
 def repeats(tasks: TaskSampler | TaskBatch, num_tasks: int) -> float:
@@ -83,8 +82,8 @@ def repeats(tasks: TaskSampler | TaskBatch, num_tasks: int) -> float:
         >>> repeats(GroupSampler([[0.0]] * 6, [0.0] * 6, [1, 1, 1, 2, 2, 2], n_support=1), 50)
         25.0
     """
-    groups = getattr(tasks, "groups", None)
-    return 1.0 if groups is None else max(1.0, num_tasks / len(groups))
+    groups = as_source(tasks).num_groups
+    return 1.0 if groups is None else max(1.0, num_tasks / groups)
 
 
 @checked(num_tasks=at_least(1), num_steps=at_least(0), num_bootstrap=at_least(0))

@@ -22,7 +22,8 @@ from ebmeta.foundation.checks import above, array, at_least, checked
 from ebmeta.parts.gaussian import FullGaussian
 from ebmeta.simulate.conjugate import posterior
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.episodes import generator
+from ebmeta.tasks.drawing import generator
+from ebmeta.tasks.source import TaskSource
 
 __all__ = ["LinearGaussianTasks"]
 
@@ -36,7 +37,7 @@ __all__ = ["LinearGaussianTasks"]
     n_query=at_least(1),
 )
 @dataclass(frozen=True, eq=False)
-class LinearGaussianTasks:
+class LinearGaussianTasks(TaskSource):
     r"""Regression tasks with a linear-Gaussian truth; a source of tasks for `fit`.
 
     Args:

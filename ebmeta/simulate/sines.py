@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ebmeta.foundation.checks import above, at_least, checked
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.episodes import generator
+from ebmeta.tasks.drawing import generator
+from ebmeta.tasks.source import TaskSource
 
 __all__ = ["SineTasks"]
 
@@ -31,7 +32,7 @@ CHUNK = 4  # tasks per pass of the exact predictions
 
 @checked(n_support=at_least(0), n_query=at_least(1), noise=above(0))
 @dataclass(frozen=True)
-class SineTasks:
+class SineTasks(TaskSource):
     r"""Sine tasks in the published setting; a source of tasks for `fit`.
 
     Args:

@@ -22,7 +22,8 @@ from torch import Tensor
 from ebmeta.foundation.checks import above, at_least, checked
 from ebmeta.parts.gaussian import FullGaussian
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.episodes import generator
+from ebmeta.tasks.drawing import generator
+from ebmeta.tasks.source import TaskSource
 
 __all__ = ["RingPosterior", "SpinningLines"]
 
@@ -110,7 +111,7 @@ class RingPosterior:
     radius_scale=above(0), length=above(0), width=above(0), noise=above(0), n_support=at_least(0), n_query=at_least(1)
 )
 @dataclass(frozen=True, eq=False)
-class SpinningLines:
+class SpinningLines(TaskSource):
     r"""Zero-shot regression tasks: two features, and inputs along a line whose direction tells the weights.
 
     Args:

@@ -13,15 +13,17 @@ from ebmeta.foundation.buckets import split
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.foundation.fingerprint import fingerprint
 from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.classes import members
 from ebmeta.tasks.columns import read_column, read_keys, read_rows
-from ebmeta.tasks.episodes import Range, RowSampler, Transform, check_range, exact, gather, generator, members
+from ebmeta.tasks.drawing import Range, Transform, check_range, exact, gather, generator
 from ebmeta.tasks.frames import FrameEncoder
+from ebmeta.tasks.source import TaskSource
 
 __all__ = ["GroupSampler"]
 
 
 @checked(n_query=at_least(1))
-class GroupSampler(RowSampler):
+class GroupSampler(TaskSource):
     r"""Draw regression tasks from grouped data: a task is a group, split at random into support and query.
 
     Args:
@@ -75,9 +77,8 @@ class GroupSampler(RowSampler):
             number = {group: code for code, group in enumerate(sorted(set(labels), key=_order))}
         except TypeError:
             raise ValueError(f"groups: expected hashable, sortable labels, got {type(labels[0]).__name__}") from None
-        self.groups = np.empty(len(number), dtype=object)
+        self.groups: np.ndarray = np.empty(len(number), dtype=object)
         self.groups[:] = list(number)
-        self.encoder: FrameEncoder | None = None
         codes = np.array([number[group] for group in labels])
         self.size = None if size is None else _sizes(size, len(self.y))
         self.n_support = check_range("n_support", n_support, 0)
@@ -105,9 +106,9 @@ class GroupSampler(RowSampler):
         features: Sequence[str] | None = None,
         group_features: Sequence[str] = (),
         size: str | None = None,
+        *,
         n_support: Range = 3,
         n_query: int | None = None,
-        *,
         encoder: FrameEncoder | None = None,
         transform: Transform | None = None,
         seed: int = 0,
@@ -178,11 +179,17 @@ class GroupSampler(RowSampler):
         return np.stack([values[rows[0]] for rows in self._members]), names
 
     def fingerprint(self) -> str:
-        """Return a checksum of data, settings and seed, by which a checkpoint knows its source."""
         sizes, names = list(map(len, self._members)), (self.feature_names, self.covariate_names)
         settings = self.n_support, self.n_query, self.seed, *names
         rows = np.concatenate(self._members)
         return fingerprint(self.X, self.y, rows, sizes, list(self.groups), self.size, self.group_X, settings)
+
+    @property
+    def has_fixed_rows(self) -> bool:
+        return self.transform is None
+
+    def labels(self) -> tuple[np.ndarray, np.ndarray | None]:
+        return self.y, self.size
 
     def everything(self) -> TaskBatch:
         """Return every group once, with all its rows as labelled queries and no support: what evidence is made of."""

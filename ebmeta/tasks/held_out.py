@@ -1,4 +1,4 @@
-"""Whether validation classes are others than those of training: by their rows, which tell more than numbers do."""
+"""Whether validation shows others than training: groups by their labels; classes by their rows, which tell more."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ebmeta.tasks.episodes import EpisodeSampler, TaskSampler
-from ebmeta.tasks.mixed import MixedSampler
+from ebmeta.tasks.classes import ClassRows
+from ebmeta.tasks.source import TaskSource
 
-__all__ = ["check_classes"]
+__all__ = ["check_classes", "check_shared_groups"]
 
 ALL = 1 << 28  # bytes of the rows of a source that are all read; of larger ones, the first few of each class
 FEW = 8
 SHARE = 0.5  # of the rows of a class, beyond which it is the class that they are found in
 
 
-def check_classes(tasks: TaskSampler, validation: TaskSampler | None) -> list[str]:
+def check_classes(tasks: TaskSource, validation: TaskSource | None) -> list[str]:
     """Refuse validation classes whose rows are those of a training class; return what to say of names that both have.
 
     Classes are often numbered anew in each file, so that equal numbers say nothing. A row counts where training has it
@@ -31,6 +31,7 @@ def check_classes(tasks: TaskSampler, validation: TaskSampler | None) -> list[st
         ValueError: if a class is in both.
 
     Examples:
+        >>> from ebmeta.tasks.episodes import EpisodeSampler
         >>> X, y = np.arange(24.0).reshape(12, 2), np.repeat([0, 1, 2, 3], 3)
         >>> train, other = (EpisodeSampler(x, y[:6], 2, 1, 2) for x in (X[:6], X[6:]))
         >>> check_classes(train, other)
@@ -41,7 +42,7 @@ def check_classes(tasks: TaskSampler, validation: TaskSampler | None) -> list[st
         ValueError: validation: expected classes that training does not have, got the rows of its class 0 in class 1 \
 of training
     """
-    known, new = _sources(tasks), _sources(validation)
+    known, new = tasks.class_rows, () if validation is None else validation.class_rows
     if not (known and new):
         return []
     owner: dict[bytes, tuple[int, int]] = {}
@@ -68,14 +69,20 @@ of training
     return [f"validation: training has a class {min(names)!r}{more} too; expected other classes"]
 
 
-def _sources(tasks: TaskSampler | None) -> list[EpisodeSampler]:
-    """Return the sources of a mixture, each set of rows once."""
-    if isinstance(tasks, MixedSampler):
-        return list({id(s.X): s for s in tasks.samplers}.values())
-    return [tasks] if isinstance(tasks, EpisodeSampler) else []
+def check_shared_groups(tasks: TaskSource, validation: TaskSource | None) -> None:
+    """Raise `ValueError` where training and validation have groups of one label; arguments as of `check_classes`."""
+    if tasks.groups is None or validation is None or validation.groups is None:
+        return
+    known = set(tasks.groups)
+    if shared := [g for g in validation.groups if g in known]:
+        more = f" (and {len(shared) - 1} more)" if len(shared) > 1 else ""
+        raise ValueError(
+            f"validation: expected groups that training does not have, got {shared[0]!r}{more} in both; number "
+            "groups alike only where they are the same"
+        )
 
 
-def _rows(source: EpisodeSampler) -> Iterator[tuple[int, set[bytes]]]:
+def _rows(source: ClassRows) -> Iterator[tuple[int, set[bytes]]]:
     """Yield the code of each class and its distinct rows."""
     everything = source.X.nbytes <= ALL
     for code, members in enumerate(source.members):

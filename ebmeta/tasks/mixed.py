@@ -9,14 +9,16 @@ import torch
 from ebmeta.foundation.checks import at_least, checked, within
 from ebmeta.foundation.fingerprint import fingerprint
 from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.classes import ClassRows
 from ebmeta.tasks.columns import check_names
-from ebmeta.tasks.episodes import EpisodeSampler, RowSampler
+from ebmeta.tasks.episodes import EpisodeSampler
+from ebmeta.tasks.source import TaskSource
 
 __all__ = ["MixedSampler"]
 
 
 @checked()
-class MixedSampler(RowSampler):
+class MixedSampler(TaskSource):
     """Draw batches from several episode samplers in turn: batch n comes from sampler n modulo their number.
 
     For one model of many kinds of task: few and many shots, balanced and not, few and many classes.
@@ -42,6 +44,10 @@ class MixedSampler(RowSampler):
         self.feature_names = self.samplers[0].feature_names
         for sampler in self.samplers[1:]:
             check_names(self.feature_names, sampler.feature_names, "for the first sampler")
+
+    @property
+    def class_rows(self) -> Sequence[ClassRows]:
+        return list({id(rows.X): rows for sampler in self.samplers for rows in sampler.class_rows}.values())
 
     @property
     def difficulty(self) -> float:

@@ -21,7 +21,7 @@ from ebmeta.foundation.fingerprint import fingerprint
 from ebmeta.foundation.tensor_files import checksum, load_tensors, read_tensors, write_tensors
 from ebmeta.foundation.writing import check_target, to_json
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.tasks.episodes import RowSampler, TaskSampler
+from ebmeta.tasks.source import TaskSource
 from ebmeta.training.objective import Objective
 from ebmeta.training.validation import Validation
 
@@ -65,7 +65,7 @@ class RunSettings:
     harder: float
     patience: int | None
 
-    def identity(self, model: EmpiricalBayes, tasks: TaskSampler, validation: TaskSampler | None) -> dict[str, Any]:
+    def identity(self, model: EmpiricalBayes, tasks: TaskSource, validation: TaskSource | None) -> dict[str, Any]:
         """Return all by which a checkpoint is recognised: settings, and checksums of what the run starts from.
 
         A source of tasks is known by its own fingerprint, where it has one, and by its first batch. Of an embedder
@@ -99,10 +99,10 @@ def _parts(model: EmpiricalBayes) -> str:
     return fingerprint(modules, sizes, [k for k, p in model.named_parameters() if p.requires_grad])
 
 
-def _source(tasks: TaskSampler, batch_size: int) -> list[str | None]:
+def _source(tasks: TaskSource, batch_size: int) -> list[str | None]:
     first = tasks.sample(batch_size, 0)
     tensors = {f.name: v for f in fields(first) if isinstance(v := getattr(first, f.name), Tensor)}
-    return [tasks.fingerprint() if isinstance(tasks, RowSampler) else None, checksum(tensors)]
+    return [tasks.fingerprint(), checksum(tensors)]
 
 
 @dataclass

@@ -18,15 +18,14 @@ import torch
 from scipy import optimize
 from torch import Tensor, nn
 
-from ebmeta.foundation.buckets import split
 from ebmeta.foundation.checks import found
 from ebmeta.foundation.maximum import ENOUGH, climb
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.members import Members, chunk_size
 from ebmeta.parts.prior import Prior
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.episodes import generator
-from ebmeta.tasks.groups import GroupSampler
+from ebmeta.tasks.drawing import generator
+from ebmeta.tasks.source import TaskSource, as_source
 from ebmeta.training.group_evidence import even_noise, fitting_bound, group_evidence
 from ebmeta.training.measure import check_columns, check_groups, measure
 from ebmeta.training.normal_evidence import NO_NOISE, SMALL_NOISE, SMALLEST, log_gamma
@@ -69,23 +68,18 @@ class Evidence:
     def __init__(
         self,
         model: EmpiricalBayes,
-        tasks: GroupSampler | TaskBatch,
+        tasks: TaskSource | TaskBatch,
         *,
         hyperprior: bool | Hyperprior,
         num_draws: int = 16,
         seed: int = 0,
     ) -> None:
-        if isinstance(tasks, GroupSampler):
-            check_groups(model, tasks)
-        check_columns(model, tasks)
-        least = model.predictor.num_weights
-        if isinstance(tasks, GroupSampler):
-            self.parts = list(tasks.parts(ROWS, least))
-        else:
-            model.check(tasks)
-            tasks = tasks.to("cpu")
-            lengths = (tasks.support_mask.sum(1) + tasks.query_mask.sum(1)).clamp(min=least)
-            self.parts = [tasks[torch.from_numpy(part)].trimmed() for part in split(lengths.cpu().numpy(), ROWS)]
+        source = as_source(tasks)
+        check_groups(model, source)
+        check_columns(model, source)
+        for batch in source.batches(1):  # tasks that are there already: errors name them by their own numbers
+            model.check(batch)
+        self.parts = [part.to("cpu") for part in source.parts(ROWS, model.predictor.num_weights)]
         if not isinstance(hyperprior, bool):
             _check_hyperprior(model, hyperprior)
         self.model, self.hyperprior, self.seed = model.eval(), hyperprior, seed

@@ -30,8 +30,8 @@ from ebmeta.foundation.seeding import Drawing, stream
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.prediction.trees import CELLS
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.episodes import TaskSampler
 from ebmeta.tasks.held_out import check_classes
+from ebmeta.tasks.source import TaskSampler, TaskSource, as_source
 from ebmeta.training.checkpoint import Checkpoint, RunSettings, TrainingState
 from ebmeta.training.measure import check_columns, check_groups, check_labels, half_told, hardening, start, untold
 from ebmeta.training.objective import Kind, Objective, Terms
@@ -159,9 +159,10 @@ def fit(
         OSError: if the checkpoint cannot be written.
     """
     started = time.perf_counter()
-    for note in _look_at(model, tasks, validation):
+    drawn, other = as_source(tasks), None if validation is None else as_source(validation)
+    for note in _look_at(model, drawn, other):
         warnings.warn(note, UserWarning, stacklevel=3)  # above the check of arguments
-    strength = hardening(model, tasks, validation, harder)
+    strength = hardening(model, drawn, other, harder)
     goal = objective if isinstance(objective, Objective) else Objective(objective)
     settings = RunSettings(
         num_iterations=num_iterations,
@@ -175,32 +176,32 @@ def fit(
         patience=patience,
     )
     held_out = Validation(
-        tasks=validation, objective=goal, num_tasks=validation_tasks, every=validate_every, patience=patience, seed=seed
+        tasks=other, objective=goal, num_tasks=validation_tasks, every=validate_every, patience=patience, seed=seed
     )
-    source = tasks.harder(strength) if strength else tasks  # type: ignore[attr-defined]
+    source = drawn.harder(strength) if strength else drawn
     place = resolve_device(device)
     with _training(model, place), tqdm(total=num_iterations, desc="fit", unit="it", disable=not progress) as bar:
         state = TrainingState(model, Schedule(num_iterations, learning_rate).optimizer(model), held_out)
         file = None
         if checkpoint is not None:
-            file = Checkpoint(Path(checkpoint), checkpoint_every, settings.identity(model, tasks, validation))
+            file = Checkpoint(Path(checkpoint), checkpoint_every, settings.identity(model, drawn, other))
         if file is None or not file.resume(state):
-            start(model, tasks, batch_size, place)
+            start(model, drawn, batch_size, place)
         elif progress:
             bar.write(f"fit: continuing after {state.iteration} iterations of {file.path}", file=sys.stderr)
         _iterate(state, settings, source, file, bar)
         if held_out.best:
             model.load_state_dict(held_out.best)
-        fit_task_temperature(model, _unseen(settings, [s for s in (source, validation) if s is not None], place))
+        fit_task_temperature(model, _unseen(settings, [s for s in (source, other) if s is not None], place))
     model.eval()
-    notes = tuple(still_rising(model, tasks, goal))
+    notes = tuple(still_rising(model, drawn, goal))
     for note in notes:
         warnings.warn(f"fit: {note}", UserWarning, stacklevel=3)
     best = held_out.best_iteration if held_out.best else state.iteration
     return FitResult(model, _history(state), best, held_out.stopped, time.perf_counter() - started, notes)
 
 
-def _look_at(model: EmpiricalBayes, tasks: TaskSampler, validation: TaskSampler | None) -> list[str]:
+def _look_at(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSource | None) -> list[str]:
     """Refuse tasks that a model cannot be trained on, and return what else there is to say of them."""
     check_groups(model, tasks, validation)
     check_columns(model, tasks, validation)
@@ -209,7 +210,7 @@ def _look_at(model: EmpiricalBayes, tasks: TaskSampler, validation: TaskSampler 
 
 
 def _iterate(
-    state: TrainingState, settings: RunSettings, tasks: TaskSampler, checkpoint: Checkpoint | None, bar: tqdm
+    state: TrainingState, settings: RunSettings, tasks: TaskSource, checkpoint: Checkpoint | None, bar: tqdm
 ) -> None:
     """Go on to the last iteration, or to where validation ends the run."""
     model, goal, held_out = state.model, settings.objective, state.validation
@@ -234,7 +235,7 @@ def _iterate(
             checkpoint.save(state)
 
 
-def _unseen(settings: RunSettings, sources: list[TaskSampler], device: torch.device) -> Iterator[TaskBatch]:
+def _unseen(settings: RunSettings, sources: list[TaskSource], device: torch.device) -> Iterator[TaskBatch]:
     """Return batches that training has not drawn, behind the temperature of tasks."""
     size, first = settings.batch_size, settings.num_iterations
     more = min(math.ceil(TEMPERATURE_TASKS / size), math.ceil(first / 4))

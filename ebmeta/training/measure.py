@@ -8,15 +8,14 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.prediction.trees import evaluating
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.columns import check_names
-from ebmeta.tasks.episodes import EpisodeSampler, TaskSampler, covariates_of, exact, names_of
-from ebmeta.tasks.groups import GroupSampler
-from ebmeta.tasks.mixed import MixedSampler
+from ebmeta.tasks.drawing import exact
+from ebmeta.tasks.held_out import check_shared_groups
+from ebmeta.tasks.source import TaskSource
 from ebmeta.tasks.training_rows import TrainingRows
 from ebmeta.training.identification import alike_within_groups, refuse_extreme
 
@@ -41,81 +40,76 @@ LEAST_REACH = 0.05  # largest distance from the mean below which those that vary
 
 
 def hardening(
-    model: EmpiricalBayes, tasks: TaskSampler, validation: TaskSampler | None, harder: float | Literal["auto"]
+    model: EmpiricalBayes, tasks: TaskSource, validation: TaskSource | None, harder: float | Literal["auto"]
 ) -> float:
     """Return how much harder the training tasks are made; see `fit`.
 
     Raises:
         ValueError: if that is asked for other tasks than those of class features.
     """
-    possible = isinstance(tasks, (EpisodeSampler, MixedSampler)) and model.predictor.embedder is None
+    known = tasks.difficulty if model.predictor.embedder is None else None
     if harder != "auto":
-        if harder and not possible:
+        if harder and known is None:
             raise ValueError(f"harder: expected 0 for tasks that are not drawn from class features, got {harder}")
         return float(harder)
-    if not (possible and isinstance(validation, (EpisodeSampler, MixedSampler))):
+    new = None if validation is None else validation.difficulty
+    if known is None or new is None:
         return 0.0
-    excess = validation.difficulty / tasks.difficulty - 1  # type: ignore[attr-defined]
+    excess = new / known - 1
     return EXCESS * min(max(excess, 0.0), 1.0) if math.isfinite(excess) else 0.0
 
 
-def check_columns(model: EmpiricalBayes, tasks: object, validation: object = None) -> None:
+def check_columns(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSource | None = None) -> None:
     """Let a model remember the names of its columns; refuse others.
 
     Raises:
         ValueError: if a model trained before knows other names, or training and validation differ in them.
     """
-    names = names_of(tasks)
-    check_names(names, names_of(validation), "for training")
+    names, covariates = tasks.feature_names, tasks.covariate_names
+    if validation is not None:
+        check_names(names, validation.feature_names, "for training")
     check_names(model.feature_names, names, "when the model was trained")
     if names is not None and (model.predictor.embedder is not None or len(names) == model.predictor.num_features):
         model.feature_names = list(names)
-    covariates = covariates_of(tasks)
-    check_names(covariates, covariates_of(validation), "for training", "covariate")
+    if validation is not None:
+        check_names(covariates, validation.covariate_names, "for training", "covariate")
     check_names(model.covariate_names, covariates, "when the model was trained", "covariate")
     if covariates is not None and len(covariates) == model.prior.num_covariates:
         model.covariate_names = list(covariates)
 
 
-def check_groups(model: EmpiricalBayes, tasks: TaskSampler, validation: TaskSampler | None = None) -> None:
+def check_groups(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSource | None = None) -> None:
     """Look at all rows of grouped data before training, so that no bad one is met in the middle of it.
 
     Raises:
         ValueError: if a label is impossible for the likelihood, or training and validation share groups.
     """
     for source in (tasks, validation):
-        if isinstance(source, GroupSampler):
-            _check_rows(model, source)
-    if isinstance(tasks, GroupSampler) and isinstance(validation, GroupSampler):
-        known = set(tasks.groups)
-        if shared := [g for g in validation.groups if g in known]:
-            more = f" (and {len(shared) - 1} more)" if len(shared) > 1 else ""
-            raise ValueError(
-                f"validation: expected groups that training does not have, got {shared[0]!r}{more} in both; number "
-                "groups alike only where they are the same"
-            )
+        if source is not None and (labels := source.labels()) is not None:
+            _check_rows(model, *labels)
+    check_shared_groups(tasks, validation)
 
 
-def check_labels(model: EmpiricalBayes, tasks: TaskSampler) -> None:
+def check_labels(model: EmpiricalBayes, tasks: TaskSource) -> None:
     """Raise `ValueError` where all labels of groups are such that there is nothing to learn, as constant ones."""
-    if isinstance(tasks, GroupSampler):
-        y = np.asarray(tasks.y, dtype=np.float64)
-        size = np.ones_like(y) if tasks.size is None else np.asarray(tasks.size, dtype=np.float64)
-        refuse_extreme(model, y, size)
+    if (labels := tasks.labels()) is not None:
+        y, size = (None if v is None else np.asarray(v, dtype=np.float64) for v in labels)
+        assert y is not None  # for the type checker
+        refuse_extreme(model, y, np.ones_like(y) if size is None else size)
 
 
-def untold(model: EmpiricalBayes, tasks: TaskSampler) -> list[str]:
+def untold(model: EmpiricalBayes, tasks: TaskSource) -> list[str]:
     """Return what to say of labels or features that never vary within a group; see `ebmeta.training.identification`."""
-    if not isinstance(tasks, GroupSampler) or tasks.transform is not None or model.predictor.embedder is not None:
+    if not tasks.has_fixed_rows or model.predictor.embedder is not None:
         return []
     return alike_within_groups(model, list(tasks.parts(PART)))
 
 
-def _check_rows(model: EmpiricalBayes, source: GroupSampler) -> None:
-    y = torch.from_numpy(exact(source.y))[None]
-    size = None if source.size is None else torch.from_numpy(exact(source.size))[None]
+def _check_rows(model: EmpiricalBayes, y: np.ndarray, size: np.ndarray | None) -> None:
+    labels = torch.from_numpy(exact(y))[None]
+    sizes = None if size is None else torch.from_numpy(exact(size))[None]
     try:
-        model.likelihood.check("y", y, torch.ones_like(y, dtype=torch.bool), size)
+        model.likelihood.check("y", labels, torch.ones_like(labels, dtype=torch.bool), sizes)
     except ValueError as error:
         raise ValueError(str(error).replace(" at task 0, row ", " at row ")) from None
 
@@ -133,22 +127,16 @@ def half_told(batch: TaskBatch, index: int) -> TaskBatch:
     return replace(batch, concentration=batch.concentration.masked_fill(hidden, math.nan))
 
 
-def start(model: EmpiricalBayes, tasks: TaskSampler, batch_size: int, device: torch.device) -> None:
+def start(model: EmpiricalBayes, tasks: TaskSource, batch_size: int, device: torch.device) -> None:
     """Let a model take its measure of the training tasks; refuse data far from the unit scale where it may not."""
     model.check(tasks.sample(batch_size, 0))
     model.refiner.forget()
     if model.measured:
         return
 
-    def classes() -> tuple[Tensor, Tensor]:
-        if not isinstance(tasks, (EpisodeSampler, MixedSampler)):
-            got = type(tasks).__name__
-            raise ValueError(f"profile: expected tasks of an EpisodeSampler or MixedSampler, got {got}")
-        return tasks.rows(PROFILE_ROWS)
-
     some = (tasks.sample(batch_size, index) for index in range(MOST_BATCHES))
     rows = TrainingRows.of(some, device, ROWS * max(model.predictor.num_features, 1))
-    _measure(model, replace(rows, classes=classes))
+    _measure(model, replace(rows, classes=lambda: tasks.rows(PROFILE_ROWS)))
 
 
 def measure(model: EmpiricalBayes, batches: list[TaskBatch]) -> None:

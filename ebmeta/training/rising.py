@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from ebmeta.foundation.maximum import gain_left, shortfall
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.tasks.episodes import TaskSampler
-from ebmeta.tasks.groups import GroupSampler
+from ebmeta.tasks.source import TaskSource
 from ebmeta.training.evidence import Evidence
 from ebmeta.training.objective import Objective
 
@@ -20,7 +19,7 @@ __all__ = ["still_rising"]
 WORTH = 1.0  # nats: steps on a part of the groups end about as far from the maximum of all
 
 
-def still_rising(model: EmpiricalBayes, tasks: TaskSampler, objective: Objective) -> list[str]:
+def still_rising(model: EmpiricalBayes, tasks: TaskSource, objective: Objective) -> list[str]:
     """Return what to say where the evidence of all groups is below its maximum, or nothing.
 
     The learning rate falls to 0, so that the loss is level at the end whether or not it has arrived anywhere. What is
@@ -28,13 +27,12 @@ def still_rising(model: EmpiricalBayes, tasks: TaskSampler, objective: Objective
 
     Args:
         model: a model after training.
-        tasks: what it was trained on; nothing is known of others than groups.
+        tasks: what it was trained on; nothing is known of others than groups whose rows are fixed.
         objective: what was minimised.
     """
-    known = isinstance(tasks, GroupSampler) and tasks.transform is None and model.predictor.embedder is None
+    known = tasks.has_fixed_rows and model.predictor.embedder is None
     if objective.kind != "evidence" or model.likelihood.categorical or not known:
         return []
-    assert isinstance(tasks, GroupSampler)  # for the type checker
     evidence = Evidence(copy.deepcopy(model).cpu().double(), tasks, hyperprior=False, num_draws=objective.num_draws)
 
     def loss(at: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -45,6 +43,6 @@ def still_rising(model: EmpiricalBayes, tasks: TaskSampler, objective: Objective
     if left < WORTH:
         return []
     return [
-        f"the evidence of all {len(tasks.groups)} groups is below its maximum ({shortfall(left)}): use "
+        f"the evidence of all {tasks.num_groups} groups is below its maximum ({shortfall(left)}): use "
         "ebmeta.fit_evidence, which goes there, or more iterations or a larger learning_rate"
     ]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ebmeta.foundation.seeding import stream
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.tasks.episodes import TaskSampler
+from ebmeta.tasks.source import TaskSource
 from ebmeta.training.measure import half_told
 from ebmeta.training.objective import Objective, Terms
 
@@ -39,7 +39,7 @@ class Validation:
         best: the parameters of the lowest loss.
     """
 
-    tasks: TaskSampler | None
+    tasks: TaskSource | None
     objective: Objective
     num_tasks: int
     every: int

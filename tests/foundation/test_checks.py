@@ -11,7 +11,7 @@ import pytest
 
 import ebmeta
 from ebmeta.foundation.checks import above, array, at_least, between, checked
-from ebmeta.tasks.episodes import TaskSampler
+from ebmeta.tasks.source import TaskSampler
 
 
 @checked(count=at_least(1), share=between(0, 1), width=above(0, finite=False), steps=at_least(0), x=array(ndim=1))

@@ -31,8 +31,10 @@ from ebmeta.simulate import conjugate
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
 from ebmeta.simulate.sines import SineTasks
 from ebmeta.simulate.spinning_lines import SpinningLines
-from ebmeta.tasks.episodes import class_codes, generator
+from ebmeta.tasks.classes import class_codes
+from ebmeta.tasks.drawing import generator
 from ebmeta.tasks.frames import FrameEncoder
+from ebmeta.tasks.source import FixedTasks, as_source
 from ebmeta.training.ensemble import temper
 from ebmeta.training.loop import resolve_device
 
@@ -233,7 +235,7 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
         ),
         "prediction.trees.match_model": (match_model, {"model": model, "batch": k.batch}),
         "prediction.trees.marginals": (marginals, {"model": model, "batch": k.batch, "num_steps": 1}),
-        "tasks.episodes.generator": (generator, {"seed": 1, "index": 2}),
+        "tasks.drawing.generator": (generator, {"seed": 1, "index": 2}),
         "simulate.conjugate.posterior": (conjugate.posterior, _linear(k)),
         "simulate.conjugate.log_evidence": (conjugate.log_evidence, _linear(k)),
         "training.ensemble.temper": (temper, {"log_ratio": torch.tensor([0.0, 0.5, 3.0, -2.0]), "least": 2.0}),
@@ -307,6 +309,25 @@ def _tasks(k: Kit) -> dict[str, Call]:
         ),
         "EpisodeSampler.sample": (k.episodes.sample, {"num_tasks": 2, "index": 1}),
         "EpisodeSampler.rows": (k.episodes.rows, {"most": 12}),
+        "EpisodeSampler.count": (k.episodes.count, {"num_tasks": 3}),
+        "EpisodeSampler.batches": (k.episodes.batches, {"num_tasks": 3}),
+        "EpisodeSampler.draws": (
+            lambda **options: list(k.episodes.draws(**options)),
+            {"num_tasks": 3, "size": 2, "seed": 1},
+        ),
+        "tasks.source.as_source": (lambda tasks: as_source(tasks).sample(2).query_x, {"tasks": batch}),
+        "tasks.source.FixedTasks": (lambda batch: FixedTasks(batch).sample(2).query_x, {"batch": batch}),
+        "tasks.source.FixedTasks.sample": (FixedTasks(batch).sample, {"num_tasks": 2, "index": 1}),
+        "tasks.source.FixedTasks.count": (FixedTasks(batch).count, {"num_tasks": 3}),
+        "tasks.source.FixedTasks.batches": (FixedTasks(batch).batches, {"num_tasks": 3}),
+        "tasks.source.FixedTasks.draws": (
+            lambda **options: list(FixedTasks(batch).draws(**options)),
+            {"num_tasks": 3, "size": 2, "seed": 1},
+        ),
+        "tasks.source.FixedTasks.parts": (
+            lambda **options: list(FixedTasks(batch).parts(**options)),
+            {"rows": 30, "least": 2},
+        ),
         "EpisodeSampler.harder": (
             lambda strength: k.episodes.harder(strength).sample(2),
             {"strength": 0.5},
@@ -374,7 +395,7 @@ def _tasks(k: Kit) -> dict[str, Call]:
         "TaskBatch.parts": (batch.parts, {"cells": 30, "least": 2}),
         "TaskBatch.to": (batch.to, {"target": "cpu"}),
         "TaskBatch.with_rows": (batch.with_rows, {"support": batch.support, "query": batch.query}),
-        "tasks.episodes.class_codes": (class_codes, {"y": k.codes, "name": "labels"}),
+        "tasks.classes.class_codes": (class_codes, {"y": k.codes, "name": "labels"}),
         "tasks.frames.FrameEncoder": (FrameEncoder, columns),
         "tasks.frames.FrameEncoder.fit": (
             lambda frame: FrameEncoder("y", "g").fit(frame).transform(frame),

@@ -57,11 +57,15 @@ MODULES = [
     "simulate.spinning_lines",
     "tasks.batch",
     "tasks.rows",
+    "tasks.classes",
+    "tasks.drawing",
+    "tasks.source",
     "training.ensemble",
     "model.units",
 ]
 INNER = "called by the library alone, on tensors that it has made or checked"
 PART = "what users subclass or are handed; the library makes it"
+REFUSES = "refuses every call: these tasks are not drawn from classes, or not of groups"
 #: What has no entry, as patterns of names, and why.
 LEFT = {
     "parts.basis.Basis": PART,
@@ -98,9 +102,16 @@ LEFT = {
     "tasks.rows.*Rows": PART,
     "tasks.rows.Rows.*": INNER,
     "tasks.rows.[ac]*": INNER,
-    "tasks.episodes.RowSampler": PART,
-    "tasks.episodes.TaskSampler.sample": "a protocol",
-    "tasks.episodes.[egn]*": INNER,
+    "tasks.classes.ClassRows": PART,
+    "tasks.classes.members": INNER,
+    "tasks.drawing.check_range": INNER,
+    "tasks.drawing.[eg][xa]*": INNER,
+    "tasks.source.TaskSampler.sample": "a protocol",
+    "tasks.source.TaskSource": PART,
+    "tasks.source.TaskSource.sample": "abstract",
+    "*.harder": REFUSES,
+    "*.rows": REFUSES,
+    "*.parts": REFUSES,
     "simulate.sines.SineTasks.*": "parts of `SineTasks.exact`",
     "simulate.spinning_lines.RingPosterior*": PART,
     "simulate.spinning_lines.SpinningLines.evidence": INNER,

@@ -15,8 +15,8 @@ import pytest
 import torch
 from scipy import stats
 
-from ebmeta import EmpiricalBayes, EpisodeSampler, GroupSampler, MixedSampler, TaskBatch
-from ebmeta.tasks.episodes import class_codes
+from ebmeta import EmpiricalBayes, EpisodeSampler, GroupSampler, TaskBatch
+from ebmeta.tasks.classes import class_codes
 
 SIZES = [12, 9, 15, 10, 11, 8]  # rows of each class or group
 CODES = np.random.default_rng(0).permutation(np.repeat(np.arange(6), SIZES))
@@ -287,81 +287,3 @@ def test_prototypes_on_real_features_are_as_good_as_published(shared_data):
     error = 5 * accuracy.std() / 400**0.5  # 5 sigma: false alarms at 6e-7
     assert 0.614 - error < accuracy.mean() < 0.633 + error
     assert error < 0.03
-
-
-def test_harder_tasks_spread_a_class_about_its_mean_by_one_factor_per_task():
-    rng = np.random.default_rng(0)
-    off = rng.standard_normal((6, 10, 3))
-    X = (5 + off - off.mean(1, keepdims=True)).reshape(60, 3)  # all classes have one mean: none is split
-    plain = EpisodeSampler(X, np.repeat(np.arange(6), 10), 3, 2, 4, seed=1)
-    assert np.array_equal(plain.harder(0.0).sample(2).query_x, plain.sample(2).query_x)
-    factors = []
-    for index in range(50):
-        before, after = plain.sample(1, index), plain.harder(0.8).sample(1, index)
-        ratio = torch.cat(
-            [(after.support_x - 5) / (before.support_x - 5), (after.query_x - 5) / (before.query_x - 5)], 1
-        )
-        torch.testing.assert_close(ratio, ratio[0, 0, 0].expand_as(ratio), atol=1e-3, rtol=1e-3)
-        factors.append(float(ratio.median()))
-    assert min(factors) >= 1 - 1e-4
-    assert 1.4 < max(factors) <= 1.48 + 1e-4
-
-
-def test_harder_tasks_split_a_class_towards_another():
-    means = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
-    X, y = np.repeat(means, 40, 0), np.repeat(np.arange(6), 40)  # classes without any spread
-    tasks = EpisodeSampler(X, y, 3, 2, 30, seed=1)
-    before, after = tasks.sample(8), tasks.harder(0.8).sample(8)
-    for t in range(8):
-        for c in range(3):
-            row = before.query_x[t][before.query_y[t] == c][0]
-            moves = (after.query_x[t][before.query_y[t] == c] - row).numpy()
-            line = moves[0]
-            assert np.abs(np.abs(moves @ line) - line @ line).max() < 1e-4  # both ways along one line, equally far
-            assert len(np.unique(np.sign(moves @ line))) == 2 or np.abs(line).max() < 1e-5
-            share = [line @ towards / max(towards @ towards, 1e-9) for towards in means - row.numpy()]
-            ends = [np.abs(line - s * towards).max() for s, towards in zip(share, means - row.numpy(), strict=True)]
-            best = int(np.argmin(ends))
-            assert ends[best] < 1e-4
-            assert abs(share[best]) <= 0.8 + 1e-4
-    with pytest.raises(ValueError, match="strength: expected a number from 0 to 1e.06, got -1"):
-        tasks.harder(-1)
-
-
-def test_difficulty_is_the_ratio_of_spreads():
-    rng = np.random.default_rng(0)
-    X = rng.standard_normal((5, 1, 4)) * 3 + rng.standard_normal((5, 20, 4))
-    tasks = EpisodeSampler(X.reshape(100, 4), np.repeat(np.arange(5), 20), 2, 1, 2)
-    within, between = X.var(1, ddof=1).mean(0).sum(), X.mean(1).var(0, ddof=1).sum()
-    assert tasks.difficulty == pytest.approx((within / between) ** 0.5, rel=1e-5)
-    assert MixedSampler([tasks, tasks]).difficulty == tasks.difficulty
-
-
-@pytest.mark.parametrize("mapped", [False, True])
-def test_arrays_that_cannot_be_written_to_are_copied(mapped, tmp_path):
-    """In a process of its own: torch says but once that it would share such memory."""
-    code = f"""
-import itertools, warnings, numpy as np, ebmeta
-warnings.filterwarnings("error", message="The given NumPy array is not writable")
-name = map("{{}}.npy".format, itertools.count()).__next__
-def fixed(values):
-    values = np.array(values)
-    if {mapped}:
-        np.save(place := name(), values)
-        return np.load(place, mmap_mode="r")
-    values.flags.writeable = False
-    return values
-rng = np.random.default_rng(0)
-X, group = fixed(rng.standard_normal((40, 2)).astype(np.float32)), fixed(np.repeat(np.arange(8), 5))
-options = dict(transform=lambda x, rng: fixed(x))
-tasks = ebmeta.GroupSampler(X, X[:, 0], group, n_support=2, size=fixed(np.ones(40)), group_X=X[:, 1:] * 0, **options)
-tasks.sample(2).query_x.zero_()
-ebmeta.EpisodeSampler(X, group, n_way=2, n_shot=1, n_query=2, **options).sample(2).support_x.zero_()
-tasks = ebmeta.GroupSampler(X, X[:, 0], group, n_support=2, size=fixed(np.ones(40)))
-model = ebmeta.EmpiricalBayes.regressor(2)
-ebmeta.fit(model, tasks, num_iterations=1, progress=False)
-ebmeta.fit_evidence(model, tasks, boundary=False)
-ebmeta.FewShotRegressor(model).fit(X, X[:, 0], groups=group).predict(X, groups=group)
-"""
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120)
-    assert run.returncode == 0, run.stderr

@@ -22,3 +22,14 @@ def test_a_mixture_takes_turns():
         assert torch.equal(hard.query_x, parts[index % 3].harder(1.0).sample(2, index).query_x)
     with pytest.raises(ValueError, match="samplers: expected at least one, got none"):
         MixedSampler([])
+
+
+def test_what_a_mixture_knows_is_of_its_samplers():
+    rng = np.random.default_rng(0)
+    X, other, y = rng.normal(size=(60, 2)), rng.normal(size=(60, 2)), np.repeat(np.arange(6), 10)
+    first = EpisodeSampler(X, y, 2, 1, 3)
+    tasks = MixedSampler([first, EpisodeSampler(first.X, y, 3, 2, 3), EpisodeSampler(other, y, 2, 1, 3)])
+    assert tasks.difficulty == first.difficulty
+    assert [rows.X is x for rows, x in zip(tasks.class_rows, (first.X, tasks.samplers[2].X), strict=True)] == [True] * 2
+    assert torch.equal(tasks.rows(12)[0], first.rows(12)[0])
+    assert tasks.groups is tasks.labels() is None

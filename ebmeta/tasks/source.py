@@ -1,0 +1,245 @@
+"""Sources of tasks: batches as a pure function of their index, and what is known of where they come from.
+
+`TaskSource` states everything that training, evaluation and diagnostics ever ask of a source. A new one gives `sample`
+alone; the rest says that nothing is known, or refuses in words. Those who hand over tasks may give
+
+- a source, such as `ebmeta.EpisodeSampler` or a class of their own under `TaskSource`,
+- any object with a method `sample(num_tasks, index)`, of which nothing else is asked, or
+- a `TaskBatch`, where what is done needs no more tasks than are there.
+
+Public functions turn all three into a source once, by `as_source`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from ebmeta.foundation.buckets import split
+from ebmeta.foundation.checks import at_least, checked
+from ebmeta.foundation.fingerprint import fingerprint
+from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.classes import ClassRows
+from ebmeta.tasks.frames import FrameEncoder
+
+__all__ = ["FixedTasks", "TaskSampler", "TaskSource", "as_source"]
+
+EVALUATED = 64  # tasks of a batch, where all that counts is how many there are in all
+
+
+class TaskSampler(Protocol):
+    """The least that an object has to do to be a source of tasks."""
+
+    def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
+        """Draw batch number `index`."""
+        ...
+
+
+class TaskSource(ABC):
+    """A source of tasks: give it `sample`, and whatever else is known.
+
+    Attributes:
+        feature_names: names of the columns of features, or None.
+        covariate_names: names of the covariates of groups, or None.
+        encoder: what the columns of a data frame became, or None.
+        groups: labels of the groups that tasks are made of, or None where tasks are no groups.
+
+    Examples:
+        >>> class Coins(TaskSource):
+        ...     def sample(self, num_tasks, index=0):
+        ...         x = torch.ones(num_tasks, 4, 1)
+        ...         return TaskBatch(x, x[..., 0], x, x[..., 0])
+        >>> Coins().sample(2)
+        TaskBatch(tasks=2, ways<=1, support<=4, queries<=4, features=(1,), labelled)
+        >>> print(Coins().difficulty, Coins().class_rows)
+        None ()
+        >>> Coins().harder(0.5)
+        Traceback (most recent call last):
+        ...
+        ValueError: harder: expected tasks of an EpisodeSampler or MixedSampler, got Coins
+    """
+
+    feature_names: Sequence[str] | None = None
+    covariate_names: Sequence[str] | None = None
+    encoder: FrameEncoder | None = None
+    groups: np.ndarray | None = None
+
+    @abstractmethod
+    def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
+        """Draw batch number `index`: the same tasks for the same arguments, whatever was drawn before.
+
+        Args:
+            num_tasks: number of tasks, $T$.
+            index: number of the batch.
+        """
+
+    @property
+    def name(self) -> str:
+        """What messages call the source."""
+        return type(self).__name__
+
+    @property
+    def class_rows(self) -> Sequence[ClassRows]:
+        """The rows of classes that tasks are drawn from, each set once; none where tasks are not drawn from classes."""
+        return ()
+
+    @property
+    def difficulty(self) -> float | None:
+        """Spread of a class's rows over the spread of the classes; None where tasks are not drawn from classes."""
+        return None
+
+    @property
+    def num_groups(self) -> int | None:
+        """Number of different groups that tasks are made of; None where every task is another."""
+        return None if self.groups is None else len(self.groups)
+
+    @property
+    def has_fixed_rows(self) -> bool:
+        """Whether `parts` shows the very rows that tasks are made of."""
+        return False
+
+    def fingerprint(self) -> str | None:
+        """Return a checksum of data, settings and seed, by which a checkpoint knows its source; None without one."""
+        return None
+
+    def labels(self) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """Return the labels of all rows of all groups and their sizes; None where tasks are no groups."""
+        return None
+
+    def rows(self, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return about `most` rows as tasks show them and the numbers of their classes, as many of each class.
+
+        Raises:
+            ValueError: if tasks are not drawn from rows of classes.
+        """
+        raise ValueError(f"profile: expected tasks of an EpisodeSampler or MixedSampler, got {self.name}")
+
+    def harder(self, strength: float = 1.0) -> TaskSource:
+        """Return a source of the same tasks made harder.
+
+        Raises:
+            ValueError: if tasks are not drawn from rows of classes.
+        """
+        raise ValueError(f"harder: expected tasks of an EpisodeSampler or MixedSampler, got {self.name}")
+
+    def parts(self, rows: int, least: int = 1) -> Iterator[TaskBatch]:
+        """Return every row once, in batches of groups of like size.
+
+        Args:
+            rows: most rows of a batch, padding included; a larger group is a batch by itself.
+            least: rows that even the smallest group counts for.
+
+        Raises:
+            ValueError: if there is no end of rows.
+        """
+        raise ValueError(f"tasks: expected a GroupSampler or a TaskBatch, all rows of which are known, got {self.name}")
+
+    @checked(num_tasks=at_least(1))
+    def count(self, num_tasks: int) -> int:
+        """Return how many different tasks there are, where so many are asked for."""
+        return num_tasks
+
+    @checked(num_tasks=at_least(1))
+    def batches(self, num_tasks: int) -> list[TaskBatch]:
+        """Return the tasks that an evaluation looks at: batches 0, 1, ... of 64 tasks, `num_tasks` in all."""
+        return list(self.draws(num_tasks, EVALUATED))
+
+    @checked(num_tasks=at_least(1), size=at_least(1))
+    def draws(self, num_tasks: int, size: int, seed: int = 0) -> Iterator[TaskBatch]:
+        """Yield batches of `size` tasks, `num_tasks` in all; another seed goes on where the last one ended."""
+        sizes = [min(size, num_tasks - start) for start in range(0, num_tasks, size)]
+        for number, each in enumerate(sizes):
+            yield self.sample(each, seed * len(sizes) + number)
+
+
+@checked()
+class FixedTasks(TaskSource):
+    """A source of the tasks of one batch, which come round again where more are asked for.
+
+    Args:
+        batch: the tasks.
+
+    Examples:
+        >>> x = torch.arange(3.0).view(3, 1, 1)
+        >>> tasks = FixedTasks(TaskBatch(x, x[..., 0], x))
+        >>> tasks.sample(2, index=1).query_x.flatten().tolist()
+        [2.0, 0.0]
+    """
+
+    def __init__(self, batch: TaskBatch) -> None:
+        self.batch = batch
+
+    @checked(num_tasks=at_least(1))
+    def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
+        return self.batch[(torch.arange(num_tasks) + index * num_tasks) % len(self.batch)]
+
+    @property
+    def num_groups(self) -> int | None:
+        return len(self.batch)
+
+    @property
+    def has_fixed_rows(self) -> bool:
+        return True
+
+    def fingerprint(self) -> str | None:
+        sides = (self.batch.support, self.batch.query)
+        tensors = [v for rows in sides for v in (rows.x, rows.y, rows.mask, rows.size)]
+        tensors += [self.batch.way_mask, self.batch.task_x, self.batch.concentration]
+        return fingerprint(*(None if v is None else v.cpu().numpy() for v in tensors))
+
+    @checked(rows=at_least(1), least=at_least(1))
+    def parts(self, rows: int, least: int = 1) -> Iterator[TaskBatch]:
+        lengths = (self.batch.support.count + self.batch.query.count).clamp(min=least)
+        for part in split(lengths.cpu().numpy(), rows):
+            yield self.batch[torch.from_numpy(part)].trimmed()
+
+    @checked(num_tasks=at_least(1))
+    def count(self, num_tasks: int) -> int:
+        return min(num_tasks, len(self.batch))
+
+    @checked(num_tasks=at_least(1))
+    def batches(self, num_tasks: int) -> list[TaskBatch]:
+        """Return the batch as it is, however many tasks are asked for."""
+        return [self.batch]
+
+    @checked(num_tasks=at_least(1), size=at_least(1))
+    def draws(self, num_tasks: int, size: int, seed: int = 0) -> Iterator[TaskBatch]:
+        """Yield the tasks one after another, from the first again where they end, whatever the seed."""
+        for start in range(0, num_tasks, size):
+            numbers = start + torch.arange(min(size, num_tasks - start))
+            yield self.batch[numbers % len(self.batch)]
+
+
+class _Given(TaskSource):
+    """What is known of an object that samples tasks and says no more."""
+
+    def __init__(self, tasks: TaskSampler) -> None:
+        self.tasks = tasks
+
+    @property
+    def name(self) -> str:
+        return type(self.tasks).__name__
+
+    def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
+        return self.tasks.sample(num_tasks, index)
+
+
+@checked()
+def as_source(tasks: TaskSampler | TaskBatch) -> TaskSource:
+    """Return what was handed over as a source of tasks; see the head of this module.
+
+    Args:
+        tasks: a source, an object with a method `sample`, or tasks.
+
+    Examples:
+        >>> x = torch.zeros(3, 4, 1)
+        >>> as_source(TaskBatch(x, x[..., 0], x)).batches(600)
+        [TaskBatch(tasks=3, ways<=1, support<=4, queries<=4, features=(1,), unlabelled)]
+    """
+    if isinstance(tasks, TaskBatch):
+        return FixedTasks(tasks)
+    return tasks if isinstance(tasks, TaskSource) else _Given(tasks)
