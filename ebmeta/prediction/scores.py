@@ -227,7 +227,8 @@ def task_scores(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None =
         found = predict(model, batch, num_steps=num_steps, num_draws=0)["predictive"].to_dataset()
         probs = found["probs"].transpose("step", "task", "query", "way").values
         dims, scores = ("step", "task", "query"), query_scores(probs, np.clip(y.values, 0, None))
-        queries = {name: xr.DataArray(values, dims=dims) for name, values in scores.items()}
+        at = {dim: found[dim] for dim in dims}  # batches of unequal numbers of queries are put side by side
+        queries = {name: xr.DataArray(values, at, dims) for name, values in scores.items()}
         extra = {"confidence": queries.pop("confidence").where(mask), "correct": queries["accuracy"].where(mask)}
         hit = np.arange(probs.shape[-1]) == y.values[..., None]
         sums = bin_sums(probs.astype(float), hit, bin_edges(probs)).sum(2)  # queries of a task weigh alike

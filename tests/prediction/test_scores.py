@@ -177,3 +177,17 @@ def test_splits_of_the_same_groups_count_once():
     assert table(drawn).endswith("45 tasks of 5 groups, ± 95% interval over groups")
     assert table(same).endswith("45 tasks, ± 95% interval over tasks")
     assert "num_groups" not in ebmeta.evaluate(model, source, 5).attrs
+
+
+def test_batches_of_unequal_numbers_of_queries_are_scored_together():
+    X, y = np.random.default_rng(0).normal(size=(90, 4)), np.repeat(np.arange(3), 30)
+    few, many = (ebmeta.EpisodeSampler(X, y, 3, 1, number) for number in (2, 5))
+    model = classifier(dtype=torch.float32)
+    scores = ebmeta.evaluate(model, ebmeta.MixedSampler([few, many]), 70)
+    expected = [ebmeta.evaluate(model, tasks) for tasks in (few.sample(64, 0), many.sample(6, 1))]
+    assert dict(scores["confidence"].sizes) == {"step": 4, "task": 70, "query": 15}
+    assert {"step", "task", "query"} <= set(scores.coords)
+    mean = (64 * expected[0]["nll"] + 6 * expected[1]["nll"]) / 70
+    np.testing.assert_allclose(scores["nll"], mean, rtol=1e-5)
+    assert bool(scores["confidence"][:, :64, 6:].isnull().all())
+    np.testing.assert_array_equal(scores["confidence"][:, 64:], expected[1]["confidence"])
