@@ -36,7 +36,7 @@ def test_a_model_of_groups_remembers_its_columns(shops, tmp_path):
     model, encoder = ebmeta.load(shops / "model"), ebmeta.load_encoder(shops / "model")
     assert (encoder.names, encoder.group_names) == (["kind_cake", "kind_tea", "price"], ["area_village"])
     train = pd.read_csv(shops / "train.csv")
-    tasks = ebmeta.GroupSampler.from_frame(train, "sold", "shop", None, ["area"], "days", (0, 3))
+    tasks = ebmeta.GroupSampler.from_frame(train, "sold", "shop", None, ["area"], "days", n_support=(0, 3))
     twin = ebmeta.EmpiricalBayes.regressor(3, "poisson", 0, num_covariates=1)
     ebmeta.fit(twin, tasks, 30, device="cpu", progress=False)
     for name, value in twin.state_dict().items():
