@@ -27,7 +27,7 @@ from ebmeta.diagnostics import (
     synthetic_gradient_plot,
     synthetic_gradients,
 )
-from ebmeta.plots.results import save_figure
+from ebmeta.plots.axes import save_figure
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
 from ebmeta.tasks.drawing import generator
 from lib.classifier import KINDS, classifier

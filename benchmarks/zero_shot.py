@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 import ebmeta
+from ebmeta.plots.axes import save_figure
 from ebmeta.plots.posteriors import posterior_path
-from ebmeta.plots.results import save_figure
 from ebmeta.simulate.spinning_lines import RingPosterior, SpinningLines
 from ebmeta.tasks.batch import TaskBatch
 from lib.common import ROOT, write

@@ -253,7 +253,8 @@ def evaluate(
     scores = score(loaded, source, num_tasks, num_steps=num_steps)
     print(table(scores))
     if plots is not None:
-        from ebmeta.plots.results import refinement, reliability, save_figure
+        from ebmeta.plots.axes import save_figure
+        from ebmeta.plots.scores import refinement, reliability
 
         save_figure(refinement(scores, "nll"), plots / "refinement.png", overwrite)
         if "confidence" in scores:

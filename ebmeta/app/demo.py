@@ -27,7 +27,7 @@ from ebmeta.foundation.checks import at_least, checked
 from ebmeta.foundation.writing import Kind, check_target, write_json, write_tree
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.storage import model_files, save
-from ebmeta.plots.results import save_figure
+from ebmeta.plots.axes import save_figure
 from ebmeta.prediction.scores import evaluate, table
 from ebmeta.prediction.trees import predict
 from ebmeta.tasks.episodes import EpisodeSampler

@@ -35,7 +35,7 @@ from ebmeta.foundation.checks import at_least, check, checked, dataset
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.posterior import Inference
 from ebmeta.parts.gaussian import Gaussian
-from ebmeta.plots.results import axes_or_new
+from ebmeta.plots.axes import axes_or_new
 from ebmeta.prediction.calibration import Z95
 from ebmeta.prediction.scores import task_batches
 from ebmeta.prediction.trees import evaluating, match_model

@@ -33,7 +33,7 @@ from ebmeta.foundation.checks import at_least, checked, dataset
 from ebmeta.likelihood import Given, Likelihood
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.posterior import Inference
-from ebmeta.plots.results import axes_or_new
+from ebmeta.plots.axes import axes_or_new
 from ebmeta.prediction.trees import evaluating
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.rows import Rows

@@ -33,7 +33,7 @@ from ebmeta.foundation.checks import at_least, checked, dataset
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.posterior import Inference, repeat
 from ebmeta.parts.gaussian import Gaussian
-from ebmeta.plots.results import axes_or_new
+from ebmeta.plots.axes import axes_or_new
 from ebmeta.prediction.calibration import Z95, calibration_error
 from ebmeta.prediction.trees import evaluating
 from ebmeta.refine.base import QueryState, SyntheticGradient

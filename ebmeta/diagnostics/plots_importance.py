@@ -8,7 +8,7 @@ import xarray as xr
 
 from ebmeta.diagnostics.importance import GOOD, USABLE
 from ebmeta.foundation.checks import checked, dataset
-from ebmeta.plots.results import axes_or_new
+from ebmeta.plots.axes import axes_or_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ import numpy as np
 from ebmeta.diagnostics.simulation_result import SimulationCalibration
 from ebmeta.diagnostics.uniformity import Band, ecdf_band
 from ebmeta.foundation.checks import checked
-from ebmeta.plots.results import axes_or_new
+from ebmeta.plots.axes import axes_or_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

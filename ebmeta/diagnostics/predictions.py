@@ -15,7 +15,8 @@ import xarray as xr
 from ebmeta.diagnostics.check import ORDER, Check, Status, interval
 from ebmeta.foundation.checks import array, at_least, checked, some
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.plots.results import axes_or_new, reliability
+from ebmeta.plots.axes import axes_or_new
+from ebmeta.plots.scores import reliability
 from ebmeta.prediction.calibration import Z95, calibration_interval
 from ebmeta.prediction.scores import task_scores
 from ebmeta.prediction.trees import assemble, marginals

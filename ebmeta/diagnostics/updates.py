@@ -23,7 +23,7 @@ from ebmeta.diagnostics.bottleneck import labelled
 from ebmeta.foundation.checks import at_least, checked, dataset
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.posterior import Inference
-from ebmeta.plots.results import axes_or_new
+from ebmeta.plots.axes import axes_or_new
 from ebmeta.prediction.calibration import Z95
 from ebmeta.prediction.trees import evaluating
 from ebmeta.tasks.batch import TaskBatch

@@ -1,17 +1,9 @@
 """Plots: one seaborn figure per function, each on axes of the user's or its own, which it returns."""
 
+from ebmeta.plots.axes import axes_or_new, save_figure
 from ebmeta.plots.curves import fitted_curve
 from ebmeta.plots.posteriors import ellipse, posterior_path
-from ebmeta.plots.results import (
-    axes_or_new,
-    coverage_by_ways,
-    history,
-    refinement,
-    reliability,
-    risk_coverage,
-    save_figure,
-    set_sizes,
-)
+from ebmeta.plots.scores import coverage_by_ways, history, refinement, reliability, risk_coverage, set_sizes
 
 __all__ = [
     "axes_or_new",

@@ -10,7 +10,7 @@ import torch
 
 from ebmeta.foundation.checks import array, between, checked
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.plots.results import axes_or_new
+from ebmeta.plots.axes import axes_or_new
 from ebmeta.prediction.trees import predict
 from ebmeta.tasks.batch import TaskBatch
 

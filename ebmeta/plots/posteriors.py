@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ebmeta.foundation.checks import between, checked
 from ebmeta.parts.gaussian import Gaussian
-from ebmeta.plots.results import axes_or_new
+from ebmeta.plots.axes import axes_or_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

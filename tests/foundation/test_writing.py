@@ -19,7 +19,7 @@ from ebmeta.app.tables import write_table
 from ebmeta.diagnostics.report import Diagnosis
 from ebmeta.foundation.tensor_files import write_tensors
 from ebmeta.foundation.writing import check_files, kind_of, lock, write, write_json, write_tree
-from ebmeta.plots.results import save_figure
+from ebmeta.plots.axes import save_figure
 
 COLUMNS = {"school": np.arange(4000), "mean": np.arange(4000.0), "std": np.ones(4000)}
 COLUMNS |= {name: np.ones(4000) for name in ("q05", "q50", "q95")}

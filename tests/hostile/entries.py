@@ -750,14 +750,14 @@ def _plots(k: Kit, folder: Path) -> dict[str, Call]:
     q, ax = k.gaussian, plots.axes_or_new(None)
     rate = diagnostics.rate_distortion(k.regressor, k.batch)
     return {
-        "plots.results.axes_or_new": (plots.axes_or_new, {"ax": ax, "width": 4.0, "height": 4.0}),
-        "plots.results.coverage_by_ways": (plots.coverage_by_ways, {"report": k.coverage}),
-        "plots.results.history": (plots.history, {"run": k.run.history}),
-        "plots.results.refinement": (plots.refinement, {"evaluation": k.scores, "metric": "nll"}),
-        "plots.results.reliability": (plots.reliability, {"evaluation": k.class_scores}),
-        "plots.results.risk_coverage": (plots.risk_coverage, {"evaluation": k.class_scores}),
-        "plots.results.save_figure": (plots.save_figure, {"figure": ax, "path": folder / "figure.png"}),
-        "plots.results.set_sizes": (plots.set_sizes, {"sets": k.set_data}),
+        "plots.axes.axes_or_new": (plots.axes_or_new, {"ax": ax, "width": 4.0, "height": 4.0}),
+        "plots.scores.coverage_by_ways": (plots.coverage_by_ways, {"report": k.coverage}),
+        "plots.scores.history": (plots.history, {"run": k.run.history}),
+        "plots.scores.refinement": (plots.refinement, {"evaluation": k.scores, "metric": "nll"}),
+        "plots.scores.reliability": (plots.reliability, {"evaluation": k.class_scores}),
+        "plots.scores.risk_coverage": (plots.risk_coverage, {"evaluation": k.class_scores}),
+        "plots.axes.save_figure": (plots.save_figure, {"figure": ax, "path": folder / "figure.png"}),
+        "plots.scores.set_sizes": (plots.set_sizes, {"sets": k.set_data}),
         "plots.posteriors.ellipse": (ellipse, {"q": q, "task": 0, "weights": (0, 1), "mass": 0.5}),
         "plots.posteriors.posterior_path": (
             posterior_path,

@@ -1,79 +1,23 @@
-"""Plots: one seaborn figure per function, each on axes of the user's or its own, which it returns."""
+"""Figures of scores: of predictions by step, confidence and number of classes, and over training."""
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
-from ebmeta.foundation.checks import above, check, checked, dataset, found
-from ebmeta.foundation.writing import marked, write
+from ebmeta.foundation.checks import checked, dataset, found
+from ebmeta.plots.axes import axes_or_new
 from ebmeta.prediction.calibration import reliability_bins
 from ebmeta.prediction.risk_coverage import risk_coverage as risk_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-__all__ = [
-    "axes_or_new",
-    "coverage_by_ways",
-    "history",
-    "refinement",
-    "reliability",
-    "risk_coverage",
-    "save_figure",
-    "set_sizes",
-]
+__all__ = ["coverage_by_ways", "history", "refinement", "reliability", "risk_coverage", "set_sizes"]
 
 NAMES = {"nll": "NLL", "ece": "ECE", "rmse": "RMSE", "brier": "Brier score"}
-
-
-@checked(width=above(0), height=above(0))
-def axes_or_new(ax: Axes | None, width: float = 4.8, height: float = 4.0) -> Axes:
-    """Return axes as they are, or those of a new figure where there are none.
-
-    Args:
-        ax: axes of the user's, or None.
-        width: width of a new figure, in inches.
-        height: its height, in inches.
-
-    Returns:
-        The axes to draw on.
-    """
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    ax = check("ax", ax, Axes | None)
-    return Figure(figsize=(width, height), layout="constrained").subplots() if ax is None else ax
-
-
-@checked()
-def save_figure(figure: Axes | Figure, path: Path, overwrite: bool = False, dpi: int = 150) -> None:
-    """Write a figure, or that of some axes, to a PNG file, and make its folder where there is none.
-
-    Args:
-        figure: what to write.
-        path: the file.
-        overwrite: replace also a file that ebmeta did not write.
-        dpi: points per inch.
-
-    Raises:
-        OSError: if the file cannot be written, or may not be replaced.
-    """
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    check("figure", figure, Axes | Figure)
-    whole = figure.get_figure(root=True) if isinstance(figure, Axes) else figure
-    assert whole is not None  # axes that were removed from their figure have none
-    buffer = io.BytesIO()
-    whole.savefig(buffer, format="png", dpi=dpi, metadata={"Software": marked("picture")})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, buffer.getvalue(), "picture", overwrite)
 
 
 @checked()

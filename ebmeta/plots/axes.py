@@ -1,0 +1,60 @@
+"""Axes to draw on, and figures written to files."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ebmeta.foundation.checks import above, check, checked
+from ebmeta.foundation.writing import marked, write
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["axes_or_new", "save_figure"]
+
+
+@checked(width=above(0), height=above(0))
+def axes_or_new(ax: Axes | None, width: float = 4.8, height: float = 4.0) -> Axes:
+    """Return axes as they are, or those of a new figure where there are none.
+
+    Args:
+        ax: axes of the user's, or None.
+        width: width of a new figure, in inches.
+        height: its height, in inches.
+
+    Returns:
+        The axes to draw on.
+    """
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    ax = check("ax", ax, Axes | None)
+    return Figure(figsize=(width, height), layout="constrained").subplots() if ax is None else ax
+
+
+@checked()
+def save_figure(figure: Axes | Figure, path: Path, overwrite: bool = False, dpi: int = 150) -> None:
+    """Write a figure, or that of some axes, to a PNG file, and make its folder where there is none.
+
+    Args:
+        figure: what to write.
+        path: the file.
+        overwrite: replace also a file that ebmeta did not write.
+        dpi: points per inch.
+
+    Raises:
+        OSError: if the file cannot be written, or may not be replaced.
+    """
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    check("figure", figure, Axes | Figure)
+    whole = figure.get_figure(root=True) if isinstance(figure, Axes) else figure
+    assert whole is not None  # axes that were removed from their figure have none
+    buffer = io.BytesIO()
+    whole.savefig(buffer, format="png", dpi=dpi, metadata={"Software": marked("picture")})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, buffer.getvalue(), "picture", overwrite)
