@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from builders import close, generator, number_tasks
+from builders import close, generator
 from pyro.distributions import Bernoulli as PyroBernoulli, Cauchy as PyroCauchy, Exponential, Poisson as PyroPoisson
 from scipy import integrate, optimize, stats
 
@@ -26,7 +26,6 @@ from ebmeta.model.posterior import Inference
 from ebmeta.refine.base import Iterate, Setting
 
 WAYS = torch.ones(1, 1, dtype=torch.bool)
-SCALARS = [name for name in LIKELIHOODS if name != "categorical"]
 
 
 def moved(likelihood):
@@ -193,76 +192,6 @@ def test_quantiles_invert_the_cdf(name):
             close(inferred.cdf(0, q).detach(), level.expand(1, 3), 1e-8)
     with pytest.raises(ValueError, match="levels: expected probabilities between 0 and 1, got"):
         inferred.quantile(0, torch.tensor([1.0]))
-
-
-@pytest.mark.parametrize("name", SCALARS)
-def test_the_initializer_finds_the_best_gaussian(name):
-    """Its loss has no slope in location and covariance, and is what a general optimiser finds."""
-    model = ebmeta.EmpiricalBayes.regressor(3, name, num_steps=0).double().requires_grad_(False)
-    batch = number_tasks(name)
-    inferred = model.infer(batch)
-    q, levels = inferred.path[0], inferred.num_levels
-    x = model.predictor.features(batch.support_x, batch.support_mask).repeat_interleave(levels, 0)
-    y, mask = (v.repeat_interleave(levels, 0) for v in (batch.support_y, batch.support_mask))
-    size = None if batch.support_size is None else batch.support_size.repeat_interleave(levels, 0)
-    given, ways = Given(size, inferred.setting.given.level), torch.ones(len(x), 1, dtype=torch.bool)
-
-    def loss(loc, lower):
-        covariance = lower @ lower.mT
-        eta = (x @ loc.mT, ((x @ lower[:, 0]).square()).sum(-1, keepdim=True))
-        fit = model.likelihood.expected_log_prob(y, *eta, ways, torch.zeros(1), given)
-        prior = inferred.prior
-        kl = torch.distributions.kl_divergence(
-            torch.distributions.MultivariateNormal(loc, covariance),
-            torch.distributions.MultivariateNormal(prior.loc, precision_matrix=prior.precision),
-        )
-        return (-torch.where(mask, fit, 0.0).sum(1) + kl[:, 0]).sum()
-
-    loc = q.loc.detach().clone().requires_grad_()
-    lower = torch.linalg.cholesky(q.covariance()).detach().contiguous().requires_grad_()
-    found = loss(loc, lower)
-    slopes = torch.autograd.grad(found, (loc, lower))
-    if name != "student_t":  # there the fixed point is that of the augmented posterior, over every row's weight too
-        assert max(s.abs().max() for s in slopes) < 2e-3
-    optimizer = torch.optim.LBFGS([loc, lower], max_iter=60, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
-
-    def closure():
-        optimizer.zero_grad()
-        value = loss(loc, torch.tril(lower))
-        value.backward()
-        return value
-
-    optimizer.step(closure)
-    best = loss(loc, torch.tril(lower))
-    assert 0 <= (found - best).item() / len(batch) < (0.05 if name == "student_t" else 1e-6)
-
-
-def test_the_posterior_over_noise_levels_is_that_of_numerical_integration():
-    """Prediction and evidence against sums over a fine grid of closed forms of multivariate normals."""
-    model = ebmeta.EmpiricalBayes.regressor(2, "normal_per_task", num_steps=0).double()
-    model.likelihood.log_ratio.data.fill_(math.log(0.6))
-    batch = number_tasks("normal_per_task", supports=(4, 1, 30), queries=(3, 2, 4), features=2, sizes=False)
-    inferred = model.infer(batch)
-    z = torch.linspace(-6, 6, 801, dtype=torch.float64)
-    log_prior = torch.log_softmax(-z.square() / 2, 0)
-    prior = model.prior.gaussian()
-    root = torch.linalg.inv(prior.precision)
-
-    def log_evidence(x, y):
-        x = model.predictor.features(x[None])[0]
-        noise = torch.exp(2 * 0.6 * z)[:, None, None] * torch.eye(len(x), dtype=torch.float64)
-        exact = torch.distributions.MultivariateNormal(x @ prior.loc, x @ root @ x.T + noise).log_prob(y)
-        return torch.logsumexp(exact + log_prior, 0)
-
-    nll = -inferred.log_prob(0, batch.query_y, torch.zeros(1), predictive=True)
-    loss = ebmeta.Objective("evidence").terms(model, batch).loss[0]
-    for t in range(3):
-        s, q = batch.support_mask[t], batch.query_mask[t]
-        x, y = batch.support_x[t][s], batch.support_y[t][s]
-        one = torch.cat([x, batch.query_x[t, :1]]), torch.cat([y, batch.query_y[t, :1]])
-        close(nll[t, 0], log_evidence(x, y) - log_evidence(*one), 2e-3)
-        every = torch.cat([x, batch.query_x[t][q]]), torch.cat([y, batch.query_y[t][q]])
-        close(loss[t], -log_evidence(*every), 1e-3)
 
 
 def test_the_importance_bound_closes_the_gap_of_the_evidence():

@@ -1,0 +1,54 @@
+"""Training on files: the model that fits the rows, and what a run is said to have come to."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from builders import classifier
+
+import ebmeta
+from ebmeta.app.train_files import model_for, outcome
+
+RNG = np.random.default_rng(0)
+X, CODE = RNG.normal(size=(24, 3)), np.repeat(np.arange(4), 6)
+CLASSES = ebmeta.EpisodeSampler(X, CODE, 2, 1, 2)
+GROUPS = ebmeta.GroupSampler(X, X[:, 0], CODE, n_support=2)
+
+
+def test_the_model_is_that_of_the_rows():
+    assert model_for(Path("a"), CLASSES, None, 0, {"num_steps": 2, "beta": None}).num_steps == 2
+    model = model_for(Path("a"), CLASSES, None, 0, {})
+    assert (model.likelihood.name, model.predictor.num_features) == ("categorical", 3)
+    assert model.beta == ebmeta.EmpiricalBayes.classifier(3).beta
+    assert model_for(Path("a"), GROUPS, None, 0, {}).likelihood.name == "normal"
+    assert model_for(Path("a"), GROUPS, "student_t", 0, {"num_steps": 0}).likelihood.name == "student_t"
+    images = ebmeta.EpisodeSampler(X.reshape(24, 3, 1), CODE, 2, 1, 2)
+    with pytest.raises(ValueError, match=r"a.npz: expected one feature vector per row, got rows of shape \(3, 1\)"):
+        model_for(Path("a.npz"), images, None, 0, {})
+
+
+def run(**validation) -> ebmeta.FitResult:
+    nll = np.stack([np.linspace(3, 1, 100), np.linspace(2, 0, 100)], 1)
+    history = xr.Dataset({"nll": (("iteration", "step"), nll), **validation})
+    return ebmeta.FitResult(classifier(), history, 60, True, 12.345, ("the evidence is below its maximum",))
+
+
+def test_a_run_without_validation_is_told_by_its_last_fifty_iterations():
+    result, line = outcome(run(), Path("out"))
+    last = [float(np.linspace(3, 1, 100)[-50:].mean()), float(np.linspace(2, 0, 100)[-50:].mean())]
+    assert result["training_nll"] == pytest.approx(last, abs=1e-5)
+    assert (result["iterations"], result["best_iteration"], result["stopped_early"]) == (100, 60, True)
+    assert result["seconds"] == pytest.approx(12.345, abs=0.006)
+    assert line == (
+        f"out: training NLL {last[0]:.3f} -> {last[1]:.3f} over refinement (nats per query), ended after "
+        "60 iterations, 12 s; the evidence is below its maximum"
+    )
+
+
+def test_a_run_with_validation_is_told_by_its_best():
+    dims = ("validation_iteration", "step")
+    score = xr.DataArray([[1.0, 0.9], [0.8, 0.7]], dims=dims, coords={"validation_iteration": [30, 60]})
+    result, line = outcome(run(validation_nll=score), Path("out"))
+    assert result["validation_nll"] == [0.8, 0.7]
+    assert line.startswith("out: validation NLL 0.800 -> 0.700 over refinement (nats per query), best after 60 iterat")

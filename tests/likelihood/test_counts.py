@@ -1,0 +1,70 @@
+"""Likelihoods of whole numbers: starting values, labels that tell nothing, and counts that are refused."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ebmeta.likelihood import Bernoulli, Binomial, NegativeBinomial, Poisson
+
+ONE = np.ones(4)
+
+
+def test_intercepts_are_log_rates_and_log_odds_of_all_rows_together():
+    y, size = torch.tensor([0.0, 3.0, 4.0]), torch.tensor([2.0, 5.0, 8.0])
+    assert Poisson().intercept(y, size) == pytest.approx(math.log(7.5 / 15))
+    assert NegativeBinomial().intercept(y, None) == pytest.approx(math.log(7.5 / 3))
+    assert Binomial().intercept(y, size) == pytest.approx(math.log(7.5 / 8.5))
+    assert Bernoulli().intercept(torch.tensor([1.0, 0.0, 1.0]), None) == pytest.approx(math.log(2.5 / 1.5))
+    assert math.isfinite(Poisson().intercept(torch.zeros(3), None))
+
+
+def test_labels_at_an_end_of_their_range_are_extreme():
+    assert Poisson().extreme(0 * ONE, ONE)
+    assert not Poisson().extreme(ONE, ONE)
+    for likelihood in (Binomial(), Bernoulli()):
+        assert likelihood.extreme(0 * ONE, ONE)
+        assert likelihood.extreme(ONE, ONE)
+        assert not likelihood.extreme(np.array([0.0, 1.0, 1.0, 1.0]), ONE)
+    assert not Binomial().extreme(ONE, 2 * ONE)
+
+
+def test_single_trials_and_free_shapes_say_nothing_of_a_spread_of_rows():
+    assert Binomial().alone(ONE)
+    assert not Binomial().alone(2 * ONE)
+    assert NegativeBinomial().alone(2 * ONE)
+
+
+def test_a_negative_binomial_of_a_large_shape_is_poisson():
+    eta, y = torch.tensor([0.3, 2.0], dtype=torch.float64), torch.tensor([1.0, 9.0], dtype=torch.float64)
+    wide, plain = NegativeBinomial(1e9), Poisson()
+    torch.testing.assert_close(wide.variance(eta), plain.variance(eta), rtol=1e-6, atol=0)
+    torch.testing.assert_close(wide.cdf(y, eta), plain.cdf(y, eta), rtol=1e-6, atol=0)
+    assert NegativeBinomial(2.0).variance(eta)[1].item() == pytest.approx(math.exp(2) + math.exp(4) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "y", "size", "message"),
+    [
+        (Poisson(), 1.5, None, "expected counts 0, 1, 2, ..., got 1.5 at task 0, row 1"),
+        (NegativeBinomial(), -1.0, None, "expected counts 0, 1, 2, ..., got -1 at task 0, row 1"),
+        (Binomial(), 3.0, 2.0, "expected at most as many successes as trials, got 3 of 2 at task 0, row 1"),
+        (Binomial(), 1.0, 2.5, "expected whole numbers of trials, got 2.5 of 2.5 at task 0, row 1"),
+    ],
+)
+def test_impossible_counts_are_named_where_they_are_no_padding(likelihood, y, size, message):
+    labels = torch.tensor([[0.0, y]])
+    sizes = None if size is None else torch.tensor([[1.0, size]])
+    mask = torch.tensor([[True, True]])
+    with pytest.raises(ValueError, match=f"y: {message}"):
+        likelihood.check("y", labels, mask, sizes)
+    likelihood.check("y", labels, torch.tensor([[True, False]]), sizes)
+
+
+def test_counts_beyond_the_digits_of_a_type_are_refused():
+    for value, dtype, advice in ((1e13, torch.float32, "use model.double"), (1e30, torch.float64, "larger units")):
+        y = torch.tensor([value], dtype=torch.float64)
+        with pytest.raises(ValueError, match=f"expected counts that a model of {dtype} can tell apart, .*{advice}"):
+            Poisson().check_precision("y", y, dtype)
+    Poisson().check_precision("y", torch.tensor([1e13], dtype=torch.float64), torch.float64)

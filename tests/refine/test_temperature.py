@@ -1,0 +1,43 @@
+"""The temperature of tasks: 1 until fitted, bounded, and the factors that a smooth loss asks for."""
+
+import math
+
+import pytest
+import torch
+
+from ebmeta.refine.temperature import TaskTemperature
+
+
+def test_factors_are_one_until_fitted_and_after_being_forgotten():
+    temperature, reading = TaskTemperature(2, 3), torch.ones(4, 3)
+    assert not temperature.fitted
+    assert temperature(1, reading).tolist() == [1.0] * 4
+    temperature.bias[1] = 0.5
+    assert temperature.fitted
+    assert temperature(1, reading).tolist() == pytest.approx([math.exp(math.tanh(0.5))] * 4)
+    temperature.forget()
+    assert temperature(1, reading).tolist() == [1.0] * 4
+
+
+def test_factors_stay_within_e():
+    temperature = TaskTemperature(1, 1)
+    temperature.weight.fill_(1e6)
+    assert temperature(0, torch.tensor([[-1.0], [1.0]])).tolist() == pytest.approx([math.exp(-1), math.e])
+
+
+def test_a_fit_finds_the_factors_of_least_loss_in_any_unit_of_the_readings():
+    z = torch.randn(400, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    wanted = torch.tanh(0.4 * z[:, 0] - 0.3).exp()
+    for unit in (1.0, 1000.0):
+        temperature = TaskTemperature(2, 2).double()
+        temperature.fit(1, 7 + unit * z, lambda t: (t.log() - wanted.log()).square().mean())
+        assert (temperature(1, 7 + unit * z) / wanted).log().abs().max() < 0.01
+        assert not temperature.weight[0].any()  # the other step is left alone
+
+
+def test_a_reading_that_does_not_vary_keeps_no_weight():
+    reading = torch.stack([torch.linspace(-1, 1, 50), torch.full((50,), 3.0)], 1).double()
+    temperature = TaskTemperature(1, 2).double()
+    temperature.fit(0, reading, lambda t: (t.log() - reading[:, 0] / 2).square().mean())
+    assert abs(float(temperature.weight[0, 1])) < 1e-6
+    assert float(temperature.weight[0, 0]) > 0.3
