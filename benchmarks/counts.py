@@ -21,6 +21,7 @@ from tqdm import tqdm
 import ebmeta
 from ebmeta import EmpiricalBayes, TaskBatch
 from ebmeta.likelihood import NegativeBinomial
+from ebmeta.model.base import PredictiveModel
 from ebmeta.training.evidence import Hyperprior
 from lib.common import read, write
 from lib.groups.counted import SETS, Counted, Split, as_batch, load, splits
@@ -73,7 +74,7 @@ def fitted(data: Counted, split: Split) -> tuple[EmpiricalBayes, TaskBatch, Hype
     return model, train, hyperprior
 
 
-def score(model: EmpiricalBayes, data: Counted, split: Split) -> np.ndarray:
+def score(model: PredictiveModel, data: Counted, split: Split) -> np.ndarray:
     """Return the log predictive probability of every query row in nats, shape `(Q,)`."""
     batch = as_batch(data, split.support, split.query)
     with torch.no_grad():

@@ -121,7 +121,7 @@ def widths(model: ebmeta.EmpiricalBayes, kind: Kind, num_tasks: int) -> dict[str
         for chunk in marginals(model, batch):
             loc, var = chunk.inferred.marginal(-1)
             for f in factors:
-                rows[f].append(model.likelihood.predict(loc, f * var, chunk.inferred.way_mask)["probs"])
+                rows[f].append(model.likelihood.predict(loc, f * var, chunk.batch.way_mask)["probs"])
         out = {}
         for f, parts in rows.items():
             p = torch.cat(parts)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import ebmeta
 from ebmeta import EmpiricalBayes, TaskBatch
-from ebmeta.model.posterior import Inference
+from ebmeta.model.base import PredictiveModel
 from ebmeta.model.units import in_units
 from lib.common import data_folder, read, write
 
@@ -40,22 +40,13 @@ def labelled_once(batch: TaskBatch) -> TaskBatch:
     )
 
 
-def posterior_means(model: EmpiricalBayes, batch: TaskBatch) -> tuple[np.ndarray, np.ndarray]:
+def posterior_means(model: PredictiveModel, batch: TaskBatch) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation of every group's intercept, in units of the label."""
     with torch.no_grad():
         inferred = model.infer(batch)
-
-        def moments(part: Inference) -> tuple[Tensor, Tensor]:
-            return in_units(model, part.path[-1])
-
-        if isinstance(inferred, Inference):
-            loc, cov = (v.unsqueeze(0) for v in moments(inferred))
-        else:
-            loc, cov = inferred.each(moments)
-        weight, loc = inferred.log_weight.exp().T, loc[:, :, 0, -1]
-        second = cov[:, :, 0, -1, -1] + loc.square()
-        mean = (weight * loc).sum(0)
-        return mean.numpy(), ((weight * second).sum(0) - mean.square()).sqrt().numpy()
+        loc, cov = inferred.each(lambda part: in_units(model, part.path[-1]))
+        mean, variance = inferred.blend(loc[:, :, 0, -1], cov[:, :, 0, -1, -1])
+        return mean.numpy(), variance.sqrt().numpy()
 
 
 def as_published(model: EmpiricalBayes) -> Tensor:
@@ -159,7 +150,7 @@ def batting() -> dict[str, Any]:
     one = intercepts(hits, bats)
     one = TaskBatch(one.support_x, one.support_y, one.query_x, None, support_size=one.support_size)
 
-    def chance(fitted: EmpiricalBayes) -> np.ndarray:
+    def chance(fitted: PredictiveModel) -> np.ndarray:
         with torch.no_grad():
             mean: np.ndarray = fitted.infer(one).predict(-1)["mean"][:, 0].numpy()
         return mean

@@ -33,7 +33,7 @@ from torch.nn import functional
 
 from ebmeta.foundation.checks import at_least, check, checked, dataset
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.model.posterior import Inference
+from ebmeta.model.posterior import Inference, Mixture
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.plots.axes import axes_or_new
 from ebmeta.prediction.calibration import Z95
@@ -96,7 +96,7 @@ def one_posterior(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None
         ValueError: if tasks have noise levels of their own.
     """
     inferred = model.infer(batch, num_steps)
-    if not isinstance(inferred, Inference) or inferred.num_levels > 1:
+    if inferred.num_levels > 1:
         raise ValueError(f"{name}: expected one Gaussian posterior per task, got a mixture")
     return inferred
 
@@ -162,7 +162,7 @@ def rate_distortion(
     return xr.concat(out, "model", join="outer", data_vars="all", coords="minimal", compat="override")
 
 
-def predictive_nll(inferred: Inference, k: int, y: Tensor, noise: Tensor) -> Tensor:
+def predictive_nll(inferred: Mixture, k: int, y: Tensor, noise: Tensor) -> Tensor:
     """Return the negative log of the probability that users get, in nats, shape `(T, Q)`."""
     if not inferred.likelihood.categorical:
         return -inferred.log_prob(k, y, noise, predictive=True)

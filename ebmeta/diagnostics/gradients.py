@@ -105,8 +105,6 @@ def synthetic_gradients(
     with evaluating(model):
         for batch, y in labelled(model, tasks, num_tasks, "synthetic_gradients"):
             inferred = model.infer(batch, num_steps)
-            if not isinstance(inferred, Inference):
-                raise ValueError("synthetic_gradients: expected one model, got an average over several")
             network = model.refiner.synthetic_gradient
             steps = [_step(network, batch.query_mask, y, inferred, k) for k in range(len(inferred.iterates) - 1)]
             values = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
@@ -173,9 +171,7 @@ def _step(network: SyntheticGradient, query_mask: Tensor, y: Tensor, inferred: I
         z = torch.where(real, wrong / spread, 0.0).squeeze(-1)
         out["belief_error"] = per_query(wrong.squeeze(-1), mask)
         out["belief_z"], out["belief_z_square"] = per_query(-z, mask), per_query(z.square(), mask)
-    if levels > 1:
-        weight = inferred.log_weight.exp()
-        out = {name: (value.view(weight.shape) * weight).sum(1) for name, value in out.items()}
+    out = {name: inferred.average(inferred.by_level(value)) for name, value in out.items()}
 
     noise = x.new_zeros(1)
     before, later = (per_query(predictive_nll(inferred, j, y, noise), query_mask) for j in (k, k + 1))

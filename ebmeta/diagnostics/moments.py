@@ -12,13 +12,15 @@ draws, where the covariance of hundreds of weights takes thousands.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 import xarray as xr
 
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.model.posterior import Inference
+from ebmeta.model.posterior import Conditional
 from ebmeta.prediction.trees import assemble, marginals
 from ebmeta.tasks.batch import TaskBatch
 
@@ -61,15 +63,13 @@ def against_reference(
     rows: list[torch.Tensor] = []
     chunks = marginals(model, batch, num_steps)
     for chunk in chunks:
-        if not isinstance(chunk.inferred, Inference):
-            raise ValueError("model: expected one value of the prior's parameters, got several")
         x = chunk.inferred.x.double()
         eta = torch.einsum("tqp,stcp->stqc", x, draws[:, chunk.tasks].to(x.device))
         loc, scale = eta.mean(0), eta.std(0)
         real = chunk.batch.query_mask.unsqueeze(-1) & chunk.batch.way_mask.unsqueeze(1)
         steps = []
-        for k in range(len(chunk.inferred.path)):
-            m, v = (value.double() for value in chunk.inferred.marginal(k))
+        for k in range(chunk.inferred.num_steps + 1):
+            m, v = (value[0].double() for value in chunk.inferred.each(partial(Conditional.marginal, k=k)))
             ratio, off = v.sqrt() / scale, ((m - loc) / scale).square()
             each = torch.stack([off, ratio.log(), (ratio.square() + off - 1) / 2 - ratio.log()])
             steps.append((each * real).sum((2, 3)) / real.sum((1, 2)))

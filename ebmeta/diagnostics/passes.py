@@ -19,7 +19,7 @@ from torch import Tensor
 from ebmeta.diagnostics.span import Frame, Projected, covariance_of, frame, project
 from ebmeta.likelihood import Given
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.model.posterior import Inference, repeat
+from ebmeta.model.posterior import Inference, choose, repeat
 from ebmeta.model.trained import say_untrained
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.prediction.trees import evaluating, match_model
@@ -60,7 +60,7 @@ class Pass:
 
     @cached_property
     def _prior(self) -> Gaussian:
-        return _double(self.inferred.prior[:: self.levels])
+        return _double(self.inferred.prior)
 
     @cached_property
     def prior(self) -> Projected:
@@ -89,7 +89,7 @@ class Pass:
         y, ways = (repeat(v, times) for v in (self.labelled.support_y, self.labelled.way_mask))
         logp = self.inferred.likelihood.log_prob(y, eta, ways, given)
         labels = torch.where(repeat(self.labelled.support_mask, times), logp, 0.0).sum(-1)
-        labels = labels + (self.inferred.log_level - self.inferred.log_weight).flatten()
+        labels = labels + (self.inferred.log_prior - self.inferred.log_weight).flatten()
         of_p, of_q = self.prior.repeat(times).log_prob(u, seen, every), q.log_prob(u, seen, every)
         chosen = self._chosen(u[..., :seen].permute(2, 0, 1, 3)).permute(1, 2, 0, 3)
         return Draws(chosen, *(self._chosen(a - b + labels) for a, b in zip(of_p, of_q, strict=True)))
@@ -105,15 +105,15 @@ class Pass:
     def unseen(self, k: int) -> Tensor:
         r"""Return $\mathbb E_q \mathrm{KL}(q_k(w \mid u) \Vert p_\psi(w \mid u))$ in nats, shape `(T,)`."""
         seen = self.directions.num_seen
-        whole = _double(self.inferred.path[k]).kl(_double(self.inferred.prior))
+        whole = _double(self.inferred.path[k]).kl(_double(self.inferred.setting.prior))
         part = self._projected(k).leading(seen).kl(self.prior.leading(seen).repeat(self.levels))
-        return ((whole - part).view(-1, self.levels) * self.inferred.log_weight.exp()).sum(1)
+        return self.inferred.average(self.inferred.by_level(whole - part))
 
     @cached_property
     def _query(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return slope, shift and standard deviation of queries' linear predictors given $u$, under the prior."""
         p, prior = self._prior, self.prior.leading(self.directions.num_seen)
-        x = self.inferred.x[:: self.levels].double()
+        x = self.inferred.x.double()
         basis = self.directions.basis[..., : self.directions.num_seen]
         cross = torch.einsum("tqp,tcpr->tcqr", x, covariance_of(p, basis))
         slope = torch.cholesky_solve(cross.mT, prior.scale_tril).mT
@@ -175,27 +175,17 @@ def passes(
         for start in range(0, batch.num_tasks, CHUNK):
             part, target = (match_model(model, b[start : start + CHUNK]) for b in (batch, labelled))
             inferred = model.infer(part.unlabelled(), num_steps)
-            if not isinstance(inferred, Inference):
-                raise ValueError(
-                    "model: expected one value of the prior's parameters, got several; check model.members one by one"
-                )
             mask = target.support_mask
             x = model.predictor.features(target.support_x, mask).double() * mask.unsqueeze(-1)
-            others = inferred.x[:: inferred.num_levels].double() * part.query_mask.unsqueeze(-1)
+            others = inferred.x.double() * part.query_mask.unsqueeze(-1)
             directions = frame(x, others)
             tasks, ways = part.way_mask.shape
-            level = _levels(inferred, num_draws, generator)
+            level = choose(inferred.log_weight, num_draws, generator)
             shapes = (tasks, ways, num_draws, len(directions)), (num_draws, tasks, part.query_mask.shape[1], ways)
             noise, of_query = (torch.randn(s, generator=generator, dtype=x.dtype).to(x.device) for s in shapes)
             of_all = None
             if observe == "both":
                 best = model.infer(target, 0)
-                other = _levels(best, num_draws, generator)
+                other = choose(best.log_weight, num_draws, generator)
                 of_all = Pass(target, best, target, x, directions, other, noise, of_query)
             yield Pass(part, inferred, target, x, directions, level, noise, of_query, of_all)
-
-
-def _levels(inferred: Inference, num_draws: int, generator: torch.Generator) -> Tensor:
-    """Draw a level of noise for every draw, shape `(S, T)`."""
-    weight = inferred.log_weight.exp()
-    return torch.multinomial(weight.cpu(), num_draws, True, generator=generator).T.to(weight.device)

@@ -14,7 +14,7 @@ import xarray as xr
 
 from ebmeta.diagnostics.check import ORDER, Check, Status, interval
 from ebmeta.foundation.checks import array, at_least, checked, some
-from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.base import PredictiveModel
 from ebmeta.plots.axes import axes_or_new
 from ebmeta.plots.scores import reliability
 from ebmeta.prediction.calibration import Z95, calibration_interval
@@ -34,7 +34,7 @@ BINS = 10
 
 @checked(batches=some(TaskBatch), repeats=at_least(1))
 def probabilities(
-    model: EmpiricalBayes,
+    model: PredictiveModel,
     batches: Sequence[TaskBatch],
     seed: int = 0,
     scores: Sequence[xr.Dataset] | None = None,
@@ -101,7 +101,7 @@ def _confidence(scores: Sequence[xr.Dataset], seed: int) -> Check:
     )
 
 
-def _coverage(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int, repeats: float) -> Check:
+def _coverage(model: PredictiveModel, batches: Sequence[TaskBatch], seed: int, repeats: float) -> Check:
     u = pit(model, batches, seed)
     inside = np.where(np.isnan(u), np.nan, (u >= (1 - LEVEL) / 2) & (u <= (1 + LEVEL) / 2))
     held, half = _mean(np.nanmean(inside, 1), repeats)
@@ -155,7 +155,7 @@ def _advice(status: str, what: str, narrow: bool) -> str:
 
 @checked(batches=some(TaskBatch), repeats=at_least(1))
 def few_labels(
-    model: EmpiricalBayes,
+    model: PredictiveModel,
     batches: Sequence[TaskBatch],
     scores: Sequence[xr.Dataset] | None = None,
     repeats: float = 1.0,
@@ -207,7 +207,7 @@ def few_labels(
 
 
 @checked(batches=some(TaskBatch))
-def pit(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0) -> np.ndarray:
+def pit(model: PredictiveModel, batches: Sequence[TaskBatch], seed: int = 0) -> np.ndarray:
     r"""Return the probability integral transform of every query label under $q_K$: uniform where calibrated.
 
     $$ u_i = P(\tilde y_i < y_i) + v_i P(\tilde y_i = y_i), \qquad v_i \sim U(0, 1) $$

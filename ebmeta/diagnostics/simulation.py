@@ -32,7 +32,7 @@ from ebmeta.foundation.checks import at_least, between, checked
 from ebmeta.foundation.seeding import stream
 from ebmeta.likelihood import Given
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.model.posterior import Inference
+from ebmeta.model.posterior import Inference, repeat
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.refine.base import Iterate
 from ebmeta.tasks.batch import TaskBatch
@@ -223,7 +223,7 @@ class _Test(NamedTuple):
     def quantities(self) -> dict[str, tuple[str, Tensor]]:
         """Return the kind of each quantity and its $u$, shape `(T,)`."""
         batch, w, q = self.batch, self.w, self.inferred.path[-1]
-        categorical, levels = self.model.likelihood.categorical, self.inferred.num_levels
+        categorical = self.model.likelihood.categorical
         if categorical and not bool((batch.way_mask.sum(1) > 1).all()):
             raise ValueError("tasks: expected two classes or more in every task, got a task with fewer")
         out: dict[str, tuple[str, Tensor]] = {}
@@ -232,15 +232,15 @@ class _Test(NamedTuple):
         for p in np.unique(np.linspace(0, w.shape[2] - 1, min(w.shape[2], MOST_WEIGHTS)).round().astype(int)):
             called = f"weight of {named[p]}" if p in named else f"weight {p}"
             out[called] = "weight", self._normal(w[:, 0, p], q.loc[:, 0, p], scale[:, 0, p])
-        real = self.inferred.way_mask.unsqueeze(-1).to(w.dtype).expand_as(q.loc)
+        real = self.inferred.setting.way_mask.unsqueeze(-1).to(w.dtype).expand_as(q.loc)
         variance = (real * q.solve(real)).sum((1, 2))
-        total = (w * real[::levels]).sum((1, 2))
+        total = (w * batch.way_mask.unsqueeze(-1)).sum((1, 2))
         out["sum of weights"] = "weight", self._normal(total, (q.loc * real).sum((1, 2)), variance.sqrt())
         first = batch.query_mask.float().argmax(1)
         tasks = torch.arange(len(batch), device=w.device)
-        x = self.inferred.x[::levels][tasks, first].unsqueeze(1)
+        x = self.inferred.x[tasks, first].unsqueeze(1)
         eta = self.model.predictor(x, w)[:, 0]
-        loc, var = (v[:, 0] for v in q.marginal(x.repeat_interleave(levels, 0)))
+        loc, var = (v[:, 0] for v in q.marginal(repeat(x, self.inferred.num_levels)))
         out["predictor"] = "predictor", self._normal(eta[:, 0], loc[:, 0], var[:, 0].sqrt())
         if categorical:
             contrast = self._normal(eta[:, 0] - eta[:, 1], loc[:, 0] - loc[:, 1], (var[:, 0] + var[:, 1]).sqrt())
@@ -257,10 +257,8 @@ class _Test(NamedTuple):
 
     def _normal(self, value: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
         """Return the probability of less than `value` `(T,)` under normals `(T * J,)` mixed over levels."""
-        log_weight = self.inferred.log_weight
-        z = (value.unsqueeze(1) - loc.view(log_weight.shape)) / scale.view(log_weight.shape)
-        out: Tensor = (log_weight.exp() * torch.special.ndtr(z)).sum(1)
-        return out
+        loc, scale = self.inferred.by_level(loc), self.inferred.by_level(scale)
+        return self.inferred.average(torch.special.ndtr((value - loc) / scale))
 
     def _rank(self, values: Tensor) -> Tensor:
         """Return the randomised rank of the first of `values`, shape `(1 + draws, T)`, among the others, in (0, 1)."""

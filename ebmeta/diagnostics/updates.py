@@ -22,7 +22,7 @@ from torch import Tensor
 from ebmeta.diagnostics.bottleneck import labelled
 from ebmeta.foundation.checks import at_least, checked, dataset
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.model.posterior import Inference
+from ebmeta.model.posterior import Conditional, Inference
 from ebmeta.plots.axes import axes_or_new
 from ebmeta.prediction.calibration import Z95
 from ebmeta.prediction.trees import evaluating
@@ -57,16 +57,13 @@ def posterior_updates(
 
 
     Raises:
-        ValueError: if tasks are unlabelled, fewer than two, or do not fit the model, or the model is an average over
-            several.
+        ValueError: if tasks are unlabelled, fewer than two, or do not fit the model.
     """
     moved: list[Tensor] = []
     expected: list[Tensor] = []
     with evaluating(model):
         for batch, _ in labelled(model, tasks, num_tasks, "posterior_updates"):
             before, after = model.infer(batch, num_steps), model.infer(batch.pooled(), 0)
-            if not isinstance(before, Inference) or not isinstance(after, Inference):
-                raise ValueError("posterior_updates: expected one model, got an average over several")
             loc, var = _weights(after, 0)
             real = batch.way_mask.unsqueeze(1).to(loc.dtype).expand_as(loc)
             count = real.sum((1, 2))
@@ -94,14 +91,13 @@ def _weights(inferred: Inference, k: int) -> tuple[Tensor, Tensor]:
     one = inferred.prior[:1]
     eye = torch.eye(one.loc.shape[-1], dtype=one.loc.dtype, device=one.loc.device).unsqueeze(0)
     _, variance = one.marginal(eye)  # of the first task and class: the prior has one covariance
-    units = (eye / variance[:, :, :1].sqrt()).expand(len(inferred.x), -1, -1)
-    loc, var = inferred.path[k].marginal(units)
-    if inferred.num_levels == 1:
-        return loc, var
-    weight = inferred.log_weight.exp()[..., None, None]
-    loc, var = (v.view(*inferred.log_weight.shape, *v.shape[1:]) for v in (loc, var))
-    mean = (weight * loc).sum(1)
-    return mean, (weight * (var + (loc - mean.unsqueeze(1)).square())).sum(1)
+    units = eye / variance[:, :, :1].sqrt()
+
+    def moments(part: Conditional) -> tuple[Tensor, Tensor]:
+        q = part.path[k]
+        return q.marginal(units.expand(len(q.loc), -1, -1))
+
+    return inferred.blend(*inferred.each(moments))
 
 
 @checked(data=dataset("what posterior_updates returned", moved=("step", "task"), expected=("step", "task")))

@@ -14,8 +14,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ebmeta.foundation.checks import at_least, check
-from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.model.posterior import Inference, MixtureInference
+from ebmeta.model.base import PredictiveModel
+from ebmeta.model.posterior import Mixture
 from ebmeta.prediction.trees import ask
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.columns import check_names, read_rows
@@ -26,12 +26,12 @@ __all__ = ["FewShot"]
 class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
     """What both faces share: one task, remembered as its support set."""
 
-    def __init__(self, model: EmpiricalBayes, num_steps: int | None = None) -> None:
+    def __init__(self, model: PredictiveModel, num_steps: int | None = None) -> None:
         self.model = model
         self.num_steps = num_steps
 
     def _check_model(self, categorical: bool) -> None:
-        if not isinstance(self.model, EmpiricalBayes):
+        if not isinstance(self.model, PredictiveModel):
             raise ValueError(
                 f"model: expected an EmpiricalBayes (ebmeta.load reads a saved one), got {type(self.model).__name__}"
             )
@@ -83,7 +83,7 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no typ
     def _answers(
         self,
         asked: Iterable[tuple[TaskBatch, torch.Tensor]],
-        question: Callable[[Inference | MixtureInference, Callable[[torch.Tensor], torch.Tensor]], torch.Tensor],
+        question: Callable[[Mixture, Callable[[torch.Tensor], torch.Tensor]], torch.Tensor],
     ) -> NDArray[np.float64]:
         """Return the answers of inference for every row, shape `(..., Q)`.
 
@@ -99,7 +99,7 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no typ
                 rows.append(own)
                 yield batch
 
-        def answer(inferred: Inference | MixtureInference, batch: TaskBatch) -> NDArray[np.float64]:
+        def answer(inferred: Mixture, batch: TaskBatch) -> NDArray[np.float64]:
             def lay(values: torch.Tensor) -> torch.Tensor:
                 blank = values.new_zeros(batch.query_mask.shape)
                 return blank.masked_scatter(batch.query_mask.cpu(), values[rows[-1]]).to(batch.query_mask.device)

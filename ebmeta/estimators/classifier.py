@@ -11,7 +11,7 @@ from sklearn.base import ClassifierMixin
 
 from ebmeta.estimators.base import FewShot
 from ebmeta.foundation.checks import above, check
-from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.base import PredictiveModel
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.classes import class_codes
 
@@ -40,7 +40,9 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         ['cat', 'dog']
     """
 
-    def __init__(self, model: EmpiricalBayes, num_steps: int | None = None, concentration: float | None = None) -> None:
+    def __init__(
+        self, model: PredictiveModel, num_steps: int | None = None, concentration: float | None = None
+    ) -> None:
         super().__init__(model, num_steps)
         self.concentration = concentration
 

@@ -19,7 +19,7 @@ from ebmeta.estimators.rows import groups_of, names_of_row, sizes_of, targets_of
 from ebmeta.foundation.buckets import by_group, split
 from ebmeta.foundation.checks import at_least, between, checked, real_array
 from ebmeta.foundation.seeding import stream
-from ebmeta.model.posterior import Inference, MixtureInference
+from ebmeta.model.posterior import Mixture
 from ebmeta.prediction.trees import CELLS
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.columns import check_names, kind_of_keys, read_column, read_keys, read_rows
@@ -154,7 +154,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
             )
 
     def _covariates(self, keys: list[Any]) -> torch.Tensor | None:
-        wanted = self.model.prior.num_covariates
+        wanted = self.model.num_covariates
         given = self.group_x_
         if given is None:
             if wanted:
@@ -194,7 +194,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         X: ArrayLike,
         groups: ArrayLike | None,
         size: ArrayLike | None,
-        question: Callable[[Inference | MixtureInference, Callable[[torch.Tensor], torch.Tensor]], torch.Tensor],
+        question: Callable[[Mixture, Callable[[torch.Tensor], torch.Tensor]], torch.Tensor],
     ) -> NDArray[np.float64]:
         """Return the answers of inference for every row of `X`, groups of like size together."""
         query = self._check_query(X)
@@ -246,7 +246,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         """
         wanted = None if levels is None else torch.from_numpy(real_array("levels", levels, ndim=1))
 
-        def question(inferred: Inference | MixtureInference, _: Any) -> torch.Tensor:
+        def question(inferred: Mixture, _: Any) -> torch.Tensor:
             moments = torch.stack(MOMENTS(inferred.predict(-1)))
             return moments if wanted is None else torch.cat([moments, inferred.quantile(-1, wanted)])
 
@@ -320,7 +320,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         labels = torch.from_numpy(targets_of(y, length))
         self._check_labels(labels, sizes_of(size, length))
 
-        def score(inferred: Inference | MixtureInference, lay: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        def score(inferred: Mixture, lay: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
             return inferred.log_prob(-1, lay(labels), inferred.x.new_zeros(1), predictive=True)
 
         return self._ask(X, groups, size, score)

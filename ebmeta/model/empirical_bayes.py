@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.likelihood import Given, Likelihood
+from ebmeta.model.base import PredictiveModel
 from ebmeta.model.posterior import Inference, repeat
 from ebmeta.model.programs import Program
 from ebmeta.model.recipes import CLASSIFIER, REGRESSOR, ClassifierRecipe, Parts, Recipe, RegressorRecipe
@@ -33,7 +34,7 @@ __all__ = ["EmpiricalBayes"]
 
 
 @checked(beta=at_least(0))
-class EmpiricalBayes(nn.Module):
+class EmpiricalBayes(PredictiveModel):
     r"""Learned prior, amortized initializer, synthetic-gradient refiner and likelihood, in one module.
 
     Build one with `EmpiricalBayes.classifier`, `EmpiricalBayes.regressor`, or from parts.
@@ -70,10 +71,8 @@ class EmpiricalBayes(nn.Module):
         self.refiner = refiner
         self.beta = float(beta)
         self.recipe = recipe
-        #: Names of the columns of the rows that the model was trained on, where they had some.
-        self.feature_names: list[str] | None = None
-        #: Names of the covariates of its groups, where they had some.
-        self.covariate_names: list[str] | None = None
+        self.feature_names = None
+        self.covariate_names = None
         self._start: Sums | None = None  # of the parameters that training begins with, where they are known
 
     def __getstate__(self) -> dict[str, Any]:
@@ -264,6 +263,11 @@ class EmpiricalBayes(nn.Module):
         return self.refiner.num_steps
 
     @property
+    def num_covariates(self) -> int:
+        """Covariates of a group as a whole, which move the prior's mean."""
+        return self.prior.num_covariates
+
+    @property
     def model(self) -> Program:
         """The generative program, a Pyro callable of one `TaskBatch`; see `ebmeta.model.programs.generate`."""
         return Program(self, "model")
@@ -342,7 +346,7 @@ class EmpiricalBayes(nn.Module):
         log_mass = torch.zeros_like(evidence) if levels is None else levels.log_mass
         total = torch.logsumexp(evidence + log_mass, 1)
         log_weight = evidence + log_mass - total.unsqueeze(1)
-        return Inference(self.refiner(setting, num_steps), setting, log_weight, log_mass, total, levels)
+        return Inference(log_weight, log_mass, self.refiner(setting, num_steps), setting, total, levels)
 
     def _initialize(self, batch: TaskBatch, support_x: Tensor, z: Tensor | None) -> tuple[Gaussian, Tensor]:
         """Return $q_0$ at each of the levels `z`, `(T, J)`, and the log evidence of each in nats, same shape."""

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-__all__ = ["Members", "chunk_size", "pack", "twin", "unpack"]
+from ebmeta.foundation.seeding import stream
+from ebmeta.likelihood import Likelihood
+from ebmeta.model.posterior import Drawn, Inference, Mixture, choose
+
+__all__ = ["EnsembleInference", "Members", "chunk_size", "pack", "twin", "unpack"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -72,8 +76,78 @@ class Members(NamedTuple):
         except RuntimeError as error:
             if not str(error).startswith("vmap:"):
                 raise  # not a batch of truth values where one is asked for, as a distribution's checks do
-        rows = self.each(function, *arguments)
-        return pytree.tree_map(lambda *parts: torch.stack(parts), rows[0], *rows[1:])
+        return stack(self.each(function, *arguments))
+
+
+@dataclass(frozen=True, eq=False)
+class EnsembleInference(Mixture):
+    r"""Inference under several values of the prior's parameters, weighted for each task.
+
+    Args:
+        log_weight: log weight of each value in each task, shape `(T, S)`.
+        log_prior: the same: `kl` is then the mean of the members' divergences, an upper bound of the mixture's.
+        members: the values, $S$ of them.
+        first: inference under the first value.
+        packed: the tensors of inference under every value (`pack`), each with a leading axis of length $S$.
+    """
+
+    members: Members
+    first: Inference
+    packed: list[Tensor]
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The likelihood, whose own parameters are not looked at."""
+        return self.first.likelihood
+
+    @property
+    def x(self) -> Tensor:
+        return self.first.x
+
+    @property
+    def num_steps(self) -> int:
+        return self.first.num_steps
+
+    def _under(self, function: Callable[[Inference], Any]) -> Callable[..., Any]:
+        return lambda model, *tensors: function(unpack(self.first, tensors).with_likelihood(model.likelihood))
+
+    def each(self, function: Callable[[Any], Any], *, together: bool = True) -> Any:
+        if not together:
+            return stack(self.members.each(self._under(function), *self.packed))
+        rows = self.first.setting.x.shape[:2].numel()
+        return self.members.map(self._under(function), *self.packed, chunk=chunk_size(rows))
+
+    def draw(self, k: int, num_draws: int, y: Tensor | None = None, generator: torch.Generator | None = None) -> Drawn:
+        source = generator or stream(0)
+        chosen = choose(self.log_weight, num_draws, source)
+        numbers = iter(range(len(self.members.values)))
+        out: list[Tensor] = []
+
+        def fill(inferred: Inference) -> None:
+            own = chosen == next(numbers)
+            most = int(own.sum(0).max())
+            drawn = [v for v in inferred.draw(k, max(most, 1), y, source) if v is not None]
+            if not out:
+                out.extend(v.new_zeros(num_draws, *v.shape[1:]) for v in drawn)
+            draw, task = own.nonzero(as_tuple=True)
+            rank = (own.cumsum(0) - 1)[draw, task]
+            for whole, some in zip(out, drawn, strict=True):
+                whole[draw, task] = some[rank, task]
+
+        self.members.each(self._under(fill), *self.packed)
+        w, labels, *scores = out
+        return w, labels, scores[0] if scores else None
+
+
+def stack(rows: list[Any]) -> Any:
+    """Return tensors, or structures of them, with an axis of members in front.
+
+    Examples:
+        >>> stack([{"mean": torch.zeros(2)}, {"mean": torch.ones(2)}])
+        {'mean': tensor([[0., 0.],
+                [1., 1.]])}
+    """
+    return pytree.tree_map(lambda *parts: torch.stack(parts), rows[0], *rows[1:])
 
 
 def chunk_size(num_rows: int) -> int:
@@ -97,31 +171,28 @@ class _Call(nn.Module):
 
 
 def pack(value: Any) -> list[Tensor]:
-    """Return all tensors within lists, tuples of named fields and dataclasses, in order.
+    """Return all tensors within lists and dataclasses, in order, each once.
 
     Examples:
-        >>> [t.item() for t in pack([torch.tensor(1), [None, torch.tensor(2)]])]
+        >>> one, two = torch.tensor(1), torch.tensor(2)
+        >>> [t.item() for t in pack([one, [None, two, one]])]
         [1, 2]
     """
-    found: list[Tensor] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    _visit(value, note)
-    return found
+    found: dict[int, Tensor] = {}
+    _visit(value, lambda tensor: found.setdefault(id(tensor), tensor))
+    return list(found.values())
 
 
 def unpack(like: Any, tensors: Iterable[Tensor]) -> Any:
-    """Return the same structure with other tensors.
+    """Return the same structure with other tensors: what `pack` returns of it, in other values.
 
     Examples:
-        >>> unpack([torch.tensor(1), None], [torch.tensor(5)])
-        [tensor(5), None]
+        >>> one = torch.tensor(1)
+        >>> unpack([one, None, one], [torch.tensor(5)])
+        [tensor(5), None, tensor(5)]
     """
-    rest = iter(tensors)
-    return _visit(like, lambda _: next(rest))
+    new = dict(zip(map(id, pack(like)), tensors, strict=True))
+    return _visit(like, lambda tensor: new[id(tensor)])
 
 
 def _visit(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -129,8 +200,6 @@ def _visit(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return change(value)
     if isinstance(value, list):
         return [_visit(v, change) for v in value]
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_visit(v, change) for v in value))
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{f.name: _visit(getattr(value, f.name), change) for f in fields(value)})
     return value

@@ -201,7 +201,8 @@ def guess(owner: Owner, batch: TaskBatch, observe: Observe = "query") -> Tensor:
     with pyro.plate("task", batch.num_tasks, dim=-1), _bottleneck(owner, observe):
         if inferred.levels is not None:
             level = pyro.sample(
-                "level", dist.Normal(*(v.to(inferred.x.dtype) for v in (inferred.levels.loc, inferred.levels.scale)))
+                "level",
+                dist.Normal(*(v.to(inferred.setting.x.dtype) for v in (inferred.levels.loc, inferred.levels.scale))),
             )
             inferred = owner.infer(batch, level=level)
         q = inferred.path[-1]

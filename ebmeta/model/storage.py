@@ -70,10 +70,7 @@ def save(
     """
     recipe = model.recipe
     if recipe is None:
-        raise ValueError(
-            "save: expected a model from EmpiricalBayes.classifier or regressor, got one built from parts; of an "
-            "ensemble save the model that it was made from, and call propagate again"
-        )
+        raise ValueError("save: expected a model from EmpiricalBayes.classifier or regressor, got one built from parts")
     folder = Path(folder)
     tensors = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
     _check_finite(tensors, "save")

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from ebmeta.foundation.checks import checked
-from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.base import PredictiveModel
 from ebmeta.parts.gaussian import Gaussian
 
 __all__ = ["in_units"]
 
 
 @checked()
-def in_units(model: EmpiricalBayes, q: Gaussian) -> tuple[Tensor, Tensor]:
+def in_units(model: PredictiveModel, q: Gaussian) -> tuple[Tensor, Tensor]:
     r"""Return location and covariance of weights in the units of features and labels.
 
     $$ \eta = w^\top \frac{x - \bar x}{s} + w_0, \quad y = a + b \eta \quad \Rightarrow \quad

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ebmeta.foundation.checks import array, between, checked
-from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.base import PredictiveModel
 from ebmeta.plots.axes import axes_or_new
 from ebmeta.prediction.trees import predict
 from ebmeta.tasks.batch import TaskBatch
@@ -22,7 +22,7 @@ __all__ = ["fitted_curve"]
 
 @checked(support_x=array(ndim=2), support_y=array(ndim=1), x=array(ndim=2), truth=array(ndim=1), level=between(0, 1))
 def fitted_curve(
-    model: EmpiricalBayes,
+    model: PredictiveModel,
     support_x: Any,
     support_y: Any,
     x: Any,

@@ -24,7 +24,7 @@ import numpy as np
 import xarray as xr
 
 from ebmeta.foundation.checks import array, at_least, between, checked, dataset, real_array
-from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.base import PredictiveModel
 from ebmeta.prediction.calibration import Z95
 from ebmeta.prediction.scores import task_batches
 from ebmeta.prediction.trees import predict
@@ -130,7 +130,7 @@ class ConformalSets:
 
     def __init__(
         self,
-        model: EmpiricalBayes | None = None,
+        model: PredictiveModel | None = None,
         level: float = 0.9,
         *,
         score: Score = "lac",
@@ -231,7 +231,7 @@ class ConformalSets:
         uniform = generator(self.seed, stream).uniform(size=probs.shape[:-1]) if self.score == "aps" else None
         return class_scores(probs, self.score, uniform)
 
-    def _classifier(self) -> EmpiricalBayes:
+    def _classifier(self) -> PredictiveModel:
         if self.model is None:
             raise ValueError("model: expected a model, got None (probabilities go to calibrate_probs, predict_probs)")
         return self.model

@@ -34,7 +34,7 @@ from torch.nn.functional import one_hot
 
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.foundation.standard import standard, summary
-from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.base import PredictiveModel
 from ebmeta.prediction.scores import task_batches
 from ebmeta.prediction.trees import evaluating, match_model, predict
 from ebmeta.tasks.batch import TaskBatch
@@ -65,7 +65,7 @@ class Novelty:
         array([0.01, 0.01, 0.01])
     """
 
-    def __init__(self, model: EmpiricalBayes) -> None:
+    def __init__(self, model: PredictiveModel) -> None:
         self.model = model
         self._location: Tensor | None = None
         self._center_unit = torch.zeros(()), torch.ones(())
@@ -236,7 +236,7 @@ def _within(x: Tensor, labelled: TaskBatch) -> Tensor:
     return (x - member @ mean)[labelled.support_mask.cpu()]
 
 
-def _uncertainty(model: EmpiricalBayes, batch: TaskBatch) -> np.ndarray:
+def _uncertainty(model: PredictiveModel, batch: TaskBatch) -> np.ndarray:
     """Return how unsure the predictions of every task are, on a scale free of the number of ways."""
     last = predict(model, batch.unlabelled(), num_draws=0)["predictive"].to_dataset().isel(step=-1)
     if "std" in last:

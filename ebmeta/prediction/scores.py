@@ -17,7 +17,7 @@ import torch
 import xarray as xr
 
 from ebmeta.foundation.checks import at_least, checked, dataset
-from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.base import PredictiveModel
 from ebmeta.prediction.calibration import (
     Z95,
     Interval,
@@ -49,7 +49,7 @@ DETAIL = {*PARTS, "ece_mass"}  # in the dataset, not in the printed table
 
 @checked(num_tasks=at_least(1))
 def task_batches(
-    tasks: TaskSampler | TaskBatch, num_tasks: int, model: EmpiricalBayes | None = None
+    tasks: TaskSampler | TaskBatch, num_tasks: int, model: PredictiveModel | None = None
 ) -> list[TaskBatch]:
     """Return a batch as it is, or the batches 0, 1, ... of 64 tasks of a source, `num_tasks` in all.
 
@@ -88,7 +88,7 @@ def repeats(tasks: TaskSampler | TaskBatch, num_tasks: int) -> float:
 
 @checked(num_tasks=at_least(1), num_steps=at_least(0), num_bootstrap=at_least(0))
 def evaluate(
-    model: EmpiricalBayes,
+    model: PredictiveModel,
     tasks: TaskSampler | TaskBatch,
     num_tasks: int = 600,
     *,
@@ -203,7 +203,7 @@ def query_scores(probs: np.ndarray, y: np.ndarray, least: float = TINY) -> dict[
 
 
 @checked(num_steps=at_least(0))
-def task_scores(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None = None) -> xr.Dataset:
+def task_scores(model: PredictiveModel, batch: TaskBatch, num_steps: int | None = None) -> xr.Dataset:
     """Return the metrics of every task after every refinement step, and the top labels of every query.
 
     Args:
@@ -239,13 +239,13 @@ def task_scores(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None =
     return xr.Dataset({**per_task, **{k: v.transpose("step", "task", ...) for k, v in extra.items()}})
 
 
-def _number_scores(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None) -> dict[str, xr.DataArray]:
+def _number_scores(model: PredictiveModel, batch: TaskBatch, num_steps: int | None) -> dict[str, xr.DataArray]:
     """Return the scores of every query whose label is a number, dimensions `(step, task, query)`."""
     found: list[dict[str, torch.Tensor]] = []
     chunks = marginals(model, batch, num_steps)
     assert batch.query_y is not None  # for the type checker: the caller has looked
     for chunk in chunks:
-        inferred, steps, y = chunk.inferred, len(chunk.inferred.path), chunk.of(batch.query_y)
+        inferred, steps, y = chunk.inferred, chunk.inferred.num_steps + 1, chunk.of(batch.query_y)
         none, discrete = inferred.x.new_zeros(1), model.likelihood.discrete
         with torch.no_grad():
             nll = torch.stack([-inferred.log_prob(k, y, none, predictive=True) for k in range(steps)])

@@ -31,8 +31,8 @@ from torch import Tensor, nn
 
 from ebmeta.foundation.checks import at_least, between, checked
 from ebmeta.foundation.seeding import stream
-from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.model.posterior import Inference, MixtureInference
+from ebmeta.model.base import PredictiveModel
+from ebmeta.model.posterior import Mixture
 from ebmeta.model.trained import say_untrained
 from ebmeta.tasks.batch import TaskBatch
 
@@ -56,7 +56,7 @@ class Marginals:
         batch: these tasks, without query labels.
     """
 
-    inferred: Inference | MixtureInference
+    inferred: Mixture
     summaries: dict[str, Tensor]
     kl: Tensor
     tasks: Tensor
@@ -69,7 +69,7 @@ class Marginals:
 
 
 @checked()
-def match_model(model: EmpiricalBayes, batch: TaskBatch) -> TaskBatch:
+def match_model(model: PredictiveModel, batch: TaskBatch) -> TaskBatch:
     """Return the tasks on the device of a model; numbers keep their precision until the model has centred them."""
     return batch.to(next(model.parameters()).device)
 
@@ -102,9 +102,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def ask(
-    model: EmpiricalBayes,
+    model: PredictiveModel,
     batches: Iterable[TaskBatch],
-    question: Callable[[Inference | MixtureInference, TaskBatch], Answer],
+    question: Callable[[Mixture, TaskBatch], Answer],
     num_steps: int | None = None,
 ) -> list[Answer]:
     """Infer each batch once, in evaluation mode and without gradients, and return the answers to a question.
@@ -130,7 +130,7 @@ def ask(
 
 
 @checked(num_steps=at_least(0))
-def marginals(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None = None) -> list[Marginals]:
+def marginals(model: PredictiveModel, batch: TaskBatch, num_steps: int | None = None) -> list[Marginals]:
     """Infer and summarise, in parts of tasks of like size; query labels are not looked at.
 
     Args:
@@ -147,8 +147,8 @@ def marginals(model: EmpiricalBayes, batch: TaskBatch, num_steps: int | None = N
     parts = batch.unlabelled().parts(CELLS, model.predictor.num_weights)
     numbers = iter([tasks for tasks, _ in parts])
 
-    def summarise(inferred: Inference | MixtureInference, own: TaskBatch) -> Marginals:
-        rows = [inferred.predict(k) for k in range(len(inferred.path))]
+    def summarise(inferred: Mixture, own: TaskBatch) -> Marginals:
+        rows = [inferred.predict(k) for k in range(inferred.num_steps + 1)]
         summaries = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
         return Marginals(inferred, summaries, inferred.kl(), next(numbers), own)
 
@@ -183,7 +183,7 @@ def assemble(chunks: Sequence[Marginals], values: Sequence[Tensor], axis: int, *
 
 @checked(num_steps=at_least(0), num_draws=at_least(0), quantiles=between(0, 1))
 def predict(
-    model: EmpiricalBayes,
+    model: PredictiveModel,
     batch: TaskBatch,
     *,
     num_steps: int | None = None,

@@ -21,17 +21,15 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ebmeta.foundation.checks import above, at_least, checked, found
+from ebmeta.model.base import PredictiveModel
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.model.members import Members, chunk_size, pack, unpack
-from ebmeta.model.posterior import Inference, MixtureInference
-from ebmeta.model.programs import Program
-from ebmeta.parts.gaussian import Gaussian
+from ebmeta.model.members import EnsembleInference, Members, chunk_size, pack, unpack
+from ebmeta.model.posterior import Inference
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.groups import GroupSampler
 from ebmeta.training.evidence import Evidence, Hyperprior
@@ -44,12 +42,11 @@ STEP = 1e-3  # of the finite differences of gradients
 FLATTEST = 1.0  # least curvature of the approximation: no parameter is drawn with a scale above 1
 UPHILL = 1e-2  # curvature below minus this, of the largest: no maximum
 UNSETTLED = 0.5  # nats left to gain that draws do not make up for
-_ONE = "{}: expected one model, got an ensemble, whose prior is a mixture: ask one of its members"
 FREEDOM = 5  # least degrees of freedom of the draws: tails wider than those of the target
 
 
 @checked()
-class PriorEnsemble(EmpiricalBayes):
+class PriorEnsemble(PredictiveModel):
     """A model whose prior is known up to a weighted sample: predictions are mixtures over it.
 
     Takes the place of the model in `predict`, `evaluate` and `FewShotRegressor`. It cannot be trained further or saved;
@@ -69,79 +66,64 @@ class PriorEnsemble(EmpiricalBayes):
     def __init__(
         self, model: EmpiricalBayes, names: tuple[str, ...], values: Tensor, log_weight: Tensor, new_groups: bool = True
     ) -> None:
-        super().__init__(*_parts(model))
+        super().__init__()
         if values.dim() != 2 or log_weight.shape != values.shape[:1] or not bool(values.isfinite().all()):
             got = f"{tuple(values.shape)} and {tuple(log_weight.shape)}"
             raise ValueError(f"values: expected finite numbers (S, D), and log_weight (S,), got shapes {got}")
         if bool(log_weight.isnan().any()) or not bool(log_weight.logsumexp(0).isfinite()):
             raise ValueError("log_weight: expected logarithms of weights, got NaN, infinity, or no weight at all")
-        self.feature_names, self.covariate_names = model.feature_names, model.covariate_names
         if unknown := sorted(set(names) - {name for name, _ in model.named_parameters()}):
             raise ValueError(f"names: expected names of parameters of the model, got {unknown[0]!r}")
+        #: The fitted model, about which members were drawn.
+        self.center = model
+        self.likelihood, self.predictor = model.likelihood, model.predictor
+        self.feature_names, self.covariate_names = model.feature_names, model.covariate_names
         self.names, self.new_groups = names, new_groups
         self.register_buffer("values", values)
         self.register_buffer("log_weight", log_weight)
 
     @property
+    def num_steps(self) -> int:
+        return self.center.num_steps
+
+    @property
+    def num_covariates(self) -> int:
+        return self.center.num_covariates
+
+    @property
+    def fitted(self) -> bool:
+        """True: members are drawn about a fit."""
+        return True
+
+    @checked()
+    def check(self, batch: TaskBatch) -> None:
+        """Raise `ValueError` where the labels are of the wrong kind, or impossible, for the likelihood."""
+        self.center.check(batch)
+
+    @property
     def members(self) -> list[EmpiricalBayes]:
         """Each member as a model of its own."""
-        each, out = Members(self, self.names, self.values), []
+        each, out = Members(self.center, self.names, self.values), []
         for flat in self.values:
-            out.append(EmpiricalBayes(*copy.deepcopy(_parts(self))))
-            out[-1].feature_names, out[-1].covariate_names = self.feature_names, self.covariate_names
+            out.append(copy.deepcopy(self.center))
             out[-1].load_state_dict(each.split(flat), strict=False)
         return out
 
     @checked(num_steps=at_least(0))
-    def infer(  # type: ignore[override]  # a mixture of what the model returns, with the same methods
-        self, batch: TaskBatch, num_steps: int | None = None, level: Tensor | None = None
-    ) -> MixtureInference:
+    def infer(self, batch: TaskBatch, num_steps: int | None = None) -> EnsembleInference:
         """Return inference under every member, weighted by the evidence of each task's support set."""
-        members = Members(self._one(), self.names, self.values)
+        members = Members(self.center, self.names, self.values)
         seen: list[Inference] = []
 
         def look(model: EmpiricalBayes) -> list[Tensor]:
-            seen.append(EmpiricalBayes.infer(model, batch, num_steps, level))
+            seen.append(model.infer(batch, num_steps))
             return [seen[-1].log_evidence, *pack(seen[-1])]
 
         rows = batch.support_mask.numel() + batch.query_mask.numel()
         evidence, *packed = members.map(look, chunk=chunk_size(rows))
         log_weight = torch.log_softmax(evidence.T * self.new_groups + self.log_weight, 1)
         first = unpack(seen[0], [t[0] for t in packed]).with_likelihood(self.likelihood)
-        return MixtureInference(members, first, packed, log_weight)
-
-    def _one(self) -> EmpiricalBayes:
-        """Return the model of which members differ, sharing its tensors."""
-        return EmpiricalBayes(*_parts(self))
-
-    def posterior(self, batch: TaskBatch, num_steps: int | None = None) -> list[Gaussian]:
-        """Refuse: the posterior is a mixture, not a Gaussian.
-
-        Raises:
-            ValueError: always, with what to ask instead.
-        """
-        raise ValueError(
-            "posterior: expected one model, got an ensemble, whose posterior is a mixture of Gaussians: draw from it "
-            "by ebmeta.predict, or ask infer(batch).each(lambda part: part.path[-1].loc), or one of its members"
-        )
-
-    def prior_of(self, batch: TaskBatch, levels: int = 1) -> Gaussian:
-        """Refuse: the prior is a mixture, not a Gaussian."""
-        raise ValueError(_ONE.format("prior_of"))
-
-    @property
-    def model(self) -> Program:
-        """Refuse: a Pyro program has one prior."""
-        raise ValueError(_ONE.format("model"))
-
-    @property
-    def guide(self) -> Program:
-        """Refuse: a Pyro program has one prior."""
-        raise ValueError(_ONE.format("guide"))
-
-
-def _parts(model: EmpiricalBayes) -> tuple[Any, ...]:
-    return model.prior, model.likelihood, model.predictor, model.initializer, model.refiner, model.beta
+        return EnsembleInference(log_weight, log_weight, members, first, packed)
 
 
 @checked(num_draws=at_least(1))

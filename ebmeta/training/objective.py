@@ -187,12 +187,13 @@ def importance_bound(inferred: Inference, batch: TaskBatch, noise: Tensor, other
         others: Gaussians that take even shares of the draws beside $q_0$; each draw is then weighted by the density of
             their mixture.
     """
-    prior, likelihood = inferred.prior, inferred.likelihood
+    setting = inferred.setting
+    prior, likelihood = setting.prior, setting.likelihood
     w, of_draws = _draw((inferred.path[-1], *others), noise)
-    eta = torch.einsum("tnp,stcp->stnc", inferred.x, w).double()
+    eta = torch.einsum("tnp,stcp->stnc", setting.x, w).double()
     y = batch.query_y
     assert y is not None  # for the type checker: pooling keeps labels
-    logp = torch.where(batch.query_mask, likelihood.log_prob(y, eta, inferred.way_mask, inferred.given), 0.0).sum(-1)
+    logp = torch.where(batch.query_mask, likelihood.log_prob(y, eta, setting.way_mask, setting.given), 0.0).sum(-1)
     ratio = logp + prior.distribution().log_prob(w) - of_draws
     return torch.logsumexp(ratio, 0) - math.log(len(noise))
 

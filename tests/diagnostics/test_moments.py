@@ -42,7 +42,7 @@ def test_moments_against_a_reference():
 
 def test_moments_over_noise_levels_follow_the_law_of_total_variance():
     inferred = regressor(likelihood="normal_per_task").infer(real_tasks())
-    q, prior, shape = inferred.path[-1], inferred.prior, inferred.log_weight.shape
+    q, prior, shape = inferred.path[-1], inferred.setting.prior, inferred.log_weight.shape
     weight = inferred.log_weight.exp()[..., None]
     loc, var = (v.view(*shape, -1) for v in (q.loc[:, 0] / prior.scale[:, 0], (q.scale / prior.scale)[:, 0].square()))
     mean = (weight * loc).sum(1)

@@ -191,6 +191,7 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
                 "new_groups": True,
             },
         ),
+        "PriorEnsemble.check": (member.check, {"batch": k.batch}),
         "PriorEnsemble.infer": (member.infer, {"batch": k.batch, "num_steps": 1}),
         "Objective": (ebmeta.Objective, {"kind": "gibbs", "num_draws": 2, "anytime": 0.5}),
         "Objective.terms": (ebmeta.Objective().terms, {"model": model, "batch": k.batch, "num_steps": 1}),

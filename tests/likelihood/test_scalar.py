@@ -176,7 +176,7 @@ def as_inference(likelihood, loc, var, given) -> Inference:
     q = ebmeta.parts.gaussian.DiagonalGaussian(loc.mT, 1 / var.mT)
     x = torch.eye(rows, dtype=torch.float64)[None]
     setting = Setting(q, q, likelihood, x, torch.ones(1, rows, dtype=torch.bool), WAYS, 1.0, given)
-    return Inference([Iterate(q)], setting, torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1))
+    return Inference(torch.zeros(1, 1), torch.zeros(1, 1), [Iterate(q)], setting, torch.zeros(1))
 
 
 @pytest.mark.parametrize("name", CASES)

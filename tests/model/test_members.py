@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from builders import close, number_tasks
+from builders import class_tasks, classifier, close, number_tasks, regressor
 
 import ebmeta
 from ebmeta import EmpiricalBayes
-from ebmeta.model.members import Members
+from ebmeta.likelihood import Given
+from ebmeta.model.members import Members, pack, unpack
 from ebmeta.training.ensemble import PriorEnsemble
 from ebmeta.training.evidence import Evidence
 
@@ -85,3 +86,43 @@ def test_members_leave_the_model_alone():
     x = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
     close(members.map(lambda own, row: own(row)[0], x, chunk=2), torch.tensor([3.0, 3.0, 6.0]))
     close(model.weight.detach(), kept)
+
+
+def test_an_ensemble_of_classifiers_averages_probabilities():
+    model, batch = classifier(num_steps=1), class_tasks()
+    center = model.prior.loc.detach()
+    values = center + 0.3 * torch.randn(3, len(center), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    log_weight = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64).log()
+    together = PriorEnsemble(model, ("prior.loc",), values, log_weight)
+    with torch.no_grad():
+        probs = torch.stack([m.infer(batch).predict(-1)["probs"] for m in together.members])
+        assert probs.std(0).max() > 1e-3
+        close(together.infer(batch).predict(-1)["probs"], torch.einsum("s,s...->...", log_weight.exp(), probs))
+        close(together.infer(batch).weight, log_weight.exp().expand(len(batch), -1))  # classes have no evidence
+
+
+def test_one_member_is_the_model():
+    batch = number_tasks("normal_per_task")
+    model = regressor(likelihood="normal_per_task")
+    loc = model.prior.loc.detach()
+    one = PriorEnsemble(model, ("prior.loc",), loc.unsqueeze(0), torch.zeros(1, dtype=torch.float64))
+    none = torch.zeros(1, dtype=torch.float64)
+    with torch.no_grad():
+        ours, plain = one.infer(batch), model.infer(batch)
+        assert ours.num_steps == plain.num_steps == 3
+        close(ours.x, plain.x)
+        close(ours.kl(), plain.kl())
+        for name, value in plain.predict(-1).items():
+            close(ours.predict(-1)[name], value)
+        for predictive in (False, True):
+            close(*(v.log_prob(-1, batch.query_y, none, predictive=predictive) for v in (ours, plain)))
+        close(ours.cdf(-1, batch.query_y), plain.cdf(-1, batch.query_y))
+
+
+def test_what_stands_twice_is_packed_once():
+    shared, other = torch.ones(2), torch.zeros(2)
+    value = [shared, Given(other, shared)]
+    assert [t is w for t, w in zip(pack(value), (shared, other), strict=True)] == [True, True]
+    again = unpack(value, [shared + 1, other - 1])
+    assert again[0] is again[1].level
+    close(again[1].size, other - 1)

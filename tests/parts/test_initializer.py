@@ -49,7 +49,7 @@ def test_the_initializer_finds_the_best_gaussian(name):
         covariance = lower @ lower.mT
         eta = (x @ loc.mT, ((x @ lower[:, 0]).square()).sum(-1, keepdim=True))
         fit = model.likelihood.expected_log_prob(y, *eta, ways, torch.zeros(1), given)
-        prior = inferred.prior
+        prior = inferred.setting.prior
         kl = torch.distributions.kl_divergence(
             torch.distributions.MultivariateNormal(loc, covariance),
             torch.distributions.MultivariateNormal(prior.loc, precision_matrix=prior.precision),

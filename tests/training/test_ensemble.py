@@ -60,8 +60,21 @@ def test_an_ensemble_takes_the_place_of_the_model(ensemble):
     assert np.isfinite(ebmeta.evaluate(ensemble, batch)["nll"].values).all()
     tree = ebmeta.predict(ensemble, batch, num_draws=5)
     assert tree["log_likelihood/query_y"].shape == (1, 5, 1, 3)
-    with pytest.raises(ValueError, match="got one built from parts"):
-        ebmeta.save(ensemble, "nowhere")
+
+
+def test_what_needs_one_model_refuses_an_ensemble_in_one_line(ensemble):
+    tasks = GroupSampler(*one_way(groups=5, rows=4), n_support=1)
+    for refused in (
+        lambda: ebmeta.save(ensemble, "nowhere"),
+        lambda: ebmeta.fit(ensemble, tasks),
+        lambda: ebmeta.fit_evidence(ensemble, tasks),
+        lambda: ebmeta.propagate(ensemble, tasks),
+        lambda: ebmeta.diagnostics.diagnose(ensemble, tasks),
+        lambda: ebmeta.diagnostics.posterior_updates(ensemble, tasks),
+        lambda: ebmeta.diagnostics.check_posteriors(ensemble, tasks.sample(2)),
+    ):
+        with pytest.raises(ValueError, match="^model: expected an EmpiricalBayes, got PriorEnsemble$"):
+            refused()
 
 
 def test_few_groups_widen_the_intervals(ensemble):
@@ -97,15 +110,10 @@ def test_a_few_ratios_do_not_decide_a_sample():
 def test_an_ensemble_has_no_single_posterior(ensemble):
     X, y = new_rows(4)
     batch = TaskBatch(*(torch.from_numpy(v)[None] for v in (X[:2], y[:2], X[2:], y[2:])))
-    for name, ask in {
-        "posterior": lambda: ensemble.posterior(batch),
-        "prior_of": lambda: ensemble.prior_of(batch),
-        "model": lambda: ensemble.model(batch),
-        "guide": lambda: ensemble.guide(batch),
-    }.items():
-        with pytest.raises(ValueError, match=f"^{name}: expected one model, got an ensemble"):
-            ask()
-    inferred = ensemble.infer(batch)  # what the refusal says to ask instead, against the members
+    for name in ("posterior", "prior_of", "model", "guide", "prior", "refiner", "beta"):
+        with pytest.raises(AttributeError, match=f"'PriorEnsemble' object has no attribute '{name}'"):
+            getattr(ensemble, name)
+    inferred = ensemble.infer(batch)  # has one of each member
     loc = inferred.each(lambda part: part.path[-1].loc)
     close(loc, torch.stack([m.posterior(batch)[-1].loc for m in ensemble.members]))
 

@@ -1,0 +1,62 @@
+"""What predictions ask of a model, whether it has one prior or is an ensemble."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import nn
+
+from ebmeta.likelihood import Likelihood
+from ebmeta.model.posterior import Mixture
+from ebmeta.parts.heads import Head
+from ebmeta.tasks.batch import TaskBatch
+
+__all__ = ["PredictiveModel"]
+
+
+class PredictiveModel(nn.Module, ABC):
+    r"""Base class: what predictions, scores and estimators ask of a model.
+
+    Its members are `ebmeta.EmpiricalBayes`, and `ebmeta.PriorEnsemble`, which can be asked, and neither trained nor
+    saved.
+    """
+
+    #: $p(y \mid \eta)$.
+    likelihood: Likelihood
+    #: $\eta = \phi(x)^\top w$.
+    predictor: Head
+    #: Names of the columns of the rows that the model was trained on, where they had some.
+    feature_names: list[str] | None
+    #: Names of the covariates of its groups, where they had some.
+    covariate_names: list[str] | None
+
+    @property
+    @abstractmethod
+    def num_steps(self) -> int:
+        """Number of refinement steps in training, $K$."""
+
+    @property
+    @abstractmethod
+    def num_covariates(self) -> int:
+        """Covariates of a group as a whole."""
+
+    @property
+    @abstractmethod
+    def fitted(self) -> bool:
+        """Whether the model was trained."""
+
+    @abstractmethod
+    def check(self, batch: TaskBatch) -> None:
+        """Raise `ValueError` where the labels are of the wrong kind, or impossible, for the likelihood."""
+
+    @abstractmethod
+    def infer(self, batch: TaskBatch, num_steps: int | None = None) -> Mixture:
+        """Return the posteriors of every task, and all that predictions need; query labels are not looked at.
+
+        Args:
+            batch: $T$ tasks.
+            num_steps: $K$; that of training by default.
+
+        Raises:
+            ValueError: if features or labels do not fit the model.
+        """
