@@ -6,6 +6,7 @@ gradient refiner is the identity and would obey anything.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,7 +25,9 @@ from ebmeta.parts.initializer import ConjugateInitializer, PrototypeInitializer
 from ebmeta.parts.prior import DiagonalPrior
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
 from ebmeta.refine.gradient import GradientRefiner
+from ebmeta.refine.mixture import MixtureRefiner
 from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
+from ebmeta.tasks.rows import Rows
 
 STEPS = 3
 
@@ -46,6 +49,15 @@ class Member:
     @property
     def categorical(self) -> bool:
         return self.build().likelihood.categorical
+
+    @property
+    def states_proportions(self) -> bool:
+        return self.tasks().concentration is not None
+
+    @property
+    def has_known_proportions(self) -> bool:
+        known = self.tasks().concentration
+        return known is not None and not bool(known.isnan().all())
 
 
 def _moved(model: EmpiricalBayes, scale: float) -> EmpiricalBayes:
@@ -76,6 +88,18 @@ def _embedded_classifier(num_steps: int = STEPS, scale: float = 0.3) -> Empirica
 def _images() -> TaskBatch:
     batch = class_tasks()
     return replace(batch, support_x=batch.support_x.unflatten(2, (2, 2)), query_x=batch.query_x.unflatten(2, (2, 2)))
+
+
+#: What may be known of the class proportions of four tasks: that they are drawn around equal ones, or are equal.
+PROPORTIONS = {
+    "known": (2.0, math.inf, 0.5, 30.0),
+    "unknown": (math.nan,) * 4,
+    "mixed": (math.nan, 2.0, math.nan, math.inf),
+}
+
+
+def _told_tasks(proportions: str) -> TaskBatch:
+    return replace(class_tasks(), concentration=torch.tensor(PROPORTIONS[proportions], dtype=torch.float64))
 
 
 def _likelihood_regressor(likelihood: str, num_steps: int = STEPS, scale: float = 0.2) -> EmpiricalBayes:
@@ -124,6 +148,11 @@ MEMBERS = {
     "regressor": Member(lambda num_steps=STEPS, scale=0.3: regressor(3, num_steps, scale=scale), real_tasks),
     "regressor-diagonal": Member(_diagonal_regressor, real_tasks),
     "regressor-covariates": Member(_covariate_regressor, _covariate_tasks),
+}
+MEMBERS |= {
+    f"{name}-{proportions}": Member(MEMBERS[name].build, partial(_told_tasks, proportions))
+    for name, all_of_them in (("classifier", PROPORTIONS), ("classifier-residual", ["mixed"]))
+    for proportions in all_of_them
 }
 MEMBERS |= {f"regressor-{name}": Member(partial(_basis_regressor, name), real_tasks) for name in BASES}
 MEMBERS |= {
@@ -182,22 +211,21 @@ def _shuffled(mask: Tensor, seed: int) -> Tensor:
     return order
 
 
-def _reordered(batch: TaskBatch, side: str) -> tuple[TaskBatch, tuple[Tensor, Tensor]]:
-    index = torch.arange(len(batch))[:, None], _shuffled(getattr(batch, f"{side}_mask"), 1)
-    columns = {name: getattr(batch, name) for name in (f"{side}_{part}" for part in ("x", "y", "mask", "size"))}
-    return replace(batch, **{name: v if v is None else v[index] for name, v in columns.items()}), index
+def _reordered(rows: Rows) -> tuple[Rows, tuple[Tensor, Tensor]]:
+    index = torch.arange(len(rows.x))[:, None], _shuffled(rows.mask, 1)
+    return rows.map(lambda v: v[index]), index
 
 
 def support_order_changes_nothing(member: Member) -> None:
     model, batch = member.build(), member.tasks()
-    moved = _reordered(batch, "support")[0]
-    _same(outcome(model, moved), outcome(model, batch))
+    moved, _ = _reordered(batch.support)
+    _same(outcome(model, batch.with_rows(support=moved)), outcome(model, batch))
 
 
 def query_order_permutes_predictions(member: Member) -> None:
     model, batch = member.build(), member.tasks()
-    moved, index = _reordered(batch, "query")
-    _same(outcome(model, moved), outcome(model, batch), queries=lambda v: v[index])
+    moved, index = _reordered(batch.query)
+    _same(outcome(model, batch.with_rows(query=moved)), outcome(model, batch), queries=lambda v: v[index])
 
 
 def _pad(member: Member, batch: TaskBatch, fill: float | Tensor) -> TaskBatch:
@@ -220,6 +248,7 @@ def _pad(member: Member, batch: TaskBatch, fill: float | Tensor) -> TaskBatch:
         support_size=None if batch.support_size is None else wider(batch.support_size, 3),
         query_size=None if batch.query_size is None else wider(batch.query_size, 4),
         task_x=batch.task_x,
+        concentration=batch.concentration,
     )
 
 
@@ -272,6 +301,7 @@ def tasks_do_not_see_each_other(member: Member) -> None:
             support_size=None if batch.support_size is None else [batch.support_size[t, :s]],
             query_size=None if batch.query_size is None else [batch.query_size[t, :q]],
             task_x=None if batch.task_x is None else batch.task_x[t : t + 1],
+            concentration=None if batch.concentration is None else batch.concentration[t : t + 1],
         )
         got = outcome(model, alone)
         levels = len(got.path[0].loc)
@@ -288,12 +318,7 @@ def no_support_gives_the_prior(member: Member) -> None:
     model, batch = member.build(), member.tasks()
     prior = model.prior_of(batch, len(model.posterior(batch)[0].loc) // len(batch))
     masked = replace(batch, support_mask=torch.zeros_like(batch.support_mask))
-    absent = replace(
-        batch,
-        **{name: getattr(batch, name)[:, :0] for name in ("support_x", "support_y", "support_mask")},
-        support_size=None,
-    )
-    for empty in (masked, absent):
+    for empty in (masked, batch.with_rows(batch.support.first(0))):
         q = model.posterior(empty, num_steps=0)[0]
         close(q.loc, prior.loc, 1e-14)
         assert torch.equal(q.precision, prior.precision)
@@ -306,6 +331,25 @@ def unseen_class_keeps_the_prior(member: Member) -> None:
     close(q.loc[:, 1], prior.loc[:, 1], 1e-14)
     assert torch.equal(q.precision[:, 1], prior.precision[:, 1])
     assert bool((q.precision[:, 0] > prior.precision[:, 0]).all())  # a seen class does not
+
+
+def unknown_proportions_are_as_if_none_were_stated(member: Member) -> None:
+    model, batch = member.build(), member.tasks()
+    told, untold = outcome(model, batch), outcome(model, replace(batch, concentration=None))
+    unknown = batch.concentration.isnan()
+    for a, b in zip(told.path, untold.path, strict=True):
+        assert torch.equal(a.loc[unknown], b.loc[unknown])
+        assert torch.equal(a.precision[unknown], b.precision[unknown])
+    assert torch.equal(told.prediction["probs"][unknown], untold.prediction["probs"][unknown])
+
+
+def known_proportions_change_every_step(member: Member) -> None:
+    model, batch = member.build(), member.tasks()
+    told, untold = model.posterior(batch), model.posterior(replace(batch, concentration=None))
+    assert torch.equal(told[0].loc, untold[0].loc)  # labels of the support set are there by design
+    for a, b in zip(told[1:], untold[1:], strict=True):
+        change = (a.loc - b.loc).abs().amax((1, 2))
+        assert bool((change > 1e-3)[~batch.concentration.isnan()].all())
 
 
 def gradients_equal_finite_differences(member: Member) -> None:
@@ -393,6 +437,10 @@ LAWS: dict[Callable[[Member], None], Callable[[Member], bool]] = {
     tasks_do_not_see_each_other: lambda m: True,
     no_support_gives_the_prior: lambda m: True,
     unseen_class_keeps_the_prior: lambda m: m.categorical,
+    unknown_proportions_are_as_if_none_were_stated: lambda m: m.states_proportions,
+    known_proportions_change_every_step: lambda m: (
+        m.has_known_proportions and isinstance(m.build().refiner, MixtureRefiner)
+    ),
     gradients_equal_finite_differences: lambda m: True,
     untrained_refinement_changes_nothing: lambda m: isinstance(m.build().refiner, GradientRefiner),
     trained_refinement_changes_every_step: lambda m: True,
