@@ -28,7 +28,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ebmeta.diagnostics.bottleneck import labelled, mean_of, per_query, predictive_nll, summarise
+from ebmeta.diagnostics.common import labelled, mean_of, per_query, predictive_nll, summarise
 from ebmeta.foundation.checks import at_least, checked, dataset
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.posterior import Inference, repeat

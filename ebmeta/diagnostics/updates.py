@@ -19,7 +19,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ebmeta.diagnostics.bottleneck import labelled
+from ebmeta.diagnostics.common import labelled
 from ebmeta.foundation.checks import at_least, checked, dataset
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.posterior import Conditional, Inference
