@@ -81,7 +81,7 @@ def rate_distortion(
     Raises:
         ValueError: if there is no model, or tasks are unlabelled or do not fit.
     """
-    named = {"model": models} if isinstance(models, EmpiricalBayes) else dict(models)
+    named = dict(models) if isinstance(models, Mapping) else {"model": models}
     for name, model in named.items():
         check(f"models[{name!r}]", model, EmpiricalBayes)
     if not named:

@@ -16,7 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ebmeta.diagnostics.span import Frame, Projected, covariance_of, frame, project
+from ebmeta.diagnostics.span import Frame, Projected, frame, project
 from ebmeta.likelihood import Given
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.posterior import Inference, choose, repeat
@@ -115,7 +115,7 @@ class Pass:
         p, prior = self._prior, self.prior.leading(self.directions.num_seen)
         x = self.inferred.x.double()
         basis = self.directions.basis[..., : self.directions.num_seen]
-        cross = torch.einsum("tqp,tcpr->tcqr", x, covariance_of(p, basis))
+        cross = torch.einsum("tqp,tcpr->tcqr", x, p.covariance_times(basis))
         slope = torch.cholesky_solve(cross.mT, prior.scale_tril).mT
         loc, var = p.marginal(x)
         shift = loc - torch.einsum("tcqr,tcr->tqc", slope, prior.loc)

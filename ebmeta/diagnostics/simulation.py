@@ -199,8 +199,8 @@ def _key(seed: int, index: int) -> int:
 
 def _checked(q: Gaussian, own: Gaussian) -> Gaussian:
     """Return a posterior from elsewhere in 64 bits."""
-    if not isinstance(q, Gaussian) or q.loc.shape != own.loc.shape:
-        got = tuple(q.loc.shape) if isinstance(q, Gaussian) else type(q).__name__
+    got = tuple(q.loc.shape) if isinstance(q, Gaussian) else type(q).__name__
+    if got != tuple(own.loc.shape):
         raise ValueError(f"posterior: expected a Gaussian of shape {tuple(own.loc.shape)}, got {got}")
     if not bool(q.loc.isfinite().all() & q.precision.isfinite().all()):
         raise ValueError("posterior: expected finite numbers, got NaN or infinity")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from ebmeta.parts.gaussian import FullGaussian, Gaussian
+from ebmeta.parts.gaussian import Gaussian
 
 __all__ = ["Frame", "Projected", "frame", "project"]
 
@@ -111,15 +111,8 @@ class Projected:
         return MultivariateNormal(self.loc, scale_tril=self.scale_tril, validate_args=False)
 
 
-def covariance_of(q: Gaussian, basis: Tensor) -> Tensor:
-    r"""Return $\Lambda^{-1} U$, shape `(T, C, P, R)`."""
-    if isinstance(q, FullGaussian):
-        return q.covariance() @ basis.unsqueeze(1)
-    return basis.unsqueeze(1) / q.precision.unsqueeze(-1)
-
-
 def project(q: Gaussian, of: Frame) -> Projected:
     """Return the marginal of a Gaussian of shape `(T, C, P)` in the directions of a frame."""
-    covariance = of.basis.mT.unsqueeze(1) @ covariance_of(q, of.basis)
+    covariance = of.basis.mT.unsqueeze(1) @ q.covariance_times(of.basis)
     covariance = covariance + torch.diag_embed((~of.real).to(covariance)).unsqueeze(1)
     return Projected(q.loc @ of.basis, torch.linalg.cholesky(covariance))

@@ -86,7 +86,7 @@ def _kinds(function: Callable[..., Any], given: Mapping[str, Range | Kind | None
     out: dict[str, Kind] = {}
     for name, hint in hints.items():
         rule = given.get(name, SEED if name in SEEDS else None)
-        kind = rule if isinstance(rule, Kind) else kind_of(hint, rule)
+        kind = kind_of(hint) if rule is None else rule.of(hint)
         if kind is not None and name != "return":
             out[name] = kind
     return out

@@ -54,6 +54,11 @@ class Range:
     whole: str
     real: str
     holds: Callable[[Any], bool]
+
+    def of(self, annotation: Any) -> Kind | None:
+        """Return what an annotation says that an argument may be, in this range; None where it says nothing."""
+        return kind_of(annotation, self)
+
     below: float = math.inf
 
 
@@ -93,6 +98,10 @@ class Kind:
     words: str
     fits: Callable[[Any], bool]
     take: Callable[[str, Any], Any] = lambda name, value: value
+
+    def of(self, annotation: Any) -> Kind:
+        """Return this kind, which takes the place of what an annotation says."""
+        return self
 
 
 def found(value: object) -> str:

@@ -10,6 +10,7 @@ in code                  on paper
 `marginal(x)`            $\eta_{ic} = x_i^\top w_c \sim \mathcal N(x_i^\top m_c,\; x_i^\top \Lambda_c^{-1} x_i)$
 `gram(x, h)`             $\sum_i h_{ic}\, x_i x_i^\top$, in the family's own form
 `times(v)`, `solve(v)`   $\Lambda v$ and $\Lambda^{-1} v$
+`covariance_times(u)`    $\Lambda^{-1} U$
 `retract(G)`             $\Lambda + G + \tfrac12 G \Lambda^{-1} G$
 `kl(p)`                  $\mathrm{KL}(q \,\Vert\, p)$ in nats, summed over outputs
 =======================  ==================================================================================
@@ -87,6 +88,10 @@ class Gaussian(ABC):
         r"""Return $\Lambda^{-1} v$ for `v` of shape `(T, C, P)`."""
 
     @abstractmethod
+    def covariance_times(self, u: Tensor) -> Tensor:
+        r"""Return $\Lambda^{-1} U$, shape `(T, C, P, R)`, for `u` $U$ of shape `(T, P, R)`."""
+
+    @abstractmethod
     def retract(self, step: Tensor) -> Tensor:
         r"""Return $\Lambda + G + \tfrac12 G \Lambda^{-1} G$, positive definite for every symmetric `step` $G$."""
 
@@ -130,6 +135,9 @@ class DiagonalGaussian(Gaussian):
 
     def solve(self, v: Tensor) -> Tensor:
         return v / self.precision
+
+    def covariance_times(self, u: Tensor) -> Tensor:
+        return u.unsqueeze(1) / self.precision.unsqueeze(-1)
 
     def retract(self, step: Tensor) -> Tensor:
         ratio = step / self.precision
@@ -182,6 +190,9 @@ class FullGaussian(Gaussian):
 
     def solve(self, v: Tensor) -> Tensor:
         return torch.cholesky_solve(v.unsqueeze(-1), self._factor).squeeze(-1)
+
+    def covariance_times(self, u: Tensor) -> Tensor:
+        return self.covariance() @ u.unsqueeze(1)
 
     def retract(self, step: Tensor) -> Tensor:
         half: Tensor = torch.linalg.solve_triangular(self._factor, step, upper=False)

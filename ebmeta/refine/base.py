@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
@@ -220,6 +220,14 @@ class Refiner(nn.Module):
 
     def forget(self) -> None:
         """Forget what the end of an earlier training has fitted; nothing by default."""
+
+    def finish(self, tasks: Iterable[tuple[Sequence[QueryState], Tensor]]) -> None:
+        """Fit what is left when all else is trained; nothing by default, and the tasks are then not looked at.
+
+        Args:
+            tasks: labelled tasks that training has not drawn, some at a time: the state of their queries after each
+                step, and their labels, shape `(T, Q)`.
+        """
 
     def quick(self) -> Iterator[nn.Parameter]:
         """Iterate over the few numbers that training may move in larger steps than a network's weights; none here."""

@@ -29,10 +29,10 @@ Source: Banerjee, Dhillon, Ghosh and Sra 2005, Clustering on the unit hyperspher
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ebmeta.foundation.seeding import blank_linear
@@ -48,6 +48,7 @@ from ebmeta.tasks.training_rows import TrainingRows
 
 __all__ = ["MixtureRefiner", "class_refiner"]
 
+LEAST_PROBABILITY = 1e-9  # of a label behind a temperature
 KAPPA, INFORMATION = 1.3, 0.05  # relative to a measured q_0: size of the mixture's weights, and what a query adds
 
 
@@ -106,6 +107,37 @@ class MixtureRefiner(Refiner):
 
     def forget(self) -> None:
         self.temperature.forget()
+
+    @torch.no_grad()
+    def finish(self, tasks: Iterable[tuple[Sequence[QueryState], Tensor]]) -> None:
+        r"""Fit the temperature of every task.
+
+        $$ \min_{a_k, b_k} \sum_{t, i} -\log p\big(y_{ti} \mid \eta_{ti} \sim
+           \mathcal N(t_k\, m_k^\top x_{ti},\; x_{ti}^\top \Lambda_k^{-1} x_{ti})\big), \qquad k = 1, \dots, K, $$
+
+        the classes' probabilities by `Categorical.moments`.
+
+        Args:
+            tasks: as of `Refiner.finish`.
+        """
+        self.forget()
+        kept = []
+        for states, y in tasks:
+            readings = [(*s.marginal, s.once(self.synthetic_gradient.read).by_task) for s in states]
+            kept.append((states[0].setting, y, readings))
+        for k in range(self.num_steps):
+
+            def nll(factor: Tensor, k: int = k) -> Tensor:
+                lost = []
+                parts = torch.split(factor, [len(y) for _, y, _ in kept])
+                for (setting, y, steps), t in zip(kept, parts, strict=True):
+                    loc, var, _ = steps[k]
+                    p, _ = setting.likelihood.moments(t[:, None, None] * loc, var, setting.way_mask)
+                    of_label = p.gather(-1, y.unsqueeze(-1)).squeeze(-1)
+                    lost.append(-of_label.clamp(min=LEAST_PROBABILITY).log()[setting.query_mask])
+                return torch.cat(lost).mean()
+
+            self.temperature.fit(k, torch.cat([steps[k][2] for _, _, steps in kept]), nll)
 
     def quick(self) -> Iterator[nn.Parameter]:
         yield from (self.log_scale, self.log_weight, self.log_concentration, self.log_information, self.share)

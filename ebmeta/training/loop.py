@@ -163,7 +163,7 @@ def fit(
     for note in _look_at(model, drawn, other):
         warnings.warn(note, UserWarning, stacklevel=3)  # above the check of arguments
     strength = hardening(model, drawn, other, harder)
-    goal = objective if isinstance(objective, Objective) else Objective(objective)
+    goal = Objective(objective) if isinstance(objective, str) else objective
     settings = RunSettings(
         num_iterations=num_iterations,
         batch_size=batch_size,

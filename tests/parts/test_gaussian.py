@@ -76,6 +76,12 @@ def test_times_and_solve(family):
     close(q.times(q.solve(v)), v)
 
 
+@FAMILIES
+def test_covariance_times_directions_of_a_task(family):
+    q, u = draw(family), normal(TASKS, WEIGHTS, 2)
+    close(q.covariance_times(u), reference(q).covariance_matrix @ u.unsqueeze(1))
+
+
 def test_covariance():
     q = draw(FullGaussian)
     close(q.covariance(), reference(q).covariance_matrix)
