@@ -59,6 +59,9 @@ class Likelihood(nn.Module):
     #: True where there is a `cdf`, which quantiles and intervals ask for.
     has_cdf: ClassVar[bool] = False
 
+    #: True where sizes are inverse variances of the labels, so that no noise is left to learn.
+    known: bool = False
+
     #: Centre $a$ and unit $b$ of labels that are $a + b$ times what the linear predictor says; 0 and 1 elsewhere.
     center: Tensor
     unit: Tensor
@@ -69,8 +72,8 @@ class Likelihood(nn.Module):
         self.register_buffer("unit", torch.ones((), dtype=torch.float64), persistent=False)
 
     @property
-    def learned_log_noise(self) -> Tensor | None:
-        """Log of the noise of real labels, in units of the linear predictor; None where there is none to learn."""
+    def log_sigma(self) -> nn.Parameter | None:
+        r"""$\log \sigma$ of the noise of real labels, in units of the linear predictor; None where there is none."""
         return None
 
     def learned(self) -> dict[str, Tensor]:

@@ -31,9 +31,6 @@ class _Located(Exact, ScalarLikelihood):
 
     exact = ("center", "unit")
 
-    #: True where sizes are inverse variances of the labels, so that no noise is left to learn.
-    known: bool = False
-
     def __init__(self, noise: float = 1.0) -> None:
         super().__init__()
         self.log_noise = nn.Parameter(torch.tensor(math.log(noise)))
@@ -41,8 +38,8 @@ class _Located(Exact, ScalarLikelihood):
         self.register_buffer("unit", self.unit)
 
     @property
-    def learned_log_noise(self) -> Tensor | None:
-        return None if self.known else self.log_noise
+    def log_sigma(self) -> nn.Parameter:
+        return self.log_noise
 
     def learned(self) -> dict[str, Tensor]:
         return {"noise": self.log_noise.exp(), "center": self.center, "unit": self.unit}

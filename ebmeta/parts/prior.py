@@ -59,7 +59,7 @@ class Prior(Exact):
 
     @property
     def correlations(self) -> nn.Parameter | None:
-        """Parameters of correlations between weights, a row for each weight, 0 for none; None where there are none."""
+        """Lower triangle of the factor of the covariance before scales, 0 for none; None without correlations."""
         return None
 
     def gaussian(self) -> Gaussian:

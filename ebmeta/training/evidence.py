@@ -213,8 +213,8 @@ class Evidence:
 
     def notes(self) -> list[str]:
         """Return what there is to say of the maximum found."""
-        log_noise = self.model.likelihood.learned_log_noise
-        if log_noise is None:
+        log_noise = self.model.likelihood.log_sigma
+        if log_noise is None or self.model.likelihood.known:
             return []
         sizes = [s[m] for part in self.parts for s, m in _sizes(part) if s is not None]
         typical = float(torch.cat(sizes).double().log().mean()) if sizes else 0.0

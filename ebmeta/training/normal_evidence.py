@@ -26,9 +26,7 @@ from torch.nn import functional
 
 from ebmeta.foundation.maximum import climb
 from ebmeta.foundation.standard import standard
-from ebmeta.likelihood import Normal
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.parts.prior import FullPrior
 from ebmeta.tasks.batch import TaskBatch
 
 __all__ = ["NormalEvidence", "log_gamma"]
@@ -60,9 +58,9 @@ class NormalEvidence:
     r"""The log evidence of all groups as a function of the factor $L$ and the noise, with the means at their best.
 
     Args:
-        prior: the prior, of which `of` says that it has the form.
-        likelihood: the likelihood, which has it too.
-        model: the model that they are of, in 64 bits.
+        model: a model in 64 bits, of which `of` has found that it has the form.
+        lower: `Prior.correlations` of its prior.
+        log_sigma: `Likelihood.log_sigma` of its likelihood.
         parts: labelled groups; every row counts.
         hyperprior: add the log hyperprior of the spreads; see `ebmeta.training.evidence`.
     """
@@ -77,17 +75,20 @@ class NormalEvidence:
             hyperprior: add the log hyperprior of the spreads; see `ebmeta.training.evidence`.
         """
         likelihood, prior = model.likelihood, model.prior
-        if not (isinstance(likelihood, Normal) and not likelihood.has_level and isinstance(prior, FullPrior)):
+        log_sigma, lower = likelihood.log_sigma, prior.correlations
+        if not likelihood.conjugate or likelihood.has_level or log_sigma is None or lower is None:
             return None
         free = [*prior.parameters(), *([] if likelihood.known else likelihood.parameters())]
         if not all(p.requires_grad for p in free) or any(p.requires_grad for p in model.predictor.parameters()):
             return None
-        return cls(prior, likelihood, model, parts, hyperprior)
+        return cls(model, lower, log_sigma, parts, hyperprior)
 
     def __init__(
-        self, prior: FullPrior, likelihood: Normal, model: EmpiricalBayes, parts: list[TaskBatch], hyperprior: bool
+        self, model: EmpiricalBayes, lower: Tensor, log_sigma: Tensor, parts: list[TaskBatch], hyperprior: bool
     ) -> None:
+        prior, likelihood = model.prior, model.likelihood
         self.prior, self.likelihood, self.hyperprior = prior, likelihood, hyperprior
+        self.lower, self.log_sigma = lower, log_sigma
         pooled = [part.pooled() for part in parts]
         log_size = torch.cat([_size(part)[part.query_mask].log() for part in pooled])
         self.typical, self.num_rows = log_size.mean(), len(log_size)  # sizes may be very large or small
@@ -148,13 +149,13 @@ class NormalEvidence:
         scale = torch.maximum(factor.diagonal(), least)
         with torch.no_grad():
             self.prior.log_scale.copy_(scale.log())
-            self.prior.lower.copy_(torch.tril(factor, -1) / scale.unsqueeze(1))
+            self.lower.copy_(torch.tril(factor, -1) / scale.unsqueeze(1))
             beta = self.log_evidence(factor, found.log_noise)[1]
             self.prior.loc.copy_(beta[:, 0])
             if beta.shape[1] > 1:
                 self.prior.slope.copy_(beta[:, 1:])
             if not self.likelihood.known:
-                self.likelihood.log_noise.copy_(found.log_noise + self.typical / 2)
+                self.log_sigma.copy_(found.log_noise + self.typical / 2)
         return found.left
 
     def notes(self) -> list[str]:
@@ -199,7 +200,7 @@ class NormalEvidence:
 
     def _start(self) -> Point:
         factor = SPREAD * torch.eye(self.x.shape[-1], dtype=torch.float64)
-        known = self.likelihood.log_noise.detach() - self.typical / 2
+        known = self.log_sigma.detach() - self.typical / 2
         return Point(factor, known if self.likelihood.known else factor.new_tensor(math.log(NOISE)), math.inf)
 
     def _climb(self, start: Point, max_iterations: int, hyperprior: bool, zero: int | None = None) -> Point:

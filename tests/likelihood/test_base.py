@@ -42,7 +42,7 @@ def test_every_likelihood_is_an_exponential_family(name):
     close(second, torch.zeros_like(second) if likelihood.categorical else curvature)
 
 
-#: What each likelihood of the table can do: class labels, probabilities and no densities, a cdf, a learned noise.
+#: What each likelihood of the table can do: class labels, probabilities and no densities, a cdf, a noise.
 CAPABILITIES = {
     "categorical": (True, True, False, False),
     "normal": (False, False, True, True),
@@ -59,7 +59,7 @@ def test_every_likelihood_states_what_it_can_do():
     assert CAPABILITIES.keys() == LIKELIHOODS.keys()
     for name, wanted in CAPABILITIES.items():
         made = LIKELIHOODS[name]()
-        noise = made.learned_log_noise is not None
+        noise = made.log_sigma is not None
         assert (made.categorical, made.discrete, made.has_cdf, noise) == wanted, name
         assert (made.center.item(), made.unit.item()) == (0.0, 1.0)
         assert ({"center", "unit"} <= set(made.state_dict())) == noise, name
@@ -95,6 +95,9 @@ def test_numbers_are_not_asked_of_classes():
 
 def test_known_noise_is_not_learned():
     likelihood = Normal()
-    assert likelihood.learned_log_noise is likelihood.log_noise
-    likelihood.known = True
-    assert likelihood.learned_log_noise is None
+    assert likelihood.log_sigma is likelihood.log_noise
+    assert likelihood.log_noise.requires_grad
+    assert not likelihood.known
+    known = Normal(known=True)
+    assert known.known
+    assert not known.log_sigma.requires_grad
