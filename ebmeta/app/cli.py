@@ -30,7 +30,6 @@ __all__ = ["app", "main"]
 Whole = Annotated[int, Parameter(converter=whole)]
 COMMANDS = ("demo", "train", "predict", "evaluate", "diagnose")
 
-
 app = App(
     name="ebmeta",
     help="Empirical Bayes across many small tasks: train, predict with calibrated probabilities, evaluate.",
@@ -210,10 +209,8 @@ def predict(
     of = "" if known is None else f" of {result['groups']} groups, {known} of them with labelled rows"
     print(f"{output}: predictions of {result['rows']} rows{of}")
     if known == 0 and result["labelled_rows"]:
-        print(
-            f"ebmeta: warning: no group of {query} is among those of {support}; all are predicted from the prior",
-            file=sys.stderr,
-        )
+        unknown = f"no group of {query} is among those of {support}; all are predicted from the prior"
+        print(f"ebmeta: warning: {unknown}", file=sys.stderr)
     finish(result, json, overwrite)
 
 

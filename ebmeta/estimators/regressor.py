@@ -301,12 +301,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         return out[:, 0], out[:, 1]
 
     def log_density(
-        self,
-        X: ArrayLike,
-        y: ArrayLike,
-        *,
-        groups: ArrayLike | None = None,
-        size: ArrayLike | None = None,
+        self, X: ArrayLike, y: ArrayLike, *, groups: ArrayLike | None = None, size: ArrayLike | None = None
     ) -> NDArray[np.float64]:
         """Return the predictive log density (log probability for counts) of labels in nats, shape `(Q,)`.
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from ebmeta.foundation.checks import at_least, checked
-from ebmeta.likelihood import Given, Likelihood
+from ebmeta.likelihood import Likelihood
 from ebmeta.model.base import PredictiveModel
-from ebmeta.model.posterior import Inference, repeat
+from ebmeta.model.inference import infer, prior_of
+from ebmeta.model.posterior import Inference
 from ebmeta.model.programs import Program
 from ebmeta.model.recipes import CLASSIFIER, REGRESSOR, ClassifierRecipe, Parts, Recipe, RegressorRecipe
 from ebmeta.model.trained import Sums, is_same, sums
@@ -24,9 +24,8 @@ from ebmeta.parts.basis import Basis, build_basis
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.parts.heads import Head
 from ebmeta.parts.initializer import Initializer
-from ebmeta.parts.levels import Levels, place
 from ebmeta.parts.prior import Prior
-from ebmeta.refine.base import Refiner, Setting
+from ebmeta.refine.base import Refiner
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.training_rows import Measures, TrainingRows
 
@@ -321,65 +320,14 @@ class EmpiricalBayes(PredictiveModel):
             ValueError: as for `posterior`.
         """
         self.check(batch)
-        query_x = self.predictor.features(batch.query_x, batch.query_mask)
-        support_x = self.predictor.features(batch.support_x, batch.support_mask)
-        levels = None
-        if level is not None:
-            levels = Levels(level.unsqueeze(1), torch.zeros_like(level).unsqueeze(1), level, torch.zeros_like(level))
-        elif self.likelihood.has_level:
-            wide = support_x.double()  # differences of evidences have few digits left in 32 bits
-            levels = place(lambda z: self._initialize(batch, wide, z)[1], batch.num_tasks, support_x)
-        z = None if levels is None else levels.z
-        q0, evidence = self._initialize(batch, support_x, z)
-        times = evidence.shape[1]
-        setting = Setting(
-            q0,
-            self.prior_of(batch, times),
-            self.likelihood,
-            repeat(query_x, times),
-            repeat(batch.query_mask, times),
-            repeat(batch.way_mask, times),
-            self.beta,
-            _given(batch.query_size, z),
-            None if batch.concentration is None else repeat(batch.concentration, times),
-        )
-        log_mass = torch.zeros_like(evidence) if levels is None else levels.log_mass
-        total = torch.logsumexp(evidence + log_mass, 1)
-        log_weight = evidence + log_mass - total.unsqueeze(1)
-        return Inference(log_weight, log_mass, self.refiner(setting, num_steps), setting, total, levels)
-
-    def _initialize(self, batch: TaskBatch, support_x: Tensor, z: Tensor | None) -> tuple[Gaussian, Tensor]:
-        """Return $q_0$ at each of the levels `z`, `(T, J)`, and the log evidence of each in nats, same shape."""
-        times = 1 if z is None else z.shape[1]
-        prior, ways, given = (
-            self.prior_of(batch, times),
-            repeat(batch.way_mask, times),
-            _given(batch.support_size, z),
-        )
-        x, y, mask = (repeat(v, times) for v in (support_x, batch.support_y, batch.support_mask))
-        prior = prior.with_(prior.loc.to(x.dtype), prior.precision.to(x.dtype))
-        q = self.initializer(prior, self.likelihood, x, y, mask, given)
-        if self.likelihood.categorical:
-            return q, x.new_zeros(batch.num_tasks, 1, dtype=torch.float64)
-        loc, var = (v.double() for v in q.marginal(x))
-        none = loc.new_zeros(1)
-        fit = self.likelihood.expected_log_prob(y, loc, var, ways, none, given)
-        return q, (torch.where(mask, fit, 0.0).sum(1) - q.kl(prior)).view(batch.num_tasks, times)
+        parts = Parts(self.prior, self.likelihood, self.predictor, self.initializer, self.refiner)
+        return infer(parts, self.beta, batch, num_steps, level)
 
     @checked(levels=at_least(1))
     def prior_of(self, batch: TaskBatch, levels: int = 1) -> Gaussian:
         """Return the prior of every task of a batch, each `levels` times."""
-        task_x = None if batch.task_x is None else repeat(batch.task_x, levels)
-        prior: Gaussian = self.prior(batch.num_tasks * levels, batch.way_mask.shape[1], task_x)
-        return prior
+        return prior_of(self.prior, batch, levels)
 
     def trainable(self) -> Iterator[nn.Parameter]:
         """Iterate over the parameters that training changes."""
         return (p for p in self.parameters() if p.requires_grad)
-
-
-def _given(size: Tensor | None, z: Tensor | None) -> Given:
-    """Return what is given of each row, tasks repeated over their levels `z`."""
-    if z is None:
-        return Given(size)
-    return Given(None if size is None else repeat(size, z.shape[1]), z.flatten())

@@ -1,9 +1,12 @@
 """The command line: the same numbers as the library, and one line with exit code 2 for every mistake."""
 
+import importlib
 import json
 import subprocess
 import sys
+import tomllib
 import typing
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +15,7 @@ import xarray as xr
 from commands import refused, run
 
 import ebmeta
-from ebmeta.app.cli import COMMANDS, app
+from ebmeta.app.cli import COMMANDS, app, main
 
 
 def test_train_equals_the_library(files, tmp_path):
@@ -242,6 +245,12 @@ def test_an_interrupt_says_how_to_go_on(files, tmp_path, capsys, monkeypatch):
     assert "run the same command again to continue from the checkpoint" in capsys.readouterr().err
     assert run(*task) == 130
     assert capsys.readouterr().err == "ebmeta: interrupted\n"
+
+
+def test_the_script_that_is_installed_is_the_command_line():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    module, _, name = project["scripts"]["ebmeta"].partition(":")
+    assert getattr(importlib.import_module(module), name) is main
 
 
 def test_a_real_process():

@@ -11,7 +11,7 @@ import mutants
 ROOT = Path(__file__).parents[2]
 TABLE = mutants.read()
 AREAS = {
-    "model": "empirical_bayes programs heads prior gaussian initializer base mixture objective",
+    "model": "inference programs heads prior gaussian initializer base mixture objective",
     "evidence": "evidence ensemble members",
     "conformal": "conformal",
     "diagnostics": "calibration",

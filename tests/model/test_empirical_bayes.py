@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
@@ -45,14 +44,6 @@ def test_building_leaves_the_global_generator_alone(build, rng_untouched):
     pairs = list(zip(first.state_dict().values(), second.state_dict().values(), strict=True))
     assert all(torch.equal(a, b) for a, b in pairs)
     assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
-
-
-@pytest.mark.parametrize("build", [classifier, regressor])
-def test_inference_uses_no_random_numbers(build, rng_untouched):
-    model, batch = build(), class_tasks() if build is classifier else real_tasks()
-    inferred = model.infer(batch)
-    assert all(torch.equal(a.loc, b.loc) for a, b in zip(inferred.path, model.infer(batch).path, strict=True))
-    inferred.predict(-1)
 
 
 @pytest.mark.parametrize(
@@ -104,12 +95,3 @@ def test_loading_a_state_restores_every_prediction():
     for a, b in zip(model.posterior(batch), other.posterior(batch), strict=True):
         close(a.loc, b.loc, 0.0)
         close(a.precision, b.precision, 0.0)
-
-
-def test_steps_weigh_the_prior_by_the_models_beta():
-    model, batch = regressor(), real_tasks(supports=(4, 4), queries=(6, 6))
-    inferred = model.infer(batch)
-    same, other = (model.refiner(replace(inferred.setting, beta=beta))[-1].q for beta in (model.beta, 1.0))
-    close(inferred.path[-1].loc, same.loc)
-    close(inferred.path[-1].precision, same.precision)
-    assert not torch.allclose(same.precision, other.precision)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-import warnings
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
@@ -16,7 +15,6 @@ import torch
 from scipy import stats
 
 from ebmeta import EmpiricalBayes, EpisodeSampler, GroupSampler, TaskBatch
-from ebmeta.tasks.classes import class_codes
 
 SIZES = [12, 9, 15, 10, 11, 8]  # rows of each class or group
 CODES = np.random.default_rng(0).permutation(np.repeat(np.arange(6), SIZES))
@@ -142,17 +140,6 @@ def test_labels_of_any_kind_give_the_same_tasks(labels):
     tasks = EpisodeSampler(X, np.array(labels)[CODES], (2, 4), (1, 3), (2, 4))
     assert tasks.classes.tolist() == labels
     assert equal(tasks.sample(5), episodes().sample(5))
-
-
-def test_booleans_and_objects_are_labels():
-    assert class_codes([True, False, True])[1].tolist() == [1, 0, 1]
-    assert class_codes(np.array(["b", "a"], dtype=object))[0].tolist() == ["a", "b"]
-
-
-def test_many_classes_of_one_row_raise_no_warning():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert class_codes(np.arange(200))[1].tolist() == list(range(200))
 
 
 @MAKERS

@@ -1,0 +1,93 @@
+r"""Inference of the weights of new tasks: $q_0$ from the support set, then refinement on the unlabelled queries.
+
+Where tasks have noise levels of their own, all is done at every one of $J$ levels (`ebmeta.parts.levels`), which are
+weighted by
+
+$$ \log p(z_j \mid y^s) = \log p(y^s \mid z_j) + \log c_j \mathcal N(z_j; 0, 1) - \log p(y^s), $$
+
+with $\log p(y^s \mid z) = \mathbb E_{q_0}[\log p(y^s \mid w, z)] - \mathrm{KL}(q_0 \Vert p_\psi)$.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ebmeta.likelihood import Given
+from ebmeta.model.posterior import Inference, repeat
+from ebmeta.model.recipes import Parts
+from ebmeta.parts.gaussian import Gaussian
+from ebmeta.parts.levels import Levels, place
+from ebmeta.parts.prior import Prior
+from ebmeta.refine.base import Setting
+from ebmeta.tasks.batch import TaskBatch
+
+__all__ = ["infer", "prior_of"]
+
+
+def infer(parts: Parts, beta: float, batch: TaskBatch, num_steps: int | None, level: Tensor | None) -> Inference:
+    r"""Return the path of the posterior of every task, and all that predictions need.
+
+    Args:
+        parts: of a model that the tasks fit.
+        beta: $\beta$.
+        batch: $T$ tasks.
+        num_steps: $K$, or None for that of training.
+        level: the noise level of each task where it is given, shape `(T,)`; inferred by default.
+    """
+    query_x = parts.predictor.features(batch.query_x, batch.query_mask)
+    support_x = parts.predictor.features(batch.support_x, batch.support_mask)
+    levels = None
+    if level is not None:
+        levels = Levels(level.unsqueeze(1), torch.zeros_like(level).unsqueeze(1), level, torch.zeros_like(level))
+    elif parts.likelihood.has_level:
+        wide = support_x.double()  # differences of evidences have few digits left in 32 bits
+        levels = place(lambda z: _initialize(parts, batch, wide, z)[1], batch.num_tasks, support_x)
+    z = None if levels is None else levels.z
+    q0, evidence = _initialize(parts, batch, support_x, z)
+    times = evidence.shape[1]
+    setting = Setting(
+        q0,
+        prior_of(parts.prior, batch, times),
+        parts.likelihood,
+        repeat(query_x, times),
+        repeat(batch.query_mask, times),
+        repeat(batch.way_mask, times),
+        beta,
+        _given(batch.query_size, z),
+        None if batch.concentration is None else repeat(batch.concentration, times),
+    )
+    log_mass = torch.zeros_like(evidence) if levels is None else levels.log_mass
+    total = torch.logsumexp(evidence + log_mass, 1)
+    log_weight = evidence + log_mass - total.unsqueeze(1)
+    return Inference(log_weight, log_mass, parts.refiner(setting, num_steps), setting, total, levels)
+
+
+def prior_of(prior: Prior, batch: TaskBatch, levels: int) -> Gaussian:
+    """Return the prior of every task of a batch, each `levels` times."""
+    task_x = None if batch.task_x is None else repeat(batch.task_x, levels)
+    out: Gaussian = prior(batch.num_tasks * levels, batch.way_mask.shape[1], task_x)
+    return out
+
+
+def _initialize(parts: Parts, batch: TaskBatch, support_x: Tensor, z: Tensor | None) -> tuple[Gaussian, Tensor]:
+    """Return $q_0$ at each of the levels `z`, `(T, J)`, and the log evidence of each in nats, same shape."""
+    times, likelihood = 1 if z is None else z.shape[1], parts.likelihood
+    prior, ways = prior_of(parts.prior, batch, times), repeat(batch.way_mask, times)
+    given = _given(batch.support_size, z)
+    x, y, mask = (repeat(v, times) for v in (support_x, batch.support_y, batch.support_mask))
+    prior = prior.with_(prior.loc.to(x.dtype), prior.precision.to(x.dtype))
+    q = parts.initializer(prior, likelihood, x, y, mask, given)
+    if likelihood.categorical:
+        return q, x.new_zeros(batch.num_tasks, 1, dtype=torch.float64)
+    loc, var = (v.double() for v in q.marginal(x))
+    none = loc.new_zeros(1)
+    fit = likelihood.expected_log_prob(y, loc, var, ways, none, given)
+    return q, (torch.where(mask, fit, 0.0).sum(1) - q.kl(prior)).view(batch.num_tasks, times)
+
+
+def _given(size: Tensor | None, z: Tensor | None) -> Given:
+    """Return what is given of each row, tasks repeated over their levels `z`."""
+    if z is None:
+        return Given(size)
+    return Given(None if size is None else repeat(size, z.shape[1]), z.flatten())

@@ -1,0 +1,39 @@
+"""Rows of classes: labels of any kind as codes, means, and how far classes spread."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+
+from ebmeta.tasks.classes import ClassRows, class_codes, members
+
+
+def test_booleans_and_objects_are_labels():
+    assert class_codes([True, False, True])[1].tolist() == [1, 0, 1]
+    assert class_codes(np.array(["b", "a"], dtype=object))[0].tolist() == ["a", "b"]
+
+
+def test_many_classes_of_one_row_raise_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert class_codes(np.arange(200))[1].tolist() == list(range(200))
+
+
+def test_means_and_difficulty_of_classes_by_hand():
+    codes = np.array([2, 0, 1, 0, 2, 1])
+    X = np.array([[9.0, 1.0], [0.0, 0.0], [4.0, 2.0], [2.0, 0.0], [11.0, 1.0], [6.0, 2.0]])
+    rows = ClassRows(X, np.array(["a", "b", "c"]), codes, members(codes))
+    assert [m.tolist() for m in rows.members] == [[1, 3], [2, 5], [0, 4]]
+    assert rows.means.tolist() == [[1.0, 0.0], [5.0, 2.0], [10.0, 1.0]]
+    within = 6 / 3  # squared distances from the means, over 6 rows less 3 classes
+    between = np.var([1, 5, 10], ddof=1) + np.var([0, 2, 1], ddof=1)
+    assert rows.difficulty == pytest.approx((within / between) ** 0.5)
+
+
+def test_one_class_or_classes_of_one_mean_cannot_be_told_apart():
+    for codes in (np.zeros(4, dtype=int), np.array([0, 0, 1, 1])):
+        X = np.array([[0.0], [2.0], [0.0], [2.0]])
+        assert ClassRows(X, np.unique(codes), codes, members(codes)).difficulty == math.inf
