@@ -36,7 +36,10 @@ __all__ = ["EmpiricalBayes"]
 class EmpiricalBayes(PredictiveModel):
     r"""Learned prior, amortized initializer, synthetic-gradient refiner and likelihood, in one module.
 
-    Build one with `EmpiricalBayes.classifier`, `EmpiricalBayes.regressor`, or from parts.
+    Build one with `EmpiricalBayes.classifier`, `EmpiricalBayes.regressor`, or from parts. One from parts cannot be
+    saved. What training does with a part depends on the part alone: `LinearHead(standardize=...)` says whether
+    features, covariates and labels may have any units, `widths=...` of prior, initializer and refiner whether widths
+    are trained or measured, `Normal(known=...)` whether noise is learned.
 
     Args:
         prior: $p_\psi(w)$.

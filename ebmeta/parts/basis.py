@@ -22,6 +22,7 @@ features are zero (`RandomFeatures` ignores it).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -38,7 +39,7 @@ __all__ = ["BASES", "Basis", "FourierBasis", "RandomFeatures", "SplineBasis", "b
 EVEN = 0.05  # how far knots are drawn from the quantiles towards equal spacing, so that no two of them meet
 
 
-class Basis(Exact):
+class Basis(Exact, ABC):
     r"""Base class: the measured frame of the inputs, $z = (x - o) / s$; computes in 64 bits.
 
     Args:
@@ -129,9 +130,9 @@ class Basis(Exact):
     def _place(self, z: np.ndarray) -> None:
         """Learn what else the member needs from training inputs in their frame, shape `(N, D)`."""
 
+    @abstractmethod
     def _features(self, z: Tensor, varies: Tensor) -> Tensor:
         """Return features `(N, B)` of inputs in their frame, `(N, D)`; `varies` `(D,)` marks columns to use."""
-        raise NotImplementedError
 
 
 @checked(num_inputs=at_least(1), num_knots=at_least(2))

@@ -12,6 +12,7 @@ permutation-invariant, and both equal to the prior where a class has no support:
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +28,10 @@ __all__ = ["ConjugateInitializer", "Initializer", "PrototypeInitializer"]
 MODE_STEPS = 5  # steps that go to the mode, before those that find the best Gaussian
 
 
-class Initializer(nn.Module):
+class Initializer(nn.Module, ABC):
     """Base class: a map from prior and support set to a Gaussian."""
 
+    @abstractmethod
     def forward(
         self,
         prior: Gaussian,
@@ -52,7 +54,6 @@ class Initializer(nn.Module):
         Returns:
             A Gaussian of the prior's family, shape `(T, C, P)`.
         """
-        raise NotImplementedError
 
     def measure(self, rows: TrainingRows) -> TrainingRows:
         """Take what the initializer needs of training rows; nothing by default."""

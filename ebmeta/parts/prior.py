@@ -13,6 +13,7 @@ whole, in units of the training tasks, where there are any. Learning $\psi$ over
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
@@ -28,7 +29,7 @@ __all__ = ["DiagonalPrior", "FullPrior", "Prior"]
 
 
 @checked(num_weights=at_least(1), scale=above(0), num_covariates=at_least(0))
-class Prior(Exact):
+class Prior(Exact, ABC):
     """A learned Gaussian over one output's weights; `forward` repeats it over tasks and outputs.
 
     Args:
@@ -62,9 +63,9 @@ class Prior(Exact):
         """Lower triangle of the factor of the covariance before scales, 0 for none; None without correlations."""
         return None
 
+    @abstractmethod
     def gaussian(self) -> Gaussian:
         r"""Return $p_\psi$ of a single output, with parameters of shape `(P,)` and `(P,)` or `(P, P)`."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def measure(self, rows: TrainingRows) -> TrainingRows:

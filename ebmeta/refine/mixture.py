@@ -122,7 +122,7 @@ class MixtureRefiner(Refiner):
         """
         self.forget()
         kept = []
-        for states, y in tasks:
+        for states, y in tasks if self.num_steps else ():
             readings = [(*s.marginal, s.once(self.synthetic_gradient.read).by_task) for s in states]
             kept.append((states[0].setting, y, readings))
         for k in range(self.num_steps):

@@ -33,7 +33,15 @@ from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.held_out import check_classes
 from ebmeta.tasks.source import TaskSampler, TaskSource, as_source
 from ebmeta.training.checkpoint import Checkpoint, RunSettings, TrainingState
-from ebmeta.training.measure import check_columns, check_groups, check_labels, half_told, hardening, start, untold
+from ebmeta.training.measure import (
+    check_columns,
+    check_groups,
+    check_labels,
+    hardening,
+    hide_class_proportions,
+    notes_on_groups,
+    start,
+)
 from ebmeta.training.objective import Kind, Objective, Terms
 from ebmeta.training.rising import still_rising
 from ebmeta.training.schedule import Schedule
@@ -206,7 +214,7 @@ def _look_at(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSource | 
     check_groups(model, tasks, validation)
     check_columns(model, tasks, validation)
     check_labels(model, tasks)
-    return [*check_classes(tasks, validation), *(f"fit: {note}" for note in untold(model, tasks))]
+    return [*check_classes(tasks, validation), *(f"fit: {note}" for note in notes_on_groups(model, tasks))]
 
 
 def _iterate(
@@ -219,7 +227,7 @@ def _iterate(
     bar.update(state.iteration)
     while state.iteration < settings.num_iterations and not held_out.stopped:
         n = state.iteration
-        batch = half_told(tasks.sample(settings.batch_size, n), n).to(device)
+        batch = hide_class_proportions(tasks.sample(settings.batch_size, n), n).to(device)
         terms = _terms(goal, model, batch, settings.seed, n)
         loss = goal.total(terms) / terms.num_queries.sum()
         rate = schedule.step(model, state.optimizer, loss, n)
@@ -241,7 +249,7 @@ def _unseen(settings: RunSettings, sources: list[TaskSource], device: torch.devi
     more = min(math.ceil(TEMPERATURE_TASKS / size), math.ceil(first / 4))
     for source in sources:
         for n in range(first, first + more):
-            yield half_told(source.sample(size, n), n).to(device)
+            yield hide_class_proportions(source.sample(size, n), n).to(device)
 
 
 @contextmanager

@@ -23,11 +23,11 @@ __all__ = [
     "check_columns",
     "check_groups",
     "check_labels",
-    "half_told",
     "hardening",
+    "hide_class_proportions",
     "measure",
+    "notes_on_groups",
     "start",
-    "untold",
 ]
 
 EXCESS = 2.4  # times the excess difficulty of the validation classes; chosen on the validation classes of CIFAR-FS
@@ -98,7 +98,7 @@ def check_labels(model: EmpiricalBayes, tasks: TaskSource) -> None:
         refuse_extreme(model, y, np.ones_like(y) if size is None else size)
 
 
-def untold(model: EmpiricalBayes, tasks: TaskSource) -> list[str]:
+def notes_on_groups(model: EmpiricalBayes, tasks: TaskSource) -> list[str]:
     """Return what to say of labels or features that never vary within a group; see `ebmeta.training.identification`."""
     if not tasks.has_fixed_rows or model.predictor.embedder is not None:
         return []
@@ -114,8 +114,8 @@ def _check_rows(model: EmpiricalBayes, y: np.ndarray, size: np.ndarray | None) -
         raise ValueError(str(error).replace(" at task 0, row ", " at row ")) from None
 
 
-def half_told(batch: TaskBatch, index: int) -> TaskBatch:
-    """Hide from every second task what is known of its class proportions: one model learns to do with and without.
+def hide_class_proportions(batch: TaskBatch, index: int) -> TaskBatch:
+    """Hide the known class proportions of every second task: one model learns to do with them and without.
 
     Args:
         batch: tasks.

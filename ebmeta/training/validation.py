@@ -12,7 +12,7 @@ from torch import Tensor
 from ebmeta.foundation.seeding import stream
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.source import TaskSource
-from ebmeta.training.measure import half_told
+from ebmeta.training.measure import hide_class_proportions
 from ebmeta.training.objective import Objective, Terms
 
 __all__ = ["Validation"]
@@ -83,7 +83,8 @@ class Validation:
         model.eval()
         parts = []
         for index, first in enumerate(range(0, self.num_tasks, BATCH)):
-            batch = half_told(self.tasks.sample(min(BATCH, self.num_tasks - first), index), index).to(device)
+            drawn = self.tasks.sample(min(BATCH, self.num_tasks - first), index)
+            batch = hide_class_proportions(drawn, index).to(device)
             parts.append(sharp.terms(model, batch, generator=stream(self.seed, 1, index)))
         model.train()
         return Terms.join(parts)

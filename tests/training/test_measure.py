@@ -17,7 +17,7 @@ from ebmeta.parts.initializer import ConjugateInitializer
 from ebmeta.parts.prior import FullPrior
 from ebmeta.refine.gradient import GradientRefiner
 from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
-from ebmeta.training.measure import half_told, hardening, start
+from ebmeta.training.measure import hardening, hide_class_proportions, start
 
 
 def episodes(spread: float, seed: int = 0) -> EpisodeSampler:
@@ -63,12 +63,12 @@ def test_training_sees_the_harder_tasks():
 def test_half_of_the_tasks_hide_what_is_known_of_them():
     batch = episodes(1.0).sample(5)
     for index, told in ((0, [0, 2, 4]), (1, [1, 3])):
-        seen = half_told(batch, index)
+        seen = hide_class_proportions(batch, index)
         assert seen.concentration.isinf().nonzero()[:, 0].tolist() == told
         assert int(seen.concentration.isnan().sum()) == 5 - len(told)
         assert torch.equal(seen.query_x, batch.query_x)
     unknown = replace(batch, concentration=None)
-    assert half_told(unknown, 1) is unknown
+    assert hide_class_proportions(unknown, 1) is unknown
 
 
 def test_training_tells_what_is_known():

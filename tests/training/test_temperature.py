@@ -8,7 +8,7 @@ import torch
 
 from ebmeta import EmpiricalBayes, TaskBatch, fit
 from ebmeta.prediction.trees import marginals
-from ebmeta.training.measure import half_told, start
+from ebmeta.training.measure import hide_class_proportions, start
 from ebmeta.training.temperature import fit_task_temperature
 from tests.training.test_measure import episodes
 
@@ -64,9 +64,9 @@ def test_validation_tasks_have_their_part_in_the_fit():
     model, tasks, other = EmpiricalBayes.classifier(4, num_steps=1), episodes(1.0), episodes(1.6, seed=2)
     fit(model, tasks, 4, batch_size=4, validation=other, validation_tasks=8, harder=0.0, device="cpu", progress=False)
     found = copy.deepcopy(model.state_dict())
-    fit_task_temperature(model, [half_told(source.sample(4, 4), 4) for source in (tasks, other)])
+    fit_task_temperature(model, [hide_class_proportions(source.sample(4, 4), 4) for source in (tasks, other)])
     assert all(torch.equal(v, found[n]) for n, v in model.state_dict().items())
-    fit_task_temperature(model, [half_told(tasks.sample(4, 4), 4)])
+    fit_task_temperature(model, [hide_class_proportions(tasks.sample(4, 4), 4)])
     assert not torch.equal(model.refiner.temperature.weight, found["refiner.temperature.weight"])
 
 
@@ -75,3 +75,10 @@ def test_models_without_a_temperature_are_left_alone():
     kept = copy.deepcopy(model.state_dict())
     fit_task_temperature(model, [episodes(1.0).sample(4)])
     assert all(torch.equal(v, kept[n]) for n, v in model.state_dict().items())
+
+
+def test_a_model_without_steps_has_no_temperature_to_fit():
+    model = EmpiricalBayes.classifier(4, num_steps=0)
+    run = fit(model, episodes(1.0), 2, batch_size=4, device="cpu", progress=False)
+    assert run.model is model
+    assert not model.refiner.temperature.fitted
