@@ -1,4 +1,4 @@
-"""The command line: demo, train, predict, evaluate, diagnose.
+"""Command line with the commands demo, train, predict, evaluate and diagnose.
 
 Every command takes `--json FILE` for a machine-readable result (`diagnose` always writes one), and `--config FILE`,
 a TOML file with a table per command whose values lie under the flags. Errors are one line, with exit code 2

@@ -1,4 +1,4 @@
-r"""The demo: new handwritten digits from one example each, on data that ship with scikit-learn.
+r"""Demo that learns new handwritten digits from one example each, on data that ship with scikit-learn.
 
 The 8 x 8 images of ten digits, turned four ways, dark on light or light on dark, make 80 classes. They are
 split by digit: no image of a test digit is seen in training, in any orientation. Digits that are another

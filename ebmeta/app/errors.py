@@ -1,4 +1,4 @@
-"""Errors of the command line: whatever goes wrong is one line on standard error that says what to do."""
+"""Errors of the command line, each reported in one line on standard error that says what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of the command line besides data: its configuration, its result, and what it may write."""
+"""Files of the command line other than data, namely its configuration, its result and what it may write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays from npz files of any origin: what a file states is compared with what it holds before memory is asked for."""
+"""Arrays from npz files of any origin, whose stated size is compared with their content before memory is taken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predictions of the rows of a file from those of another: what `ebmeta predict` does."""
+"""Predictions of the rows of one file from the labelled rows of another, for `ebmeta predict`."""
 
 from __future__ import annotations
 

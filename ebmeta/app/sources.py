@@ -1,4 +1,4 @@
-"""Sources: tasks from files, as the command line describes them."""
+"""Sources of tasks from the files that the command line names."""
 
 from __future__ import annotations
 

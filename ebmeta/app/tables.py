@@ -1,4 +1,4 @@
-"""Tables from files: npz, CSV and parquet, as arrays of inputs, labels and groups, and the roles of their columns."""
+"""Tables from npz, CSV and parquet files, as arrays of inputs, labels and groups with the roles of their columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training on the rows of a file: the model that fits them, and what a run came to; for `ebmeta train`."""
+"""Training on the rows of a file, for `ebmeta train`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Diagnostics: what a model has learned and when to trust it, in figures and in plain words."""
+"""Diagnostics that say in figures and plain words what a model has learned and when to trust it."""
 
 from ebmeta.diagnostics.bottleneck import (
     linear_gaussian_information,

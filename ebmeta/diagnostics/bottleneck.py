@@ -1,4 +1,4 @@
-r"""The information bottleneck: what the weights of a task store about it, and what that buys.
+r"""Information that the weights of a task store about it, and what it buys.
 
 The *rate* of a posterior is what training pays for, and an upper bound of the mutual information between the weights
 and what the posterior was given of the task,

@@ -1,4 +1,4 @@
-"""What a check says: a status, a finding in plain words, what it means and what to do."""
+"""The result of a check, with a status, a finding in plain words, its meaning and advice."""
 
 from __future__ import annotations
 

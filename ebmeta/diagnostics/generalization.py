@@ -1,4 +1,4 @@
-r"""The gap between risk on new rows and risk on the rows a posterior has seen, beside what information allows.
+r"""The gap between the risk on new rows and on rows that a posterior was given, compared with its bound by information.
 
 Given a task $\tau$ its rows are independent. Let $w \sim q(w \mid d)$, with $d$ the labelled support set and the
 unlabelled queries; let $L$ be the expected loss of $w$ on a new row of the task, $L_s$ its mean loss on the $S$ support

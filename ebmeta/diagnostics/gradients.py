@@ -1,4 +1,4 @@
-r"""The synthetic gradient beside the true one, which needs the labels: what refinement knows, and what it gains.
+r"""Comparison of synthetic gradients with the true ones, which need the labels, step by step.
 
 Step $k$ takes $q_k$ to $q_{k+1}$. With the labels of the queries, the gradient of their expected loss with respect to
 the location would be $g_k$; the network stands in for it with $\hat g_k$,

@@ -1,4 +1,4 @@
-r"""Is a posterior right? Importance ratios of every task and refinement step, against the exact joint.
+r"""Importance ratios of every task and refinement step against the exact joint density.
 
 $$ \log r(w) = \log p_\psi(w) + \sum_{i \in \text{labelled}} \log p(y_i \mid x_i, w) - \log q_k(w), \quad w \sim q_k. $$
 

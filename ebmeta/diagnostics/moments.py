@@ -1,4 +1,4 @@
-r"""Amortized posteriors beside reference draws, one linear predictor at a time.
+r"""Comparison of amortized posteriors with reference draws, one linear predictor at a time.
 
 With mean $m_{ic}$ and standard deviation $s_{ic}$ of $\eta_{ic} = \phi(x_i)^\top w_c$ over the reference draws of a
 task, and $m^k_{ic}$, $s^k_{ic}$ those of $q_k$, averages over the task's queries and outputs are taken of

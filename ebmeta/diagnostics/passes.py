@@ -1,4 +1,4 @@
-r"""One pass over a few tasks: draws from each posterior and their log ratios to the exact joint, in the labelled span.
+r"""Draws from each posterior of a few tasks and their log ratios to the exact joint density, in the labelled span.
 
 With the directions $B$ of `ebmeta.diagnostics.span` and $u = B^\top w$, a draw is weighed by
 

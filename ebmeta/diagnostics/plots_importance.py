@@ -1,4 +1,4 @@
-"""Pictures of the importance ratios' tails."""
+"""Figures of the tails of importance ratios."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""Checks of predictions against labels: are probabilities right, do the few labels help, do unlabelled rows help.
+r"""Checks of predictions against labels, with and without the few labels and the unlabelled rows.
 
 A task is the unit of sampling: every interval is over tasks.
 """

@@ -1,4 +1,4 @@
-"""The report: all checks of a model on labelled tasks, a verdict in plain words, HTML and JSON."""
+"""The report of all checks of a model on labelled tasks, with a verdict in plain words, as HTML and JSON."""
 
 from __future__ import annotations
 

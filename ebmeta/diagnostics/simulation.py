@@ -1,4 +1,4 @@
-r"""Simulation-based calibration: does the truth lie where the posterior says, over many simulated tasks?
+r"""Simulation-based calibration, which tests over simulated tasks whether the truth lies where the posterior says.
 
 Draw weights from the prior and labels given them, infer, and ask of test quantities $f$ of weights and data where the
 true value lies in the posterior,

@@ -1,4 +1,4 @@
-r"""What simulation-based calibration found: the numbers that ought to be uniform, a test, and plain words.
+r"""The result of simulation-based calibration, with its test and a verdict in plain words.
 
 The shape of their distribution tells the fault: ends too full (too narrow), middle too full (too wide), a slope
 (shifted). For $u$ uniform, the standardised mean and spread

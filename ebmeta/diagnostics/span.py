@@ -1,4 +1,4 @@
-r"""The posterior where labels see it: the span of the labelled rows.
+r"""The posterior in the span of the labelled rows, the directions that labels depend on.
 
 Labels depend on $w$ through the linear predictors of their rows alone. With the columns of $U_t$ an orthonormal basis
 of the span of the features of task $t$'s labelled rows, and $u = U_t^\top w$,

@@ -1,4 +1,4 @@
-r"""Are these numbers uniform? The empirical distribution function, with an exact simultaneous band.
+r"""A test of uniformity by the empirical distribution function, with an exact simultaneous band.
 
 At each point $z_k = k/K$ of a grid the number of values up to it, $R_k$, is binomial. The test statistic is the
 smallest of the pointwise two-sided tail probabilities,

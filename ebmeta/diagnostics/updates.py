@@ -1,4 +1,4 @@
-r"""Updates: does a posterior move as far as it says, when the labels of the queries become known?
+r"""A check whether posteriors move as far as they say when the labels of the queries become known.
 
 With the query labels the posterior $q$ becomes $q^*$. If both are exact, what moves is what was uncertain,
 

@@ -1,4 +1,4 @@
-"""What the checks of posteriors and of refinement say to readers who do not know them."""
+"""Checks of posteriors and of refinement in words for readers who do not know the methods."""
 
 from __future__ import annotations
 

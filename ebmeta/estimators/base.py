@@ -1,4 +1,4 @@
-"""What the faces share: one support set, remembered."""
+"""The base class of both estimators, which remembers one support set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the regressor is told of its rows beside features: groups, sizes, and labels to compare with."""
+"""Groups, sizes and labels that the regressor takes besides features."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every stage stands on: checks of arguments, numbers in any units, generators, files written whole."""
+"""What every stage uses, such as checks of arguments, random generators and files that are written whole."""

@@ -1,4 +1,4 @@
-"""Parts of tasks of like size: padding then costs at most as much again as the rows themselves."""
+"""Splits tasks into parts of similar size, so that padding at most doubles the number of rows."""
 
 from __future__ import annotations
 

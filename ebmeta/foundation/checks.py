@@ -1,4 +1,4 @@
-"""Checks of arguments, in one place: public entries take what their annotations say, in the ranges beside them.
+"""Checks that the arguments of public entries have the types of their annotations and stated ranges.
 
     @checked(num_tasks=at_least(1), level=between(0, 1))
     def score(model: EmpiricalBayes, num_tasks: int = 600, level: float = 0.9, seed: int = 0): ...

@@ -1,4 +1,4 @@
-"""Fingerprints: by what a checkpoint knows the data, the settings and the seed that it was made with."""
+"""Fingerprints by which a checkpoint recognises the data, the settings and the seed that it was made with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kinds of arguments: what each may be, in words, as a test, and how it is taken over; numbers in ranges."""
+"""Kinds of arguments, each with its description, its test and its conversion."""
 
 from __future__ import annotations
 

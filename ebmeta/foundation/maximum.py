@@ -1,4 +1,4 @@
-r"""Going to a maximum, and how far it still is.
+r"""Maximisation of a function, and an estimate of how much is left to gain.
 
 An optimiser says that it has arrived where a step gains little, which a long narrow ridge makes it say anywhere. What
 is left to gain is therefore asked of the function: with gradient $g$ and Hessian $-H$ of a log evidence,

@@ -1,4 +1,4 @@
-"""Random numbers that depend on a seed alone: every draw has a generator of its own, in any number of threads.
+"""Random numbers that depend on a seed alone, because every draw has a generator of its own.
 
 The generators of Python, NumPy and torch are the user's: nothing here reads or moves them. Code that cannot be handed
 a generator (a distribution of Pyro, dropout inside an embedder) runs inside `Drawing`, which hands it one. Only Pyro's

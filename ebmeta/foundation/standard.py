@@ -1,4 +1,4 @@
-r"""Centre and unit of what training has seen, in 64 bits: $z = (x - \bar x) / s$.
+r"""Centre and unit of training values in 64 bits, $z = (x - \bar x) / s$.
 
 Numbers keep the precision in which they came until they are centred and scaled; only then do they take the type of
 the model. The digits in which Unix times or concentrations differ are lost otherwise, without a word. Where numbers

@@ -1,4 +1,4 @@
-"""Files of tensors: safetensors with a JSON header and a checksum over all of it; no pickle."""
+"""Files of tensors in safetensors with a JSON header and a checksum over all of it, without pickle."""
 
 from __future__ import annotations
 

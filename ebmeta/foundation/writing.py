@@ -1,4 +1,4 @@
-"""Writing: a file is there whole or not at all, and what ebmeta did not write stays.
+"""Writes files whole or not at all, and never replaces what ebmeta did not write unless asked.
 
 Content is made in memory and goes to a temporary file beside its target, which then takes the target's place. The
 temporary file is locked while its writer lives: one without a lock is what a killed process left, and the next write

@@ -1,4 +1,4 @@
-r"""What the rest of the library asks of a likelihood $p(y \mid \eta)$.
+r"""The abstract likelihood $p(y \mid \eta)$, which states all that the rest of the library uses of one.
 
 An exponential family in the linear predictor,
 

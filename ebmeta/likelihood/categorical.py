@@ -1,4 +1,4 @@
-"""Class labels."""
+"""The likelihood of class labels."""
 
 from __future__ import annotations
 

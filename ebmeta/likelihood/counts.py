@@ -1,4 +1,4 @@
-"""Binary outcomes and counts: Bernoulli, binomial, Poisson, negative binomial."""
+"""Likelihoods of binary outcomes and counts, namely Bernoulli, binomial, Poisson and negative binomial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mean of a softmax of Gaussian logits by mean field: every class against every other, a few queries at a time."""
+"""The mean of a softmax of Gaussian logits by a mean-field approximation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real labels: normal noise, normal noise of a level of each task's own, and Student-t noise."""
+"""Likelihoods of real labels with normal noise, normal noise of a level of each task's own, and Student-t noise."""
 
 from __future__ import annotations
 

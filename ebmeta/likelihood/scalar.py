@@ -1,4 +1,4 @@
-r"""Likelihoods of one number per row: what they share, by quadrature over a Gaussian linear predictor.
+r"""What likelihoods of one number per row share, by quadrature over a Gaussian linear predictor.
 
 A member states the mean, the variance and the distribution of a label given $\eta$; gradients follow from the log
 density by automatic differentiation, and everything that asks for an average over $\eta \sim \mathcal N(m, v)$ by

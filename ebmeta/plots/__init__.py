@@ -1,4 +1,4 @@
-"""Plots: one seaborn figure per function, each on axes of the user's or its own, which it returns."""
+"""Figures, one function each, which draws on given axes or its own and returns them."""
 
 from ebmeta.plots.axes import axes_or_new, save_figure
 from ebmeta.plots.curves import fitted_curve

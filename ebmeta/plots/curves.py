@@ -1,4 +1,4 @@
-"""Plots of fitted curves: a task's prediction over a grid of inputs, its interval, and the rows behind it."""
+"""Figures of fitted curves with the prediction of a task over a grid of inputs, its interval and its rows."""
 
 from __future__ import annotations
 

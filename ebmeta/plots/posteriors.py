@@ -1,4 +1,4 @@
-"""The path of a posterior in the plane of two weights, over the density that it should reach."""
+"""A figure of the path of a posterior in the plane of two weights, over the exact density."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of scores: of predictions by step, confidence and number of classes, and over training."""
+"""Figures of scores by step, confidence and number of classes, and over training."""
 
 from __future__ import annotations
 

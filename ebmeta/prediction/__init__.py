@@ -1,1 +1,1 @@
-"""Predictions, and what they are worth: scores, calibration, conformal sets, novelty."""
+"""Predictions and their assessment by scores, calibration, conformal sets and novelty."""

@@ -1,4 +1,4 @@
-r"""ArviZ: the one place that knows which of its two major lines is installed.
+r"""ArviZ on both of its major lines, which differ in this module alone.
 
 ArviZ 0.x (Python 3.11) works on its own `InferenceData`, ArviZ 1.x (Python 3.12 and newer) on `xarray.DataTree`. It is
 imported when a function of this module is called. Functions take the trees that `predict`, `reference.nuts` and

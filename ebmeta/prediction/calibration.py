@@ -1,4 +1,4 @@
-r"""Calibration of class probabilities, on plain arrays: reliability and the Brier decomposition.
+r"""Calibration of class probabilities on plain arrays, by reliability and the Brier decomposition.
 
 Everything is computed from sums over the queries of a task that fall in a bin, so a resample of tasks,
 the unit of sampling, is a weighted sum. With confidence $c$, the probability of the predicted class,

@@ -1,4 +1,4 @@
-r"""Conformal prediction: sets of classes that hold the true one with a stated probability, over tasks.
+r"""Conformal sets of classes that hold the true one with a stated probability, over tasks.
 
 Queries of one task share its classes, its support set and its posterior, so they are not exchangeable with
 the queries of another task; tasks are. Each of $T$ calibration tasks therefore weighs the same, whatever

@@ -1,4 +1,4 @@
-r"""Novelty: a warning for tasks unlike those that the model was trained on.
+r"""A novelty score that warns of tasks unlike those that the model was trained on.
 
 A task is summed up in a few numbers, from its support set and unlabelled queries. With
 $d(x)^2 = (x - \mu)^\top \Sigma^{-1} (x - \mu)$ for the location and covariance of the embedded inputs of

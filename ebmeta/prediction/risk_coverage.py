@@ -1,4 +1,4 @@
-r"""Risk and coverage: how much less often the confident predictions are wrong.
+r"""Risk and coverage, which say how much less often the confident predictions are wrong.
 
 With predictions in order of falling confidence, and $e_j$ the error of the $j$-th, the risk at a coverage of $k / n$ is
 $R_k = \frac1k \sum_{j \le k} e_j$. Derivations: `theory/calibration.md`.

@@ -1,4 +1,4 @@
-r"""Evaluation: accuracy, proper scores and calibration after every refinement step.
+r"""Evaluation by accuracy, proper scores and calibration after every refinement step.
 
 For classes: accuracy, NLL (nats per query), Brier score $\sum_c (p_c - 1\{y = c\})^2$ and its parts
 (`brier_decomposition`), the expected calibration error of the top label in 15 bins of equal width (`ece`)

@@ -1,4 +1,4 @@
-r"""Prediction: from a model and unlabelled tasks to a labelled tree of arrays.
+r"""Predictions of a model for unlabelled tasks, as a labelled tree of arrays.
 
 The tree has the groups that ArviZ knows, with leading dimensions `chain` (one) and `draw`:
 

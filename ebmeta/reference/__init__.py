@@ -1,4 +1,4 @@
-r"""Reference posteriors by NumPyro: what amortized posteriors are judged against.
+r"""Reference posteriors by NumPyro, with which amortized posteriors are compared.
 
 `nuts` draws from the exact posterior of every task under the *learned* prior; `hierarchical` draws from the fully
 Bayesian model, in which the prior's parameters have a posterior of their own. Both return the tree that `predict`

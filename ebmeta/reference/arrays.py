@@ -1,4 +1,4 @@
-"""From tasks to plain arrays, and from draws to trees of labelled ones."""
+"""Conversion of tasks to plain arrays, and of draws to trees of labelled arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""The fully Bayesian hierarchical model: the prior's parameters have a posterior too.
+r"""The fully Bayesian hierarchical model, in which the prior's parameters have a posterior too.
 
 $$ y_i \sim p(y \mid \eta_i, n_i, \theta), \qquad \eta_i = z_i^\top w_{t(i)} + x_i^\top \beta, \qquad
    w_{tc} \sim \mathcal N(\mu, \mathrm{diag}(\tau)\, \Omega\, \mathrm{diag}(\tau)) $$

@@ -1,4 +1,4 @@
-r"""NUTS on the learned model, all tasks in one compiled program.
+r"""NUTS under the learned prior, with all tasks in one compiled program.
 
 The exact targets that amortized posteriors are judged against,
 

@@ -1,4 +1,4 @@
-r"""Likelihoods $p(y \mid \eta)$ in NumPyro, by the names that the rest of the library gives them.
+r"""Likelihoods $p(y \mid \eta)$ in NumPyro, under the names of the rest of the library.
 
 ========================  ================================================================  ================
 name                      $y$ given $\eta$ and the size $n$ of its row                      parameters

@@ -1,4 +1,4 @@
-"""Simulated worlds, in which the exact answer is known."""
+"""Simulated families of tasks, whose exact answer is known."""
 
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
 from ebmeta.simulate.sines import SineTasks

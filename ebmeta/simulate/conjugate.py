@@ -1,4 +1,4 @@
-r"""The linear-Gaussian case in closed form: the oracle that everything else is measured against.
+r"""The linear-Gaussian case in closed form, with which everything else is compared.
 
 With $w \sim \mathcal N(\mu, \Lambda_0^{-1})$ and $y_i = x_i^\top w + \sigma \varepsilon_i$,
 

@@ -1,4 +1,4 @@
-r"""The sines family, the usual toy of few-shot regression, with its exact Bayesian predictions.
+r"""Sine waves, the usual example of few-shot regression, with their exact Bayesian predictions.
 
 $$ y_{ti} = a_t \sin(x_{ti} + \varphi_t) + \sigma \varepsilon_{ti}, \qquad a_t \sim \mathcal U(0.1, 5), \quad
    \varphi_t \sim \mathcal U(0, \pi), \quad \sigma = 0.1, \quad x_{ti} \sim \mathcal U(-5, 5). $$

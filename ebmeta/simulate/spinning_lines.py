@@ -1,4 +1,4 @@
-r"""Tasks without labels whose inputs tell the weights: lines through the origin, and weights that turn with them.
+r"""Tasks without labels whose inputs determine the weights, which turn with a line through the origin.
 
 `SpinningLines` draws, with $u(\theta) = (\cos\theta, \sin\theta)$,
 

@@ -1,4 +1,4 @@
-"""Tasks: rows of arrays and frames, and the sources that draw batches of tasks from them."""
+"""Rows of arrays and frames, and the sources that draw batches of tasks from them."""
 
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.episodes import EpisodeSampler

@@ -1,4 +1,4 @@
-"""What comes in: rows, columns and keys from arrays, lists and frames, read by one rule.
+"""Rows, columns and keys from arrays, lists and frames, all read by one rule.
 
 Frames are those of pandas, polars and pyarrow. Their columns have names, which samplers, models and estimators remember
 and compare as scikit-learn does: rows with other names, or with the same ones in another order, are refused. Nothing

@@ -1,4 +1,4 @@
-"""Frames from files: CSV and parquet as they are written, with nothing shifted, renamed or guessed per file.
+"""Frames from CSV and parquet files as they are written, without shifting, renaming or guessing.
 
 Columns that hold ids (labels of classes and groups) are read as texts, so that `031` stays `031`. Columns that merely
 number the rows are known as such (`row_ids`) and become no features.

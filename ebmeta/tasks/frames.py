@@ -1,4 +1,4 @@
-"""Data frames: columns of numbers and texts as features, covariates, sizes and groups, learned once and kept.
+"""Encoding of data frames as features, covariates, sizes and groups, learned once and kept.
 
 Frames are those of pandas, polars and pyarrow; columns are found by name, in any order.
 
