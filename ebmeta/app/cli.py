@@ -278,7 +278,7 @@ def diagnose(
     Args:
         model: folder of the model.
         data: npz, CSV or parquet file of classes or groups that training has not seen.
-        output: the page, HTML; the numbers lie beside it, as JSON.
+        output: the page, HTML; a JSON file of the same name has the numbers.
         tasks: how rows become tasks; a model of groups in named columns knows the columns.
         num_tasks: number of tasks.
         seed: seed of tasks and draws.

@@ -88,15 +88,15 @@ def camera(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """
     gain, angle, tilt = np.exp(rng.normal(0, 0.5)), rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.5)
     width, noise = rng.uniform(0.3, 0.9), rng.uniform(0.3, 0.5)
-    place = np.arange(SIDE)
-    blur = np.exp(-((place[:, None] - place) ** 2) / (2 * width**2))
+    pixel = np.arange(SIDE)
+    blur = np.exp(-((pixel[:, None] - pixel) ** 2) / (2 * width**2))
     blur /= blur.sum(1, keepdims=True)
-    across = 2 * place / (SIDE - 1) - 1
+    across = 2 * pixel / (SIDE - 1) - 1
     light = tilt * (np.cos(angle) * across[:, None] + np.sin(angle) * across)
     images = blur @ rows.reshape(-1, SIDE, SIDE) @ blur.T
     images = gain * (images + noise * rng.standard_normal(images.shape)) + light
-    seen: np.ndarray = images.reshape(rows.shape)
-    return seen
+    out: np.ndarray = images.reshape(rows.shape)
+    return out
 
 
 @checked()

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ebmeta.app.sources import Tasks, agree, naming, refuse_numbers, roles_of_encoder
+from ebmeta.app.sources import Tasks, check_roles, column_errors, refuse_numbers, roles_of_encoder
 from ebmeta.app.tables import Roles, Table, read_table, write_table
 from ebmeta.estimators.classifier import FewShotClassifier
 from ebmeta.estimators.regressor import FewShotRegressor
@@ -126,19 +126,19 @@ class _OfNumbers(_Question):
         with _silent():
             batch, numbers = self.estimator.placed(self.rows, groups=self.groups, size=self.size)
         tree = predict(self.estimator.model, batch, num_steps=self.estimator.num_steps, quantiles=self.levels)
-        place = np.full(batch.query_mask.shape, -1)
-        place[batch.query_mask.numpy()] = numbers.numpy()
-        tree["predictive/row"] = xr.DataArray(place, dims=("task", "query"))
+        row = np.full(batch.query_mask.shape, -1)
+        row[batch.query_mask.numpy()] = numbers.numpy()
+        tree["predictive/row"] = xr.DataArray(row, dims=("task", "query"))
         return tree
 
     def facts(self) -> dict[str, Any]:
         known, labelled = self.estimator.groups_, len(self.estimator.support_y_)
         asked = set(groups_of(self.groups, len(self.rows)) or [None])
-        seen = asked & set(known) if known is not None else asked if labelled else set()
+        labelled_groups = asked & set(known) if known is not None else asked if labelled else set()
         return {
             "rows": len(self.rows),
             "groups": len(asked),
-            "groups_with_labels": len(seen),
+            "groups_with_labels": len(labelled_groups),
             "labelled_rows": labelled,
         }
 
@@ -197,12 +197,12 @@ def predict_files(
             raise ValueError(f"--groups: expected a model of groups, got one of classes and {groups!r}")
         labelled, rows = _tables(model, support, query, label, groups)
         refuse_numbers(support, label, labelled.y)
-        with naming(support, y=label):
+        with column_errors(support, y=label):
             clf = FewShotClassifier(model, num_steps, concentration).fit(labelled.X, np.asarray(labelled.y))
         question: _Question = _OfClasses(clf, rows.X, rows.ids, labelled.roles, {})
     elif encoder is None:
         labelled, rows = _tables(model, support, query, label, groups)
-        with naming(support, y=label):
+        with column_errors(support, y=label):
             y = read_column("y", labelled.y)
             known = None if labelled.groups is None else as_ids(labelled.groups)
             reg = FewShotRegressor(model, num_steps).fit(labelled.X, y, groups=known)
@@ -210,8 +210,8 @@ def predict_files(
         shown = {} if groups is None or rows.groups is None else {groups: rows.groups}
         question = _OfNumbers(reg, rows.X, rows.ids, labelled.roles, shown, new)
     else:
-        with naming(folder):
-            agree(Tasks(label=label, groups=groups), encoder)
+        with column_errors(folder):
+            check_roles(Tasks(label=label, groups=groups), encoder)
         question = _frames(model, encoder, support, query, num_steps)
     found: xr.DataTree | Columns
     if output.suffix == ".nc":
@@ -254,23 +254,23 @@ def _frames(
     """
     labelled, rows = (read_frame(path, encoder.texts) for path in (support, query))
     shown = {encoder.groups: rows[encoder.groups].to_numpy()} if encoder.groups in rows else {}
-    with naming(query):
+    with column_errors(query):
         if not len(rows):
             raise ValueError("expected at least one row to predict, got none")
         roles = roles_of_encoder(rows, encoder)
     ids = {str(c): rows[c].to_numpy() for c in roles.ids[:1]}
-    with naming(support):
+    with column_errors(support):
         used = roles_of_encoder(labelled, encoder)
     if encoder.groups not in rows and encoder.groups not in labelled:
         labelled, rows = (f.assign(**{encoder.groups: "the group"}) for f in (labelled, rows))
     for frame in (labelled, rows):
         if encoder.groups in frame:
             frame[encoder.groups] = as_ids(frame[encoder.groups])
-    with naming(support):
+    with column_errors(support):
         known = encoder.labels(labelled)
         x, y = encoder.transform(labelled), encoder.numbers(labelled, encoder.y)
         size = None if encoder.size is None else encoder.numbers(labelled, encoder.size)
-    with naming(query):
+    with column_errors(query):
         new = encoder.labels(rows)
         query_x = encoder.transform(rows)
         query_size = None if encoder.size is None else encoder.numbers(rows, encoder.size)
@@ -283,7 +283,7 @@ def _frames(
             )
         both = [f[columns] for f in (labelled, rows) if len(f) and set(columns) <= set(f.columns)]
         group_x = encoder.group_x(pd.concat(both, ignore_index=True) if both else rows)
-    with naming(support, y=encoder.y, size=encoder.size, groups=encoder.groups):
+    with column_errors(support, y=encoder.y, size=encoder.size, groups=encoder.groups):
         reg = FewShotRegressor(model, num_steps).fit(x, y, groups=known, size=size, group_x=group_x)
     print(f"{support}: {used}")
     return _OfNumbers(reg, query_x, ids, used, shown, new, query_size)

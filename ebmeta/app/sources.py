@@ -17,7 +17,7 @@ from ebmeta.tasks.frame_files import as_ids
 from ebmeta.tasks.frames import FrameEncoder
 from ebmeta.tasks.groups import GroupSampler
 
-__all__ = ["Tasks", "agree", "naming", "refuse_numbers", "roles_of_encoder", "sampler"]
+__all__ = ["Tasks", "check_roles", "column_errors", "refuse_numbers", "roles_of_encoder", "sampler"]
 
 FLAGS = {"n_way": "--n-way", "n_shot": "--n-shot", "n_support": "--n-shot", "n_query": "--n-query", "seed": "--seed"}
 
@@ -96,7 +96,7 @@ def sampler(
     exclude = _list(tasks.exclude) if names is None else []
     table = read_table(path, tasks.label, features=_features(path, tasks, names), exclude=exclude)
     refuse_numbers(path, tasks.label, table.y)
-    with naming(path, y=tasks.label):
+    with column_errors(path, y=tasks.label):
         source = EpisodeSampler(
             table.X,
             table.y,
@@ -126,7 +126,7 @@ def _features(path: Path, tasks: Tasks, names: Sequence[str] | None) -> Sequence
 
 
 def refuse_numbers(path: Path, label: str, y: np.ndarray | None) -> None:
-    """Raise `ValueError` where labels of classes are numbers that are not whole: `--groups` was forgotten."""
+    """Raise `ValueError` where class labels are not whole numbers, which means that `--groups` was forgotten."""
     numbers = pd.to_numeric(pd.Series([] if y is None or y.ndim != 1 else y), errors="coerce").to_numpy(dtype=float)
     odd = np.isfinite(numbers) & (numbers != np.round(numbers))
     if odd.any() and np.isfinite(numbers).all():
@@ -155,12 +155,12 @@ def _groups(
         if tasks.size or tasks.features or tasks.group_features or tasks.exclude:
             raise ValueError(f"{path}: expected a file of named columns, .csv or .parquet, for sizes and features")
         table = read_table(path, tasks.label, tasks.groups, classes=False)
-        with naming(path, y=tasks.label, groups=tasks.groups):
+        with column_errors(path, y=tasks.label, groups=tasks.groups):
             source = GroupSampler(table.X, table.y, table.groups, n_support, n_query, seed=seed)
         say(f"{path}: {table.roles}")
         return source
     frame = read_frame(path, [name] if encoder is None else encoder.texts)
-    with naming(path):
+    with column_errors(path):
         if encoder is None:
             known, exclude = _list(tasks.group_features), _list(tasks.exclude)
             features = _features(path, tasks, names)
@@ -168,11 +168,11 @@ def _groups(
             if absent := [c for c in exclude if c not in frame]:
                 raise ValueError(f"--exclude: expected columns of the file, got {absent[0]!r}")
             encoder = FrameEncoder(tasks.label, name, found.features, known, tasks.size).fit(frame)
-        agree(tasks, encoder)
+        check_roles(tasks, encoder)
         roles = roles_of_encoder(frame, encoder)
         if name in frame:
             frame[name] = as_ids(frame[name])
-    with naming(path, y=encoder.y, size=encoder.size):
+    with column_errors(path, y=encoder.y, size=encoder.size):
         source = GroupSampler.from_frame(frame, n_support=n_support, n_query=n_query, encoder=encoder, seed=seed)
     say(f"{path}: {roles}")
     return source
@@ -185,8 +185,8 @@ def roles_of_encoder(frame: pd.DataFrame, encoder: FrameEncoder) -> Roles:
 
 
 @contextmanager
-def naming(path: Path, **roles: str | None) -> Iterator[None]:
-    """Put the file in front of what is wrong with its columns, and their names in place of their roles.
+def column_errors(path: Path, **roles: str | None) -> Iterator[None]:
+    """Name the file and the column in errors of the library, which name a role such as `y`.
 
     Args:
         path: the file.
@@ -201,8 +201,8 @@ def naming(path: Path, **roles: str | None) -> Iterator[None]:
         raise ValueError(f"{path}: {called}{colon}{rest}") from None
 
 
-def agree(tasks: Tasks, encoder: FrameEncoder) -> None:
-    """Raise `ValueError` where columns are named, and otherwise than in training."""
+def check_roles(tasks: Tasks, encoder: FrameEncoder) -> None:
+    """Raise `ValueError` where flags name other columns than those of training."""
     known = {
         "label": (None if tasks.label == Tasks.label else tasks.label, encoder.y),
         "groups": (tasks.groups, encoder.groups),

@@ -61,7 +61,7 @@ def generalization_gap(
     num_draws: int = 32,
     seed: int = 0,
 ) -> xr.Dataset:
-    r"""Measure the gap between new rows and seen rows after every refinement step, and bound it by information.
+    r"""Measure the gap between new rows and given rows after every refinement step, and bound it by information.
 
     Every second query of a task is hidden from the posterior and serves as a new row. The bound takes for granted that
     these follow the same law as the support rows, that rows are independent given the task, and that the model was not
@@ -82,40 +82,40 @@ def generalization_gap(
         Over `step`: `risk` on new rows, `rate` in nats. Over `(rows, step)`, rows "support" and "query": `gap`, its
         `gap_half_width` of a 95% interval over tasks, `proxy_per_row` $\mathbb E[v / n]$, `bound_rate` and, with
         `information`, `bound_information`; `tightness_rate` and `tightness_information`, bound over gap, NaN where the
-        gap is not told from 0. Attributes `verdict` ("holds", "unclear" or "fails": whether the interval of each gap
-        ends below `bound_rate`, crosses it, or starts above) and `words`.
+        gap cannot be distinguished from 0. Attributes `verdict` ("holds", "unclear" or "fails": whether the interval of
+        each gap ends below `bound_rate`, crosses it, or starts above) and `words`.
 
     Raises:
         ValueError: if tasks are unlabelled, lack support rows or a second query, or do not fit the model or the loss.
     """
     generator = torch.Generator().manual_seed(seed)
-    parts: dict[str, list[Tensor]] = {"rate": [], "risk": [], "seen": [], "proxy": []}
+    parts: dict[str, list[Tensor]] = {"rate": [], "risk": [], "given": [], "proxy": []}
     with evaluating(model):
         for batch, _ in labelled(model, tasks, num_tasks, "generalization_gap"):
-            seen, new = _split(batch)
-            inferred = one_posterior(model, seen, num_steps, "generalization_gap")
+            given, new = _split(batch)
+            inferred = one_posterior(model, given, num_steps, "generalization_gap")
             risk_of = partial(_risk, model, inferred, loss=loss, num_draws=num_draws, generator=generator)
-            sides, ways = (seen.support, seen.query), batch.way_mask
+            sides, ways = (given.support, given.query), batch.way_mask
             risk, second = risk_of(ways, new.query)
             both = [risk_of(ways, rows)[0] for rows in sides]
             counts = torch.stack([rows.count for rows in sides]).unsqueeze(1)
             parts["rate"].append(inferred.kl())
             parts["risk"].append(risk)
-            parts["seen"].append(torch.stack(both))
+            parts["given"].append(torch.stack(both))
             parts["proxy"].append((second if loss == "nll" else torch.full_like(second, 0.25)) / counts)
     joined = {name: torch.cat(values, -1) for name, values in parts.items()}
     unit = "nats per row" if loss == "nll" else "1"
     out = summarise({"risk": joined["risk"]}, unit, "step") | summarise({"rate": joined["rate"]}, "nats", "step")
-    gap = joined["risk"] - joined["seen"]
+    gap = joined["risk"] - joined["given"]
     out |= summarise({"gap": gap}, unit, "rows", "step")
     out["proxy_per_row"] = xr.DataArray(mean_of(joined["proxy"])[0], dims=("rows", "step"))
     known = {"rate": out["rate"]}
     if information is not None:
         known["information"] = _nats(information, len(out["rate"]))
-    told = out["gap"].where(out["gap"] > out["gap_half_width"])
+    distinct = out["gap"].where(out["gap"] > out["gap_half_width"])
     for name, nats in known.items():
         out[f"bound_{name}"] = (2 * out["proxy_per_row"] * nats) ** 0.5
-        out[f"tightness_{name}"] = out[f"bound_{name}"] / told
+        out[f"tightness_{name}"] = out[f"bound_{name}"] / distinct
     data = xr.Dataset(out).assign_coords(rows=list(SIDES), step=np.arange(gap.shape[1]))
     return data.assign_attrs(num_tasks=gap.shape[-1], loss=loss, **_verdict(data))
 
@@ -199,13 +199,13 @@ def _verdict(data: xr.Dataset) -> dict[str, str]:
     bound = data["bound_rate"]
     verdict = "fails" if bool((low > bound).any()) else "holds" if bool((high <= bound).all()) else "unclear"
     last = data.isel(step=-1)
-    told = {
+    cost = {
         rows: f"{float(last['gap'].sel(rows=rows)):.3g} (at most {float(last['bound_rate'].sel(rows=rows)):.3g})"
         for rows in SIDES
     }
     words = (
-        f"New rows cost {told['support']} more than the labelled rows that the posterior has seen, and "
-        f"{told['query']} more than the unlabelled ones. The bound by information {verdict}."
+        f"New rows cost {cost['support']} more than the labelled rows that the posterior has seen, and "
+        f"{cost['query']} more than the unlabelled ones. The bound by information {verdict}."
     )
     return {"verdict": verdict, "words": words if verdict != "unclear" else f"{words} More tasks would tell."}
 

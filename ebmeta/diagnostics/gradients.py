@@ -194,12 +194,12 @@ def _compare(metric: Gaussian, ours: Tensor, true: Tensor) -> tuple[Tensor, Tens
 
 
 def rounding(values: Tensor) -> float:
-    """Return what is a relative error of this arithmetic and nothing else."""
+    """Return the relative error below which a difference is rounding."""
     return 64 * torch.finfo(values.dtype).eps
 
 
 def _class_belief(r: Tensor, wrong: Tensor, y: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """Score a belief over classes of shape `(T, Q, C)`, which is r - T(y) off."""
+    """Score a belief over classes of shape `(T, Q, C)`, whose error is r - T(y)."""
     out = {"belief_brier": per_query(wrong.square().sum(-1), mask)}
     top, best = r.max(-1)
     right = (best == y).to(r.dtype)
@@ -235,7 +235,7 @@ def _verdict(data: xr.Dataset) -> dict[str, str]:
     )
 )
 def synthetic_gradient_plot(data: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Plot the cosines of each step: mean and middle 90% of the tasks. Below each step stands what it gained.
+    """Plot the cosines of each step, with mean and middle 90% of the tasks, and its gain below.
 
     Args:
         data: what `synthetic_gradients` returned.

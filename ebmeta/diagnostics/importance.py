@@ -54,7 +54,7 @@ def check_posteriors(
     num_draws: int = 1000,
     seed: int = 0,
 ) -> xr.Dataset:
-    r"""Hold $q_0, \dots, q_K$ of every task against the exact joint, all tasks at once.
+    r"""Compare $q_0, \dots, q_K$ of every task with the exact joint density, all tasks at once.
 
     Args:
         model: the model.
@@ -184,8 +184,8 @@ def _judge(part: Pass, observe: str) -> dict[str, Tensor]:
     out = {name: torch.stack(values) for name, values in steps.items()}
     # Weights of draws from the prior are likelihoods: uneven, but without a heavy tail.
     bound, of_prior, size = out.pop("bound"), part.draw(None).log_ratio, out["effective_size"]
-    if part.of_all is not None:
-        ratio = part.of_all.draw(0).log_ratio
+    if part.all_labels is not None:
+        ratio = part.all_labels.draw(0).log_ratio
         bound = torch.cat([bound, torch.logsumexp(ratio, 0, keepdim=True) - math.log(num_draws)])
         size = torch.cat([size, torch.exp(-torch.logsumexp(2 * _smooth(ratio)[0], 1)).unsqueeze(0)])
     size = torch.where(size > num_draws / 10, size, 0.0)

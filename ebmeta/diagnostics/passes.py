@@ -52,7 +52,7 @@ class Pass:
     level: Tensor
     noise: Tensor
     query_noise: Tensor
-    of_all: Pass | None = None  # the same for $q_0$ of all labels of the target, where the steps have not seen them
+    all_labels: Pass | None = None  # the same for $q_0$ given all labels, where the steps were given fewer
 
     @cached_property
     def levels(self) -> int:
@@ -80,9 +80,9 @@ class Pass:
     def draw(self, k: int | None) -> Draws:
         """Draw from $q_k$, or from the prior where `k` is None."""
         q = self.prior.repeat(self.levels) if k is None else self._projected(k)
-        seen, every, times = self.directions.num_seen, len(self.directions), self.levels
+        first, every, times = self.directions.num_labelled, len(self.directions), self.levels
         u = q.draw(self.noise.repeat_interleave(times, 0))
-        eta = torch.einsum("tnr,tcsr->stnc", self._rows, u[..., :seen])
+        eta = torch.einsum("tnr,tcsr->stnc", self._rows, u[..., :first])
         given = Given(_repeat(self.labelled.support_size, times), None)
         if self.inferred.levels is not None:
             given = Given(given.size, self.inferred.levels.z.flatten())
@@ -90,29 +90,29 @@ class Pass:
         logp = self.inferred.likelihood.log_prob(y, eta, ways, given)
         labels = torch.where(repeat(self.labelled.support_mask, times), logp, 0.0).sum(-1)
         labels = labels + (self.inferred.log_prior - self.inferred.log_weight).flatten()
-        of_p, of_q = self.prior.repeat(times).log_prob(u, seen, every), q.log_prob(u, seen, every)
-        chosen = self._chosen(u[..., :seen].permute(2, 0, 1, 3)).permute(1, 2, 0, 3)
+        of_p, of_q = self.prior.repeat(times).log_prob(u, first, every), q.log_prob(u, first, every)
+        chosen = self._chosen(u[..., :first].permute(2, 0, 1, 3)).permute(1, 2, 0, 3)
         return Draws(chosen, *(self._chosen(a - b + labels) for a, b in zip(of_p, of_q, strict=True)))
 
     @cached_property
     def _rows(self) -> Tensor:
-        return repeat(self.x @ self.directions.basis[..., : self.directions.num_seen], self.levels)
+        return repeat(self.x @ self.directions.basis[..., : self.directions.num_labelled], self.levels)
 
     def _projected(self, k: int) -> Projected:
         basis, real = (repeat(v, self.levels) for v in (self.directions.basis, self.directions.real))
-        return project(_double(self.inferred.path[k]), Frame(basis, real, self.directions.num_seen))
+        return project(_double(self.inferred.path[k]), Frame(basis, real, self.directions.num_labelled))
 
     def unseen(self, k: int) -> Tensor:
         r"""Return $\mathbb E_q \mathrm{KL}(q_k(w \mid u) \Vert p_\psi(w \mid u))$ in nats, shape `(T,)`."""
-        seen = self.directions.num_seen
+        first = self.directions.num_labelled
         whole = _double(self.inferred.path[k]).kl(_double(self.inferred.setting.prior))
-        part = self._projected(k).leading(seen).kl(self.prior.leading(seen).repeat(self.levels))
+        part = self._projected(k).leading(first).kl(self.prior.leading(first).repeat(self.levels))
         return self.inferred.average(self.inferred.by_level(whole - part))
 
     @cached_property
     def _query(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return slope, shift and standard deviation of queries' linear predictors given $u$, under the prior."""
-        p, prior = self._prior, self.prior.leading(self.directions.num_seen)
+        p, prior = self._prior, self.prior.leading(self.directions.num_labelled)
         x = self.inferred.x.double()
         basis = self.directions.basis[..., : self.directions.num_seen]
         cross = torch.einsum("tqp,tcpr->tcqr", x, p.covariance_times(basis))
@@ -138,7 +138,7 @@ class Pass:
         """Return the log of the weighted mean likelihood of query labels in nats, shape `(T, Q)`."""
         given = self._given(self.batch.query_size)
         y = self.batch.query_y
-        assert y is not None  # for the type checker: scores are asked of labelled tasks
+        assert y is not None  # for the type checker: only labelled tasks are scored
         each = self.inferred.likelihood.log_prob(y, self.queries(drawn), self.batch.way_mask, given)
         return torch.logsumexp(each + weight.T.unsqueeze(-1), 0)
 
@@ -183,9 +183,9 @@ def passes(
             level = choose(inferred.log_weight, num_draws, generator)
             shapes = (tasks, ways, num_draws, len(directions)), (num_draws, tasks, part.query_mask.shape[1], ways)
             noise, of_query = (torch.randn(s, generator=generator, dtype=x.dtype).to(x.device) for s in shapes)
-            of_all = None
+            all_labels = None
             if observe == "both":
                 best = model.infer(target, 0)
                 other = choose(best.log_weight, num_draws, generator)
-                of_all = Pass(target, best, target, x, directions, other, noise, of_query)
-            yield Pass(part, inferred, target, x, directions, level, noise, of_query, of_all)
+                all_labels = Pass(target, best, target, x, directions, other, noise, of_query)
+            yield Pass(part, inferred, target, x, directions, level, noise, of_query, all_labels)

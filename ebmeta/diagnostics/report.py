@@ -120,7 +120,7 @@ class Diagnosis:
         }
 
     def to_html(self) -> str:
-        """Return one self-contained page: no file or address beside it is needed."""
+        """Return one self-contained page, which needs no other file or address."""
         import jinja2
 
         environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -131,7 +131,7 @@ class Diagnosis:
         )
 
     def save(self, path: Path, overwrite: bool = False) -> None:
-        """Write the page to a file, and the numbers beside it with the ending `.json`.
+        """Write the page to a file, and the numbers to a file of the same name with the ending `.json`.
 
         Args:
             path: the page.
@@ -183,15 +183,15 @@ def diagnose(
     started = time.perf_counter()
     batches = task_batches(tasks, num_tasks, model)
     count = sum(b.num_tasks for b in batches)
-    again = repeats(tasks, count)
+    repetition = repeats(tasks, count)
     if count < 2:
         raise ValueError(f"num_tasks: expected at least 2, got {count}")
     if any(b.query_y is None for b in batches):
         raise ValueError("diagnose: expected query labels, got unlabelled tasks")
     scores = [task_scores(model, b) for b in batches]
     steps: list[Callable[[], Check]] = [
-        lambda: probabilities(model, batches, seed, scores, again),
-        lambda: few_labels(model, batches, scores, again),
+        lambda: probabilities(model, batches, seed, scores, repetition),
+        lambda: few_labels(model, batches, scores, repetition),
     ]
     if model.num_steps:
         steps.append(lambda: refinement(model, tasks, num_tasks))
@@ -207,7 +207,7 @@ def diagnose(
         "refinement steps": model.num_steps,
         "beta": model.beta,
     }
-    groups = round(count / again) if again > 1 else None
+    groups = round(count / repetition) if repetition > 1 else None
     return Diagnosis(tuple(checks), about, count, time.perf_counter() - started, groups)
 
 

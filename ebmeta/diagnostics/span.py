@@ -33,12 +33,12 @@ class Frame:
     Args:
         basis: $U$, shape `(T, P, R)`; zero where a task has fewer directions.
         real: True where a direction exists, shape `(T, R)`.
-        num_seen: how many of the $R$ belong to the labelled rows.
+        num_labelled: how many of the $R$ belong to the labelled rows.
     """
 
     basis: Tensor
     real: Tensor
-    num_seen: int
+    num_labelled: int
 
     def __len__(self) -> int:
         return self.basis.shape[-1]
@@ -59,9 +59,9 @@ def frame(labelled: Tensor, others: Tensor) -> Frame:
         labelled: features of labelled rows, zero where padded, shape `(T, S, P)`.
         others: features of other rows, zero where padded, shape `(T, Q, P)`.
     """
-    seen, real = _directions(labelled)
-    added, more = _directions(others - others @ seen @ seen.mT)
-    return Frame(torch.cat([seen, added], -1), torch.cat([real, more], -1), seen.shape[-1])
+    first, real = _directions(labelled)
+    added, more = _directions(others - others @ first @ first.mT)
+    return Frame(torch.cat([first, added], -1), torch.cat([real, more], -1), first.shape[-1])
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,10 +46,10 @@ def refinement(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks:
     """
     found = synthetic_gradients(model, tasks, num_tasks)
     total = found["gain_by_task"].sum("step").values
-    again = repeats(tasks, len(total)) ** 0.5
-    gain, half = float(total.mean()), float(again * Z95 * total.std(ddof=1) / len(total) ** 0.5)
+    repetition = repeats(tasks, len(total)) ** 0.5
+    gain, half = float(total.mean()), float(repetition * Z95 * total.std(ddof=1) / len(total) ** 0.5)
     harmed, last = float((total < 0).mean()), found.isel(step=-1)
-    step, step_half = float(last["gain"]), again * float(last["gain_half_width"])
+    step, step_half = float(last["gain"]), repetition * float(last["gain_half_width"])
     factor = f"{np.exp(abs(gain)):.2f} times"
     status: Status = "good"
     if gain + half < -LEAST_GAIN:

@@ -24,7 +24,7 @@ __all__ = ["FewShot"]
 
 
 class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
-    """What both faces share: one task, remembered as its support set."""
+    """The base of both estimators, which remembers the support set of one task."""
 
     def __init__(self, model: PredictiveModel, num_steps: int | None = None) -> None:
         self.model = model

@@ -231,9 +231,9 @@ def real_array(name: str, value: Any, *, ndim: int | None = None, padded: bool =
     if padded:
         bad &= ~np.isnan(out)
     if bad.any():
-        place = tuple(int(i) for i in np.argwhere(bad)[0])
-        at = str(place[0]) if len(place) == 1 else str(place)
-        raise ValueError(f"{name}: expected finite numbers, got {out[place]} at {at}")
+        index = tuple(int(i) for i in np.argwhere(bad)[0])
+        at = str(index[0]) if len(index) == 1 else str(index)
+        raise ValueError(f"{name}: expected finite numbers, got {out[index]} at {at}")
     return out
 
 

@@ -1,11 +1,11 @@
 r"""Maximisation of a function, and an estimate of how much is left to gain.
 
-An optimiser says that it has arrived where a step gains little, which a long narrow ridge makes it say anywhere. What
-is left to gain is therefore asked of the function: with gradient $g$ and Hessian $-H$ of a log evidence,
+An optimiser stops where a step gains little, which happens anywhere on a long narrow ridge. What is left to gain is
+therefore computed from the function. With gradient $g$ and Hessian $-H$ of a log evidence,
 
 $$ \tfrac12\, g^\top H^{-1} g \quad \text{(nats)} $$
 
-is what Newton's step would gain. Conjugate gradients take it from products $H v$, by differences of gradients, and
+is what Newton's step would gain. Conjugate gradients compute it from products $H v$, by differences of gradients, and
 never exceed it.
 """
 

@@ -78,7 +78,7 @@ def linear(inputs: int, outputs: int, generator: torch.Generator, bias: bool = T
 
 
 class Drawing(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch states no types here, nor below
-    """A block in which all of torch's random numbers come from generators of its own, whoever asks for them.
+    """A block in which all random numbers of torch come from generators of the block, in any caller.
 
     Like every mode of torch it holds for the present thread alone.
 

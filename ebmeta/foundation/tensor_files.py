@@ -63,11 +63,11 @@ def write_tensors(
         OSError: if the file cannot be written, or may not be replaced.
     """
     plain: dict[str, Tensor] = {}
-    seen: set[int] = set()
+    stored: set[int] = set()
     for name, tensor in tensors.items():
         value = tensor.detach().cpu().contiguous()
-        plain[name] = value.clone() if value.data_ptr() in seen else value  # the format refuses tied weights
-        seen.add(value.data_ptr())
+        plain[name] = value.clone() if value.data_ptr() in stored else value  # the format refuses tied weights
+        stored.add(value.data_ptr())
     text = to_json(header)
     metadata = {"ebmeta": kind, "header": text, "checksum": checksum(plain, json.loads(text))}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Writes files whole or not at all, and never replaces what ebmeta did not write unless asked.
 
-Content is made in memory and goes to a temporary file beside its target, which then takes the target's place. The
+Content is made in memory and goes to a temporary file in the folder of its target, and then replaces the target. The
 temporary file is locked while its writer lives: one without a lock is what a killed process left, and the next write
 to the same target removes it.
 
@@ -49,7 +49,7 @@ HEAD = 1 << 16  # bytes at either end of a file that are looked at
 
 
 def marked(kind: Kind) -> str:
-    """Return the words by which a file of ours is known again; they stand among its metadata."""
+    """Return the words in the metadata of a file by which ebmeta recognises it as its own."""
     return f"ebmeta {kind}"
 
 
@@ -57,7 +57,7 @@ def kind_of(path: Path) -> Kind | None:
     """Tell what ebmeta wrote to a file; None where it is of another origin.
 
     JSON has a member `ebmeta`, npz a comment of the archive, parquet a key `ebmeta` in its schema, netCDF an attribute
-    `source`, a page a generator, a picture its software, tensors a member of their header. CSV has no place for such a
+    `source`, a page a generator, a picture its software, tensors a member of their header. CSV has no room for such a
     mark: its columns end in `prediction` and the probabilities `p_...`, or in mean, std, q05, q50 and q95.
     """
     size = path.stat().st_size
@@ -68,9 +68,9 @@ def kind_of(path: Path) -> Kind | None:
     if head[:1] == b"{":
         return _kind_of_json(path)
     places: dict[bytes, bytes] = {b"PK": tail[-64:], b"PAR1": tail, b"\x89HDF": head, b"\x89PNG": head, b"<!DOC": head}
-    for magic, place in places.items():
+    for magic, mark in places.items():
         if head.startswith(magic):
-            return next((kind for kind in KINDS if marked(kind).encode() in place), None)
+            return next((kind for kind in KINDS if marked(kind).encode() in mark), None)
     if head[8:9] == b"{":  # safetensors: the length of a JSON header, and the header
         if b'{\\n  \\"format_version\\": 1\\n}' in head:  # a model of the first format, which has no mark
             return "model"
@@ -107,11 +107,11 @@ def check_target(path: Path, kind: Kind, overwrite: bool = False) -> None:
         OSError: if there is no folder for it, the file is a folder or read-only, or it is not a `kind` that ebmeta
             wrote and `overwrite` is false.
     """
-    place = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(path))
     try:
         mode, size = (status := os.stat(path)).st_mode, status.st_size
     except FileNotFoundError:
-        folder = place.parent
+        folder = target.parent
         while kind in MAKE_FOLDERS and not folder.exists():
             folder = folder.parent
         if not folder.is_dir():
@@ -125,7 +125,7 @@ def check_target(path: Path, kind: Kind, overwrite: bool = False) -> None:
         raise IsADirectoryError(f"{path}: expected a file to write to, got a folder")
     if not os.access(path, os.W_OK):
         raise PermissionError(f"{path}: expected a file that can be written to, got a read-only one")
-    if size and not overwrite and _stream(path) is None and (found := kind_of(place)) != kind:
+    if size and not overwrite and _stream(path) is None and (found := kind_of(target)) != kind:
         got = "a file that ebmeta did not write" if found is None else f"a {found}"
         raise FileExistsError(
             f"{path}: expected a new file or a {kind} written by ebmeta, got {got}; choose another name, or say "
@@ -134,7 +134,7 @@ def check_target(path: Path, kind: Kind, overwrite: bool = False) -> None:
 
 
 def check_files(targets: Iterable[tuple[str, Path, Kind]], inputs: Mapping[str, Path], overwrite: bool = False) -> None:
-    """Check all files that a command will write before it starts: none is one of its inputs, or another's place.
+    """Check before a command starts that no file that it will write is an input or is written twice.
 
     Args:
         targets: what names each file (a flag), the file, and what will be written.
@@ -157,13 +157,13 @@ def check_files(targets: Iterable[tuple[str, Path, Kind]], inputs: Mapping[str, 
             if path.exists() and other.exists() and os.path.samefile(path, other) and path.is_file():
                 raise ValueError(f"{flag}: expected a file that is no input, got {path}, which is {name}")
         check_target(path, kind, overwrite)
-        place = os.path.realpath(path)
-        folder = Path(place).parent
+        target = os.path.realpath(path)
+        folder = Path(target).parent
         if kind != "model" and _stream(path) is None and (folder in models or _is_model(folder)):
             raise ValueError(f"{flag}: expected a file outside the folder of a model, got {path}")
-        if place in taken and _stream(path) is None:
-            raise ValueError(f"{flag}: expected a file of its own, got {path}, which {taken[place]} writes too")
-        taken[place] = flag
+        if target in taken and _stream(path) is None:
+            raise ValueError(f"{flag}: expected a file of its own, got {path}, which {taken[target]} writes too")
+        taken[target] = flag
 
 
 def _is_model(folder: Path) -> bool:
@@ -172,7 +172,7 @@ def _is_model(folder: Path) -> bool:
 
 
 def _stream(path: Path) -> Path | int | None:
-    """Return what takes content as it comes: a device, a pipe, or what the shell made of standard output."""
+    """Return a file that takes content in order: a device, a pipe, or a redirected standard output."""
     try:
         status = os.stat(path)
         ours = [fd for fd in (1, 2) if os.path.samestat(status, os.fstat(fd))]

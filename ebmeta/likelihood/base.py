@@ -31,7 +31,7 @@ __all__ = ["Given", "Likelihood"]
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    r"""What is known of rows beside their features.
+    r"""What is known of rows in addition to their features.
 
     Args:
         size: how much each row counts: trials of a binomial, exposure of a Poisson or negative binomial, number of

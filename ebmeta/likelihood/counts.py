@@ -63,7 +63,7 @@ class _Counts(ScalarLikelihood):
 
     def check_precision(self, name: str, y: Tensor, dtype: torch.dtype) -> None:
         largest, eps = float(y.max()) if y.numel() else 0.0, torch.finfo(dtype).eps
-        # The rounding of the log of a rate, beside the noise of the log of a count.
+        # The rounding of the log of a rate, compared with the noise of the log of a count.
         if largest > 1 and 10 * eps * math.log(largest) > largest**-0.5:
             advice = "use model.double()" if dtype == torch.float32 else "count in larger units"
             raise ValueError(

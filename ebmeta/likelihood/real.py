@@ -20,7 +20,7 @@ from ebmeta.tasks.training_rows import TrainingRows
 
 __all__ = ["Normal", "NormalPerTask", "StudentT"]
 
-FARTHEST = 8.0  # log factor between a task's noise and the typical one: beyond it nothing is told apart
+FARTHEST = 8.0  # log factor between a task's noise and the typical one: beyond it nothing can be distinguished
 
 LOG_PRECISIONS = (-18.0, 4.0, 96)  # grid of log u over which a Student-t is a mixture of normals
 

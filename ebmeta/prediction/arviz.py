@@ -4,13 +4,13 @@ ArviZ 0.x (Python 3.11) works on its own `InferenceData`, ArviZ 1.x (Python 3.12
 imported when a function of this module is called. Functions take the trees that `predict`, `reference.nuts` and
 `reference.hierarchical` return, also after a round trip through a netCDF file.
 
-Two kinds of labels have to be told apart. Those that the draws have *not* seen (the queries of `predict`, and of
+There are two kinds of labels. Those that the draws are *not* conditioned on (the queries of `predict`, and of
 `reference.nuts` given the support set) score a prediction as they are:
 
 $$ \log p(y_i \mid d) \approx \log \tfrac1S \sum_s p(y_i \mid w_s). $$
 
-Those that the draws *have* seen (`observe="both"`, `hierarchical`) have to be left out first, by Pareto-smoothed
-importance sampling with weights proportional to $1 / p(y_i \mid w_s)$.
+Those that the draws *are* conditioned on (`observe="both"`, `hierarchical`) have to be left out first, by
+Pareto-smoothed importance sampling with weights proportional to $1 / p(y_i \mid w_s)$.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _values(tree: xr.DataTree, group: str, name: str) -> xr.DataArray:
 def loo(tree: xr.DataTree) -> Any:
     r"""Estimate the leave-one-out log score by Pareto-smoothed importance sampling.
 
-    For draws that have not seen the labels (see above) the sum is no score of theirs, for which see `held_out`; the
+    For draws that are not conditioned on the labels (see above) the sum does not score them; use `held_out`. The
     Pareto shapes $\hat k$ then say whether one label more would move the posterior further than the draws can tell.
 
     Args:

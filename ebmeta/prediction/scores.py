@@ -56,10 +56,10 @@ def task_batches(
     Args:
         tasks: tasks, or a source of them.
         num_tasks: how many tasks to draw from a source.
-        model: the model that they are for, whose columns a source of named ones has to have.
+        model: the model that the tasks are for; named columns have to be those of the model.
 
     Raises:
-        ValueError: if `num_tasks` is below 1, or the columns are others than the model's.
+        ValueError: if `num_tasks` is below 1, or the columns are not those of the model.
     """
     source = as_source(tasks)
     if model is not None:
@@ -69,9 +69,9 @@ def task_batches(
 
 
 def repeats(tasks: TaskSampler | TaskBatch, num_tasks: int) -> float:
-    """Return how often a source of groups draws each of them, at least 1: splits of one group are not independent.
+    """Return how often a source of groups draws each group, at least 1.
 
-    Half widths grow with its root, as if all tasks of a group were one.
+    Splits of one group are not independent, so half widths grow with the root of this number.
 
     Args:
         tasks: a source of tasks, or tasks.
@@ -118,10 +118,10 @@ def evaluate(
     data = xr.concat(parts, "task", join="outer") if len(parts) > 1 else parts[0]
     data = data.assign_coords(task=np.arange(data.sizes["task"]))
     out: dict[str, xr.DataArray] = {}
-    again = repeats(tasks, data.sizes["task"])
+    repetition = repeats(tasks, data.sizes["task"])
     for name in [n for n in data if data[n].dims == ("step", "task")]:
         values = data[name]
-        mean, error = values.mean("task"), values.std("task", ddof=1) * np.sqrt(again / values.sizes["task"])
+        mean, error = values.mean("task"), values.std("task", ddof=1) * np.sqrt(repetition / values.sizes["task"])
         if name == "squared_error":  # a root of a mean: interval by the delta method
             out["rmse"] = mean**0.5
             out["rmse_half_width"] = Z95 * error / (2 * mean**0.5)
@@ -135,8 +135,8 @@ def evaluate(
             out[f"{name}_half_width"] = xr.DataArray([step[name].half_width for step in steps], dims="step")
     result = xr.Dataset(out)
     result.attrs["num_tasks"] = data.sizes["task"]
-    if again > 1:
-        result.attrs["num_groups"] = round(data.sizes["task"] / again)
+    if repetition > 1:
+        result.attrs["num_groups"] = round(data.sizes["task"] / repetition)
     for name, unit in {"nll": "nats per query", "rmse": "label", "accuracy": "1", "coverage": "1"}.items():
         if name in result:
             result[name].attrs["units"] = unit

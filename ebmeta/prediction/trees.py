@@ -5,7 +5,7 @@ The tree has the groups that ArviZ knows, with leading dimensions `chain` (one) 
 - `posterior`: `w` ~ q_K;
 - `posterior_predictive`: `query_y`;
 - `log_likelihood`, `observed_data`: `query_y`, where the batch carries query labels (they are recorded
-  beside the predictions and never used for them);
+  with the predictions and never used for them);
 - `constant_data`: support labels and the masks of padding;
 
 and one more, `predictive`: closed-form summaries after every refinement step, without sampling noise:
@@ -174,9 +174,9 @@ def assemble(chunks: Sequence[Marginals], values: Sequence[Tensor], axis: int, *
         if out is None:
             blank = np.nan if own.dtype.kind == "f" else 0
             out = np.full((*own.shape[:axis], tasks, *rest), blank, dtype=own.dtype)
-        place: list[Any] = [slice(0, length) for length in own.shape]
-        place[axis] = chunk.tasks.numpy()
-        out[tuple(place)] = own
+        index: list[Any] = [slice(0, length) for length in own.shape]
+        index[axis] = chunk.tasks.numpy()
+        out[tuple(index)] = own
     assert out is not None  # for the type checker: a batch has tasks
     return out
 
@@ -207,7 +207,7 @@ def predict(
 
     Raises:
         ValueError: if the tasks do not fit the model, `num_draws` or `num_steps` is negative, a level is not between
-            0 and 1, or quantiles are asked of a likelihood that has no cdf.
+            0 and 1, or quantiles are requested from a likelihood that has no cdf.
 
     Examples:
         >>> import ebmeta

@@ -37,13 +37,13 @@ __all__ = ["numpyro_model", "nuts"]
 
 @checked()
 def numpyro_model(model: EmpiricalBayes) -> Callable[..., Any]:
-    r"""Return the learned prior and likelihood as a NumPyro model, with their values of now.
+    r"""Return the learned prior and likelihood as a NumPyro model, with their current values.
 
     $$ w_{tc} \sim \mathcal N(\mu, \Sigma) \;\text{(site "w")}, \qquad
        y_{ti} \sim p(y \mid \phi(x_{ti})^\top w_t) \;\text{(site "y")} $$
 
-    JAX computes in 32 bits unless told otherwise (`numpyro.enable_x64`); labels that differ in later digits are refused
-    then. The program takes features `x`, shape `(T, N, P)`, as `model.predictor.features` makes them, and optionally
+    JAX computes in 32 bits by default (see `numpyro.enable_x64`), and then refuses labels that differ in later digits.
+    The program takes features `x`, shape `(T, N, P)`, as `model.predictor.features` makes them, and optionally
     `y` `(T, N)`, sampled where absent; `mask`, True where a row is real; `size`, trials or exposure of each row;
     and, for class labels, `way_mask` `(T, C)`, True where a class exists. It returns `w`, shape `(T, C, P)`.
 
@@ -122,11 +122,11 @@ def _sampler(form: NumpyroLikelihood, num_warmup: int, num_draws: int) -> Callab
     def run(key: Any, own: dict[str, Any], loc: Any, scale: Any, parameters: Any) -> tuple[Any, Any]:
         rows = own["x"] * scale if scale.ndim == 1 else own["x"] @ scale
         basis = jnp.linalg.qr(rows.T)[0]
-        seen, shift = rows @ basis, own["x"] @ loc
+        projected, shift = rows @ basis, own["x"] @ loc
         key, later = jax.random.split(key)
 
         def potential(u: Any) -> Any:
-            eta = shift[:, None] + seen @ u.T
+            eta = shift[:, None] + projected @ u.T
             labels = _labels(form, parameters, eta, own["way_mask"], own["size"])
             return (u**2).sum() / 2 - labels.mask(own["mask"]).log_prob(own["y"]).sum()
 
@@ -204,11 +204,11 @@ def nuts(
     form, parameters = get(model.likelihood.name), learned_parameters(model.likelihood)
     model.check(batch)
     support = (batch.pooled() if observe == "both" else batch).support
-    seen, queries = (rows_of(model, rows, batch.way_mask) for rows in (support, batch.query))
+    labelled_rows, queries = (rows_of(model, rows, batch.way_mask) for rows in (support, batch.query))
     with in_64_bits():
         key, later = jax.random.split(jax.random.PRNGKey(seed))
         keys = jax.random.split(key, (num_chains, batch.num_tasks))
-        w, stats = _sampler(form, num_warmup, num_draws)(keys, seen, *_prior(model), parameters)
+        w, stats = _sampler(form, num_warmup, num_draws)(keys, labelled_rows, *_prior(model), parameters)
         by_task = w.swapaxes(0, 1).reshape(batch.num_tasks, -1, *w.shape[3:])
         labelled = batch.query_y is not None
         new = _scorer(form, labelled)((jax.random.split(later, batch.num_tasks), by_task, queries), parameters)

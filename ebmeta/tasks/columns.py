@@ -223,9 +223,9 @@ def refuse_not_finite(
     bad = ~np.isfinite(array.reshape(len(array), -1)) if array.size else np.zeros((0, 0), dtype=bool)
     if not bad.any():
         return
-    row, place = (int(v) for v in np.argwhere(bad)[0])
+    row, column = (int(v) for v in np.argwhere(bad)[0])
     at = row if numbers is None else int(numbers[row])
-    which = f", column {names[place]!r}" if names is not None else f", column {place}" if array.ndim == 2 else ""
+    which = f", column {names[column]!r}" if names is not None else f", column {column}" if array.ndim == 2 else ""
     raise ValueError(f"{name}: expected finite numbers, got NaN or infinity at row {at}{which}")
 
 
@@ -309,8 +309,8 @@ def _refuse_masked(name: str, values: Any) -> None:
             if isinstance(part, np.ma.MaskedArray) and np.ma.getmaskarray(part).any():
                 raise ValueError(f"{name}: expected a value in every place, got a masked one in row {row}")
     if isinstance(values, np.ma.MaskedArray) and (mask := np.ma.getmaskarray(values)).any():
-        place = [int(v) for v in np.argwhere(mask)[0]]
-        where = f"row {place[0]}" + (f", column {place[1]}" if len(place) == 2 else "")
+        index = [int(v) for v in np.argwhere(mask)[0]]
+        where = f"row {index[0]}" + (f", column {index[1]}" if len(index) == 2 else "")
         raise ValueError(f"{name}: expected a value in every place, got a masked one in {where}")
 
 
@@ -320,10 +320,10 @@ def _numeric(name: str, array: np.ndarray, hint: str = "") -> np.ndarray:
         return array
     if array.dtype.kind == "c":
         raise ValueError(f"{name}: expected real numbers, got {array.dtype} (Complex data not supported)")
-    for place in np.ndindex(*array.shape):
-        value = plain(array[place])
+    for index in np.ndindex(*array.shape):
+        value = plain(array[index])
         if not isinstance(value, numbers.Number) or isinstance(value, complex):
-            where = f"row {place[0]}" + (f", column {place[1]}" if len(place) == 2 else "")
+            where = f"row {index[0]}" + (f", column {index[1]}" if len(index) == 2 else "")
             said = f"{name}: expected numbers, got {_shown(value)} in {where}{hint}"
             if _absent(value) or _kind(value) in ("text", "time", "number"):
                 raise ValueError(said)

@@ -42,8 +42,8 @@ def levels_of(name: str, column: pd.Series[Any]) -> list[Any] | None:
         raise ValueError(f"column {name!r}: expected numbers or texts, got {kind} values{_odd_one(column)}")
     if kind == "string":
         _refuse_written_numbers(name, column)
-    seen = set(column.tolist())
-    levels = [c for c in column.cat.categories.tolist() if c in seen] if kind == "categorical" else sorted(seen)
+    used = set(column.tolist())
+    levels = [c for c in column.cat.categories.tolist() if c in used] if kind == "categorical" else sorted(used)
     if not all(isinstance(v, (str, int, float)) for v in levels):
         raise ValueError(f"column {name!r}: expected categories that are texts or numbers, got {levels[0]!r}")
     if len(levels) > MOST_LEVELS:

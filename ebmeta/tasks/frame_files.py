@@ -95,10 +95,10 @@ def _check_lines(path: Path) -> list[str]:
         if twice := next((name for name in header if name and header.count(name) > 1), None):
             raise ValueError(f"{path}: expected columns of distinct names, got {twice!r} twice")
         if "" in header[1:]:
-            place = header.index("", 1) + 1
+            position = header.index("", 1) + 1
             raise ValueError(
-                f"{path}: expected a name for every column, got none for column {place} of {len(header)}"
-                + " (a comma at the end of the line?)" * (place == len(header))
+                f"{path}: expected a name for every column, got none for column {position} of {len(header)}"
+                + " (a comma at the end of the line?)" * (position == len(header))
             )
         for line in lines:
             if line and len(line) != len(header):

@@ -275,19 +275,19 @@ def _transformer(levels: Levels) -> ColumnTransformer | None:
 
 
 def _check_names(levels: Levels) -> None:
-    """Refuse columns that would give two features of one name, such as a column `kind_b` beside a level b of `kind`."""
-    seen: dict[str, str] = {}
+    """Refuse columns that would give two features of one name, such as a column `kind_b` and a level b of `kind`."""
+    known: dict[str, str] = {}
     for column, values in levels.items():
         for name in [str(column)] if values is None else [f"{column}_{v}" for v in values[1:]]:
             source = f"column {column!r}" + (
                 "" if values is None else f" and its level {name[len(str(column)) + 1 :]!r}"
             )
-            if name in seen:
+            if name in known:
                 raise ValueError(
-                    f"columns: expected features of distinct names, got {name!r} from {seen[name]} and from {source}; "
+                    f"columns: expected features of distinct names, got {name!r} from {known[name]} and from {source}; "
                     "rename a column"
                 )
-            seen[name] = source
+            known[name] = source
 
 
 def _frame(frame: Any) -> pd.DataFrame:

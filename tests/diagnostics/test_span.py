@@ -13,7 +13,7 @@ def test_directions_of_rows():
     x[1, 2] = 0  # padding
     others = torch.randn(2, 1, 5, generator=g, dtype=torch.float64)
     of = frame(x, others)
-    assert (of.num_seen, len(of)) == (3, 4)
+    assert (of.num_labelled, len(of)) == (3, 4)
     assert of.real.sum(1).tolist() == [4, 3]
     for rows in (x, others):
         torch.testing.assert_close(rows @ of.basis @ of.basis.mT, rows)
