@@ -342,7 +342,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
         where = "; run the same command again to continue from the checkpoint" if "--checkpoint" in arguments else ""
         print(f"ebmeta: interrupted{where}", file=sys.stderr)
         return 130
-    except Exception as error:  # whatever input can cause; what nobody foresaw is called unexpected
+    except Exception as error:  # any error of the input; an unforeseen one is called unexpected
         if "--debug" in arguments:
             traceback.print_exc()
         print(f"ebmeta: error: {as_line(error)}", file=sys.stderr)

@@ -77,7 +77,7 @@ def classes() -> tuple[np.ndarray, np.ndarray]:
 
 
 def camera(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """See the images of one task through one camera, drawn at random: contrast, light, blur and noise.
+    """Apply one random camera to the images of a task, with its contrast, light, blur and noise.
 
     Args:
         rows: images, shape `(n, 64)`.
@@ -195,7 +195,7 @@ def run(
 def _trained(
     tasks: dict[str, EpisodeSampler], num_steps: int, num_iterations: int, seed: int, progress: bool
 ) -> FitResult:
-    """Train a model of so many refinement steps."""
+    """Train a model with `num_steps` refinement steps."""
     return fit(
         EmpiricalBayes.classifier(SIDE**2, num_steps=num_steps, beta=BETA, seed=seed),
         tasks["train"],

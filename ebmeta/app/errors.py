@@ -18,7 +18,7 @@ LONGEST_WORD, LONGEST_LINE = 300, 600
 
 
 def as_line(error: BaseException) -> str:
-    r"""Return the one line that an error of any kind comes to.
+    r"""Return an error of any kind as one line.
 
     Examples:
         >>> as_line(ValueError("seed: expected 0,\n got 1"))

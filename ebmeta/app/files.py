@@ -22,7 +22,7 @@ Targets = list[tuple[str, Path, "Kind"]]
 def check(
     targets: Targets, json: Path | None, overwrite: bool, configurations: Sequence[Any], **inputs: Path | None
 ) -> None:
-    """Find out that a result may not be written before the work, not after it.
+    """Check before the work, not after it, that a result may be written.
 
     Args:
         targets: flag, path and kind of each file that a command writes.

@@ -36,7 +36,7 @@ Columns = dict[str, np.ndarray]
 
 @dataclass
 class _Question:
-    """Rows to predict, and an estimator that knows the labelled ones; table and tree take one inference each.
+    """Rows to predict, and an estimator fitted to the labelled rows; table and tree take one inference each.
 
     Args:
         estimator: fitted to the support file.
@@ -61,11 +61,11 @@ class _Question:
         raise NotImplementedError
 
     def facts(self) -> dict[str, Any]:
-        """Return what there is to say of the files, for a machine."""
+        """Return facts of the files, for the machine-readable result."""
         raise NotImplementedError
 
     def certainty(self, found: xr.DataTree | Columns) -> dict[str, float]:
-        """Return by name how sure the predictions are on average."""
+        """Return the mean confidence or width of the predictions by name."""
         raise NotImplementedError
 
     def table(self, columns: Columns) -> Columns:
@@ -149,7 +149,7 @@ class _OfNumbers(_Question):
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Silence the warning that no group has labels: the result says how many have."""
+    """Silence the warning that no group has labels, because the result says how many have."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "groups: none of the", UserWarning)
         yield

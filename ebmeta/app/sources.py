@@ -74,7 +74,7 @@ def sampler(
     names: Sequence[str] | None = None,
     say: Callable[[str], None] = print,
 ) -> EpisodeSampler | GroupSampler:
-    """Return a source of tasks over the rows of a file, and say which columns it uses as what.
+    """Return a source of tasks over the rows of a file, and report the role of each column.
 
     Args:
         path: npz, CSV or parquet file.
@@ -112,7 +112,7 @@ def sampler(
 
 
 def _features(path: Path, tasks: Tasks, names: Sequence[str] | None) -> Sequence[str] | None:
-    """Return the columns of features that are asked for, or known from training."""
+    """Return the columns of features that a flag names, or that training used."""
     asked = None if tasks.features is None else _list(tasks.features)
     if asked is not None and path.suffix == ".npz":
         raise ValueError(f"{path}: expected a file of named columns, .csv or .parquet, for --features")
@@ -179,7 +179,7 @@ def _groups(
 
 
 def roles_of_encoder(frame: pd.DataFrame, encoder: FrameEncoder) -> Roles:
-    """Return what each column of a frame is used as by an encoder."""
+    """Return the role of each column of a frame for an encoder."""
     covariates, size = encoder.group_features, encoder.size
     return roles_of(frame, encoder.y, encoder.groups, encoder.features, group_features=covariates, size=size)
 

@@ -25,7 +25,7 @@ MOST_NAMES = 8  # in a line
 
 @dataclass(frozen=True)
 class Roles:
-    """What each column of a file is used as; as text, one line.
+    """The role of each column of a file; as text, one line.
 
     Args:
         features: columns of features.
@@ -171,7 +171,7 @@ def roles_of(
     group_features: Sequence[str] = (),
     size: str | None = None,
 ) -> Roles:
-    """Return what each column of a frame is used as.
+    """Return the role of each column of a frame.
 
     Args:
         frame: the rows.

@@ -38,7 +38,7 @@ def model_for(
 
 
 def outcome(run: FitResult, output: Path) -> tuple[dict[str, Any], str]:
-    """Return what a run came to, for a machine and in a line.
+    """Return the outcome of a run, as a machine-readable result and as a line.
 
     Args:
         run: what `fit` returned.

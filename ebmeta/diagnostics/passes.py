@@ -114,7 +114,7 @@ class Pass:
         """Return slope, shift and standard deviation of queries' linear predictors given $u$, under the prior."""
         p, prior = self._prior, self.prior.leading(self.directions.num_labelled)
         x = self.inferred.x.double()
-        basis = self.directions.basis[..., : self.directions.num_seen]
+        basis = self.directions.basis[..., : self.directions.num_labelled]
         cross = torch.einsum("tqp,tcpr->tcqr", x, p.covariance_times(basis))
         slope = torch.cholesky_solve(cross.mT, prior.scale_tril).mT
         loc, var = p.marginal(x)

@@ -40,7 +40,7 @@ def probabilities(
     scores: Sequence[xr.Dataset] | None = None,
     repeats: float = 1.0,
 ) -> Check:
-    """Check whether predicted probabilities are right: confidence against accuracy, or coverage of 90% intervals.
+    """Check predicted probabilities, by confidence against accuracy or by the coverage of 90% intervals.
 
     Args:
         model: the model.
@@ -135,7 +135,7 @@ def _coverage(model: PredictiveModel, batches: Sequence[TaskBatch], seed: int, r
 
 
 def _safe(status: Status, modest: bool) -> Status:
-    """Modesty wastes information and misleads nobody: it is never worse than "caution"."""
+    """Under-confidence wastes information but does not mislead, so it is never worse than "caution"."""
     return "caution" if status == "bad" and modest else status
 
 
@@ -160,7 +160,7 @@ def few_labels(
     scores: Sequence[xr.Dataset] | None = None,
     repeats: float = 1.0,
 ) -> Check:
-    """Check whether the labels of a task make its predictions better than knowing nothing of the task.
+    """Check whether the labels of a task make its predictions better than predictions without them.
 
     Args:
         model: the model.

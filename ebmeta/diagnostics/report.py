@@ -42,7 +42,7 @@ HEADLINES: dict[Status, str] = {
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """What the checks of a model say together.
+    """The joint result of the checks of a model.
 
     Args:
         checks: the checks, the most important first.
@@ -76,7 +76,7 @@ class Diagnosis:
 
     @property
     def asides(self) -> str:
-        """What is wrong besides, without weight for predictions, in a sentence; empty where nothing is."""
+        """Other faults, which do not matter for predictions, in a sentence; empty where there are none."""
         known = (*DECISIVE, *CAUTIONS)
         found = [c.question for c in self.checks if c.name not in known and c.status in ("caution", "bad")]
         names = " and ".join(f"“{question}”" for question in found)
@@ -93,7 +93,7 @@ class Diagnosis:
 
     @property
     def tried(self) -> str:
-        """What it was tried on."""
+        """The tasks of the check."""
         of = "" if self.num_groups is None else f" of {self.num_groups} groups"
         return f"It was tried on {self.num_tasks} tasks{of} whose answers are known."
 
@@ -146,7 +146,7 @@ class Diagnosis:
         write_json(path.with_suffix(".json"), self.to_dict(), overwrite)
 
 
-#: Words of the names of numbers that only those know who know the field.
+#: Plain words for names of numbers that only specialists know.
 SPELLED = {
     "ece": "calibration error",
     "nll": "minus log probability",
@@ -212,7 +212,7 @@ def diagnose(
 
 
 def picture(figure: Figure) -> str:
-    """Return a figure as the address of an SVG that it holds itself."""
+    """Return a figure as a data address that contains its SVG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -44,9 +44,9 @@ CHUNK = 100  # tasks at a time
 LEAST_TASKS = 10
 MOST_WEIGHTS = 8  # single weights that are test quantities
 
-#: From a number of tasks and the number of a batch to tasks with labels, and their weights `(T, C, P)`.
+#: Maps a number of tasks and the index of a batch to labelled tasks and their weights `(T, C, P)`.
 Simulator = Callable[[int, int], tuple[TaskBatch, Tensor]]
-#: From tasks to a Gaussian of shape `(T, C, P)`.
+#: Maps tasks to a Gaussian of shape `(T, C, P)`.
 Posterior = Callable[[TaskBatch], Gaussian]
 
 
@@ -105,7 +105,7 @@ def simulation_based_calibration(
     alpha: float = 0.05,
     seed: int = 0,
 ) -> SimulationCalibration:
-    r"""Check posteriors against simulated truth.
+    r"""Compare posteriors with simulated truth.
 
     With `tasks`, the inputs are given and do not depend on the weights, whatever they did in the task that they are
     from. Unlabelled queries then say nothing, the exact posterior is $p(w \mid d^s)$, and a refined one can only stay
@@ -198,7 +198,7 @@ def _key(seed: int, index: int) -> int:
 
 
 def _checked(q: Gaussian, own: Gaussian) -> Gaussian:
-    """Return a posterior from elsewhere in 64 bits."""
+    """Return a given posterior in 64 bits."""
     got = tuple(q.loc.shape) if isinstance(q, Gaussian) else type(q).__name__
     if got != tuple(own.loc.shape):
         raise ValueError(f"posterior: expected a Gaussian of shape {tuple(own.loc.shape)}, got {got}")

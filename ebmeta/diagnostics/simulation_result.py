@@ -25,7 +25,7 @@ __all__ = ["SENTENCES", "SimulationCalibration"]
 
 TWO_SIDED = ("weight", "predictor", "label")  # kinds whose shift has a direction
 EXTREME = 1e-9  # numbers closer to 0 or 1 than this count as this close in `shift` and `spread`
-MASS = 0.9  # of the region that the sentence speaks of
+MASS = 0.9  # of the region that the sentence names
 LOUD = 2.0  # standard deviations from which a mean or a spread names the fault
 LEAST_SHOWN = 1e-9  # smaller p-values are rounded away
 #: What each verdict says of "The posterior ...".
@@ -69,7 +69,7 @@ class SimulationCalibration:
 
     @property
     def p_value(self) -> float:
-        """Bonferroni's p-value of all quantities together: however they depend, the false-alarm rate holds."""
+        """Bonferroni's p-value of all quantities together, whose false-alarm rate holds under any dependence."""
         return min(1.0, float(self.p_values.min()) * len(self.p_values))
 
     @property
@@ -102,7 +102,7 @@ class SimulationCalibration:
 
     @cached_property
     def _faults(self) -> list[tuple[str, float]]:
-        """What the shape of each quantity would be a sign of, and how strong a sign, in standard deviations."""
+        """The fault that the shape of each quantity indicates, and its strength in standard deviations."""
         return [self._fault(u, str(k)) for u, k in zip(self.pit.values, self.pit["kind"].values, strict=True)]
 
     @staticmethod
@@ -133,7 +133,7 @@ class SimulationCalibration:
 
     @property
     def verdict(self) -> str:
-        """One of the keys of `SENTENCES`: what the quantity says that fails most clearly.
+        """One of the keys of `SENTENCES`, from the quantity that fails most clearly.
 
         Weights speak first. Where they pass, the likelihood of the support labels tells a posterior that learns too
         little or too much from them; and where labels alone fail, being predicted better than right weights allow, the

@@ -102,7 +102,7 @@ def _weights(inferred: Inference, k: int) -> tuple[Tensor, Tensor]:
 
 @checked(data=dataset("what posterior_updates returned", moved=("step", "task"), expected=("step", "task")))
 def update_plot(data: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Plot how far the posterior of each task moved against how far it should: the line is as far as it says.
+    """Plot how far the posterior of each task moved against how far it should move; on the line the two agree.
 
     Args:
         data: what `posterior_updates` returned.

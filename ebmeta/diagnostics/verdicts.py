@@ -25,7 +25,7 @@ from ebmeta.tasks.source import TaskSampler, as_source
 
 __all__ = ["exactness", "information", "refinement", "simulation", "width"]
 
-SLIGHT = 0.15  # of a posterior's width, or its centre in units of it: an error that predictions hardly feel
+SLIGHT = 0.15  # of a posterior's width, or of its centre in that unit: an error with little effect on predictions
 FALSE_ALARM = 0.001  # of the simulation: how often it may doubt an exact posterior
 FAR = 0.5  # of a posterior's width: an error that matters
 SMALL_GAP, LARGE_GAP = 0.05, 0.5  # nats from the exact posterior
@@ -90,7 +90,7 @@ def refinement(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks:
 
 @checked(num_tasks=at_least(10))
 def simulation(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int, seed: int = 0) -> Check:
-    """Check posteriors by simulation: does the truth lie where they say, in tasks drawn from the model itself?
+    """Check by tasks drawn from the model whether the truth lies where posteriors say.
 
     Args:
         model: a model of labels that are numbers.
@@ -136,7 +136,7 @@ def simulation(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks:
 
 @checked(num_tasks=at_least(2))
 def width(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int) -> Check:
-    """Check whether posteriors are as wide as they should be: whether they move as far as they say.
+    """Check the width of posteriors by whether they move as far as they say.
 
     Args:
         model: the model.
@@ -180,7 +180,7 @@ def width(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int)
 
 @checked(batches=some(TaskBatch))
 def exactness(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0) -> Check:
-    """Check posteriors given the support set against the exact joint, task by task.
+    """Compare posteriors given the support set with the exact joint density, task by task.
 
     Args:
         model: a model of labels that are numbers.
@@ -219,7 +219,7 @@ def exactness(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0
 
 @checked(num_tasks=at_least(2))
 def information(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int, seed: int = 0) -> Check:
-    """Report what posteriors store of a task, and whether new rows cost more than that allows.
+    """Report the information that posteriors store of a task, and whether new rows cost more than it allows.
 
     Args:
         model: the model.

@@ -17,7 +17,7 @@ from ebmeta.tasks.classes import class_codes
 
 __all__ = ["FewShotClassifier"]
 
-LARGEST = 1e30  # of a concentration: queries of equal shares
+LARGEST = 1e30  # of a concentration: balanced queries
 
 
 class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]

@@ -96,7 +96,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
             raise ValueError(str(error).replace(" at task 0, row ", " at row ")) from None
 
     def _check_groups(self, groups: list[Any] | None) -> None:
-        """Refuse groups of another kind than those with labels; say where none of them has any."""
+        """Refuse groups whose names have another type than those with labels; warn where no group has labels."""
         if groups is not None and self.groups_ is None and len(self.support_y_):
             raise ValueError("groups: expected none, because fit was given none, got some")
         if groups is None and self.groups_ is not None:
@@ -117,7 +117,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
     def _tasks(
         self, query: torch.Tensor, groups: list[Any] | None, size: torch.Tensor | None, cells: float = math.inf
     ) -> Iterator[tuple[TaskBatch, torch.Tensor]]:
-        """Yield one task per group of the queries, and the numbers of their queries, groups of like size together.
+        """Yield one task per group of the queries with the indices of its queries, groups of similar size together.
 
         Args:
             query: unlabelled inputs.
@@ -196,7 +196,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         size: ArrayLike | None,
         question: Callable[[Mixture, Callable[[torch.Tensor], torch.Tensor]], torch.Tensor],
     ) -> NDArray[np.float64]:
-        """Return the answers of inference for every row of `X`, groups of like size together."""
+        """Return the answers of inference for every row of `X`, groups of similar size together."""
         query = self._check_query(X)
         return self._answers(
             self._tasks(query, groups_of(groups, len(query)), sizes_of(size, len(query)), CELLS), question

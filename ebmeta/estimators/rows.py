@@ -36,7 +36,7 @@ def sizes_of(size: ArrayLike | None, length: int) -> torch.Tensor | None:
 
 
 def names_of_row(row: Any) -> list[str] | None:
-    """Return the names of the numbers of a row, where it is a series of pandas that has texts for an index."""
+    """Return the column names of a row, where it is a series of pandas with texts as its index."""
     names = list(row.index) if isinstance(row, pd.Series) else []
     return names if names and all(isinstance(name, str) for name in names) else None
 

@@ -43,7 +43,7 @@ def split(lengths: np.ndarray, rows: int) -> list[np.ndarray]:
 
 
 def by_group(labels: Sequence[Any] | None, keys: Sequence[Any], length: int) -> list[torch.Tensor]:
-    """Return the rows of each group, in order; those of a single group without labels are all."""
+    """Return the rows of each group, in order; without names of groups all rows are one group."""
     if labels is None:
         return [torch.arange(length) for _ in keys]
     number = {k: i for i, k in enumerate(keys)}

@@ -60,7 +60,7 @@ SEEDS = ("seed", "index")  # halves of the keys of random numbers
 
 
 def check(name: str, value: Any, annotation: Any, inside: Range | None = None) -> Any:
-    """Return a value that fits an annotation and a range, as an argument of `checked` would come through.
+    """Return a value after the check and conversion of an argument of `checked`.
 
     Examples:
         >>> import numpy as np
@@ -74,7 +74,7 @@ def check(name: str, value: Any, annotation: Any, inside: Range | None = None) -
 
 
 class _Names(dict[str, Any]):
-    """Names of a module; one that is imported for the type checker alone says nothing."""
+    """Names of a module; a name that is imported for the type checker alone is not checked."""
 
     def __missing__(self, name: str) -> Any:
         return Any

@@ -9,7 +9,7 @@ import numpy as np
 
 __all__ = ["fingerprint"]
 
-LARGEST = 1 << 30  # bytes of an array that are all read; of larger ones, rows at equal distances
+LARGEST = 1 << 30  # bytes up to which an array is read in full; larger ones are read at equally spaced rows
 ROWS = 1 << 14
 CHUNK = 1 << 24
 

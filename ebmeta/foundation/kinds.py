@@ -46,7 +46,7 @@ WORDS = {"TaskSampler": "a source such as EpisodeSampler(X, y)", "PredictiveMode
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that an argument takes: in words, of whole numbers and of all, and as a test, which NaN fails.
+    """The numbers that an argument takes, in words (for whole numbers and for all) and as a test, which NaN fails.
 
     Those of a size from `below` on are too large for it.
     """
@@ -93,7 +93,7 @@ COUNT = Range("a whole number", "", lambda v: True, MOST_COUNT)
 
 @dataclass(frozen=True)
 class Kind:
-    """What an argument may be: in words, as a test, and how it is taken over (given its name, which errors need)."""
+    """What an argument may be, in words, as a test and as a conversion (given the name, which errors need)."""
 
     words: str
     fits: Callable[[Any], bool]
@@ -105,7 +105,7 @@ class Kind:
 
 
 def found(value: object) -> str:
-    """Describe what was found in place of what was expected, briefly.
+    """Describe briefly a value that was not expected.
 
     Examples:
         >>> found("auto"), found([1, 2]), found(np.zeros(3))
@@ -257,7 +257,7 @@ def dataset(what: str, **dims: tuple[str, ...]) -> Kind:
 
 
 def _items(item: Kind | None, number: int | None = None) -> Kind:
-    """A sequence of one kind of things, of any or one number; a text is none, and an array is one of numbers."""
+    """A sequence of items of one kind, of any or a fixed length; a text is no sequence, an array is one of numbers."""
     words = f"a sequence{'' if item is None else f', each {item.words}'}" if number is None else f"{number} values"
 
     def fits(value: Any) -> bool:
@@ -284,7 +284,7 @@ def some(item: type) -> Kind:
 
 
 def kind_of(annotation: Any, inside: Range | None = None) -> Kind | None:
-    """Return what an annotation says that an argument may be; None where it says nothing."""
+    """Return the kind of argument that an annotation states; None where it states none."""
     if annotation is None or annotation is types.NoneType:
         return NONE
     if annotation is bool:
@@ -322,5 +322,5 @@ def _either(kinds: Sequence[Kind]) -> Kind:
     return Kind(" or ".join(k.words for k in kinds), lambda v: any(k.fits(v) for k in kinds), take)
 
 
-#: Annotations that a table says more of than their class does.
+#: Kinds of annotations that need more than a test of the class.
 NAMED: dict[Any, Kind] = {str: TEXT, Path: PATH, os.PathLike[str]: PATH, Tensor: TENSOR}

@@ -51,7 +51,7 @@ class Maximum(NamedTuple):
 
     @property
     def converged(self) -> bool:
-        """Whether nothing worth looking for is left."""
+        """Whether too little is left to gain to continue."""
         return self.left < ENOUGH
 
 
@@ -62,7 +62,7 @@ def climb(
     bounds: optimize.Bounds | None = None,
     enough: float = ENOUGH,
 ) -> Maximum:
-    """Go down a loss by L-BFGS, in rounds until next to nothing is left or the iterations are used up.
+    """Minimise a loss by L-BFGS, in rounds until next to nothing is left to gain or the iterations are used up.
 
     Args:
         loss: value and gradient; what is not finite is too far.
@@ -99,7 +99,7 @@ def climb(
 
 
 def gain_left(loss: Loss, at: NDArray[np.float64]) -> float:
-    """Return what Newton's step would gain in nats, or where curvature is no maximum's, a step along it.
+    """Return the gain of Newton's step in nats, or of a step along the curvature where it is not that of a maximum.
 
     Examples:
         >>> def loss(x):  # a narrow valley

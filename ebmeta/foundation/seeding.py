@@ -58,7 +58,7 @@ def stream(*key: int) -> torch.Generator:
 
 
 def blank_linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
-    """Return torch's linear layer without initial weights; shapes alone where the default device is "meta"."""
+    """Return torch's linear layer without initial weights; only shapes where the default device is "meta"."""
     device = "meta" if torch.get_default_device().type == "meta" else "cpu"
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias, device=device)  # type: ignore[no-untyped-call]
     assert isinstance(layer, nn.Linear)  # for the type checker

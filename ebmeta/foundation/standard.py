@@ -19,7 +19,7 @@ ROUNDINGS = 1000  # of the largest number, within a standard deviation: with few
 
 
 class Exact(nn.Module):
-    """A module some of whose buffers stay in 64 bits, whatever type the rest is given.
+    """A module some of whose buffers stay in 64 bits when the type of the rest changes.
 
     Examples:
         >>> from ebmeta.parts.prior import FullPrior
@@ -73,14 +73,14 @@ def summary(x: Tensor, name: str, columns: Sequence[str] = ()) -> tuple[Tensor, 
 
 
 def centred(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean of every column and all distances from it in 64 bits; a column of one value has none."""
+    """Return the mean of every column and all distances from it in 64 bits; they are 0 in a column of one value."""
     off = x.double() - x[0].double()  # sums of large numbers would round what they differ in
     mean = off.mean(0)
     return x[0].double() + mean, off - mean
 
 
 def check_resolution(name: str, deviation: float, x: Tensor) -> None:
-    """Raise `ValueError` where numbers differ by too few roundings of theirs; whole numbers have none.
+    """Raise `ValueError` where numbers differ by too few of their roundings; whole numbers have no roundings.
 
     Args:
         name: what the numbers are.

@@ -24,7 +24,7 @@ LARGEST_HEADER = 100_000_000  # bytes, as safetensors has it
 
 @dataclass(frozen=True, eq=False)
 class TensorFile:
-    """What stands in a file of tensors.
+    """The content of a file of tensors.
 
     Args:
         tensors: tensors by name.
@@ -75,7 +75,7 @@ def write_tensors(
 
 
 def read_tensors(path: Path, kind: Kind) -> TensorFile:
-    """Read what `write_tensors` wrote, all of it from one opening of the file.
+    """Read what `write_tensors` wrote, all after opening the file once.
 
     Raises:
         OSError: if the file does not exist or cannot be read.
@@ -102,7 +102,7 @@ def read_tensors(path: Path, kind: Kind) -> TensorFile:
 
 
 def _metadata(start: bytes, size: int, read: Any) -> dict[str, str]:
-    """Read the text members of the header before anything of the size that the header states."""
+    """Read the text members of the header before memory of the stated size is taken."""
     length = int.from_bytes(start, "little")
     if not 2 <= length <= min(size - 8, LARGEST_HEADER):
         raise ValueError(f"a header of {length} bytes in a file of {size}")
@@ -111,7 +111,7 @@ def _metadata(start: bytes, size: int, read: Any) -> dict[str, str]:
 
 
 def differing(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> str | None:
-    """Say which tensor has another name, shape or kind of number than wanted; None where all fit."""
+    """Name a tensor whose name, shape or type differs from what is wanted; None where all fit."""
     forms = [{k: (tuple(v.shape), v.is_floating_point()) for k, v in d.items()} for d in (wanted, got)]
     for name in sorted(forms[0].keys() | forms[1].keys()):
         one, other = (form.get(name) for form in forms)

@@ -43,7 +43,7 @@ __all__ = [
 Kind = Literal["table", "tree", "result", "page", "picture", "model", "checkpoint"]
 
 KINDS: tuple[Kind, ...] = ("table", "tree", "result", "page", "picture", "model", "checkpoint")
-MAKE_FOLDERS = ("model", "picture", "checkpoint")  # what makes its folder where there is none
+MAKE_FOLDERS = ("model", "picture", "checkpoint")  # kinds that make a missing folder
 NUMBERS = ["mean", "std", "q05", "q50", "q95"]
 HEAD = 1 << 16  # bytes at either end of a file that are looked at
 
@@ -54,7 +54,7 @@ def marked(kind: Kind) -> str:
 
 
 def kind_of(path: Path) -> Kind | None:
-    """Tell what ebmeta wrote to a file; None where it is of another origin.
+    """Return the kind of file that ebmeta wrote; None for a file of another origin.
 
     JSON has a member `ebmeta`, npz a comment of the archive, parquet a key `ebmeta` in its schema, netCDF an attribute
     `source`, a page a generator, a picture its software, tensors a member of their header. CSV has no room for such a
@@ -96,7 +96,7 @@ def _kind_of_json(path: Path) -> Kind | None:
 
 
 def check_target(path: Path, kind: Kind, overwrite: bool = False) -> None:
-    """Find out that a file cannot be written, or may not be replaced, before the work and not after it.
+    """Check before the work, not after it, that a file can be written and may be replaced.
 
     Args:
         path: the file.
@@ -207,7 +207,7 @@ def write(path: str | os.PathLike[str], content: bytes | memoryview, kind: Kind,
 
 
 def lock(descriptor: int, wait: bool = True) -> None:
-    """Lock an open file or folder against other writers of ours, until it is closed or the process ends.
+    """Lock an open file or folder against other writers of ebmeta until it is closed or the process ends.
 
     Args:
         descriptor: of the open file.

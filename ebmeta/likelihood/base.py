@@ -45,7 +45,7 @@ class Given:
 
 
 class Likelihood(nn.Module):
-    """Base class: what the rest of the library asks of a likelihood, and what each kind of it can do."""
+    """The abstract likelihood, which states what the rest of the library uses and what each likelihood can do."""
 
     name: ClassVar[str]
     #: True where labels are class numbers and outputs are classes.
@@ -56,13 +56,13 @@ class Likelihood(nn.Module):
     has_level: ClassVar[bool] = False
     #: True where a label has a probability and not a density: for counts and classes.
     discrete: ClassVar[bool] = False
-    #: True where there is a `cdf`, which quantiles and intervals ask for.
+    #: True where there is a `cdf`, which quantiles and intervals need.
     has_cdf: ClassVar[bool] = False
 
     #: True where sizes are inverse variances of the labels, so that no noise is left to learn.
     known: bool = False
 
-    #: Centre $a$ and unit $b$ of labels that are $a + b$ times what the linear predictor says; 0 and 1 elsewhere.
+    #: Centre $a$ and unit $b$ of labels that are $a + b$ times the linear predictor; 0 and 1 elsewhere.
     center: Tensor
     unit: Tensor
 
@@ -77,7 +77,7 @@ class Likelihood(nn.Module):
         return None
 
     def learned(self) -> dict[str, Tensor]:
-        """Return what the labels have taught, by the names of the formulas: no or single numbers."""
+        """Return the learned parameters, if any, by the names of the formulas."""
         return {}
 
     def dispersion(self, given: Given | None = None) -> Tensor | float:
@@ -85,7 +85,7 @@ class Likelihood(nn.Module):
         return 1.0
 
     def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
-        """Raise `ValueError` where a label cannot be one; `name` says whose labels they are."""
+        """Raise `ValueError` where a label is impossible; `name` is the argument that holds the labels."""
 
     def check_precision(self, name: str, y: Tensor, dtype: torch.dtype) -> None:
         """Raise `ValueError` where a linear predictor of this type is too coarse for a label."""
@@ -103,11 +103,11 @@ class Likelihood(nn.Module):
         return 0.0
 
     def extreme(self, y: NDArray[np.float64], size: NDArray[np.float64]) -> bool:
-        """Whether labels, shape `(N,)`, are such that the likelihood grows without bound, or has no maximum."""
+        """Whether the likelihood of labels, shape `(N,)`, grows without bound or has no maximum."""
         return False
 
     def alone(self, size: NDArray[np.float64]) -> bool:
-        """Whether rows of such sizes `(N,)`, alone in their groups, cannot tell how groups differ from noise."""
+        """Whether groups of one row with sizes `(N,)` cannot separate the spread of groups from noise."""
         return False
 
     def mean(self, eta: Tensor, given: Given | None = None) -> Tensor:

@@ -49,7 +49,7 @@ class _Counts(ScalarLikelihood):
     """What likelihoods of whole numbers share."""
 
     discrete = True
-    #: What to use for labels of another kind.
+    #: What to use for other labels.
     instead: ClassVar[str] = "measurements want likelihood='normal' or 'student_t', averages of counts a size"
 
     def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:

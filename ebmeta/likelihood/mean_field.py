@@ -47,7 +47,7 @@ def mean_field_softmax(loc: Tensor, var: Tensor, way_mask: Tensor) -> Tensor:
 
 
 def _score(loc: Tensor, var: Tensor, real: Tensor, own: slice) -> Tensor:
-    """Return the log of the brackets' inverse for some classes, shape `(..., len(own))`; else of shape `(..., C)`."""
+    """Return the log of the brackets' inverse for some classes, shape `(..., len(own))`, or for all, `(..., C)`."""
     gap = loc.unsqueeze(-2) - loc[..., own].unsqueeze(-1)
     gap = gap * torch.rsqrt(1 + math.pi / 8 * (var.unsqueeze(-2) + var[..., own].unsqueeze(-1)))
     if not bool(real.all()):

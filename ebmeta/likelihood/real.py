@@ -248,7 +248,7 @@ class StudentT(_Located):
         return {"mean": self.mean(loc), "std": (self.unit.square() * var + self.variance(loc, given)).sqrt()}
 
     def _mixture(self, var: Tensor, given: Given | None) -> tuple[Tensor, Tensor]:
-        """Return log weights and variances of the normals of which the predictive is made, shape `(grid, T, Q)`."""
+        """Return log weights and variances of the normals in the predictive distribution, shape `(grid, T, Q)`."""
         low, high, number = LOG_PRECISIONS
         log_u = torch.linspace(low, high, number, dtype=var.dtype, device=var.device)
         half = self.freedom / 2

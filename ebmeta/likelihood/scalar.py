@@ -56,7 +56,7 @@ class ScalarLikelihood(Likelihood):
     """
 
     #: True where $-\log p(y \mid \eta) = A(\eta) - y \eta$ up to terms without $\eta$, with $A'$ and $A''$ `mean` and
-    #: `variance`. A class that states any of these anew has to state this too.
+    #: `variance`. A class that overrides any of these has to state this too.
     canonical: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
@@ -75,7 +75,7 @@ class ScalarLikelihood(Likelihood):
         raise NotImplementedError
 
     def cdf(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
-        r"""Return $P(Y \le y \mid \eta)$: what quantiles and intervals ask for."""
+        r"""Return $P(Y \le y \mid \eta)$, which quantiles and intervals need."""
         raise ValueError(f"quantiles: expected a likelihood with a cdf, got {self.name}")
 
     def information(self, eta: Tensor, given: Given | None = None) -> Tensor:

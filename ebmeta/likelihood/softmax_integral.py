@@ -65,7 +65,7 @@ def _pass(loc: Tensor) -> int:
 
 
 def _softmax_integral(loc: Tensor, var: Tensor, real: Tensor, num_nodes: int, num_points: int) -> Tensor:
-    """Return the integral of `gaussian_softmax` for rows of shape `(N, C)`, a cacheful at a time."""
+    """Return the integral of `gaussian_softmax` for rows of shape `(N, C)`, in parts that fit the cache."""
     rule = np.polynomial.hermite_e.hermegauss(num_nodes)
     nodes, weights = (torch.as_tensor(r, dtype=loc.dtype, device=loc.device) for r in rule)
     weights = weights / weights.sum()

@@ -18,7 +18,7 @@ __all__ = ["axes_or_new", "save_figure"]
 
 @checked(width=above(0), height=above(0))
 def axes_or_new(ax: Axes | None, width: float = 4.8, height: float = 4.0) -> Axes:
-    """Return axes as they are, or those of a new figure where there are none.
+    """Return the given axes, or those of a new figure.
 
     Args:
         ax: axes of the user's, or None.

@@ -62,7 +62,7 @@ def refinement(evaluation: xr.Dataset, metric: str = "accuracy", ax: Axes | None
     )
 )
 def reliability(evaluation: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Plot accuracy against confidence, before and after refinement: on the diagonal is calibrated.
+    """Plot accuracy against confidence, before and after refinement; calibrated predictions lie on the diagonal.
 
     Args:
         evaluation: what `evaluate` returned for a classifier.
@@ -146,7 +146,7 @@ def risk_coverage(evaluation: xr.Dataset, ax: Axes | None = None) -> Axes:
     )
 )
 def set_sizes(sets: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Plot how many classes the prediction sets hold: bars over sizes, one colour for each number of ways.
+    """Plot how many classes the prediction sets hold, as bars over sizes with one colour for each number of ways.
 
     Args:
         sets: what `ConformalSets.predict` returned.

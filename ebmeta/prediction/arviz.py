@@ -31,7 +31,7 @@ SAMPLE = ("chain", "draw")
 
 @checked()
 def to_arviz(tree: xr.DataTree) -> Any:
-    """Return a tree as the installed ArviZ takes it.
+    """Return a tree in the form of the installed ArviZ.
 
     Args:
         tree: what `predict`, `reference.nuts` or `reference.hierarchical` returned.
@@ -133,7 +133,7 @@ def loo(tree: xr.DataTree) -> Any:
 
 @checked()
 def held_out(tree: xr.DataTree) -> xr.DataArray:
-    r"""Return the log score of labels that the draws have not seen, in nats; NaN where padded.
+    r"""Return the log score of labels that the draws are not conditioned on, in nats; NaN where padded.
 
     Args:
         tree: draws with the log likelihood of labels, such as `predict` returns for labelled tasks.

@@ -47,7 +47,7 @@ class Interval(NamedTuple):
 
 
 def prediction_pairs(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Check two arrays of one shape; padding, NaN in the first, is NaN in both.
+    """Check two arrays of one shape; padding is NaN in the first and becomes NaN in both.
 
     Args:
         confidence: probabilities; NaN is padding.

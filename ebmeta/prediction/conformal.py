@@ -82,7 +82,7 @@ def class_scores(probs: np.ndarray, score: Score = "lac", uniform: np.ndarray | 
 
 @checked(scores=array(ndim=2, padded=True), level=between(0, 1))
 def task_quantile(scores: np.ndarray, level: float) -> float:
-    """Return the threshold: the quantile of scores in which every task weighs the same, and one is infinite.
+    """Return the threshold, a quantile of scores in which tasks have equal weight and one more score is infinite.
 
     Args:
         scores: scores of the true classes, shape `(T, Q)`; NaN is padding.
@@ -106,7 +106,7 @@ def task_quantile(scores: np.ndarray, level: float) -> float:
 
 @checked(level=between(0, 1))
 class ConformalSets:
-    r"""Prediction sets calibrated over tasks, of a model or of anyone's class probabilities.
+    r"""Prediction sets calibrated over tasks, for a model or for given class probabilities.
 
     Args:
         model: a classifier; None where probabilities are given.
@@ -170,7 +170,7 @@ class ConformalSets:
 
     @checked(probs=array(ndim=3, padded=True), query_y=array(ndim=2, padded=True))
     def calibrate_probs(self, probs: np.ndarray, query_y: np.ndarray) -> ConformalSets:
-        """Set the threshold on class probabilities, from whatever model.
+        """Set the threshold on class probabilities of any model.
 
         Args:
             probs: class probabilities of the queries, shape `(T, Q, C)`; NaN is padding.
@@ -198,7 +198,7 @@ class ConformalSets:
 
     @checked()
     def predict(self, batch: TaskBatch) -> xr.Dataset:
-        """Return the sets of a batch after the last refinement step; query labels are not looked at.
+        """Return the sets of a batch after the last refinement step; query labels are not used.
 
         Args:
             batch: tasks.

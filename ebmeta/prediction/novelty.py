@@ -75,7 +75,7 @@ class Novelty:
 
     @checked(num_tasks=at_least(2))
     def fit(self, tasks: TaskSampler | TaskBatch, num_tasks: int = 300) -> Novelty:
-        """Learn what training tasks look like.
+        """Learn location and covariance of the training tasks.
 
         Args:
             tasks: labelled training tasks, or a source of them (its batches 0, 1, ... of 64 tasks are used).
@@ -134,7 +134,7 @@ class Novelty:
 
     @checked()
     def statistics(self, batch: TaskBatch) -> xr.Dataset:
-        """Return the numbers of this module's table, each over `task`; query labels are not looked at.
+        """Return the numbers of this module's table, each over `task`; query labels are not used.
 
         Raises:
             ValueError: if `fit` was not called, or the tasks do not fit the model.
@@ -230,14 +230,14 @@ def _members(y: Tensor, mask: Tensor, batch: TaskBatch) -> Tensor:
 
 
 def _within(x: Tensor, labelled: TaskBatch) -> Tensor:
-    """Return what is left of real rows without the mean of their class in their task, shape `(rows, D)`."""
+    """Return real rows minus the mean of their class in their task, shape `(rows, D)`."""
     member = _members(labelled.support_y, labelled.support_mask, labelled)
     mean = member.mT @ x / member.sum(1).clamp(min=1).unsqueeze(-1)
     return (x - member @ mean)[labelled.support_mask.cpu()]
 
 
 def _uncertainty(model: PredictiveModel, batch: TaskBatch) -> np.ndarray:
-    """Return how unsure the predictions of every task are, on a scale free of the number of ways."""
+    """Return the uncertainty of the predictions of every task, on a scale free of the number of ways."""
     last = predict(model, batch.unlabelled(), num_draws=0)["predictive"].to_dataset().isel(step=-1)
     if "std" in last:
         return np.asarray(np.nanmean(np.log(last["std"].values), 1))

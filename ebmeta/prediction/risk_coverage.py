@@ -31,7 +31,7 @@ def _ranked(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np
 
 @checked(confidence=array(padded=True), correct=array(padded=True))
 def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> xr.DataArray:
-    r"""Return the error rate among the most confident predictions, against the share that they make up.
+    r"""Return the error rate among the most confident predictions as a function of their share.
 
     Args:
         confidence: probability of the predicted class, any shape; NaN is left out.

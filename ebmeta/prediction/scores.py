@@ -175,7 +175,7 @@ def table(evaluation: xr.Dataset) -> str:
 
 
 def query_scores(probs: np.ndarray, y: np.ndarray, least: float = TINY) -> dict[str, np.ndarray]:
-    r"""Return the scores of every query, on plain arrays: whatever made the probabilities, they are scored alike.
+    r"""Return the scores of every query from plain arrays of class probabilities of any model.
 
     $$ -\log p_y, \qquad \sum_c (p_c - 1\{y = c\})^2, \qquad 1\{\arg\max_c p_c = y\}, \qquad \max_c p_c $$
 

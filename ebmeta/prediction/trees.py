@@ -63,7 +63,7 @@ class Marginals:
     batch: TaskBatch
 
     def of(self, whole: Tensor) -> Tensor:
-        """Return the values of these tasks from those of a whole batch, shape `(T, Q, ...)`, on the model's device."""
+        """Return the values of these tasks from a whole batch, shape `(T, Q, ...)`, on the model's device."""
         own = whole[self.tasks.to(whole.device), : self.batch.query_mask.shape[1]]
         return own.to(self.inferred.x.device)
 
@@ -131,7 +131,7 @@ def ask(
 
 @checked(num_steps=at_least(0))
 def marginals(model: PredictiveModel, batch: TaskBatch, num_steps: int | None = None) -> list[Marginals]:
-    """Infer and summarise, in parts of tasks of like size; query labels are not looked at.
+    """Infer and summarise in parts of tasks of similar size; query labels are not used.
 
     Args:
         model: the model; its parameters decide the device.
@@ -156,7 +156,7 @@ def marginals(model: PredictiveModel, batch: TaskBatch, num_steps: int | None = 
 
 
 def assemble(chunks: Sequence[Marginals], values: Sequence[Tensor], axis: int, *rest: int) -> np.ndarray:
-    """Return what was found of each part for all tasks of a batch, in their order.
+    """Return the values of all parts for the tasks of a batch, in the order of the batch.
 
     Args:
         chunks: the parts.

@@ -33,7 +33,7 @@ def in_64_bits() -> AbstractContextManager[None]:
     """Return a block in which JAX computes in 64 bits: labels keep their digits, and log-gammas theirs."""
     try:
         from jax import enable_x64
-    except ImportError:  # where it lived before
+    except ImportError:  # its former location
         from jax.experimental import enable_x64  # type: ignore[attr-defined, no-redef]
     block: AbstractContextManager[None] = enable_x64(True)
     return block

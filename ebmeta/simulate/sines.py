@@ -136,7 +136,7 @@ class SineTasks(TaskSource):
 
     @checked(num_points=at_least(2))
     def exact(self, batch: TaskBatch, num_points: int = 64) -> tuple[Tensor, Tensor]:
-        r"""Return what a statistician who knows the family predicts of every query.
+        r"""Return the exact prediction of every query for a known family.
 
         Args:
             batch: $T$ labelled tasks without padding.

@@ -6,7 +6,7 @@ $$ \alpha \sim \mathrm U[0, 2\pi), \quad \rho \sim \mathcal N(r, \tau^2), \quad 
    x_i \mid \alpha \sim \mathcal N(0,\, s^2 I + \ell^2 u(-\tfrac\alpha2) u(-\tfrac\alpha2)^\top), \quad
    y_i \mid x_i, w \sim \mathcal N(x_i^\top w, \sigma^2). $$
 
-A line does not tell $u$ from $-u$. Half the angle of the weights is the angle of the line, so that weights and
+A line does not distinguish $u$ from $-u$. Half the angle of the weights is the angle of the line, so that weights and
 lines correspond one to one (theory: "Zero-shot tasks").
 """
 
@@ -112,7 +112,7 @@ class RingPosterior:
 )
 @dataclass(frozen=True, eq=False)
 class SpinningLines(TaskSource):
-    r"""Zero-shot regression tasks: two features, and inputs along a line whose direction tells the weights.
+    r"""Zero-shot regression tasks with two features and inputs along a line whose direction determines the weights.
 
     Args:
         radius: mean length of the weights, $r$.
