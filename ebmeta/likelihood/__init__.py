@@ -3,7 +3,7 @@ r"""Likelihoods $p(y \mid \eta)$ of labels given the linear predictor, one small
 `LIKELIHOODS` names them for `EmpiricalBayes.regressor(likelihood=...)`; an entry of your own counts like the others.
 """
 
-from ebmeta.likelihood.base import Given, Likelihood
+from ebmeta.likelihood.base import Given, Likelihood, named
 from ebmeta.likelihood.categorical import NEVER, Categorical
 from ebmeta.likelihood.counts import Bernoulli, Binomial, NegativeBinomial, Poisson
 from ebmeta.likelihood.real import Normal, NormalPerTask, StudentT
@@ -27,7 +27,5 @@ __all__ = [
     "gaussian_softmax",
 ]
 
-#: Likelihoods by name.
-LIKELIHOODS: dict[str, type[Likelihood]] = {
-    c.name: c for c in (Categorical, Normal, NormalPerTask, StudentT, Bernoulli, Binomial, Poisson, NegativeBinomial)
-}
+#: Likelihoods by name: every class of the modules above that has one of its own.
+LIKELIHOODS: dict[str, type[Likelihood]] = {c.name: c for c in named(Likelihood)}

@@ -14,6 +14,7 @@ the predictive log likelihood. Where a likelihood of one number per row is not o
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from ebmeta.foundation.seeding import Drawing
 from ebmeta.tasks.training_rows import TrainingRows
 
-__all__ = ["Given", "Likelihood"]
+__all__ = ["Given", "Likelihood", "named"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,6 +206,14 @@ class Likelihood(nn.Module):
         """
         logp = self.log_prob(y, loc + _scale(var) * noise, way_mask, given)
         return torch.logsumexp(logp, 0) - math.log(len(logp))
+
+
+def named(base: type[Likelihood]) -> Iterator[type[Likelihood]]:
+    """Iterate over the classes below another that have a name of their own."""
+    for kind in base.__subclasses__():
+        if "name" in vars(kind):
+            yield kind
+        yield from named(kind)
 
 
 def _scale(var: Tensor) -> Tensor:
