@@ -14,7 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from ebmeta.app.sources import Tasks, check_roles, column_errors, refuse_numbers, roles_of_encoder
-from ebmeta.app.tables import Roles, Table, read_table, write_table
+from ebmeta.app.tables import READS, Roles, Table, read_table, write_table
 from ebmeta.estimators.classifier import FewShotClassifier
 from ebmeta.estimators.regressor import FewShotRegressor
 from ebmeta.estimators.rows import groups_of
@@ -29,7 +29,7 @@ from ebmeta.tasks.frames import FrameEncoder
 __all__ = ["predict_files"]
 
 QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
-WRITES = (".nc", ".npz", ".csv", ".parquet")
+WRITES = (".nc", *READS)
 
 Columns = dict[str, np.ndarray]
 

@@ -15,11 +15,11 @@ import pandas as pd
 from ebmeta.app.npz import read_npz
 from ebmeta.foundation.writing import marked, write
 from ebmeta.tasks.frame_columns import numbers_of
-from ebmeta.tasks.frame_files import check_readable, read_frame, row_ids, written
+from ebmeta.tasks.frame_files import FRAMES, check_readable, read_frame, row_ids, written
 
 __all__ = ["Roles", "Table", "read_frame", "read_table", "roles_of", "write_table"]
 
-READS = (".npz", ".csv", ".parquet")
+READS = (".npz", *FRAMES)
 MOST_NAMES = 8  # in a line
 
 

@@ -8,7 +8,7 @@ of one `TaskBatch` that go into `SVI`, `Trace_ELBO()(model, guide)`, `Predictive
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,13 +18,14 @@ from ebmeta.model.base import PredictiveModel
 from ebmeta.model.inference import infer, prior_of
 from ebmeta.model.posterior import Inference
 from ebmeta.model.programs import Program
-from ebmeta.model.recipes import CLASSIFIER, REGRESSOR, ClassifierRecipe, Parts, Recipe, RegressorRecipe
+from ebmeta.model.recipes import CLASSIFIER, REGRESSOR, ClassifierRecipe, Parts, Recipe, Refinement, RegressorRecipe
 from ebmeta.model.trained import Sums, is_same, sums
 from ebmeta.parts.basis import Basis, build_basis
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.parts.heads import Head
 from ebmeta.parts.initializer import Initializer
 from ebmeta.parts.prior import Prior
+from ebmeta.parts.widths import Widths
 from ebmeta.refine.base import Refiner
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.training_rows import Measures, TrainingRows
@@ -90,10 +91,10 @@ class EmpiricalBayes(PredictiveModel):
         num_steps: int = 4,
         beta: float = 0.005,
         *,
-        synthetic_gradient: Literal["mixture", "residual", "mlp"] = "mixture",
+        synthetic_gradient: Refinement = "mixture",
         n_way: int | None = None,
         width: int = 16,
-        widths: Literal["trained", "measured"] = "trained",
+        widths: Widths = "trained",
         profile: int = 0,
         embedder: nn.Module | None = None,
         freeze_embedder: bool = False,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import torch
 from torch import nn
 
 from ebmeta.foundation.checks import at_least, checked, found
@@ -21,13 +22,18 @@ from ebmeta.parts.basis import Basis, build_basis
 from ebmeta.parts.heads import CosineHead, Head, LinearHead
 from ebmeta.parts.initializer import ConjugateInitializer, Initializer, PrototypeInitializer
 from ebmeta.parts.prior import DiagonalPrior, FullPrior, Prior
+from ebmeta.parts.widths import Widths
 from ebmeta.refine.base import Refiner
+from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
 from ebmeta.refine.gradient import GradientRefiner
-from ebmeta.refine.mixture import class_refiner
+from ebmeta.refine.mixture import MixtureRefiner
+from ebmeta.refine.mlp_synthetic_gradient import MLPSyntheticGradient
 from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
 
-__all__ = ["RECIPES", "ClassifierRecipe", "Parts", "Recipe", "RegressorRecipe"]
+__all__ = ["RECIPES", "ClassifierRecipe", "Parts", "Recipe", "Refinement", "RegressorRecipe"]
 
+#: How the posterior of class weights is refined: "mixture" steps, or gradient steps of one of two networks.
+Refinement = Literal["mixture", "residual", "mlp"]
 #: Ranges of the arguments of each recipe.
 CLASSIFIER: dict[str, Range] = {
     "num_features": at_least(1),
@@ -108,21 +114,30 @@ class ClassifierRecipe(Recipe):
 
     num_features: int
     num_steps: int = 4
-    synthetic_gradient: Literal["mixture", "residual", "mlp"] = "mixture"
+    synthetic_gradient: Refinement = "mixture"
     n_way: int | None = None
     width: int = 16
-    widths: Literal["trained", "measured"] = "trained"
+    widths: Widths = "trained"
     profile: int = 0
     freeze_embedder: bool = False
 
     def build(self, embedder: nn.Module | None = None, *, seed: int = 0) -> Parts:
         head = CosineHead(self.num_features, embedder, self.freeze_embedder, profile=self.profile)
-        refiner = class_refiner(
-            self.synthetic_gradient, self.num_steps, self.n_way, self.width, stream(seed), widths=self.widths
-        )
         prior = DiagonalPrior(head.num_weights, widths=self.widths)
         initializer = PrototypeInitializer(head.num_weights, widths=self.widths)
-        return Parts(prior, LIKELIHOODS["categorical"](), head, initializer, refiner)
+        return Parts(prior, LIKELIHOODS["categorical"](), head, initializer, self._refiner(stream(seed)))
+
+    def _refiner(self, generator: torch.Generator) -> Refiner:
+        kind, steps = self.synthetic_gradient, self.num_steps
+        if self.widths == "measured" and kind != "mixture":
+            raise ValueError(f"widths: expected 'trained', or 'measured' of a mixture, got {self.widths!r}")
+        if kind == "mixture":
+            return MixtureRefiner(ClassSyntheticGradient(self.width, generator=generator), steps, widths=self.widths)
+        if kind == "residual":
+            return GradientRefiner(ClassSyntheticGradient(self.width, generator=generator), steps, step=5.0)
+        if self.n_way is None:
+            raise ValueError("n_way: expected the number of classes for synthetic_gradient='mlp', got None")
+        return GradientRefiner(MLPSyntheticGradient(self.n_way, generator), steps, step=5.0)
 
 
 @checked(**REGRESSOR)

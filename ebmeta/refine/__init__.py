@@ -4,7 +4,7 @@ from ebmeta.refine.base import Iterate, QueryState, Refiner, Setting, SyntheticG
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient, Reading
 from ebmeta.refine.exchangeable import ExchangeableLinear
 from ebmeta.refine.gradient import GradientRefiner
-from ebmeta.refine.mixture import MixtureRefiner, class_refiner
+from ebmeta.refine.mixture import MixtureRefiner
 from ebmeta.refine.mlp_synthetic_gradient import MLPSyntheticGradient
 from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
 from ebmeta.refine.temperature import TaskTemperature
@@ -23,5 +23,4 @@ __all__ = [
     "Setting",
     "SyntheticGradient",
     "TaskTemperature",
-    "class_refiner",
 ]

@@ -41,12 +41,10 @@ from ebmeta.parts.heads import CONSTANT
 from ebmeta.parts.widths import AMPLITUDE, Widths, class_widths
 from ebmeta.refine.base import QueryState, Refiner
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
-from ebmeta.refine.gradient import GradientRefiner
-from ebmeta.refine.mlp_synthetic_gradient import MLPSyntheticGradient
 from ebmeta.refine.temperature import TaskTemperature
 from ebmeta.tasks.training_rows import TrainingRows
 
-__all__ = ["MixtureRefiner", "class_refiner"]
+__all__ = ["MixtureRefiner"]
 
 LEAST_PROBABILITY = 1e-9  # of a label behind a temperature
 KAPPA, INFORMATION = 1.3, 0.05  # relative to a measured q_0: size of the mixture's weights, and what a query adds
@@ -169,25 +167,3 @@ class MixtureRefiner(Refiner):
         q, network = state.q, self.synthetic_gradient
         factor = self.temperature(k, state.once(network.read).by_task)[:, None, None]
         return q.with_(torch.where(state.setting.way_mask.unsqueeze(-1), factor * q.loc, q.loc), q.precision)
-
-
-def class_refiner(
-    kind: str, num_steps: int, n_way: int | None, width: int, generator: torch.Generator, *, widths: Widths = "trained"
-) -> Refiner:
-    """Return a refiner of class weights by name, initial weights from a generator; see `EmpiricalBayes.classifier`.
-
-    Raises:
-        ValueError: if the name is unknown, a number of ways is needed and not given, or widths are measured for
-            another refiner than a mixture.
-    """
-    if widths == "measured" and kind != "mixture":
-        raise ValueError(f"widths: expected 'trained', or 'measured' of a mixture, got {widths!r}")
-    if kind == "mixture":
-        return MixtureRefiner(ClassSyntheticGradient(width, generator=generator), num_steps, widths=widths)
-    if kind == "residual":
-        return GradientRefiner(ClassSyntheticGradient(width, generator=generator), num_steps, step=5.0)
-    if kind != "mlp":
-        raise ValueError(f"synthetic_gradient: expected 'mixture', 'residual' or 'mlp', got {kind!r}")
-    if n_way is None:
-        raise ValueError("n_way: expected the number of classes for synthetic_gradient='mlp', got None")
-    return GradientRefiner(MLPSyntheticGradient(n_way, generator), num_steps, step=5.0)

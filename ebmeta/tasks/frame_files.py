@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-__all__ = ["as_ids", "check_readable", "read_frame", "row_ids", "written"]
+__all__ = ["FRAMES", "as_ids", "check_readable", "read_frame", "row_ids", "written"]
 
 ROW_IDS = {"", "unnamed: 0", "rownames", "row_names", "row.names", "index", "id", "ids"}
 WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
@@ -33,11 +33,12 @@ def read_frame(path: Path, texts: Collection[str | None] = ()) -> pd.DataFrame:
         ValueError: if its type is another, it is damaged, or a line does not fit the header.
     """
     path = Path(path)
-    if path.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"{path}: expected a file of named columns, .csv or .parquet, got {path.suffix or 'none'}")
+    if path.suffix not in FRAMES:
+        known = " or ".join(FRAMES)
+        raise ValueError(f"{path}: expected a file of named columns, {known}, got {path.suffix or 'none'}")
     check_readable(path)
     try:
-        frame = _csv(path, texts) if path.suffix == ".csv" else _parquet(path)
+        frame = FRAMES[path.suffix](path, texts)
     except UnicodeDecodeError:
         raise ValueError(
             f"{path}: expected a complete csv file, got: bytes that are no text in UTF-8 (save the table as UTF-8)"
@@ -111,12 +112,16 @@ def _check_lines(path: Path) -> list[str]:
     return header
 
 
-def _parquet(path: Path) -> pd.DataFrame:
+def _parquet(path: Path, _: Collection[str | None]) -> pd.DataFrame:
     frame = pd.read_parquet(path)
     if isinstance(frame.index, pd.RangeIndex):
         return frame
     # What was the index of a frame is written as columns, and read as such by everyone but pandas.
     return frame.reset_index(names=["" if name is None else str(name) for name in frame.index.names])
+
+
+#: Readers of frames by the ending of their files.
+FRAMES = {".csv": _csv, ".parquet": _parquet}
 
 
 def row_ids(frame: pd.DataFrame, taken: Iterable[str | None] = ()) -> list[str]:
