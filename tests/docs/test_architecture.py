@@ -1,0 +1,28 @@
+"""The page on the architecture: files that it sends a newcomer to exist, two of them at most."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+ROWS = re.findall(r"^\| ([a-z][^|]+) \| ([^|]+) \| (\d) \|$", PAGE, re.M)
+
+
+def test_ten_changes_name_two_files_at_most_which_exist():
+    assert len(ROWS) == len({change for change, *_ in ROWS}) == 10
+    for change, files, before in ROWS:
+        named = re.findall(r"`([^`]+)`", files)
+        assert 1 <= len(named) <= 2 and len(named) <= int(before), change
+        assert all((ROOT / name).is_file() for name in named), change
+
+
+def test_names_in_running_text_exist():
+    for stage, name in re.findall(r"`(\w+)\.(\w+\.\w+)`", PAGE):
+        module, attribute = name.split(".")
+        if (ROOT / "ebmeta" / stage).is_dir():
+            assert f"def {attribute}" in (ROOT / "ebmeta" / stage / f"{module}.py").read_text(encoding="utf-8")
+    for owner, capability in re.findall(r"`([A-Z]\w+)\.(\w+)`", PAGE):
+        texts = [path.read_text(encoding="utf-8") for path in (ROOT / "ebmeta").rglob("*.py")]
+        assert any(re.search(rf"^class {owner}\b", text, re.M) and capability in text for text in texts), owner
