@@ -74,7 +74,7 @@ def check_posteriors(
 
     Raises:
         ValueError: if `observe` is unknown, there are fewer than 25 draws, `seed` is negative, query labels are needed
-            and absent, the tasks do not fit the model, or its prior has several values (`ebmeta.propagate`).
+            and absent, the tasks do not fit the model, or it is an ensemble (`ebmeta.propagate`).
 
     Examples:
         >>> from ebmeta.simulate.linear_gaussian import LinearGaussianTasks

@@ -247,7 +247,7 @@ def test_bad_input(check):
     groups = real_tasks(features=1)
     with pytest.warns(UserWarning, match="not at a maximum"):  # but untrained
         members = ebmeta.propagate(plain, groups, num_draws=2)
-    with pytest.raises(ValueError, match="model: expected one value of the prior's parameters, got several"):
+    with pytest.raises(ValueError, match="model: expected an EmpiricalBayes, got PriorEnsemble"):
         check(members, groups)
 
 
