@@ -27,7 +27,7 @@ def test_draws_have_the_moments_of_the_posterior_and_of_the_prior():
     for k in (0, None):
         u = found.draw(k).u[0, 0]
         q = found.inferred.path[0] if k == 0 else found.inferred.prior
-        basis = found.directions.basis[0, :, : found.directions.num_seen]
+        basis = found.directions.basis[0, :, : found.directions.num_labelled]
         loc = q.loc[0, 0] @ basis
         covariance = basis.T @ torch.linalg.inv(q.precision[0, 0]) @ basis
         # means of 4,000 draws: six standard errors, a false alarm of 2e-9 each
@@ -57,4 +57,4 @@ def test_labels_of_queries_are_seen_where_they_are_observed(observe):
     found = one(model, batch, observe)
     rows = batch.support_mask.sum(1) + (batch.query_mask.sum(1) if observe == "both" else 0)
     assert found.labelled.support_mask.sum(1).tolist() == rows.tolist()
-    assert (found.of_all is None) == (observe == "support")
+    assert (found.all_labels is None) == (observe == "support")
