@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -32,23 +31,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from ebmeta.diagnostics.common import labelled, one_posterior, per_query, predictive_nll, summarise
-from ebmeta.foundation.checks import at_least, check, checked, dataset
+from ebmeta.foundation.checks import at_least, check, checked
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.parts.gaussian import Gaussian
-from ebmeta.plots.axes import axes_or_new
 from ebmeta.prediction.scores import task_batches
 from ebmeta.prediction.trees import evaluating, match_model
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.source import TaskSampler
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+__all__ = ["linear_gaussian_information", "mutual_information", "rate_distortion"]
 
-__all__ = ["linear_gaussian_information", "mutual_information", "rate_distortion", "rate_distortion_plot"]
-
-Distortion = Literal["predictive_nll", "expected_nll"]
-CURVES = {f"{d}_nll{h}": ("model", "step") for d in ("expected", "predictive") for h in ("", "_half_width")}
 CELLS = 20_000_000  # numbers held at once where every draw meets every posterior
 
 
@@ -226,48 +219,3 @@ def linear_gaussian_information(
         "proxy_per_row": (spread.square() / 2 + bias * spread).mean(1) / tasks.n_support,
     }
     return xr.Dataset(summarise(values, "nats"))
-
-
-@checked(
-    data=dataset(
-        "what rate_distortion returned",
-        rate=("model", "step"),
-        **CURVES,
-        beta=("model",),
-    )
-)
-def rate_distortion_plot(data: xr.Dataset, distortion: Distortion = "predictive_nll", ax: Axes | None = None) -> Axes:
-    r"""Plot distortion against rate: a line through the last step of each model, in order of $\beta$.
-
-    Faint lines lead from the initial posterior of each model, over its steps, to the last.
-
-    Args:
-        data: what `rate_distortion` returned.
-        distortion: "predictive_nll" or "expected_nll".
-        ax: where to draw; a new figure by default.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ValueError: if `distortion` is neither.
-    """
-    import seaborn as sns
-
-    ax = axes_or_new(ax)
-    data = data.sortby("beta")
-    rate, loss = data["rate"].values, data[distortion].values
-    last = np.isfinite(rate).sum(1) - 1
-    rows = np.arange(len(last))
-    for r, v in zip(rate, loss, strict=True):
-        ax.plot(r, v, color="0.8", marker=".", linewidth=1, zorder=1)
-    color = sns.color_palette("deep")[0]
-    half = data[f"{distortion}_half_width"].values[rows, last]
-    ax.errorbar(rate[rows, last], loss[rows, last], half, color=color, fmt="none", zorder=2)
-    sns.lineplot(x=rate[rows, last], y=loss[rows, last], marker="o", color=color, sort=False, estimator=None, ax=ax)
-    for m, k in zip(rows, last, strict=True):
-        text = rf"$\beta$ = {data['beta'].values[m]:g}"
-        ax.annotate(text, (rate[m, k], loss[m, k]), xytext=(4, 4), textcoords="offset points", fontsize=8)
-    ax.set(xlabel="rate (nats per task)", ylabel=f"{distortion.split('_')[0]} NLL (nats per query)")
-    sns.despine(ax=ax)
-    return ax

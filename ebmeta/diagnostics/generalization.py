@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,20 +29,16 @@ import xarray as xr
 from torch import Tensor
 
 from ebmeta.diagnostics.common import labelled, mean_of, one_posterior, per_query, summarise
-from ebmeta.foundation.checks import at_least, checked, dataset
+from ebmeta.foundation.checks import at_least, checked
 from ebmeta.likelihood import Given, Likelihood
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.posterior import Inference
-from ebmeta.plots.axes import axes_or_new
 from ebmeta.prediction.trees import evaluating
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.rows import Rows
 from ebmeta.tasks.source import TaskSampler
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-__all__ = ["gap_plot", "generalization_gap"]
+__all__ = ["generalization_gap"]
 
 Loss = Literal["nll", "error"]
 SIDES = ("support", "query")
@@ -208,44 +204,3 @@ def _verdict(data: xr.Dataset) -> dict[str, str]:
         f"{cost['query']} more than the unlabelled ones. The bound by information {verdict}."
     )
     return {"verdict": verdict, "words": words if verdict != "unclear" else f"{words} More tasks would tell."}
-
-
-@checked(
-    data=dataset(
-        "what generalization_gap returned",
-        rows=("rows",),
-        step=("step",),
-        gap=("rows", "step"),
-        gap_half_width=("rows", "step"),
-        bound_rate=("rows", "step"),
-    )
-)
-def gap_plot(data: xr.Dataset, rows: Literal["support", "query"] = "support", ax: Axes | None = None) -> Axes:
-    """Plot the gap and its bounds against the refinement step.
-
-    Args:
-        data: what `generalization_gap` returned.
-        rows: "support" or "query".
-        ax: where to draw; a new figure by default.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ValueError: if `rows` is neither.
-    """
-    import seaborn as sns
-
-    ax = axes_or_new(ax)
-    part, steps = data.sel(rows=rows), data["step"].values
-    names = {"bound_rate": "bound by the rate", "bound_information": "bound by the information", "gap": "gap"}
-    shown = {key: text for key, text in names.items() if key in part}
-    for (key, text), color in zip(shown.items(), sns.color_palette("deep"), strict=False):
-        sns.lineplot(x=steps, y=part[key].values, marker="o", label=text, color=color, ax=ax)
-        if key == "gap":
-            ax.errorbar(steps, part["gap"].values, part["gap_half_width"].values, fmt="none", color=color)
-    unit = data["gap"].attrs["units"].replace("1", "share of wrong answers")
-    ax.set(xlabel="refinement step", ylabel=f"extra cost of new rows ({unit})", xticks=steps)
-    ax.legend(frameon=False)
-    sns.despine(ax=ax)
-    return ax

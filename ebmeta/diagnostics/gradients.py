@@ -21,7 +21,6 @@ lead. For real labels the move holds the score of the inputs too, which $\hat g$
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,21 +28,17 @@ import xarray as xr
 from torch import Tensor
 
 from ebmeta.diagnostics.common import labelled, mean_of, per_query, predictive_nll, summarise
-from ebmeta.foundation.checks import at_least, checked, dataset
+from ebmeta.foundation.checks import at_least, checked
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.posterior import Inference, repeat
 from ebmeta.parts.gaussian import Gaussian
-from ebmeta.plots.axes import axes_or_new
 from ebmeta.prediction.calibration import Z95, calibration_error
 from ebmeta.prediction.trees import evaluating
 from ebmeta.refine.base import QueryState, SyntheticGradient
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.source import TaskSampler
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-__all__ = ["synthetic_gradient_plot", "synthetic_gradients"]
+__all__ = ["synthetic_gradients"]
 
 #: Measures over steps and tasks, and their units.
 UNITS = {
@@ -223,44 +218,3 @@ def _verdict(data: xr.Dataset) -> dict[str, str]:
         f"of tasks worse off.{towards}"
     )
     return {"verdict": verdict, "words": words}
-
-
-@checked(
-    data=dataset(
-        "what synthetic_gradients returned",
-        step=("step",),
-        gain=("step",),
-        gradient_cosine_by_task=("step", "task"),
-        move_cosine_by_task=("step", "task"),
-    )
-)
-def synthetic_gradient_plot(data: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Plot the cosines of each step, with mean and middle 90% of the tasks, and its gain below.
-
-    Args:
-        data: what `synthetic_gradients` returned.
-        ax: where to draw; a new figure by default.
-
-    Returns:
-        The axes.
-    """
-    import pandas as pd
-    import seaborn as sns
-
-    ax = axes_or_new(ax, width=5.6)
-    names = {"gradient_cosine_by_task": "synthetic gradient", "move_cosine_by_task": "move of the location"}
-    steps = data["step"].values
-    frames = [
-        pd.DataFrame({"cosine": data[name].values.ravel(), "of": text, "step": np.repeat(steps, data.sizes["task"])})
-        for name, text in names.items()
-    ]
-    frame = pd.concat(frames, ignore_index=True)
-    style = {"errorbar": ("pi", 90), "dodge": 0.25, "linestyle": "none", "err_kws": {"linewidth": 1.2}}
-    sns.pointplot(frame, x="step", y="cosine", hue="of", palette="deep", native_scale=True, ax=ax, **style)
-    ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
-    gains = [f"{k}\n{gain:+.3f} nats" for k, gain in zip(steps, data["gain"].values, strict=True)]
-    ax.set_xticks(steps, gains)
-    ax.set(xlabel="refinement step, and its gain per query", ylabel="cosine with the true gradient", ylim=(-1.05, 1.05))
-    sns.move_legend(ax, "lower right", title=None, frameon=False)
-    sns.despine(ax=ax)
-    return ax

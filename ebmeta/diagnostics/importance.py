@@ -31,12 +31,11 @@ from torch import Tensor
 from ebmeta.diagnostics.passes import LEAST_DRAWS, Pass, passes
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.prediction.arviz import psis
+from ebmeta.prediction.arviz import USABLE, psis
 from ebmeta.tasks.batch import TaskBatch
 
-__all__ = ["GOOD", "USABLE", "check_posteriors", "correct"]
+__all__ = ["check_posteriors", "correct"]
 
-GOOD, USABLE = 0.5, 0.7  # of k-hat: draws stand for the target; weights still correct them
 NEARLY_EVEN, ENOUGH = 0.95, 0.9  # effective share of draws, and share of tasks, at which there is nothing to mend
 EVEN = 0.01  # nats by which ratios may differ and have no tail
 

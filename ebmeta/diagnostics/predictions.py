@@ -6,30 +6,25 @@ A task is the unit of sampling: every interval is over tasks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import xarray as xr
 
 from ebmeta.diagnostics.check import ORDER, Check, Status, interval
-from ebmeta.foundation.checks import array, at_least, checked, some
+from ebmeta.foundation.checks import at_least, checked, some
 from ebmeta.model.base import PredictiveModel
-from ebmeta.plots.axes import axes_or_new
 from ebmeta.plots.scores import reliability
+from ebmeta.plots.uniformity import pit_histogram
 from ebmeta.prediction.calibration import Z95, calibration_interval
 from ebmeta.prediction.scores import task_scores
 from ebmeta.prediction.trees import assemble, marginals
 from ebmeta.tasks.batch import TaskBatch
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-__all__ = ["few_labels", "pit", "pit_histogram", "probabilities"]
+__all__ = ["few_labels", "pit", "probabilities"]
 
 NEAR, FAR = 0.03, 0.08  # of a probability: what does no harm, and what does much
 LEVEL = 0.9  # of the intervals whose coverage is counted
-BINS = 10
 
 
 @checked(batches=some(TaskBatch), repeats=at_least(1))
@@ -239,36 +234,6 @@ def pit(model: PredictiveModel, batches: Sequence[TaskBatch], seed: int = 0) -> 
         parts.append(assemble(chunks, found, 0, batch.query_mask.shape[1]))
     widest = max(part.shape[1] for part in parts)
     return np.concatenate([np.pad(p, ((0, 0), (0, widest - p.shape[1])), constant_values=np.nan) for p in parts])
-
-
-@checked(u=array(ndim=2, padded=True))
-def pit_histogram(u: np.ndarray, ax: Axes | None = None) -> Axes:
-    """Plot how often labels fall into each tenth of the predicted range, with 95% intervals over tasks.
-
-    Args:
-        u: what `pit` returned, shape `(T, Q)`.
-        ax: where to draw; a new figure by default.
-
-    Returns:
-        The axes.
-    """
-    if not ((u >= 0) & (u <= 1))[~np.isnan(u)].all() or np.isnan(u).all():
-        raise ValueError("u: expected numbers from 0 to 1, or NaN for padding, got others")
-    import seaborn as sns
-
-    ax = axes_or_new(ax, height=3.4)
-    tenth = np.where(np.isnan(u), -1, np.minimum(np.floor(np.nan_to_num(u) * BINS), BINS - 1))
-    rows = (tenth >= 0).sum(1)
-    share = np.stack([(tenth == b).sum(1) for b in range(BINS)], 1)
-    mean = share.sum(0) / rows.sum()
-    spread = (share - mean * rows[:, None]).std(0, ddof=1) * len(u) ** 0.5 / rows.sum() if len(u) > 1 else 0 * mean
-    centre = (np.arange(BINS) + 0.5) / BINS
-    ax.bar(centre, mean, width=0.9 / BINS, color=sns.color_palette("deep")[0], alpha=0.7)
-    ax.errorbar(centre, mean, Z95 * spread, fmt="none", color="0.3", linewidth=1)
-    ax.axhline(1 / BINS, color="0.5", linestyle="--", linewidth=1)
-    ax.set(xlabel="place of the label in what was predicted", ylabel="share of labels", xlim=(0, 1))
-    sns.despine(ax=ax)
-    return ax
 
 
 def _mean(values: np.ndarray, repeats: float = 1.0) -> tuple[float, float]:

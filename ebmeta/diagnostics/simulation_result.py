@@ -18,8 +18,8 @@ import numpy as np
 import xarray as xr
 from scipy import special
 
-from ebmeta.diagnostics.uniformity import ecdf_band, least_tail, uniformity_p_value
 from ebmeta.foundation.checks import between, checked, real_array
+from ebmeta.prediction.uniformity import ecdf_band, least_tail, uniformity_p_value
 
 __all__ = ["SENTENCES", "SimulationCalibration"]
 

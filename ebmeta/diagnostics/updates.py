@@ -12,7 +12,6 @@ likelihood too.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,19 +19,15 @@ import xarray as xr
 from torch import Tensor
 
 from ebmeta.diagnostics.common import labelled
-from ebmeta.foundation.checks import at_least, checked, dataset
+from ebmeta.foundation.checks import at_least, checked
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.posterior import Conditional, Inference
-from ebmeta.plots.axes import axes_or_new
 from ebmeta.prediction.calibration import Z95
 from ebmeta.prediction.trees import evaluating
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.source import TaskSampler
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-__all__ = ["posterior_updates", "update_plot"]
+__all__ = ["posterior_updates"]
 
 
 @checked(num_tasks=at_least(2), num_steps=at_least(0))
@@ -98,32 +93,3 @@ def _weights(inferred: Inference, k: int) -> tuple[Tensor, Tensor]:
         return q.marginal(units.expand(len(q.loc), -1, -1))
 
     return inferred.blend(*inferred.each(moments))
-
-
-@checked(data=dataset("what posterior_updates returned", moved=("step", "task"), expected=("step", "task")))
-def update_plot(data: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Plot how far the posterior of each task moved against how far it should move; on the line the two agree.
-
-    Args:
-        data: what `posterior_updates` returned.
-        ax: where to draw; a new figure by default.
-
-    Returns:
-        The axes, with both root mean squares on logarithmic scales, after the last step.
-    """
-    import seaborn as sns
-    from matplotlib.ticker import NullFormatter
-
-    ax = axes_or_new(ax)
-    last = data.isel(step=-1)
-    expected, moved = (last[name].clip(min=1e-12).values ** 0.5 for name in ("expected", "moved"))
-    sns.scatterplot(x=expected, y=moved, s=12, alpha=0.5, linewidth=0, ax=ax)
-    ends = np.array([min(expected.min(), moved.min()), max(expected.max(), moved.max())])
-    ax.plot(ends, ends, color="0.5", linestyle="--", linewidth=1)
-    ax.set(xscale="log", yscale="log")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter("{x:.3g}")
-        axis.set_minor_formatter("{x:.2g}" if ends[1] < 10 * ends[0] else NullFormatter())
-    ax.set(xlabel="move that the posterior expects", ylabel="move when labels are known")
-    sns.despine(ax=ax)
-    return ax

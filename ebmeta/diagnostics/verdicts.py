@@ -9,15 +9,16 @@ import numpy as np
 
 from ebmeta.diagnostics.bottleneck import rate_distortion
 from ebmeta.diagnostics.check import Check, Status, interval
-from ebmeta.diagnostics.generalization import gap_plot, generalization_gap
-from ebmeta.diagnostics.gradients import synthetic_gradient_plot, synthetic_gradients
-from ebmeta.diagnostics.importance import ENOUGH, NEARLY_EVEN, USABLE, check_posteriors
-from ebmeta.diagnostics.plots_importance import khat_by_step
-from ebmeta.diagnostics.plots_simulation import ecdf_difference
+from ebmeta.diagnostics.generalization import generalization_gap
+from ebmeta.diagnostics.gradients import synthetic_gradients
+from ebmeta.diagnostics.importance import ENOUGH, NEARLY_EVEN, check_posteriors
 from ebmeta.diagnostics.simulation import simulation_based_calibration
-from ebmeta.diagnostics.updates import posterior_updates, update_plot
+from ebmeta.diagnostics.updates import posterior_updates
 from ebmeta.foundation.checks import at_least, checked, some
 from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.plots.diagnostics import gap_plot, khat_by_step, synthetic_gradient_plot, update_plot
+from ebmeta.plots.uniformity import ecdf_difference
+from ebmeta.prediction.arviz import USABLE
 from ebmeta.prediction.calibration import Z95
 from ebmeta.prediction.scores import repeats
 from ebmeta.tasks.batch import TaskBatch

@@ -41,7 +41,11 @@ MOST = 2**63  # numbers from here on leave 64 bits
 FAR = 1e150  # squares of numbers from here on are infinite
 MOST_COUNT = 2**31  # nothing has as many tasks, rows or steps
 #: For what users know by other names.
-WORDS = {"TaskSampler": "a source such as EpisodeSampler(X, y)", "PredictiveModel": "an EmpiricalBayes"}
+WORDS = {
+    "TaskSampler": "a source such as EpisodeSampler(X, y)",
+    "PredictiveModel": "an EmpiricalBayes",
+    "Simulated": "a SimulationCalibration",
+}
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,35 @@
 
 from ebmeta.plots.axes import axes_or_new, save_figure
 from ebmeta.plots.curves import fitted_curve
+from ebmeta.plots.diagnostics import (
+    gap_plot,
+    khat_by_step,
+    rate_distortion_plot,
+    synthetic_gradient_plot,
+    update_plot,
+)
 from ebmeta.plots.posteriors import ellipse, posterior_path
 from ebmeta.plots.scores import coverage_by_ways, history, refinement, reliability, risk_coverage, set_sizes
+from ebmeta.plots.uniformity import ecdf_difference, expected_coverage, pit_histogram
 
 __all__ = [
     "axes_or_new",
     "coverage_by_ways",
+    "ecdf_difference",
     "ellipse",
+    "expected_coverage",
     "fitted_curve",
+    "gap_plot",
     "history",
+    "khat_by_step",
+    "pit_histogram",
     "posterior_path",
+    "rate_distortion_plot",
     "refinement",
     "reliability",
     "risk_coverage",
     "save_figure",
     "set_sizes",
+    "synthetic_gradient_plot",
+    "update_plot",
 ]

@@ -24,9 +24,10 @@ import xarray as xr
 
 from ebmeta.foundation.checks import array, checked
 
-__all__ = ["compare", "held_out", "loo", "pit", "psis", "summary", "to_arviz"]
+__all__ = ["GOOD", "USABLE", "compare", "held_out", "loo", "pit", "psis", "summary", "to_arviz"]
 
 SAMPLE = ("chain", "draw")
+GOOD, USABLE = 0.5, 0.7  # of k-hat: draws stand for the target; weights still correct them
 
 
 @checked()

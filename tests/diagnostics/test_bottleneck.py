@@ -19,7 +19,6 @@ from ebmeta.diagnostics import (
     linear_gaussian_information,
     mutual_information,
     rate_distortion,
-    rate_distortion_plot,
 )
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
 
@@ -67,12 +66,6 @@ def test_models_of_several_beta_stand_side_by_side() -> None:
     assert np.isnan(data["rate"].values).tolist() == [[False, False, True], [False, False, False]]
     alone = rate_distortion(models["dear"], class_tasks())
     np.testing.assert_array_equal(data["predictive_nll"].sel(model="dear"), alone["predictive_nll"][0])
-    ax = rate_distortion_plot(data)
-    np.testing.assert_allclose(ax.lines[-1].get_xdata(), [data["rate"].values[0, 1], data["rate"].values[1, 2]])
-    assert [t.get_text() for t in ax.texts] == [r"$\beta$ = 0", r"$\beta$ = 2"]
-    assert ax.get_ylabel() == "predictive NLL (nats per query)"
-    with pytest.raises(ValueError, match="distortion: expected 'predictive_nll' or 'expected_nll', got 'nll'"):
-        rate_distortion_plot(data, "nll")
 
 
 @pytest.mark.parametrize("function", [rate_distortion, generalization_gap])

@@ -12,7 +12,6 @@ from builders import class_tasks, classifier, close, number_tasks, real_tasks, r
 
 import ebmeta
 from ebmeta.diagnostics import (
-    gap_plot,
     generalization_gap,
 )
 from ebmeta.diagnostics.generalization import row_loss
@@ -68,11 +67,6 @@ def test_classes_have_both_losses(loss) -> None:
     assert data["gap"].dims == ("rows", "step")
     assert data["gap"].attrs["units"] == {"nll": "nats per row", "error": "1"}[loss]
     assert (data["bound_rate"] > 0).all()
-    ax = gap_plot(data, "query")
-    np.testing.assert_allclose(ax.lines[0].get_ydata(), data["bound_rate"].sel(rows="query"))
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["bound by the rate", "gap"]
-    with pytest.raises(ValueError, match="rows: expected 'support' or 'query', got 'new'"):
-        gap_plot(data, "new")
 
 
 def test_losses_of_rows() -> None:

@@ -14,7 +14,7 @@ from builders import class_tasks, classifier, number_tasks, real_tasks, regresso
 from torch import Tensor
 
 import ebmeta
-from ebmeta.diagnostics import synthetic_gradient_plot, synthetic_gradients
+from ebmeta.diagnostics import synthetic_gradients
 from ebmeta.refine.base import Iterate, QueryState, SyntheticGradient
 from ebmeta.refine.gradient import GradientRefiner
 
@@ -173,15 +173,6 @@ def test_what_is_no_distribution_has_no_likelihood() -> None:
     data = synthetic_gradients(model, class_tasks((3,) * 4))
     assert "belief_brier" in data
     assert not {"belief_nll", "belief_accuracy", "belief_ece"} & set(data)
-
-
-def test_the_picture_shows_every_step() -> None:
-    data = synthetic_gradients(classifier(num_steps=2), class_tasks())
-    ax = synthetic_gradient_plot(data)
-    gains = [f"{k}\n{gain:+.3f} nats" for k, gain in zip((1, 2), data["gain"].values, strict=True)]
-    assert [t.get_text() for t in ax.get_xticklabels()] == gains
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["synthetic gradient", "move of the location"]
-    assert synthetic_gradient_plot(data, ax) is ax
 
 
 def test_bad_input_is_refused() -> None:

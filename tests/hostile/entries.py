@@ -15,7 +15,7 @@ from kit import Kit
 
 import ebmeta
 from ebmeta import diagnostics, plots, reference
-from ebmeta.diagnostics import check, predictions, uniformity, verdicts
+from ebmeta.diagnostics import check, predictions, verdicts
 from ebmeta.likelihood import NegativeBinomial, Normal, NormalPerTask, StudentT
 from ebmeta.model.recipes import ClassifierRecipe, RegressorRecipe
 from ebmeta.model.storage import load_with_encoder
@@ -25,7 +25,7 @@ from ebmeta.parts.heads import CosineHead, LinearHead
 from ebmeta.parts.prior import DiagonalPrior, FullPrior
 from ebmeta.plots.curves import fitted_curve
 from ebmeta.plots.posteriors import ellipse, posterior_path
-from ebmeta.prediction import arviz as interop, calibration, conformal, risk_coverage
+from ebmeta.prediction import arviz as interop, calibration, conformal, risk_coverage, uniformity
 from ebmeta.prediction.trees import marginals, match_model
 from ebmeta.simulate import conjugate
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
@@ -618,7 +618,7 @@ def _checks(k: Kit) -> dict[str, Call]:
         "diagnostics.diagnose": (diagnostics.diagnose, {**source, "num_tasks": 10, "seed": 1, "progress": False}),
         "diagnostics.ecdf_band": (diagnostics.ecdf_band, {"num_values": 20, "alpha": 0.5}),
         "diagnostics.uniformity_p_value": (diagnostics.uniformity_p_value, {"u": np.arange(8) / 8}),
-        "diagnostics.uniformity.least_tail": (uniformity.least_tail, {"u": np.arange(8) / 8}),
+        "prediction.uniformity.least_tail": (uniformity.least_tail, {"u": np.arange(8) / 8}),
         "diagnostics.generalization_gap": (
             diagnostics.generalization_gap,
             {**source, "loss": "nll", "information": 0.5, "num_steps": 1, "num_draws": 4, "seed": 1},
@@ -801,5 +801,5 @@ def _plots(k: Kit, folder: Path) -> dict[str, Call]:
             diagnostics.update_plot,
             {"data": diagnostics.posterior_updates(k.regressor, k.batch)},
         ),
-        "diagnostics.predictions.pit_histogram": (predictions.pit_histogram, {"u": np.arange(8).reshape(4, 2) / 8}),
+        "plots.uniformity.pit_histogram": (plots.pit_histogram, {"u": np.arange(8).reshape(4, 2) / 8}),
     }

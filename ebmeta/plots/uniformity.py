@@ -1,31 +1,50 @@
-"""Figures of simulation-based calibration."""
+"""Figures of numbers that ought to be uniform, beside those that are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import xarray as xr
 
-from ebmeta.diagnostics.simulation_result import SimulationCalibration
-from ebmeta.diagnostics.uniformity import Band, ecdf_band
-from ebmeta.foundation.checks import checked
+from ebmeta.foundation.checks import array, checked
 from ebmeta.plots.axes import axes_or_new
+from ebmeta.prediction.calibration import Z95
+from ebmeta.prediction.uniformity import Band, ecdf_band
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["ecdf_difference", "expected_coverage"]
+__all__ = ["Simulated", "ecdf_difference", "expected_coverage", "pit_histogram"]
+
+BINS = 10  # of a histogram
 
 
-def _band(found: SimulationCalibration, together: int) -> Band:
+class Simulated(Protocol):
+    """What figures need of simulation-based calibration, as `ebmeta.diagnostics.SimulationCalibration` has it."""
+
+    @property
+    def pit(self) -> xr.DataArray:
+        """Numbers that are uniform where the posterior is exact; dims `(quantity, task)`."""
+        ...
+
+    @property
+    def alpha(self) -> float:
+        """Probability that an exact posterior does not pass, at most."""
+        ...
+
+    def coverage(self, mass: np.ndarray) -> xr.DataArray:
+        """Return how often regions of these masses, shape `(M,)`, hold the true weights; dim `mass`."""
+        ...
+
+
+def _band(found: Simulated, together: int) -> Band:
     return ecdf_band(found.pit.sizes["task"], found.alpha / together)
 
 
 @checked()
-def ecdf_difference(
-    found: SimulationCalibration, quantities: Sequence[str] | None = None, ax: Axes | None = None
-) -> Axes:
+def ecdf_difference(found: Simulated, quantities: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
     r"""Plot $\hat F(u) - u$ of each test quantity, and the band that all stay in together if the posterior is exact.
 
     A curve that rises first is too narrow a posterior, one that falls first too wide, a hill or a valley a shift. For
@@ -65,7 +84,7 @@ def ecdf_difference(
 
 
 @checked()
-def expected_coverage(found: SimulationCalibration, ax: Axes | None = None) -> Axes:
+def expected_coverage(found: Simulated, ax: Axes | None = None) -> Axes:
     """Plot how often regions of highest posterior density hold the true weights, against their mass.
 
     Below the diagonal the posterior is too narrow, above it too wide.
@@ -86,5 +105,38 @@ def expected_coverage(found: SimulationCalibration, ax: Axes | None = None) -> A
     ax.plot(mass, found.coverage(mass), color=sns.color_palette("deep")[0], linewidth=1.6)
     ax.set(xlabel="mass of the region", ylabel="share of tasks with the truth inside", xlim=(0, 1), ylim=(0, 1))
     ax.set_aspect("equal")
+    sns.despine(ax=ax)
+    return ax
+
+
+@checked(u=array(ndim=2, padded=True))
+def pit_histogram(u: np.ndarray, ax: Axes | None = None) -> Axes:
+    """Plot how often labels fall into each tenth of the predicted range, with 95% intervals over tasks.
+
+    Args:
+        u: what `ebmeta.diagnostics.predictions.pit` returned, shape `(T, Q)`.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: if a number is not from 0 to 1, or there are none.
+    """
+    if not ((u >= 0) & (u <= 1))[~np.isnan(u)].all() or np.isnan(u).all():
+        raise ValueError("u: expected numbers from 0 to 1, or NaN for padding, got others")
+    import seaborn as sns
+
+    ax = axes_or_new(ax, height=3.4)
+    tenth = np.where(np.isnan(u), -1, np.minimum(np.floor(np.nan_to_num(u) * BINS), BINS - 1))
+    rows = (tenth >= 0).sum(1)
+    share = np.stack([(tenth == b).sum(1) for b in range(BINS)], 1)
+    mean = share.sum(0) / rows.sum()
+    spread = (share - mean * rows[:, None]).std(0, ddof=1) * len(u) ** 0.5 / rows.sum() if len(u) > 1 else 0 * mean
+    centre = (np.arange(BINS) + 0.5) / BINS
+    ax.bar(centre, mean, width=0.9 / BINS, color=sns.color_palette("deep")[0], alpha=0.7)
+    ax.errorbar(centre, mean, Z95 * spread, fmt="none", color="0.3", linewidth=1)
+    ax.axhline(1 / BINS, color="0.5", linestyle="--", linewidth=1)
+    ax.set(xlabel="place of the label in what was predicted", ylabel="share of labels", xlim=(0, 1))
     sns.despine(ax=ax)
     return ax
