@@ -1,4 +1,4 @@
-"""What diagnostics share: labelled batches, losses per task, and means over tasks with their intervals."""
+"""What several diagnostics share, such as labelled batches, losses per task, and means over tasks with intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model: its parts together, inference, Pyro programs, saved folders."""
+"""The model with its parts, inference, Pyro programs and saved folders."""
 
 from ebmeta.model.base import PredictiveModel
 from ebmeta.model.empirical_bayes import EmpiricalBayes

@@ -15,7 +15,7 @@ __all__ = ["PredictiveModel"]
 
 
 class PredictiveModel(nn.Module, ABC):
-    r"""Base class: what predictions, scores and estimators ask of a model.
+    r"""The abstract model, with all that predictions, scores and estimators use.
 
     Its members are `ebmeta.EmpiricalBayes`, and `ebmeta.PriorEnsemble`, which can be asked, and neither trained nor
     saved.
@@ -25,9 +25,9 @@ class PredictiveModel(nn.Module, ABC):
     likelihood: Likelihood
     #: $\eta = \phi(x)^\top w$.
     predictor: Head
-    #: Names of the columns of the rows that the model was trained on, where they had some.
+    #: Names of the columns of the training rows, where they have names.
     feature_names: list[str] | None
-    #: Names of the covariates of its groups, where they had some.
+    #: Names of the covariates of training groups, where they have names.
     covariate_names: list[str] | None
 
     @property
@@ -47,11 +47,11 @@ class PredictiveModel(nn.Module, ABC):
 
     @abstractmethod
     def check(self, batch: TaskBatch) -> None:
-        """Raise `ValueError` where the labels are of the wrong kind, or impossible, for the likelihood."""
+        """Raise `ValueError` where the labels have the wrong type or are impossible for the likelihood."""
 
     @abstractmethod
     def infer(self, batch: TaskBatch, num_steps: int | None = None) -> Mixture:
-        """Return the posteriors of every task, and all that predictions need; query labels are not looked at.
+        """Return the posteriors of every task, and all that predictions need; query labels are not used.
 
         Args:
             batch: $T$ tasks.

@@ -1,4 +1,4 @@
-r"""The hierarchical model: every part in one module.
+r"""The hierarchical model, which holds every part in one module.
 
 `EmpiricalBayes` owns prior, likelihood, predictor, initializer and refiner. Its `model` and `guide` are Pyro callables
 of one `TaskBatch` that go into `SVI`, `Trace_ELBO()(model, guide)`, `Predictive`, `NUTS` and every handler of
@@ -222,7 +222,7 @@ class EmpiricalBayes(PredictiveModel):
 
     @property
     def fitted(self) -> bool:
-        """Whether the model was trained, by whatever means; set it where you know better.
+        """Whether the model was trained in any way; set it where this is not detected.
 
         True where a parameter is another than `classifier` or `regressor` began with. A model built from parts counts
         as fitted: nobody knows what its parts have been through.
@@ -239,11 +239,11 @@ class EmpiricalBayes(PredictiveModel):
 
     @property
     def measured(self) -> bool:
-        """Whether the model has taken its measure of training rows."""
+        """Whether the model was measured on training rows."""
         return self.predictor.measured
 
     def measure(self, rows: TrainingRows) -> None:
-        """Let every part take its measure of training rows: each sees what the one before it has made of them.
+        """Measure every part on training rows, each on the rows that the one before it returns.
 
         Args:
             rows: training rows.
@@ -257,7 +257,7 @@ class EmpiricalBayes(PredictiveModel):
 
     @property
     def weight_columns(self) -> list[str] | None:
-        """Names of the columns that the weights but the intercept belong to; None where they have none."""
+        """Names of the columns of the weights without the intercept; None where there are no names."""
         return self.feature_names if self.predictor.by_column else None
 
     @property
@@ -272,17 +272,17 @@ class EmpiricalBayes(PredictiveModel):
 
     @property
     def model(self) -> Program:
-        """The generative program, a Pyro callable of one `TaskBatch`; see `ebmeta.model.programs.generate`."""
+        """The generative program, a Pyro callable of one `TaskBatch`; see `ebmeta.model.programs.model_program`."""
         return Program(self, "model")
 
     @property
     def guide(self) -> Program:
-        """The variational program, a Pyro callable of one `TaskBatch`; see `ebmeta.model.programs.guess`."""
+        """The variational program, a Pyro callable of one `TaskBatch`; see `ebmeta.model.programs.guide_program`."""
         return Program(self, "guide")
 
     @checked()
     def check(self, batch: TaskBatch) -> None:
-        """Raise `ValueError` where the labels are of the wrong kind, or impossible, for the likelihood."""
+        """Raise `ValueError` where the labels have the wrong type or are impossible for the likelihood."""
         if batch.support_y.is_floating_point() == self.likelihood.categorical:
             wanted = "integer class" if self.likelihood.categorical else "real-valued"
             raise ValueError(
@@ -296,7 +296,7 @@ class EmpiricalBayes(PredictiveModel):
 
     @checked(num_steps=at_least(0))
     def posterior(self, batch: TaskBatch, num_steps: int | None = None) -> list[Gaussian]:
-        r"""Return the path $q_0, \dots, q_K$ of every task; the query labels are not looked at.
+        r"""Return the path $q_0, \dots, q_K$ of every task; the query labels are not used.
 
         Args:
             batch: $T$ tasks.

@@ -1,4 +1,4 @@
-r"""Inference of the weights of new tasks: $q_0$ from the support set, then refinement on the unlabelled queries.
+r"""Inference of the weights of new tasks, from the support set first and then by refinement on the unlabelled queries.
 
 Where tasks have noise levels of their own, all is done at every one of $J$ levels (`ebmeta.parts.levels`), which are
 weighted by
@@ -17,7 +17,7 @@ from ebmeta.likelihood import Given
 from ebmeta.model.posterior import Inference, repeat
 from ebmeta.model.recipes import Parts
 from ebmeta.parts.gaussian import Gaussian
-from ebmeta.parts.levels import Levels, place
+from ebmeta.parts.levels import Levels, place_levels
 from ebmeta.parts.prior import Prior
 from ebmeta.refine.base import Setting
 from ebmeta.tasks.batch import TaskBatch
@@ -42,7 +42,7 @@ def infer(parts: Parts, beta: float, batch: TaskBatch, num_steps: int | None, le
         levels = Levels(level.unsqueeze(1), torch.zeros_like(level).unsqueeze(1), level, torch.zeros_like(level))
     elif parts.likelihood.has_level:
         wide = support_x.double()  # differences of evidences have few digits left in 32 bits
-        levels = place(lambda z: _initialize(parts, batch, wide, z)[1], batch.num_tasks, support_x)
+        levels = place_levels(lambda z: _initialize(parts, batch, wide, z)[1], batch.num_tasks, support_x)
     z = None if levels is None else levels.z
     q0, evidence = _initialize(parts, batch, support_x, z)
     times = evidence.shape[1]

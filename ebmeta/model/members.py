@@ -1,4 +1,4 @@
-r"""Many values of a model's parameters at once: a batched axis in place of copies of the model.
+r"""Many values of a model's parameters at once, along a batched axis instead of copies of the model.
 
 A function of the model is evaluated under $\psi_1, \dots, \psi_S$ by one pass of `torch.vmap`, in which every
 parameter that differs has a leading axis of length $S$. The model itself is never written to, so any number of threads
@@ -47,8 +47,8 @@ class Members(NamedTuple):
         return {name: part.view(shape) for name, part, shape in zip(self.names, parts, shapes, strict=True)}
 
     def _under(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function of one row of values, and of tensors, that says what `function` does under that row."""
-        own = twin(self.model)  # values are put into it, and other threads may be looking at the model
+        """Return a function of one row of values and of tensors, which evaluates `function` under that row."""
+        own = twin(self.model)  # values are put into it, and other threads may use the model
         caller = _Call(own)
 
         def under(flat: Tensor, *each: Tensor) -> Any:
@@ -58,12 +58,12 @@ class Members(NamedTuple):
         return under
 
     def each(self, function: Callable[..., Any], *arguments: Tensor) -> list[Any]:
-        """Return what a function of the model and tensors says under every row, one after the other; see `map`."""
+        """Return the values of a function of the model and tensors under every row, one after the other; see `map`."""
         under = self._under(function)
         return [under(*row) for row in zip(self.values, *arguments, strict=True)]
 
     def map(self, function: Callable[..., Any], *arguments: Tensor, chunk: int | None = None) -> Any:
-        """Return what a function says under every row, stacked.
+        """Return the values of a function under every row, stacked.
 
         Args:
             function: of a model, which has the values of a row, and of tensors; made of operations that `torch.vmap`
@@ -75,7 +75,7 @@ class Members(NamedTuple):
             return torch.vmap(self._under(function), chunk_size=chunk)(self.values, *arguments)
         except RuntimeError as error:
             if not str(error).startswith("vmap:"):
-                raise  # not a batch of truth values where one is asked for, as a distribution's checks do
+                raise  # a batch of truth values where one is needed, as in a distribution's checks, is handled
         return stack(self.each(function, *arguments))
 
 
@@ -97,7 +97,7 @@ class EnsembleInference(Mixture):
 
     @property
     def likelihood(self) -> Likelihood:
-        """The likelihood, whose own parameters are not looked at."""
+        """The likelihood, whose own parameters are not used."""
         return self.first.likelihood
 
     @property
@@ -151,7 +151,7 @@ def stack(rows: list[Any]) -> Any:
 
 
 def chunk_size(num_rows: int) -> int:
-    """Return how many members to take at a time, where each looks at so many rows."""
+    """Return how many members to take at a time for a number of rows of each."""
     return max(1, ROWS // max(1, num_rows))
 
 
@@ -184,7 +184,7 @@ def pack(value: Any) -> list[Tensor]:
 
 
 def unpack(like: Any, tensors: Iterable[Tensor]) -> Any:
-    """Return the same structure with other tensors: what `pack` returns of it, in other values.
+    """Return the same structure with other tensors, in the order of `pack`.
 
     Examples:
         >>> one = torch.tensor(1)

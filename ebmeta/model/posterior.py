@@ -1,4 +1,4 @@
-r"""What inference says of a batch: posteriors, their weights, and what predictions follow from them.
+r"""The inferred posteriors of a batch after each step, and the predictions that follow from them.
 
 A prediction averages over what the labels of a task leave open. `Conditional` holds one Gaussian over the weights for
 each step, everything else given. A `Mixture` weighs several such posteriors of each task, and says once what follows
@@ -69,7 +69,7 @@ class Conditional:
 
     @property
     def path(self) -> list[Gaussian]:
-        """The posteriors that predictions are made of, each of shape `(N, C, P)`."""
+        """The posteriors that predictions use, each of shape `(N, C, P)`."""
         return [iterate.posterior for iterate in self.iterates]
 
     def kl(self) -> Tensor:
@@ -105,7 +105,7 @@ class Conditional:
 
 @dataclass(frozen=True, eq=False)
 class Mixture(ABC):
-    """Weighted posteriors of the same $T$ tasks, and what averages over them.
+    """The abstract mixture of weighted posteriors of the same $T$ tasks, with all averages over them.
 
     Args:
         log_weight: log weight of each of $S$ parts in each task, shape `(T, S)`.
@@ -132,7 +132,7 @@ class Mixture(ABC):
 
     @abstractmethod
     def each(self, function: Callable[[Any], Any], *, together: bool = True) -> Any:
-        """Return what a function says of every part, with an axis of parts in front.
+        """Return the values of a function of every part, with an axis of parts in front.
 
         Args:
             function: from a part to tensors whose first axis is that of the tasks.
@@ -275,7 +275,7 @@ class Inference(Mixture):
 
     @property
     def path(self) -> list[Gaussian]:
-        """The posteriors that predictions are made of, each of shape `(T * J, C, P)`."""
+        """The posteriors that predictions use, each of shape `(T * J, C, P)`."""
         return [iterate.posterior for iterate in self.iterates]
 
     @property

@@ -1,4 +1,4 @@
-r"""The Pyro programs: one generative and one variational program for all tasks.
+r"""The Pyro programs of all tasks, one generative and one variational.
 
 model:  w_t ~ p_psi(w)                          site "w",       plate "task"
 z_t ~ Normal(0, 1)                      site "level",   where tasks differ in noise
@@ -30,13 +30,13 @@ from ebmeta.parts.heads import Head
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.rows import Rows
 
-__all__ = ["Program", "generate", "guess", "register"]
+__all__ = ["Program", "guide_program", "model_program", "register"]
 
 Observe = Literal["query", "support", "both"]
 
 
 class Owner(Protocol):
-    """What the programs ask of the model that they belong to."""
+    """What the programs use of the model that they belong to."""
 
     likelihood: Likelihood
     predictor: Head
@@ -71,11 +71,11 @@ class Program(nn.Module):
     @checked()
     def forward(self, batch: TaskBatch, observe: Observe = "query") -> Tensor:
         """Run the program."""
-        return (generate if self.kind == "model" else guess)(self.owner, batch, observe)
+        return (model_program if self.kind == "model" else guide_program)(self.owner, batch, observe)
 
 
 def register(owner: Owner) -> None:
-    """Tell Pyro of every trainable parameter, by names that any process gives a model.
+    """Register every trainable parameter with Pyro, under names that do not depend on the process.
 
     The names are `ebmeta.prior.loc` and so on. Where another living model of this process has them in the store, they
     are `ebmeta2.prior.loc`, and so on: two models train side by side. A model keeps its names as long as they are in
@@ -148,7 +148,7 @@ def _bottleneck(owner: Owner, observe: str) -> AbstractContextManager[Any]:
 
 
 @checked()
-def generate(owner: Owner, batch: TaskBatch, observe: Observe = "query") -> Tensor:
+def model_program(owner: Owner, batch: TaskBatch, observe: Observe = "query") -> Tensor:
     r"""Sample $w_t \sim p_\psi(w)$ and $y_{ti} \sim p(y \mid \phi(x_{ti})^\top w_t)$.
 
     Args:
@@ -185,12 +185,12 @@ def _labels(owner: Owner, site: str, rows: Rows, way_mask: Tensor, w: Tensor, le
     pyro.sample(site, labels.mask(rows.mask).to_event(1), obs=rows.y)
 
 
-def guess(owner: Owner, batch: TaskBatch, observe: Observe = "query") -> Tensor:
+def guide_program(owner: Owner, batch: TaskBatch, observe: Observe = "query") -> Tensor:
     r"""Sample $w_t \sim q_K(w; d^s_t, x^q_t)$.
 
     Args:
         owner: the model.
-        batch: $T$ tasks; the query labels are not looked at.
+        batch: $T$ tasks; the query labels are not used.
         observe: as for the model; "query" weighs latent sites by beta.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Recipes: arguments of `EmpiricalBayes.classifier` and `EmpiricalBayes.regressor`, which build the parts of a model.
+"""Recipes hold the arguments of `EmpiricalBayes.classifier` and `EmpiricalBayes.regressor` and build the parts.
 
 A model remembers its recipe for one purpose: to be saved, and built again where it is loaded. What a part does later
 depends on the part alone, so that a model built from parts can do all that one from a recipe does.
@@ -70,7 +70,7 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe(ABC):
-    """Base class: arguments that JSON can hold, and the parts that they make."""
+    """The abstract recipe, with arguments that JSON can hold and the parts that they make."""
 
     kind: ClassVar[str]
 
@@ -90,7 +90,7 @@ class Recipe(ABC):
 @checked(**CLASSIFIER)
 @dataclass(frozen=True, kw_only=True)
 class ClassifierRecipe(Recipe):
-    """What a model for class labels is made of; arguments as of `EmpiricalBayes.classifier`.
+    """The recipe of a model for class labels; arguments as of `EmpiricalBayes.classifier`.
 
     Args:
         num_features: features per input, $D$ (after the embedder).
@@ -143,7 +143,7 @@ class ClassifierRecipe(Recipe):
 @checked(**REGRESSOR)
 @dataclass(frozen=True, kw_only=True)
 class RegressorRecipe(Recipe):
-    """What a model for one number per row is made of; arguments as of `EmpiricalBayes.regressor`.
+    """The recipe of a model for one number per row; arguments as of `EmpiricalBayes.regressor`.
 
     Args:
         num_features: features per input, $D$ (after the embedder); the intercept comes on top.

@@ -1,11 +1,11 @@
-"""Saving and loading models: tensors by safetensors, everything else by JSON; no pickle.
+"""Saves and loads models with tensors in safetensors and everything else in JSON, without pickle.
 
 A model folder holds `model.safetensors` (parameters and buffers) and `config.json` (the arguments that rebuild the
 model, what the columns of a data frame become, the version of this format, and a checksum of itself and of the
 tensors). The two belong together, and neither is used without the other.
 
 A folder is replaced as one: the new `config.json` tells of the old tensors too (`previous`) until the new ones are
-in place. So whoever reads at any moment, also after the writer was killed, finds one whole model, old or new. Writers
+in place. So a reader at any moment, also after the writer was killed, finds one whole model, old or new. Writers
 wait for one another.
 """
 
@@ -52,7 +52,7 @@ def save(
     *,
     overwrite: bool = False,
 ) -> Path:
-    """Save a model to a folder, in place of one that is there; as a whole or not at all.
+    """Save a model to a folder as a whole or not at all; it replaces a model that is there.
 
     Args:
         model: a model built by `EmpiricalBayes.classifier` or `EmpiricalBayes.regressor`.
@@ -126,7 +126,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _present(folder: Path) -> dict[str, Any] | None:
-    """Return what `config.json` says of the tensors that lie beside it; None where there is no whole model."""
+    """Return what `config.json` says of the tensors in its folder; None where there is no whole model."""
     try:
         _, stored = _read_config(folder)
         return _entry(stored, read_tensors(folder / "model.safetensors", "model"))
@@ -203,7 +203,7 @@ def _check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
 
 @checked()
 def load_encoder(folder: str | os.PathLike[str]) -> FrameEncoder | None:
-    """Load what the columns of a data frame become from a model folder; None where it was saved without.
+    """Load the encoder of data frames from a model folder; None where the model was saved without one.
 
     Raises:
         OSError: if the folder does not exist.
@@ -245,7 +245,7 @@ def load(folder: str | os.PathLike[str], embedder: nn.Module | None = None) -> E
 def load_with_encoder(
     folder: str | os.PathLike[str], embedder: nn.Module | None = None
 ) -> tuple[EmpiricalBayes, FrameEncoder | None]:
-    """Load a model and its encoder (None where it was saved without) as they were saved together.
+    """Load a model and its encoder (None where there is none) as they were saved together.
 
     Args:
         folder: as for `load`.

@@ -1,4 +1,4 @@
-"""Whether a model was trained: by what it began with, however it was trained."""
+"""Whether a model was trained, found by comparison with its initial values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _Trained(Protocol):
 
 
 def sums(model: nn.Module) -> Sums:
-    """Return the sums over each parameter and buffer, but for those of an embedder, which may come trained.
+    """Return the sums over each parameter and buffer, without those of an embedder, which may be trained already.
 
     Args:
         model: a model; one on torch's "meta" device has no values, and so no sums.
@@ -31,7 +31,7 @@ def sums(model: nn.Module) -> Sums:
 
 
 def is_same(model: nn.Module, known: Sums) -> bool:
-    """Return whether a model has the parameters that sums are of; other floating-point types make no difference.
+    """Return whether a model has the parameters behind these sums, in any floating-point type.
 
     Examples:
         >>> part = nn.ParameterList([torch.tensor([0.1, 0.2, 0.3])])
@@ -47,7 +47,7 @@ def is_same(model: nn.Module, known: Sums) -> bool:
 
 
 def say_untrained(model: _Trained) -> None:
-    """Warn where predictions are asked of a model with the parameters that it was built with.
+    """Warn where a model that still has its initial parameters is asked for predictions.
 
     A warning and no refusal: such a model is a prior like any other, which laws hold for, and with which a trained one
     may be compared.

@@ -1,1 +1,1 @@
-"""Parts of a model: Gaussian families, prior, heads, bases, initializer."""
+"""Parts of a model, namely Gaussian families, prior, heads, bases and initializer."""

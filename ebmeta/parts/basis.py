@@ -1,4 +1,4 @@
-r"""Bases: fixed or learned features of raw inputs, so that a linear model of the features is a curve of the inputs.
+r"""Fixed or learned bases of raw inputs, with which a linear model is a curve of the inputs.
 
 A basis maps inputs of shape `(..., D)` to features of shape `(..., B)`. It is measured once, on training inputs,
 
@@ -40,7 +40,7 @@ EVEN = 0.05  # how far knots are drawn from the quantiles towards equal spacing,
 
 
 class Basis(Exact, ABC):
-    r"""Base class: the measured frame of the inputs, $z = (x - o) / s$; computes in 64 bits.
+    r"""The abstract basis, with the measured frame of the inputs, $z = (x - o) / s$, in 64 bits.
 
     Args:
         num_inputs: columns of the input, $D$.
@@ -94,7 +94,7 @@ class Basis(Exact, ABC):
         rows = x.reshape(-1, self.num_inputs).double().cpu().numpy()
         if not len(rows) or not np.isfinite(rows).all():
             raise ValueError(f"x: expected at least one row of finite numbers, got shape {tuple(x.shape)}")
-        summary(x.reshape(-1, self.num_inputs), "input")  # refuses what is too coarse
+        summary(x.reshape(-1, self.num_inputs), "input")  # refuses inputs that are too coarse
         origin, width = self._frame(rows)
         width = np.where(np.ptp(rows, axis=0) > 0, width, 0.0)
         self.origin.copy_(torch.from_numpy(origin))

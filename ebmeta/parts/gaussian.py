@@ -1,4 +1,4 @@
-r"""Gaussian families over a task's latent $w_t$: one vector of $P$ weights for each of $C$ outputs.
+r"""Gaussian families over a task's latent $w_t$, with one vector of $P$ weights for each of $C$ outputs.
 
 A classifier has one output per class, a regression model has one output; both are the same object
 here. Every family is stored by location $m$ and precision $\Lambda$, and offers the few operations

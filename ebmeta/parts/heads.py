@@ -1,4 +1,4 @@
-r"""Heads: the features $\phi(x)$ of an input, against which the weights of a task make its linear predictor.
+r"""Heads, which turn an input into the features $\phi(x)$ that the weights of a task multiply.
 
 $$ \eta_{ic} = \phi(x_i)^\top w_c $$
 
@@ -47,7 +47,7 @@ SHRINKAGE = 0.3  # of that covariance towards a multiple of the identity
 
 
 class Head(Exact, ABC):
-    r"""Base class: features $\phi(x)$, and $\eta = \phi(x)^\top w$.
+    r"""The abstract head, with features $\phi(x)$ and $\eta = \phi(x)^\top w$.
 
     Inputs of any floating-point type become features of the model's own.
 
@@ -83,7 +83,7 @@ class Head(Exact, ABC):
     @property
     @abstractmethod
     def measured(self) -> bool:
-        """Whether the head has taken its measure of the features."""
+        """Whether the head was measured on training rows."""
 
     @property
     def by_column(self) -> bool:
@@ -92,7 +92,7 @@ class Head(Exact, ABC):
 
     @property
     def raw(self) -> bool:
-        """Whether features and labels are taken as they come, so that they have to be at about unit scale."""
+        """Whether features and labels are not standardised, so they have to be at about unit scale."""
         return False
 
     @property
@@ -247,7 +247,7 @@ class CosineHead(Head):
             self.profile.fit(self.direction(torch.cat(parts)), y.to(device))
 
     def _take_metric(self, x: Tensor, cluster: Tensor) -> None:
-        """Take centre and metric; classes seen once say nothing, and where all are, the metric stays the identity."""
+        """Take centre and metric; without a class of two rows the metric stays the identity."""
         center, off = centred(x)
         reach = off.abs().max()
         deviation = float(reach * (off / reach).square().mean().sqrt()) if float(reach) > 0 else 0.0

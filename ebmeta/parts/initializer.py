@@ -1,4 +1,4 @@
-r"""The amortized initializer $q_0 = \lambda(d^s)$: a posterior from the support set alone.
+r"""The amortized initializer $q_0 = \lambda(d^s)$, a posterior from the support set alone.
 
 Two members, both exact for a linear-Gaussian model, both made of sums over support points and therefore
 permutation-invariant, and both equal to the prior where a class has no support:
@@ -29,7 +29,7 @@ MODE_STEPS = 5  # steps that go to the mode, before those that find the best Gau
 
 
 class Initializer(nn.Module, ABC):
-    """Base class: a map from prior and support set to a Gaussian."""
+    """The abstract initializer, a map from prior and support set to a Gaussian."""
 
     @abstractmethod
     def forward(
@@ -61,7 +61,7 @@ class Initializer(nn.Module, ABC):
 
 
 class PrototypeInitializer(Initializer):
-    r"""Class weights seen through their examples, each a noisy look at its class's weights.
+    r"""Class weights inferred from their examples, each a noisy look at the weights of its class.
 
     $$ a\,\phi(x_i) \mid w \sim \mathcal N(w_{y_i}, \mathrm{diag}(\lambda)^{-1}), $$
 
@@ -109,7 +109,7 @@ class PrototypeInitializer(Initializer):
 
 
 class ConjugateInitializer(Initializer):
-    r"""Natural-gradient steps from the prior: one is exact for a normal likelihood, others take sixteen.
+    r"""Natural-gradient steps from the prior; one is exact for a normal likelihood, other likelihoods take sixteen.
 
     $$ \Lambda \leftarrow \Lambda_0 + X^\top \mathrm{diag}(h) X, \qquad
        m \leftarrow m - \rho\, \Lambda^{-1} \big( X^\top g + \Lambda_0 (m - \mu) \big) $$
@@ -155,7 +155,7 @@ class ConjugateInitializer(Initializer):
             total = torch.einsum("tsp,tsc->tcp", x, slope) + prior.times(q.loc - prior.loc)
             precision = prior.precision + prior.gram(x, curvature)
             if not (searching or likelihood.conjugate):
-                precision = (3 * precision + q.precision) / 4  # curvature and variance would chase each other
+                precision = (3 * precision + q.precision) / 4  # damped: curvature and variance are coupled
             move = prior.with_(q.loc, precision).solve(total)
             if not likelihood.conjugate:
                 reach = (x @ move.mT).abs().amax((1, 2))

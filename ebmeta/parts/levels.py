@@ -1,4 +1,4 @@
-r"""Noise levels: the posterior of a task's level $z_t$, by quadrature where the posterior is.
+r"""The posterior of a task's noise level $z_t$, by quadrature around its mode.
 
 $$ p(z_t \mid y^s_t) \propto \mathcal N(z_t; 0, 1)\, p(y^s_t \mid z_t), \qquad
    \int f(z)\, dz \approx \sum_j c_j f(\hat z_t + s_t \epsilon_j), \quad
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Levels", "place"]
+__all__ = ["Levels", "place_levels"]
 
 NODES = 9
 NEWTON_STEPS = 8
@@ -43,7 +43,7 @@ class Levels:
     scale: Tensor
 
 
-def place(log_evidence: Callable[[Tensor], Tensor], num_tasks: int, like: Tensor) -> Levels:
+def place_levels(log_evidence: Callable[[Tensor], Tensor], num_tasks: int, like: Tensor) -> Levels:
     r"""Place the nodes by Newton steps on the log posterior of $z_t$, whose derivatives are finite differences.
 
     Gradients flow through the last step alone, which at the mode is all of them, and through the width there.

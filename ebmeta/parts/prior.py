@@ -1,4 +1,4 @@
-r"""The learned prior $p_\psi(w)$: what all tasks have in common.
+r"""The learned prior $p_\psi(w)$, which all tasks have in common.
 
 The prior is exchangeable over outputs: every class weight (or the one regression weight vector) is
 drawn from the same Gaussian, so it is defined for any number of classes,

@@ -1,4 +1,4 @@
-r"""Class profiles: an input described by the training classes that it looks like.
+r"""Class profiles, which describe an input by the training classes that it resembles.
 
 With $u$ the direction of an input on the unit sphere and $G$ training classes, or groups of them, its profile is
 
@@ -64,7 +64,7 @@ class ClassProfile(nn.Module):
 
     @property
     def length(self) -> float:
-        r"""Length of a profile beside a direction, $\min(\sqrt{G / 256}, \tfrac12)$: few classes say little."""
+        r"""Length of a profile relative to a direction, $\min(\sqrt{G / 256}, \tfrac12)$, small for few classes."""
         return min(math.sqrt(self.num_groups / FULL), MOST)
 
     def forward(self, u: Tensor) -> Tensor:

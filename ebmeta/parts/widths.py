@@ -22,7 +22,7 @@ __all__ = ["AMPLITUDE", "Widths", "class_widths"]
 AMPLITUDE = 60.0  # of measured widths: the softmax then sees logits of about the right size
 LEAST_VARIANCE = 1e-5  # of a feature of unit vectors
 
-#: How a part comes by its widths: by training with all else, or by measure, and kept.
+#: Widths of a part are trained with all else, or measured and kept.
 Widths = Literal["trained", "measured"]
 
 

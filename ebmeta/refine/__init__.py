@@ -1,4 +1,4 @@
-"""Refinement: from the initializer's posterior to that which the unlabelled queries suggest."""
+"""Refinement of the initializer's posterior on the unlabelled queries."""
 
 from ebmeta.refine.base import Iterate, QueryState, Refiner, Setting, SyntheticGradient
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient, Reading

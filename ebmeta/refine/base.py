@@ -1,4 +1,4 @@
-r"""Refinement: $q_0 \to q_1 \to \dots \to q_K$ on the unlabelled queries.
+r"""The abstract refiner, whose steps $q_0 \to q_1 \to \dots \to q_K$ use the unlabelled queries.
 
 `Setting` holds the facts of a batch of tasks that stay the same over the steps, `QueryState` what they make of the
 queries under one posterior, and `Refiner` unrolls the path; a member of that class says what one step is. No module of
@@ -65,7 +65,7 @@ class Setting:
 
     @cached_property
     def strength(self) -> Tensor:
-        """How much the support set has said: mean log ratio of the precisions of q_0 and prior, shape `(T,)`."""
+        """Information in the support set: mean log ratio of the precisions of q_0 and prior, shape `(T,)`."""
         ratio = (self.q0.scale / self.prior.scale).log().mean(-1) * -2
         return (ratio * self.way_mask).sum(1) / self.way_mask.sum(1)
 
@@ -74,13 +74,13 @@ class Setting:
         r"""Whether the concentration $a$ of class proportions is known, and $a / (1 + a)$ or 0; shape `(T, 1, 1)`."""
         unknown = self.strength.new_full(self.strength.shape, math.nan)
         a = (unknown if self.concentration is None else self.concentration)[:, None, None]
-        told = (~a.isnan()).to(self.strength.dtype)
-        return told, torch.where(a.isnan(), 0.0, 1 - 1 / (1 + a))
+        known = (~a.isnan()).to(self.strength.dtype)
+        return known, torch.where(a.isnan(), 0.0, 1 - 1 / (1 + a))
 
 
 @dataclass(frozen=True, eq=False)
 class QueryState:
-    r"""What is known of the queries under one posterior: no labels. Each number is computed when it is asked for.
+    r"""What is known of the queries under one posterior, without labels. Each value is computed at its first use.
 
     Args:
         setting: the facts that do not change.
@@ -129,7 +129,7 @@ class QueryState:
         return self.moments[1]
 
     def once(self, read: Callable[[QueryState], Read]) -> Read:
-        """Return what a function reads from this state; it is called once however often it is asked for."""
+        """Return the value of a function of this state, which is called once."""
         if read not in self._known:
             self._known[read] = read(self)
         known: Read = self._known[read]
@@ -150,12 +150,12 @@ class Iterate:
 
     @property
     def posterior(self) -> Gaussian:
-        """What predictions are made of."""
+        """The posterior that predictions use."""
         return self.q if self.reported is None else self.reported
 
 
 class SyntheticGradient(nn.Module):
-    r"""Base class: a map from the state of the queries to $\xi$."""
+    r"""The abstract synthetic gradient, a map from the state of the queries to $\xi$."""
 
     def forward(self, state: QueryState) -> Tensor:
         r"""Return $\xi$, shape `(T, Q, C)`: the stand-in for $A'(\eta) - T(y)$."""
@@ -175,7 +175,7 @@ class SyntheticGradient(nn.Module):
 
 
 class Refiner(nn.Module):
-    r"""Base class: K unrolled refinement steps.
+    r"""The abstract refiner, with $K$ unrolled steps.
 
     Args:
         synthetic_gradient: the network $\xi$.
@@ -219,17 +219,17 @@ class Refiner(nn.Module):
         return rows
 
     def forget(self) -> None:
-        """Forget what the end of an earlier training has fitted; nothing by default."""
+        """Reset what the end of an earlier training has fitted; nothing by default."""
 
     def finish(self, tasks: Iterable[tuple[Sequence[QueryState], Tensor]]) -> None:
-        """Fit what is left when all else is trained; nothing by default, and the tasks are then not looked at.
+        """Fit what is left when all else is trained; nothing by default, and then without reading the tasks.
 
         Args:
             tasks: labelled tasks that training has not drawn, some at a time: the state of their queries after each
                 step, and their labels, shape `(T, Q)`.
         """
 
-    def quick(self) -> Iterator[nn.Parameter]:
+    def fast(self) -> Iterator[nn.Parameter]:
         """Iterate over the few numbers that training may move in larger steps than a network's weights; none here."""
         return iter(())
 
@@ -238,7 +238,7 @@ class Refiner(nn.Module):
         raise NotImplementedError
 
     def report(self, k: int, state: QueryState) -> Gaussian | None:
-        """Return what predictions are made of after step `k`, or None where they are made of the state's posterior."""
+        """Return the posterior for predictions after step `k`, or None where it is that of the state."""
         return None
 
 

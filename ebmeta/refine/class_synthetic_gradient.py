@@ -1,4 +1,4 @@
-r"""The synthetic gradient for classes: a belief from a network that commutes with relabelling the classes."""
+r"""The synthetic gradient for classes, a belief from a network that commutes with relabelling the classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CELL, TASK = 7, 8  # inputs of the network: per (query, class), and per task
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    r"""What the network of classes makes of a state.
+    r"""The readings of a state by the network of classes.
 
     Args:
         cells: the last layer, shape `(T, Q, C, width)`.
@@ -40,7 +40,7 @@ class ClassSyntheticGradient(SyntheticGradient):
     the logit; for each class: the log of its share of the queries, how tightly they lie together (length of
     their mean, weighted by $p$), and how near the other classes are (mean cosine between those means); and of
     the task: how unequal the shares are, the mean entropy of $p$, how many classes and queries per class there
-    are, how much the support set has said, and what is known of the class proportions. The means over queries and
+    are, the information in the support set, and what is known of the class proportions. The means over queries and
     classes inside each layer carry the context.
 
     Args:
@@ -62,7 +62,7 @@ class ClassSyntheticGradient(SyntheticGradient):
 
     @staticmethod
     def features(state: QueryState) -> Tensor:
-        """Return what the network sees, shape `(T, Q, C, CELL + TASK)`."""
+        """Return the inputs of the network, shape `(T, Q, C, CELL + TASK)`."""
         p, ways = state.mean, state.setting.way_mask.unsqueeze(1)
         real = ways.to(p.dtype)
         queries = state.setting.query_mask.unsqueeze(-1).to(p.dtype)
@@ -91,15 +91,15 @@ class ClassSyntheticGradient(SyntheticGradient):
         return CELL + TASK + self.readout.in_features
 
     def read(self, state: QueryState) -> Reading:
-        """Return what the layers make of a state."""
+        """Return the readings of a state."""
         first = h = self.features(state)
         query_weight, way_weight = (
             mean_weights(m, h.dtype) for m in (state.setting.query_mask, state.setting.way_mask)
         )
         for layer in self.layers:
             h = nn.functional.silu(layer(h, query_weight, way_weight))
-        seen, by_class = ((query_weight.unsqueeze(1) @ v.flatten(2)).view(len(v), *v.shape[2:]) for v in (first, h))
-        by_task = (way_weight.unsqueeze(1) @ torch.cat([seen, by_class], -1)).squeeze(1)
+        inputs, by_class = ((query_weight.unsqueeze(1) @ v.flatten(2)).view(len(v), *v.shape[2:]) for v in (first, h))
+        by_task = (way_weight.unsqueeze(1) @ torch.cat([inputs, by_class], -1)).squeeze(1)
         return Reading(h, by_class, by_task)
 
     def belief(self, state: QueryState) -> Tensor:

@@ -1,4 +1,4 @@
-r"""Refinement by natural-gradient steps, the general kind: with a synthetic gradient in place of the true one.
+r"""Refinement by natural-gradient steps with a synthetic gradient in place of the true one.
 
 Step $k$ descends
 $F(q) = \sum_i \mathbb E_q[-\log p(y_i \mid \eta_i)] + \beta\,\mathrm{KL}(q \Vert p_\psi)$ along its

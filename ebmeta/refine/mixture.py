@@ -1,4 +1,4 @@
-r"""Refinement of class weights by what the queries say of the classes: learned steps of a mixture model.
+r"""Refinement of class weights by learned steps of a mixture model of the queries.
 
 Queries inform class weights because they cluster. On the unit sphere, with class directions $u_c$, a
 concentration $\kappa$ and class proportions $\pi$, the mixture of von Mises-Fisher distributions
@@ -47,7 +47,7 @@ from ebmeta.tasks.training_rows import TrainingRows
 __all__ = ["MixtureRefiner"]
 
 LEAST_PROBABILITY = 1e-9  # of a label behind a temperature
-KAPPA, INFORMATION = 1.3, 0.05  # relative to a measured q_0: size of the mixture's weights, and what a query adds
+KAPPA, INFORMATION = 1.3, 0.05  # relative to a measured q_0: size of the weights, and precision that a query adds
 
 
 class MixtureRefiner(Refiner):
@@ -137,7 +137,7 @@ class MixtureRefiner(Refiner):
 
             self.temperature.fit(k, torch.cat([steps[k][2] for _, _, steps in kept]), nll)
 
-    def quick(self) -> Iterator[nn.Parameter]:
+    def fast(self) -> Iterator[nn.Parameter]:
         yield from (self.log_scale, self.log_weight, self.log_concentration, self.log_information, self.share)
         yield from self.adapt.parameters()
 

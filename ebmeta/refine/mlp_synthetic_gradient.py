@@ -1,4 +1,4 @@
-r"""The synthetic gradient as published: a network of one query's linear predictors, kept for comparison."""
+r"""The synthetic gradient as published, a network of one query's linear predictors, kept for comparison."""
 
 from __future__ import annotations
 

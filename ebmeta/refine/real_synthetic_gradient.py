@@ -1,4 +1,4 @@
-r"""The synthetic gradient for real labels: a predicted label for each query, and what the inputs say of $w$.
+r"""The synthetic gradient for real labels, with a predicted label for each query and what the inputs say of $w$.
 
 Where inputs carry information on $w$, it is in their distribution, so the queries of a task are read as a set.
 """

@@ -1,4 +1,4 @@
-r"""A temperature for every task, read from its unlabelled queries and fitted when all else is trained.
+r"""A temperature for every task, computed from its unlabelled queries.
 
 $$ \log t_k = \tanh\big( a_k^\top \psi(x^q, q_k) + b_k \big), \qquad q_k \leftarrow q_k \text{ with mean } t_k\, m_k, $$
 
@@ -6,7 +6,7 @@ where $\psi$ holds the means over queries and classes of what the synthetic grad
 layer. It changes how sure a prediction is and, classes being compared with each other alone, hardly which class wins.
 The steps of refinement go on from the posterior as it was.
 
-The network that takes the steps could learn the same, and does not: presumably what is at stake is too little beside
+The network that takes the steps could learn the same, and does not: presumably the gain is too small compared with
 the noise of batches. Fitted by itself, to tasks that training has not drawn and to validation tasks, it is a smooth
 problem of a few dozen unknowns. It begins at zero, and what does not vary between training tasks keeps no weight.
 

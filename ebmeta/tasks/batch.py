@@ -1,4 +1,4 @@
-r"""Tasks: a few labelled examples (support) and unlabelled inputs (query), many of them at a time.
+r"""Batches of tasks, each with a few labelled examples (support) and unlabelled inputs (query).
 
 Tasks are ragged: each has its own number of classes (ways), support points and queries. A
 `TaskBatch` holds them as padded tensors with boolean masks, so that every later stage works on

@@ -1,4 +1,4 @@
-"""Rows of classes: labels of any kind as codes, the rows of each class, and how far classes spread."""
+"""Rows of classes with labels as codes, the rows of each class, and how far classes spread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ebmeta.tasks.columns import read_keys
 
 __all__ = ["ClassRows", "class_codes", "members"]
 
-MOST_CLASS = 2.0**53  # floats from here on are not told apart
+MOST_CLASS = 2.0**53  # floats from here on are not distinct
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class ClassRows:
     Args:
         X: inputs, shape `(N, ...)`.
         classes: the sorted distinct labels, shape `(C,)`.
-        codes: the place of each row's label among them, shape `(N,)`.
+        codes: the index of each row's label among them, shape `(N,)`.
         members: the numbers of the rows of each class, in the order of `classes`.
 
     Examples:

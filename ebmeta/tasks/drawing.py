@@ -1,4 +1,4 @@
-"""From rows of data to tensors of tasks: random numbers by key, ranges of numbers of rows, and reading."""
+"""Random numbers by key, ranges of numbers of rows, and the reading of rows into tensors of tasks."""
 
 from __future__ import annotations
 

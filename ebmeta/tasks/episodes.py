@@ -1,4 +1,4 @@
-r"""Sampling: from labelled arrays to tasks, as a pure function of (seed, index).
+r"""Classification tasks drawn from labelled arrays, as a pure function of seed and index.
 
 `sample(num_tasks, index)` draws batch number `index` of an endless stream. Its random numbers come
 from a Philox generator keyed by `(seed, index)` alone, so a batch is the same anywhere, in any order
@@ -129,8 +129,8 @@ class EpisodeSampler(TaskSource):
         picked = [m[np.linspace(0, len(m) - 1, min(each, len(m))).astype(int)] for m in self._members]
         chosen = rng.permutation(np.concatenate(picked))
         parts = np.array_split(chosen, math.ceil(len(chosen) / SEEN_AT_ONCE))
-        seen = gather(self.X, [(part, part[:0]) for part in parts], self.transform, rng)
-        return torch.cat([x for x, _ in seen]), torch.from_numpy(self._codes[chosen])
+        drawn = gather(self.X, [(part, part[:0]) for part in parts], self.transform, rng)
+        return torch.cat([x for x, _ in drawn]), torch.from_numpy(self._codes[chosen])
 
     def fingerprint(self) -> str:
         strength = 0.0 if self._hardening is None else self._hardening.strength

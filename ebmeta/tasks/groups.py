@@ -1,4 +1,4 @@
-r"""Sampling regression tasks from grouped data: a task is a group, split at random into support and query."""
+r"""Regression tasks drawn from grouped data, where a task is a group split at random into support and query."""
 
 from __future__ import annotations
 

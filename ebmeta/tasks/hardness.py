@@ -1,4 +1,4 @@
-r"""Harder tasks: classes spread about their means, and split in two.
+r"""Harder tasks, whose classes are spread about their means and split in two.
 
 $$ x_i \leftarrow \bar x_c + s\,(x_i - \bar x_c) + \tfrac{t_c}{2}\, \varepsilon_i\, (\bar x_{c'} - \bar x_c) $$
 
@@ -41,7 +41,7 @@ class Hardening:
             rows: their numbers among all rows, shape `(N,)`.
             rng: the random generator of the batch.
         """
-        classes, place = np.unique(self.rows.codes[rows], return_inverse=True)
+        classes, index = np.unique(self.rows.codes[rows], return_inverse=True)
         every = self.rows.means
         means = every[classes]
         away = every[rng.integers(len(every), size=len(classes))] - means
@@ -49,5 +49,5 @@ class Hardening:
         strength = rng.uniform(0, 2 * self.strength)
         away *= rng.uniform(0, strength / 2, len(classes)).reshape(shape)
         side = rng.choice(np.array([-1.0, 1.0]), len(task)).reshape(shape)
-        out: np.ndarray = means[place] + (1 + SPREAD * strength) * (task - means[place]) + side * away[place]
+        out: np.ndarray = means[index] + (1 + SPREAD * strength) * (task - means[index]) + side * away[index]
         return out.astype(task.dtype)

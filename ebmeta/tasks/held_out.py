@@ -1,4 +1,4 @@
-"""Whether validation shows others than training: groups by their labels; classes by their rows, which tell more."""
+"""Whether validation shows other groups or classes than training, judged by group labels and by rows of classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mixing: batches of several kinds of tasks in turn, for one model of them all."""
+"""Batches of several kinds of tasks in turn, for one model of them all."""
 
 from __future__ import annotations
 

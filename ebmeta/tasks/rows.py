@@ -1,4 +1,4 @@
-"""Rows of many tasks at once, padded to one length: what the support and the query of a batch have in common."""
+"""Rows of many tasks padded to one length, which is what the support and the query of a batch have in common."""
 
 from __future__ import annotations
 

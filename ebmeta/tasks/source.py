@@ -1,4 +1,4 @@
-"""Sources of tasks: batches as a pure function of their index, and what is known of where they come from.
+"""The abstract source of tasks, whose batches are a pure function of their index, with what is known of them.
 
 `TaskSource` states everything that training, evaluation and diagnostics ever ask of a source. A new one gives `sample`
 alone; the rest says that nothing is known, or refuses in words. Those who hand over tasks may give

@@ -1,4 +1,4 @@
-"""Rows of training tasks side by side: what the parts of a model take their measure of."""
+"""Rows of training tasks side by side, on which the parts of a model are measured."""
 
 from __future__ import annotations
 

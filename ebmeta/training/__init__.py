@@ -1,1 +1,1 @@
-"""Training: the objective, the loop, and maximum likelihood of the prior."""
+"""Training by the objective and its loop, and maximum likelihood of the prior."""

@@ -1,4 +1,4 @@
-"""Checkpoints: all that changes during training, to and from one file.
+"""Checkpoints, which hold all that changes during training in one file.
 
 The file is replaced whole, so a run that is killed while writing leaves the last complete state.
 """
@@ -30,7 +30,7 @@ __all__ = ["Checkpoint", "RunSettings", "TrainingState"]
 COUNTERS = ("best_loss", "best_iteration", "stale", "stopped")  # of validation
 
 
-#: What a run started from, as checksums, and how an error calls it.
+#: What a run started from, as checksums, and its name in errors.
 ORIGINS = {
     "parts": "this model (the kinds and sizes of its parts, and which of their parameters are trained)",
     "tasks": "these tasks (data, settings and seed of their source)",
@@ -66,7 +66,7 @@ class RunSettings:
     patience: int | None
 
     def identity(self, model: EmpiricalBayes, tasks: TaskSource, validation: TaskSource | None) -> dict[str, Any]:
-        """Return all by which a checkpoint is recognised: settings, and checksums of what the run starts from.
+        """Return the identity of a run, its settings and the checksums of what it starts from.
 
         A source of tasks is known by its own fingerprint, where it has one, and by its first batch. Of an embedder
         that is trained the weights are in the checkpoint; those of a frozen one are compared.
@@ -93,7 +93,7 @@ class RunSettings:
 
 
 def _parts(model: EmpiricalBayes) -> str:
-    """Return a checksum of what the parts of a model are, whatever their parameters are."""
+    """Return a checksum of the structure of a model without the values of its parameters."""
     modules = [[k, type(m).__name__] for k, m in model.named_modules() if not k.startswith("predictor.embedder.")]
     sizes = [[k, list(v.shape)] for k, v in model.state_dict().items()]
     return fingerprint(modules, sizes, [k for k, p in model.named_parameters() if p.requires_grad])
@@ -107,7 +107,7 @@ def _source(tasks: TaskSource, batch_size: int) -> list[str | None]:
 
 @dataclass
 class TrainingState:
-    """All that changes during training, and its way to and from a file.
+    """All that changes during training, with its conversion to and from a file.
 
     Args:
         model: the model in training.

@@ -1,4 +1,4 @@
-r"""Uncertainty of the prior's parameters: predictions that average over what few groups leave open.
+r"""Predictions that average over the uncertainty of the prior's parameters, which few groups leave open.
 
 Candidates come from a Student-t of the normal approximation's location and scale at the fitted parameters $\hat\psi$,
 
@@ -47,7 +47,7 @@ FREEDOM = 5  # least degrees of freedom of the draws: tails wider than those of 
 
 @checked()
 class PriorEnsemble(PredictiveModel):
-    """A model whose prior is known up to a weighted sample: predictions are mixtures over it.
+    """A model whose prior is a weighted sample; predictions are mixtures over it.
 
     Takes the place of the model in `predict`, `evaluate` and `FewShotRegressor`. It cannot be trained further or saved;
     save the model that it was made from.
@@ -113,16 +113,16 @@ class PriorEnsemble(PredictiveModel):
     def infer(self, batch: TaskBatch, num_steps: int | None = None) -> EnsembleInference:
         """Return inference under every member, weighted by the evidence of each task's support set."""
         members = Members(self.center, self.names, self.values)
-        seen: list[Inference] = []
+        inferred: list[Inference] = []
 
         def look(model: EmpiricalBayes) -> list[Tensor]:
-            seen.append(model.infer(batch, num_steps))
-            return [seen[-1].log_evidence, *pack(seen[-1])]
+            inferred.append(model.infer(batch, num_steps))
+            return [inferred[-1].log_evidence, *pack(inferred[-1])]
 
         rows = batch.support_mask.numel() + batch.query_mask.numel()
         evidence, *packed = members.map(look, chunk=chunk_size(rows))
         log_weight = torch.log_softmax(evidence.T * self.new_groups + self.log_weight, 1)
-        first = unpack(seen[0], [t[0] for t in packed]).with_likelihood(self.likelihood)
+        first = unpack(inferred[0], [t[0] for t in packed]).with_likelihood(self.likelihood)
         return EnsembleInference(log_weight, log_weight, members, first, packed)
 
 

@@ -1,4 +1,4 @@
-r"""The evidence: the log density of all labels of all groups, as a function of the parameters.
+r"""The evidence, the log density of all labels of all groups as a function of the parameters.
 
 $$ \sum_t \log p_\psi(y_t) + \sum_p (\log s_p - 0.1 s_p), \qquad s_p = \sqrt{\Sigma_{pp}}. $$
 
@@ -37,9 +37,9 @@ Hyperprior = Callable[[EmpiricalBayes], Tensor]
 Bound = Callable[[EmpiricalBayes, TaskBatch, Tensor], Tensor]
 
 ROWS = 8192  # of a part: some hundred megabytes for a likelihood that takes sixteen steps of quadrature
-NEARLY_ZERO = 1e-3  # of the fitted scale: stands for 0 where the evidence at the boundary is asked for
+NEARLY_ZERO = 1e-3  # of the fitted scale: stands for 0 in the evidence at the boundary
 FIRST = 100  # iterations with the noise alike in all groups, before it may differ
-FARTHEST = 50.0  # where a spread, or the mean weight of a feature, is stopped that runs off
+FARTHEST = 50.0  # bound of a diverging spread, or mean weight of a feature
 MORE = 8  # times the draws of a fit, by which its result is measured
 ABOUT = 0.05  # nats that a fit at the boundary may leave
 
@@ -212,7 +212,7 @@ class Evidence:
         return self.maximise(max_iterations)
 
     def notes(self) -> list[str]:
-        """Return what there is to say of the maximum found."""
+        """Return notes on the maximum."""
         log_noise = self.model.likelihood.log_sigma
         if log_noise is None or self.model.likelihood.known:
             return []

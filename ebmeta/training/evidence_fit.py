@@ -1,4 +1,4 @@
-r"""Empirical Bayes in the statistician's sense: the prior that makes all labels of all groups likeliest.
+r"""Empirical Bayes in the statistician's sense, which maximises the evidence over the prior.
 
 $$ \hat\psi = \arg\max_\psi \sum_t \log p_\psi(y_t) + \sum_p (\log s_p - 0.1 s_p), \qquad s_p = \sqrt{\Sigma_{pp}}, $$
 
@@ -28,11 +28,11 @@ __all__ = ["EvidenceFit", "boundary_threshold", "fit_evidence", "weight_names"]
 
 RUNAWAY = 15.0  # of a log rate or log odds, by a standard deviation of a feature or of groups: too far to be meant
 UNSURE = 1.0  # nats between two measures of the evidence
-LEVEL = 0.05  # of the test by which a scale is told from 0
+LEVEL = 0.05  # of the test whether a scale differs from 0
 
 
 def weight_names(model: EmpiricalBayes) -> list[str]:
-    """Return what to call the weights of a model of numbers: columns where they have names, else numbers.
+    """Return names of the weights of a model of numbers, those of their columns or else numbers.
 
     Examples:
         >>> weight_names(EmpiricalBayes.regressor(2))
@@ -45,7 +45,7 @@ def weight_names(model: EmpiricalBayes) -> list[str]:
 @checked(left=at_least(0, finite=False))
 @dataclass(frozen=True, eq=False)
 class EvidenceFit:
-    r"""What `fit_evidence` found.
+    r"""The result of `fit_evidence`.
 
     Args:
         model: the fitted model.
@@ -186,21 +186,21 @@ def _maximum(evidence: Evidence, boundary: bool, max_iterations: int) -> Evidenc
 
 
 def _unsure(evidence: Evidence, reached: float) -> list[str]:
-    """Return what to say where as many other draws find another evidence."""
+    """Return a note where other draws of the same number give another evidence."""
     if evidence.model.likelihood.conjugate:
         return []
     with torch.no_grad():
-        again = evidence.log_evidence(evidence.seed + 1).item()
-    if abs(again - reached) < UNSURE:
+        second = evidence.log_evidence(evidence.seed + 1).item()
+    if abs(second - reached) < UNSURE:
         return []
     return [
-        f"the evidence is not reliable: {reached:.2f} nats by {MORE * evidence.num_draws} draws, {again:.2f} by as "
+        f"the evidence is not reliable: {reached:.2f} nats by {MORE * evidence.num_draws} draws, {second:.2f} by as "
         "many others: give more num_draws, or a hyperprior that keeps spreads small"
     ]
 
 
 def _runaway(model: EmpiricalBayes) -> list[str]:
-    """Return what to say of weights of counts, or of yes and no, that have no best value."""
+    """Return a note on weights of counts, or of yes and no, that have no best value."""
     if not model.likelihood.discrete:
         return []
     loc, scale, names = model.prior.loc.detach(), scales_of(model.prior).detach(), weight_names(model)
@@ -215,7 +215,7 @@ def _runaway(model: EmpiricalBayes) -> list[str]:
 
 
 def _unsettled(left: float, max_iterations: int) -> list[str]:
-    """Return what to say where an ascent has not converged, or nothing."""
+    """Return a note where an ascent has not converged."""
     if left < ENOUGH:
         return []
     return [
@@ -226,7 +226,7 @@ def _unsettled(left: float, max_iterations: int) -> list[str]:
 
 @cache
 def boundary_threshold(num_weights: int) -> float:
-    r"""Return the nats that the spread of one weight among $P$ has to gain to be told from 0 at the 5% level.
+    r"""Return the nats that the spread of one weight among $P$ has to gain to differ from 0 at the 5% level.
 
     Without it there is one variance less, at its boundary, and $P - 1$ covariances: twice the gain is then distributed
     as an even mixture of $\chi^2_{P-1}$ and $\chi^2_P$ when groups are many.

@@ -1,4 +1,4 @@
-r"""The evidence of groups whose labels are not normal, by draws of their weights that lie evenly.
+r"""The evidence of groups whose labels are not normal, by evenly spread draws of their weights.
 
 $$ \log p_\psi(y_t) \approx \log \frac1S \sum_s \frac{p(y_t \mid w_s)\, p_\psi(w_s)}{r_t(w_s)}, \qquad w_s \sim r_t, $$
 
@@ -28,7 +28,7 @@ EDGE = 1e-12  # of probability: a shifted point stays off 0 and 1
 
 
 def even_noise(num_draws: int, shift: Tensor) -> Tensor:
-    """Return standard normal numbers that lie evenly in either half of the draws, shape `(S, T, 1, P)`.
+    """Return standard normal numbers that are evenly spread in either half of the draws, shape `(S, T, 1, P)`.
 
     Args:
         num_draws: $S$.

@@ -1,4 +1,4 @@
-"""What grouped data cannot tell, found before a fit: which weights, and what to use in their place."""
+"""What grouped data cannot identify, found before a fit and with advice."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Rows:
 
 
 def refuse_extreme_labels(model: EmpiricalBayes, parts: Sequence[TaskBatch]) -> None:
-    """Raise `ValueError` where labels are such that no parameters are the likeliest; see `Likelihood.extreme`."""
+    """Raise `ValueError` where the likelihood of labels has no maximum; see `Likelihood.extreme`."""
     rows = _Rows(parts)
     refuse_extreme(model, rows.y, rows.size)
 
@@ -51,7 +51,7 @@ def refuse_extreme(model: EmpiricalBayes, y: NDArray[np.float64], size: NDArray[
 
 
 def weak_points(model: EmpiricalBayes, parts: Sequence[TaskBatch]) -> list[str]:
-    """Return what labelled groups cannot tell, in words.
+    """Return notes on what labelled groups cannot identify.
 
     Args:
         model: a model for numbers.
@@ -81,7 +81,7 @@ give it as a covariate of groups (group_X or group_features, and num_covariates)
 
 
 def alike_within_groups(model: EmpiricalBayes, parts: Sequence[TaskBatch]) -> list[str]:
-    """Return what to say of labels or features that never vary within a group; arguments as of `weak_points`."""
+    """Return notes on labels or features that never vary within a group; arguments as of `weak_points`."""
     rows = _Rows(parts)
     return [*_of_one_kind(model, rows), *_of_groups(rows, *_varying(model, rows))]
 
@@ -98,7 +98,7 @@ def _varying(model: EmpiricalBayes, rows: _Rows) -> tuple[list[str], NDArray[np.
 
 
 def _of_one_kind(model: EmpiricalBayes, rows: _Rows) -> list[str]:
-    """Say that every group alone has labels for which no intercept is the best, as all 0 or all 1."""
+    """Return a note where the labels of every group have no best intercept, such as all 0 or all 1."""
     likelihood = model.likelihood
     if not likelihood.discrete or (np.bincount(rows.group).max() == 1 and likelihood.alone(rows.size)):
         return []

@@ -1,4 +1,4 @@
-r"""Training: stochastic variational inference over batches of tasks.
+r"""Training by stochastic variational inference over batches of tasks.
 
 $$ \min_{\psi, \lambda, \xi, \rho, \kappa, s} \frac{1}{\sum_t Q_t} \sum_t \mathcal L_t \quad \text{(nats per query)} $$
 
@@ -40,7 +40,7 @@ from ebmeta.training.measure import (
     hardening,
     hide_class_proportions,
     notes_on_groups,
-    start,
+    prepare,
 )
 from ebmeta.training.objective import Kind, Objective, Terms
 from ebmeta.training.rising import still_rising
@@ -51,13 +51,13 @@ from ebmeta.training.validation import Validation
 __all__ = ["FitResult", "fit", "resolve_device"]
 
 TEMPERATURE_TASKS = 1024
-WASTE = 2  # rows of a batch over those that are no padding, beyond which tasks of like size are looked at together
+WASTE = 2  # rows of a batch over its real rows, beyond which tasks of similar size are computed together
 
 
 @checked(best_iteration=at_least(0), seconds=at_least(0))
 @dataclass(frozen=True)
 class FitResult:
-    """What training did.
+    """The result of training.
 
     Args:
         model: the trained model: the one given, at its best validation where there was one.
@@ -142,7 +142,7 @@ def fit(
             validations without a lower one. The temperature of tasks is fitted to validation tasks too.
         objective: "predictive", "gibbs", "evidence", or an `Objective`. With "evidence" of groups, a warning says how
             far the end is from the maximum, where `fit_evidence` goes.
-        learning_rate: Adam's peak learning rate; that of the refiner's few numbers (`Refiner.quick`) is at least 0.02.
+        learning_rate: Adam's peak learning rate; that of the refiner's few numbers (`Refiner.fast`) is at least 0.02.
         seed: seed of the objective's draws (the tasks have their sampler's own).
         device: "auto", "cpu", "cuda" or a `torch.device`.
         validate_every: iterations between validations.
@@ -187,20 +187,20 @@ def fit(
         tasks=other, objective=goal, num_tasks=validation_tasks, every=validate_every, patience=patience, seed=seed
     )
     source = drawn.harder(strength) if strength else drawn
-    place = resolve_device(device)
-    with _training(model, place), tqdm(total=num_iterations, desc="fit", unit="it", disable=not progress) as bar:
+    target = resolve_device(device)
+    with _training(model, target), tqdm(total=num_iterations, desc="fit", unit="it", disable=not progress) as bar:
         state = TrainingState(model, Schedule(num_iterations, learning_rate).optimizer(model), held_out)
         file = None
         if checkpoint is not None:
             file = Checkpoint(Path(checkpoint), checkpoint_every, settings.identity(model, drawn, other))
         if file is None or not file.resume(state):
-            start(model, drawn, batch_size, place)
+            prepare(model, drawn, batch_size, target)
         elif progress:
             bar.write(f"fit: continuing after {state.iteration} iterations of {file.path}", file=sys.stderr)
         _iterate(state, settings, source, file, bar)
         if held_out.best:
             model.load_state_dict(held_out.best)
-        fit_task_temperature(model, _unseen(settings, [s for s in (source, other) if s is not None], place))
+        fit_task_temperature(model, _unseen(settings, [s for s in (source, other) if s is not None], target))
     model.eval()
     notes = tuple(still_rising(model, drawn, goal))
     for note in notes:
@@ -210,7 +210,7 @@ def fit(
 
 
 def _look_at(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSource | None) -> list[str]:
-    """Refuse tasks that a model cannot be trained on, and return what else there is to say of them."""
+    """Refuse tasks that a model cannot be trained on, and return notes on the others."""
     check_groups(model, tasks, validation)
     check_columns(model, tasks, validation)
     check_labels(model, tasks)
@@ -220,7 +220,7 @@ def _look_at(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSource | 
 def _iterate(
     state: TrainingState, settings: RunSettings, tasks: TaskSource, checkpoint: Checkpoint | None, bar: tqdm
 ) -> None:
-    """Go on to the last iteration, or to where validation ends the run."""
+    """Train to the last iteration, or to where validation ends the run."""
     model, goal, held_out = state.model, settings.objective, state.validation
     schedule = Schedule(settings.num_iterations, settings.learning_rate)
     device = next(model.parameters()).device
@@ -244,7 +244,7 @@ def _iterate(
 
 
 def _unseen(settings: RunSettings, sources: list[TaskSource], device: torch.device) -> Iterator[TaskBatch]:
-    """Return batches that training has not drawn, behind the temperature of tasks."""
+    """Return batches that training has not drawn, for the temperature of tasks."""
     size, first = settings.batch_size, settings.num_iterations
     more = min(math.ceil(TEMPERATURE_TASKS / size), math.ceil(first / 4))
     for source in sources:
@@ -254,7 +254,7 @@ def _unseen(settings: RunSettings, sources: list[TaskSource], device: torch.devi
 
 @contextmanager
 def _training(model: EmpiricalBayes, device: torch.device) -> Iterator[None]:
-    """Move a model to a device in training mode, and back whatever happens; after an error also its modes."""
+    """Move a model to a device in training mode, and back in any case; after an error restore its modes too."""
     home, modes = next(model.parameters()).device, {module: module.training for module in model.modules()}
     try:
         model.to(device).train()
@@ -268,7 +268,7 @@ def _training(model: EmpiricalBayes, device: torch.device) -> Iterator[None]:
 
 
 def _terms(goal: Objective, model: EmpiricalBayes, batch: TaskBatch, seed: int, iteration: int) -> Terms:
-    """Return the terms of one iteration; its draws, and those of an embedder such as dropout, depend on no other."""
+    """Return the terms of one iteration, whose draws (those of dropout too) depend on no other iteration."""
     source = stream(seed, 0, iteration)
     if model.predictor.embedder is not None:
         with Drawing(stream(seed, 2, iteration)):

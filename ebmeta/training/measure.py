@@ -1,4 +1,4 @@
-"""What training does before its first step: measures the metric of the features, and how hard tasks should be."""
+"""What training does before its first step, where it measures the parts of the model and how hard tasks should be."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
     "hide_class_proportions",
     "measure",
     "notes_on_groups",
-    "start",
+    "prepare",
 ]
 
 EXCESS = 2.4  # times the excess difficulty of the validation classes; chosen on the validation classes of CIFAR-FS
@@ -36,7 +36,7 @@ MOST_BATCHES = 64
 PART = 8192  # rows of a part of grouped data
 PROFILE_ROWS = 40_000  # training rows behind a profile, at most
 UNIT_SCALE = 10.0  # root mean square beyond which linear features or labels are refused
-LEAST_REACH = 0.05  # largest distance from the mean below which those that vary at all are
+LEAST_REACH = 0.05  # largest distance from the mean below which varying features or labels are refused
 
 
 def hardening(
@@ -79,7 +79,7 @@ def check_columns(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSour
 
 
 def check_groups(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSource | None = None) -> None:
-    """Look at all rows of grouped data before training, so that no bad one is met in the middle of it.
+    """Check all rows of grouped data before training, so that training does not fail in the middle.
 
     Raises:
         ValueError: if a label is impossible for the likelihood, or training and validation share groups.
@@ -91,7 +91,7 @@ def check_groups(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSourc
 
 
 def check_labels(model: EmpiricalBayes, tasks: TaskSource) -> None:
-    """Raise `ValueError` where all labels of groups are such that there is nothing to learn, as constant ones."""
+    """Raise `ValueError` where the labels of groups leave nothing to learn, such as constant labels."""
     if (labels := tasks.labels()) is not None:
         y, size = (None if v is None else np.asarray(v, dtype=np.float64) for v in labels)
         assert y is not None  # for the type checker
@@ -99,7 +99,7 @@ def check_labels(model: EmpiricalBayes, tasks: TaskSource) -> None:
 
 
 def notes_on_groups(model: EmpiricalBayes, tasks: TaskSource) -> list[str]:
-    """Return what to say of labels or features that never vary within a group; see `ebmeta.training.identification`."""
+    """Return notes on labels or features that never vary within a group; see `ebmeta.training.identification`."""
     if not tasks.has_fixed_rows or model.predictor.embedder is not None:
         return []
     return alike_within_groups(model, list(tasks.parts(PART)))
@@ -115,7 +115,7 @@ def _check_rows(model: EmpiricalBayes, y: np.ndarray, size: np.ndarray | None) -
 
 
 def hide_class_proportions(batch: TaskBatch, index: int) -> TaskBatch:
-    """Hide the known class proportions of every second task: one model learns to do with them and without.
+    """Hide the known class proportions of every second task, so that one model learns to predict with and without.
 
     Args:
         batch: tasks.
@@ -127,8 +127,8 @@ def hide_class_proportions(batch: TaskBatch, index: int) -> TaskBatch:
     return replace(batch, concentration=batch.concentration.masked_fill(hidden, math.nan))
 
 
-def start(model: EmpiricalBayes, tasks: TaskSource, batch_size: int, device: torch.device) -> None:
-    """Let a model take its measure of the training tasks; refuse data far from the unit scale where it may not."""
+def prepare(model: EmpiricalBayes, tasks: TaskSource, batch_size: int, device: torch.device) -> None:
+    """Measure a model on the training tasks; refuse data far from unit scale where the model is not measured."""
     model.check(tasks.sample(batch_size, 0))
     model.refiner.forget()
     if model.measured:
@@ -140,7 +140,7 @@ def start(model: EmpiricalBayes, tasks: TaskSource, batch_size: int, device: tor
 
 
 def measure(model: EmpiricalBayes, batches: list[TaskBatch]) -> None:
-    """Let a model of numbers take its units from all rows of some batches, unless it has some."""
+    """Measure a model of numbers on all rows of some batches, unless it was measured."""
     if not model.measured:
         _measure(model, TrainingRows.of(batches, batches[0].query_x.device))
 

@@ -67,7 +67,7 @@ class NormalEvidence:
 
     @classmethod
     def of(cls, model: EmpiricalBayes, parts: list[TaskBatch], hyperprior: bool) -> NormalEvidence | None:
-        """Return the evidence where it has this form and no parameter beside those of the form is fitted, else None.
+        """Return the evidence where it has this form and only parameters of the form are fitted, else None.
 
         Args:
             model: a model in 64 bits.
@@ -144,7 +144,7 @@ class NormalEvidence:
         """Go to the maximum and write it to the model; return the nats that are still left to gain, at least."""
         found = self.top = self._climb(self._start(), max_iterations, self.hyperprior)
         size = found.factor.diagonal()
-        factor = found.factor * torch.where(size < 0, -1.0, 1.0)  # columns change their sign as one likes
+        factor = found.factor * torch.where(size < 0, -1.0, 1.0)  # the sign of a column is free
         least = (ALIKE * factor.norm(dim=1)).clamp(min=SMALLEST)
         scale = torch.maximum(factor.diagonal(), least)
         with torch.no_grad():
@@ -159,7 +159,7 @@ class NormalEvidence:
         return found.left
 
     def notes(self) -> list[str]:
-        """Return what there is to say of the maximum found."""
+        """Return notes on the maximum."""
         if self.saturated:
             return [
                 f"{self.num_parameters} parameters for {self.num_rows} rows: the evidence has no maximum, so weights "
@@ -177,9 +177,9 @@ class NormalEvidence:
         top = self._climb(self.top, max_iterations, hyperprior=False) if self.hyperprior else self.top
         value, without = self._value(top), [self._climb(top, max_iterations, False, p) for p in range(len(top.factor))]
         for p, found in enumerate(without):
-            if value - self._value(found) > 1:  # much to lose: what is beyond doubt deserves a second look
-                again = self._climb(self._start(), max_iterations, False, p)
-                without[p] = max(found, again, key=self._value)
+            if value - self._value(found) > 1:  # a large loss is checked by a second ascent
+                second = self._climb(self._start(), max_iterations, False, p)
+                without[p] = max(found, second, key=self._value)
         return value, [self._value(point) for point in without], [point.left for point in without]
 
     @torch.no_grad()

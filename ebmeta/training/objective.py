@@ -1,4 +1,4 @@
-r"""The training objective: expected or predictive negative log likelihood of the queries, plus beta KL.
+r"""The training objective, an expected or predictive negative log likelihood of the queries plus a divergence.
 
 $$ \mathcal L_{\text{Gibbs}} = \sum_t \Big( \sum_i \mathbb E_{q_K}[-\log p(y_{ti} \mid x_{ti}, w)]
    + \beta\, \mathrm{KL}(q_K \Vert p_\psi) \Big), $$
@@ -87,7 +87,7 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
         kind: "predictive", "gibbs" or "evidence" (see the module).
         num_draws: draws of the linear predictor per query, where no closed form exists; for "evidence" of
             likelihoods that are not normal, draws of the weights per task.
-        anytime: weight of the mean loss of the earlier steps beside the last step's. Above zero,
+        anytime: weight of the mean loss of the earlier steps, added to that of the last step. Above zero,
             every step learns to help; at zero with "gibbs", the loss is Pyro's own negative ELBO.
 
     Raises:
@@ -155,7 +155,7 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
 
     @checked()
     def differentiable_loss(self, model: Program, guide: Program, batch: TaskBatch, **kwargs: Any) -> Tensor:
-        """Return the loss in nats, summed over tasks, as Pyro's ELBO classes do: of torch's global generator."""
+        """Return the loss in nats, summed over tasks, with torch's global generator as in Pyro's ELBO classes."""
         if guide.owner is not model.owner:
             raise ValueError("objective: expected model and guide of one EmpiricalBayes, got two owners")
         register(model.owner)
@@ -184,7 +184,7 @@ def importance_bound(inferred: Inference, batch: TaskBatch, noise: Tensor, other
         inferred: inference from tasks whose support and query are all labelled rows.
         batch: those tasks.
         noise: standard normal numbers that make the draws of the weights, shape `(S, T, C, P)`.
-        others: Gaussians that take even shares of the draws beside $q_0$; each draw is then weighted by the density of
+        others: Gaussians that share the draws equally with $q_0$; each draw is then weighted by the density of
             their mixture.
     """
     setting = inferred.setting

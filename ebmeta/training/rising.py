@@ -1,4 +1,4 @@
-"""Whether training by the evidence has come to its maximum, which a fixed number of iterations need not do."""
+"""Whether training by the evidence has reached its maximum, which a fixed number of iterations may miss."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ WORTH = 1.0  # nats: steps on a part of the groups end about as far from the max
 
 
 def still_rising(model: EmpiricalBayes, tasks: TaskSource, objective: Objective) -> list[str]:
-    """Return what to say where the evidence of all groups is below its maximum, or nothing.
+    """Return a note where the evidence of all groups is below its maximum.
 
-    The learning rate falls to 0, so that the loss is level at the end whether or not it has arrived anywhere. What is
-    left is therefore asked of all groups at once (`ebmeta.foundation.maximum.gain_left`).
+    The learning rate falls to 0, so the loss is level at the end in any case. What is left is
+    therefore computed for all groups at once (`ebmeta.foundation.maximum.gain_left`).
 
     Args:
         model: a model after training.

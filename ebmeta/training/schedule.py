@@ -1,4 +1,4 @@
-r"""Learning rates, and the length of a gradient: pure functions of the iteration.
+r"""Learning rates and the length of a gradient, as pure functions of the iteration.
 
 $$ \eta_n = \eta \begin{cases} (n + 1) / W & n < W \\
    \tfrac12 \big(1 + \cos \tfrac{\pi (n - W)}{N - W}\big) & n \ge W \end{cases} $$
@@ -19,13 +19,13 @@ from ebmeta.model.empirical_bayes import EmpiricalBayes
 __all__ = ["Schedule"]
 
 WARM_UP = 0.1
-QUICK = 0.02  # least peak learning rate of the refiner's few numbers
+FAST = 0.02  # least peak learning rate of the refiner's few numbers
 CLIP = 5.0
 
 
 @dataclass(frozen=True)
 class Schedule:
-    r"""How far each iteration goes.
+    r"""The learning rate and step of each iteration.
 
     Args:
         num_iterations: $N$.
@@ -36,7 +36,7 @@ class Schedule:
     learning_rate: float
 
     def share(self, iteration: int) -> float:
-        """Return the present learning rate over its peak.
+        """Return the learning rate of an iteration over its peak.
 
         Examples:
             >>> [round(Schedule(20, 1.0).share(n), 3) for n in (0, 1, 2, 11, 20)]
@@ -49,10 +49,10 @@ class Schedule:
 
     def optimizer(self, model: EmpiricalBayes) -> torch.optim.Adam:
         """Return Adam over what a model trains; each of its groups of parameters knows its `peak` learning rate."""
-        quick = [p for p in model.refiner.quick() if p.requires_grad]
-        known = set(map(id, quick))
+        fast = [p for p in model.refiner.fast() if p.requires_grad]
+        known = set(map(id, fast))
         rest = [p for p in model.trainable() if id(p) not in known]
-        groups = [(rest, self.learning_rate), (quick, max(QUICK, self.learning_rate))]
+        groups = [(rest, self.learning_rate), (fast, max(FAST, self.learning_rate))]
         return torch.optim.Adam([{"params": parameters, "peak": peak} for parameters, peak in groups if parameters])
 
     def step(self, model: EmpiricalBayes, optimizer: torch.optim.Adam, loss: Tensor, iteration: int) -> float:

@@ -1,4 +1,4 @@
-"""What training does after its last step: lets the refiner fit what is left, as the temperature of tasks."""
+"""What training does after its last step, where the refiner fits the temperature of tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Validation: the same tasks at every look; the best parameters so far, and when to stop."""
+"""Validation on the same tasks at every look, which keeps the best parameters and says when to stop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BATCH = 32
 
 @dataclass(kw_only=True)
 class Validation:
-    """What validation looks at, and what it has found.
+    """The settings of validation, and its state.
 
     Args:
         tasks: source of validation tasks; without one nothing is ever validated.
@@ -52,7 +52,7 @@ class Validation:
     best: dict[str, Tensor] = field(default_factory=dict)
 
     def due(self, iteration: int, last: bool) -> bool:
-        """Return whether to look after an iteration."""
+        """Return whether to validate after an iteration."""
         return self.tasks is not None and (last or iteration % self.every == 0)
 
     def look(self, model: EmpiricalBayes, iteration: int) -> dict[str, Any]:
@@ -76,8 +76,8 @@ class Validation:
 
     @torch.no_grad()
     def terms(self, model: EmpiricalBayes) -> Terms:
-        """Return the terms of the validation tasks under a model, which is back in training mode then."""
-        assert self.tasks is not None  # for the type checker: `due` has asked
+        """Return the terms of the validation tasks under a model, and put it back into training mode."""
+        assert self.tasks is not None  # for the type checker: `due` has checked
         sharp = Objective(self.objective.kind, max(DRAWS, self.objective.num_draws), self.objective.anytime)
         device = next(model.parameters()).device
         model.eval()

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from ebmeta import EmpiricalBayes, EpisodeSampler, MixedSampler, evaluate, fit, load, save
 from ebmeta.parts.profile import RIDGE, SMOOTHING, ClassProfile
-from ebmeta.training.measure import start
+from ebmeta.training.measure import prepare
 from tests.training.test_measure import episodes
 
 
@@ -26,7 +26,7 @@ def rows(classes: int = 4, each: int = 60, spread: float = 0.5) -> tuple[torch.T
 
 
 def started(model: EmpiricalBayes, tasks: EpisodeSampler | MixedSampler) -> EmpiricalBayes:
-    start(model, tasks, 4, torch.device("cpu"))
+    prepare(model, tasks, 4, torch.device("cpu"))
     return model
 
 

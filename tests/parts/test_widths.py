@@ -8,7 +8,7 @@ import torch
 
 from ebmeta import EmpiricalBayes, fit
 from ebmeta.tasks.training_rows import TrainingRows
-from ebmeta.training.measure import start
+from ebmeta.training.measure import prepare
 from tests.training.test_measure import episodes
 
 
@@ -38,7 +38,7 @@ def test_measured_widths_are_those_within_and_between_classes():
 def test_training_keeps_measured_widths_and_trains_the_rest():
     models = {widths: EmpiricalBayes.classifier(4, widths=widths) for widths in ("measured", "trained")}
     for widths, model in models.items():
-        start(model, episodes(1.0), 4, torch.device("cpu"))
+        prepare(model, episodes(1.0), 4, torch.device("cpu"))
         before = model.prior.log_scale.clone(), model.initializer.log_precision.clone(), model.refiner.share.item()
         fit(model, episodes(1.0), 5, batch_size=4, harder=0.0, device="cpu", progress=False)
         kept = torch.equal(before[0], model.prior.log_scale) and torch.equal(before[1], model.initializer.log_precision)

@@ -336,7 +336,7 @@ def test_the_few_numbers_of_the_refiner_move_in_larger_steps(learning_rate, quic
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     short(model, blobs(), 1, learning_rate=learning_rate)  # the first step of Adam is as long as its rate
     moved = {name: float((value.detach() - before[name]).abs().max()) for name, value in model.named_parameters()}
-    few = {name for name, p in model.named_parameters() if any(p is q for q in model.refiner.quick())}
+    few = {name for name, p in model.named_parameters() if any(p is q for q in model.refiner.fast())}
     assert few == {n for n in moved if n.startswith(("refiner.log_", "refiner.share", "refiner.adapt"))}
     assert moved["refiner.log_scale"] == pytest.approx(quick, rel=1e-3)
     assert moved["prior.log_scale"] == pytest.approx(learning_rate, rel=1e-3)

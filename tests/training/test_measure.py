@@ -17,7 +17,7 @@ from ebmeta.parts.initializer import ConjugateInitializer
 from ebmeta.parts.prior import FullPrior
 from ebmeta.refine.gradient import GradientRefiner
 from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
-from ebmeta.training.measure import hardening, hide_class_proportions, start
+from ebmeta.training.measure import hardening, hide_class_proportions, prepare
 
 
 def episodes(spread: float, seed: int = 0) -> EpisodeSampler:
@@ -54,7 +54,7 @@ def test_training_sees_the_harder_tasks():
     runs = []
     for tasks, harder in ((episodes(1.0), 0.9), (episodes(1.0).harder(0.9), 0.0)):
         model = EmpiricalBayes.classifier(4)
-        start(model, episodes(1.0), 4, torch.device("cpu"))  # the metric is of the tasks as they are
+        prepare(model, episodes(1.0), 4, torch.device("cpu"))  # the metric is of the tasks as they are
         run = fit(model, tasks, 3, batch_size=4, harder=harder, device="cpu", progress=False)
         runs.append(run.history["loss"].values)
     assert np.array_equal(*runs)

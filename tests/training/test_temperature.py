@@ -8,7 +8,7 @@ import torch
 
 from ebmeta import EmpiricalBayes, TaskBatch, fit
 from ebmeta.prediction.trees import marginals
-from ebmeta.training.measure import hide_class_proportions, start
+from ebmeta.training.measure import hide_class_proportions, prepare
 from ebmeta.training.temperature import fit_task_temperature
 from tests.training.test_measure import episodes
 
@@ -22,7 +22,7 @@ def scores(model: EmpiricalBayes, batch: TaskBatch) -> torch.Tensor:
 
 def test_a_fitted_temperature_follows_the_difficulty_of_a_task():
     model, tasks = EmpiricalBayes.classifier(4, num_steps=1), episodes(1.0).harder(3.0)
-    start(model, episodes(1.0), 16, torch.device("cpu"))
+    prepare(model, episodes(1.0), 16, torch.device("cpu"))
     with torch.no_grad():
         model.refiner.log_scale.fill_(1.0)
     easy, hard = episodes(0.3, seed=1).sample(64), episodes(3.0, seed=1).sample(64)

@@ -24,7 +24,7 @@ from ebmeta.foundation.maximum import ENOUGH
 from ebmeta.likelihood import LIKELIHOODS, Given
 from ebmeta.parts.basis import FourierBasis
 from ebmeta.training.evidence import Evidence
-from ebmeta.training.measure import measure, start
+from ebmeta.training.measure import measure, prepare
 
 TOLERANCE = 1e-4  # of a spread
 GROUPS, ROWS = 12, 6
@@ -268,7 +268,7 @@ def test_unit_and_origin_of_embeddings_change_nothing(trained, unit, origin):
         X, y = class_rows(*kind)
         train, held_out = (EpisodeSampler(X[part], y[part], 3, 2, 4) for part in (slice(96), slice(96, None)))
         model = EmpiricalBayes.classifier(6, 2, widths="measured", profile=4)
-        start(model, train, 4, torch.device("cpu"))
+        prepare(model, train, 4, torch.device("cpu"))
         widths = [
             v.detach()[:6].clone() for v in (model.prior.log_scale, model.initializer.log_precision)
         ]  # of directions
