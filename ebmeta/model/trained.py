@@ -65,7 +65,7 @@ def _own(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _of(values: Tensor) -> tuple[float, float, float]:
-    flat = values.detach().double().flatten()
+    flat = values.detach().double().flatten().nan_to_num()  # what a basis has not measured yet is NaN
     weights = torch.arange(1, len(flat) + 1, dtype=flat.dtype, device=flat.device).cos()
     return float(flat.abs().sum()), float(flat.sum()), float(flat @ weights)
 

@@ -48,6 +48,14 @@ def test_whatever_trains_makes_a_model_fitted(kind) -> None:
     assert by_hand.fitted
 
 
+@pytest.mark.parametrize("basis", ["spline", "fourier", "random"])
+def test_a_basis_that_has_measured_nothing_is_not_fitted(basis) -> None:
+    config = {"name": basis, "num_inputs": 3}
+    model = ebmeta.EmpiricalBayes.regressor(3, num_steps=1, basis=config)
+    assert not model.fitted
+    assert train(model, "numbers").fitted
+
+
 def test_an_evidence_fit_and_its_ensemble_are_fitted() -> None:
     model = BUILT["numbers"]()
     ebmeta.fit_evidence(model, ROWS, hyperprior=True)
