@@ -13,9 +13,10 @@ from equations import checks
 from scipy import integrate, special, stats
 
 from ebmeta import EmpiricalBayes, TaskBatch
-from ebmeta.diagnostics import simulation_based_calibration, uniformity
+from ebmeta.diagnostics import simulation_based_calibration
 from ebmeta.diagnostics.simulation import Posterior
 from ebmeta.parts.gaussian import FullGaussian
+from ebmeta.prediction import uniformity
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
 
 PRIOR = np.array([0.2, 0.5, 0.3])  # of w = 0, 1, 2
