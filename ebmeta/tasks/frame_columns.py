@@ -1,4 +1,4 @@
-"""Columns of data frames with numbers or texts; what cannot be read is refused by name, row and value."""
+"""Columns of data frames with numbers or texts, which are read, or refused by name, row and value."""
 
 from __future__ import annotations
 
