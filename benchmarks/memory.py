@@ -1,7 +1,7 @@
 """Peak memory: it follows the rows, not the largest group, and not the square of the number of classes.
 
 Each case runs in a process of its own; what is reported is the peak of its resident memory above that after all
-imports, in GB. `python benchmarks/memory.py` (about ten minutes); with names of cases it does these anew.
+imports, in GB. `python benchmarks/memory.py` (a few minutes); with names of cases it does these anew.
 """
 
 from __future__ import annotations
