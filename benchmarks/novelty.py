@@ -16,7 +16,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 import ebmeta
-from ebmeta.training.measure import hardening
+from ebmeta.training.preparation import hardening
 from lib.classifier import KINDS, classifier
 from lib.common import write
 from lib.kinds import Kind

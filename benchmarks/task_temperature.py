@@ -17,7 +17,7 @@ from torch import Tensor
 
 import ebmeta
 from ebmeta.training.loop import TEMPERATURE_TASKS
-from ebmeta.training.measure import EXCESS, hide_class_proportions
+from ebmeta.training.preparation import EXCESS, hide_class_proportions
 from ebmeta.training.temperature import fit_task_temperature
 from lib.classifier import ITERATIONS, KINDS, classifier, last_probs
 from lib.common import cifar_fs, write

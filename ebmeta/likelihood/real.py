@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from ebmeta.foundation.checks import above, checked
-from ebmeta.foundation.standard import Exact, standard, summary
+from ebmeta.foundation.standardization import Exact, standard, summary
 from ebmeta.likelihood.base import Given
 from ebmeta.likelihood.scalar import ScalarLikelihood
 from ebmeta.tasks.training_rows import TrainingRows

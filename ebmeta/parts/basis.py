@@ -32,7 +32,7 @@ from scipy.interpolate import BSpline
 from torch import Tensor, nn
 
 from ebmeta.foundation.checks import above, at_least, checked
-from ebmeta.foundation.standard import Exact, standard, summary
+from ebmeta.foundation.standardization import Exact, standard, summary
 
 __all__ = ["BASES", "Basis", "FourierBasis", "RandomFeatures", "SplineBasis", "build_basis"]
 

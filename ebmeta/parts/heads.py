@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ebmeta.foundation.checks import at_least, checked
-from ebmeta.foundation.standard import Exact, centred, check_resolution, standard, summary
+from ebmeta.foundation.standardization import Exact, centred, check_resolution, standard, summary
 from ebmeta.parts.basis import Basis
 from ebmeta.parts.profile import ClassProfile
 from ebmeta.tasks.training_rows import TrainingRows

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ebmeta.foundation.checks import above, at_least, checked
-from ebmeta.foundation.standard import Exact, standard, summary
+from ebmeta.foundation.standardization import Exact, standard, summary
 from ebmeta.parts.gaussian import DiagonalGaussian, FullGaussian, Gaussian
 from ebmeta.parts.widths import Widths, class_widths
 from ebmeta.tasks.training_rows import TrainingRows

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["coverage_by_ways", "history", "refinement", "reliability", "risk_coverage", "set_sizes"]
 
 NAMES = {"nll": "NLL", "ece": "ECE", "rmse": "RMSE", "brier": "Brier score"}
+TOP_LABELS = {"confidence": ("step", "task", "query"), "correct": ("step", "task", "query")}  # of an evaluation
 
 
 @checked()
@@ -56,8 +57,7 @@ def refinement(evaluation: xr.Dataset, metric: str = "accuracy", ax: Axes | None
 @checked(
     evaluation=dataset(
         "an evaluation of a classifier",
-        confidence=("step", "task", "query"),
-        correct=("step", "task", "query"),
+        **TOP_LABELS,
         ece=("step",),
     )
 )
@@ -105,8 +105,7 @@ def reliability(evaluation: xr.Dataset, ax: Axes | None = None) -> Axes:
 @checked(
     evaluation=dataset(
         "an evaluation of a classifier",
-        confidence=("step", "task", "query"),
-        correct=("step", "task", "query"),
+        **TOP_LABELS,
         aurc=("step",),
     )
 )

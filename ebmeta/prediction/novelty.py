@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ebmeta.foundation.checks import at_least, checked
-from ebmeta.foundation.standard import standard, summary
+from ebmeta.foundation.standardization import standard, summary
 from ebmeta.model.base import PredictiveModel
 from ebmeta.prediction.scores import task_batches
 from ebmeta.prediction.trees import evaluating, match_model, predict

@@ -26,7 +26,7 @@ import xarray as xr
 
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.foundation.seeding import quietly
-from ebmeta.foundation.standard import ROUNDINGS
+from ebmeta.foundation.standardization import ROUNDINGS
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.reference.arrays import SAMPLE_STATS, blank, in_64_bits, label, rows_of
 from ebmeta.reference.likelihoods import NumpyroLikelihood, get, learned_parameters

@@ -219,7 +219,7 @@ class GroupSampler(TaskSource):
             index: number of the batch.
 
         Returns:
-            Labelled tasks; features, labels and sizes in their own precision, see `ebmeta.tasks.episodes.exact`.
+            Labelled tasks; features, labels and sizes in their own precision, see `ebmeta.tasks.drawing.exact`.
 
         Raises:
             ValueError: if a feature read is not finite, or `num_tasks` is below 1.

@@ -27,9 +27,9 @@ from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.drawing import generator
 from ebmeta.tasks.source import TaskSource, as_source
 from ebmeta.training.group_evidence import even_noise, fitting_bound, group_evidence
-from ebmeta.training.measure import check_columns, check_groups, measure
 from ebmeta.training.normal_evidence import NO_NOISE, SMALL_NOISE, SMALLEST, log_gamma
 from ebmeta.training.objective import Objective
+from ebmeta.training.preparation import check_columns, check_groups, measure
 
 __all__ = ["Evidence", "Hyperprior", "log_hyperprior", "scales_of"]
 

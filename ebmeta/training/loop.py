@@ -33,7 +33,8 @@ from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.held_out import check_classes
 from ebmeta.tasks.source import TaskSampler, TaskSource, as_source
 from ebmeta.training.checkpoint import Checkpoint, RunSettings, TrainingState
-from ebmeta.training.measure import (
+from ebmeta.training.objective import Kind, Objective, Terms
+from ebmeta.training.preparation import (
     check_columns,
     check_groups,
     check_labels,
@@ -42,7 +43,6 @@ from ebmeta.training.measure import (
     notes_on_groups,
     prepare,
 )
-from ebmeta.training.objective import Kind, Objective, Terms
 from ebmeta.training.rising import still_rising
 from ebmeta.training.schedule import Schedule
 from ebmeta.training.temperature import fit_task_temperature

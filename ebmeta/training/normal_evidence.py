@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ebmeta.foundation.maximum import climb
-from ebmeta.foundation.standard import standard
+from ebmeta.foundation.standardization import standard
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.batch import TaskBatch
 

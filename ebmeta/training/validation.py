@@ -12,8 +12,8 @@ from torch import Tensor
 from ebmeta.foundation.seeding import stream
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.source import TaskSource
-from ebmeta.training.measure import hide_class_proportions
 from ebmeta.training.objective import Objective, Terms
+from ebmeta.training.preparation import hide_class_proportions
 
 __all__ = ["Validation"]
 

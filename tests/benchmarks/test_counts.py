@@ -7,7 +7,7 @@ from scipy import integrate, stats
 
 import ebmeta
 from counts import difference, fitted, log_hyperpriors, one_intercept, score
-from ebmeta.training.measure import measure
+from ebmeta.training.preparation import measure
 from lib.groups.counted import Counted, Split, as_batch, splits
 from lib.groups.mixed_model import average, design, exact_log_density, log_pmf
 

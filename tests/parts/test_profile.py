@@ -13,8 +13,8 @@ from torch.nn.functional import normalize
 
 from ebmeta import EmpiricalBayes, EpisodeSampler, MixedSampler, evaluate, fit, load, save
 from ebmeta.parts.profile import RIDGE, SMOOTHING, ClassProfile
-from ebmeta.training.measure import prepare
-from tests.training.test_measure import episodes
+from ebmeta.training.preparation import prepare
+from tests.training.test_preparation import episodes
 
 
 def rows(classes: int = 4, each: int = 60, spread: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:

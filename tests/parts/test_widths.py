@@ -8,8 +8,8 @@ import torch
 
 from ebmeta import EmpiricalBayes, fit
 from ebmeta.tasks.training_rows import TrainingRows
-from ebmeta.training.measure import prepare
-from tests.training.test_measure import episodes
+from ebmeta.training.preparation import prepare
+from tests.training.test_preparation import episodes
 
 
 def clustered(classes: int = 300, rows: int = 12) -> tuple[torch.Tensor, torch.Tensor, np.ndarray, np.ndarray]:

@@ -8,9 +8,9 @@ import torch
 
 from ebmeta import EmpiricalBayes, TaskBatch, fit
 from ebmeta.prediction.trees import marginals
-from ebmeta.training.measure import hide_class_proportions, prepare
+from ebmeta.training.preparation import hide_class_proportions, prepare
 from ebmeta.training.temperature import fit_task_temperature
-from tests.training.test_measure import episodes
+from tests.training.test_preparation import episodes
 
 
 def scores(model: EmpiricalBayes, batch: TaskBatch) -> torch.Tensor:

@@ -24,7 +24,7 @@ from ebmeta.foundation.maximum import ENOUGH
 from ebmeta.likelihood import LIKELIHOODS, Given
 from ebmeta.parts.basis import FourierBasis
 from ebmeta.training.evidence import Evidence
-from ebmeta.training.measure import measure, prepare
+from ebmeta.training.preparation import measure, prepare
 
 TOLERANCE = 1e-4  # of a spread
 GROUPS, ROWS = 12, 6

@@ -17,7 +17,7 @@ from ebmeta.parts.initializer import ConjugateInitializer
 from ebmeta.parts.prior import FullPrior
 from ebmeta.refine.gradient import GradientRefiner
 from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
-from ebmeta.training.measure import hardening, hide_class_proportions, prepare
+from ebmeta.training.preparation import hardening, hide_class_proportions, prepare
 
 
 def episodes(spread: float, seed: int = 0) -> EpisodeSampler:

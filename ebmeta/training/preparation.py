@@ -1,4 +1,4 @@
-"""What training does before its first step, where it measures the parts of the model and how hard tasks should be."""
+"""What training does before its first step, from checks of the tasks to the measures that parts take of them."""
 
 from __future__ import annotations
 
@@ -133,7 +133,6 @@ def prepare(model: EmpiricalBayes, tasks: TaskSource, batch_size: int, device: t
     model.refiner.forget()
     if model.measured:
         return
-
     some = (tasks.sample(batch_size, index) for index in range(MOST_BATCHES))
     rows = TrainingRows.of(some, device, ROWS * max(model.predictor.num_features, 1))
     _measure(model, replace(rows, classes=lambda: tasks.rows(PROFILE_ROWS)))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ebmeta.foundation.standard import Exact, centred, check_resolution, standard, summary
+from ebmeta.foundation.standardization import Exact, centred, check_resolution, standard, summary
 
 
 def test_mean_and_deviation_keep_the_digits_of_large_numbers():

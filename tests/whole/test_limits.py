@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PLACES = ("ebmeta", "benchmarks", "docs")
 FILES = [path for place in PLACES for path in sorted((ROOT / place).rglob("*.py"))]
 #: Lines of code of a function: neither its docstring, nor comments, nor blank lines.
