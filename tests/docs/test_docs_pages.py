@@ -17,7 +17,7 @@ pytest.importorskip("sphinx", reason="the documentation's extensions need Sphinx
 pytest.importorskip("math_core", reason="the documentation's extensions need math-core")
 
 DOCS = Path(__file__).parents[2] / "docs"
-sys.path.insert(0, str(DOCS / "_ext"))
+sys.path.append(str(DOCS / "_ext"))  # last: `counts` is a script of benchmarks too
 mathml, offline = (importlib.import_module(name) for name in ("mathml", "offline"))
 
 PAGE = """# A page
