@@ -27,6 +27,7 @@ from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
 from ebmeta.refine.gradient import GradientRefiner
 from ebmeta.refine.mixture import MixtureRefiner
 from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
+from ebmeta.tasks.facts import NO_CLASS
 from ebmeta.tasks.rows import Rows
 
 STEPS = 3
@@ -249,6 +250,7 @@ def _pad(member: Member, batch: TaskBatch, fill: float | Tensor) -> TaskBatch:
         query_size=None if batch.query_size is None else wider(batch.query_size, 4),
         task_x=batch.task_x,
         concentration=batch.concentration,
+        way_class=None if batch.way_class is None else wider(batch.way_class, ways, NO_CLASS),
     )
 
 
@@ -302,6 +304,7 @@ def tasks_do_not_see_each_other(member: Member) -> None:
             query_size=None if batch.query_size is None else [batch.query_size[t, :q]],
             task_x=None if batch.task_x is None else batch.task_x[t : t + 1],
             concentration=None if batch.concentration is None else batch.concentration[t : t + 1],
+            way_class=None if batch.way_class is None else batch.way_class[t : t + 1, :c],
         )
         got = outcome(model, alone)
         levels = len(got.path[0].loc)

@@ -9,12 +9,13 @@ on paper                  in code                                  shape
 ========================  =======================================  =========================================
 $x^s_{ti}$, $y^s_{ti}$    `support_x`, `support_y`, `support_mask`  `(T, S, ...)`, `(T, S)`, `(T, S)`
 $x^q_{ti}$, $y^q_{ti}$    `query_x`, `query_y`, `query_mask`        `(T, Q, ...)`, `(T, Q)`, `(T, Q)`
-classes of task $t$       `way_mask`                               `(T, C)`; `C = 1` for real-valued labels
+classes of task $t$       `way_mask`, `way_class`                  `(T, C)`; `C = 1` for real-valued labels
 trials or exposure        `support_size`, `query_size`             `(T, S)`, `(T, Q)`
 covariates of the group   `task_x`                                 `(T, G)`
 ========================  =======================================  =========================================
 
-What both sides have in common is said once, of `batch.support` and `batch.query`: `ebmeta.tasks.rows.Rows`.
+What both sides have in common is said once, of `batch.support` and `batch.query`: `ebmeta.tasks.rows.Rows`. What is
+said of tasks as a whole is `batch.facts`: `ebmeta.tasks.facts.Facts`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from torch import Tensor
 
 from ebmeta.foundation.buckets import split
 from ebmeta.foundation.checks import at_least, checked, found
-from ebmeta.tasks.rows import LabelledRows, Rows, as_floats, check_shape
+from ebmeta.tasks.facts import Facts
+from ebmeta.tasks.rows import LabelledRows, Rows
 
 __all__ = ["TaskBatch"]
 
@@ -53,6 +55,8 @@ class TaskBatch:
         concentration: what is known of the class proportions of the queries: that they come from a Dirichlet
             distribution of this concentration (infinity: balanced queries; NaN: nothing), shape `(T,)`; nothing
             is known where None.
+        way_class: number of each class of a task among the classes of its source (see `TaskSource.rows`), -1 where it
+            has none, shape `(T, C)`; no class has a number where None.
 
     Raises:
         ValueError: if shapes do not match, a number is not finite, a label is no class of its task,
@@ -75,6 +79,7 @@ class TaskBatch:
     query_size: Tensor | None = None
     task_x: Tensor | None = None
     concentration: Tensor | None = None
+    way_class: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.support_x.dim() < 3 or self.query_x.dim() < 3:
@@ -82,31 +87,21 @@ class TaskBatch:
                 "support_x and query_x: expected shapes (tasks, rows, features...), got "
                 f"{tuple(self.support_x.shape)} and {tuple(self.query_x.shape)}"
             )
-        for name, value in (("way_mask", self.way_mask), ("task_x", self.task_x)):
-            if value is not None and value.dim() != 2:
-                raise ValueError(f"{name}: expected two axes, the first of tasks, got shape {tuple(value.shape)}")
         support = Rows.taken(self.support_x, self.support_y, self.support_mask, self.support_size)
         query = Rows.taken(self.query_x, self.query_y, self.query_mask, self.query_size)
         way_mask = _all_ways(support, query) if self.way_mask is None else self.way_mask
-        new = self._of(support, query, way_mask, as_floats(self.task_x), as_floats(self.concentration))
-        new._check_rows()
-        new._check_tasks()
-        self.__dict__.update(new._with(support.blanked(), query.blanked()).__dict__)
+        facts = Facts(way_mask, self.task_x, self.concentration, self.way_class).taken(len(support.x))
+        self._of(support, query, facts)._check_rows()
+        self.__dict__.update(self._of(support.blanked(), query.blanked(), facts).__dict__)
 
     @classmethod
-    def _of(
-        cls, support: Rows, query: Rows, way_mask: Tensor, task_x: Tensor | None, concentration: Tensor | None
-    ) -> TaskBatch:
+    def _of(cls, support: Rows, query: Rows, facts: Facts) -> TaskBatch:
         """Put tasks together without a check."""
         new = object.__new__(cls)
         new.__dict__.update(support_x=support.x, support_y=support.y, query_x=query.x, query_y=query.y)
-        new.__dict__.update(support_mask=support.mask, query_mask=query.mask, way_mask=way_mask)
-        new.__dict__.update(support_size=support.size, query_size=query.size)
-        new.__dict__.update(task_x=task_x, concentration=concentration)
+        new.__dict__.update(support_mask=support.mask, query_mask=query.mask)
+        new.__dict__.update(support_size=support.size, query_size=query.size, **vars(facts))
         return new
-
-    def _with(self, support: Rows, query: Rows) -> TaskBatch:
-        return self._of(support, query, self.way_mask, self.task_x, self.concentration)
 
     @property
     def support(self) -> Rows:
@@ -118,16 +113,16 @@ class TaskBatch:
         """The query rows, shape `(T, Q)` each."""
         return Rows(self.query_x, self.query_y, self.query_mask, self.query_size)
 
+    @property
+    def facts(self) -> Facts:
+        """What is said of each task as a whole."""
+        return Facts(self.way_mask, self.task_x, self.concentration, self.way_class)
+
     def _check_rows(self) -> None:
         """Raise `ValueError` where the two sides do not fit each other, or hold what they cannot."""
         tasks, features = self.num_tasks, tuple(self.support_x.shape[2:])
         self.support.check_shapes("support", tasks, features)
         self.query.check_shapes("query", tasks, features)
-        check_shape("way_mask", self.way_mask, (tasks, self.way_mask.shape[-1]))
-        if self.way_mask.dtype != torch.bool:
-            raise ValueError(f"way_mask: expected a boolean mask, got {self.way_mask.dtype}")
-        if bool((self.way_mask[:, 1:] & ~self.way_mask[:, :-1]).any()):
-            raise ValueError("way_mask: expected the classes of each task first and padding after them, got a gap")
         real = self.support_y.is_floating_point()
         if self.query_y is not None and self.query_y.is_floating_point() != real:
             raise ValueError(
@@ -144,22 +139,6 @@ class TaskBatch:
         self.support.check_values("support", ways)
         self.query.check_values("query", ways)
 
-    def _check_tasks(self) -> None:
-        """Raise `ValueError` where what is said of tasks as a whole is malformed."""
-        if self.task_x is not None:
-            check_shape("task_x", self.task_x, (self.num_tasks, self.task_x.shape[-1]))
-            finite = self.task_x.isfinite().all(1)
-            if not bool(finite.all()):
-                t = int((~finite).nonzero()[0])
-                raise ValueError(f"task_x: expected finite numbers, got NaN or infinity at task {t}")
-        if self.concentration is not None:
-            check_shape("concentration", self.concentration, (self.num_tasks,))
-            bad = self.concentration <= 0
-            if bool(bad.any()):
-                t = int(bad.nonzero()[0])
-                got = f"got {float(self.concentration[t])} at task {t}"
-                raise ValueError(f"concentration: expected numbers above 0, infinity or NaN, {got}")
-
     @classmethod
     @checked(num_ways=at_least(1))
     def from_tasks(
@@ -174,6 +153,7 @@ class TaskBatch:
         query_size: Sequence[Tensor] | None = None,
         task_x: Tensor | None = None,
         concentration: Tensor | None = None,
+        way_class: Tensor | None = None,
     ) -> TaskBatch:
         """Collate unpadded tasks, one entry of each list a task.
 
@@ -187,6 +167,7 @@ class TaskBatch:
             query_size: sizes of the queries, each of shape `(Q_t,)`, or None.
             task_x: covariates of the tasks, shape `(T, G)`, or None.
             concentration: what is known of class proportions, shape `(T,)`, or None.
+            way_class: numbers of the classes, shape `(T, C)` with `C` the most classes of a task, or None.
 
         Returns:
             The tasks, padded to the largest.
@@ -195,7 +176,7 @@ class TaskBatch:
             ValueError: if the lists differ in length, or as for the constructor.
         """
         lengths = {len(support_x), len(support_y), len(query_x)}
-        optional = (query_y, num_ways, support_size, query_size, task_x, concentration)
+        optional = (query_y, num_ways, support_size, query_size, task_x, concentration, way_class)
         lengths |= {0 if isinstance(v, Tensor) and not v.dim() else len(v) for v in optional if v is not None}
         if len(lengths) != 1 or not support_x:
             raise ValueError(f"expected lists of one equal, positive length, got lengths {sorted(lengths)}")
@@ -204,8 +185,7 @@ class TaskBatch:
         ways = _num_ways(support, query) if num_ways is None else list(num_ways)
         counts = torch.as_tensor(ways, device=support.x.device)
         way_mask = torch.arange(int(counts.max()), device=support.x.device) < counts[:, None]
-        new = cls._of(support, query, way_mask, task_x, concentration)
-        return replace(new)  # checked
+        return replace(cls._of(support, query, Facts(way_mask, task_x, concentration, way_class)))  # checked
 
     @property
     def num_tasks(self) -> int:
@@ -218,8 +198,7 @@ class TaskBatch:
         return self.query.count
 
     def _map(self, f: Callable[[Tensor], Tensor]) -> TaskBatch:
-        task_x, concentration = (None if v is None else f(v) for v in (self.task_x, self.concentration))
-        return self._of(self.support.map(f), self.query.map(f), f(self.way_mask), task_x, concentration)
+        return self._of(self.support.map(f), self.query.map(f), self.facts.map(f))
 
     @checked()
     def to(self, target: torch.device | str | torch.dtype) -> TaskBatch:
@@ -249,7 +228,7 @@ class TaskBatch:
 
     def trimmed(self) -> TaskBatch:
         """Return the same tasks without the rows at the end that are padding in all of them."""
-        return self._with(self.support.trimmed(), self.query.trimmed())
+        return self._of(self.support.trimmed(), self.query.trimmed(), self.facts)
 
     @checked(cells=at_least(1), least=at_least(1))
     def parts(self, cells: int, least: int = 1) -> list[tuple[Tensor, TaskBatch]]:
@@ -288,7 +267,7 @@ class TaskBatch:
             >>> batch.with_rows(batch.support.first(2))
             TaskBatch(tasks=2, ways<=1, support<=2, queries<=7, features=(3,), unlabelled)
         """
-        return replace(self._with(support or self.support, query or self.query))  # checked
+        return replace(self._of(support or self.support, query or self.query, self.facts))  # checked
 
     def labelled(self) -> LabelledRows:
         """Return all labelled rows, those of the support first; the queries too where their labels are known."""
@@ -311,7 +290,7 @@ class TaskBatch:
         if self.query_y is None:
             raise ValueError("pooled: expected query labels, got unlabelled tasks")
         rows = self.support.joined(self.query)
-        return self._of(rows, rows, self.way_mask, self.task_x, None)
+        return self._of(rows, rows, replace(self.facts, concentration=None))
 
     def __repr__(self) -> str:
         return (

@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.utils.multiclass import type_of_target
 
 from ebmeta.foundation.checks import checked
+from ebmeta.foundation.fingerprint import fingerprint
 from ebmeta.tasks.columns import read_keys
 
 __all__ = ["ClassRows", "class_codes", "members"]
@@ -39,6 +40,16 @@ class ClassRows:
     classes: np.ndarray
     codes: np.ndarray
     members: list[np.ndarray]
+
+    def numbered_as(self, other: ClassRows) -> bool:
+        """Return whether both have the same rows, and the same number of the class of each."""
+        if not np.array_equal(self.codes, other.codes):
+            return False
+        return self.X is other.X or self._checksum == other._checksum
+
+    @cached_property
+    def _checksum(self) -> str:
+        return fingerprint(self.X)
 
     @cached_property
     def means(self) -> np.ndarray:

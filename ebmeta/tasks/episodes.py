@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from ebmeta.foundation.checks import at_least, checked, within
 from ebmeta.foundation.fingerprint import fingerprint
@@ -24,6 +25,7 @@ from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.classes import ClassRows, class_codes, members
 from ebmeta.tasks.columns import read_rows
 from ebmeta.tasks.drawing import Range, Transform, check_range, gather, generator
+from ebmeta.tasks.facts import NO_CLASS
 from ebmeta.tasks.hardness import Hardening
 from ebmeta.tasks.source import TaskSource
 
@@ -39,7 +41,8 @@ class EpisodeSampler(TaskSource):
     A task picks `n_way` classes, numbers them in random order, and draws `n_shot` support rows and
     `n_query` query rows of each, all without replacement. With `imbalance` $= a$, `n_query` counts
     the queries of the whole task, divided by class proportions $\pi \sim \mathrm{Dirichlet}(a, \dots, a)$. Tasks say
-    which it is: their `concentration` is $a$, and infinity where the queries are balanced.
+    which it is: their `concentration` is $a$, and infinity where the queries are balanced. They also say which classes
+    are theirs: `way_class` numbers them in the order of `classes`.
 
     Args:
         X: inputs, shape `(N, ...)`; NumPy array, memory map or data frame, whose names of columns are kept.
@@ -169,7 +172,7 @@ class EpisodeSampler(TaskSource):
         rng = generator(self.seed, index)
         rows: list[tuple[np.ndarray, np.ndarray]] = []
         labels: list[tuple[np.ndarray, np.ndarray]] = []
-        ways: list[int] = []
+        classes: list[torch.Tensor] = []
         for _ in range(num_tasks):
             way = int(rng.integers(self.n_way[0], self.n_way[1] + 1))
             shot = int(rng.integers(self.n_shot[0], self.n_shot[1] + 1))
@@ -182,13 +185,14 @@ class EpisodeSampler(TaskSource):
             picks = [rng.choice(self._members[c], shot + n, replace=False) for c, n in zip(chosen, counts, strict=True)]
             rows.append((np.concatenate([p[:shot] for p in picks]), np.concatenate([p[shot:] for p in picks])))
             labels.append((np.repeat(np.arange(way), shot), np.repeat(np.arange(way), counts)))
-            ways.append(way)
+            classes.append(torch.from_numpy(chosen))
         inputs = gather(self.X, rows, self.transform, rng, self._hardening, self.feature_names)
         return TaskBatch.from_tasks(
             [s for s, _ in inputs],
             [torch.from_numpy(s) for s, _ in labels],
             [q for _, q in inputs],
             [torch.from_numpy(q) for _, q in labels],
-            ways,
+            [len(chosen) for chosen in classes],
             concentration=torch.full((num_tasks,), math.inf if self.imbalance is None else self.imbalance),
+            way_class=pad_sequence(classes, batch_first=True, padding_value=NO_CLASS),
         )

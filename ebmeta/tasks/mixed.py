@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 
 import torch
 
@@ -21,7 +23,8 @@ __all__ = ["MixedSampler"]
 class MixedSampler(TaskSource):
     """Draw batches from several episode samplers in turn: batch n comes from sampler n modulo their number.
 
-    For one model of many kinds of task: few and many shots, balanced and not, few and many classes.
+    For one model of many kinds of task: few and many shots, balanced and not, few and many classes. Classes have the
+    numbers of the first sampler (`TaskBatch.way_class`), and none where a sampler draws from other rows.
 
     Args:
         samplers: the samplers.
@@ -45,9 +48,15 @@ class MixedSampler(TaskSource):
         for sampler in self.samplers[1:]:
             check_names(self.feature_names, sampler.feature_names, "for the first sampler")
 
-    @property
+    @cached_property
     def class_rows(self) -> Sequence[ClassRows]:
-        return list({id(rows.X): rows for sampler in self.samplers for rows in sampler.class_rows}.values())
+        every = [rows for sampler in self.samplers for rows in sampler.class_rows]
+        return [rows for i, rows in enumerate(every) if not any(rows.numbered_as(other) for other in every[:i])]
+
+    @cached_property
+    def _numbered(self) -> Sequence[bool]:
+        """Whether the classes of each sampler have the numbers of the first one's."""
+        return [s.class_rows[0].numbered_as(self.class_rows[0]) for s in self.samplers]
 
     @property
     def difficulty(self) -> float:
@@ -71,4 +80,6 @@ class MixedSampler(TaskSource):
     @checked(num_tasks=at_least(1))
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
         """Draw batch number `index`; arguments and errors as for `EpisodeSampler.sample`."""
-        return self.samplers[index % len(self.samplers)].sample(num_tasks, index)
+        which = index % len(self.samplers)
+        batch = self.samplers[which].sample(num_tasks, index)
+        return batch if self._numbered[which] else replace(batch, way_class=None)

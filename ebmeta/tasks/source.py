@@ -113,6 +113,8 @@ class TaskSource(ABC):
     def rows(self, most: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return about `most` rows as tasks show them and the numbers of their classes, as many of each class.
 
+        Tasks call their classes by the same numbers (`TaskBatch.way_class`), where they know them.
+
         Raises:
             ValueError: if tasks are not drawn from rows of classes.
         """
@@ -188,7 +190,7 @@ class FixedTasks(TaskSource):
     def fingerprint(self) -> str | None:
         sides = (self.batch.support, self.batch.query)
         tensors = [v for rows in sides for v in (rows.x, rows.y, rows.mask, rows.size)]
-        tensors += [self.batch.way_mask, self.batch.task_x, self.batch.concentration]
+        tensors += [self.batch.way_mask, self.batch.task_x, self.batch.concentration, self.batch.way_class]
         return fingerprint(*(None if v is None else v.cpu().numpy() for v in tensors))
 
     @checked(rows=at_least(1), least=at_least(1))

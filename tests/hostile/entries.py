@@ -376,6 +376,7 @@ def _tasks(k: Kit) -> dict[str, Call]:
                 "query_size": torch.ones_like(batch.query_y),
                 "task_x": torch.ones(4, 1),
                 "concentration": torch.ones(4),
+                "way_class": torch.zeros(4, 1).long(),
             },
         ),
         "TaskBatch.from_tasks": (
@@ -390,6 +391,7 @@ def _tasks(k: Kit) -> dict[str, Call]:
                 "query_size": [torch.ones_like(batch.query_y[0])],
                 "task_x": torch.ones(1, 1),
                 "concentration": torch.ones(1),
+                "way_class": torch.zeros(1, 1).long(),
             },
         ),
         "GroupSampler.parts": (lambda **o: list(k.groups.parts(**o)), {"rows": 30, "least": 2}),

@@ -103,7 +103,7 @@ LEFT = {
     "tasks.rows.*Rows": PART,
     "tasks.rows.Rows.*": INNER,
     "tasks.rows.[ac]*": INNER,
-    "tasks.classes.ClassRows": PART,
+    "tasks.classes.ClassRows*": PART,
     "tasks.classes.members": INNER,
     "tasks.drawing.check_range": INNER,
     "tasks.drawing.[eg][xa]*": INNER,

@@ -65,6 +65,13 @@ NO_QUERY = torch.tensor([[True] * 5, [False] * 5])
             "concentration: expected numbers above 0, infinity or NaN, got 0.0 at task 1",
         ),
         ({"concentration": torch.ones(3)}, r"concentration: expected shape \(2,\) to match support_x, got \(3,\)"),
+        ({"way_class": torch.tensor([1, 2])}, r"way_class: expected shape \(2, 3\) to match support_x, got \(2,\)"),
+        ({"way_class": torch.zeros(2, 2).long()}, r"way_class: expected shape \(2, 3\) .*, got \(2, 2\)"),
+        ({"way_class": torch.zeros(2, 3)}, "way_class: expected integers, got torch.float32"),
+        (
+            {"way_class": torch.tensor([[0, 1, -7], [0, -2, 1]])},
+            "way_class: expected numbers of classes from 0 on, or -1 for none, got -2 of class 1 in task 1",
+        ),
     ],
 )
 def test_bad_tensors_are_refused(changes, message):
@@ -195,6 +202,25 @@ def test_what_is_known_of_class_proportions_goes_with_its_task():
     assert batch.pooled().concentration is None  # it speaks of the queries alone
     with pytest.raises(ValueError, match=r"expected lists of one equal, positive length, got lengths \[2, 3\]"):
         TaskBatch.from_tasks(*lists, concentration=torch.ones(2))
+
+
+def test_the_numbers_of_classes_go_with_their_task():
+    numbers = torch.tensor([[7, -1, 9], [3, 4, 5], [0, 1, 2]], dtype=torch.int32)
+    lists = [X, X, X], [Y, Y, Y], [X, X, X], [Y, Y, Y], [2, 3, 3]
+    batch = TaskBatch.from_tasks(*lists, way_class=numbers)
+    assert batch.way_class.dtype == torch.int64
+    assert batch.way_class.tolist() == [[7, -1, -1], [3, 4, 5], [0, 1, 2]]  # the third class of task 0 is padding
+    assert batch.to(torch.float64).way_class.dtype == torch.int64
+    kept = [batch.to("cpu"), batch.unlabelled(), batch.pooled(), batch.trimmed(), batch.with_rows(batch.query)]
+    assert all(torch.equal(other.way_class, batch.way_class) for other in (*kept, replace(batch, query_y=None)))
+    for index in (slice(1, 3), [2, 0], torch.tensor([True, False, True])):
+        assert torch.equal(batch[index].way_class, batch.way_class[index])
+    parts = batch.parts(1)
+    assert len(parts) == 3
+    assert all(torch.equal(part.way_class, batch.way_class[number]) for number, part in parts)
+    assert TaskBatch.from_tasks(*lists).way_class is None
+    with pytest.raises(ValueError, match=r"expected lists of one equal, positive length, got lengths \[2, 3\]"):
+        TaskBatch.from_tasks(*lists, way_class=numbers[:2])
 
 
 def test_repr_says_what_is_in_it():

@@ -37,3 +37,17 @@ def test_one_class_or_classes_of_one_mean_cannot_be_told_apart():
     for codes in (np.zeros(4, dtype=int), np.array([0, 0, 1, 1])):
         X = np.array([[0.0], [2.0], [0.0], [2.0]])
         assert ClassRows(X, np.unique(codes), codes, members(codes)).difficulty == math.inf
+
+
+def test_rows_are_numbered_alike_where_rows_and_classes_are_equal():
+    X, codes = np.arange(8.0).reshape(4, 2), np.array([0, 0, 1, 1])
+
+    def rows(X, codes, names="ab"):
+        return ClassRows(X, np.array(list(names)), codes, members(codes))
+
+    one = rows(X, codes)
+    assert one.numbered_as(rows(X, codes))
+    assert one.numbered_as(rows(X.copy(), codes.copy(), "xy"))  # names may differ
+    assert not one.numbered_as(rows(X + 1, codes))
+    assert not one.numbered_as(rows(X, codes[::-1]))
+    assert not one.numbered_as(rows(X[:3], codes[:3]))

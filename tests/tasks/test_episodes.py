@@ -90,6 +90,7 @@ def test_episodes_hold_what_they_promise(imbalance):
         assert len({*s_rows, *q_rows}) == len(s_rows) + len(q_rows)  # no row twice
         original = {int(label): int(c) for label, c in zip(s_y, s_classes, strict=True)}
         assert sorted(original) == list(range(way))
+        assert batch.way_class[t].tolist() == [original[c] for c in range(way)] + [-1] * (4 - way)
         assert len(set(original.values())) == way
         assert all(original[int(y)] == c for y, c in zip([*s_y, *q_y], [*s_classes, *q_classes], strict=True))
         assert np.array_equal(CODES[s_rows], s_classes)

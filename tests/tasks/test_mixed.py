@@ -33,3 +33,19 @@ def test_what_a_mixture_knows_is_of_its_samplers():
     assert [rows.X is x for rows, x in zip(tasks.class_rows, (first.X, tasks.samplers[2].X), strict=True)] == [True] * 2
     assert torch.equal(tasks.rows(12)[0], first.rows(12)[0])
     assert tasks.groups is tasks.labels() is None
+
+
+def test_classes_have_the_numbers_of_the_first_sampler():
+    rng = np.random.default_rng(0)
+    X, other, y = rng.normal(size=(60, 2)), rng.normal(size=(60, 2)), np.repeat(np.arange(6), 10)
+    samplers = [
+        EpisodeSampler(X, y, 2, 1, 3),
+        EpisodeSampler(X.copy(), y, 3, 2, 3),
+        EpisodeSampler(X, y[::-1], 2, 1, 3),
+    ]
+    tasks = MixedSampler([*samplers, EpisodeSampler(other, y, 2, 1, 3), samplers[0].harder(0.5)])
+    assert len(tasks.class_rows) == 3  # equal rows with equal classes are one
+    for index, known in enumerate((True, True, False, False, True)):
+        expected = tasks.samplers[index].sample(4, index).way_class
+        got = tasks.sample(4, index).way_class
+        assert torch.equal(got, expected) if known else got is None

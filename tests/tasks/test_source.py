@@ -116,9 +116,9 @@ def test_fingerprints_of_batches_tell_content():
     assert known == FixedTasks(class_tasks()).fingerprint()
     others = (
         replace(batch, concentration=torch.ones(4)), batch.unlabelled(), batch[[1, 0, 2, 3]],
-        replace(batch, query_x=batch.query_x + 1),
+        replace(batch, query_x=batch.query_x + 1), replace(batch, way_class=torch.zeros(4, 5).long()),
     )  # fmt: skip
-    assert len({known, *(FixedTasks(other).fingerprint() for other in others)}) == 5
+    assert len({known, *(FixedTasks(other).fingerprint() for other in others)}) == 6
 
 
 def test_an_object_that_samples_trains_and_is_scored_as_its_tasks_are():
