@@ -17,7 +17,7 @@ from torch import Tensor
 
 import ebmeta
 from ebmeta.training.loop import TEMPERATURE_TASKS
-from ebmeta.training.preparation import EXCESS, hide_class_proportions
+from ebmeta.training.preparation import EXCESS
 from ebmeta.training.temperature import fit_task_temperature
 from lib.classifier import ITERATIONS, KINDS, classifier, last_probs
 from lib.common import cifar_fs, write
@@ -55,7 +55,8 @@ def refitted(model: ebmeta.EmpiricalBayes, *sources: ebmeta.MixedSampler) -> ebm
     """Return a copy whose temperature is fitted to tasks of each source, as many as `fit` takes."""
     other = copy.deepcopy(model)
     numbers = range(ITERATIONS, ITERATIONS + TEMPERATURE_TASKS // 16)
-    fit_task_temperature(other, (hide_class_proportions(s.sample(16, n), n) for s in sources for n in numbers))
+    hiding = [source.with_unknown_proportions() for source in sources]
+    fit_task_temperature(other, (source.sample(16, n) for source in hiding for n in numbers))
     return other
 
 

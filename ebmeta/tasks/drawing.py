@@ -34,9 +34,9 @@ def check_range(name: str, value: Range, least: int) -> tuple[int, int]:
 
 
 @checked()
-def generator(seed: int, index: int) -> np.random.Generator:
-    """Return the random generator of batch `index`: the same for equal (seed, index), everywhere."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, index))))
+def generator(seed: int, index: int, stream: int = 0) -> np.random.Generator:
+    """Return a random generator of batch `index`: the same for equal (seed, index, stream), everywhere."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, index, stream))))
 
 
 def exact(values: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ from ebmeta.tasks.columns import read_rows
 from ebmeta.tasks.drawing import Range, Transform, check_range, gather, generator
 from ebmeta.tasks.facts import NO_CLASS
 from ebmeta.tasks.hardness import Hardening
+from ebmeta.tasks.proportions import PROPORTIONS, hidden, random_counts
 from ebmeta.tasks.source import TaskSource
 
 __all__ = ["EpisodeSampler"]
@@ -100,6 +101,7 @@ class EpisodeSampler(TaskSource):
             )
         self._codes = codes
         self._hardening: Hardening | None = None
+        self._unknown = False
 
     @property
     def members(self) -> list[np.ndarray]:
@@ -137,8 +139,8 @@ class EpisodeSampler(TaskSource):
 
     def fingerprint(self) -> str:
         strength = 0.0 if self._hardening is None else self._hardening.strength
-        settings = self.n_way, self.n_shot, self.n_query, self.imbalance, self.seed, strength, self.feature_names
-        return fingerprint(self.X, self._codes, settings)
+        sizes = self.n_way, self.n_shot, self.n_query, self.imbalance, self._unknown
+        return fingerprint(self.X, self._codes, (sizes, self.seed, strength, self.feature_names))
 
     @checked(strength=within(0, 1e6))
     def harder(self, strength: float = 1.0) -> EpisodeSampler:
@@ -155,6 +157,22 @@ class EpisodeSampler(TaskSource):
         other._hardening = hardening
         return other
 
+    def with_unknown_proportions(self) -> EpisodeSampler:
+        """Return a sampler of the same tasks, every second of which has queries in random proportions that it hides.
+
+        Such a task has the support rows that it had, and as many queries as its classes have rows for; its
+        `concentration` is NaN. The others stay as they are.
+
+        Examples:
+            >>> X, y = np.arange(80.0).reshape(40, 2), np.repeat(["a", "b"], 20)
+            >>> batch = EpisodeSampler(X, y, n_way=2, n_query=5).with_unknown_proportions().sample(2)
+            >>> batch.concentration.tolist(), [labels.bincount(minlength=2).tolist() for labels in batch.query_y]
+            ([inf, nan], [[5, 5], [7, 3]])
+        """
+        other = copy.copy(self)
+        other._unknown = True
+        return other
+
     @checked(num_tasks=at_least(1))
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
         """Draw batch number `index`, a pure function of (seed, index).
@@ -169,11 +187,12 @@ class EpisodeSampler(TaskSource):
         Raises:
             ValueError: if a feature read is not finite, or `num_tasks` is below 1.
         """
-        rng = generator(self.seed, index)
+        rng, unknown = generator(self.seed, index), generator(self.seed, index, PROPORTIONS)
+        hide = hidden(num_tasks, index) & self._unknown
         rows: list[tuple[np.ndarray, np.ndarray]] = []
         labels: list[tuple[np.ndarray, np.ndarray]] = []
         classes: list[torch.Tensor] = []
-        for _ in range(num_tasks):
+        for t in range(num_tasks):
             way = int(rng.integers(self.n_way[0], self.n_way[1] + 1))
             shot = int(rng.integers(self.n_shot[0], self.n_shot[1] + 1))
             query = int(rng.integers(self.n_query[0], self.n_query[1] + 1))
@@ -183,6 +202,8 @@ class EpisodeSampler(TaskSource):
             else:
                 counts = rng.multinomial(query, rng.dirichlet(np.full(way, self.imbalance)))
             picks = [rng.choice(self._members[c], shot + n, replace=False) for c, n in zip(chosen, counts, strict=True)]
+            if hide[t]:
+                counts, picks = self._in_random_proportions(chosen, counts.sum(), [p[:shot] for p in picks], unknown)
             rows.append((np.concatenate([p[:shot] for p in picks]), np.concatenate([p[shot:] for p in picks])))
             labels.append((np.repeat(np.arange(way), shot), np.repeat(np.arange(way), counts)))
             classes.append(torch.from_numpy(chosen))
@@ -193,6 +214,15 @@ class EpisodeSampler(TaskSource):
             [q for _, q in inputs],
             [torch.from_numpy(q) for _, q in labels],
             [len(chosen) for chosen in classes],
-            concentration=torch.full((num_tasks,), math.inf if self.imbalance is None else self.imbalance),
+            concentration=torch.where(torch.from_numpy(hide), math.nan, self.imbalance or math.inf),
             way_class=pad_sequence(classes, batch_first=True, padding_value=NO_CLASS),
         )
+
+    def _in_random_proportions(
+        self, classes: np.ndarray, total: int, support: list[np.ndarray], rng: np.random.Generator
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return the number of queries of each class of a task, and the rows of each, those of the support first."""
+        free = [np.setdiff1d(self._members[c], rows) for c, rows in zip(classes, support, strict=True)]
+        counts = random_counts(total, np.array([len(rows) for rows in free]), rng)
+        queries = [rng.choice(rows, n, replace=False) for rows, n in zip(free, counts, strict=True)]
+        return counts, [np.concatenate(pair) for pair in zip(support, queries, strict=True)]

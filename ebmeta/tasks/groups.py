@@ -210,6 +210,10 @@ class GroupSampler(TaskSource):
         for part in split(lengths, rows):
             yield self._collate(part, [(none, self._members[group]) for group in part], rng)
 
+    def with_unknown_proportions(self) -> GroupSampler:
+        """Return these tasks: their labels are numbers."""
+        return self
+
     @checked(num_tasks=at_least(1))
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
         """Draw batch number `index`: groups without replacement, while there are enough.

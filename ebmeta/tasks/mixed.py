@@ -77,6 +77,10 @@ class MixedSampler(TaskSource):
         """Return the same mixture, made harder; see `EpisodeSampler.harder`."""
         return MixedSampler([sampler.harder(strength) for sampler in self.samplers])
 
+    def with_unknown_proportions(self) -> MixedSampler:
+        """Return the same mixture with random class proportions; see `EpisodeSampler.with_unknown_proportions`."""
+        return MixedSampler([sampler.with_unknown_proportions() for sampler in self.samplers])
+
     @checked(num_tasks=at_least(1))
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
         """Draw batch number `index`; arguments and errors as for `EpisodeSampler.sample`."""

@@ -25,6 +25,7 @@ from ebmeta.foundation.fingerprint import fingerprint
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.classes import ClassRows
 from ebmeta.tasks.frames import FrameEncoder
+from ebmeta.tasks.proportions import thinned
 
 __all__ = ["FixedTasks", "TaskSampler", "TaskSource", "as_source"]
 
@@ -128,6 +129,14 @@ class TaskSource(ABC):
         """
         raise ValueError(f"harder: expected tasks of an EpisodeSampler or MixedSampler, got {self.name}")
 
+    def with_unknown_proportions(self) -> TaskSource:
+        """Return a source of the same tasks, every second of which hides its class proportions and has random ones.
+
+        A model learns from them what it is not to count on: see `ebmeta.tasks.proportions`. Tasks of class labels lose
+        queries by it, unless the source draws such tasks itself; tasks of numbers stay as they are.
+        """
+        return _Thinned(self)
+
     def parts(self, rows: int, least: int = 1) -> Iterator[TaskBatch]:
         """Return every row once, in batches of groups of like size.
 
@@ -228,6 +237,28 @@ class _Given(TaskSource):
 
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
         return self.tasks.sample(num_tasks, index)
+
+
+class _Thinned(TaskSource):
+    """The tasks of a source, of which every second one has lost queries and tells no class proportions."""
+
+    def __init__(self, tasks: TaskSource) -> None:
+        self.tasks = tasks
+        self.feature_names, self.covariate_names = tasks.feature_names, tasks.covariate_names
+
+    @property
+    def name(self) -> str:
+        return self.tasks.name
+
+    def fingerprint(self) -> str | None:
+        known = self.tasks.fingerprint()
+        return None if known is None else fingerprint("unknown proportions", known)
+
+    def with_unknown_proportions(self) -> TaskSource:
+        return self
+
+    def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
+        return thinned(self.tasks.sample(num_tasks, index), index)
 
 
 @checked()

@@ -39,7 +39,6 @@ from ebmeta.training.preparation import (
     check_groups,
     check_labels,
     hardening,
-    hide_class_proportions,
     notes_on_groups,
     prepare,
 )
@@ -133,8 +132,9 @@ def fit(
 
     Args:
         model: the model; it comes back on the device where it was.
-        tasks: source of training tasks; iteration n uses its batch number n. What tasks state of their class
-            proportions is hidden from every second one, so that the model learns to do with and without.
+        tasks: source of training tasks; iteration n uses its batch number n. Every second task hides its class
+            proportions and has random ones (`TaskSource.with_unknown_proportions`), so that the model learns to do
+            with and without. So do tasks of validation.
         num_iterations: optimiser steps.
         batch_size: tasks per step, $T$.
         validation: source of validation tasks, of other classes or groups (shared ones are refused). With
@@ -183,24 +183,24 @@ def fit(
         harder=strength,
         patience=patience,
     )
+    source = (drawn.harder(strength) if strength else drawn).with_unknown_proportions()
+    unseen = None if other is None else other.with_unknown_proportions()
     held_out = Validation(
-        tasks=other, objective=goal, num_tasks=validation_tasks, every=validate_every, patience=patience, seed=seed
+        tasks=unseen, objective=goal, num_tasks=validation_tasks, every=validate_every, patience=patience, seed=seed
     )
-    source = drawn.harder(strength) if strength else drawn
     target = resolve_device(device)
     with _training(model, target), tqdm(total=num_iterations, desc="fit", unit="it", disable=not progress) as bar:
         state = TrainingState(model, Schedule(num_iterations, learning_rate).optimizer(model), held_out)
         file = None
         if checkpoint is not None:
-            file = Checkpoint(Path(checkpoint), checkpoint_every, settings.identity(model, drawn, other))
+            file = Checkpoint(Path(checkpoint), checkpoint_every, settings.identity(model, source, unseen))
         if file is None or not file.resume(state):
             prepare(model, drawn, batch_size, target)
         elif progress:
             bar.write(f"fit: continuing after {state.iteration} iterations of {file.path}", file=sys.stderr)
         _iterate(state, settings, source, file, bar)
-        if held_out.best:
-            model.load_state_dict(held_out.best)
-        fit_task_temperature(model, _unseen(settings, [s for s in (source, other) if s is not None], target))
+        held_out.restore(model)
+        fit_task_temperature(model, _unseen(settings, [s for s in (source, unseen) if s is not None], target))
     model.eval()
     notes = tuple(still_rising(model, drawn, goal))
     for note in notes:
@@ -227,7 +227,7 @@ def _iterate(
     bar.update(state.iteration)
     while state.iteration < settings.num_iterations and not held_out.stopped:
         n = state.iteration
-        batch = hide_class_proportions(tasks.sample(settings.batch_size, n), n).to(device)
+        batch = tasks.sample(settings.batch_size, n).to(device)
         terms = _terms(goal, model, batch, settings.seed, n)
         loss = goal.total(terms) / terms.num_queries.sum()
         rate = schedule.step(model, state.optimizer, loss, n)
@@ -249,7 +249,7 @@ def _unseen(settings: RunSettings, sources: list[TaskSource], device: torch.devi
     more = min(math.ceil(TEMPERATURE_TASKS / size), math.ceil(first / 4))
     for source in sources:
         for n in range(first, first + more):
-            yield hide_class_proportions(source.sample(size, n), n).to(device)
+            yield source.sample(size, n).to(device)
 
 
 @contextmanager

@@ -24,7 +24,6 @@ __all__ = [
     "check_groups",
     "check_labels",
     "hardening",
-    "hide_class_proportions",
     "measure",
     "notes_on_groups",
     "prepare",
@@ -112,19 +111,6 @@ def _check_rows(model: EmpiricalBayes, y: np.ndarray, size: np.ndarray | None) -
         model.likelihood.check("y", labels, torch.ones_like(labels, dtype=torch.bool), sizes)
     except ValueError as error:
         raise ValueError(str(error).replace(" at task 0, row ", " at row ")) from None
-
-
-def hide_class_proportions(batch: TaskBatch, index: int) -> TaskBatch:
-    """Hide the known class proportions of every second task, so that one model learns to predict with and without.
-
-    Args:
-        batch: tasks.
-        index: number of the batch; its parity says which half.
-    """
-    if batch.concentration is None:
-        return batch
-    hidden = (torch.arange(len(batch)) + index).to(batch.concentration.device) % 2 == 1
-    return replace(batch, concentration=batch.concentration.masked_fill(hidden, math.nan))
 
 
 def prepare(model: EmpiricalBayes, tasks: TaskSource, batch_size: int, device: torch.device) -> None:

@@ -13,7 +13,6 @@ from ebmeta.foundation.seeding import stream
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.source import TaskSource
 from ebmeta.training.objective import Objective, Terms
-from ebmeta.training.preparation import hide_class_proportions
 
 __all__ = ["Validation"]
 
@@ -74,6 +73,11 @@ class Validation:
             "validation_kl": means["kl"],
         }
 
+    def restore(self, model: EmpiricalBayes) -> None:
+        """Give a model the parameters of the lowest loss, where there are any."""
+        if self.best:
+            model.load_state_dict(self.best)
+
     @torch.no_grad()
     def terms(self, model: EmpiricalBayes) -> Terms:
         """Return the terms of the validation tasks under a model, and put it back into training mode."""
@@ -83,8 +87,7 @@ class Validation:
         model.eval()
         parts = []
         for index, first in enumerate(range(0, self.num_tasks, BATCH)):
-            drawn = self.tasks.sample(min(BATCH, self.num_tasks - first), index)
-            batch = hide_class_proportions(drawn, index).to(device)
+            batch = self.tasks.sample(min(BATCH, self.num_tasks - first), index).to(device)
             parts.append(sharp.terms(model, batch, generator=stream(self.seed, 1, index)))
         model.train()
         return Terms.join(parts)

@@ -236,7 +236,7 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
         ),
         "prediction.trees.match_model": (match_model, {"model": model, "batch": k.batch}),
         "prediction.trees.marginals": (marginals, {"model": model, "batch": k.batch, "num_steps": 1}),
-        "tasks.drawing.generator": (generator, {"seed": 1, "index": 2}),
+        "tasks.drawing.generator": (generator, {"seed": 1, "index": 2, "stream": 1}),
         "simulate.conjugate.posterior": (conjugate.posterior, _linear(k)),
         "simulate.conjugate.log_evidence": (conjugate.log_evidence, _linear(k)),
         "training.ensemble.temper": (temper, {"log_ratio": torch.tensor([0.0, 0.5, 3.0, -2.0]), "least": 2.0}),

@@ -8,7 +8,14 @@ import sys
 import numpy as np
 import pytest
 
-from ebmeta.tasks.drawing import gather
+from ebmeta.tasks.drawing import gather, generator
+
+
+def test_every_seed_index_and_stream_has_numbers_of_its_own():
+    first = generator(1, 2).random(3).tolist()
+    assert generator(1, 2, 0).random(3).tolist() == first
+    others = [generator(*key).random(3).tolist() for key in ((1, 2, 1), (1, 1), (2, 2), (2, 1), (0, 1, 2))]
+    assert len({tuple(numbers) for numbers in (first, *others)}) == 6
 
 
 @pytest.mark.parametrize("mapped", [False, True])

@@ -105,6 +105,51 @@ def test_episodes_hold_what_they_promise(imbalance):
     assert min([*ways.values(), *shots.values(), *queries.values()]) > 60  # 4.9 sigma below 100: 9 counts, 5e-6
 
 
+@pytest.mark.parametrize("imbalance", [None, 2.0])
+def test_every_second_task_has_random_proportions_that_it_hides(imbalance):
+    tasks = episodes(n_way=5, n_query=4, imbalance=imbalance)
+    unknown = tasks.with_unknown_proportions()
+    assert unknown.fingerprint() != tasks.fingerprint()
+    for index in range(4):
+        before, after = tasks.sample(101, index), unknown.sample(101, index)
+        told = torch.arange(101) % 2 == index % 2
+        assert torch.equal(after.concentration.isnan(), ~told)
+        assert torch.equal(after.concentration[told], before.concentration[told])
+        for name in ("support_x", "support_y", "support_mask", "way_class"):
+            assert torch.equal(getattr(after, name), getattr(before, name))
+        for name in ("query_x", "query_y", "query_mask"):
+            width = min(getattr(v, name).shape[1] for v in (before, after))
+            assert torch.equal(getattr(after, name)[told, :width], getattr(before, name)[told, :width])
+        for t in (~told).nonzero()[:, 0].tolist():
+            (s_rows, s_classes, s_y), (q_rows, q_classes, q_y) = real(after, t, "support"), real(after, t, "query")
+            original = dict(zip(s_y.tolist(), s_classes, strict=True))
+            assert len({*s_rows, *q_rows}) == len(s_rows) + len(q_rows)  # no row twice
+            assert all(original[y] == c for y, c in zip(q_y.tolist(), q_classes, strict=True))
+            assert 1 <= len(q_y) <= int(before.query_mask[t].sum())
+    again = episodes(n_way=5, n_query=4, imbalance=imbalance).with_unknown_proportions()
+    assert digest(unknown.sample(3, 9)) == digest(again.sample(3, 9))
+
+
+def test_unknown_proportions_take_as_many_queries_and_leave_classes_out():
+    X, y = np.zeros((500, 1)), np.repeat(np.arange(5), 100)
+    batch = EpisodeSampler(X, y, n_way=5, n_shot=1, n_query=15).with_unknown_proportions().sample(2000)
+    counts = torch.nn.functional.one_hot(batch.query_y, 5).sum(1)
+    assert batch.query_mask.all()  # 75 of each: no class of 99 rows is short
+    assert bool((counts[::2] == 15).all())
+    assert (counts[1::2] == 0).any(1).double().mean() > 0.1
+    assert (counts[1::2].max(1).values > 37).double().mean() > 0.1
+    one = EpisodeSampler(X, y, n_way=1, n_shot=0, n_query=3).with_unknown_proportions().sample(2)
+    assert one.query_mask.sum(1).tolist() == [3, 3]
+
+
+def test_classes_that_are_just_large_enough_stay_so_with_unknown_proportions():
+    for imbalance in (None, 1.0):
+        tasks = EpisodeSampler(X, CODES, 6, 1, 7, imbalance=imbalance)  # the smallest class has 8 rows
+        batch = tasks.with_unknown_proportions().sample(200)
+        assert batch.query_mask.any(1).all()
+        assert batch.concentration.isnan().sum() == 100
+
+
 def test_class_numbers_say_nothing_of_the_class():
     batch = episodes(n_way=3, n_shot=1).sample(3000)
     counts = np.bincount(batch.support_x[:, 1, 1].int().numpy(), minlength=6)  # the class behind label 1

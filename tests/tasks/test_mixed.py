@@ -20,6 +20,11 @@ def test_a_mixture_takes_turns():
         assert torch.equal(got.query_x, expected.query_x)
         hard = tasks.harder(1.0).sample(2, index)
         assert torch.equal(hard.query_x, parts[index % 3].harder(1.0).sample(2, index).query_x)
+        unknown, part = tasks.with_unknown_proportions(), parts[index % 3].with_unknown_proportions()
+        for name in ("query_x", "query_y", "concentration"):
+            same = zip(*(getattr(source.sample(2, index), name) for source in (unknown, part)), strict=True)
+            assert all(torch.equal(a.nan_to_num(9), b.nan_to_num(9)) for a, b in same)
+    assert len({s.fingerprint() for s in (tasks, tasks.harder(1.0), tasks.with_unknown_proportions())}) == 3
     with pytest.raises(ValueError, match="samplers: expected at least one, got none"):
         MixedSampler([])
 

@@ -84,6 +84,29 @@ def test_evaluations_see_batches_of_64_tasks_in_order():
     assert own.calls[3:] == [(2, 9), (2, 10), (1, 11)]
 
 
+@pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.name)
+def test_every_second_task_of_every_source_has_unknown_proportions(source):
+    unknown = source.with_unknown_proportions()
+    assert unknown.with_unknown_proportions().fingerprint() == unknown.fingerprint()
+    for index in (0, 1):
+        batch, seen = source.sample(4, index), unknown.sample(4, index)
+        assert torch.equal(seen.support_x, batch.support_x)
+        assert same(seen, unknown.sample(4, index))
+        told = [0, 2] if index == 0 else [1, 3]
+        assert torch.equal(seen.query_x[told], batch.query_x[told])
+        assert torch.equal(seen.query_mask[told], batch.query_mask[told])
+        if batch.support_y.is_floating_point():
+            assert same(seen, batch)
+        else:
+            assert seen.concentration.isinf().nonzero()[:, 0].tolist() == told
+            assert seen.concentration.isnan().sum() == 2
+            assert not torch.equal(seen.query_y * seen.query_mask, batch.query_y * batch.query_mask)
+    if source.fingerprint() is None or source.labels() is not None:
+        assert unknown.fingerprint() == source.fingerprint()
+    else:
+        assert unknown.fingerprint() != source.fingerprint()
+
+
 def test_the_tasks_of_a_batch_come_round_again():
     batch = real_tasks()
     tasks = FixedTasks(batch)
@@ -121,12 +144,16 @@ def test_fingerprints_of_batches_tell_content():
     assert len({known, *(FixedTasks(other).fingerprint() for other in others)}) == 6
 
 
-def test_an_object_that_samples_trains_and_is_scored_as_its_tasks_are():
+@pytest.mark.parametrize("kind", ["classifier", "regressor"])
+def test_an_object_that_samples_trains_and_is_scored_as_its_tasks_are(kind):
+    """An EpisodeSampler draws tasks of unknown proportions itself, which its tasks alone cannot."""
+    tasks = FixedTasks(EPISODES.sample(8)) if kind == "classifier" else GROUPS
+    scored = EPISODES if kind == "classifier" else GROUPS
     found = []
-    for tasks in (Own(), EPISODES):
-        model = EmpiricalBayes.classifier(3, num_steps=1)
-        history = ebmeta.fit(model, tasks, 3, 4, harder=0.0, progress=False).history
-        found.append((history["loss"].values, ebmeta.evaluate(model, tasks, 70)["nll"].values))
+    for source, other in ((Own(tasks), Own(scored)), (tasks, scored)):
+        model = getattr(EmpiricalBayes, kind)(3, num_steps=1)
+        history = ebmeta.fit(model, source, 3, 4, harder=0.0, progress=False).history
+        found.append((history["loss"].values, ebmeta.evaluate(model, other, 70)["nll"].values))
     for got, expected in zip(*found, strict=True):
         np.testing.assert_array_equal(got, expected)
     with pytest.raises(ValueError, match="harder: expected 0 for tasks that are not drawn from class feat"):

@@ -40,12 +40,15 @@ def parameters(model) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("kind", "drop"), [("residual", 0.7), ("mixture", 0.9)])  # steps of a mixture start well
 def test_training_lowers_the_loss_and_refinement_learns(kind, drop):
     model = ebmeta.EmpiricalBayes.classifier(8, synthetic_gradient=kind)
-    untrained = ebmeta.evaluate(model, blobs(seed=9), 100, num_bootstrap=2)
+    sources = blobs(seed=9), blobs(seed=9).with_unknown_proportions()
+    untrained = [ebmeta.evaluate(model, tasks, 100, num_bootstrap=2)["nll"] for tasks in sources]
     run = ebmeta.fit(model, blobs(), 200, batch_size=8, learning_rate=5e-3, device="cpu", progress=False)
-    trained = ebmeta.evaluate(model, blobs(seed=9), 100, num_bootstrap=2)
-    assert run.history["loss"][-20:].mean() < drop * run.history["loss"][:20].mean()
-    assert trained["nll"][-1] < untrained["nll"][-1] - 0.1
-    assert trained["nll"][-1] < trained["nll"][0] - 0.05
+    assert run.history["loss"][-20:].mean() < run.history["loss"][:20].mean()
+    for tasks, before in zip(sources, untrained, strict=True):
+        after = ebmeta.evaluate(model, tasks, 100, num_bootstrap=2)["nll"]
+        assert after[-1] < drop * before[-1]
+        assert after[-1] < before[-1] - 0.1
+        assert after[-1] < after[0] - 0.05
     assert run.model is model
     assert not model.training
     assert run.best_iteration == 200

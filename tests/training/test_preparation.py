@@ -17,7 +17,7 @@ from ebmeta.parts.initializer import ConjugateInitializer
 from ebmeta.parts.prior import FullPrior
 from ebmeta.refine.gradient import GradientRefiner
 from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
-from ebmeta.training.preparation import hardening, hide_class_proportions, prepare
+from ebmeta.training.preparation import hardening, prepare
 
 
 def episodes(spread: float, seed: int = 0) -> EpisodeSampler:
@@ -58,17 +58,6 @@ def test_training_sees_the_harder_tasks():
         run = fit(model, tasks, 3, batch_size=4, harder=harder, device="cpu", progress=False)
         runs.append(run.history["loss"].values)
     assert np.array_equal(*runs)
-
-
-def test_half_of_the_tasks_hide_what_is_known_of_them():
-    batch = episodes(1.0).sample(5)
-    for index, told in ((0, [0, 2, 4]), (1, [1, 3])):
-        seen = hide_class_proportions(batch, index)
-        assert seen.concentration.isinf().nonzero()[:, 0].tolist() == told
-        assert int(seen.concentration.isnan().sum()) == 5 - len(told)
-        assert torch.equal(seen.query_x, batch.query_x)
-    unknown = replace(batch, concentration=None)
-    assert hide_class_proportions(unknown, 1) is unknown
 
 
 def test_training_tells_what_is_known():

@@ -8,7 +8,7 @@ import torch
 
 from ebmeta import EmpiricalBayes, TaskBatch, fit
 from ebmeta.prediction.trees import marginals
-from ebmeta.training.preparation import hide_class_proportions, prepare
+from ebmeta.training.preparation import prepare
 from ebmeta.training.temperature import fit_task_temperature
 from tests.training.test_preparation import episodes
 
@@ -64,9 +64,9 @@ def test_validation_tasks_have_their_part_in_the_fit():
     model, tasks, other = EmpiricalBayes.classifier(4, num_steps=1), episodes(1.0), episodes(1.6, seed=2)
     fit(model, tasks, 4, batch_size=4, validation=other, validation_tasks=8, harder=0.0, device="cpu", progress=False)
     found = copy.deepcopy(model.state_dict())
-    fit_task_temperature(model, [hide_class_proportions(source.sample(4, 4), 4) for source in (tasks, other)])
+    fit_task_temperature(model, [source.with_unknown_proportions().sample(4, 4) for source in (tasks, other)])
     assert all(torch.equal(v, found[n]) for n, v in model.state_dict().items())
-    fit_task_temperature(model, [hide_class_proportions(tasks.sample(4, 4), 4)])
+    fit_task_temperature(model, [tasks.with_unknown_proportions().sample(4, 4)])
     assert not torch.equal(model.refiner.temperature.weight, found["refiner.temperature.weight"])
 
 

@@ -69,3 +69,12 @@ def test_the_best_parameters_are_kept_until_patience_ends(patience, stopped):
     assert (found.best_iteration, found.stale) == (1, 2)
     assert found.best_loss == pytest.approx(losses[best], rel=1e-6)
     assert float(found.best["initializer.log_amplitude"]) == best
+    found.restore(model)
+    assert amplitude.item() == best
+
+
+def test_nothing_is_restored_where_nothing_was_seen():
+    model = ebmeta.EmpiricalBayes.classifier(4)
+    torch.nn.init.constant_(model.initializer.log_amplitude, 3.0)
+    watch(Counted()).restore(model)
+    assert model.initializer.log_amplitude.item() == 3.0
