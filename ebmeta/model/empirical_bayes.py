@@ -52,7 +52,7 @@ class EmpiricalBayes(PredictiveModel):
         recipe: what builds such parts again, kept for saving.
 
     Raises:
-        ValueError: if `beta` is negative or not finite.
+        ValueError: if `beta` is negative or not finite, or parts of a joint model go with others.
     """
 
     def __init__(
@@ -67,6 +67,9 @@ class EmpiricalBayes(PredictiveModel):
         recipe: Recipe | None = None,
     ) -> None:
         super().__init__()
+        if len({part.joint for part in (prior, initializer, refiner)}) > 1:
+            named = ", ".join(type(part).__name__ for part in (prior, initializer, refiner))
+            raise ValueError(f"parts: expected all or none of a joint model of inputs and labels, got {named}")
         self.prior = prior
         self.likelihood = likelihood
         self.predictor = predictor
@@ -91,7 +94,7 @@ class EmpiricalBayes(PredictiveModel):
         num_steps: int = 4,
         beta: float = 0.005,
         *,
-        synthetic_gradient: Refinement = "mixture",
+        synthetic_gradient: Refinement = "joint",
         n_way: int | None = None,
         width: int = 16,
         widths: Widths = "trained",
@@ -331,6 +334,16 @@ class EmpiricalBayes(PredictiveModel):
     def prior_of(self, batch: TaskBatch, levels: int = 1) -> Gaussian:
         """Return the prior of every task of a batch, each `levels` times."""
         return prior_of(self.prior, batch, levels)
+
+    @property
+    def joint(self) -> bool:
+        """Whether it is a joint model of inputs and labels, whose latent variables are class means."""
+        return self.prior.joint
+
+    def fast(self) -> Iterator[nn.Parameter]:
+        """Iterate over the few numbers that training may move in larger steps than a network's weights."""
+        yield from self.prior.fast()
+        yield from self.refiner.fast()
 
     def trainable(self) -> Iterator[nn.Parameter]:
         """Iterate over the parameters that training changes."""

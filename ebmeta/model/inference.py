@@ -66,7 +66,9 @@ def infer(parts: Parts, beta: float, batch: TaskBatch, num_steps: int | None, le
 def prior_of(prior: Prior, batch: TaskBatch, levels: int) -> Gaussian:
     """Return the prior of every task of a batch, each `levels` times."""
     task_x = None if batch.task_x is None else repeat(batch.task_x, levels)
-    out: Gaussian = prior(batch.num_tasks * levels, batch.way_mask.shape[1], task_x)
+    ways, known = repeat(batch.way_mask, levels), batch.concentration
+    concentration = None if known is None else repeat(known, levels)
+    out: Gaussian = prior(batch.num_tasks * levels, batch.way_mask.shape[1], task_x, ways, concentration)
     return out
 
 

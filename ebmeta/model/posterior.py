@@ -76,6 +76,18 @@ class Conditional:
         r"""Return $\mathrm{KL}(q_k(w) \Vert p_\psi(w))$ in nats, shape `(steps, N)`."""
         return torch.stack([q.kl(self.setting.prior) for q in self.path])
 
+    def input_evidence(self) -> Tensor:
+        r"""Return $L$ of unlabelled inputs after each step in nats, shape `(steps, N)` (`Gaussian.input_evidence`)."""
+        return torch.stack([q.input_evidence(self.setting.q0, self.setting.real_x) for q in self.path])
+
+    def log_probs(self, k: int) -> Tensor | None:
+        """Return log probabilities of classes where a joint model says them, shape `(N, Q, C)`; None for others."""
+        corrected = self.iterates[k].log_probs
+        if corrected is not None:
+            return corrected
+        odds = self.path[k].log_odds(self.setting.real_x)
+        return None if odds is None else torch.log_softmax(odds[0], -1)
+
     def marginal(self, k: int) -> tuple[Tensor, Tensor]:
         """Return location and variance of the linear predictor under $q_k$, both of shape `(N, Q, C)`.
 
@@ -86,13 +98,17 @@ class Conditional:
 
     def log_prob(self, k: int, y: Tensor, noise: Tensor, *, predictive: bool) -> Tensor:
         """Return the log likelihood of query labels in nats, shape `(N, Q)`; see `Mixture.log_prob`."""
-        setting = self.setting
+        setting, log_probs = self.setting, self.log_probs(k)
+        if predictive and log_probs is not None:
+            return log_probs.gather(-1, self._labels(y).unsqueeze(-1)).squeeze(-1)
         score = setting.likelihood.predictive_log_prob if predictive else setting.likelihood.expected_log_prob
         return score(self._labels(y), *self.marginal(k), setting.way_mask, noise, setting.given)
 
     def predict(self, k: int) -> dict[str, Tensor]:
         """Return summaries of the prediction, each of shape `(N, Q, ...)`; see `Likelihood.predict`."""
-        setting = self.setting
+        setting, log_probs = self.setting, self.log_probs(k)
+        if log_probs is not None:
+            return {"probs": log_probs.exp()}
         return setting.likelihood.predict(*self.marginal(k), setting.way_mask, setting.given)
 
     def cdf(self, k: int, y: Tensor) -> Tensor:
@@ -138,6 +154,10 @@ class Mixture(ABC):
             function: from a part to tensors whose first axis is that of the tasks.
             together: whether the function may be asked of all parts by one call.
         """
+
+    def input_evidence(self) -> Tensor:
+        r"""Return $L$ of unlabelled inputs after each step in nats, shape `(steps, T)`; 0 where inputs are given."""
+        return self.average(self.each(lambda part: part.input_evidence().T)).T
 
     @abstractmethod
     def draw(self, k: int, num_draws: int, y: Tensor | None = None, generator: torch.Generator | None = None) -> Drawn:
@@ -321,9 +341,9 @@ class Inference(Mixture):
         return Conditional(self.iterates, self.setting).marginal(k)
 
     def draw(self, k: int, num_draws: int, y: Tensor | None = None, generator: torch.Generator | None = None) -> Drawn:
-        q, source = self.path[k], generator or stream(0)
-        noise = torch.randn(num_draws, *q.loc.shape, generator=source, dtype=q.loc.dtype)
-        w = q.loc + q.color(noise.to(q.loc.device))
+        source = generator or stream(0)
+        w = self.path[k].draw_weights(num_draws, source)
+        log_probs = Conditional(self.iterates, self.setting).log_probs(k)
         x, way_mask, given = self.x, self.setting.way_mask[self._first], self.setting.given
         if self.levels is not None and self.num_levels > 1:
             level = choose(self.log_weight, num_draws, source)
@@ -336,7 +356,8 @@ class Inference(Mixture):
             eta = torch.einsum("tnp,stcp->stnc", x, w[some])
             eta = eta if self.likelihood.categorical else eta.double()
             of_some = given if given.level is None else Given(given.size, given.level[some])
-            labels.append(self.likelihood.sample(eta, way_mask, of_some, generator=source))
+            believed = eta if log_probs is None else log_probs.expand_as(eta)
+            labels.append(self.likelihood.sample(believed, way_mask, of_some, generator=source))
             if y is not None:
                 scores.append(self.likelihood.log_prob(y, eta, way_mask, of_some))
         return w, torch.cat(labels), torch.cat(scores) if scores else None

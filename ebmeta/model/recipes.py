@@ -19,11 +19,13 @@ from ebmeta.foundation.kinds import Range
 from ebmeta.foundation.seeding import stream
 from ebmeta.likelihood import LIKELIHOODS, Likelihood, Normal
 from ebmeta.parts.basis import Basis, build_basis
-from ebmeta.parts.heads import CosineHead, Head, LinearHead
-from ebmeta.parts.initializer import ConjugateInitializer, Initializer, PrototypeInitializer
+from ebmeta.parts.class_prior import ClassPrior
+from ebmeta.parts.heads import CONSTANT, CosineHead, Head, LinearHead
+from ebmeta.parts.initializer import ClassInitializer, ConjugateInitializer, Initializer, PrototypeInitializer
 from ebmeta.parts.prior import DiagonalPrior, FullPrior, Prior
 from ebmeta.parts.widths import Widths
 from ebmeta.refine.base import Refiner
+from ebmeta.refine.belief import BeliefRefiner
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
 from ebmeta.refine.gradient import GradientRefiner
 from ebmeta.refine.mixture import MixtureRefiner
@@ -32,8 +34,8 @@ from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
 
 __all__ = ["RECIPES", "ClassifierRecipe", "Parts", "Recipe", "Refinement", "RegressorRecipe"]
 
-#: How the posterior of class weights is refined: "mixture" steps, or gradient steps of one of two networks.
-Refinement = Literal["mixture", "residual", "mlp"]
+#: The joint model of inputs and labels, or one of labels alone with "mixture" steps or gradient steps.
+Refinement = Literal["joint", "mixture", "residual", "mlp"]
 #: Ranges of the arguments of each recipe.
 CLASSIFIER: dict[str, Range] = {
     "num_features": at_least(1),
@@ -95,7 +97,7 @@ class ClassifierRecipe(Recipe):
     Args:
         num_features: features per input, $D$ (after the embedder).
         num_steps: refinement steps, $K$.
-        synthetic_gradient: "mixture", "residual" or "mlp".
+        synthetic_gradient: "joint", "mixture", "residual" or "mlp".
         n_way: number of classes of every task, needed by "mlp" alone.
         width: hidden features of the belief's network.
         widths: widths of prior and $q_0$: "trained" with all else, or "measured" on training tasks and kept.
@@ -114,7 +116,7 @@ class ClassifierRecipe(Recipe):
 
     num_features: int
     num_steps: int = 4
-    synthetic_gradient: Refinement = "mixture"
+    synthetic_gradient: Refinement = "joint"
     n_way: int | None = None
     width: int = 16
     widths: Widths = "trained"
@@ -123,6 +125,10 @@ class ClassifierRecipe(Recipe):
 
     def build(self, embedder: nn.Module | None = None, *, seed: int = 0) -> Parts:
         head = CosineHead(self.num_features, embedder, self.freeze_embedder, profile=self.profile)
+        if self.synthetic_gradient == "joint":
+            classes = ClassPrior(head.num_weights - 1, 1 / head.num_weights, 1 / head.num_weights, CONSTANT)
+            refiner = self._refiner(stream(seed))
+            return Parts(classes, LIKELIHOODS["categorical"](), head, ClassInitializer(), refiner)
         prior = DiagonalPrior(head.num_weights, widths=self.widths)
         initializer = PrototypeInitializer(head.num_weights, widths=self.widths)
         return Parts(prior, LIKELIHOODS["categorical"](), head, initializer, self._refiner(stream(seed)))
@@ -131,6 +137,8 @@ class ClassifierRecipe(Recipe):
         kind, steps = self.synthetic_gradient, self.num_steps
         if self.widths == "measured" and kind != "mixture":
             raise ValueError(f"widths: expected 'trained', or 'measured' of a mixture, got {self.widths!r}")
+        if kind == "joint":
+            return BeliefRefiner(ClassSyntheticGradient(self.width, generator=generator), steps)
         if kind == "mixture":
             return MixtureRefiner(ClassSyntheticGradient(self.width, generator=generator), steps, widths=self.widths)
         if kind == "residual":

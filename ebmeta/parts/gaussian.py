@@ -19,6 +19,7 @@ in code                  on paper
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -111,6 +112,45 @@ class Gaussian(ABC):
     @abstractmethod
     def scale(self) -> Tensor:
         """Marginal standard deviations, shape `(T, C, P)`."""
+
+    def log_odds(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        r"""Return what it says of the classes of inputs by itself; None for weights, which need a likelihood.
+
+        Args:
+            x: features of inputs, shape `(T, N, P)`.
+
+        Returns:
+            $\log p(y_i = c, x_i \mid \text{the other rows})$ up to a constant of the row, in nats, and the predictive
+            variance of a feature; both of shape `(T, N, C)`.
+        """
+        return None
+
+    def input_evidence(self, before: Gaussian, x: Tensor) -> Tensor:
+        """Return what unlabelled rows are worth as evidence, in nats, shape `(T,)`; 0 where inputs are taken as given."""
+        return self.loc.new_zeros(len(self.loc))
+
+    def sites(self) -> dict[str, TorchDistributionMixin]:
+        """Return the Pyro distribution of every latent variable by its name, each of batch shape `(T,)`."""
+        return {"w": self.distribution()}
+
+    def weights(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Return the weights of the head's features, from values of the latent variables of `sites`."""
+        return values["w"]
+
+    def draw_weights(self, num_draws: int, generator: torch.Generator) -> Tensor:
+        """Draw weights of the head's features, shape `(num_draws, T, C, P)`, from a generator on the CPU."""
+        noise = torch.randn(num_draws, *self.loc.shape, generator=generator, dtype=self.loc.dtype)
+        return self.loc + self.color(noise.to(self.loc.device))
+
+    def inputs(self, values: Mapping[str, Tensor], mask: Tensor, y: Tensor | None) -> TorchDistributionMixin | None:
+        """Return the Pyro distribution of inputs, or None where the model takes inputs as given.
+
+        Args:
+            values: values of the latent variables of `sites`.
+            mask: True where a row is real, shape `(T, N)`.
+            y: classes of the rows, shape `(T, N)`, or None where they are summed out.
+        """
+        return None
 
 
 @checked()

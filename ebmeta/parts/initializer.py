@@ -1,8 +1,9 @@
 r"""The amortized initializer $q_0 = \lambda(d^s)$, a posterior from the support set alone.
 
-Two members, both exact for a linear-Gaussian model, both made of sums over support points and therefore
-permutation-invariant, and both equal to the prior where a class has no support:
+Three members, all exact for a linear-Gaussian model, all made of sums over support points and therefore
+permutation-invariant, and all equal to the prior where a class has no support:
 
+- `ClassInitializer` (class means): the posterior of the joint model of inputs and labels, exact.
 - `PrototypeInitializer` (class weights): each labelled feature vector is a noisy look at its
   class's weight vector, so the location is a prototype shrunk towards the learned prior.
 - `ConjugateInitializer` (one number per row): Bayesian linear regression under the learned prior, and where the
@@ -13,16 +14,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from ebmeta.likelihood import Given, Likelihood
+from ebmeta.parts.class_gaussian import ClassGaussian
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.parts.widths import AMPLITUDE, Widths, class_widths
 from ebmeta.tasks.training_rows import TrainingRows
 
-__all__ = ["ConjugateInitializer", "Initializer", "PrototypeInitializer"]
+__all__ = ["ClassInitializer", "ConjugateInitializer", "Initializer", "PrototypeInitializer"]
 
 
 MODE_STEPS = 5  # steps that go to the mode, before those that find the best Gaussian
@@ -30,6 +33,9 @@ MODE_STEPS = 5  # steps that go to the mode, before those that find the best Gau
 
 class Initializer(nn.Module, ABC):
     """The abstract initializer, a map from prior and support set to a Gaussian."""
+
+    #: Whether it is a part of a joint model of inputs and labels, whose latent variables are class means.
+    joint: ClassVar[bool] = False
 
     @abstractmethod
     def forward(
@@ -58,6 +64,30 @@ class Initializer(nn.Module, ABC):
     def measure(self, rows: TrainingRows) -> TrainingRows:
         """Take what the initializer needs of training rows; nothing by default."""
         return rows
+
+
+class ClassInitializer(Initializer):
+    r"""The exact posterior of class means given labelled inputs (`ebmeta.parts.class_gaussian`).
+
+    $$ \Lambda_c = \frac1b + \frac{n_c}{s}, \qquad
+       m_c = \Lambda_c^{-1} \Big( \frac{\mu}{b} + \frac1s \sum_{i : y_i = c} x_i \Big) $$
+
+    Class proportions stay as in the prior: how many labelled rows a class has was chosen, and says nothing of them.
+    """
+
+    joint = True
+
+    def forward(
+        self,
+        prior: Gaussian,
+        likelihood: Likelihood,
+        x: Tensor,
+        y: Tensor,
+        mask: Tensor,
+        given: Given | None = None,
+    ) -> Gaussian:
+        member = likelihood.statistic(y, prior.loc.shape[1]).to(x.dtype) * mask.unsqueeze(-1)
+        return cast(ClassGaussian, prior).given(x[..., :-1] * mask.unsqueeze(-1), member)
 
 
 class PrototypeInitializer(Initializer):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -42,6 +43,9 @@ class Prior(Exact, ABC):
     """
 
     exact: ClassVar[tuple[str, ...]] = ("center", "unit")
+
+    #: Whether it is a part of a joint model of inputs and labels, whose latent variables are class means.
+    joint: ClassVar[bool] = False
 
     loc: nn.Parameter
     log_scale: nn.Parameter
@@ -85,13 +89,26 @@ class Prior(Exact, ABC):
             self.loc[-1] = rows.intercept
         return rows
 
-    def forward(self, num_tasks: int, num_ways: int, task_x: Tensor | None = None) -> Gaussian:
+    def fast(self) -> Iterator[nn.Parameter]:
+        """Iterate over the few numbers that training may move in larger steps than a network's weights; none here."""
+        return iter(())
+
+    def forward(
+        self,
+        num_tasks: int,
+        num_ways: int,
+        task_x: Tensor | None = None,
+        way_mask: Tensor | None = None,
+        concentration: Tensor | None = None,
+    ) -> Gaussian:
         r"""Return $p_\psi(w_t)$ for every task and output.
 
         Args:
             num_tasks: $T$.
             num_ways: $C$.
             task_x: covariates $g_t$, shape `(T, G)`, where the prior has been built for some.
+            way_mask: True where a class exists, shape `(T, C)`; of use where the prior is `joint`, as is the next.
+            concentration: what is known of class proportions, shape `(T,)` (see `TaskBatch`), or None.
 
         Returns:
             A Gaussian of shape `(T, C, P)`.

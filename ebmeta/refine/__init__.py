@@ -1,6 +1,7 @@
 """Refinement of the initializer's posterior on the unlabelled queries."""
 
 from ebmeta.refine.base import Iterate, QueryState, Refiner, Setting, SyntheticGradient
+from ebmeta.refine.belief import BeliefRefiner
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient, Reading
 from ebmeta.refine.exchangeable import ExchangeableLinear
 from ebmeta.refine.gradient import GradientRefiner
@@ -10,6 +11,7 @@ from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
 from ebmeta.refine.temperature import TaskTemperature
 
 __all__ = [
+    "BeliefRefiner",
     "ClassSyntheticGradient",
     "ExchangeableLinear",
     "GradientRefiner",

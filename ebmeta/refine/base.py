@@ -97,13 +97,21 @@ class QueryState:
         return self.setting.real_x
 
     @cached_property
+    def log_odds(self) -> tuple[Tensor, Tensor] | None:
+        """What a joint model says of each query from all other rows (`Gaussian.log_odds`); None for other models."""
+        return self.q.log_odds(self.x)
+
+    @cached_property
     def marginal(self) -> tuple[Tensor, Tensor]:
-        r"""Location and variance of $\eta$, both of shape `(T, Q, C)`."""
-        return self.q.marginal(self.x)
+        r"""Location and variance of $\eta$, both of shape `(T, Q, C)`; those of `log_odds` in a joint model."""
+        return self.q.marginal(self.x) if self.log_odds is None else self.log_odds
 
     @cached_property
     def moments(self) -> tuple[Tensor, Tensor]:
         r"""$\mathbb E[A'(\eta)]$ and $\mathbb E[A''(\eta)]$, both of shape `(T, Q, C)`."""
+        if self.log_odds is not None:
+            p = torch.softmax(self.log_odds[0], -1)
+            return p, p * (1 - p)
         given = self.setting.given
         mean, curvature = self.setting.likelihood.moments(*self.marginal, self.setting.way_mask, given)
         return mean.to(self.loc.dtype), curvature.to(self.loc.dtype)
@@ -143,10 +151,13 @@ class Iterate:
     Args:
         q: $q_k$, from which the next step goes on.
         reported: what predictions are made of, where that is another posterior (see `ebmeta.refine.temperature`).
+        log_probs: log probabilities of the classes of queries in nats, where a refiner corrects those of a joint
+            model, shape `(T, Q, C)`.
     """
 
     q: Gaussian
     reported: Gaussian | None = None
+    log_probs: Tensor | None = None
 
     @property
     def posterior(self) -> Gaussian:
@@ -185,6 +196,9 @@ class Refiner(nn.Module):
         ValueError: if `num_steps` is negative.
     """
 
+    #: Whether it is a part of a joint model of inputs and labels, whose latent variables are class means.
+    joint: ClassVar[bool] = False
+
     def __init__(self, synthetic_gradient: SyntheticGradient, num_steps: int) -> None:
         super().__init__()
         self.num_steps = _steps(num_steps)
@@ -211,7 +225,7 @@ class Refiner(nn.Module):
         for k in range(steps):
             trained = min(k, self.num_steps - 1)
             state = QueryState(setting, self.step(trained, state))
-            path.append(Iterate(state.q, self.report(trained, state)))
+            path.append(Iterate(state.q, self.report(trained, state), self.log_probs(state)))
         return path
 
     def measure(self, rows: TrainingRows) -> TrainingRows:
@@ -239,6 +253,10 @@ class Refiner(nn.Module):
 
     def report(self, k: int, state: QueryState) -> Gaussian | None:
         """Return the posterior for predictions after step `k`, or None where it is that of the state."""
+        return None
+
+    def log_probs(self, state: QueryState) -> Tensor | None:
+        """Return log probabilities of the classes of queries, `(T, Q, C)`, or None where the posterior says them."""
         return None
 
 

@@ -102,10 +102,14 @@ class ClassSyntheticGradient(SyntheticGradient):
         by_task = (way_weight.unsqueeze(1) @ torch.cat([inputs, by_class], -1)).squeeze(1)
         return Reading(h, by_class, by_task)
 
+    def correction(self, reading: Reading) -> Tensor:
+        r"""Return $g$ of a reading in nats, shape `(T, Q, C)`."""
+        out: Tensor = self.readout(reading.cells).squeeze(-1)
+        return out
+
     def belief(self, state: QueryState) -> Tensor:
         r"""Return $r$, the inferred class distribution of each query, shape `(T, Q, C)`."""
-        cells = state.once(self.read).cells
-        logits = state.mean.clamp(min=1e-12).log() + self.readout(cells).squeeze(-1)
+        logits = state.mean.clamp(min=1e-12).log() + self.correction(state.once(self.read))
         return torch.softmax(logits.masked_fill(~state.setting.way_mask.unsqueeze(1), NEVER), -1)
 
     def forward(self, state: QueryState) -> Tensor:

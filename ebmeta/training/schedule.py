@@ -49,7 +49,7 @@ class Schedule:
 
     def optimizer(self, model: EmpiricalBayes) -> torch.optim.Adam:
         """Return Adam over what a model trains; each of its groups of parameters knows its `peak` learning rate."""
-        fast = [p for p in model.refiner.fast() if p.requires_grad]
+        fast = [p for p in model.fast() if p.requires_grad]
         known = set(map(id, fast))
         rest = [p for p in model.trainable() if id(p) not in known]
         groups = [(rest, self.learning_rate), (fast, max(FAST, self.learning_rate))]

@@ -1,0 +1,242 @@
+r"""The Gaussian over class means, with a Dirichlet distribution over class proportions beside it.
+
+It is the prior and every posterior of the joint model of inputs and labels,
+
+$$ m_c \sim \mathcal N(\mu_c, \Lambda_c^{-1} I), \qquad \pi \sim \mathrm{Dir}(a), \qquad
+   x \mid y = c \sim \mathcal N(m_c, s I), $$
+
+in the space of the head's features without their constant. The family is conjugate: rows $x_i$ that belong to class
+$c$ with probability $r_{ic}$ turn it into
+
+$$ \Lambda_c' = \Lambda_c + \frac{N_c}{s}, \qquad
+   \Lambda_c' \mu_c' = \Lambda_c \mu_c + \frac1s \sum_i r_{ic} x_i, \qquad a_c' = a_c + N_c, \qquad
+   N_c = \sum_i r_{ic} . $$
+
+What it says of the class of one of these rows leaves that row out, and is again a Gaussian in closed form,
+
+$$ \log r^*_{ic} = \log \big( a_c' - r_{ic} \big) - \frac{D}{2} \log v_{ic}
+   - \frac{\lVert x_i - \mu_c^{-i} \rVert^2}{2 v_{ic}} + \text{const}, \qquad v_{ic} = s + \frac{1}{\Lambda_c^{-i}} . $$
+
+Two matrix products give all of it: no tensor has an axis of rows, one of classes and one of features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import cast
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor
+
+from ebmeta.foundation.checks import checked
+from ebmeta.foundation.seeding import Drawing
+from ebmeta.likelihood import NEVER
+from ebmeta.parts.class_inputs import ClassInputs, ClassProportions
+from ebmeta.parts.gaussian import DiagonalGaussian, Gaussian
+
+__all__ = ["ClassGaussian"]
+
+TWO_PI = 2 * math.pi
+
+
+@checked()
+@dataclass(frozen=True, eq=False)
+class ClassGaussian(Gaussian):
+    r"""Class means $m_c \sim \mathcal N(\mu_c, I / \Lambda_c)$ and class proportions $\pi \sim \mathrm{Dir}(a)$.
+
+    Args:
+        loc: $\mu$, shape `(T, C, D)`.
+        precision: $\Lambda$, the same for every feature, shape `(T, C, D)`.
+        shares: $a$, 0 for classes that do not exist, shape `(T, C)`.
+        spread: $s$, variance of a feature about its class mean, a scalar.
+        constant: the last feature of the head, a scalar.
+        counted: $r$ of the unlabelled rows that it was given, each of which `log_odds` leaves out for itself, shape
+            `(T, N, C)`; None where it was given none.
+
+    Examples:
+        >>> one = torch.ones(1, 2, 1)
+        >>> prior = ClassGaussian(0 * one, one, torch.ones(1, 2), torch.tensor(1.0), torch.tensor(1.0))
+        >>> rows, classes = torch.tensor([[[-3.0], [3.0]]]), torch.eye(2)[None]
+        >>> q = prior.given(rows, classes)
+        >>> q.loc.flatten().tolist(), q.precision.flatten().tolist()
+        ([-1.5, 1.5], [2.0, 2.0])
+        >>> odds, _ = q.log_odds(torch.tensor([[[3.0, 1.0]]]))
+        >>> [round(v, 3) for v in odds.softmax(-1).flatten().tolist()]
+        [0.002, 0.998]
+    """
+
+    shares: Tensor
+    spread: Tensor
+    constant: Tensor
+    counted: Tensor | None = None
+
+    def __getitem__(self, index: slice | Tensor) -> ClassGaussian:
+        counted = None if self.counted is None else self.counted[index]
+        shares = self.shares[index]
+        return replace(self, loc=self.loc[index], precision=self.precision[index], shares=shares, counted=counted)
+
+    def with_(self, loc: Tensor, precision: Tensor) -> ClassGaussian:
+        return replace(self, loc=loc, precision=precision)
+
+    @cached_property
+    def means(self) -> DiagonalGaussian:
+        """The Gaussian of the class means alone."""
+        return DiagonalGaussian(self.loc, self.precision)
+
+    @property
+    def real(self) -> Tensor:
+        """True where a class exists, shape `(T, C)`."""
+        return self.shares > 0
+
+    @cached_property
+    def _isotropic(self) -> Tensor:
+        return self.precision[..., 0]
+
+    def given(self, x: Tensor, r: Tensor) -> ClassGaussian:
+        r"""Return the posterior of the class means given labelled rows; that of the proportions stays.
+
+        Args:
+            x: their features without the constant, zero for padding, shape `(T, N, D)`.
+            r: 1 for the class of each row, zero for padding, shape `(T, N, C)`.
+        """
+        precision = self._isotropic + r.sum(1) / self.spread
+        pull = self._isotropic.unsqueeze(-1) * self.loc + r.mT @ x / self.spread
+        loc = pull / precision.unsqueeze(-1)
+        return replace(self, loc=loc, precision=precision.unsqueeze(-1).expand_as(loc))
+
+    def given_beliefs(self, x: Tensor, r: Tensor) -> ClassGaussian:
+        r"""Return the posterior given unlabelled rows that belong to classes with some probability.
+
+        Args:
+            x: as of `given`.
+            r: probability of each class for each row, zero for padding, shape `(T, N, C)`.
+        """
+        return replace(self.given(x, r), shares=self.shares + r.sum(1), counted=r)
+
+    def log_odds(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        rows = x[..., :-1]
+        left = torch.zeros((), dtype=x.dtype, device=x.device) if self.counted is None else self.counted
+        weight, precision = left / self.spread, self._isotropic.unsqueeze(1) - left / self.spread
+        pull = self._isotropic.unsqueeze(-1) * self.loc
+        square = rows.square().sum(-1, keepdim=True)
+        dot, own = rows @ pull.mT, pull.square().sum(-1).unsqueeze(1)
+        cross = (dot - weight * square) / precision
+        length = (own - 2 * weight * dot + weight.square() * square) / precision.square()
+        v = self.spread + 1 / precision
+        distance = (square - 2 * cross + length).clamp(min=0)
+        shares = (self.shares.unsqueeze(1) - left).clamp(min=torch.finfo(x.dtype).tiny)
+        odds = shares.log() - (distance / v + rows.shape[-1] * v.log()) / 2
+        return odds.masked_fill(~self.real.unsqueeze(1), NEVER), v
+
+    def input_evidence(self, before: Gaussian, x: Tensor) -> Tensor:
+        r"""Return the bound of the evidence of the unlabelled rows that it was given, in nats, shape `(T,)`.
+
+        $$ L(r) = A' - A - \sum_{i, c} r_{ic} \Big( \frac{\lVert x_i \rVert^2}{2s} + \frac D2 \log 2 \pi s
+           + \log r_{ic} \Big) \le \log p(x \mid \text{before}) $$
+
+        with $A$ of `log_normalizer`, for this posterior and for the one before the rows.
+
+        Args:
+            before: the posterior before these rows.
+            x: features of the rows, zero for padding, shape `(T, N, P)`.
+        """
+        known = cast(ClassGaussian, before)
+        gained = self.log_normalizer() - known.log_normalizer()
+        if self.counted is None:
+            return gained
+        rows, r = x[..., :-1].double(), self.counted.double()
+        each = rows.square().sum(-1, keepdim=True) / (2 * self.spread) + rows.shape[-1] / 2 * (TWO_PI * self.spread).log()
+        return gained - (r * (each + r.clamp(min=1e-300).log())).sum((1, 2))
+
+    def log_normalizer(self) -> Tensor:
+        r"""Return what the evidence of rows is a difference of, in nats, shape `(T,)`.
+
+        $$ A = \sum_c \Big( \frac{\Lambda_c \lVert \mu_c \rVert^2}{2} - \frac D2 \log \Lambda_c + \log \Gamma(a_c) \Big)
+           - \log \Gamma \Big( \sum_c a_c \Big) $$
+        """
+        precision, shares = self._isotropic.double(), self.shares.double()
+        gauss = precision * self.loc.double().square().sum(-1) / 2 - self.loc.shape[-1] / 2 * precision.log()
+        gauss = gauss + torch.where(self.real, shares, 1.0).lgamma()
+        return torch.where(self.real, gauss, 0.0).sum(1) - shares.sum(1).lgamma()
+
+    @checked()
+    def marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Return mean and variance of the linear predictor, both of shape `(T, Q, C)`, for features `x` `(T, Q, P)`.
+
+        $$ \eta_{ic} = \log \pi_c + \frac{x_i^\top m_c - \lVert m_c \rVert^2 / 2}{s} $$
+        """
+        rows, size = x[..., :-1], self.loc.shape[-1]
+        own = (1 / self._isotropic).unsqueeze(1)
+        square = self.loc.square().sum(-1).unsqueeze(1)
+        dot = rows @ self.loc.mT
+        shares = torch.where(self.real, self.shares, 1.0)
+        of_share, total = torch.digamma(shares), torch.digamma(self.shares.sum(1, keepdim=True))
+        loc = (dot - square / 2 - size * own / 2) / self.spread + (of_share - total).unsqueeze(1)
+        off = (rows.square().sum(-1, keepdim=True) - 2 * dot + square).clamp(min=0)
+        var = (own * off + size * own.square() / 2) / self.spread.square()
+        of_log = torch.polygamma(1, shares) - torch.polygamma(1, self.shares.sum(1, keepdim=True))
+        return loc, var + of_log.unsqueeze(1)
+
+    @checked()
+    def kl(self, other: Gaussian) -> Tensor:
+        return self.means.kl(other) + _dirichlet_kl(self.shares, cast(ClassGaussian, other).shares)
+
+    def draw_weights(self, num_draws: int, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(num_draws, *self.loc.shape, generator=generator, dtype=self.loc.dtype)
+        with Drawing(generator):
+            shares = self.sites()["pi"].sample((num_draws,))
+        return self.weights({"m": self.loc + self.color(noise.to(self.loc.device)), "pi": shares})
+
+    def sites(self) -> dict[str, TorchDistributionMixin]:
+        return {"m": self.distribution(), "pi": ClassProportions(self.shares)}
+
+    def weights(self, values: Mapping[str, Tensor]) -> Tensor:
+        r"""Return $w_c = \big( m_c / s,\; (\log \pi_c - \lVert m_c \rVert^2 / 2s) / \text{constant} \big)$."""
+        m = values["m"]
+        log_share = torch.where(self.real, values["pi"].clamp(min=torch.finfo(m.dtype).tiny), 1.0).log()
+        bias = (log_share - m.square().sum(-1) / (2 * self.spread)) / self.constant
+        return torch.cat([m / self.spread, bias.unsqueeze(-1)], -1)
+
+    def inputs(self, values: Mapping[str, Tensor], mask: Tensor, y: Tensor | None) -> TorchDistributionMixin:
+        return ClassInputs(values["m"], values["pi"], self.spread, mask, y)
+
+    def _variance(self, x: Tensor) -> Tensor:
+        return self.marginal(x)[1]
+
+    def gram(self, x: Tensor, h: Tensor) -> Tensor:
+        return self.means.gram(x, h)
+
+    def times(self, v: Tensor) -> Tensor:
+        return self.means.times(v)
+
+    def solve(self, v: Tensor) -> Tensor:
+        return self.means.solve(v)
+
+    def covariance_times(self, u: Tensor) -> Tensor:
+        return self.means.covariance_times(u)
+
+    def retract(self, step: Tensor) -> Tensor:
+        return self.means.retract(step)
+
+    def color(self, noise: Tensor) -> Tensor:
+        return self.means.color(noise)
+
+    def distribution(self) -> TorchDistributionMixin:
+        return self.means.distribution()
+
+    @property
+    def scale(self) -> Tensor:
+        return self.means.scale
+
+
+def _dirichlet_kl(a: Tensor, b: Tensor) -> Tensor:
+    """Return the divergence of one Dirichlet distribution from another in nats, shape `(T,)`; classes with 0 are none."""
+    real, mine, theirs = a > 0, a.double(), b.double()
+    one, other = torch.where(real, mine, 1.0), torch.where(real, theirs, 1.0)
+    each = other.lgamma() - one.lgamma() + (one - other) * (one.digamma() - mine.sum(1, keepdim=True).digamma())
+    return torch.where(real, each, 0.0).sum(1) + mine.sum(1).lgamma() - theirs.sum(1).lgamma()

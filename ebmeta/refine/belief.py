@@ -1,0 +1,107 @@
+r"""Refinement of the joint model, by beliefs about the classes of the queries.
+
+Given any belief $r$ about the queries, the posterior of class means and proportions is exact and conjugate
+(`ebmeta.parts.class_gaussian`). What it says of each query from all other rows is a belief again, $r^*$. A step takes
+this belief, corrects it and counts the queries anew,
+
+$$ r = \mathrm{softmax}(t \log r^* + g), \qquad \xi = r^* - r, \qquad q_{k+1} = q(m, \pi \mid r) , $$
+
+with a network's correction $g$ and confidence $t$, which see the unlabelled queries together. Without the network the
+steps are collapsed mean-field inference; with it they learn what the model has wrong, and $L(r^*) - L(r)$ says in nats
+how much evidence that costs. All steps share their parameters, so that any number of them may be taken, and each step
+predicts: the probabilities after step $k$ are the belief that $q_k$ leads to.
+
+Where the queries are known to be as many of every class, exact posterior probabilities add up to these numbers. So do
+the beliefs, by potentials $u_c$ of the classes (Sinkhorn's iterations),
+
+$$ r_{ic} \leftarrow r_{ic}\, e^{u_c} \Big/ \sum_{c'} r_{ic'}\, e^{u_{c'}}, \qquad \sum_i r_{ic} = Q / C . $$
+
+Source: Teh, Newman and Welling 2007, A collapsed variational Bayesian inference algorithm for latent Dirichlet
+allocation; Cuturi 2013, Sinkhorn distances.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ebmeta.foundation.seeding import blank_linear
+from ebmeta.likelihood import NEVER
+from ebmeta.parts.class_gaussian import ClassGaussian
+from ebmeta.parts.class_prior import EQUAL
+from ebmeta.parts.gaussian import Gaussian
+from ebmeta.refine.base import QueryState, Refiner
+from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
+
+__all__ = ["BeliefRefiner", "equal_shares"]
+
+ITERATIONS = 10  # of potentials; ten bring shares of beliefs within about a hundredth of equal ones
+
+
+class BeliefRefiner(Refiner):
+    r"""Steps by corrected beliefs about the queries; parameters shared by all steps.
+
+    Args:
+        synthetic_gradient: the network $\xi$ whose correction $g$ is used.
+        num_steps: number of steps in training, $K$.
+
+    Raises:
+        ValueError: if `num_steps` is negative.
+    """
+
+    joint = True
+
+    synthetic_gradient: ClassSyntheticGradient
+
+    def __init__(self, synthetic_gradient: ClassSyntheticGradient, num_steps: int) -> None:
+        super().__init__(synthetic_gradient, num_steps)
+        self.confidence = blank_linear(synthetic_gradient.num_readings, 1)
+        nn.init.zeros_(self.confidence.weight)
+        nn.init.zeros_(self.confidence.bias)
+
+    def belief(self, state: QueryState) -> Tensor:
+        r"""Return $\log r$ of the queries in nats, shape `(T, Q, C)`."""
+        setting = state.setting
+        reading = state.once(self.synthetic_gradient.read)
+        confidence = torch.tanh(self.confidence(reading.by_task)).exp().unsqueeze(-1)
+        odds = confidence * torch.log_softmax(state.loc, -1) + self.synthetic_gradient.correction(reading)
+        odds = odds.masked_fill(~setting.way_mask.unsqueeze(1), NEVER)
+        if setting.concentration is not None:
+            equal = (setting.concentration >= EQUAL)[:, None, None]
+            if bool(equal.any()):
+                odds = torch.where(equal, equal_shares(odds, setting.query_mask, setting.way_mask), odds)
+        return torch.log_softmax(odds, -1)
+
+    def step(self, k: int, state: QueryState) -> Gaussian:
+        setting = state.setting
+        r = state.once(self.belief).exp() * setting.query_mask.unsqueeze(-1)
+        return cast(ClassGaussian, setting.q0).given_beliefs(state.x[..., :-1], r)
+
+    def log_probs(self, state: QueryState) -> Tensor:
+        return state.once(self.belief)
+
+
+def equal_shares(odds: Tensor, query_mask: Tensor, way_mask: Tensor, num_iterations: int = ITERATIONS) -> Tensor:
+    r"""Return log odds whose probabilities add up to equal shares of the classes.
+
+    Args:
+        odds: log odds, shape `(T, Q, C)`.
+        query_mask: True where a query is real, shape `(T, Q)`.
+        way_mask: True where a class exists, shape `(T, C)`.
+        num_iterations: of the potentials.
+
+    Examples:
+        >>> odds = torch.tensor([[[2.0, 0.0], [1.0, 0.0], [3.0, 0.0], [0.5, 0.0]]])
+        >>> real = torch.ones(1, 4, dtype=torch.bool)
+        >>> [round(v, 3) for v in equal_shares(odds, real, real[:, :2], 50).softmax(-1).sum(1)[0].tolist()]
+        [2.0, 2.0]
+    """
+    share = (query_mask.sum(1) / way_mask.sum(1)).to(odds.dtype).log()[:, None, None]
+    out = odds.masked_fill(~way_mask.unsqueeze(1), NEVER)
+    for _ in range(num_iterations):
+        of_query = torch.log_softmax(out, -1).masked_fill(~query_mask.unsqueeze(-1), NEVER)
+        potential = share - torch.logsumexp(of_query, 1, keepdim=True)
+        out = out + potential.masked_fill(~way_mask.unsqueeze(1), 0.0)
+    return out
