@@ -318,6 +318,8 @@ class EmpiricalBayes(PredictiveModel):
     def infer(self, batch: TaskBatch, num_steps: int | None = None, level: Tensor | None = None) -> Inference:
         """Return the path of `posterior` and all that predictions need.
 
+        In training mode, a profile leaves out the training classes that a task is made of (`TaskBatch.way_class`).
+
         Args:
             batch: as for `posterior`.
             num_steps: as for `posterior`.
@@ -328,7 +330,7 @@ class EmpiricalBayes(PredictiveModel):
         """
         self.check(batch)
         parts = Parts(self.prior, self.likelihood, self.predictor, self.initializer, self.refiner)
-        return infer(parts, self.beta, batch, num_steps, level)
+        return infer(parts, self.beta, batch, num_steps, level, batch.way_class if self.training else None)
 
     @checked(levels=at_least(1))
     def prior_of(self, batch: TaskBatch, levels: int = 1) -> Gaussian:

@@ -25,7 +25,14 @@ from ebmeta.tasks.batch import TaskBatch
 __all__ = ["infer", "prior_of"]
 
 
-def infer(parts: Parts, beta: float, batch: TaskBatch, num_steps: int | None, level: Tensor | None) -> Inference:
+def infer(
+    parts: Parts,
+    beta: float,
+    batch: TaskBatch,
+    num_steps: int | None,
+    level: Tensor | None,
+    own: Tensor | None = None,
+) -> Inference:
     r"""Return the path of the posterior of every task, and all that predictions need.
 
     Args:
@@ -34,9 +41,10 @@ def infer(parts: Parts, beta: float, batch: TaskBatch, num_steps: int | None, le
         batch: $T$ tasks.
         num_steps: $K$, or None for that of training.
         level: the noise level of each task where it is given, shape `(T,)`; inferred by default.
+        own: in training, numbers of the training classes of each task, shape `(T, C)` (see `Head.features`).
     """
-    query_x = parts.predictor.features(batch.query_x, batch.query_mask)
-    support_x = parts.predictor.features(batch.support_x, batch.support_mask)
+    query_x = parts.predictor.features(batch.query_x, batch.query_mask, own)
+    support_x = parts.predictor.features(batch.support_x, batch.support_mask, own)
     levels = None
     if level is not None:
         levels = Levels(level.unsqueeze(1), torch.zeros_like(level).unsqueeze(1), level, torch.zeros_like(level))
@@ -81,7 +89,7 @@ def _initialize(parts: Parts, batch: TaskBatch, support_x: Tensor, z: Tensor | N
     prior = prior.with_(prior.loc.to(x.dtype), prior.precision.to(x.dtype))
     q = parts.initializer(prior, likelihood, x, y, mask, given)
     if likelihood.categorical:
-        return q, x.new_zeros(batch.num_tasks, 1, dtype=torch.float64)
+        return q, q.input_evidence(prior, x * mask.unsqueeze(-1)).double().unsqueeze(1)
     loc, var = (v.double() for v in q.marginal(x))
     none = loc.new_zeros(1)
     fit = likelihood.expected_log_prob(y, loc, var, ways, none, given)

@@ -78,7 +78,9 @@ class Conditional:
 
     def input_evidence(self) -> Tensor:
         r"""Return $L$ of unlabelled inputs after each step in nats, shape `(steps, N)` (`Gaussian.input_evidence`)."""
-        return torch.stack([q.input_evidence(self.setting.q0, self.setting.real_x) for q in self.path])
+        q0, x = self.setting.q0, self.setting.real_x
+        refined = [q.input_evidence(q0, x) for q in self.path[1:]]
+        return torch.stack([q0.loc.new_zeros(len(q0.loc), dtype=torch.float64), *refined])
 
     def log_probs(self, k: int) -> Tensor | None:
         """Return log probabilities of classes where a joint model says them, shape `(N, Q, C)`; None for others."""
@@ -284,7 +286,8 @@ class Inference(Mixture):
         log_prior: log quadrature mass of each level under the prior, shape `(T, J)`.
         iterates: $q_0, \dots, q_K$, each of shape `(T * J, C, P)`.
         setting: the facts that the path follows from, of `T * J` tasks.
-        log_evidence: $\log p_\psi(y^s_t)$ in nats as far as $q_0$ knows it, 0 for classes, shape `(T,)`.
+        log_evidence: $\log p_\psi(y^s_t)$ in nats as far as $q_0$ knows it, shape `(T,)`; for classes 0, and in a joint
+            model $\log p_\psi(x^s_t \mid y^s_t)$.
         levels: the levels, where tasks have some.
     """
 

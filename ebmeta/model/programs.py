@@ -5,6 +5,15 @@ z_t ~ Normal(0, 1)                      site "level",   where tasks differ in no
 y_ti ~ p(y | phi(x_ti)' w_t, z_t)       site "query_y" (and "support_y" where observed)
 guide:  z_t ~ Normal(mode, width)                site "level"
 w_t ~ q_K(w; support_t, query_x_t, z_t) site "w",       plate "task"
+
+A joint model generates inputs too, from class means and proportions; the labels of the support set were chosen, and
+are given. Classes of queries are summed out of their inputs and drawn given these, which is the same joint density.
+
+model:  m_tc ~ N(mu, b I), pi_t ~ Dir(alpha)     sites "m", "pi", plate "task"
+x_ti ~ N(m_t,y_ti, s I)                 site "support_x"
+x_ti ~ sum_c pi_tc N(m_tc, s I)         site "query_x"
+y_ti ~ p(y | x_ti, m_t, pi_t)           site "query_y"
+guide:  m_t, pi_t ~ q_K(m, pi; support_t, query_x_t) sites "m", "pi", plate "task"
 """
 
 from __future__ import annotations
@@ -41,6 +50,11 @@ class Owner(Protocol):
     likelihood: Likelihood
     predictor: Head
     beta: float
+    training: bool
+
+    @property
+    def joint(self) -> bool:
+        """Whether it is a joint model of inputs and labels."""
 
     def check(self, batch: TaskBatch) -> None:
         """Raise `ValueError` where the labels do not fit."""
@@ -149,13 +163,14 @@ def _bottleneck(owner: Owner, observe: str) -> AbstractContextManager[Any]:
 
 @checked()
 def model_program(owner: Owner, batch: TaskBatch, observe: Observe = "query") -> Tensor:
-    r"""Sample $w_t \sim p_\psi(w)$ and $y_{ti} \sim p(y \mid \phi(x_{ti})^\top w_t)$.
+    r"""Sample $w_t \sim p_\psi(w)$ and $y_{ti} \sim p(y \mid \phi(x_{ti})^\top w_t)$; in a joint model inputs too.
 
     Args:
         owner: the model.
-        batch: $T$ tasks. Query labels are observed where present, and sampled where not.
-        observe: "query", the training objective, with latent sites weighted by beta; or the exact
-            Bayesian model, unweighted: "support" (for MCMC on $p(w \mid d^s)$) or "both".
+        batch: $T$ tasks. Query labels are observed where present, and sampled where not. Inputs are always observed.
+        observe: "query", the training objective, with latent sites (and inputs of a joint model) weighted by beta; or
+            the exact Bayesian model, unweighted: "support" (for MCMC on $p(w \mid d^s)$, or
+            $p(m, \pi \mid d^s, x^q)$ in a joint model) or "both", which adds the query labels.
 
     Returns:
         The weights `w`, shape `(T, C, P)`.
@@ -166,27 +181,34 @@ def model_program(owner: Owner, batch: TaskBatch, observe: Observe = "query") ->
     owner.check(batch)
     register(owner)
     prior, level = owner.prior_of(batch), None
+    own = batch.way_class if owner.training else None
     with pyro.plate("task", batch.num_tasks, dim=-1):
         with _bottleneck(owner, observe):
             if owner.likelihood.has_level:
                 level = pyro.sample("level", dist.Normal(prior.loc.new_zeros(()), 1.0))
-            w: Tensor = pyro.sample("w", prior.distribution())
+            values = {name: pyro.sample(name, law) for name, law in prior.sites().items()}
+        w = prior.weights(values)
+        if owner.joint:
+            pyro.deterministic("w", w, event_dim=2)
         for side, rows in (("support", batch.support), ("query", batch.query)):
-            if observe in (side, "both"):
-                _labels(owner, f"{side}_y", rows, batch.way_mask, w, level)
+            features = owner.predictor.features(rows.x, rows.mask, own).to(w.dtype)  # samplers may move in 64 bits
+            law = prior.inputs(values, rows.mask, batch.support_y if side == "support" else None)
+            if law is not None:
+                with _bottleneck(owner, observe):
+                    pyro.sample(f"{side}_x", law, obs=features[..., :-1])
+            if observe in (side, "both") and not (owner.joint and side == "support"):
+                _labels(owner, f"{side}_y", rows, owner.predictor(features, w), batch.way_mask, level)
     return w
 
 
-def _labels(owner: Owner, site: str, rows: Rows, way_mask: Tensor, w: Tensor, level: Tensor | None) -> None:
-    features = owner.predictor.features(rows.x, rows.mask).to(w.dtype)  # samplers may move `w` in 64 bits
-    eta = owner.predictor(features, w)
+def _labels(owner: Owner, site: str, rows: Rows, eta: Tensor, way_mask: Tensor, level: Tensor | None) -> None:
     eta = eta if owner.likelihood.categorical else eta.double()
     labels = owner.likelihood.distribution(eta, way_mask, Given(rows.size, level))
     pyro.sample(site, labels.mask(rows.mask).to_event(1), obs=rows.y)
 
 
 def guide_program(owner: Owner, batch: TaskBatch, observe: Observe = "query") -> Tensor:
-    r"""Sample $w_t \sim q_K(w; d^s_t, x^q_t)$.
+    r"""Sample $w_t \sim q_K(w; d^s_t, x^q_t)$, in a joint model by way of $m_t, \pi_t \sim q_K(m, \pi)$.
 
     Args:
         owner: the model.
@@ -206,5 +228,5 @@ def guide_program(owner: Owner, batch: TaskBatch, observe: Observe = "query") ->
             )
             inferred = owner.infer(batch, level=level)
         q = inferred.path[-1]
-        w: Tensor = pyro.sample("w", q.distribution())
-    return w
+        values = {name: pyro.sample(name, law) for name, law in q.sites().items()}
+    return q.weights(values)

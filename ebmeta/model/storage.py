@@ -30,12 +30,14 @@ from ebmeta.foundation.checks import checked
 from ebmeta.foundation.tensor_files import TensorFile, checksum, differing, load_tensors, read_tensors, write_tensors
 from ebmeta.foundation.writing import Kind, check_target, lock, to_json, write
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.model.recipes import RECIPES
+from ebmeta.model.recipes import RECIPES, ClassifierRecipe
 from ebmeta.tasks.frames import FrameEncoder
 
 __all__ = ["load", "load_encoder", "load_with_encoder", "model_files", "save"]
 
 FORMAT_VERSION = 2
+#: Tensors that older folders lack, as they would have been there.
+ADDED = {"predictor.profile.one_each": torch.tensor(False)}
 ATTEMPTS = 1000  # of reading a folder that writers replace all the while
 
 
@@ -270,7 +272,9 @@ def _build(
     if (needs is None) != (embedder is None):
         wanted = "no embedder" if needs is None else f"embedder= a {needs}, with which the model was built"
         raise ValueError(f"{folder}: expected {wanted}, got {None if embedder is None else type(embedder).__name__}")
-    if difference := differing(_shapes(path, config, embedder), tensors):
+    shapes = _shapes(path, config, embedder)
+    tensors = {name: value for name, value in ADDED.items() if name in shapes} | dict(tensors)
+    if difference := differing(shapes, tensors):
         raise ValueError(f"{folder}: {difference}: another model")
     model = _construct(path, config, embedder)
     if all(tensors[name].dtype == torch.float64 for name, _ in model.named_parameters() if name in tensors):
@@ -305,6 +309,8 @@ def _names(path: Path, names: Any, wanted: int | None) -> list[str] | None:
 def _construct(path: Path, config: Mapping[str, Any], embedder: nn.Module | None) -> EmpiricalBayes:
     arguments = dict(config)
     kind, beta = arguments.pop("kind"), arguments.pop("beta")
+    if kind == ClassifierRecipe.kind:
+        arguments.setdefault("synthetic_gradient", "mixture")  # the default, before folders stated it
     try:
         return EmpiricalBayes.from_recipe(RECIPES[kind](**arguments), beta, embedder)
     except (TypeError, RuntimeError, OverflowError, MemoryError, LookupError, ValueError) as error:

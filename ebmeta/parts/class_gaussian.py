@@ -28,7 +28,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
@@ -55,8 +54,8 @@ class ClassGaussian(Gaussian):
         shares: $a$, 0 for classes that do not exist, shape `(T, C)`.
         spread: $s$, variance of a feature about its class mean, a scalar.
         constant: the last feature of the head, a scalar.
-        counted: $r$ of the unlabelled rows that it was given, each of which `log_odds` leaves out for itself, shape
-            `(T, N, C)`; None where it was given none.
+        counted: $r$ of the rows that it was given last, shape `(T, N, C)`; None where it was given none.
+        unlabelled: whether these rows are unlabelled; each is then left out by `log_odds` for itself.
 
     Examples:
         >>> one = torch.ones(1, 2, 1)
@@ -74,6 +73,7 @@ class ClassGaussian(Gaussian):
     spread: Tensor
     constant: Tensor
     counted: Tensor | None = None
+    unlabelled: bool = False
 
     def __getitem__(self, index: slice | Tensor) -> ClassGaussian:
         counted = None if self.counted is None else self.counted[index]
@@ -107,7 +107,7 @@ class ClassGaussian(Gaussian):
         precision = self._isotropic + r.sum(1) / self.spread
         pull = self._isotropic.unsqueeze(-1) * self.loc + r.mT @ x / self.spread
         loc = pull / precision.unsqueeze(-1)
-        return replace(self, loc=loc, precision=precision.unsqueeze(-1).expand_as(loc))
+        return replace(self, loc=loc, precision=precision.unsqueeze(-1).expand_as(loc), counted=r)
 
     def given_beliefs(self, x: Tensor, r: Tensor) -> ClassGaussian:
         r"""Return the posterior given unlabelled rows that belong to classes with some probability.
@@ -116,11 +116,11 @@ class ClassGaussian(Gaussian):
             x: as of `given`.
             r: probability of each class for each row, zero for padding, shape `(T, N, C)`.
         """
-        return replace(self.given(x, r), shares=self.shares + r.sum(1), counted=r)
+        return replace(self.given(x, r), shares=self.shares + r.sum(1), unlabelled=True)
 
     def log_odds(self, x: Tensor) -> tuple[Tensor, Tensor]:
         rows = x[..., :-1]
-        left = torch.zeros((), dtype=x.dtype, device=x.device) if self.counted is None else self.counted
+        left = self.counted if self.counted is not None and self.unlabelled else rows.new_zeros(())
         weight, precision = left / self.spread, self._isotropic.unsqueeze(1) - left / self.spread
         pull = self._isotropic.unsqueeze(-1) * self.loc
         square = rows.square().sum(-1, keepdim=True)
@@ -134,7 +134,7 @@ class ClassGaussian(Gaussian):
         return odds.masked_fill(~self.real.unsqueeze(1), NEVER), v
 
     def input_evidence(self, before: Gaussian, x: Tensor) -> Tensor:
-        r"""Return the bound of the evidence of the unlabelled rows that it was given, in nats, shape `(T,)`.
+        r"""Return a bound of the evidence of the rows that it was given last in nats, exact for labels, shape `(T,)`.
 
         $$ L(r) = A' - A - \sum_{i, c} r_{ic} \Big( \frac{\lVert x_i \rVert^2}{2s} + \frac D2 \log 2 \pi s
            + \log r_{ic} \Big) \le \log p(x \mid \text{before}) $$
@@ -150,7 +150,9 @@ class ClassGaussian(Gaussian):
         if self.counted is None:
             return gained
         rows, r = x[..., :-1].double(), self.counted.double()
-        each = rows.square().sum(-1, keepdim=True) / (2 * self.spread) + rows.shape[-1] / 2 * (TWO_PI * self.spread).log()
+        each = (
+            rows.square().sum(-1, keepdim=True) / (2 * self.spread) + rows.shape[-1] / 2 * (TWO_PI * self.spread).log()
+        )
         return gained - (r * (each + r.clamp(min=1e-300).log())).sum((1, 2))
 
     def log_normalizer(self) -> Tensor:
@@ -235,7 +237,7 @@ class ClassGaussian(Gaussian):
 
 
 def _dirichlet_kl(a: Tensor, b: Tensor) -> Tensor:
-    """Return the divergence of one Dirichlet distribution from another in nats, shape `(T,)`; classes with 0 are none."""
+    """Return the divergence of Dirichlet distributions in nats, shape `(T,)`; a class with 0 is none."""
     real, mine, theirs = a > 0, a.double(), b.double()
     one, other = torch.where(real, mine, 1.0), torch.where(real, theirs, 1.0)
     each = other.lgamma() - one.lgamma() + (one - other) * (one.digamma() - mine.sum(1, keepdim=True).digamma())

@@ -2,11 +2,11 @@ r"""The learned prior of the joint model, for class means, class proportions and
 
 $$ m_c \sim \mathcal N(\mu, b I), \qquad \pi \sim \mathrm{Dir}(\alpha), \qquad x \mid y = c \sim \mathcal N(m_c, s I) $$
 
-in the space of the head's features. $\mu$ is the mean of the training classes and stays; $b$, $s$ and $\alpha$ begin at
-their moments, enlarged by $1 / \kappa$, and are trained. The coordinates of real features are correlated and not
-normal, so that $D$ of them carry the evidence of fewer independent ones. How many is the one visible number of this
-misfit: the power $\kappa = s_{\text{moments}} / s$ of the likelihood, 1 for a model that is right (theory: "One model of
-inputs and labels").
+in the space of the head's features. $\mu$ is the mean of the training rows and stays; $b$, $s$ and $\alpha$ begin at
+moments of training classes, $b$ and $s$ enlarged by $1 / \kappa$, and are trained. The coordinates of real features are
+correlated and not normal, so that $D$ of them carry the evidence of fewer independent ones. How many says the one
+visible number of this misfit, the power $\kappa = s_{\text{moments}} / s$ of the likelihood, 1 for a model that is right
+(theory: "One model of inputs and labels").
 """
 
 from __future__ import annotations

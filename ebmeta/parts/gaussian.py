@@ -126,7 +126,7 @@ class Gaussian(ABC):
         return None
 
     def input_evidence(self, before: Gaussian, x: Tensor) -> Tensor:
-        """Return what unlabelled rows are worth as evidence, in nats, shape `(T,)`; 0 where inputs are taken as given."""
+        """Return what unlabelled rows are worth as evidence, in nats, shape `(T,)`; 0 where inputs are given."""
         return self.loc.new_zeros(len(self.loc))
 
     def sites(self) -> dict[str, TorchDistributionMixin]:

@@ -123,21 +123,23 @@ class Head(Exact, ABC):
             raise ValueError(f"x: expected {self.num_features} features per input, got shape {tuple(x.shape[2:])}")
         return x
 
-    def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def features(self, x: Tensor, mask: Tensor | None = None, own: Tensor | None = None) -> Tensor:
         r"""Return $\phi(x)$, shape `(T, N, P)`.
 
         Args:
             x: inputs, shape `(T, N, ...)`.
             mask: True where a row is real, shape `(T, N)`; all by default.
+            own: in training, numbers of the training classes that each task is made of, shape `(T, C)`; a profile
+                leaves them out (`ebmeta.parts.profile`).
 
         Raises:
             ValueError: if an input does not have `num_features` features.
         """
-        return self.of_embedded(self.embed(x, mask))
+        return self.of_embedded(self.embed(x, mask), own)
 
     @abstractmethod
-    def of_embedded(self, x: Tensor) -> Tensor:
-        r"""Return $\phi$ of raw features of shape `(..., D)`, shape `(..., P)`."""
+    def of_embedded(self, x: Tensor, own: Tensor | None = None) -> Tensor:
+        r"""Return $\phi$ of raw features of shape `(..., D)`, shape `(..., P)`; `own` as of `features`."""
 
     def forward(self, features: Tensor, w: Tensor) -> Tensor:
         r"""Return $\eta$, shape `(..., T, N, C)`.
@@ -223,11 +225,11 @@ class CosineHead(Head):
     def _has_metric(self) -> bool:
         return bool(self.center.any())
 
-    def of_embedded(self, x: Tensor) -> Tensor:
+    def of_embedded(self, x: Tensor, own: Tensor | None = None) -> Tensor:
         u = self.direction(x)
         if self.profile is not None:
             length = self.profile.length
-            u = torch.cat([u, length * self.profile(u)], -1) / (1 + length**2) ** 0.5
+            u = torch.cat([u, length * self.profile(u, own)], -1) / (1 + length**2) ** 0.5
         return functional.pad(u, (0, 1), value=CONSTANT)
 
     def direction(self, x: Tensor) -> Tensor:
@@ -321,7 +323,7 @@ class LinearHead(Head):
     def raw(self) -> bool:
         return not self.standardize and self.basis is None
 
-    def of_embedded(self, x: Tensor) -> Tensor:
+    def of_embedded(self, x: Tensor, own: Tensor | None = None) -> Tensor:
         x = standard(x, self.center, self.unit) if self.basis is None else self.basis(x.double())
         return functional.pad(x.to(self.like.dtype), (0, 1), value=1.0)
 

@@ -13,6 +13,9 @@ $V$ and $v$ are those of a multinomial logistic regression with smoothed labels 
 $$ \min_{V, v}\; -\frac1n \sum_{i, g} \tilde y_{ig} \log p_g(u_i) + \frac\rho2 \lVert V \rVert^2,
    \qquad \tilde y_{ig} = (1 - \epsilon)\, y_{ig} + \epsilon / G . $$
 
+A training class is made of rows that $V$ was fitted to, and new classes are not. In training, a profile leaves the
+classes of its own task out of the softmax: rows are then described by other classes alone, as those of new classes are.
+
 Source: Bhattacharyya 1943, On a measure of divergence between two statistical populations; Torresani, Szummer and
 Fitzgibbon 2010, Efficient object category recognition using classemes.
 """
@@ -24,6 +27,8 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from ebmeta.likelihood import NEVER
 
 __all__ = ["ClassProfile"]
 
@@ -47,6 +52,7 @@ class ClassProfile(nn.Module):
     weight: Tensor
     bias: Tensor
     center: Tensor
+    one_each: Tensor
 
     def __init__(self, num_features: int, num_groups: int) -> None:
         super().__init__()
@@ -56,6 +62,7 @@ class ClassProfile(nn.Module):
         self.register_buffer("weight", torch.zeros(num_groups, num_features))
         self.register_buffer("bias", torch.zeros(num_groups))
         self.register_buffer("center", torch.full((num_groups,), num_groups**-0.5))
+        self.register_buffer("one_each", torch.tensor(False))  # whether every group is one class
 
     @property
     def fitted(self) -> bool:
@@ -67,14 +74,22 @@ class ClassProfile(nn.Module):
         r"""Length of a profile relative to a direction, $\min(\sqrt{G / 256}, \tfrac12)$, small for few classes."""
         return min(math.sqrt(self.num_groups / FULL), MOST)
 
-    def forward(self, u: Tensor) -> Tensor:
+    def forward(self, u: Tensor, own: Tensor | None = None) -> Tensor:
         r"""Return $\pi(u)$, shape `(..., G)`.
 
         Args:
-            u: directions, shape `(..., D)`.
+            u: directions, shape `(..., D)`; `(T, N, D)` with `own`.
+            own: numbers of the training classes that each task is made of, and that are left out, -1 for none, shape
+                `(T, C)`. Where groups hold several classes, none is left out.
         """
-        root = torch.softmax(u @ self.weight.mT + self.bias, -1).sqrt()
-        return functional.normalize(root - self.center, dim=-1, eps=1e-6)
+        logits = u @ self.weight.mT + self.bias
+        if own is None or not bool(self.one_each):
+            return functional.normalize(torch.softmax(logits, -1).sqrt() - self.center, dim=-1, eps=1e-6)
+        left_out = torch.zeros(len(own), self.num_groups + 1, dtype=torch.bool, device=u.device)
+        left_out.scatter_(1, torch.where(own < 0, self.num_groups, own), True)
+        left_out = left_out[:, None, :-1]
+        root = torch.softmax(logits.masked_fill(left_out, NEVER), -1).sqrt()
+        return functional.normalize((root - self.center).masked_fill(left_out, 0.0), dim=-1, eps=1e-6)
 
     @torch.no_grad()
     def fit(self, u: Tensor, y: Tensor) -> None:
@@ -110,6 +125,7 @@ class ClassProfile(nn.Module):
             means = u.new_zeros(classes, u.shape[1]).index_add_(0, y, u) / count
             group = AgglomerativeClustering(self.num_groups).fit_predict(means.double().cpu().numpy())
             y = torch.from_numpy(group).to(y)[y]
+        self.one_each.fill_(classes == self.num_groups)
         wanted = functional.one_hot(y, self.num_groups).to(u.dtype)
         wanted = (1 - SMOOTHING) * wanted + SMOOTHING / self.num_groups
         unknown = u.new_zeros(self.num_groups, u.shape[1] + 1, requires_grad=True)
