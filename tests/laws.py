@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from ebmeta import EmpiricalBayes, Objective, TaskBatch
 from ebmeta.likelihood import LIKELIHOODS, Categorical, Normal
 from ebmeta.parts.basis import BASES
+from ebmeta.parts.class_prior import ClassPrior
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.parts.heads import LinearHead
-from ebmeta.parts.initializer import ConjugateInitializer, PrototypeInitializer
+from ebmeta.parts.initializer import ClassInitializer, ConjugateInitializer, PrototypeInitializer
 from ebmeta.parts.prior import DiagonalPrior
+from ebmeta.refine.belief import BeliefRefiner
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
 from ebmeta.refine.gradient import GradientRefiner
 from ebmeta.refine.mixture import MixtureRefiner
@@ -86,6 +88,18 @@ def _embedded_classifier(num_steps: int = STEPS, scale: float = 0.3) -> Empirica
     return classifier(6, num_steps, scale=scale, embedder=embedder)
 
 
+def _joint_classifier(num_steps: int = STEPS, scale: float = 0.1) -> EmpiricalBayes:
+    return classifier(4, num_steps, scale=scale, synthetic_gradient="joint", profile=3)
+
+
+def _joint_linear(num_steps: int = STEPS, scale: float = 0.3) -> EmpiricalBayes:
+    """Build a joint model of features as they are, which it generates."""
+    torch.manual_seed(0)
+    refiner = BeliefRefiner(ClassSyntheticGradient(8), num_steps)
+    parts = ClassPrior(4, between=4.0), Categorical(), LinearHead(4, standardize=False), ClassInitializer(), refiner
+    return _moved(EmpiricalBayes(*parts, beta=0.1), scale)
+
+
 def _images() -> TaskBatch:
     batch = class_tasks()
     return replace(batch, support_x=batch.support_x.unflatten(2, (2, 2)), query_x=batch.query_x.unflatten(2, (2, 2)))
@@ -99,8 +113,10 @@ PROPORTIONS = {
 }
 
 
-def _told_tasks(proportions: str) -> TaskBatch:
-    return replace(class_tasks(), concentration=torch.tensor(PROPORTIONS[proportions], dtype=torch.float64))
+def _told_tasks(proportions: str, spread: float = 1.0) -> TaskBatch:
+    return replace(
+        class_tasks(spread=spread), concentration=torch.tensor(PROPORTIONS[proportions], dtype=torch.float64)
+    )
 
 
 def _likelihood_regressor(likelihood: str, num_steps: int = STEPS, scale: float = 0.2) -> EmpiricalBayes:
@@ -155,6 +171,8 @@ MEMBERS |= {
     for name, all_of_them in (("classifier", PROPORTIONS), ("classifier-residual", ["mixed"]))
     for proportions in all_of_them
 }
+MEMBERS |= {"joint": Member(_joint_classifier, class_tasks), "joint-linear": Member(_joint_linear, class_tasks)}
+MEMBERS |= {f"joint-{known}": Member(_joint_classifier, partial(_told_tasks, known, 3.0)) for known in PROPORTIONS}
 MEMBERS |= {f"regressor-{name}": Member(partial(_basis_regressor, name), real_tasks) for name in BASES}
 MEMBERS |= {
     f"regressor-{name}": Member(partial(_likelihood_regressor, name), partial(number_tasks, name))
@@ -442,7 +460,7 @@ LAWS: dict[Callable[[Member], None], Callable[[Member], bool]] = {
     unseen_class_keeps_the_prior: lambda m: m.categorical,
     unknown_proportions_are_as_if_none_were_stated: lambda m: m.states_proportions,
     known_proportions_change_every_step: lambda m: (
-        m.has_known_proportions and isinstance(m.build().refiner, MixtureRefiner)
+        m.has_known_proportions and isinstance(m.build().refiner, MixtureRefiner | BeliefRefiner)
     ),
     gradients_equal_finite_differences: lambda m: True,
     untrained_refinement_changes_nothing: lambda m: isinstance(m.build().refiner, GradientRefiner),

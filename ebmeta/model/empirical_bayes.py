@@ -94,7 +94,7 @@ class EmpiricalBayes(PredictiveModel):
         num_steps: int = 4,
         beta: float = 0.005,
         *,
-        synthetic_gradient: Refinement = "joint",
+        synthetic_gradient: Refinement = "mixture",
         n_way: int | None = None,
         width: int = 16,
         widths: Widths = "trained",

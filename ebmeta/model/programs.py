@@ -83,7 +83,7 @@ class Program(nn.Module):
         self.kind = kind
 
     @checked()
-    def forward(self, batch: TaskBatch, observe: Observe = "query") -> Tensor:
+    def forward(self, batch: TaskBatch, observe: Observe | None = None) -> Tensor:
         """Run the program."""
         return (model_program if self.kind == "model" else guide_program)(self.owner, batch, observe)
 
@@ -153,6 +153,11 @@ def _restore(keys: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:
             parameter.copy_(loaded[key])
 
 
+def _observed(owner: Owner, observe: Observe | None) -> Observe:
+    """Return what to observe: by default the training objective, and of a joint model everything."""
+    return observe or ("both" if owner.joint else "query")
+
+
 def _bottleneck(owner: Owner, observe: str) -> AbstractContextManager[Any]:
     """Weigh the latent sites by beta in the training objective: the ELBO is then log likelihood - beta * KL."""
     handler: AbstractContextManager[Any] = nullcontext()
@@ -162,15 +167,16 @@ def _bottleneck(owner: Owner, observe: str) -> AbstractContextManager[Any]:
 
 
 @checked()
-def model_program(owner: Owner, batch: TaskBatch, observe: Observe = "query") -> Tensor:
+def model_program(owner: Owner, batch: TaskBatch, observe: Observe | None = None) -> Tensor:
     r"""Sample $w_t \sim p_\psi(w)$ and $y_{ti} \sim p(y \mid \phi(x_{ti})^\top w_t)$; in a joint model inputs too.
 
     Args:
         owner: the model.
         batch: $T$ tasks. Query labels are observed where present, and sampled where not. Inputs are always observed.
-        observe: "query", the training objective, with latent sites (and inputs of a joint model) weighted by beta; or
-            the exact Bayesian model, unweighted: "support" (for MCMC on $p(w \mid d^s)$, or
-            $p(m, \pi \mid d^s, x^q)$ in a joint model) or "both", which adds the query labels.
+        observe: "query", the training objective, with latent sites weighted by beta, in which inputs score nothing; or
+            the exact Bayesian model, unweighted: "support" (for MCMC on $p(w \mid d^s)$, or on
+            $p(m, \pi \mid d^s, x^q)$ in a joint model) or "both", which adds the query labels. By default "query", and
+            "both" for a joint model.
 
     Returns:
         The weights `w`, shape `(T, C, P)`.
@@ -180,6 +186,7 @@ def model_program(owner: Owner, batch: TaskBatch, observe: Observe = "query") ->
     """
     owner.check(batch)
     register(owner)
+    observe = _observed(owner, observe)
     prior, level = owner.prior_of(batch), None
     own = batch.way_class if owner.training else None
     with pyro.plate("task", batch.num_tasks, dim=-1):
@@ -194,8 +201,8 @@ def model_program(owner: Owner, batch: TaskBatch, observe: Observe = "query") ->
             features = owner.predictor.features(rows.x, rows.mask, own).to(w.dtype)  # samplers may move in 64 bits
             law = prior.inputs(values, rows.mask, batch.support_y if side == "support" else None)
             if law is not None:
-                with _bottleneck(owner, observe):
-                    pyro.sample(f"{side}_x", law, obs=features[..., :-1])
+                law = law.mask(observe != "query")
+                pyro.sample(f"{side}_x", law, obs=features[..., :-1])
             if observe in (side, "both") and not (owner.joint and side == "support"):
                 _labels(owner, f"{side}_y", rows, owner.predictor(features, w), batch.way_mask, level)
     return w
@@ -207,18 +214,19 @@ def _labels(owner: Owner, site: str, rows: Rows, eta: Tensor, way_mask: Tensor, 
     pyro.sample(site, labels.mask(rows.mask).to_event(1), obs=rows.y)
 
 
-def guide_program(owner: Owner, batch: TaskBatch, observe: Observe = "query") -> Tensor:
+def guide_program(owner: Owner, batch: TaskBatch, observe: Observe | None = None) -> Tensor:
     r"""Sample $w_t \sim q_K(w; d^s_t, x^q_t)$, in a joint model by way of $m_t, \pi_t \sim q_K(m, \pi)$.
 
     Args:
         owner: the model.
         batch: $T$ tasks; the query labels are not used.
-        observe: as for the model; "query" weighs latent sites by beta.
+        observe: as for the model; "query" weighs latent sites by beta, and "support" and "both" do not.
 
     Returns:
         The weights `w`, shape `(T, C, P)`.
     """
     register(owner)
+    observe = _observed(owner, observe)
     inferred = owner.infer(batch)
     with pyro.plate("task", batch.num_tasks, dim=-1), _bottleneck(owner, observe):
         if inferred.levels is not None:

@@ -116,7 +116,7 @@ class ClassifierRecipe(Recipe):
 
     num_features: int
     num_steps: int = 4
-    synthetic_gradient: Refinement = "joint"
+    synthetic_gradient: Refinement = "mixture"
     n_way: int | None = None
     width: int = 16
     widths: Widths = "trained"

@@ -53,13 +53,13 @@ class ClassGaussian(Gaussian):
         precision: $\Lambda$, the same for every feature, shape `(T, C, D)`.
         shares: $a$, 0 for classes that do not exist, shape `(T, C)`.
         spread: $s$, variance of a feature about its class mean, a scalar.
-        constant: the last feature of the head, a scalar.
+        constant: the last feature of the head.
         counted: $r$ of the rows that it was given last, shape `(T, N, C)`; None where it was given none.
         unlabelled: whether these rows are unlabelled; each is then left out by `log_odds` for itself.
 
     Examples:
         >>> one = torch.ones(1, 2, 1)
-        >>> prior = ClassGaussian(0 * one, one, torch.ones(1, 2), torch.tensor(1.0), torch.tensor(1.0))
+        >>> prior = ClassGaussian(0 * one, one, torch.ones(1, 2), torch.tensor(1.0), 1.0)
         >>> rows, classes = torch.tensor([[[-3.0], [3.0]]]), torch.eye(2)[None]
         >>> q = prior.given(rows, classes)
         >>> q.loc.flatten().tolist(), q.precision.flatten().tolist()
@@ -71,7 +71,7 @@ class ClassGaussian(Gaussian):
 
     shares: Tensor
     spread: Tensor
-    constant: Tensor
+    constant: float
     counted: Tensor | None = None
     unlabelled: bool = False
 

@@ -84,7 +84,7 @@ class ClassInputs(TorchDistribution):  # type: ignore[misc]
     has_rsample = False
 
     def __init__(self, m: Tensor, pi: Tensor, spread: Tensor, mask: Tensor, y: Tensor | None) -> None:
-        self.m, self.pi, self.spread, self.mask, self.y = m, pi, spread, mask, y
+        self.m, self.pi, self.spread, self.rows, self.y = m, pi, spread, mask, y
         super().__init__(m.shape[:-2], (mask.shape[-1], m.shape[-1]), validate_args=False)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -111,7 +111,7 @@ class ClassInputs(TorchDistribution):  # type: ignore[misc]
         else:
             of_row = each.gather(-1, self.y.expand(each.shape[:-1]).unsqueeze(-1)).squeeze(-1)
         of_row = of_row - size / 2 * torch.log(2 * math.pi * self.spread)
-        return torch.where(self.mask, of_row, 0.0).sum(-1)
+        return torch.where(self.rows, of_row, 0.0).sum(-1)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> ClassInputs:
         """Return the same law for more tasks."""
@@ -120,6 +120,6 @@ class ClassInputs(TorchDistribution):  # type: ignore[misc]
             self.m.expand(*batch_shape, *size),
             self.pi.expand(*batch_shape, size[0]),
             self.spread,
-            self.mask.expand(*batch_shape, self.mask.shape[-1]),
+            self.rows.expand(*batch_shape, self.rows.shape[-1]),
             None if self.y is None else self.y.expand(*batch_shape, self.y.shape[-1]),
         )

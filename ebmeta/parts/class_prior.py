@@ -1,12 +1,13 @@
 r"""The learned prior of the joint model, for class means, class proportions and inputs.
 
-$$ m_c \sim \mathcal N(\mu, b I), \qquad \pi \sim \mathrm{Dir}(\alpha), \qquad x \mid y = c \sim \mathcal N(m_c, s I) $$
+$$ m_c \sim \mathcal N\Big(\mu, \frac b\kappa I\Big), \qquad \pi \sim \mathrm{Dir}(\alpha), \qquad
+   x \mid y = c \sim \mathcal N\Big(m_c, \frac s\kappa I\Big) $$
 
-in the space of the head's features. $\mu$ is the mean of the training rows and stays; $b$, $s$ and $\alpha$ begin at
-moments of training classes, $b$ and $s$ enlarged by $1 / \kappa$, and are trained. The coordinates of real features are
-correlated and not normal, so that $D$ of them carry the evidence of fewer independent ones. How many says the one
-visible number of this misfit, the power $\kappa = s_{\text{moments}} / s$ of the likelihood, 1 for a model that is right
-(theory: "One model of inputs and labels").
+in the space of the head's features. $\mu$, $b$ and $s$ are moments of the training classes, and stay: labels of tasks
+say little of $b$, and networks that move it fit the training classes alone. Trained are $\alpha$, for tasks of unknown
+proportions, and $\kappa$. The coordinates of real features are correlated and not normal, so that $D$ of them carry the
+evidence of fewer independent ones. How many says $\kappa$, the one visible number of this misfit: it raises the density
+of means and inputs to a power, and is 1 for a model that is right (theory: "One model of inputs and labels").
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class ClassPrior(Prior):
 
     Args:
         num_features: features of the head without its constant, $D$.
-        between: initial $b$, variance of class means.
-        within: initial $s$, variance of an input about its class mean.
+        between: $b$, until it is measured.
+        within: $s$, until it is measured.
         constant: the last feature of the head.
 
     Raises:
@@ -47,36 +48,26 @@ class ClassPrior(Prior):
 
     joint = True
 
-    measured_within: Tensor
-    constant: Tensor
+    between: Tensor
+    within: Tensor
 
     def __init__(self, num_features: int, between: float = 1.0, within: float = 1.0, constant: float = 1.0) -> None:
         super().__init__(num_features)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(between) / 2))
-        self.log_within = nn.Parameter(torch.tensor(math.log(within)))
+        del self.log_scale
+        self.log_power = nn.Parameter(torch.zeros(()))
         self.log_concentration = nn.Parameter(torch.tensor(math.log(CONCENTRATION)))
         self.loc.requires_grad_(False)
-        self.register_buffer("measured_within", torch.tensor(0.0))
-        self.register_buffer("constant", torch.tensor(float(constant)))
+        self.register_buffer("between", torch.tensor(float(between)))
+        self.register_buffer("within", torch.tensor(float(within)))
+        self.constant = float(constant)
 
     @property
-    def between(self) -> Tensor:
-        """Variance of a feature of class means, $b$."""
-        return torch.exp(2 * self.log_scale)
-
-    @property
-    def within(self) -> Tensor:
-        """Variance of a feature of an input about its class mean, $s$."""
-        return self.log_within.exp()
-
-    @property
-    def power(self) -> float:
-        r"""Power $\kappa$ of the likelihood: variance within training classes over $s$; 1 for a model not measured."""
-        measured = float(self.measured_within)
-        return measured / float(self.within.detach()) if measured else 1.0
+    def power(self) -> Tensor:
+        r"""Power of the likelihood, $\kappa$, a scalar."""
+        return self.log_power.exp()
 
     def fast(self) -> Iterator[nn.Parameter]:
-        yield from (self.log_scale, self.log_within, self.log_concentration)
+        yield from (self.log_power, self.log_concentration)
 
     @torch.no_grad()
     def measure(self, rows: TrainingRows) -> TrainingRows:
@@ -86,13 +77,13 @@ class ClassPrior(Prior):
         size = float((phi - phi.mean(0)).square().mean())
         if size > 0:
             self.loc.copy_(phi.mean(0))
-            self.measured_within.fill_(max(within, LEAST * size))
-            self.log_within.fill_(math.log(max(within, LEAST * size) / POWER))
-            self.log_scale.fill_(math.log(max(between, LEAST * size) / POWER) / 2)
+            self.within.fill_(max(within, LEAST * size))
+            self.between.fill_(max(between, LEAST * size))
+            self.log_power.fill_(math.log(POWER))
         return rows
 
     def gaussian(self) -> DiagonalGaussian:
-        return DiagonalGaussian(self.loc, (1 / self.between).expand_as(self.loc))
+        return DiagonalGaussian(self.loc, (self.power / self.between).expand_as(self.loc))
 
     def forward(
         self,
@@ -108,4 +99,4 @@ class ClassPrior(Prior):
             a = torch.where(concentration.isnan(), a, concentration.to(a.dtype).clamp(max=EQUAL))
         ways = torch.ones_like(means.loc[..., 0], dtype=torch.bool) if way_mask is None else way_mask
         shares = torch.where(ways, a.unsqueeze(1), 0.0)
-        return ClassGaussian(means.loc, means.precision, shares, self.within, self.constant)
+        return ClassGaussian(means.loc, means.precision, shares, self.within / self.power, self.constant)

@@ -20,6 +20,7 @@ from ebmeta.likelihood import NegativeBinomial, Normal, NormalPerTask, StudentT
 from ebmeta.model.recipes import ClassifierRecipe, RegressorRecipe
 from ebmeta.model.storage import load_with_encoder
 from ebmeta.parts import basis
+from ebmeta.parts.class_prior import ClassPrior
 from ebmeta.parts.gaussian import DiagonalGaussian, FullGaussian
 from ebmeta.parts.heads import CosineHead, LinearHead
 from ebmeta.parts.prior import DiagonalPrior, FullPrior
@@ -213,6 +214,10 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
         "likelihood.NormalPerTask": (NormalPerTask, {"noise": 0.5, "ratio": 0.25}),
         "likelihood.StudentT": (StudentT, {"noise": 0.5, "freedom": 4.0}),
         "likelihood.NegativeBinomial": (NegativeBinomial, {"shape": 2.0}),
+        "parts.class_prior.ClassPrior": (
+            ClassPrior,
+            {"num_features": 3, "between": 2.0, "within": 0.5, "constant": 1.0},
+        ),
         "parts.prior.FullPrior": (FullPrior, {"num_weights": 3, "scale": 0.5, "num_covariates": 1}),
         "parts.prior.DiagonalPrior": (DiagonalPrior, {"num_weights": 3, "scale": 0.5, "num_covariates": 1}),
         "parts.heads.CosineHead": (CosineHead, {"num_features": 2, "freeze_embedder": False, "profile": 2}),

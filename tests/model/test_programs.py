@@ -16,7 +16,7 @@ from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceMeanField_E
 from pyro.ops.stats import effective_sample_size
 from torch import nn
 
-from ebmeta import Objective, TaskBatch
+from ebmeta import EmpiricalBayes, Objective, TaskBatch
 from ebmeta.simulate import conjugate
 
 FRESH = {"scale": 0.0, "dtype": torch.float32, "num_steps": 1}
@@ -358,3 +358,90 @@ def test_the_guide_infers_weights_at_the_level_that_it_has_drawn():
     assert not torch.allclose(
         wanted.log_prob(w), model.infer(batch, level=0 * level).path[-1].distribution().log_prob(w)
     )
+
+
+def joint() -> EmpiricalBayes:
+    return classifier(synthetic_gradient="joint", scale=0.1).eval()
+
+
+def log_probs(program, batch, observe=None) -> dict[str, torch.Tensor]:
+    trace = poutine.trace(program).get_trace(batch, observe)
+    trace.compute_log_prob()
+    names = ("m", "pi", "support_x", "query_x", "query_y", "support_y")
+    return {name: trace.nodes[name]["log_prob"] for name in names if name in trace.nodes} | {
+        f"{name}_value": trace.nodes[name]["value"] for name in ("m", "pi")
+    }
+
+
+def test_a_joint_model_scores_every_site():
+    model, batch = joint(), class_tasks()
+    pyro.set_rng_seed(0)
+    found = log_probs(model.model, batch)
+    m, pi = found["m_value"], found["pi_value"]
+    prior = model.prior_of(batch)
+    for t in range(len(batch)):
+        ways = int(batch.way_mask[t].sum())
+        normal = torch.distributions.Normal(prior.loc[t], prior.scale[t])
+        close(found["m"][t], normal.log_prob(m[t]).sum())
+        close(found["pi"][t], torch.distributions.Dirichlet(prior.shares[t, :ways]).log_prob(pi[t, :ways]))
+        for side, rows in (("support", batch.support), ("query", batch.query)):
+            x = model.predictor.features(rows.x)[t, rows.mask[t], :-1]
+            y = rows.y[t, rows.mask[t]]
+            each = torch.distributions.Normal(m[t, y], prior.spread.sqrt()).log_prob(x).sum(-1)
+            got = found[f"{side}_x"][t]
+            if side == "query":  # classes summed out of inputs, and given inputs, are classes and inputs given classes
+                got, each = got + found["query_y"][t], each + pi[t, y].log()
+            close(got, each.sum())
+    assert "support_y" not in found  # it was chosen
+
+
+def test_a_joint_model_without_query_labels_sums_them_out():
+    found = log_probs(joint().model, class_tasks(), "support")
+    assert "query_y" not in found
+    assert bool((found["query_x"] != 0).all() & (found["support_x"] != 0).all())
+
+
+def test_inputs_score_nothing_in_the_training_objective():
+    model, batch = joint(), class_tasks()
+    pyro.set_rng_seed(0)
+    found = log_probs(model.model, batch, "query")
+    assert not bool(found["query_x"].any() | found["support_x"].any())
+    with torch.no_grad():
+        terms = Objective("gibbs", num_draws=4000, anytime=0.0).terms(model, batch, generator=generator(0))
+        pyros = [Trace_ELBO(500, vectorize_particles=True).loss(model.model, model.guide, batch, "query")]
+    assert abs(pyros[0] - float(terms.loss[-1].sum())) < 0.05 * pyros[0]
+
+
+def test_the_elbo_of_a_joint_model_is_below_its_evidence():
+    """Inputs without labels: the bound in closed form lies above the sampled one, both below what labels would add."""
+    model, batch = joint(), class_tasks(queries=(1, 1, 1, 1))
+    with torch.no_grad():
+        inferred = model.infer(batch)
+        exact = inferred.log_evidence + torch.logsumexp(_of_one_query(inferred), -1)
+        elbo = -Trace_ELBO(2000, vectorize_particles=True).loss(model.model, model.guide, batch.unlabelled(), "support")
+    bound = inferred.log_evidence + inferred.input_evidence()[-1]
+    assert bool((bound <= exact + 1e-9).all())
+    assert elbo < float(exact.sum())
+    assert elbo > float(exact.sum()) - 10
+
+
+def _of_one_query(inferred) -> torch.Tensor:
+    """Return log p(x, y = c) of the only query of each task, shape `(T, C)`."""
+    q, x = inferred.path[0], inferred.setting.real_x[:, 0, :-1]
+    v = q.spread + 1 / q.precision
+    density = torch.distributions.Normal(q.loc, v.sqrt()).log_prob(x.unsqueeze(1)).sum(-1)
+    return density + (q.shares / q.shares.sum(1, keepdim=True)).log()
+
+
+def test_predictive_draws_labels_of_a_joint_model_given_inputs():
+    """Mean frequencies of 800 draws of labels are those of draws of the weights, within 5 standard errors."""
+    model, batch = joint(), class_tasks().unlabelled()
+    pyro.set_rng_seed(0)
+    with torch.no_grad():
+        drawn = Predictive(model.model, guide=model.guide, num_samples=800)(batch, "query")["query_y"].squeeze()
+        w = model.infer(batch).draw(-1, 4000)[0]
+        eta = torch.einsum("tnp,stcp->stnc", model.predictor.features(batch.query_x), w)
+        want = eta.masked_fill(~batch.way_mask.unsqueeze(1), -torch.inf).softmax(-1).mean(0)
+    got = torch.nn.functional.one_hot(drawn, 5).double().mean(0)
+    error = 5 * (want * (1 - want) / 800 + want * (1 - want) / 4000).sqrt() + 1e-3
+    assert bool(((got - want).abs() < error)[batch.query_mask].all())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -147,3 +148,34 @@ def test_profiles_are_for_class_features_that_stay():
 @pytest.mark.parametrize(("groups", "length"), [(4, 0.125), (16, 0.25), (64, 0.5), (500, 0.5)])
 def test_few_classes_count_for_little(groups, length):
     assert math.isclose(ClassProfile(3, groups).length, length)
+
+
+def test_own_classes_are_left_out_of_a_profile():
+    """Rows of a task are described by the other classes, as if its own had never been there."""
+    profile = ClassProfile(5, 6)
+    g = torch.Generator().manual_seed(0)
+    profile.weight.copy_(3 * torch.randn(6, 5, generator=g))
+    u = torch.nn.functional.normalize(torch.randn(2, 4, 5, generator=g), dim=-1)
+    own = torch.tensor([[1, 4, -1], [0, 2, 5]])
+    assert torch.equal(profile(u, own), profile(u))  # groups of several classes
+    profile.one_each.fill_(True)
+    for t, others in enumerate(([0, 2, 3, 5], [1, 3, 4])):
+        root = torch.softmax(u[t] @ profile.weight[others].mT + profile.bias[others], -1).sqrt()
+        want = torch.nn.functional.normalize(root - profile.center[others], dim=-1)
+        got = profile(u, own)[t]
+        torch.testing.assert_close(got[:, others], want)
+        assert float(got.square().sum(-1).sub(1).abs().max()) < 1e-5
+
+
+def test_training_leaves_out_own_classes_and_predictions_do_not():
+    source = episodes(1.0)
+    model = EmpiricalBayes.classifier(4, profile=8, synthetic_gradient="joint")
+    fit(model, source, 1, device="cpu", progress=False)
+    assert bool(model.predictor.profile.one_each)
+    batch = source.sample(3)
+    plain = dataclasses.replace(batch, way_class=None)
+    model.train()
+    hidden, seen = (model.infer(b).predict(0)["probs"].detach() for b in (batch, plain))
+    assert float((hidden - seen).abs().max()) > 1e-4
+    model.eval()
+    assert torch.equal(model.infer(batch).predict(0)["probs"], model.infer(plain).predict(0)["probs"])

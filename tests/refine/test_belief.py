@@ -1,0 +1,87 @@
+"""Steps of beliefs are collapsed mean-field inference, corrected by a network."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from builders import class_tasks, classifier, close
+from laws import MEMBERS
+
+from ebmeta.model.posterior import Conditional
+from ebmeta.refine.base import QueryState
+from ebmeta.refine.belief import equal_shares
+
+
+def joint(scale=0.0, num_steps=3):
+    return classifier(4, num_steps, scale=scale, synthetic_gradient="joint").eval()
+
+
+def test_untrained_steps_are_collapsed_mean_field_inference():
+    model, batch = joint(), class_tasks(spread=2.0)
+    inferred = model.infer(batch)
+    setting, path = inferred.setting, inferred.path
+    x = setting.real_x[..., :-1]
+    r = Conditional(inferred.iterates, setting).log_probs(0).exp() * setting.query_mask.unsqueeze(-1)
+    for k in range(1, 4):
+        want = path[0].given_beliefs(x, r)
+        close(path[k].loc, want.loc)
+        close(path[k].precision, want.precision)
+        close(path[k].shares, want.shares)
+        r = want.log_odds(setting.real_x)[0].softmax(-1) * setting.query_mask.unsqueeze(-1)
+        close(inferred.predict(k)["probs"] * setting.query_mask.unsqueeze(-1), r)
+
+
+def test_the_correction_of_the_network_is_the_synthetic_gradient():
+    model, batch = joint(scale=0.1), class_tasks(spread=2.0)
+    inferred = model.infer(batch)
+    state = QueryState(inferred.setting, inferred.path[1])
+    network = model.refiner.synthetic_gradient
+    reading = network.read(state)
+    confidence = torch.tanh(model.refiner.confidence(reading.by_task)).exp().unsqueeze(-1)
+    odds = confidence * state.mean.log() + network.correction(reading)
+    want = odds.masked_fill(~batch.way_mask.unsqueeze(1), -torch.inf).softmax(-1)
+    mask = batch.query_mask.unsqueeze(-1)
+    close(inferred.predict(1)["probs"] * mask, want * mask)
+    counted = inferred.path[2].shares - inferred.path[0].shares
+    close(counted, (want * mask).sum(1))
+    assert float((state.mean - want).detach().abs().max()) > 1e-3
+
+
+def test_steps_without_correction_raise_the_evidence_of_inputs():
+    """Steps that leave one out climb the bound but for their own correction, in the sum over tasks."""
+    model, gained = joint(num_steps=8), torch.zeros(8, dtype=torch.float64)
+    for seed in range(8):
+        evidence = model.infer(class_tasks(spread=3.0, seed=seed)).input_evidence().sum(1)
+        gained += evidence[1:] - evidence[1]
+    assert bool((gained[1:] > 0).all())
+
+
+def test_the_first_prediction_uses_no_other_query():
+    model, batch = joint(scale=0.1), class_tasks()
+    alone = replace(batch, query_x=batch.query_x[:, :1], query_y=None, query_mask=batch.query_mask[:, :1])
+    close(model.infer(batch).predict(0)["probs"][:, :1], model.infer(alone).predict(0)["probs"])
+
+
+def test_known_equal_shares_hold_for_beliefs():
+    batch = class_tasks(ways=(3, 2), shots=(1, 1), queries=(6, 4), spread=2.0)
+    told = replace(batch, concentration=torch.tensor([math.inf, 2.0], dtype=torch.float64))
+    probs = joint(scale=0.1).infer(told).predict(-1)["probs"]
+    close(probs[0, :6].sum(0), torch.full((3,), 2.0, dtype=torch.float64), 0.02)
+    assert float((probs[1, :4].sum(0)[:2] - 2.0).detach().abs().max()) > 0.02
+
+
+def test_equal_shares_are_those_of_balanced_labellings():
+    """Potentials give the maximum entropy form; certain rows stay, and the rest share what is left."""
+    odds = torch.tensor([[[9.0, 0.0], [9.0, 0.0], [0.0, 0.0], [0.0, 0.0]]], dtype=torch.float64)
+    real = torch.ones(1, 4, dtype=torch.bool)
+    probs = equal_shares(odds, real, real[:, :2], 500).softmax(-1)
+    close(probs.sum(1), torch.full((1, 2), 2.0, dtype=torch.float64), 1e-6)
+    assert float(probs[0, :2, 0].min()) > 0.98
+    assert float(probs[0, 2:, 1].min()) > 0.98
+
+
+def test_members_of_the_laws_are_joint():
+    assert MEMBERS["joint"].build().joint
+    assert not MEMBERS["classifier"].build().joint
