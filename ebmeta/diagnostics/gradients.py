@@ -29,8 +29,9 @@ from torch import Tensor
 
 from ebmeta.diagnostics.common import labelled, mean_of, per_query, predictive_nll, summarise
 from ebmeta.foundation.checks import at_least, checked
+from ebmeta.model.conditional import repeat
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.model.posterior import Inference, repeat
+from ebmeta.model.posterior import Inference
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.prediction.calibration import Z95, calibration_error
 from ebmeta.prediction.trees import evaluating

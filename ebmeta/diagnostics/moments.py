@@ -19,8 +19,8 @@ import torch
 import xarray as xr
 
 from ebmeta.foundation.checks import at_least, checked
+from ebmeta.model.conditional import Conditional
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.model.posterior import Conditional
 from ebmeta.prediction.trees import assemble, marginals
 from ebmeta.tasks.batch import TaskBatch
 

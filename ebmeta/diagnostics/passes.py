@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ebmeta.diagnostics.span import Frame, Projected, frame, project
 from ebmeta.likelihood import Given
+from ebmeta.model.conditional import repeat
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.model.posterior import Inference, choose, repeat
+from ebmeta.model.posterior import Inference, choose
 from ebmeta.model.trained import say_untrained
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.prediction.trees import evaluating, match_model

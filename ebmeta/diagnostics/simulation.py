@@ -31,8 +31,9 @@ from ebmeta.diagnostics.simulation_result import SimulationCalibration
 from ebmeta.foundation.checks import at_least, between, checked
 from ebmeta.foundation.seeding import stream
 from ebmeta.likelihood import Given
+from ebmeta.model.conditional import repeat
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.model.posterior import Inference, repeat
+from ebmeta.model.posterior import Inference
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.refine.base import Iterate
 from ebmeta.tasks.batch import TaskBatch

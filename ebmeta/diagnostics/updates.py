@@ -20,8 +20,9 @@ from torch import Tensor
 
 from ebmeta.diagnostics.common import labelled
 from ebmeta.foundation.checks import at_least, checked
+from ebmeta.model.conditional import Conditional
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.model.posterior import Conditional, Inference
+from ebmeta.model.posterior import Inference
 from ebmeta.prediction.calibration import Z95
 from ebmeta.prediction.trees import evaluating
 from ebmeta.tasks.batch import TaskBatch

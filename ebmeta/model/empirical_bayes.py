@@ -316,9 +316,7 @@ class EmpiricalBayes(PredictiveModel):
 
     @checked(num_steps=at_least(0))
     def infer(self, batch: TaskBatch, num_steps: int | None = None, level: Tensor | None = None) -> Inference:
-        """Return the path of `posterior` and all that predictions need.
-
-        In training mode, a profile leaves out the training classes that a task is made of (`TaskBatch.way_class`).
+        """Return the path of `posterior` and all that predictions need; in training, profiles leave out own classes.
 
         Args:
             batch: as for `posterior`.

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ebmeta.likelihood import Given
-from ebmeta.model.posterior import Inference, repeat
+from ebmeta.model.conditional import repeat
+from ebmeta.model.posterior import Inference
 from ebmeta.model.recipes import Parts
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.parts.levels import Levels, place_levels

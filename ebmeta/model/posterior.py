@@ -1,7 +1,7 @@
 r"""The inferred posteriors of a batch after each step, and the predictions that follow from them.
 
-A prediction averages over what the labels of a task leave open. `Conditional` holds one Gaussian over the weights for
-each step, everything else given. A `Mixture` weighs several such posteriors of each task, and says once what follows
+A prediction averages over what the labels of a task leave open. `ebmeta.model.conditional.Conditional` holds one
+Gaussian for each step, everything else given. A `Mixture` weighs several such posteriors of each task, and says once what follows
 for divergences, scores and predictions.
 
 The first kind of mixture is `Inference`, what one model says. Where tasks have noise levels of their own, every
@@ -30,95 +30,23 @@ from torch.utils import _pytree as pytree
 
 from ebmeta.foundation.seeding import stream
 from ebmeta.likelihood import Given, Likelihood
+from ebmeta.model.conditional import Conditional
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.parts.levels import Levels
 from ebmeta.refine.base import Iterate, Setting
 
 CELLS = 2**22  # linear predictors of all draws per pass
 
-__all__ = ["Conditional", "Inference", "Mixture", "choose", "repeat"]
+__all__ = ["Inference", "Mixture", "choose"]
 
 #: Weights, labels, and the log likelihood of given labels, of every draw.
 Drawn = tuple[Tensor, Tensor, Tensor | None]
-
-
-def repeat(value: Tensor, times: int) -> Tensor:
-    """Repeat every task of a tensor `times` times, one after the other."""
-    return value if times == 1 else value.repeat_interleave(times, 0)
 
 
 def choose(log_weight: Tensor, num_draws: int, generator: torch.Generator) -> Tensor:
     """Draw parts of mixtures, shape `(num_draws, T)`, by their log weights, shape `(T, S)`, from a generator."""
     drawn = torch.multinomial(log_weight.exp().cpu(), num_draws, replacement=True, generator=generator)
     return drawn.T.to(log_weight.device)
-
-
-@dataclass(frozen=True, eq=False)
-class Conditional:
-    r"""One Gaussian for each of $N$ tasks and each step, given noise levels and the parameters of the model.
-
-    Labels may be of fewer tasks, each of which then stands for as many rows of tasks, one after the other.
-
-    Args:
-        iterates: $q_0, \dots, q_K$, each of shape `(N, C, P)`.
-        setting: the facts that the path follows from.
-    """
-
-    iterates: list[Iterate]
-    setting: Setting
-
-    @property
-    def path(self) -> list[Gaussian]:
-        """The posteriors that predictions use, each of shape `(N, C, P)`."""
-        return [iterate.posterior for iterate in self.iterates]
-
-    def kl(self) -> Tensor:
-        r"""Return $\mathrm{KL}(q_k(w) \Vert p_\psi(w))$ in nats, shape `(steps, N)`."""
-        return torch.stack([q.kl(self.setting.prior) for q in self.path])
-
-    def input_evidence(self) -> Tensor:
-        r"""Return $L$ of unlabelled inputs after each step in nats, shape `(steps, N)` (`Gaussian.input_evidence`)."""
-        q0, x = self.setting.q0, self.setting.real_x
-        refined = [q.input_evidence(q0, x) for q in self.path[1:]]
-        return torch.stack([q0.loc.new_zeros(len(q0.loc), dtype=torch.float64), *refined])
-
-    def log_probs(self, k: int) -> Tensor | None:
-        """Return log probabilities of classes where a joint model says them, shape `(N, Q, C)`; None for others."""
-        corrected = self.iterates[k].log_probs
-        if corrected is not None:
-            return corrected
-        odds = self.path[k].log_odds(self.setting.real_x)
-        return None if odds is None else torch.log_softmax(odds[0], -1)
-
-    def marginal(self, k: int) -> tuple[Tensor, Tensor]:
-        """Return location and variance of the linear predictor under $q_k$, both of shape `(N, Q, C)`.
-
-        In 64 bits where labels are numbers: scores and predictions are then as exact as the labels.
-        """
-        loc, var = self.path[k].marginal(self.setting.x)
-        return (loc, var) if self.setting.likelihood.categorical else (loc.double(), var.double())
-
-    def log_prob(self, k: int, y: Tensor, noise: Tensor, *, predictive: bool) -> Tensor:
-        """Return the log likelihood of query labels in nats, shape `(N, Q)`; see `Mixture.log_prob`."""
-        setting, log_probs = self.setting, self.log_probs(k)
-        if predictive and log_probs is not None:
-            return log_probs.gather(-1, self._labels(y).unsqueeze(-1)).squeeze(-1)
-        score = setting.likelihood.predictive_log_prob if predictive else setting.likelihood.expected_log_prob
-        return score(self._labels(y), *self.marginal(k), setting.way_mask, noise, setting.given)
-
-    def predict(self, k: int) -> dict[str, Tensor]:
-        """Return summaries of the prediction, each of shape `(N, Q, ...)`; see `Likelihood.predict`."""
-        setting, log_probs = self.setting, self.log_probs(k)
-        if log_probs is not None:
-            return {"probs": log_probs.exp()}
-        return setting.likelihood.predict(*self.marginal(k), setting.way_mask, setting.given)
-
-    def cdf(self, k: int, y: Tensor) -> Tensor:
-        """Return the predictive probability of labels up to `y`, shape `(N, Q)`; see `Mixture.cdf`."""
-        return self.setting.likelihood.predictive_cdf(self._labels(y), *self.marginal(k), self.setting.given)
-
-    def _labels(self, y: Tensor) -> Tensor:
-        return repeat(y, len(self.setting.x) // len(y))
 
 
 @dataclass(frozen=True, eq=False)

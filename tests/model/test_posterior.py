@@ -6,7 +6,8 @@ import pytest
 import torch
 from builders import class_tasks, classifier, close, number_tasks, real_tasks, regressor
 
-from ebmeta.model.posterior import Conditional, choose, repeat
+from ebmeta.model.conditional import Conditional, repeat
+from ebmeta.model.posterior import choose
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 from builders import class_tasks, classifier, close
 from laws import MEMBERS
 
-from ebmeta.model.posterior import Conditional
+from ebmeta.model.conditional import Conditional
 from ebmeta.refine.base import QueryState
 from ebmeta.refine.belief import equal_shares
 
