@@ -1,8 +1,8 @@
 r"""The inferred posteriors of a batch after each step, and the predictions that follow from them.
 
 A prediction averages over what the labels of a task leave open. `ebmeta.model.conditional.Conditional` holds one
-Gaussian for each step, everything else given. A `Mixture` weighs several such posteriors of each task, and says once what follows
-for divergences, scores and predictions.
+Gaussian for each step, everything else given. A `Mixture` weighs several such posteriors of each task, and says once
+what follows for divergences, scores and predictions.
 
 The first kind of mixture is `Inference`, what one model says. Where tasks have noise levels of their own, every
 posterior is a mixture over $J$ levels (`ebmeta.parts.levels`),
