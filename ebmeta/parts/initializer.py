@@ -86,8 +86,9 @@ class ClassInitializer(Initializer):
         mask: Tensor,
         given: Given | None = None,
     ) -> Gaussian:
-        member = likelihood.statistic(y, prior.loc.shape[1]).to(x.dtype) * mask.unsqueeze(-1)
-        return cast(ClassGaussian, prior).given(x[..., :-1] * mask.unsqueeze(-1), member)
+        real = mask.unsqueeze(-1)
+        member = likelihood.statistic(y, prior.loc.shape[1]) * real
+        return cast(ClassGaussian, prior).given(x[..., :-1] * real, member.to(x.dtype))
 
 
 class PrototypeInitializer(Initializer):
