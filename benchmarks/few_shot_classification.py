@@ -1,4 +1,4 @@
-"""Few-shot classification on CIFAR-FS, shared Conv-4-64 features: ebmeta beside eight transductive peers.
+"""Few-shot classification on CIFAR-FS, shared Conv-4-64 features: ebmeta beside ten peers.
 
 Every method sees the same test tasks. Peers' probabilities are rescaled by a temperature fitted on
 validation tasks of the same kind; ours are taken as they are. Everything is chosen on validation classes.
@@ -24,7 +24,7 @@ from ebmeta.prediction.trees import marginals
 from lib.classifier import MODELS, UNTOLD, last_probs, trained
 from lib.common import ROOT, cifar_fs, read, write
 from lib.kinds import FIVE, MANY, VALIDATION_WAYS, Kind, draw, labels
-from lib.peers import SIB, Peer, base_statistics
+from lib.peers import SIB, UNEM, Peer, TrainedPeer, base_statistics
 from lib.peers.registry import METHODS, make
 from lib.scoring import conformal, curves, fit_temperature, rounded, score, temper
 
@@ -67,18 +67,16 @@ def peers(cache: Path, sib_steps: int) -> dict[str, Any]:
     features = torch.from_numpy(cifar_fs("train").X).view(64, 600, 256)
     center, scatter = base_statistics(features)
 
-    def sib(kind: Kind) -> Peer:
-        balanced = Kind(kind.n_way, kind.n_shot)
-        method = SIB(n_way=kind.n_way)
-        stopping = draw(balanced, "val", 256, 1)
-
-        def accuracy(peer: SIB) -> float:
-            right = [peer(b.support_x, b.support_y, b.query_x, kind.n_way).argmax(-1) == b.query_y for b in stopping]
-            return float(torch.cat(right).float().mean())
-
-        path = cache / f"sib_{balanced.name}.safetensors"
-        method.train(balanced.sampler("train", 0), sib_steps, accuracy, 2500, path)
+    def learn(method: TrainedPeer, kind: Kind, steps: int | None = None) -> Peer:
+        path = cache / f"{method.name}_{kind.name}.safetensors"
+        method.train(kind.sampler("train", 0), draw(kind, "val", 256, 1), steps, checkpoint=path)
         return method
+
+    def sib(kind: Kind) -> Peer:
+        return learn(SIB(n_way=kind.n_way), Kind(kind.n_way, kind.n_shot), sib_steps)
+
+    def unem(kind: Kind) -> Peer:
+        return learn(UNEM(center), kind)
 
     def tuned(name: str, kind: Kind) -> Peer:
         return make(name, "balanced" if kind.imbalance is None else "imbalanced", center, scatter)
@@ -86,7 +84,7 @@ def peers(cache: Path, sib_steps: int) -> dict[str, Any]:
     def published(name: str, kind: Kind) -> Peer:
         return make(name, "published", center, scatter)
 
-    ready = {name: sib if name == "sib" else partial(tuned, name) for name in METHODS}
+    ready = {name: partial(tuned, name) for name in METHODS} | {"sib": sib, "unem": unem}
     return ready | {f"{name}{PUBLISHED}": partial(published, name) for name in AS_PUBLISHED}
 
 
@@ -117,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--test-tasks", type=int, default=2000)
     parser.add_argument("--iterations", type=int, default=2000)
-    parser.add_argument("--sib-steps", type=int, default=50_000)
+    parser.add_argument("--sib-steps", type=int, default=SIB.steps)
     parser.add_argument("--only", nargs="*", help="methods to run: models or peers")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,14 +12,16 @@ from scipy.special import digamma
 from torch import nn
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
+from ebmeta import TaskBatch
 from lib import peers
-from lib.peers.base import FLOOR, class_means, one_hot, softmax
+from lib.peers.base import FLOOR, class_means, guesses, one_hot, softmax
 from lib.peers.bavardage import expected_log, spherize
 from lib.peers.bdcspn import rectify, shift
 from lib.peers.laplacianshot import neighbours
 from lib.peers.ptmap import balance, gaussianize
 from lib.peers.sib import Network, QueryNorm
 from lib.peers.tim import adam
+from lib.peers.unem import layer
 
 WIDTH = 24
 
@@ -35,10 +39,11 @@ def make(name: str, n_way: int = 5) -> peers.Peer:
         "pt_map": peers.PTMAP(),
         "bavardage": peers.BAVARDAGE(center, scatter, variance=0.0125),
         "sib": peers.SIB(n_way=n_way, features=WIDTH),
+        "unem": peers.UNEM(center),
     }[name]
 
 
-NAMES = "prototypes simpleshot bd_cspn laplacianshot tim tim_euclidean alpha_tim pt_map bavardage sib"
+NAMES = "prototypes simpleshot bd_cspn laplacianshot tim tim_euclidean alpha_tim pt_map bavardage sib unem"
 every_peer = pytest.mark.parametrize("name", NAMES.split())
 
 
@@ -398,31 +403,121 @@ class Stream:
     """Tasks of three classes as a sampler."""
 
     def sample(self, num_tasks, index=0):
-        names = ("support_x", "support_y", "query_x", "query_y")
-        made = tasks([4] * 3, n_tasks=num_tasks, noise=0.5, seed=100 + index)
-        return type("Batch", (), dict(zip(names, made, strict=True)))
+        return TaskBatch(*tasks([4] * 3, n_tasks=num_tasks, noise=0.5, seed=100 + index))
 
 
-def test_training_learns_and_resumes(tmp_path):
-    whole, first, second = (peers.SIB(n_way=3, features=WIDTH, rate=0.01) for _ in range(3))
-    support_x, support_y, query_x, query_y = tasks([4] * 3, n_tasks=200, noise=0.5, seed=1)
+@pytest.mark.parametrize(
+    ("make_new", "every"),
+    [(partial(peers.SIB, n_way=3, features=WIDTH, rate=0.01), 100), (partial(peers.UNEM, variance=0.5), 10)],
+    ids=["sib", "unem"],
+)
+def test_training_learns_and_resumes(make_new, every, tmp_path):
+    whole, first, second = (make_new() for _ in range(3))
+    new = [TaskBatch(*tasks([4] * 3, n_tasks=100, noise=0.5, seed=seed)) for seed in (1, 2)]
 
     def accuracy(method):
-        return float((method(support_x, support_y, query_x, 3).argmax(-1) == query_y).float().mean())
+        return float((guesses(method, new) == torch.cat([batch.query_y for batch in new])).float().mean())
 
     before = accuracy(whole)
-    history = whole.train(Stream(), 300, accuracy, every=100)
-    assert [step for step, _ in history] == [100, 200, 300]
+    history = whole.train(Stream(), new, 3 * every, every)
+    assert [step for step, _ in history] == [every, 2 * every, 3 * every]
     assert accuracy(whole) == max(value for _, value in history)
     assert accuracy(whole) > before
-    file = tmp_path / "sib.safetensors"
-    first.train(Stream(), 150, accuracy, every=100, checkpoint=file)
-    rest = second.train(Stream(), 300, accuracy, every=100, checkpoint=file)
+    file = tmp_path / "peer.safetensors"
+    first.train(Stream(), new, every * 3 // 2, every, file)
+    rest = second.train(Stream(), new, 3 * every, every, file)
     assert rest == history[1:]
     for ours, theirs in zip(second.network.parameters(), whole.network.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    with pytest.raises(ValueError, match="every: expected a multiple of 100, got 50"):
-        whole.train(Stream(), 400, every=50)
+
+
+@pytest.mark.parametrize(("method", "block"), [(peers.SIB, 100), (peers.UNEM, 5)])
+def test_validations_fall_between_draws(method, block):
+    with pytest.raises(ValueError, match=f"every: expected a multiple of {block}, got {block + 1}"):
+        method().train(Stream(), every=block + 1)
+
+
+# ---- UNEM
+
+
+def mixture_task(shots=2):
+    """Return rows of one task of three classes, its support first, in 64 bits, and its labels as rows."""
+    support_x, support_y, query_x, _ = tasks([5, 2, 8], shots, n_tasks=1, noise=0.5)
+    return torch.cat([support_x, query_x], 1).double(), one_hot(support_y, 3).double()
+
+
+@pytest.mark.parametrize(("balance", "temperature"), [(0.3, 0.3), (0.3, 2.0), (0.0, 1.0)], ids=["em", "any", "k-means"])
+def test_layer_is_a_turn_of_em(balance, temperature):
+    """By loops; with equal weights of both terms it is EM, here by the densities of the classes."""
+    x, labels = mixture_task()
+    resp = torch.rand(1, 15, 3, dtype=torch.double).softmax(-1)
+    found = layer(x, labels, resp, torch.tensor(balance), torch.tensor(temperature)).softmax(-1)[0]
+    expected = torch.zeros(15, 3, dtype=torch.double)
+    for c in range(3):
+        weights = [*labels[0, :, c].tolist(), *resp[0, :, c].tolist()]
+        mean = sum(w * row for w, row in zip(weights, x[0], strict=True)) / sum(weights)
+        share = float(resp[0, :, c].sum()) / 15
+        for i in range(15):
+            distance = float((x[0, 6 + i] - mean).square().sum())
+            density = math.exp(-distance / (2 * temperature))
+            expected[i, c] = density * share ** (balance / temperature)
+    torch.testing.assert_close(found, expected / expected.sum(-1, keepdim=True))
+
+
+def unem_objective(x, labels, resp, balance, temperature):
+    """Return J of one task at the means of the given responsibilities."""
+    both = torch.cat([labels, resp], 1)[0]
+    means = both.mT @ x[0] / both.sum(0).unsqueeze(-1)
+    spread = (both * (x[0].unsqueeze(1) - means).square().sum(-1)).sum() / 2
+    share = resp[0].mean(0)
+    return float(spread - balance * 15 * torch.xlogy(share, share).sum() + temperature * torch.xlogy(resp, resp).sum())
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.4, 3.0])
+@pytest.mark.parametrize("temperature", [0.05, 0.4, 3.0])
+def test_no_turn_raises_the_objective(balance, temperature):
+    x, labels = mixture_task()
+    resp = torch.rand(1, 15, 3, dtype=torch.double).softmax(-1)
+    values = []
+    for _ in range(30):
+        values.append(unem_objective(x, labels, resp, balance, temperature))
+        resp = layer(x, labels, resp, torch.tensor(balance), torch.tensor(temperature)).softmax(-1)
+    assert all(after <= before + 1e-9 for before, after in pairwise(values))
+    assert values[-1] < values[0] - 1e-3
+
+
+def test_more_balance_makes_the_larger_class_larger():
+    """A turn by hand, at 0 between classes at 0 and 4/3, log-odds log 3 of their shares times balance."""
+    x = torch.tensor([[[0.0], [2.0], [0.0], [0.0]]])
+    labels, resp = torch.eye(2).unsqueeze(0), torch.tensor([[[0.75, 0.25]] * 2])
+    means = (0.0, 2.0 / 1.5)
+    for weight in (0.0, 1.0, 4.0):
+        odds = -layer(x, labels, resp, torch.tensor(weight), torch.tensor(2.0)).diff(dim=-1)
+        expected = (weight * math.log(3.0) + (means[1] ** 2 - means[0] ** 2) / 2) / 2.0
+        torch.testing.assert_close(odds, torch.full_like(odds, expected))
+
+
+def test_network_is_its_layers_on_unit_features():
+    support_x, support_y, query_x, _ = tasks([6] * 3, shots=2)
+    center = torch.rand(WIDTH)
+    method = peers.UNEM(center, layers=2)
+    with torch.no_grad():
+        method.network.temperature.copy_(torch.tensor([0.5, 0.2, 0.1]).log())
+        method.network.balance.copy_(torch.tensor([0.7, 0.3]).log())
+    support, query = (normalize(x - center, dim=-1) for x in (support_x, query_x))
+    x, labels = torch.cat([support, query], 1), one_hot(support_y, 3)
+    means = class_means(support, support_y, 3)
+    resp = (-(query.unsqueeze(2) - means.unsqueeze(1)).square().sum(-1) / (2 * 0.5)).softmax(-1)
+    for hyperparameters in torch.tensor([[0.7, 0.2], [0.3, 0.1]]):
+        resp = layer(x, labels, resp, *hyperparameters).softmax(-1)
+    torch.testing.assert_close(method(support_x, support_y, query_x, 3), resp, atol=1e-5, rtol=1e-4)
+
+
+def test_a_step_lowers_the_loss_of_its_tasks():
+    method = peers.UNEM(variance=0.5, rate=0.01)
+    batch = Stream().sample(50)
+    losses = [method.step(batch.support_x, batch.support_y, batch.query_x, batch.query_y) for _ in range(20)]
+    assert all(after < before for before, after in pairwise(losses))
 
 
 def test_softmax_of_the_last_dimension():

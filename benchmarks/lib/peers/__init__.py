@@ -6,7 +6,7 @@ hyperparameters.
 """
 
 from lib.peers.alpha_tim import AlphaTIM
-from lib.peers.base import Peer
+from lib.peers.base import Peer, guesses
 from lib.peers.bavardage import BAVARDAGE, base_statistics
 from lib.peers.bdcspn import BDCSPN
 from lib.peers.laplacianshot import LaplacianShot
@@ -16,6 +16,8 @@ from lib.peers.registry import CHOSEN, METHODS, make
 from lib.peers.sib import SIB
 from lib.peers.simpleshot import SimpleShot
 from lib.peers.tim import TIM
+from lib.peers.trained import TrainedPeer
+from lib.peers.unem import UNEM
 
 __all__ = [
     "BAVARDAGE",
@@ -25,11 +27,14 @@ __all__ = [
     "PTMAP",
     "SIB",
     "TIM",
+    "UNEM",
     "AlphaTIM",
     "LaplacianShot",
     "Peer",
     "Prototypes",
     "SimpleShot",
+    "TrainedPeer",
     "base_statistics",
+    "guesses",
     "make",
 ]

@@ -9,12 +9,15 @@ $p_\tau \propto p^{1/\tau}$; scores are kept in logarithms, where this loses no 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from ebmeta import TaskBatch
 
 FLOOR = math.log(1e-30)  # of a log-probability, in nats
 
@@ -52,6 +55,12 @@ class Peer:
     def __call__(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, n_way: int) -> Tensor:
         """Return class probabilities of the queries, shape `(T, Q, C)`; arguments as for `logits`."""
         return softmax(self.logits(support_x, support_y, query_x, n_way)).contiguous()
+
+
+def guesses(peer: Peer, batches: Sequence[TaskBatch]) -> Tensor:
+    """Return the classes that a peer gives the queries of labelled tasks of equal size, shape `(T, Q)`."""
+    ways = batches[0].way_mask.shape[1]
+    return torch.cat([peer.logits(b.support_x, b.support_y, b.query_x, ways).argmax(-1) for b in batches])
 
 
 def _check(support_x: Tensor, support_y: Tensor, query_x: Tensor, n_way: int) -> None:

@@ -3,6 +3,7 @@
 Chosen on at least 256 tasks of the validation classes of CIFAR-FS for each of 1 and 5 shots, by their mean accuracy,
 apart for balanced queries and for Dirichlet(2) ones, from grids of at most some hundred settings a method. Where
 published settings were as good (prototypes, SimpleShot, BD-CSPN) or belong to the training recipe (SIB), they stay.
+UNEM learns its hyperparameters; of its recipe, the features that it sees and the number of layers were chosen so.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ from lib.peers.ptmap import PTMAP
 from lib.peers.sib import SIB
 from lib.peers.simpleshot import SimpleShot
 from lib.peers.tim import TIM
+from lib.peers.unem import UNEM
 
 Setting = Literal["published", "balanced", "imbalanced"]
 
 METHODS: dict[str, type[Peer]] = {
     method.name: method
-    for method in (Prototypes, SimpleShot, BDCSPN, LaplacianShot, TIM, AlphaTIM, PTMAP, BAVARDAGE, SIB)
+    for method in (Prototypes, SimpleShot, BDCSPN, LaplacianShot, TIM, AlphaTIM, PTMAP, BAVARDAGE, SIB, UNEM)
 }
 
-CENTRED = {"published": {"simpleshot", "bavardage"}, "chosen": {"simpleshot", "bavardage", "laplacianshot"}}
+CENTRED = {"published": {"simpleshot", "bavardage"}, "chosen": {"simpleshot", "bavardage", "laplacianshot", "unem"}}
 
 GRAPH = {"neighbours": 4, "strength": 0.3, "cost_scale": 5.0}
 COSINE = {"metric": "cosine", "steps": 50, "rate": 0.1, "support": 0.3}
@@ -66,7 +68,7 @@ def make(
         more: further hyperparameters, which win over the setting.
 
     Returns:
-        The peer; SIB is still to be trained.
+        The peer; SIB and UNEM are still to be trained.
 
     Raises:
         ValueError: if the name or the setting is unknown, or the method needs base classes that are not given.

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 
-from lib.peers.base import Peer, class_means
-
-BLOCK = 100  # training tasks drawn at a time
+from lib.peers.base import class_means
+from lib.peers.trained import TrainedPeer
 
 
 class QueryNorm(nn.Module):
@@ -72,7 +67,7 @@ class Network(nn.Module):
 
 
 @dataclass(eq=False)
-class SIB(Peer):
+class SIB(TrainedPeer):
     r"""Empirical Bayes transductive meta-learning with synthetic gradients, the released code.
 
     The posterior is a point and the prior is weight decay. The network has a fixed number of ways.
@@ -93,6 +88,9 @@ class SIB(Peer):
     """
 
     name: ClassVar[str] = "sib"
+    per_step: ClassVar[int] = 1
+    steps: ClassVar[int] = 50_000
+    every: ClassVar[int] = 2500
     n_way: int = 5
     features: int = 256
     refinements: int = 3
@@ -113,80 +111,8 @@ class SIB(Peer):
             nesterov=True,
             fused=True,
         )
-        self.trained = 0
 
     def scores(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, n_way: int) -> Tensor:
         if n_way != self.n_way:
             raise ValueError(f"n_way: expected {self.n_way}, for which the network was made, got {n_way}")
-        return self.network(support_x, support_y, query_x, n_way)
-
-    def train(
-        self,
-        sampler: Any,
-        steps: int = 50_000,
-        validate: Callable[[SIB], float] | None = None,
-        every: int = 1000,
-        checkpoint: Path | None = None,
-    ) -> list[tuple[int, float]]:
-        """Train up to step number `steps`, one task per step, and keep the best parameters on validation.
-
-        Args:
-            sampler: source of labelled tasks of `n_way` classes, `sampler.sample(num_tasks, index)`.
-            steps: number of the last step; steps taken before, here or in the checkpoint, count.
-            validate: returns the validation accuracy of this peer; without it the last parameters are kept.
-            every: steps between validations, a multiple of 100.
-            checkpoint: file to go on from where it exists, written at every validation.
-
-        Returns:
-            Step and validation accuracy at every validation of this call; empty without `validate`.
-
-        Raises:
-            ValueError: if `every` is no multiple of 100.
-        """
-        if every % BLOCK:
-            raise ValueError(f"every: expected a multiple of {BLOCK}, got {every}")
-        history: list[tuple[int, float]] = []
-        best, top = self.network.state_dict(), -math.inf
-        if checkpoint is not None and checkpoint.is_file():
-            best, top = self._restore(load_file(checkpoint))
-        while self.trained < steps:
-            index, first = divmod(self.trained, BLOCK)
-            batch = sampler.sample(BLOCK, index)
-            for i in range(first, min(BLOCK, first + steps - self.trained)):
-                self.step(batch.support_x[i], batch.support_y[i], batch.query_x[i], batch.query_y[i])
-            if self.trained % every and self.trained < steps:
-                continue
-            accuracy = self.trained if validate is None else validate(self)
-            if validate is not None:
-                history.append((self.trained, accuracy))
-            if accuracy > top:
-                best, top = {k: v.clone() for k, v in self.network.state_dict().items()}, accuracy
-            if checkpoint is not None:
-                save_file(self._state(best, top), checkpoint)
-        self.network.load_state_dict(best)
-        return history
-
-    def step(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> float:
-        """Take one step of SGD on the cross-entropy of one labelled task, which is returned, in nats."""
-        self.optimizer.zero_grad()
-        scores = self.network(support_x.unsqueeze(0), support_y.unsqueeze(0), query_x.unsqueeze(0), self.n_way)
-        loss = cross_entropy(scores.squeeze(0), query_y)
-        loss.backward()
-        self.optimizer.step()
-        self.trained += 1
-        return float(loss.detach())
-
-    def _state(self, best: dict[str, Tensor], top: float) -> dict[str, Tensor]:
-        state = {f"best.{k}": v for k, v in best.items()}
-        for key, parameter in self.network.named_parameters():
-            state[f"last.{key}"] = parameter.detach()
-            state[f"momentum.{key}"] = self.optimizer.state[parameter]["momentum_buffer"]
-        return state | {"trained": torch.tensor(self.trained), "top": torch.tensor(top, dtype=torch.double)}
-
-    def _restore(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], float]:
-        parameters = dict(self.network.named_parameters())
-        self.network.load_state_dict({key: state[f"last.{key}"] for key in parameters})
-        for key, parameter in parameters.items():
-            self.optimizer.state[parameter]["momentum_buffer"] = state[f"momentum.{key}"]
-        self.trained = int(state["trained"])
-        return {key: state[f"best.{key}"] for key in parameters}, float(state["top"])
+        return super().scores(support_x, support_y, query_x, n_way)
