@@ -205,7 +205,7 @@ def comparisons(shots: int, sib_steps: int) -> Iterator[tuple[str, peers.Peer, s
     yield "bavardage", ours("bavardage"), "BAVARDAGE", bavardage()
     yield "bavardage_chosen", ours("bavardage", "balanced"), "BAVARDAGE", bavardage(T_vb=500.0)
     trained = peers.SIB()
-    trained.train(sib_tasks(shots), sib_steps)
+    trained.train(sib_tasks(shots), steps=sib_steps)
     yield "sib_same_parameters", trained, "sib_meta_learn", sib(0, trained)
     yield "sib_trained_apart", trained, "sib_meta_learn", sib(sib_steps, peers.SIB())
 
@@ -257,7 +257,7 @@ def settings(tasks: int) -> dict[str, dict[str, dict[str, float]]]:
         for shots in (1, 5):
             sampler = cifar_fs("val", n_way=WAYS, n_shot=shots, seed=0, **options)
             batches = [sampler.sample(BATCH, i) for i in range(tasks // BATCH)]
-            for name in [name for name in peers.METHODS if name != "sib"]:
+            for name in [name for name, method in peers.METHODS.items() if not method.learns]:
                 for setting in ("published", regime):
                     if setting == "published" and name == "alpha_tim":
                         continue  # a thousand steps a task: see its agreement on fewer tasks

@@ -43,7 +43,7 @@ def main() -> None:
         batches = draw(kind, "val", TASKS, SEED)
         y, regime = labels(batches), "balanced" if kind.imbalance is None else "imbalanced"
         result[kind.name] = {"ebmeta": accuracy([last_probs(model, b).argmax(-1) for b in batches], y)}
-        for name in [name for name in METHODS if name not in ("sib", "pt_map")]:
+        for name in [name for name, method in METHODS.items() if not (method.learns or name == "pt_map")]:
             for kept, f in features.items():
                 peer = make(name, regime, *base[kept])
                 guesses = [peer(f(b.support_x), b.support_y, f(b.query_x), kind.n_way).argmax(-1) for b in batches]

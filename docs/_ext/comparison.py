@@ -20,6 +20,7 @@ TITLES = {
     "imbalanced": "ebmeta, one model for imbalanced tasks",
     "ways": "ebmeta, one model for any number of ways",
     "sib": "SIB, as released",
+    "unem": "UNEM",
     "pt_map": "PT-MAP",
     "tim": "TIM",
     "alpha_tim": "α-TIM",

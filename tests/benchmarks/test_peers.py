@@ -313,6 +313,13 @@ def test_gaussianize():
     torch.testing.assert_close(z, torch.tensor([[[-1.0, 1.0], [1.0, -1.0]]]) / math.sqrt(2), atol=1e-5, rtol=0)
 
 
+def test_without_a_power_features_may_be_negative():
+    x = torch.tensor([[[-3.0, 0.0], [0.0, 1.0]]])
+    torch.testing.assert_close(gaussianize(x, 1.0), torch.tensor([[[-1.0, -1.0], [1.0, 1.0]]]) / math.sqrt(2))
+    with pytest.raises(ValueError, match="expected no negative number for a power transform, got -3"):
+        gaussianize(x, 0.5)
+
+
 def test_pt_map_equals_its_steps_in_feature_space():
     """One turn by hand: balanced assignments, means moved by the rate, balanced assignments again."""
     support_x, support_y, query_x, _ = tasks([6] * 3, shots=2, n_tasks=1)

@@ -27,6 +27,7 @@ class Peer:
     """A few-shot method on fixed features, for a batch of tasks of equal size."""
 
     name: ClassVar[str]
+    learns: ClassVar[bool] = False  # from labelled tasks, before it is called
 
     def scores(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, n_way: int) -> Tensor:
         """Return unnormalised log-probabilities of the queries, shape `(T, Q, C)`, in nats."""

@@ -51,9 +51,9 @@ def gaussianize(x: Tensor, power: float) -> Tensor:
     r"""Return $z = (x + 10^{-6})^\beta$, normalised, centred on its own set of rows and normalised again.
 
     Raises:
-        ValueError: if a feature is negative.
+        ValueError: if a feature is negative, unless the power is 1: no transform.
     """
-    if bool((x < 0).any()):
+    if power != 1 and bool((x < 0).any()):
         raise ValueError(f"features: expected no negative number for a power transform, got {float(x.min()):.3g}")
     x = normalize((x + 1e-6).pow(power), dim=-1)
     return normalize(x - x.mean(1, keepdim=True), dim=-1)

@@ -24,6 +24,7 @@ class TrainedPeer(Peer):
     A subclass sets `network` and `optimizer`.
     """
 
+    learns: ClassVar[bool] = True
     per_step: ClassVar[int]  # tasks behind a step, a divisor of 100
     steps: ClassVar[int]  # of the recipe
     every: ClassVar[int]  # steps between validations
