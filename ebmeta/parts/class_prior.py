@@ -1,13 +1,13 @@
 r"""The learned prior of the joint model, for class means, class proportions and inputs.
 
-$$ m_c \sim \mathcal N\Big(\mu, \frac b\kappa I\Big), \qquad \pi \sim \mathrm{Dir}(\alpha), \qquad
+$$ m_c \sim \mathcal N(\mu, b I), \qquad \pi \sim \mathrm{Dir}(\alpha), \qquad
    x \mid y = c \sim \mathcal N\Big(m_c, \frac s\kappa I\Big) $$
 
 in the space of the head's features. $\mu$, $b$ and $s$ are moments of the training classes, and stay: labels of tasks
-say little of $b$, and networks that move it fit the training classes alone. Trained are $\alpha$, for tasks of unknown
-proportions, and $\kappa$. The coordinates of real features are correlated and not normal, so that $D$ of them carry the
-evidence of fewer independent ones. How many says $\kappa$, the one visible number of this misfit: it raises the density
-of means and inputs to a power, and is 1 for a model that is right (theory: "One model of inputs and labels").
+say little of $b$, and a training that moves it fits the training classes alone. Trained are $\alpha$, for tasks of
+unknown proportions, and $\kappa$. The coordinates of real features are correlated and not normal, so that $D$ of them
+carry the evidence of fewer independent ones. How many says $\kappa$, the one visible number of this misfit: the power
+that the likelihood of inputs is raised to, 1 for a model that is right (theory: "One model of inputs and labels").
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class ClassPrior(Prior):
         return rows
 
     def gaussian(self) -> DiagonalGaussian:
-        return DiagonalGaussian(self.loc, (self.power / self.between).expand_as(self.loc))
+        return DiagonalGaussian(self.loc, (1 / self.between).expand_as(self.loc))
 
     def forward(
         self,

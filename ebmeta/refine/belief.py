@@ -4,12 +4,15 @@ Given any belief $r$ about the queries, the posterior of class means and proport
 (`ebmeta.parts.class_gaussian`). What it says of each query from all other rows is a belief again, $r^*$. A step takes
 this belief, corrects it and counts the queries anew,
 
-$$ r = \mathrm{softmax}(t \log r^* + g), \qquad \xi = r^* - r, \qquad q_{k+1} = q(m, \pi \mid r) , $$
+$$ r_{ic} \propto \big( r^*_{ic}\, v_{ic}^{\, \omega D / 2} \big)^t\, e^{g_{ic}}, \qquad \xi = r^* - r, \qquad
+   q_{k+1} = q(m, \pi \mid r) , $$
 
-with a network's correction $g$ and confidence $t$, which see the unlabelled queries together. Without the network the
-steps are collapsed mean-field inference; with it they learn what the model has wrong, and $L(r^*) - L(r)$ says in nats
-how much evidence that costs. All steps share their parameters, so that any number of them may be taken, and each step
-predicts: the probabilities after step $k$ are the belief that $q_k$ leads to.
+with a network's correction $g$ and confidence $t$, which see the unlabelled queries together, and a volume $\omega$:
+the predictive density of a class has a factor $v^{-D/2}$, which counts all $D$ coordinates, where features have fewer
+independent ones. Without corrections ($t = 1$, $g = \omega = 0$) the steps are collapsed mean-field inference; with
+them they learn what the model has wrong, and $L(r^*) - L(r)$ says in nats how much evidence that costs. All steps share
+their parameters, so that any number of them may be taken, and each step predicts: the probabilities after step $k$ are
+the belief that $q_k$ leads to.
 
 Where the queries are known to be as many of every class, exact posterior probabilities add up to these numbers. So do
 the beliefs, by potentials $u_c$ of the classes (Sinkhorn's iterations),
@@ -22,6 +25,7 @@ allocation; Cuturi 2013, Sinkhorn distances.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -60,13 +64,20 @@ class BeliefRefiner(Refiner):
         self.confidence = blank_linear(synthetic_gradient.num_readings, 1)
         nn.init.zeros_(self.confidence.weight)
         nn.init.zeros_(self.confidence.bias)
+        self.volume = nn.Parameter(torch.zeros(()))
+
+    def fast(self) -> Iterator[nn.Parameter]:
+        yield self.volume
 
     def belief(self, state: QueryState) -> Tensor:
         r"""Return $\log r$ of the queries in nats, shape `(T, Q, C)`."""
         setting = state.setting
         reading = state.once(self.synthetic_gradient.read)
         confidence = torch.tanh(self.confidence(reading.by_task)).exp().unsqueeze(-1)
-        odds = confidence * torch.log_softmax(state.loc, -1) + self.synthetic_gradient.correction(reading)
+        size = self.volume * (state.x.shape[-1] - 1) / 2
+        odds = confidence * torch.log_softmax(
+            state.loc + size * state.var.log(), -1
+        ) + self.synthetic_gradient.correction(reading)
         odds = odds.masked_fill(~setting.way_mask.unsqueeze(1), NEVER)
         if setting.concentration is not None:
             equal = (setting.concentration >= EQUAL)[:, None, None]

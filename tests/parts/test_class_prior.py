@@ -40,7 +40,7 @@ def test_it_begins_at_the_moments_of_training_classes():
     close(prior.loc.detach(), torch.ones(SIZE), 0.4)
     p = prior(1, 1)
     close(p.spread.detach(), prior.within / POWER, 1e-6)
-    close(p.precision.detach(), (POWER / prior.between).expand(1, 1, SIZE), 1e-6)
+    close(p.precision.detach(), (1 / prior.between).expand(1, 1, SIZE), 1e-6)
 
 
 def test_a_prior_that_was_not_measured_has_full_power():
