@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,12 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         num_steps: refinement steps, $K$; those of training by default.
         concentration: what is known of the class proportions of the queries: that they come from a Dirichlet
             distribution of this concentration, infinity for as many queries of every class; nothing by default.
+        outliers: whether rows may be of none of the classes; `outlier_proba` then says how likely each is, and
+            `predict_proba` what it is if it is of one. For a joint model.
+        anchor_size: how many labelled rows an anchor of a class is worth.
 
     Attributes:
-        classes_: the distinct labels of the support set, sorted; columns of `predict_proba`.
+        classes_: the distinct labels of the support set and the anchors, sorted; columns of `predict_proba`.
 
     Examples:
         >>> from ebmeta import EmpiricalBayes
@@ -41,29 +45,68 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
     """
 
     def __init__(
-        self, model: PredictiveModel, num_steps: int | None = None, concentration: float | None = None
+        self,
+        model: PredictiveModel,
+        num_steps: int | None = None,
+        concentration: float | None = None,
+        outliers: bool = False,
+        anchor_size: float = 1.0,
     ) -> None:
         super().__init__(model, num_steps)
         self.concentration = concentration
+        self.outliers = outliers
+        self.anchor_size = anchor_size
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> FewShotClassifier:
+    def fit(
+        self,
+        X: ArrayLike | None = None,
+        y: ArrayLike | None = None,
+        anchors: Mapping[Any, ArrayLike] | None = None,
+    ) -> FewShotClassifier:
         """Remember the support set.
 
         Args:
-            X: labelled inputs, shape `(S, ...)`.
+            X: labelled inputs, shape `(S, ...)`; there may be none where classes have anchors.
             y: their class labels of any kind, shape `(S,)`.
+            anchors: for some classes, or all, an input that stands for the class, such as its name in the space of the
+                inputs or its mean elsewhere, each of the shape of an input. A class that has one needs no labelled row.
 
         Returns:
             The estimator.
 
         Raises:
-            ValueError: if the model is no classifier, the concentration is not above 0, or the arrays are malformed.
+            ValueError: if the model is no classifier, the concentration is not above 0, there are anchors or outliers
+                and the model is not a joint one, or the arrays are malformed.
         """
         self._check_model(categorical=True)
         check("concentration", self.concentration, float | None, above(0, finite=False))
-        self.classes_, codes = class_codes(self._labelled(y), "y")
-        self._remember(X, codes.astype(np.int64), len(self.classes_))
+        check("outliers", self.outliers, bool)
+        check("anchor_size", self.anchor_size, float, above(0))
+        self._check_joint(anchors)
+        if not anchors:
+            self.classes_, codes = class_codes(self._labelled(y), "y")
+            self.anchors_ = None
+            self._remember(np.empty((0, 0)) if X is None else X, codes.astype(np.int64), len(self.classes_))
+            return self
+        names, stands = _read_anchors(anchors)
+        if (X is None) != (y is None):
+            raise ValueError("X and y: expected both, or neither with anchors of all classes, got one of them")
+        rows, labels = (stands[:0], names[:0]) if X is None else (X, np.asarray(y))
+        self.classes_, codes = class_codes([*labels.tolist(), *names.tolist()], "y and anchors")
+        self._remember(rows, codes[: len(labels)].astype(np.int64), len(self.classes_))
+        shape = tuple(self.support_X_.shape[1:])
+        if stands.shape[1:] != shape:
+            raise ValueError(f"anchors: expected each of the shape {shape} of an input, got {stands.shape[1:]}")
+        own, size = torch.zeros(len(self.classes_), *shape, dtype=torch.float64), torch.zeros(len(self.classes_))
+        where = torch.from_numpy(codes[len(labels) :])
+        own[where], size[where] = torch.from_numpy(stands), self.anchor_size
+        self.anchors_ = own, size
         return self
+
+    def _check_joint(self, anchors: Mapping[Any, ArrayLike] | None) -> None:
+        for name, given in (("anchors", bool(anchors)), ("outliers", self.outliers)):
+            if given and not self.model.joint:
+                raise ValueError(f"{name}: expected none but for a joint model of inputs and labels, got some")
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return class probabilities, shape `(Q, C)`; all rows are used together.
@@ -80,16 +123,35 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         probs /= probs.sum(-1, keepdims=True)
         return probs
 
+    def outlier_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Return the probability that each row is of none of the classes, shape `(Q,)`; all rows are used together.
+
+        Args:
+            X: as of `predict_proba`.
+
+        Raises:
+            ValueError: if the estimator was not built with `outliers=True`, or as of `predict_proba`.
+        """
+        if not self.outliers:
+            raise ValueError("outlier_proba: expected an estimator with outliers=True, got outliers=False")
+        batch = self.tasks(X)
+        asked = [(batch, torch.arange(batch.query_mask.shape[1]))]
+        return self._answers(asked, lambda inferred, _: inferred.predict(-1)["outlier"])
+
     def tasks(self, X: ArrayLike) -> TaskBatch:
         """Return the task with these rows as its queries, for `ebmeta.predict`."""
         query = self._check_query(X)
         known = None if self.concentration is None else torch.full((1,), min(float(self.concentration), LARGEST))
+        anchor, size = (None, None) if self.anchors_ is None else (v[None] for v in self.anchors_)
         return TaskBatch(
             self.support_X_[None],
             self.support_y_[None],
             query[None],
             way_mask=torch.ones(1, self.n_ways_, dtype=torch.bool),
             concentration=known,
+            anchor=anchor,
+            anchor_size=size,
+            outliers=torch.ones(1, dtype=torch.bool) if self.outliers else None,
         )
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
@@ -97,3 +159,16 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         probs = self.predict_proba(X)
         labels: NDArray[Any] = self.classes_[probs.argmax(-1)]
         return labels
+
+
+def _read_anchors(anchors: Mapping[Any, ArrayLike]) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Return the labels of anchors, and the anchors side by side, shape `(A, ...)`."""
+    if not isinstance(anchors, Mapping):
+        raise ValueError(f"anchors: expected a mapping from labels to inputs, got {type(anchors).__name__}")
+    try:
+        stands = np.stack([np.asarray(v, dtype=np.float64) for v in anchors.values()])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"anchors: expected numbers of one shape for every label, got {error!s:.100}") from None
+    if not np.isfinite(stands).all():
+        raise ValueError("anchors: expected finite numbers, got NaN or infinity")
+    return np.array(list(anchors)), stands

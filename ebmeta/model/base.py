@@ -42,6 +42,11 @@ class PredictiveModel(nn.Module, ABC):
 
     @property
     @abstractmethod
+    def joint(self) -> bool:
+        """Whether it is a joint model of inputs and labels, whose latent variables are class means."""
+
+    @property
+    @abstractmethod
     def fitted(self) -> bool:
         """Whether the model was trained."""
 

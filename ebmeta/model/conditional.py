@@ -37,6 +37,11 @@ class Conditional:
         """The posteriors that predictions use, each of shape `(N, C, P)`."""
         return [iterate.posterior for iterate in self.iterates]
 
+    @property
+    def way_mask(self) -> Tensor:
+        """True where a class exists, without that of none of them, shape `(N, C)`."""
+        return self.setting.way_mask[:, :-1] if self.setting.none else self.setting.way_mask
+
     def kl(self) -> Tensor:
         r"""Return $\mathrm{KL}(q_k(w) \Vert p_\psi(w))$ in nats, shape `(steps, N)`."""
         return torch.stack([q.kl(self.setting.prior) for q in self.path])
@@ -48,7 +53,10 @@ class Conditional:
         return torch.stack([q0.loc.new_zeros(len(q0.loc), dtype=torch.float64), *refined])
 
     def log_probs(self, k: int) -> Tensor | None:
-        """Return log probabilities of classes where a joint model says them, shape `(N, Q, C)`; None for others."""
+        """Return log probabilities of classes where a joint model says them, shape `(N, Q, C)`; None for others.
+
+        The last is that of none of the classes, where the setting has it.
+        """
         corrected = self.iterates[k].log_probs
         if corrected is not None:
             return corrected
@@ -61,26 +69,38 @@ class Conditional:
         In 64 bits where labels are numbers: scores and predictions are then as exact as the labels.
         """
         loc, var = self.path[k].marginal(self.setting.x)
+        if self.setting.none:
+            loc, var = loc[..., :-1], var[..., :-1]
         return (loc, var) if self.setting.likelihood.categorical else (loc.double(), var.double())
 
     def log_prob(self, k: int, y: Tensor, noise: Tensor, *, predictive: bool) -> Tensor:
         """Return the log likelihood of query labels in nats, shape `(N, Q)`; see `Mixture.log_prob`."""
         setting, log_probs = self.setting, self.log_probs(k)
         if predictive and log_probs is not None:
-            return log_probs.gather(-1, self._labels(y).unsqueeze(-1)).squeeze(-1)
+            return self._of_classes(log_probs).gather(-1, self._labels(y).unsqueeze(-1)).squeeze(-1)
         score = setting.likelihood.predictive_log_prob if predictive else setting.likelihood.expected_log_prob
-        return score(self._labels(y), *self.marginal(k), setting.way_mask, noise, setting.given)
+        return score(self._labels(y), *self.marginal(k), self.way_mask, noise, setting.given)
 
     def predict(self, k: int) -> dict[str, Tensor]:
         """Return summaries of the prediction, each of shape `(N, Q, ...)`; see `Likelihood.predict`."""
         setting, log_probs = self.setting, self.log_probs(k)
         if log_probs is not None:
-            return {"probs": log_probs.exp()}
+            outlier = {"outlier": log_probs[..., -1].exp()} if setting.none else {}
+            return {"probs": self._of_classes(log_probs).exp(), **outlier}
         return setting.likelihood.predict(*self.marginal(k), setting.way_mask, setting.given)
 
     def cdf(self, k: int, y: Tensor) -> Tensor:
         """Return the predictive probability of labels up to `y`, shape `(N, Q)`; see `Mixture.cdf`."""
         return self.setting.likelihood.predictive_cdf(self._labels(y), *self.marginal(k), self.setting.given)
+
+    def _of_classes(self, log_probs: Tensor) -> Tensor:
+        """Return the log probabilities of classes given that a row is of one of them."""
+        return torch.log_softmax(log_probs[..., :-1], -1) if self.setting.none else log_probs
+
+    def of_classes(self, k: int) -> Tensor | None:
+        """Return `log_probs` given that each query is of one of the classes, shape `(N, Q, C)`."""
+        log_probs = self.log_probs(k)
+        return None if log_probs is None else self._of_classes(log_probs)
 
     def _labels(self, y: Tensor) -> Tensor:
         return repeat(y, len(self.setting.x) // len(y))

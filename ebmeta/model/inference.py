@@ -10,14 +10,21 @@ with $\log p(y^s \mid z) = \mathbb E_{q_0}[\log p(y^s \mid w, z)] - \mathrm{KL}(
 
 from __future__ import annotations
 
+import math
+from typing import cast
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ebmeta.likelihood import Given
 from ebmeta.model.conditional import repeat
 from ebmeta.model.posterior import Inference
 from ebmeta.model.recipes import Parts
+from ebmeta.parts.class_gaussian import ClassGaussian
+from ebmeta.parts.class_prior import EQUAL
 from ebmeta.parts.gaussian import Gaussian
+from ebmeta.parts.heads import Head
 from ebmeta.parts.levels import Levels, place_levels
 from ebmeta.parts.prior import Prior
 from ebmeta.refine.base import Setting
@@ -55,16 +62,20 @@ def infer(
     z = None if levels is None else levels.z
     q0, evidence = _initialize(parts, batch, support_x, z)
     times = evidence.shape[1]
+    none = _may_be_of_none(batch)
+    ways = batch.way_mask if none is None else torch.cat([batch.way_mask, none.unsqueeze(1)], 1)
+    known = _known(batch)
     setting = Setting(
         q0,
-        prior_of(parts.prior, batch, times),
+        prior_of(parts.prior, parts.predictor, batch, times),
         parts.likelihood,
         repeat(query_x, times),
         repeat(batch.query_mask, times),
-        repeat(batch.way_mask, times),
+        repeat(ways, times),
         beta,
         _given(batch.query_size, z),
-        None if batch.concentration is None else repeat(batch.concentration, times),
+        None if known is None else repeat(known, times),
+        none is not None,
     )
     log_mass = torch.zeros_like(evidence) if levels is None else levels.log_mass
     total = torch.logsumexp(evidence + log_mass, 1)
@@ -72,19 +83,54 @@ def infer(
     return Inference(log_weight, log_mass, parts.refiner(setting, num_steps), setting, total, levels)
 
 
-def prior_of(prior: Prior, batch: TaskBatch, levels: int) -> Gaussian:
-    """Return the prior of every task of a batch, each `levels` times."""
+def prior_of(prior: Prior, predictor: Head, batch: TaskBatch, levels: int) -> Gaussian:
+    """Return the prior of every task of a batch, each `levels` times.
+
+    Raises:
+        ValueError: if tasks have anchors or outliers, and the prior is not that of a joint model.
+    """
     task_x = None if batch.task_x is None else repeat(batch.task_x, levels)
-    ways, known = repeat(batch.way_mask, levels), batch.concentration
+    ways, known = repeat(batch.way_mask, levels), _known(batch)
     concentration = None if known is None else repeat(known, levels)
     out: Gaussian = prior(batch.num_tasks * levels, batch.way_mask.shape[1], task_x, ways, concentration)
-    return out
+    none = _may_be_of_none(batch)
+    if none is None and batch.anchor is None:
+        return out
+    if not prior.joint:
+        what = "anchors" if none is None else "outliers"
+        raise ValueError(f"{what}: expected none but for a joint model of inputs and labels, got some")
+    classes = cast(ClassGaussian, out)
+    if none is not None:
+        classes = classes.with_none(none)
+    if batch.anchor is not None and batch.anchor_size is not None:
+        stands = predictor.features(batch.anchor, batch.anchor_size > 0)[..., :-1]
+        classes = classes.anchored(*_for_all(classes, stands.to(classes.loc.dtype), batch.anchor_size))
+    return classes
+
+
+def _for_all(classes: ClassGaussian, anchor: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """Return anchors and their sizes for all classes, that of none too, which has no anchor."""
+    more = classes.loc.shape[1] - anchor.shape[1]
+    return functional.pad(anchor, (0, 0, 0, more)), functional.pad(size.to(anchor.dtype), (0, more))
+
+
+def _may_be_of_none(batch: TaskBatch) -> Tensor | None:
+    """Return in which tasks queries may be of none of the classes, shape `(T,)`; None where in no task."""
+    return batch.outliers if batch.outliers is not None and bool(batch.outliers.any()) else None
+
+
+def _known(batch: TaskBatch) -> Tensor | None:
+    """Return what is known of class proportions; equal ones are not known where some queries are of no class."""
+    none, known = _may_be_of_none(batch), batch.concentration
+    if known is None or none is None:
+        return known
+    return known.masked_fill(none & (known >= EQUAL), math.nan)
 
 
 def _initialize(parts: Parts, batch: TaskBatch, support_x: Tensor, z: Tensor | None) -> tuple[Gaussian, Tensor]:
     """Return $q_0$ at each of the levels `z`, `(T, J)`, and the log evidence of each in nats, same shape."""
     times, likelihood = 1 if z is None else z.shape[1], parts.likelihood
-    prior, ways = prior_of(parts.prior, batch, times), repeat(batch.way_mask, times)
+    prior, ways = prior_of(parts.prior, parts.predictor, batch, times), repeat(batch.way_mask, times)
     given = _given(batch.support_size, z)
     x, y, mask = (repeat(v, times) for v in (support_x, batch.support_y, batch.support_mask))
     prior = prior.with_(prior.loc.to(x.dtype), prior.precision.to(x.dtype))

@@ -273,9 +273,10 @@ class Inference(Mixture):
 
     def draw(self, k: int, num_draws: int, y: Tensor | None = None, generator: torch.Generator | None = None) -> Drawn:
         source = generator or stream(0)
-        w = self.path[k].draw_weights(num_draws, source)
-        log_probs = Conditional(self.iterates, self.setting).log_probs(k)
-        x, way_mask, given = self.x, self.setting.way_mask[self._first], self.setting.given
+        part = Conditional(self.iterates, self.setting)
+        log_probs, ways = part.of_classes(k), part.way_mask
+        w = self.path[k].draw_weights(num_draws, source)[..., : ways.shape[1], :]
+        x, way_mask, given = self.x, ways[self._first], self.setting.given
         if self.levels is not None and self.num_levels > 1:
             level = choose(self.log_weight, num_draws, source)
             tasks = torch.arange(len(self.log_weight), device=w.device)

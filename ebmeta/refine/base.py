@@ -46,6 +46,7 @@ class Setting:
         beta: information-bottleneck weight $\beta$.
         given: what else is known of the queries.
         concentration: what is known of their class proportions, shape `(T,)` (see `TaskBatch`), or None.
+        none: whether the last class is that of queries of none of the classes.
     """
 
     q0: Gaussian
@@ -57,6 +58,7 @@ class Setting:
     beta: float
     given: Given = field(default_factory=Given)
     concentration: Tensor | None = None
+    none: bool = False
 
     @cached_property
     def real_x(self) -> Tensor:

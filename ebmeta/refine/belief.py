@@ -79,7 +79,7 @@ class BeliefRefiner(Refiner):
             state.loc + size * state.var.log(), -1
         ) + self.synthetic_gradient.correction(reading)
         odds = odds.masked_fill(~setting.way_mask.unsqueeze(1), NEVER)
-        if setting.concentration is not None:
+        if setting.concentration is not None and not setting.none:
             equal = (setting.concentration >= EQUAL)[:, None, None]
             if bool(equal.any()):
                 odds = torch.where(equal, equal_shares(odds, setting.query_mask, setting.way_mask), odds)

@@ -21,7 +21,7 @@ said of tasks as a whole is `batch.facts`: `ebmeta.tasks.facts.Facts`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -57,6 +57,10 @@ class TaskBatch:
             is known where None.
         way_class: number of each class of a task among the classes of its source (see `TaskSource.rows`), -1 where it
             has none, shape `(T, C)`; no class has a number where None.
+        anchor: an input that stands for each class, such as its name in the space of the inputs or its mean elsewhere,
+            shape `(T, C, ...)`; for joint models. A class that has one needs no support row.
+        anchor_size: how many labelled rows each anchor is worth, 0 for none, shape `(T, C)`; 1 where None.
+        outliers: whether queries may be of none of the classes, shape `(T,)`; for joint models. None are where None.
 
     Raises:
         ValueError: if shapes do not match, a number is not finite, a label is no class of its task,
@@ -80,6 +84,9 @@ class TaskBatch:
     task_x: Tensor | None = None
     concentration: Tensor | None = None
     way_class: Tensor | None = None
+    anchor: Tensor | None = None
+    anchor_size: Tensor | None = None
+    outliers: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.support_x.dim() < 3 or self.query_x.dim() < 3:
@@ -90,7 +97,7 @@ class TaskBatch:
         support = Rows.taken(self.support_x, self.support_y, self.support_mask, self.support_size)
         query = Rows.taken(self.query_x, self.query_y, self.query_mask, self.query_size)
         way_mask = _all_ways(support, query) if self.way_mask is None else self.way_mask
-        facts = Facts(way_mask, self.task_x, self.concentration, self.way_class).taken(len(support.x))
+        facts = replace(self.facts, way_mask=way_mask).taken(len(support.x))
         self._of(support, query, facts)._check_rows()
         self.__dict__.update(self._of(support.blanked(), query.blanked(), facts).__dict__)
 
@@ -116,7 +123,7 @@ class TaskBatch:
     @property
     def facts(self) -> Facts:
         """What is said of each task as a whole."""
-        return Facts(self.way_mask, self.task_x, self.concentration, self.way_class)
+        return Facts(**{field.name: getattr(self, field.name) for field in fields(Facts)})
 
     def _check_rows(self) -> None:
         """Raise `ValueError` where the two sides do not fit each other, or hold what they cannot."""

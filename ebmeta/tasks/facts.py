@@ -25,6 +25,9 @@ class Facts:
         task_x: covariates, shape `(T, G)`, or None.
         concentration: what is known of the class proportions of the queries, shape `(T,)`, or None.
         way_class: number of each class among those of the source, shape `(T, C)`, or None.
+        anchor: an input that stands for each class, shape `(T, C, ...)`, or None.
+        anchor_size: how many labelled rows each is worth, shape `(T, C)`, or None.
+        outliers: whether queries may be of none of the classes, shape `(T,)`, or None.
 
     Examples:
         >>> facts = Facts(torch.tensor([[True, False]]), way_class=torch.tensor([[7, 0]]))
@@ -36,6 +39,9 @@ class Facts:
     task_x: Tensor | None = None
     concentration: Tensor | None = None
     way_class: Tensor | None = None
+    anchor: Tensor | None = None
+    anchor_size: Tensor | None = None
+    outliers: Tensor | None = None
 
     def taken(self, tasks: int) -> Facts:
         """Return the facts of so many tasks, checked, with floats where they belong and no class in padding.
@@ -48,8 +54,20 @@ class Facts:
         """
         self._check_ways(tasks)
         self._check_numbers(tasks)
+        self._check_anchors()
         way_class = None if self.way_class is None else self.way_class.long().masked_fill(~self.way_mask, NO_CLASS)
-        return Facts(self.way_mask, as_floats(self.task_x), as_floats(self.concentration), way_class)
+        worth = as_floats(self.anchor_size)
+        if self.anchor is not None:
+            worth = self.way_mask.to(self.anchor.dtype) if worth is None else worth * self.way_mask
+        return Facts(
+            self.way_mask,
+            as_floats(self.task_x),
+            as_floats(self.concentration),
+            way_class,
+            as_floats(self.anchor),
+            worth,
+            self.outliers,
+        )
 
     def _check_ways(self, tasks: int) -> None:
         mask, number = self.way_mask, self.way_class
@@ -86,10 +104,31 @@ class Facts:
                 got = f"got {float(self.concentration[t])} at task {t}"
                 raise ValueError(f"concentration: expected numbers above 0, infinity or NaN, {got}")
 
+        if self.outliers is not None:
+            check_shape("outliers", self.outliers, (tasks,))
+            if self.outliers.dtype != torch.bool:
+                raise ValueError(f"outliers: expected booleans, got {self.outliers.dtype}")
+
+    def _check_anchors(self) -> None:
+        shape = tuple(self.way_mask.shape)
+        if self.anchor is None:
+            if self.anchor_size is not None:
+                raise ValueError("anchor_size: expected anchors too, got none")
+            return
+        check_shape("anchor", self.anchor, (*shape, *self.anchor.shape[2:]))
+        if not bool(self.anchor.isfinite().all()):
+            raise ValueError("anchor: expected finite numbers, got NaN or infinity")
+        if self.anchor_size is None:
+            return
+        check_shape("anchor_size", self.anchor_size, shape)
+        if not bool((self.anchor_size >= 0).all() & self.anchor_size.isfinite().all()):
+            raise ValueError("anchor_size: expected finite numbers from 0 on, got another")
+
     def map(self, f: Callable[[Tensor], Tensor]) -> Facts:
         """Return the facts with a function applied to every tensor."""
-        others = (None if v is None else f(v) for v in (self.task_x, self.concentration, self.way_class))
-        return Facts(f(self.way_mask), *others)
+        ways, *others = (None if value is None else f(value) for value in vars(self).values())
+        assert ways is not None  # for the type checker: the first field has no default
+        return Facts(ways, *others)
 
 
 def _check_axes(name: str, value: Tensor) -> None:

@@ -199,7 +199,7 @@ class FixedTasks(TaskSource):
     def fingerprint(self) -> str | None:
         sides = (self.batch.support, self.batch.query)
         tensors = [v for rows in sides for v in (rows.x, rows.y, rows.mask, rows.size)]
-        tensors += [self.batch.way_mask, self.batch.task_x, self.batch.concentration, self.batch.way_class]
+        tensors += vars(self.batch.facts).values()
         return fingerprint(*(None if v is None else v.cpu().numpy() for v in tensors))
 
     @checked(rows=at_least(1), least=at_least(1))

@@ -91,6 +91,10 @@ class PriorEnsemble(PredictiveModel):
         return self.center.num_covariates
 
     @property
+    def joint(self) -> bool:
+        return self.center.joint
+
+    @property
     def fitted(self) -> bool:
         """True: members are drawn about a fit."""
         return True

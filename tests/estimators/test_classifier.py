@@ -112,3 +112,76 @@ def test_models_of_the_other_kind():
         reg.sample(np.eye(3), 0)
     with pytest.raises(ValueError, match="y: expected finite numbers, got NaN or infinity at row 1"):
         reg.fit(np.eye(3), [0.0, np.nan, 1.0])
+
+
+def clusters(seed=0, outside=0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the centres of four far directions, rows about them, and their classes; 4 for rows of other directions."""
+    rng = np.random.default_rng(seed)
+    centre = np.linalg.qr(rng.normal(size=(12, 12)))[0]
+    y = np.r_[np.arange(4).repeat(15), np.full(outside, 4)]
+    x = centre[np.r_[y[:60], rng.integers(4, 12, outside)]] + 0.1 * rng.normal(size=(len(y), 12))
+    return centre[:4], x, y
+
+
+def joint(**kwargs) -> ebmeta.FewShotClassifier:
+    """Return the classifier of a joint model with the moments of such clusters."""
+    model = classifier(12, synthetic_gradient="joint", scale=0.0).eval()
+    model.prior.between.fill_(1 / 12)
+    model.prior.within.fill_(0.01)
+    return ebmeta.FewShotClassifier(model, **kwargs)
+
+
+def test_a_class_with_an_anchor_needs_no_labelled_row():
+    centre, x, y = clusters()
+    names = np.array(["ash", "birch", "cedar", "dogwood"])
+    clf = joint().fit(anchors=dict(zip(names, centre, strict=True)))
+    assert clf.classes_.tolist() == names.tolist()
+    assert (clf.predict(x) == names[y]).mean() > 0.98
+    some = joint().fit(x[[0, 16]], names[y[[0, 16]]], anchors={"dogwood": centre[3], "cedar": centre[2]})
+    assert (some.predict(x) == names[y]).mean() > 0.98
+
+
+def test_an_anchor_says_as_much_as_a_row_where_it_is_worth_one():
+    centre, x, _ = clusters()
+    between = (x[:10] + x[15:25]) / 2
+    rows = joint().fit(np.r_[x[[0, 16]], centre[:1]], [0, 1, 0]).predict_proba(between)
+    anchored = joint().fit(x[[0, 16]], [0, 1], anchors={0: centre[0]}).predict_proba(between)
+    np.testing.assert_allclose(anchored, rows, atol=1e-9)
+    more = joint(anchor_size=9.0).fit(x[[0, 16]], [0, 1], anchors={0: centre[0]})
+    shape = joint().fit(np.r_[x[[0, 16]], np.repeat(centre[:1], 9, 0)], [0, 1, *[0] * 9])
+    first, second = (clf.model.posterior(clf.tasks(between), 0)[0] for clf in (more, shape))
+    torch.testing.assert_close(first.loc, second.loc)
+    torch.testing.assert_close(first.precision, second.precision)
+
+
+def test_rows_of_none_of_the_classes_are_found():
+    """Twenty of eighty rows are of other directions; classes of the rest are as without them."""
+    centre, x, y = clusters(outside=20)
+    clf = joint(outliers=True).fit(centre, np.arange(4))
+    outlier = clf.outlier_proba(x)
+    assert outlier[y == 4].min() > outlier[y < 4].max()
+    probs = clf.predict_proba(x)
+    np.testing.assert_allclose(probs.sum(1), 1.0)
+    assert (clf.predict(x)[y < 4] == y[y < 4]).mean() > 0.98
+    assert joint(outliers=True).fit(centre, np.arange(4)).outlier_proba(x[:60]).max() < 0.5
+
+
+def test_anchors_and_outliers_are_refused_where_they_cannot_be():
+    centre, x, _ = clusters()
+    plain = ebmeta.FewShotClassifier(classifier(12))
+    with pytest.raises(ValueError, match="anchors: expected none but for a joint model of inputs and labels, got some"):
+        plain.fit(x[:2], [0, 1], anchors={0: centre[0]})
+    with pytest.raises(ValueError, match="outliers: expected none but for a joint model"):
+        ebmeta.FewShotClassifier(classifier(12), outliers=True).fit(x[:2], [0, 1])
+    with pytest.raises(ValueError, match="outlier_proba: expected an estimator with outliers=True, got"):
+        joint().fit(x[:2], [0, 1]).outlier_proba(x)
+    with pytest.raises(ValueError, match=r"anchors: expected each of the shape \(12,\) of an input, got \(3,\)"):
+        joint().fit(x[:2], [0, 1], anchors={0: centre[0, :3]})
+    with pytest.raises(ValueError, match="anchors: expected numbers of one shape for every label, got"):
+        joint().fit(x[:2], [0, 1], anchors={0: centre[0], 1: centre[0, :3]})
+    with pytest.raises(ValueError, match="anchors: expected finite numbers, got NaN or infinity"):
+        joint().fit(x[:2], [0, 1], anchors={0: centre[0] * np.nan})
+    with pytest.raises(ValueError, match="anchors: expected a mapping from labels to inputs, got list"):
+        joint().fit(x[:2], [0, 1], anchors=[centre[0]])
+    with pytest.raises(ValueError, match="X and y: expected both, or neither with anchors of all classes"):
+        joint().fit(x[:2], anchors={0: centre[0]})

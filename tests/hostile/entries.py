@@ -274,6 +274,7 @@ def _faces(k: Kit) -> dict[str, Call]:
         "FewShotClassifier.predict": (k.clf.predict, {"X": rows}),
         "FewShotClassifier.tasks": (k.clf.tasks, {"X": rows}),
         "FewShotClassifier.predict_proba": (k.clf.predict_proba, {"X": rows}),
+        "FewShotClassifier.outlier_proba": (k.open_clf.outlier_proba, {"X": rows}),
         "FewShotRegressor.fit": (
             lambda groups, **options: (
                 ebmeta.FewShotRegressor(k.regressor).fit(groups=groups, **options).predict(rows, groups=labels)

@@ -133,3 +133,48 @@ def test_draws_of_weights_say_the_same_as_the_densities_of_inputs():
     got = torch.einsum("tnp,tcp->tnc", x, q.weights(values)).log_softmax(-1)
     each = MultivariateNormal(q.loc, SPREAD * torch.eye(SIZE, dtype=torch.float64)).log_prob(x[0, :, None, None, :-1])
     close(got[0], (each[:, 0] + values["pi"].log()).log_softmax(-1))
+
+
+def test_an_anchor_is_a_labelled_row_that_counts_for_so_many():
+    p, stands = prior(), rows(2)[..., :-1]
+    got = p.anchored(stands, torch.tensor([[3.0, 0.0]], dtype=torch.float64))
+    three = p.given(stands[:, [0, 0, 0]], torch.tensor([[[1.0, 0.0]] * 3], dtype=torch.float64))
+    close(got.loc, three.loc)
+    close(got.precision, three.precision)
+    assert got.counted is None
+    close(got.loc[:, 1], p.loc[:, 1])
+
+
+def test_rows_of_none_of_the_classes_have_the_prior_predictive():
+    """Sums over all labellings, those of none among them, are exact: the bound is below, and tight for certain ones."""
+    alike = prior()
+    p = alike.with_(alike.loc[:, :1].expand(-1, 2, -1), alike.precision).with_none(torch.tensor([True]))
+    x, every = rows(3), []
+    for y in itertools.product((0, 1, 2), repeat=3):
+        r = torch.nn.functional.one_hot(torch.tensor([y]), 3).double()
+        q, total = p, 0.0
+        for i, c in enumerate(y):
+            share = (q.shares[0, c] / q.shares[0].sum()).log()
+            loc, wide = (p.loc[0, 2], p.precision[0, 2]) if c == 2 else (q.loc[0, c], q.precision[0, c])
+            total += float(share + density(x[0, i, :-1], loc, SPREAD + 1 / wide))
+            q = q.given_beliefs(x[:, i : i + 1, :-1], r[:, i : i + 1])
+        every.append(total)
+        whole = p.given_beliefs(x[..., :-1], r)
+        assert math.isclose(float(whole.input_evidence(p, x)), total, rel_tol=1e-9)
+        close(whole.loc[0, 2], p.loc[0, 2])
+        close(whole.precision[0, 2], p.precision[0, 2])
+    exact = float(torch.tensor(every).logsumexp(0))
+    bounds = [float(p.given_beliefs(x[..., :-1], beliefs(3, 3, seed=s)).input_evidence(p, x)) for s in range(20)]
+    assert max(bounds) < exact
+    odds, v = p.given_beliefs(x[..., :-1], beliefs(3, 3)).log_odds(x)
+    close(v[0, :, 2], torch.full((3,), SPREAD + BETWEEN, dtype=torch.float64))
+    assert odds.shape == (1, 3, 3)
+
+
+def test_tasks_without_outliers_beside_others_have_none():
+    p = prior(((2.0, 0.5), (2.0, 0.5)))
+    p = p.with_(p.loc[:, :1].expand(-1, 2, -1), p.precision)
+    odds, _ = p.with_none(torch.tensor([True, False])).log_odds(rows(4, 2))
+    assert float(odds[1].softmax(-1)[:, 2].max()) == 0.0
+    close(odds[1, :, :2], p.log_odds(rows(4, 2))[0][1])
+    assert float(odds[0].softmax(-1)[:, 2].min()) > 0.0

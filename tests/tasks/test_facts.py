@@ -41,8 +41,23 @@ def test_every_fact_is_mapped():
         (Facts(WAYS, torch.ones(2)), r"task_x: expected two axes, the first of tasks, got shape \(2,\)"),
         (Facts(WAYS, torch.ones(3, 1)), r"task_x: expected shape \(2, 1\) to match support_x, got \(3, 1\)"),
         (Facts(WAYS, way_class=WAYS), "way_class: expected integers, got torch.bool"),
+        (Facts(WAYS, anchor_size=torch.ones(2, 3)), "anchor_size: expected anchors too, got none"),
+        (Facts(WAYS, anchor=torch.ones(2, 2, 4)), r"anchor: expected shape \(2, 3, 4\) to match support_x, got"),
+        (Facts(WAYS, anchor=torch.full((2, 3, 1), torch.nan)), "anchor: expected finite numbers, got NaN or infinity"),
+        (
+            Facts(WAYS, anchor=torch.ones(2, 3, 1), anchor_size=-torch.ones(2, 3)),
+            "anchor_size: expected finite numbers from 0 on, got another",
+        ),
+        (Facts(WAYS, outliers=torch.ones(2)), "outliers: expected booleans, got torch.float32"),
     ],
 )
 def test_malformed_facts_are_refused(facts, message):
     with pytest.raises(ValueError, match=message):
         facts.taken(2)
+
+
+def test_anchors_are_worth_a_row_of_their_class_by_default():
+    facts = Facts(WAYS, anchor=torch.ones(2, 3, 4)).taken(2)
+    assert facts.anchor_size.tolist() == [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]
+    stated = Facts(WAYS, anchor=torch.ones(2, 3, 4), anchor_size=torch.full((2, 3), 2.0)).taken(2)
+    assert stated.anchor_size.tolist() == [[2.0, 2.0, 0.0], [2.0, 2.0, 2.0]]
