@@ -23,12 +23,12 @@ PACKAGE = str(Path(ebmeta.__file__).parent)
 REASONS = {
     "a step of a derivation, whose result has a check that runs the package": (
         "eq-cdf eq-tails eq-log-pool eq-pool eq-pointwise eq-donsker eq-decouple eq-complete eq-direction "
-        "eq-proportions eq-profile-slope eq-bhattacharyya eq-tail eq-gaussian-tail eq-sbc-exchange eq-vmf-posterior"
+        "eq-tail eq-gaussian-tail eq-sbc-exchange eq-vmf-posterior"
     ),
     "a statement about information in any world, summed over small ones": (
         "eq-task-information eq-split-information eq-blind eq-risks eq-budget eq-priced-risk"
     ),
-    "what the package does not do, and why it does something else": "eq-balanced-belief eq-sign eq-james-stein",
+    "what the package does not do, and why it does something else": "eq-sign eq-james-stein",
 }
 ALGEBRA = frozenset(label for labels in REASONS.values() for label in labels.split())
 

@@ -16,10 +16,11 @@ $$ R_c = \Lambda_{0c} m_{0c} + \omega_c \sum_i r_{ic}\, \phi(x_i), \qquad
    \Lambda_c = \Lambda_{0c} + \nu \sum_i r_{ic}, $$
 
 where $q_0$ speaks for the support set, $\omega_c$ weighs a query against it and $\alpha$ is the concentration of
-a Dirichlet prior of $\pi$: the one that a task states (`TaskBatch.concentration`), or a learned one. With $r = p$
-this is expectation-maximisation. Here $r$ is the belief of the synthetic gradient, $\xi = p - r$;
-$\kappa, \omega, \alpha, b, \nu$ are learned; and the same network adapts $\kappa_c$, $\omega_c$ and $b_c$ to the
-task. All steps share their parameters, so that any number of them may be taken. What is reported after a step has a
+a Dirichlet prior of $\pi$: the one that a task states (`TaskBatch.concentration`), or a learned one. With $r = p$, one
+$\kappa$, $b = 1$, $b_c = 0$ and the weight of a labelled row for $\omega$ this is expectation-maximisation. Here $r$ is
+the belief of the synthetic gradient, $\xi = p - r$; $\kappa, \omega, \alpha, b, \nu$ are learned; and the same network
+adapts $\kappa_c$, $\omega_c$ and $b_c$ to the task. What this reaches is a heuristic, and no posterior of the program.
+All steps share their parameters, so that any number of them may be taken. What is reported after a step has a
 temperature of its own, read from the unlabelled queries (`ebmeta.refine.temperature`; theory: "Refinement as a mixture
 model").
 

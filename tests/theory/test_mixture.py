@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
 import pytest
 import torch
-from builders import class_tasks, classifier, close, perturb
+from builders import class_tasks, classifier, close
 from equations import checks
 from scipy import integrate, special
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 
 from ebmeta import EmpiricalBayes, TaskBatch
 from ebmeta.parts.heads import CONSTANT
@@ -96,13 +97,31 @@ def test_directions_maximise_the_complete_likelihood(rng: torch.Generator) -> No
 
 
 @checks("eq-proportions")
-def test_the_posterior_mean_of_proportions() -> None:
-    alpha, counts = 1.7, (6, 1)
-    beta = special.beta(alpha + counts[0], alpha + counts[1])
-    mean, _ = integrate.quad(
-        lambda p: p * p ** (alpha + counts[0] - 1) * (1 - p) ** (alpha + counts[1] - 1) / beta, 0, 1
-    )
-    assert abs(mean - (alpha + counts[0]) / (2 * alpha + sum(counts))) < 1e-10
+def test_proportions_of_a_step(rng: torch.Generator) -> None:
+    alpha, six, one = 1.7, 6.0, 1.0
+    beta, counts = special.beta(alpha + six, alpha + one), torch.tensor([six, one], dtype=torch.float64)
+    mean, _ = integrate.quad(lambda p: p * p ** (alpha + six - 1) * (1 - p) ** (alpha + one - 1) / beta, 0, 1)
+    best = (alpha + counts) / (2 * alpha + counts.sum())
+    assert abs(mean - best[0]) < 1e-10
+    for _ in range(20):  # the posterior mean is where the counts and alpha log proportions are at their best
+        other = torch.softmax(best.log() + randn(rng, 2) / 5, -1)
+        assert ((counts + alpha) * other.log()).sum() < ((counts + alpha) * best.log()).sum()
+    # The package's untrained refiner, stepped until nothing moves: the shares behind its posterior are those it claims.
+    model, batch = classifier(4, 1, scale=0.0), class_tasks((3,), (2,), (40,), spread=0.5)
+    keep = (batch.query_y[0] != 0) | (torch.arange(40) % 4 == 0)  # few queries of one class
+    refiner, x = model.refiner, model.predictor.features(batch.query_x[:, keep])
+    assert isinstance(refiner, MixtureRefiner)
+    q = model.posterior(batch, 0)[0]
+    mask = torch.ones(1, x.shape[1], dtype=torch.bool)
+    setting = Setting(q, model.prior_of(batch), model.likelihood, x, mask, batch.way_mask, model.beta)
+    with torch.no_grad():
+        for _ in range(400):
+            q = refiner.step(0, QueryState(setting, q))
+        claimed = QueryState(setting, q).mean[0].sum(0)
+        alpha, rows = float(refiner.log_concentration.exp()), len(x[0])
+        proportion = (CONSTANT * q.loc[0, :, 4] / refiner.share).exp() / 3
+    close(proportion, (alpha + claimed) / (3 * alpha + rows), 1e-6)
+    assert claimed.max() > 1.5 * claimed.min()
 
 
 @checks("eq-mixture-step")
@@ -133,88 +152,83 @@ def test_the_refiner_takes_the_step() -> None:
             mean = (alpha + r[:, c].sum()) / (ways * alpha + len(phi))
             close(q1.loc[t, c, 4], (refiner.share * (ways * mean).log() + adapted[t, c, 1]) / CONSTANT)
             close(q1.precision[t, c], q0.precision[t, c] + refiner.log_information.exp() * r[:, c].sum())
+    assert {name for name, p in refiner.named_parameters() if "." not in name} == {
+        *("log_scale", "log_weight", "log_concentration", "share", "log_information")
+    }
+    untrained = classifier(4, 3, scale=0.0)
+    setting = untrained.infer(batch).setting
+    states = [QueryState(setting, q) for q in untrained.posterior(batch)]
+    for before, after in itertools.pairwise(states):  # its synthetic gradient is zero, and its steps move
+        close(untrained.refiner.synthetic_gradient(before), torch.zeros_like(before.mean))
+        assert float((after.mean - before.mean).detach().abs().max()) > 0.01
+
+
+def likelihood_of_steps(weight: float, concentration: float, num_steps: int = 12) -> Tensor:
+    """Return what expectation-maximisation raises, before and after steps of the package, `(steps + 1, tasks)`.
+
+    Args:
+        weight: of a query, relative to that of a labelled row.
+        concentration: of class proportions.
+        num_steps: taken from scattered directions.
+    """
+    model, batch = classifier(4, 1, scale=0.0), class_tasks((3,) * 40, (1,) * 40, (30,) * 40, spread=2.0)
+    refiner, q0 = model.refiner, model.posterior(batch, 0)[0]
+    assert isinstance(refiner, MixtureRefiner)
+    with torch.no_grad():
+        row = (q0.times(q0.loc)[..., :4] - model.prior.gaussian().precision[:4] * model.prior.loc[:4]).norm(dim=-1)
+        refiner.log_weight.fill_(math.log(weight * float(row[0, 0])))  # one labelled row, of length one
+        refiner.log_scale.fill_(math.log(4.0))
+        refiner.log_concentration.fill_(math.log(concentration))
+        refiner.share.fill_(1.0)
+        x, support = (model.predictor.features(v)[..., :-1] for v in (batch.query_x, batch.support_x))
+        phi = model.predictor.features(batch.query_x)
+        setting = Setting(q0, q0, model.likelihood, phi, batch.query_mask, batch.way_mask, 0.0)
+        start = normalize(randn(torch.Generator().manual_seed(1), 40, 3, 4), dim=-1)
+        q = q0.with_(torch.cat([4.0 * start, torch.zeros(40, 3, 1, dtype=torch.float64)], -1), q0.precision)
+        values = []
+        for _ in range(num_steps + 1):
+            logits = torch.einsum("tnp,tcp->tnc", phi, q.loc)
+            log_pi = CONSTANT * q.loc[..., 4] - math.log(3)
+            of_support = torch.einsum("tnp,tcp->tnc", support, q.loc[..., :4])
+            own = of_support.gather(-1, batch.support_y.unsqueeze(-1)).sum((1, 2))
+            value = (logits - math.log(3)).logsumexp(-1).sum(1) + own + concentration * log_pi.sum(1)
+            values.append(value)
+            sure = q.with_(q.loc, torch.full_like(q.loc, 1e12))  # a posterior without width
+            q = refiner.step(0, QueryState(setting, sure))
+        assert x.shape[-1] == 4
+    return torch.stack(values)
 
 
 @checks("eq-em-ascent")
-def test_an_untrained_step_is_expectation_maximisation(rng: torch.Generator) -> None:
-    x, support, u, _ = mixture(rng)
-    kappa, pi = 4.0, torch.full((3,), 1 / 3, dtype=torch.float64)
-    values = []
-    for _ in range(30):
-        joint = pi.log() + log_vmf(x, u, kappa)
-        values.append(joint.logsumexp(-1).sum() + log_vmf(support, u, kappa).diagonal().sum())
-        r = torch.softmax(joint, -1)
-        u, pi = normalize(support + r.T @ x, dim=-1), r.mean(0)
-    rises = torch.stack(values).diff()
-    assert rises[0] > 0.1
-    assert float(rises.min()) > -1e-10
-
-    model, batch = classifier(4, 1, scale=0.0), class_tasks()  # untrained: the belief is p itself
-    perturb(model.predictor)
-    q0, q1 = model.posterior(batch)
-    phi = model.predictor.features(batch.query_x)
-    setting = Setting(q0, q0, model.likelihood, phi, batch.query_mask, batch.way_mask, 0.0)
-    p = QueryState(setting, q0).mean * batch.query_mask.unsqueeze(-1)
-    pulled = q0.precision * q0.loc + 40.0 * p.mT @ phi
-    real = batch.way_mask
-    close(q1.loc[..., :4][real], 10.0 * normalize(pulled[..., :4], dim=-1)[real], 1e-6)
+def test_steps_without_learning_raise_the_likelihood() -> None:
+    for concentration in (1e-9, 0.7, 3.0):
+        rises = likelihood_of_steps(1.0, concentration).diff(dim=0)
+        assert rises[0].mean() > 0.1
+        assert float(rises.min()) > -1e-7
+    assert float(likelihood_of_steps(1 / 40, 1e-9).diff(dim=0).min()) < -0.1  # a query that counts for less: no ascent
 
 
-def balanced(p: Tensor) -> Tensor:
-    r = p
-    for _ in range(2000):
-        r = r / r.sum(0) * len(p) / p.shape[1]
-        r = r / r.sum(1, keepdim=True)
-    return r
+@checks("eq-vmf-normaliser")
+def test_a_concentration_of_its_own_needs_a_bias() -> None:
+    def log_c(kappa: float, d: int) -> float:
+        order = d / 2 - 1
+        return order * math.log(kappa) - math.log(special.ive(order, kappa)) - kappa
 
-
-@checks("eq-balanced-belief")
-def test_the_balanced_belief_has_one_multiplier_per_class(rng: torch.Generator) -> None:
-    p = torch.softmax(randn(rng, 30, 3) + torch.tensor([2.0, 0.0, 0.0]), -1)
-    r = balanced(p)
-    close(r.sum(0), torch.full((3,), 10.0, dtype=torch.float64), 1e-8)
-    multiplier = (r / p) / (r / p)[:, :1]
-    close(multiplier, multiplier[:1].expand_as(multiplier), 1e-8)
-    divergence = (r * (r / p).log()).sum()
-    for _ in range(50):  # moves that keep rows and columns raise the divergence
-        move = torch.zeros(30, 3, dtype=torch.float64)
-        (i, j), (c, d) = (torch.randperm(n, generator=rng)[:2] for n in (30, 3))
-        move[i, c], move[i, d], move[j, c], move[j, d] = 1, -1, -1, 1
-        other = r + 0.5 * min(r[i, d], r[j, c]) * move
-        assert (other * (other / p).log()).sum() > divergence
-    certain = one_hot(torch.tensor([0] * 24 + [1] * 4 + [2] * 2), 3) * 0.999 + 0.001 / 3
-    pushed = (certain - balanced(certain.double())).sum(0)
-    assert pushed[0] > 13  # all queries of the large class are right, and it is made to give up 14 of 24
-
-
-@checks("eq-free-shares")
-def test_fixed_points_keep_their_shares(rng: torch.Generator) -> None:
-    x, support, u, _ = mixture(rng, rows=400)
-    pi, alpha = torch.full((3,), 1 / 3, dtype=torch.float64), 2.0
-    for _ in range(3000):
-        r = torch.softmax(pi.log() + log_vmf(x, u, 8.0), -1)
-        u, pi = normalize(support + r.T @ x, dim=-1), (alpha + r.sum(0)) / (3 * alpha + len(x))
-    p = torch.softmax(pi.log() + log_vmf(x, u, 8.0), -1)
-    close((p - r).sum(0), torch.zeros(3, dtype=torch.float64), 1e-8)
-    shares = p.mean(0)
-    assert shares.max() > 7 * shares.min()  # and they are far from equal
-    close(pi, (len(x) * shares + alpha) / (len(x) + 3 * alpha), 1e-8)
-    # The package's untrained refiner, stepped until nothing moves: the shares behind its posterior are those it claims.
-    model, batch = classifier(4, 1, scale=0.0), class_tasks((3,), (2,), (40,), spread=0.5)
-    keep = (batch.query_y[0] != 0) | (torch.arange(40) % 4 == 0)  # few queries of one class
-    refiner, x = model.refiner, model.predictor.features(batch.query_x[:, keep])
+    for kappa, ratio in ((1.0, 2.0), (5.0, 1.5), (20.0, math.e)):
+        got = log_c(kappa * ratio, 256) - log_c(kappa, 256)
+        assert abs(got - kappa**2 * (1 - ratio**2) / 512) < 0.06 * abs(got)
+    assert -5.1 < got < -4.7
+    model, batch = classifier(4, 1), class_tasks()  # and what the package allows
+    refiner, before = model.refiner, start(model, batch)
     assert isinstance(refiner, MixtureRefiner)
-    q = model.posterior(batch, 0)[0]
-    mask = torch.ones(1, x.shape[1], dtype=torch.bool)
-    setting = Setting(q, model.prior_of(batch), model.likelihood, x, mask, batch.way_mask, model.beta)
     with torch.no_grad():
-        for _ in range(400):
-            q = refiner.step(0, QueryState(setting, q))
-        claimed = QueryState(setting, q).mean[0].sum(0)
-        alpha, rows = refiner.log_concentration.exp(), len(x[0])
-        proportion = (CONSTANT * q.loc[0, :, 4] / refiner.share).exp() / 3
-    close(proportion * (3 * alpha + rows) - alpha, claimed, 1e-6)
-    assert claimed.max() > 1.5 * claimed.min()
+        refiner.adapt.weight.zero_()
+        refiner.adapt.bias.copy_(torch.tensor([100.0, -100.0, 0.0]))
+        most = refiner.step(0, before).loc[batch.way_mask]
+        refiner.adapt.bias.zero_()
+        plain = refiner.step(0, before).loc[batch.way_mask]
+    close(most[:, :4].norm(dim=-1), math.e * plain[:, :4].norm(dim=-1))
+    close(CONSTANT * (most[:, 4] - plain[:, 4]), -torch.ones(len(most), dtype=torch.float64))
 
 
 @checks("eq-task-temperature")
