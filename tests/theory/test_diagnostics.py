@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ebmeta import TaskBatch
+from ebmeta.parts.class_gaussian import ClassGaussian
 from ebmeta.parts.gaussian import FullGaussian
 from ebmeta.simulate.conjugate import log_evidence, posterior
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
@@ -256,6 +258,60 @@ def _whitened(q: FullGaussian, p: FullGaussian) -> Tensor:
     """Return the covariance of `q` in units of `p`."""
     root = torch.linalg.cholesky(p.precision[0, 0])
     return root.T @ q.covariance()[0, 0] @ root
+
+
+def joint_task() -> tuple[ClassGaussian, Tensor]:
+    """Return $q_0$ of a task of two classes with one feature, and three queries with their constant."""
+    loc = torch.tensor([[[-1.0], [0.8]]], dtype=torch.float64)
+    shares, spread = torch.full((1, 2), 3.0, dtype=torch.float64), torch.tensor(0.6, dtype=torch.float64)
+    q0 = ClassGaussian(loc, torch.full_like(loc, 1.5), shares, spread, 1.0)
+    return q0, functional.pad(torch.tensor([[[-0.9], [0.1], [1.5]]], dtype=torch.float64), (0, 1), value=1.0)
+
+
+def log_ratio_on_grid(q0: ClassGaussian, q: ClassGaussian, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log ratios of the target to q on a grid of means and proportions, and the mass of q there."""
+    side, cells = torch.linspace(-5, 5, 61, dtype=torch.float64), 150
+    share = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
+    points = torch.cartesian_prod(side, side, share)
+    values = {"m": points[:, None, :2, None], "pi": torch.stack([points[:, 2:], 1 - points[:, 2:]], -1)}
+    of = [sum(site.log_prob(values[name])[:, 0] for name, site in g.sites().items()) for g in (q0, q)]
+    mask = torch.ones(1, rows.shape[1], dtype=torch.bool)
+    inputs = q0.inputs(values, mask, None).log_prob(rows[..., :-1])[:, 0]
+    return of[0] + inputs - of[1], of[1].exp() * (side[1] - side[0]) ** 2 / cells
+
+
+def log_evidence_of_inputs(q0: ClassGaussian, rows: Tensor) -> Tensor:
+    """Return log p(x) of the queries, summed over all their labellings."""
+    every = [
+        q0.given_beliefs(rows[..., :-1], r).input_evidence(q0, rows)
+        for y in itertools.product((0, 1), repeat=rows.shape[1])
+        for r in [functional.one_hot(torch.tensor([y]), 2).double()]
+    ]
+    return torch.cat(every).logsumexp(0)
+
+
+BELIEFS = [[0.9, 0.3, 0.1], [0.99, 0.7, 0.01], [0.5, 0.5, 0.5]]
+
+
+@checks("eq-ratio-joint")
+def test_ratios_of_a_joint_model_average_to_the_evidence_of_inputs() -> None:
+    q0, rows = joint_task()
+    wanted = log_evidence_of_inputs(q0, rows)
+    first = torch.tensor(BELIEFS, dtype=torch.float64)
+    for r in torch.stack([first, 1 - first], -1):
+        log_ratio, mass = log_ratio_on_grid(q0, q0.given_beliefs(rows[..., :-1], r[None]), rows)
+        close((mass * log_ratio.exp()).sum().log(), wanted, 1e-4)
+
+
+@checks("eq-ratio-bounds")
+def test_two_averages_bound_the_evidence_of_inputs() -> None:
+    q0, rows = joint_task()
+    exact = log_evidence_of_inputs(q0, rows)
+    first = torch.tensor(BELIEFS, dtype=torch.float64)
+    for r in torch.stack([first, 1 - first], -1):
+        q = q0.given_beliefs(rows[..., :-1], r[None])
+        log_ratio, mass = log_ratio_on_grid(q0, q, rows)
+        assert float(q.input_evidence(q0, rows)) + 0.01 < float((mass * log_ratio).sum()) < float(exact) - 0.01
 
 
 @checks("eq-update")
