@@ -14,6 +14,7 @@ from builders import class_tasks, classifier, close
 from equations import checks
 from pyro import poutine
 from torch import Tensor
+from torch.autograd.functional import hessian, jacobian
 from torch.distributions import Beta, Dirichlet, MultivariateNormal, Normal
 from torch.nn.functional import one_hot, pad
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -310,7 +311,10 @@ def test_mean_field_and_leave_one_out(rng: torch.Generator) -> None:
 @checks("eq-average-slope")
 def test_leave_one_out_is_the_average_slope(rng: torch.Generator) -> None:
     task, r = world(rng), beliefs(rng)
-    odds = task.given(r).log_odds(task.rows)[0][0]
+    odds, (mean, variance) = task.given(r).log_odds(task.rows)[0][0], task.given(r).marginal(task.rows)
+    slope, curvature = (f(lambda v: task.given(v).log_normalizer()[0], r) for f in (jacobian, hessian))
+    equal(slope, mean)
+    equal(curvature.flatten(0, 2).flatten(1).diagonal(), variance.flatten())
     nodes, weights = np.polynomial.legendre.leggauss(40)
     for i in range(task.queries):
         compared, average = [], []
