@@ -9,6 +9,13 @@ from torch import Tensor, nn
 
 from ebmeta import EmpiricalBayes, TaskBatch
 from ebmeta.likelihood import ScalarLikelihood
+from ebmeta.likelihood.categorical import Categorical
+from ebmeta.parts.class_prior import ClassPrior
+from ebmeta.parts.heads import LinearHead
+from ebmeta.parts.initializer import ClassInitializer
+from ebmeta.refine.belief import BeliefRefiner
+from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
+from ebmeta.simulate.gaussian_classes import GaussianClasses
 
 
 def generator(seed: int) -> torch.Generator:
@@ -90,6 +97,15 @@ def regressor(features=3, num_steps=3, *, seed=0, scale=0.3, dtype=torch.float64
     model = EmpiricalBayes.regressor(features, num_steps=num_steps, width=8, **kwargs).to(dtype)
     perturb(model, seed, scale)
     return model
+
+
+def joint_model(family: GaussianClasses, num_steps=4, *, scale=0.0, dtype=torch.float64) -> EmpiricalBayes:
+    """Build the joint model whose prior is that of a family; `scale=0` leaves its steps as mean-field inference."""
+    prior = ClassPrior(family.num_features, family.between, family.within)
+    refiner = BeliefRefiner(ClassSyntheticGradient(8), num_steps)
+    perturb(refiner, scale=scale)
+    head = LinearHead(family.num_features, standardize=False)
+    return EmpiricalBayes(prior, Categorical(), head, ClassInitializer(), refiner, beta=1.0).to(dtype)
 
 
 def random_precision(shape: tuple[int, ...], size: int, g: torch.Generator) -> Tensor:

@@ -22,7 +22,7 @@ Source: Poole, Ozair, van den Oord, Alemi and Tucker 2019, On variational bounds
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -32,7 +32,9 @@ from torch.nn import functional
 
 from ebmeta.diagnostics.common import labelled, one_posterior, per_query, predictive_nll, summarise
 from ebmeta.foundation.checks import at_least, check, checked
+from ebmeta.foundation.seeding import stream
 from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.posterior import Inference
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.prediction.scores import task_batches
 from ebmeta.prediction.trees import evaluating, match_model
@@ -63,7 +65,7 @@ def rate_distortion(
         tasks: labelled tasks, or a source of them (its batches 0, 1, ... of 64 tasks are used).
         num_tasks: how many tasks to draw from a source.
         num_steps: refinement steps, $K$; those of training by default.
-        num_draws: draws of the linear predictor behind the expected loss of classes.
+        num_draws: draws of the linear predictor behind the expected loss of classes, or of a joint model's latents.
         seed: seed of those draws.
 
     Returns:
@@ -91,7 +93,7 @@ def rate_distortion(
                 noise = torch.randn(shape, generator=generator, dtype=inferred.x.dtype).to(inferred.x.device)
                 each: dict[str, list[Tensor]] = {"expected_nll": [], "predictive_nll": []}
                 for k in range(len(inferred.path)):
-                    each["expected_nll"].append(-inferred.log_prob(k, y, noise, predictive=False))
+                    each["expected_nll"].append(_expected_nll(model, inferred, k, y, noise))
                     each["predictive_nll"].append(predictive_nll(inferred, k, y, noise))
                 for key, values in each.items():
                     parts[key].append(per_query(torch.stack(values), batch.query_mask))
@@ -104,6 +106,16 @@ def rate_distortion(
         data = data.assign_coords(step=np.arange(data.sizes["step"]), beta=model.beta).expand_dims(model=[name])
         out.append(data.assign_coords(beta=("model", [model.beta])))
     return xr.concat(out, "model", join="outer", data_vars="all", coords="minimal", compat="override")
+
+
+def _expected_nll(model: EmpiricalBayes, inferred: Inference, k: int, y: Tensor, noise: Tensor) -> Tensor:
+    """Return the mean over draws of the negative log likelihood in nats, shape `(T, Q)`."""
+    if not model.joint:
+        return -inferred.log_prob(k, y, noise, predictive=False)
+    # Linear predictors of class means are not normal.
+    _, _, scores = inferred.draw(k, len(noise), y, generator=stream(k))
+    assert scores is not None  # for the type checker: there are labels to score
+    return -scores.mean(0)
 
 
 @checked(num_tasks=at_least(2), num_steps=at_least(0))
@@ -134,8 +146,8 @@ def mutual_information(
         $\mathrm{KL}(\bar q \Vert p_\psi)$. Attribute `num_tasks`.
 
     Raises:
-        ValueError: if tasks do not fit the model, differ in their number of classes or have covariates, or a posterior
-            is a mixture.
+        ValueError: if tasks do not fit the model, differ in their number of classes, have covariates, or tell
+            different things of class proportions to a joint model, or a posterior is a mixture.
     """
     generator = torch.Generator().manual_seed(seed)
     paths: list[list[Gaussian]] = []
@@ -150,24 +162,27 @@ def mutual_information(
             priors.append(inferred.prior)
             if not bool(batch.way_mask.all()) or paths[0][0].loc.shape[1] != batch.way_mask.shape[1]:
                 raise ValueError("mutual_information: expected one number of classes in all tasks, got several")
-    terms = [contrastive(_join(q), _join(priors), generator) for q in zip(*paths, strict=True)]
+    prior = priors[0].joined(priors[1:])
+    if model.joint and bool((prior.kl(prior[torch.zeros(len(prior.loc), dtype=torch.long)]) > 0).any()):
+        raise ValueError("mutual_information: expected tasks that tell class proportions alike, got several priors")
+    terms = [contrastive(q.joined(more), prior, generator) for q, *more in zip(*paths, strict=True)]
     values = dict(zip(("rate", "lower", "upper"), (torch.stack(v) for v in zip(*terms, strict=True)), strict=True))
     data = xr.Dataset(summarise(values, "nats", "step"))
     return data.assign_coords(step=np.arange(data.sizes["step"])).assign_attrs(num_tasks=values["rate"].shape[-1])
 
 
-def _join(parts: Sequence[Gaussian]) -> Gaussian:
-    return parts[0].with_(torch.cat([p.loc for p in parts]), torch.cat([p.precision for p in parts]))
-
-
 def contrastive(q: Gaussian, prior: Gaussian, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Return the terms of the rate, the lower and the upper bound of the module in nats, each of shape `(M,)`."""
     num, size = len(q.loc), q.loc[0].numel()
-    noise = torch.randn(q.loc.shape, generator=generator, dtype=q.loc.dtype).to(q.loc.device)
-    w, of_q, rate = q.loc + q.color(noise), q.distribution(), q.kl(prior)
+    values, rate = {name: value[0] for name, value in q.draw(1, generator).items()}, q.kl(prior)
     step = max(1, CELLS // (num * size))
-    log_q = torch.cat([of_q.log_prob(part.unsqueeze(1)) for part in torch.split(w, step)])
-    own = rate + prior.distribution().log_prob(w)
+    log_q = torch.cat(
+        [
+            q.log_prob({name: v[start : start + step].unsqueeze(1) for name, v in values.items()})
+            for start in range(0, num, step)
+        ]
+    )
+    own = rate + prior.log_prob(values)
     others = log_q.masked_fill(torch.eye(num, dtype=torch.bool, device=log_q.device), -torch.inf)
     low = own - torch.logsumexp(log_q, 1) + math.log(num)
     return rate, low, own - torch.logsumexp(others, 1) + math.log(max(num - 1, 1))

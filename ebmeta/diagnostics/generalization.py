@@ -153,8 +153,11 @@ def _risk(
     noise = torch.randn(shape, generator=generator, dtype=phi.dtype).to(phi.device)
     first, second = [], []
     for q in inferred.path:
-        loc, var = q.marginal(phi)
-        eta = loc + var.clamp(min=0).sqrt() * noise
+        if model.joint:  # linear predictors of class means are not normal
+            eta = model.predictor(phi, q.weights(q.draw(num_draws, generator)))
+        else:
+            loc, var = q.marginal(phi)
+            eta = loc + var.clamp(min=0).sqrt() * noise
         eta = eta if inferred.likelihood.categorical else eta.double()
         each = row_loss(inferred.likelihood, rows.y, eta, way_mask, given, loss)
         first.append(per_query(each.mean(0), rows.mask))

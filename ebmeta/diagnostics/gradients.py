@@ -16,6 +16,11 @@ $$ \mathrm{cosine}(\hat g, g) = \frac{\hat g^\top \Lambda^{-1} g}{\lVert \hat g 
 which do not depend on the units of features. A move of positive cosine lowers the true loss to first order. The steps
 of a mixture model (`ebmeta.refine.mixture`) are not gradient steps; their moves are judged all the same, by where they
 lead. For real labels the move holds the score of the inputs too, which $\hat g$ does not.
+
+In a joint model the location is that of the class means, $\xi = r^* - r$ with $r^*$ what all other rows say of a query,
+and the derivative of a linear predictor $(x_i - m_c) / s$ takes the place of $\phi(x_i)$. Its steps count beliefs anew.
+The exact step with the labels counts these, and leads to a posterior of mean $m^*$: $m^* - m$ takes the place of
+$-\Lambda^{-1} g$ beside the move.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from ebmeta.diagnostics.class_passes import told
 from ebmeta.diagnostics.common import labelled, mean_of, per_query, predictive_nll, summarise
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.model.conditional import repeat
@@ -35,7 +41,7 @@ from ebmeta.model.posterior import Inference
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.prediction.calibration import Z95, calibration_error
 from ebmeta.prediction.trees import evaluating
-from ebmeta.refine.base import QueryState, SyntheticGradient
+from ebmeta.refine.base import QueryState, Refiner
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.source import TaskSampler
 
@@ -77,7 +83,8 @@ def synthetic_gradients(
         its 95% interval:
 
         - `gradient_cosine` and `gradient_ratio`: of $\hat g$ against $g$ (see the module); `move_cosine` and
-          `move_ratio`: of the move of the location against $-\Lambda^{-1} g$. A cosine is NaN where a vector is 0.
+          `move_ratio`: of the move of the location against $-\Lambda^{-1} g$, in a joint model against the move to the
+          posterior that knows the labels. A cosine is NaN where a vector is 0.
         - `gradient_slope`: $\mathbb E[\hat g^\top \Lambda^{-1} g] / \mathbb E[\hat g^\top \Lambda^{-1} \hat g]$, which
           is 1 where $\hat g$ is what can be expected of $g$, and less where it overshoots.
         - `gain`: $\mathrm{NLL}_{k} - \mathrm{NLL}_{k+1}$ of the predictions, in nats per query, and `harmed`, the
@@ -101,8 +108,8 @@ def synthetic_gradients(
     with evaluating(model):
         for batch, y in labelled(model, tasks, num_tasks, "synthetic_gradients"):
             inferred = model.infer(batch, num_steps)
-            network = model.refiner.synthetic_gradient
-            steps = [_step(network, batch.query_mask, y, inferred, k) for k in range(len(inferred.iterates) - 1)]
+            refiner = model.refiner
+            steps = [_step(refiner, batch.query_mask, y, inferred, k) for k in range(len(inferred.iterates) - 1)]
             values = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
             if model.likelihood.categorical:
                 top, right = (values.pop(name).double().cpu().numpy() for name in ("top", "right"))
@@ -143,7 +150,7 @@ def _with_gaps(values: dict[str, Tensor], units: str) -> dict[str, xr.DataArray]
     return {key: xr.concat([m.get(key, nan) for m in means], "step") for key in (name, f"{name}_half_width")}
 
 
-def _step(network: SyntheticGradient, query_mask: Tensor, y: Tensor, inferred: Inference, k: int) -> dict[str, Tensor]:
+def _step(refiner: Refiner, query_mask: Tensor, y: Tensor, inferred: Inference, k: int) -> dict[str, Tensor]:
     """Return every measure of one step, each of shape `(T,)`, and `top` and `right` of shape `(T, Q)` for classes."""
     setting, levels = inferred.setting, inferred.num_levels
     likelihood, given, mask = setting.likelihood, setting.given, setting.query_mask
@@ -151,13 +158,18 @@ def _step(network: SyntheticGradient, query_mask: Tensor, y: Tensor, inferred: I
     labels, real, state = repeat(y, levels), mask.unsqueeze(-1), QueryState(setting, q)
     x, curvature = state.x, state.curvature
     phi = torch.as_tensor(likelihood.dispersion(given)).to(x)
-    xi = torch.where(real, network(state), 0.0)
-    true = torch.where(real, likelihood.gradients(labels, state.loc, state.var, setting.way_mask, given)[0], 0.0).to(x)
-    slopes = true.mT @ x, (xi / phi).mT @ x
+    xi = torch.where(real, refiner.synthetic(state), 0.0)
+    if likelihood.categorical:  # the mean of a state is also known where it is not that of a linear predictor
+        off = state.mean - likelihood.statistic(labels, state.mean.shape[-1]).to(x)
+    else:
+        off = likelihood.gradients(labels, state.loc, state.var, setting.way_mask, given)[0].to(x)
+    true = torch.where(real, off, 0.0)
+    slopes = q.slope(x, true), q.slope(x, xi / phi)
     out = dict(zip(("gradient_cosine", "gradient_ratio"), _compare(after, slopes[1], slopes[0]), strict=True))
     out |= {"both": _inner(after, slopes[1], slopes[0]), "own": _inner(after, slopes[1], slopes[1])}
     move = -after.times(after.loc - q.loc)
-    out |= zip(("move_cosine", "move_ratio"), _compare(after, move, slopes[0]), strict=True)
+    wanted = slopes[0] if not refiner.joint else -after.times(told(setting.q0, setting, labels).loc - q.loc)
+    out |= zip(("move_cosine", "move_ratio"), _compare(after, move, wanted), strict=True)
 
     wrong = torch.where(real, phi * true - xi, 0.0)  # r - T(y): the mean of T cancels
     if likelihood.categorical:

@@ -3,8 +3,9 @@ r"""Importance ratios of every task and refinement step against the exact joint 
 $$ \log r(w) = \log p_\psi(w) + \sum_{i \in \text{labelled}} \log p(y_i \mid x_i, w) - \log q_k(w), \quad w \sim q_k. $$
 
 The target is $p_\psi(w \mid d^s)$, the posterior of the conditional model, in which unlabelled queries say nothing of
-$w$; or, with the query labels, $p_\psi(w \mid d^s, y^q)$. Ratios are taken in the span of the labelled rows
-(`ebmeta.diagnostics.span`), where they say
+$w$; or, with the query labels, $p_\psi(w \mid d^s, y^q)$. A joint model of inputs and labels is its own target,
+$p_\psi(m, \pi \mid d^s, x^q)$ (`ebmeta.diagnostics.class_passes`). Ratios of weights are taken in the span of the
+labelled rows (`ebmeta.diagnostics.span`). They say
 
 - $\hat k$, the Pareto shape of their tail: below 0.5 the draws stand for the target, up to 0.7 the weights correct
   them, above it neither;
@@ -12,32 +13,38 @@ $w$; or, with the query labels, $p_\psi(w \mid d^s, y^q)$. Ratios are taken in t
   $\mathrm{KL}(q_k \Vert p_\psi(\cdot \mid d^s)) = \log p_\psi(y) - \mathbb E_{q_k}[\log r]$;
 - predictions with weights proportional to Pareto-smoothed $r(w_s)$.
 
-For $q_0$, and for refined posteriors of tasks whose inputs do not depend on their weights, distance from the target is
-error. Where inputs do tell of the weights, as those of classes do, $q_K$ rightly leaves the target, and these numbers
-say how far (theory: "What k-hat means for a transductive posterior"). Sources: Vehtari, Simpson, Gelman, Yao and Gabry
-2024, Pareto smoothed importance sampling; Cremer, Li and Duvenaud 2018, Inference suboptimality.
+For a joint model, for $q_0$, and for refined posteriors of tasks whose inputs do not depend on their weights, distance
+from the target is error. Where inputs do tell of the weights of a conditional model, $q_K$ rightly leaves the target,
+and these numbers say how far (theory: "What k-hat means for a transductive posterior"). Sources: Vehtari, Simpson,
+Gelman, Yao and Gabry 2024, Pareto smoothed importance sampling; Cremer, Li and Duvenaud 2018, Inference suboptimality.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
-from ebmeta.diagnostics.passes import LEAST_DRAWS, Pass, passes
+from ebmeta.diagnostics.class_passes import ClassPass, class_passes
+from ebmeta.diagnostics.common import per_query
+from ebmeta.diagnostics.passes import LEAST_DRAWS, Pass, passes, smooth
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.prediction.arviz import USABLE, psis
+from ebmeta.prediction.arviz import USABLE
 from ebmeta.tasks.batch import TaskBatch
 
 __all__ = ["check_posteriors", "correct"]
 
 NEARLY_EVEN, ENOUGH = 0.95, 0.9  # effective share of draws, and share of tasks, at which there is nothing to mend
-EVEN = 0.01  # nats by which ratios may differ and have no tail
+UNITS = {
+    "nats": {"gap", "gap_unseen", "log_evidence", "bound"},
+    "nats per query": {"nll", "nll_corrected", "entropy"},
+}
 
 Observe = Literal["support", "both"]
 
@@ -71,6 +78,11 @@ def check_posteriors(
         predicts. Over `task`: `log_evidence` in nats, from the step of the most even weights, or from draws of the
         prior where no step keeps a tenth of its draws. Attribute `verdict`: what this says of $q_K$, in words.
 
+        Of a joint model, in place of `khat_rows` and `gap_unseen`: `entropy` of the predicted classes in nats per
+        query, by which to tell sure tasks from unsure ones, and for the target "support" `bound`, the evidence
+        $L(r)$ of the belief that $q_k$ has counted, NaN for $q_0$. `log_evidence` is of the inputs. It is exact with
+        the query labels, and else the best bound of all steps; the gap is then understated where weights are uneven.
+
     Raises:
         ValueError: if `observe` is unknown, there are fewer than 25 draws, `seed` is negative, query labels are needed
             and absent, the tasks do not fit the model, or it is an ensemble (`ebmeta.propagate`).
@@ -83,17 +95,15 @@ def check_posteriors(
         (0.0, True)
     """
     data: dict[str, list[Tensor]] = {}
-    for part in passes(model, batch, observe, num_steps, num_draws, seed):
-        for name, value in _judge(part, observe).items():
+    for found in _judged(model, batch, observe, num_steps, num_draws, seed):
+        for name, value in found.items():
             data.setdefault(name, []).append(value)
     values = {name: torch.cat(parts, -1).cpu().numpy() for name, parts in data.items()}
     out = xr.Dataset({name: (("step", "task")[2 - v.ndim :], v) for name, v in values.items()})
     out = out.assign_coords({str(d): np.arange(n) for d, n in out.sizes.items()})
-    for name in ("gap", "gap_unseen", "log_evidence"):
-        out[name].attrs["units"] = "nats"
-    for name in ("nll", "nll_corrected"):
-        if name in out:
-            out[name].attrs["units"] = "nats per query"
+    for unit, names in UNITS.items():
+        for name in names & out.keys():
+            out[name].attrs["units"] = unit
     out = out.assign_attrs(observe=observe, num_draws=num_draws)
     return out.assign_attrs(verdict=_verdict(out, model))
 
@@ -108,11 +118,12 @@ def correct(
     num_draws: int = 1000,
     seed: int = 0,
 ) -> xr.Dataset:
-    r"""Predict query labels under $p_\psi(w \mid d^s)$ by importance weights, where they can be trusted.
+    r"""Predict query labels under the exact posterior by importance weights, where they can be trusted.
 
-    Outside the span of the labelled rows the posterior is the prior given $u$, from which linear predictors of queries
-    are drawn. Where $\hat k \ge 0.7$ the predictions of $q_K$ stay as they are. Not for refined posteriors of tasks
-    whose inputs tell of their weights: the correction takes back what refinement has learned from the queries.
+    That is $p_\psi(m, \pi \mid d^s, x^q)$ of a joint model, and else $p_\psi(w \mid d^s)$. Outside the span of the
+    labelled rows the latter is the prior given $u$, from which linear predictors of queries are drawn; it is not for
+    refined posteriors of tasks whose inputs tell of their weights: the correction takes back what refinement has
+    learned from the queries. Where $\hat k \ge 0.7$ the predictions of $q_K$ stay as they are.
 
     Args:
         model: the model.
@@ -129,10 +140,9 @@ def correct(
         ValueError: as for `check_posteriors`.
     """
     data: dict[str, list[Tensor]] = {}
-    for part in passes(model, batch.unlabelled(), "support", num_steps, num_draws, seed):
-        drawn = part.draw(-1)
-        weight, khat = _smooth(drawn.log_ratio)
-        plain, mended = part.inferred.predict(-1), part.predict(drawn, weight)
+    find: Callable[..., Iterator[Pass | ClassPass]] = class_passes if model.joint else passes
+    for part in find(model, batch.unlabelled(), "support", num_steps, num_draws, seed):
+        plain, (mended, khat) = part.inferred.predict(-1), part.corrected()
         trusted, query = khat < USABLE, part.batch.query_mask
         for name, value in mended.items():
             shape = (-1, *[1] * (value.dim() - 1))
@@ -146,15 +156,44 @@ def correct(
     return out.assign_coords({str(d): np.arange(n) for d, n in out.sizes.items()})
 
 
-def _smooth(log_ratio: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Return log weights, shape `(T, S)`, and $\hat k$, shape `(T,)`, of log ratios of shape `(S, T)`."""
-    ratios = log_ratio.T.cpu().numpy()
-    weight, khat = np.full(ratios.shape, -math.log(ratios.shape[1])), np.zeros(len(ratios))
-    uneven = np.ptp(ratios, 1) > EVEN
-    if uneven.any():
-        with np.errstate(all="ignore"):  # of ArviZ, where a tail is short
-            weight[uneven], khat[uneven] = psis(ratios[uneven])
-    return torch.from_numpy(weight).to(log_ratio.device), torch.from_numpy(khat).to(log_ratio.device)
+def _judged(model: EmpiricalBayes, batch: TaskBatch, observe: str, *rest: Any) -> Iterator[dict[str, Tensor]]:
+    """Yield what `check_posteriors` says of a few tasks at a time."""
+    if model.joint:
+        yield from map(_judge_classes, class_passes(model, batch, observe, *rest))
+    else:
+        yield from (_judge(part, observe) for part in passes(model, batch, observe, *rest))
+
+
+def _judge_classes(part: ClassPass) -> dict[str, Tensor]:
+    """Return what `check_posteriors` says of one pass of a joint model."""
+    steps: dict[str, list[Tensor]] = {}
+    y, query = part.batch.query_y, part.batch.query_mask
+    for k, probs in enumerate(part.predicted):
+        drawn = part.draw(k)
+        weight, khat = smooth(drawn.log_ratio)
+        row = {
+            "khat": khat,
+            "effective_size": torch.exp(-torch.logsumexp(2 * weight, 1)),
+            "elbo": part.elbo(k, drawn),
+            "entropy": per_query(torch.special.entr(probs).sum(-1), query),
+            "ratio": torch.logsumexp(drawn.log_ratio, 0) - math.log(part.num_draws),
+        }
+        if y is not None and part.known is None:
+            row["nll"] = -per_query(part.plain_score(k, y).double(), query)
+            row["nll_corrected"] = torch.where(khat < USABLE, -per_query(part.score(drawn, weight), query), row["nll"])
+        for name, value in row.items():
+            steps.setdefault(name, []).append(value)
+    out = {name: torch.stack(values) for name, values in steps.items()}
+    ratio, out["log_evidence"] = out.pop("ratio"), part.log_evidence
+    if part.known is None:
+        out["bound"] = part.bound
+        size = torch.where(out["effective_size"] > part.num_draws / 10, out["effective_size"], 0.0)
+        most_even = ratio.gather(0, size.argmax(0, keepdim=True))[0]
+        best = torch.cat([ratio, part.bound[1:]]).amax(0)
+        # Draws say more than any bound where their weights are even, and no more than e^t too much with chance e^-t.
+        out["log_evidence"] = torch.where(size.amax(0) > 0, torch.maximum(most_even, part.bound[1:].amax(0)), best)
+    out["gap"] = out["log_evidence"] - out.pop("elbo")
+    return out
 
 
 def _judge(part: Pass, observe: str) -> dict[str, Tensor]:
@@ -164,11 +203,11 @@ def _judge(part: Pass, observe: str) -> dict[str, Tensor]:
     num_draws = part.noise.shape[2]
     for k in range(len(part.inferred.path)):
         drawn = part.draw(k)
-        weight, khat = _smooth(drawn.log_ratio)
+        weight, khat = smooth(drawn.log_ratio)
         unseen = part.unseen(k)
         row = {
             "khat": khat,
-            "khat_rows": _smooth(drawn.log_ratio_rows)[1],
+            "khat_rows": smooth(drawn.log_ratio_rows)[1],
             "effective_size": torch.exp(-torch.logsumexp(2 * weight, 1)),
             "elbo": drawn.log_ratio.mean(0) - unseen,
             "gap_unseen": unseen,
@@ -186,7 +225,7 @@ def _judge(part: Pass, observe: str) -> dict[str, Tensor]:
     if part.all_labels is not None:
         ratio = part.all_labels.draw(0).log_ratio
         bound = torch.cat([bound, torch.logsumexp(ratio, 0, keepdim=True) - math.log(num_draws)])
-        size = torch.cat([size, torch.exp(-torch.logsumexp(2 * _smooth(ratio)[0], 1)).unsqueeze(0)])
+        size = torch.cat([size, torch.exp(-torch.logsumexp(2 * smooth(ratio)[0], 1)).unsqueeze(0)])
     size = torch.where(size > num_draws / 10, size, 0.0)
     best = bound.gather(0, size.argmax(0, keepdim=True))[0]
     out["log_evidence"] = torch.where(size.amax(0) > 0, best, torch.logsumexp(of_prior, 0) - math.log(num_draws))
@@ -196,17 +235,23 @@ def _judge(part: Pass, observe: str) -> dict[str, Tensor]:
 
 def _verdict(checks: xr.Dataset, model: EmpiricalBayes) -> str:
     target = "the support set" if checks.attrs["observe"] == "support" else "support and query labels"
+    if model.joint:
+        target = f"all inputs and {'the support' if checks.attrs['observe'] == 'support' else 'all'} labels"
     last, tasks = checks.sizes["step"] - 1, checks.sizes["task"]
     even = checks["effective_size"] > NEARLY_EVEN * checks.attrs["num_draws"]
     share = ((checks["khat"] < USABLE) | even).mean("task").values
-    away, unseen = (checks[name].mean("task").values for name in ("gap", "gap_unseen"))
+    away, hidden = checks["gap"].mean("task").values, [""] * (last + 1)
+    if "gap_unseen" in checks:
+        hidden = [f"{v:.2f} of them where no label tells, " for v in checks["gap_unseen"].mean("task").values]
     words = [
-        f"q_{k} is {away[k]:.2f} nats from the exact posterior given {target}, {unseen[k]:.2f} of them where no label "
-        f"tells, and stands for it in {share[k]:.0%} of {tasks} tasks, at least with weights"
+        f"q_{k} is {away[k]:.2f} nats from the exact posterior given {target}, {hidden[k]}and stands for it in "
+        f"{share[k]:.0%} of {tasks} tasks, at least with weights"
         for k in sorted({0, last})
     ]
-    if share.min() >= ENOUGH:
+    if share[-1 if model.joint else slice(None)].min() >= ENOUGH:
         words.append("predictions and draws can be trusted as far as the model can")
+    elif model.joint:
+        words.append("compare with NUTS where it does not")
     elif model.likelihood.categorical:
         words.append("inputs of classes tell of the weights, so that this is distance and not error")
     elif share[0] < ENOUGH:

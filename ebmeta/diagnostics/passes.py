@@ -9,10 +9,12 @@ and the linear predictors of queries are drawn from the prior given $u$.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,12 +25,14 @@ from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.posterior import Inference, choose
 from ebmeta.model.trained import say_untrained
 from ebmeta.parts.gaussian import Gaussian
+from ebmeta.prediction.arviz import psis
 from ebmeta.prediction.trees import evaluating, match_model
 from ebmeta.tasks.batch import TaskBatch
 
-__all__ = ["Draws", "Pass", "passes"]
+__all__ = ["LEAST_DRAWS", "Draws", "Pass", "passes", "smooth"]
 
 LEAST_DRAWS = 25
+EVEN = 0.01  # nats by which ratios may differ and have no tail
 CHUNK = 16  # tasks per pass: bounds the memory of the draws
 
 
@@ -61,7 +65,7 @@ class Pass:
 
     @cached_property
     def _prior(self) -> Gaussian:
-        return _double(self.inferred.prior)
+        return self.inferred.prior.double()
 
     @cached_property
     def prior(self) -> Projected:
@@ -101,12 +105,12 @@ class Pass:
 
     def _projected(self, k: int) -> Projected:
         basis, real = (repeat(v, self.levels) for v in (self.directions.basis, self.directions.real))
-        return project(_double(self.inferred.path[k]), Frame(basis, real, self.directions.num_labelled))
+        return project(self.inferred.path[k].double(), Frame(basis, real, self.directions.num_labelled))
 
     def unseen(self, k: int) -> Tensor:
         r"""Return $\mathbb E_q \mathrm{KL}(q_k(w \mid u) \Vert p_\psi(w \mid u))$ in nats, shape `(T,)`."""
         first = self.directions.num_labelled
-        whole = _double(self.inferred.path[k]).kl(_double(self.inferred.setting.prior))
+        whole = self.inferred.path[k].double().kl(self.inferred.setting.prior.double())
         part = self._projected(k).leading(first).kl(self.prior.leading(first).repeat(self.levels))
         return self.inferred.average(self.inferred.by_level(whole - part))
 
@@ -143,6 +147,12 @@ class Pass:
         each = self.inferred.likelihood.log_prob(y, self.queries(drawn), self.batch.way_mask, given)
         return torch.logsumexp(each + weight.T.unsqueeze(-1), 0)
 
+    def corrected(self) -> tuple[dict[str, Tensor], Tensor]:
+        """Return summaries of the predictions by weighted draws of the last posterior, and k-hat."""
+        drawn = self.draw(-1)
+        weight, khat = smooth(drawn.log_ratio)
+        return self.predict(drawn, weight), khat
+
     def predict(self, drawn: Draws, weight: Tensor) -> dict[str, Tensor]:
         """Return weighted summaries of the predictions, each of shape `(T, Q, ...)`."""
         eta, given, likelihood = self.queries(drawn), self._given(self.batch.query_size), self.inferred.likelihood
@@ -157,12 +167,19 @@ class Pass:
         return {"mean": mean, "std": total.sqrt()}
 
 
+def smooth(log_ratio: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return log weights, shape `(T, S)`, and $\hat k$, shape `(T,)`, of log ratios of shape `(S, T)`."""
+    ratios = log_ratio.T.cpu().numpy()
+    weight, khat = np.full(ratios.shape, -math.log(ratios.shape[1])), np.zeros(len(ratios))
+    uneven = np.ptp(ratios, 1) > EVEN
+    if uneven.any():
+        with np.errstate(all="ignore"):  # of ArviZ, where a tail is short
+            weight[uneven], khat[uneven] = psis(ratios[uneven])
+    return torch.from_numpy(weight).to(log_ratio.device), torch.from_numpy(khat).to(log_ratio.device)
+
+
 def _repeat(value: Tensor | None, times: int) -> Tensor | None:
     return None if value is None else repeat(value, times)
-
-
-def _double(q: Gaussian) -> Gaussian:
-    return q.with_(q.loc.double(), q.precision.double())
 
 
 def passes(

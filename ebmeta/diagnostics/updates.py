@@ -12,19 +12,25 @@ likelihood too.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
+from ebmeta.diagnostics.class_passes import told
 from ebmeta.diagnostics.common import labelled
+from ebmeta.diagnostics.span import frame
 from ebmeta.foundation.checks import at_least, checked
-from ebmeta.model.conditional import Conditional
+from ebmeta.model.conditional import Conditional, repeat
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.posterior import Inference
+from ebmeta.parts.gaussian import Gaussian
 from ebmeta.prediction.calibration import Z95
 from ebmeta.prediction.trees import evaluating
+from ebmeta.refine.base import Iterate
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.source import TaskSampler
 
@@ -48,49 +54,84 @@ def posterior_updates(
         Over `step`: `spread`, the root of $\overline{(m^* - m)^2} / \overline{v - v^*}$, where means run over tasks,
         classes and weights, each in units of its standard deviation under the prior: 1 where widths are right, above 1
         where the posterior is too narrow, by about this factor; and its `spread_half_width` of a 95% interval over
-        tasks (delta method). Over `(step, task)`: `moved` and `expected`, the two means of each task. $q^*$ is $q_0$
-        given support and query labels.
+        tasks (delta method). NaN where labels are said to widen posteriors on average. Over `(step, task)`: `moved`
+        and `expected`, the two means of each task. $q^*$ is $q_0$ given support and query labels.
 
+        Of a joint model, weights are class means, and `spread_rows`, `moved_rows`, `expected_rows` are the same in the
+        directions that the rows of a task span, where predictions look: those of the support set for $q_0$, and of
+        all rows for refined posteriors, each of them known to its posterior. A power of the likelihood below 1
+        ($\kappa$) counts correlated features as fewer. Posteriors are then wider than need be in most directions, by
+        up to $1 / \sqrt\kappa$, and may be right in these.
 
     Raises:
         ValueError: if tasks are unlabelled, fewer than two, or do not fit the model.
     """
-    moved: list[Tensor] = []
-    expected: list[Tensor] = []
+    found: dict[str, list[Tensor]] = {}
     with evaluating(model):
-        for batch, _ in labelled(model, tasks, num_tasks, "posterior_updates"):
-            before, after = model.infer(batch, num_steps), model.infer(batch.pooled(), 0)
-            loc, var = _weights(after, 0)
-            real = batch.way_mask.unsqueeze(1).to(loc.dtype).expand_as(loc)
-            count = real.sum((1, 2))
-            parts = [_weights(before, k) for k in range(len(before.path))]
-            moved.append(torch.stack([((loc - m).square() * real).sum((1, 2)) / count for m, _ in parts]))
-            expected.append(torch.stack([((v - var) * real).sum((1, 2)) / count for _, v in parts]))
+        for batch, y in labelled(model, tasks, num_tasks, "posterior_updates"):
+            before, ways = model.infer(batch, num_steps), batch.way_mask
+            if model.joint:
+                after = replace(before, iterates=[Iterate(told(before.path[0], before.setting, y))])
+            else:
+                after = model.infer(batch.pooled(), 0)
+            steps = range(before.num_steps + 1)
+            for name, value in _compare(before, after, [_units(before.prior)] * len(steps), ways).items():
+                found.setdefault(name, []).append(value)
+            if model.joint:
+                for name, value in _compare(before, after, _rows(model, batch, before), ways).items():
+                    found.setdefault(f"{name}_rows", []).append(value)
     data = xr.Dataset(
-        {
-            "moved": (("step", "task"), torch.cat(moved, 1).double().cpu().numpy()),
-            "expected": (("step", "task"), torch.cat(expected, 1).double().cpu().numpy()),
-        }
+        {name: (("step", "task"), torch.cat(parts, 1).double().cpu().numpy()) for name, parts in found.items()}
     )
     if data.sizes["task"] < 2:
         raise ValueError(f"tasks: expected at least 2, got {data.sizes['task']}")
-    top, bottom = data["moved"].mean("task"), data["expected"].mean("task")
-    ratio = top / bottom.where(bottom > 0)
-    error = (data["moved"] - ratio * data["expected"]).std("task", ddof=1) / (bottom * math.sqrt(data.sizes["task"]))
-    data["spread"] = ratio**0.5
-    data["spread_half_width"] = Z95 * error / (2 * data["spread"])
+    for end in ("", "_rows") if model.joint else ("",):
+        data = data.assign(_spread(data[f"moved{end}"], data[f"expected{end}"], end))
     return data.assign_coords(step=np.arange(data.sizes["step"]), task=np.arange(data.sizes["task"]))
 
 
-def _weights(inferred: Inference, k: int) -> tuple[Tensor, Tensor]:
-    """Return mean and variance of the weights in units of the prior, over noise levels, both of shape `(T, P, C)`."""
-    one = inferred.prior[:1]
-    eye = torch.eye(one.loc.shape[-1], dtype=one.loc.dtype, device=one.loc.device).unsqueeze(0)
-    _, variance = one.marginal(eye)  # of the first task and class: the prior has one covariance
-    units = eye / variance[:, :, :1].sqrt()
+def _spread(moved: xr.DataArray, expected: xr.DataArray, end: str) -> dict[str, xr.DataArray]:
+    """Return the spread and its half width, under names with an ending."""
+    top, bottom = moved.mean("task"), expected.mean("task")
+    ratio = top / bottom.where(bottom > 0)
+    error = (moved - ratio * expected).std("task", ddof=1) / (bottom * math.sqrt(moved.sizes["task"]))
+    spread = ratio**0.5
+    return {f"spread{end}": spread, f"spread{end}_half_width": Z95 * error / (2 * spread)}
+
+
+def _compare(before: Inference, after: Inference, directions: Sequence[Tensor], ways: Tensor) -> dict[str, Tensor]:
+    """Return how far means move in directions `(T, R, P)` of each step, and are said to, both `(steps, T)`."""
+    moved, expected = [], []
+    for k, x in enumerate(directions):
+        (m, v), (loc, var) = _moments(before, k, x), _moments(after, 0, x)
+        real = (x != 0).any(-1, keepdim=True) & ways.unsqueeze(1)
+        moved.append(torch.where(real, (loc - m).square(), 0.0).sum((1, 2)) / real.sum((1, 2)))
+        expected.append(torch.where(real, v - var, 0.0).sum((1, 2)) / real.sum((1, 2)))
+    return {"moved": torch.stack(moved), "expected": torch.stack(expected)}
+
+
+def _moments(inferred: Inference, k: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of the weights in directions, over noise levels, both of shape `(T, R, C)`."""
 
     def moments(part: Conditional) -> tuple[Tensor, Tensor]:
-        q = part.path[k]
-        return q.marginal(units.expand(len(q.loc), -1, -1))
+        q = part.path[k].means
+        return q.marginal(repeat(x.expand(len(inferred.log_weight), -1, -1), inferred.num_levels))
 
     return inferred.blend(*inferred.each(moments))
+
+
+def _units(prior: Gaussian) -> Tensor:
+    """Return the directions of single weights in units of the prior, shape `(1, P, P)`."""
+    one = prior[:1].means
+    eye = torch.eye(one.loc.shape[-1], dtype=one.loc.dtype, device=one.loc.device).unsqueeze(0)
+    _, variance = one.marginal(eye)  # of the first task and class: the prior has one covariance
+    return eye / variance[:, :, :1].sqrt()
+
+
+def _rows(model: EmpiricalBayes, batch: TaskBatch, inferred: Inference) -> list[Tensor]:
+    """Return the directions of the rows that each step knows, zero where a task has fewer, shape `(T, R, D)`."""
+    mask = batch.support_mask
+    support = (model.predictor.features(batch.support_x, mask) * mask.unsqueeze(-1))[..., :-1]
+    span = frame(support, inferred.setting.real_x[..., :-1])
+    every = span.basis.mT
+    return [every[:, : span.num_labelled], *[every] * inferred.num_steps]

@@ -273,9 +273,9 @@ class Inference(Mixture):
 
     def draw(self, k: int, num_draws: int, y: Tensor | None = None, generator: torch.Generator | None = None) -> Drawn:
         source = generator or stream(0)
-        part = Conditional(self.iterates, self.setting)
+        part, q = Conditional(self.iterates, self.setting), self.path[k]
         log_probs, ways = part.of_classes(k), part.way_mask
-        w = self.path[k].draw_weights(num_draws, source)[..., : ways.shape[1], :]
+        w = q.weights(q.draw(num_draws, source))[..., : ways.shape[1], :]
         x, way_mask, given = self.x, ways[self._first], self.setting.given
         if self.levels is not None and self.num_levels > 1:
             level = choose(self.log_weight, num_draws, source)

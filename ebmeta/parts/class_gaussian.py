@@ -23,7 +23,7 @@ Two matrix products give all of it: no tensor has an axis of rows, one of classe
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
@@ -85,6 +85,18 @@ class ClassGaussian(Gaussian):
 
     def with_(self, loc: Tensor, precision: Tensor) -> ClassGaussian:
         return replace(self, loc=loc, precision=precision)
+
+    def joined(self, others: Sequence[Gaussian]) -> ClassGaussian:
+        parts = [self, *(cast(ClassGaussian, q) for q in others)]
+        loc, precision = torch.cat([q.loc for q in parts]), torch.cat([q.precision for q in parts])
+        shares = torch.cat([q.shares for q in parts])
+        return replace(self, loc=loc, precision=precision, shares=shares, counted=None, unlabelled=False)
+
+    def double(self) -> ClassGaussian:
+        counted = None if self.counted is None else self.counted.double()
+        shares, spread = self.shares.double(), self.spread.double()
+        loc, precision = self.loc.double(), self.precision.double()
+        return replace(self, loc=loc, precision=precision, shares=shares, spread=spread, counted=counted)
 
     @cached_property
     def means(self) -> DiagonalGaussian:
@@ -227,11 +239,11 @@ class ClassGaussian(Gaussian):
     def kl(self, other: Gaussian) -> Tensor:
         return self.means.kl(other) + _dirichlet_kl(self.shares, cast(ClassGaussian, other).shares)
 
-    def draw_weights(self, num_draws: int, generator: torch.Generator) -> Tensor:
+    def draw(self, num_draws: int, generator: torch.Generator) -> dict[str, Tensor]:
         noise = torch.randn(num_draws, *self.loc.shape, generator=generator, dtype=self.loc.dtype)
         with Drawing(generator):
             shares = self.sites()["pi"].sample((num_draws,))
-        return self.weights({"m": self.loc + self.color(noise.to(self.loc.device)), "pi": shares})
+        return {"m": self.loc + self.color(noise.to(self.loc.device)), "pi": shares}
 
     def sites(self) -> dict[str, TorchDistributionMixin]:
         return {"m": self.distribution(), "pi": ClassProportions(self.shares)}
@@ -250,6 +262,9 @@ class ClassGaussian(Gaussian):
 
     def _variance(self, x: Tensor) -> Tensor:
         return self.marginal(x)[1]
+
+    def slope(self, x: Tensor, g: Tensor) -> Tensor:
+        return (g.mT @ x[..., :-1] - g.sum(1).unsqueeze(-1) * self.loc) / self.spread
 
     def gram(self, x: Tensor, h: Tensor) -> Tensor:
         return self.means.gram(x, h)

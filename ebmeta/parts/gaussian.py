@@ -19,7 +19,7 @@ in code                  on paper
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -68,6 +68,20 @@ class Gaussian(ABC):
         """Choose tasks by slice or indices."""
         return self.with_(self.loc[index], self.precision[index])
 
+    def joined(self, others: Sequence[Gaussian]) -> Gaussian:
+        """Return these tasks and those of others, one after the other."""
+        parts = (self, *others)
+        return self.with_(torch.cat([q.loc for q in parts]), torch.cat([q.precision for q in parts]))
+
+    def double(self) -> Gaussian:
+        """Return the same in 64 bits."""
+        return self.with_(self.loc.double(), self.precision.double())
+
+    @property
+    def means(self) -> Gaussian:
+        """The Gaussian of class means alone, or of all weights."""
+        return self
+
     @checked()
     def marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return location and variance of the linear predictor, both of shape `(T, Q, C)`, for `x` `(T, Q, P)`."""
@@ -95,6 +109,15 @@ class Gaussian(ABC):
     @abstractmethod
     def retract(self, step: Tensor) -> Tensor:
         r"""Return $\Lambda + G + \tfrac12 G \Lambda^{-1} G$, positive definite for every symmetric `step` $G$."""
+
+    def slope(self, x: Tensor, g: Tensor) -> Tensor:
+        r"""Return the gradient of a loss with respect to the location, shape `(T, C, P)`.
+
+        Args:
+            x: features of rows, shape `(T, Q, P)`.
+            g: its gradient with respect to their linear predictors, shape `(T, Q, C)`.
+        """
+        return g.mT @ x
 
     @abstractmethod
     def kl(self, other: Gaussian) -> Tensor:
@@ -137,10 +160,21 @@ class Gaussian(ABC):
         """Return the weights of the head's features, from values of the latent variables of `sites`."""
         return values["w"]
 
-    def draw_weights(self, num_draws: int, generator: torch.Generator) -> Tensor:
-        """Draw weights of the head's features, shape `(num_draws, T, C, P)`, from a generator on the CPU."""
+    def draw(self, num_draws: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw values of the latent variables of `sites`, each of shape `(num_draws, T, ...)`.
+
+        Args:
+            num_draws: how many.
+            generator: source of the draws, on the CPU.
+        """
         noise = torch.randn(num_draws, *self.loc.shape, generator=generator, dtype=self.loc.dtype)
-        return self.loc + self.color(noise.to(self.loc.device))
+        return {"w": self.loc + self.color(noise.to(self.loc.device))}
+
+    def log_prob(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Return the log density of values of the latent variables of `sites` in nats, shape `(..., T)`."""
+        first, *others = (law.log_prob(values[name]) for name, law in self.sites().items())
+        out: Tensor = sum(others, start=first)
+        return out
 
     def inputs(self, values: Mapping[str, Tensor], mask: Tensor, y: Tensor | None) -> TorchDistributionMixin | None:
         """Return the Pyro distribution of inputs, or None where the model takes inputs as given.

@@ -249,6 +249,11 @@ class Refiner(nn.Module):
         """Iterate over the few numbers that training may move in larger steps than a network's weights; none here."""
         return iter(())
 
+    def synthetic(self, state: QueryState) -> Tensor:
+        r"""Return $\xi$ as a step uses it, shape `(T, Q, C)`."""
+        out: Tensor = self.synthetic_gradient(state)
+        return out
+
     def step(self, k: int, state: QueryState) -> Gaussian:
         """Return the next posterior, by step number `k` of those trained."""
         raise NotImplementedError

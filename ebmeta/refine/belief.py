@@ -85,6 +85,9 @@ class BeliefRefiner(Refiner):
                 odds = torch.where(equal, equal_shares(odds, setting.query_mask, setting.way_mask), odds)
         return torch.log_softmax(odds, -1)
 
+    def synthetic(self, state: QueryState) -> Tensor:
+        return state.mean - state.once(self.belief).exp()
+
     def step(self, k: int, state: QueryState) -> Gaussian:
         setting = state.setting
         r = state.once(self.belief).exp() * setting.query_mask.unsqueeze(-1)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from builders import class_tasks, classifier, close, generator, real_tasks, regressor
+from builders import class_tasks, classifier, close, generator, joint_model, real_tasks, regressor
 
 import ebmeta
 from ebmeta.diagnostics import (
@@ -20,6 +20,7 @@ from ebmeta.diagnostics import (
     mutual_information,
     rate_distortion,
 )
+from ebmeta.simulate.gaussian_classes import GaussianClasses
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
 
 SIX = 6 / 1.959964  # half widths of a 95% interval in six standard errors
@@ -27,6 +28,7 @@ ROWS, NOISE = 4, 0.5
 #: Means of groups: $w \sim N(0.3, 1)$ and four labels each, which every formula is simple for.
 MEANS = LinearGaussianTasks(np.array([0.3]), np.ones((1, 1)), NOISE, n_support=ROWS, n_query=20, seed=1)
 OWN = 1 + ROWS / NOISE**2  # precision of the exact posterior
+CLOUDS = GaussianClasses(2, between=2.0, within=1.0, concentration=2.0, n_way=3, n_query=6)
 
 
 def means_model(loc: float = 0.3, scale: float = 1.0) -> ebmeta.EmpiricalBayes:
@@ -81,6 +83,20 @@ def test_no_model_is_refused() -> None:
         rate_distortion({}, real_tasks())
 
 
+@torch.no_grad()
+def test_rate_and_distortion_of_class_means_are_those_of_draws() -> None:
+    """Of 4,000 draws on either side: the two agree within 5 standard errors of a mean over 20 tasks."""
+    model, batch = joint_model(CLOUDS, 2, scale=0.1), CLOUDS.sample(20).to(torch.float64)
+    data, inferred = rate_distortion(model, batch, num_draws=4000).isel(model=0), model.infer(batch)
+    close(torch.from_numpy(data["rate"].values), inferred.kl().mean(1))
+    for k in range(3):
+        q = inferred.path[k]
+        eta = model.predictor(inferred.x, q.weights(q.draw(4000, generator(7))))
+        scores = -model.likelihood.log_prob(batch.query_y, eta, batch.way_mask).mean(-1)
+        error = float((scores.var(0) / 4000).mean()) ** 0.5 / 20**0.5
+        assert abs(float(data["expected_nll"][k]) - float(scores.mean())) < 5 * 2**0.5 * error
+
+
 # Information ------------------------------------------------------------------------------------------
 
 
@@ -125,6 +141,16 @@ def test_a_posterior_that_ignores_its_task_stores_nothing() -> None:
     assert float(found["upper"][0]) == pytest.approx(0, abs=1e-9)
 
 
+def test_information_of_exact_class_means_is_known() -> None:
+    """Each of 3 classes and 2 coordinates stores log(1 + n b / s) / 2; proportions are not learned from the support."""
+    exact = 3 * 2 / 2 * math.log(1 + 2.0)
+    found = mutual_information(joint_model(CLOUDS, 0), CLOUDS.sample(1500).to(torch.float64)).isel(step=0)
+    assert abs(float(found["rate"]) - exact) < SIX * float(found["rate_half_width"])
+    for side in ("lower", "upper"):
+        assert abs(float(found[side]) - exact) < 0.1
+    assert float(found["lower"]) < float(found["upper"])
+
+
 def test_steps_are_kept_apart_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = regressor(num_steps=2), real_tasks((3,) * 9, (5,) * 9)
     whole = mutual_information(model, batch)
@@ -141,6 +167,9 @@ def test_information_needs_comparable_tasks() -> None:
     batch = real_tasks()
     with pytest.raises(ValueError, match="expected a prior that all tasks share"):
         mutual_information(regressor(num_covariates=2), replace(batch, task_x=torch.zeros(4, 2).double()))
+    told = replace(CLOUDS.sample(4), concentration=torch.tensor([1.0, 2.0, 2.0, 2.0]))
+    with pytest.raises(ValueError, match="expected tasks that tell class proportions alike, got several priors"):
+        mutual_information(joint_model(CLOUDS), told.to(torch.float64))
     for function in (mutual_information, generalization_gap):
         with pytest.raises(ValueError, match=f"{function.__name__}: expected one Gaussian posterior per task"):
             function(regressor(likelihood="normal_per_task"), batch)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from builders import class_tasks, classifier, close, number_tasks, real_tasks, regressor
+from builders import class_tasks, classifier, close, generator, joint_model, number_tasks, real_tasks, regressor
 
 import ebmeta
 from ebmeta.diagnostics import (
@@ -16,7 +16,7 @@ from ebmeta.diagnostics import (
 )
 from ebmeta.diagnostics.generalization import row_loss
 from ebmeta.likelihood import LIKELIHOODS
-from tests.diagnostics.test_bottleneck import MEANS, NOISE, OWN, ROWS, SIX, means_model
+from tests.diagnostics.test_bottleneck import CLOUDS, MEANS, NOISE, OWN, ROWS, SIX, means_model
 
 # The gap ----------------------------------------------------------------------------------------------
 
@@ -67,6 +67,20 @@ def test_classes_have_both_losses(loss) -> None:
     assert data["gap"].dims == ("rows", "step")
     assert data["gap"].attrs["units"] == {"nll": "nats per row", "error": "1"}[loss]
     assert (data["bound_rate"] > 0).all()
+
+
+@torch.no_grad()
+def test_losses_of_class_means_are_those_of_their_draws() -> None:
+    """Every second query is new: the mean error of 4,000 draws on either side agrees within 5 standard errors."""
+    model, batch = joint_model(CLOUDS, 1, scale=0.1), CLOUDS.sample(30).to(torch.float64)
+    data = generalization_gap(model, batch, loss="error", num_draws=4000)
+    given, new = (batch.with_rows(query=batch.query.map(lambda v, i=i: v[:, i::2])) for i in (0, 1))
+    path, phi = model.posterior(given), model.predictor.features(new.query_x)
+    for k, q in enumerate(path):
+        wrong = model.predictor(phi, q.weights(q.draw(4000, generator(5)))).argmax(-1) != new.query_y
+        wrong = wrong.double().mean(-1)
+        error = (2 * float((wrong.var(0) / 4000).mean()) / 30) ** 0.5
+        assert abs(float(data["risk"][k]) - float(wrong.mean())) < 5 * error
 
 
 def test_losses_of_rows() -> None:

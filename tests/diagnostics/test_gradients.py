@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import class_tasks, classifier, number_tasks, real_tasks, regressor
+from builders import class_tasks, classifier, joint_model, number_tasks, real_tasks, regressor
 from torch import Tensor
 
 import ebmeta
 from ebmeta.diagnostics import synthetic_gradients
 from ebmeta.refine.base import Iterate, QueryState, SyntheticGradient
 from ebmeta.refine.gradient import GradientRefiner
+from ebmeta.simulate.gaussian_classes import GaussianClasses
 
 
 class Oracle(SyntheticGradient):
@@ -153,6 +154,39 @@ def test_gains_are_differences_of_the_scores(model, batch) -> None:
     assert data["step"].values.tolist() == [1, 2]
     assert (np.abs(data["move_cosine"]) <= 1 + 1e-9).all()
     assert np.isfinite(data["gradient_cosine_by_task"]).all()
+
+
+CLOUDS = GaussianClasses(2, between=2.0, within=1.0, concentration=2.0, n_way=3, n_query=6)
+
+
+def test_an_uncorrected_belief_has_no_synthetic_gradient() -> None:
+    """Steps move all the same, and their belief is what predictions say before them."""
+    model, batch = joint_model(CLOUDS, 2), CLOUDS.sample(40).to(torch.float64)
+    data, scores = synthetic_gradients(model, batch), ebmeta.evaluate(model, batch)
+    np.testing.assert_allclose(data["gradient_ratio"], 0, atol=1e-12)
+    assert np.isnan(data["gradient_cosine"].values).all()
+    assert (data["move_cosine"] > 0.2).all()
+    for name in ("nll", "accuracy", "brier"):
+        np.testing.assert_allclose(data[f"belief_{name}"], scores[name][:-1], rtol=1e-6)
+    np.testing.assert_allclose(data["gain"], -np.diff(scores["nll"]), atol=1e-8)
+
+
+@torch.no_grad()
+def test_a_corrected_belief_has_that_of_its_correction() -> None:
+    """By dense arithmetic: (r* - r) and (r* - y), through the derivative of a linear predictor, (x - m) / s; exact labels."""
+    model, batch = joint_model(CLOUDS, 1, scale=0.3), CLOUDS.sample(5).to(torch.float64)
+    data, inferred = synthetic_gradients(model, batch), model.infer(batch)
+    q, after = inferred.path
+    believed = (after.counted, q.log_odds(inferred.x)[0].softmax(-1))
+    truth = torch.nn.functional.one_hot(batch.query_y, 3).double()
+    off = (batch.query_x.unsqueeze(2) - q.loc.unsqueeze(1)) / model.prior.within
+    ours, true = (torch.einsum("tqc,tqcd->tcd", believed[1] - r, off) for r in (believed[0], truth))
+    wanted, move = (after.precision * (q.loc - v.loc) for v in (q.given_beliefs(batch.query_x, truth), after))
+    for name, g, against in (("gradient", ours, true), ("move", move, wanted)):
+        cosine, *norms = ((a * b / after.precision).sum((1, 2)) for a, b in ((g, against), (g, g), (against, against)))
+        cosine = cosine / (norms[0] * norms[1]).sqrt()
+        np.testing.assert_allclose(data[f"{name}_cosine_by_task"][0], cosine, rtol=1e-9)
+    np.testing.assert_allclose(data["belief_brier"][0], (believed[0] - truth).square().sum(-1).mean(), rtol=1e-9)
 
 
 def test_a_belief_of_numbers_is_judged_by_the_spread_that_the_posterior_states() -> None:

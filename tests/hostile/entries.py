@@ -29,6 +29,7 @@ from ebmeta.plots.posteriors import ellipse, posterior_path
 from ebmeta.prediction import arviz as interop, calibration, conformal, risk_coverage, uniformity
 from ebmeta.prediction.trees import marginals, match_model
 from ebmeta.simulate import conjugate
+from ebmeta.simulate.gaussian_classes import GaussianClasses
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
 from ebmeta.simulate.sines import SineTasks
 from ebmeta.simulate.spinning_lines import SpinningLines
@@ -298,7 +299,7 @@ def _faces(k: Kit) -> dict[str, Call]:
 
 
 def _tasks(k: Kit) -> dict[str, Call]:
-    batch, one = k.batch, [k.batch.support_x[0]]
+    batch, one, clouds = k.batch, [k.batch.support_x[0]], GaussianClasses(2, n_way=2, n_query=3)
     columns = {"y": "y", "groups": "g", "features": ["a"], "group_features": [], "size": "b"}
     return {
         "EpisodeSampler": (
@@ -416,6 +417,22 @@ def _tasks(k: Kit) -> dict[str, Call]:
         "tasks.frames.FrameEncoder.labels": (k.encoder.labels, {"frame": k.frame}),
         "tasks.frames.FrameEncoder.numbers": (k.encoder.numbers, {"frame": k.frame, "column": "a"}),
         "tasks.frames.FrameEncoder.from_config": (FrameEncoder.from_config, {"config": k.encoder.config()}),
+        "simulate.gaussian_classes.GaussianClasses": (
+            lambda **options: GaussianClasses(**options).sample(2),
+            {
+                "num_features": 2,
+                "between": 1.0,
+                "within": 1.0,
+                "concentration": 2.0,
+                "n_way": 3,
+                "n_shot": 1,
+                "n_query": 4,
+                "seed": 1,
+            },
+        ),
+        "simulate.gaussian_classes.GaussianClasses.sample": (clouds.sample, {"num_tasks": 2, "index": 1}),
+        "simulate.gaussian_classes.GaussianClasses.simulate": (clouds.simulate, {"num_tasks": 2, "index": 1}),
+        "simulate.gaussian_classes.GaussianClasses.exact": (clouds.exact, {"batch": clouds.sample(2)}),
         "simulate.linear_gaussian.LinearGaussianTasks": (
             lambda **options: LinearGaussianTasks(**options).sample(2),
             {

@@ -55,6 +55,7 @@ MODULES = [
     "parts.prior",
     "reference",
     "tasks.episodes",
+    "simulate.gaussian_classes",
     "simulate.linear_gaussian",
     "simulate.sines",
     "simulate.spinning_lines",

@@ -118,7 +118,7 @@ def test_moments_of_the_linear_predictor_are_those_of_its_draws():
     """Each of 24 numbers is within 5 standard errors: a false alarm in 1 of 70,000 runs."""
     p, x, draws = prior(((4.0, 1.5),)), rows(), 40_000
     q = p.given(x[:, :2, :-1], torch.eye(2, dtype=torch.float64)[None])
-    eta = torch.einsum("tnp,stcp->stnc", x, q.draw_weights(draws, generator(5)))
+    eta = torch.einsum("tnp,stcp->stnc", x, q.weights(q.draw(draws, generator(5))))
     loc, var = q.marginal(x)
     off = eta - loc
     assert bool((off.mean(0).abs() < 5 * (var / draws).sqrt()).all())
@@ -178,3 +178,39 @@ def test_tasks_without_outliers_beside_others_have_none():
     assert float(odds[1].softmax(-1)[:, 2].max()) == 0.0
     close(odds[1, :, :2], p.log_odds(rows(4, 2))[0][1])
     assert float(odds[0].softmax(-1)[:, 2].min()) > 0.0
+
+
+def test_slopes_are_gradients_of_linear_predictors():
+    p, x = prior(), rows(5)
+    g = torch.randn(1, 5, 2, generator=generator(3), dtype=torch.float64)
+    loc = p.loc.clone().requires_grad_()
+    eta = torch.einsum("tnp,tcp->tnc", x, p.weights({"m": loc, "pi": p.shares / p.shares.sum(1, keepdim=True)}))
+    (want,) = torch.autograd.grad((g * eta).sum(), loc)
+    close(p.slope(x, g), want)
+
+
+def test_densities_of_draws_are_those_of_means_and_proportions():
+    p = prior(shares=((2.0, 0.5), (1.5, 3.0)))
+    values = p.draw(6, generator(4))
+    want = Normal(p.loc, p.scale).log_prob(values["m"]).sum((-2, -1)) + Dirichlet(p.shares).log_prob(values["pi"])
+    close(p.log_prob(values), want)
+
+
+def test_joined_tasks_stand_one_after_the_other():
+    p, q = prior(shares=((2.0, 0.5), (1.5, 3.0))), prior(seed=5)
+    both = p.joined([q.given_beliefs(rows()[..., :-1], beliefs())])
+    assert len(both.loc) == 3
+    close(both.kl(both), torch.zeros(3, dtype=torch.float64))
+    close(both.log_normalizer()[:2], p.log_normalizer())
+    assert both.counted is None
+
+
+def test_doubling_keeps_the_numbers():
+    short = ClassGaussian(*(v.float() for v in (prior().loc, prior().precision, prior().shares, prior().spread)), 0.3)
+    wide = short.given_beliefs(rows()[..., :-1].float(), beliefs().float()).double()
+    assert {v.dtype for v in (wide.loc, wide.precision, wide.shares, wide.spread, wide.counted)} == {torch.float64}
+    close(
+        wide.log_odds(rows())[0],
+        short.given_beliefs(rows()[..., :-1].float(), beliefs().float()).log_odds(rows().float())[0].double(),
+        1e-4,
+    )
