@@ -30,7 +30,7 @@ import xarray as xr
 from torch import Tensor
 from torch.nn import functional
 
-from ebmeta.diagnostics.common import labelled, one_posterior, per_query, predictive_nll, summarise
+from ebmeta.diagnostics.common import labelled, one_posterior, per_query, predictive_nll, refuse_outliers, summarise
 from ebmeta.foundation.checks import at_least, check, checked
 from ebmeta.foundation.seeding import stream
 from ebmeta.model.empirical_bayes import EmpiricalBayes
@@ -155,6 +155,7 @@ def mutual_information(
     with evaluating(model):
         for batch in task_batches(tasks, num_tasks, model):
             batch = match_model(model, batch)
+            refuse_outliers(batch, "mutual_information")
             if batch.task_x is not None:
                 raise ValueError("mutual_information: expected a prior that all tasks share, got covariates of tasks")
             inferred = one_posterior(model, batch, num_steps, "mutual_information")

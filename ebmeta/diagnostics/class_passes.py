@@ -22,6 +22,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from ebmeta.diagnostics.common import refuse_outliers
 from ebmeta.diagnostics.passes import smooth
 from ebmeta.foundation.seeding import stream
 from ebmeta.likelihood import NEVER
@@ -157,8 +158,9 @@ def class_passes(
     """Infer a few tasks of a joint model at a time.
 
     Raises:
-        ValueError: if query labels are needed and absent.
+        ValueError: if query labels are needed and absent, or tasks may have outliers.
     """
+    refuse_outliers(batch, "check_posteriors")
     if observe == "both":
         batch.pooled()  # says so where labels are absent
     say_untrained(model)

@@ -18,7 +18,13 @@ from ebmeta.prediction.trees import match_model
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.source import TaskSampler
 
-__all__ = ["labelled", "mean_of", "one_posterior", "per_query", "predictive_nll", "summarise"]
+__all__ = ["labelled", "mean_of", "one_posterior", "per_query", "predictive_nll", "refuse_outliers", "summarise"]
+
+
+def refuse_outliers(batch: TaskBatch, name: str) -> None:
+    """Raise `ValueError` where queries may be of none of the classes, which no label says."""
+    if batch.outliers is not None and bool(batch.outliers.any()):
+        raise ValueError(f"{name}: expected tasks without outliers, got some")
 
 
 def labelled(
@@ -27,10 +33,11 @@ def labelled(
     """Yield batches on the model's device, each with its query labels.
 
     Raises:
-        ValueError: if tasks are unlabelled.
+        ValueError: if tasks are unlabelled, or may have outliers.
     """
     for batch in task_batches(tasks, num_tasks, model):
         batch = match_model(model, batch)
+        refuse_outliers(batch, name)
         if batch.query_y is None:
             raise ValueError(f"{name}: expected query labels, got unlabelled tasks")
         yield batch, batch.query_y

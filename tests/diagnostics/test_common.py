@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from builders import class_tasks, classifier, close, real_tasks, regressor
 
 import ebmeta
+from ebmeta.diagnostics import check_posteriors, mutual_information, posterior_updates, synthetic_gradients
 from ebmeta.diagnostics.common import labelled, mean_of, one_posterior, per_query, predictive_nll, summarise
 
 
@@ -20,6 +22,15 @@ def test_batches_of_a_source_come_with_their_labels():
     assert batch.num_tasks == tasks.num_tasks
     with pytest.raises(ValueError, match="score: expected query labels, got unlabelled tasks"):
         list(labelled(regressor(), tasks.unlabelled(), 600, "score"))
+
+
+def test_tasks_with_outliers_are_refused():
+    """No label says that a row is of none of the classes."""
+    batch = replace(class_tasks(), outliers=torch.tensor([False, True, False, False]))
+    model = classifier(synthetic_gradient="joint")
+    for function in (check_posteriors, mutual_information, posterior_updates, synthetic_gradients):
+        with pytest.raises(ValueError, match=f"{function.__name__}: expected tasks without outliers, got some"):
+            function(model, batch)
 
 
 def test_a_mixture_is_not_one_posterior():
