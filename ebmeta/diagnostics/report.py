@@ -30,7 +30,6 @@ __all__ = ["Diagnosis", "diagnose"]
 
 TEMPLATE = Path(__file__).with_name("report.html")
 DECISIVE = ("probabilities", "few_labels")  # what predictions stand or fall with
-CAUTIONS = ("refinement", "exactness", "simulation")  # can add a caution; the others are about weights alone
 
 HEADLINES: dict[Status, str] = {
     "good": "You can rely on this model for tasks like these.",
@@ -38,6 +37,13 @@ HEADLINES: dict[Status, str] = {
     "caution": "Use this model with care.",
     "bad": "Do not rely on this model for tasks like these.",
 }
+#: What is said where another check is graver than those of the predictions, and what it adds.
+PREDICTIONS: dict[Status, str] = {
+    "good": "You can rely on its predictions for tasks like these, but",
+    "unclear": "Too little data to tell whether its predictions can be relied on, and",
+    "caution": "Use its predictions with care, and",
+}
+OTHERS: dict[Status, str] = {"caution": "take care with the rest", "bad": "there is a problem with the rest"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +66,8 @@ class Diagnosis:
 
     @property
     def status(self) -> Status:
-        """The verdict: that of the decisive checks, and at best "caution" where refinement or the posterior fails."""
-        decisive = worst(self.decisive)
-        return "caution" if decisive == "good" and self.warnings else decisive
+        """The verdict, that of the gravest check; what other checks than the decisive ones cannot tell is left out."""
+        return worst([*self.decisive, *self.warnings])
 
     @property
     def decisive(self) -> list[Check]:
@@ -71,25 +76,16 @@ class Diagnosis:
 
     @property
     def warnings(self) -> list[Check]:
-        """Checks of refinement and posterior that did not come out well."""
-        return [c for c in self.checks if c.name in CAUTIONS and c.status in ("caution", "bad")]
-
-    @property
-    def asides(self) -> str:
-        """Other faults, which do not matter for predictions, in a sentence; empty where there are none."""
-        known = (*DECISIVE, *CAUTIONS)
-        found = [c.question for c in self.checks if c.name not in known and c.status in ("caution", "bad")]
-        names = " and ".join(f"“{question}”" for question in found)
-        return (
-            f"What is said below under {names} is about its inner weights and not about its predictions."
-            if found
-            else ""
-        )
+        """Other checks that did not come out well."""
+        return [c for c in self.checks if c.name not in DECISIVE and c.status in ("caution", "bad")]
 
     @property
     def headline(self) -> str:
-        """The verdict in one sentence."""
-        return HEADLINES[self.status]
+        """The verdict in one sentence, which tells predictions from the rest."""
+        of_predictions = worst(self.decisive)
+        if self.status == of_predictions:
+            return HEADLINES[self.status]
+        return f"{PREDICTIONS[of_predictions]} {OTHERS[self.status]}."
 
     @property
     def tried(self) -> str:
@@ -101,8 +97,9 @@ class Diagnosis:
     def summary(self) -> str:
         """The verdict and its reasons, for readers who know none of the methods."""
         parts = [self.headline, self.tried]
-        parts += [c.finding for c in [*self.decisive, *self.warnings]]
-        return " ".join(filter(None, [*parts, self.asides]))
+        parts += [c.finding for c in self.decisive]
+        parts += [f"{c.question} {c.finding}" for c in self.warnings]
+        return " ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the pictures, for JSON."""

@@ -148,31 +148,43 @@ def width(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int)
         ValueError: as for `posterior_updates`.
     """
     found = posterior_updates(model, tasks, num_tasks)
+    numbers = {"spread_of_coordinates": found["spread"].values.tolist()} if model.joint else {}
+    if model.joint:  # where predictions look
+        rows = {name: found[f"{name}_rows"] for name in ("spread", "moved", "expected")}
+        found = found.assign(rows | {"spread_half_width": found["spread_rows_half_width"]})
     last = found.isel(step=-1)
     spread, half = float(last["spread"]), repeats(tasks, num_tasks) ** 0.5 * float(last["spread_half_width"])
+    known = np.isfinite(spread)  # elsewhere it expected nothing of the labels, or less
     low, high = np.log(max(spread - half, 1e-9)), np.log(spread + half)
-    status = interval(low, high, np.log(1 + SLIGHT), np.log(1 + FAR))
+    status: Status = interval(low, high, np.log(1 + SLIGHT), np.log(1 + FAR)) if known else "bad"
     wide = spread < 1
     status = "caution" if status == "bad" and wide else status
-    finding = f"Told the labels of unlabelled rows, it moved {spread:.2f} ± {half:.2f} times as far as it expected. "
+    moved = f"it moved {spread:.2f} ± {half:.2f} times as far as it expected" if known else "it moved"
+    finding = f"Told the labels of unlabelled rows, {moved}. "
     if status == "good":
         finding += "Its own doubt about the task is what it should be."
     elif status == "unclear":
         finding += "There are too few tasks to judge that."
-    else:
+    elif known:
         finding += f"Its doubt about what it has learned of a task is too {'large' if wide else 'small'}."
+    else:
+        finding += (
+            "It had expected labels to tell it nothing: its doubt about what it has learned of a task is too small."
+        )
     return Check(
         "width",
         "Does it know how little it knows?",
         status,
         finding,
         "A model that is right about its own doubt changes its mind by about as much as it said it might. This is on "
-        "what it has learned of a task (its weights), not of its predictions, which the first check is about.",
+        f"what it has learned of a task (its {'class means' if model.joint else 'weights'}), not of its predictions, "
+        "which the first check is about.",
         "" if status == "good" else "Use its predictions; do not read much into draws of its weights.",
         {
             "spread": spread,
             "spread_half_width": half,
             "spread_by_step": found["spread"].values.tolist(),
+            **numbers,
         },
         update_plot(found).get_figure(root=True),
         "Each dot is a task: how far the model moved, against how far it expected to. On the dashed line they agree.",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
+from builders import joint_model
 
-from ebmeta.diagnostics import Check, Diagnosis
+from ebmeta.diagnostics import Check, Diagnosis, posterior_updates
 from ebmeta.diagnostics.check import interval
-from ebmeta.diagnostics.verdicts import exactness, refinement
+from ebmeta.diagnostics.verdicts import exactness, refinement, width
+from ebmeta.simulate.gaussian_classes import GaussianClasses
 from tests.diagnostics.test_report import TASKS, exact
 
 
@@ -31,24 +35,62 @@ def verdict(*pairs):
     return Diagnosis(checks, {}, 10, 0.0).status
 
 
-def test_only_decisive_checks_condemn():
-    assert verdict(("probabilities", "good"), ("few_labels", "good"), ("refinement", "bad")) == "caution"
+def test_the_gravest_check_decides():
+    assert verdict(("probabilities", "good"), ("few_labels", "good"), ("refinement", "bad")) == "bad"
     assert verdict(("probabilities", "bad"), ("few_labels", "good")) == "bad"
     assert verdict(("probabilities", "unclear"), ("few_labels", "good"), ("simulation", "good")) == "unclear"
+    assert verdict(("probabilities", "unclear"), ("few_labels", "good"), ("simulation", "caution")) == "caution"
     assert verdict(("probabilities", "good"), ("few_labels", "good"), ("simulation", "unclear")) == "good"
-    assert verdict(("probabilities", "good"), ("few_labels", "good"), ("width", "bad")) == "good"
+    assert verdict(("probabilities", "good"), ("few_labels", "good"), ("width", "bad")) == "bad"
 
 
-def test_faults_that_do_not_touch_predictions_are_said_to_be_such():
-    checks = [Check(name, f"{name}?", "good", "", "") for name in ("probabilities", "few_labels", "width")]
-    assert Diagnosis(tuple(checks), {}, 10, 0.0).asides == ""
-    checks[2] = Check("width", "Is it wide?", "bad", "It is not.", "")
-    found = Diagnosis(tuple(checks), {}, 10, 0.0)
-    assert "“Is it wide?” is about its inner weights" in found.asides
-    assert found.summary.endswith(found.asides)
-    assert found.asides in found.to_html()
-    refinement = Check("refinement", "?", "bad", "It harms.", "")  # this one is about predictions
-    assert Diagnosis((*checks[:2], refinement), {}, 10, 0.0).asides == ""
+@pytest.mark.parametrize(
+    ("decisive", "other", "headline"),
+    [
+        ("good", "good", "You can rely on this model for tasks like these."),
+        ("good", "unclear", "You can rely on this model for tasks like these."),
+        (
+            "good",
+            "bad",
+            "You can rely on its predictions for tasks like these, but there is a problem with the rest.",
+        ),
+        ("good", "caution", "You can rely on its predictions for tasks like these, but take care with the rest."),
+        ("caution", "bad", "Use its predictions with care, and there is a problem with the rest."),
+        ("caution", "caution", "Use this model with care."),
+        ("bad", "caution", "Do not rely on this model for tasks like these."),
+    ],
+)
+def test_the_headline_tells_predictions_from_the_rest(decisive, other, headline):
+    checks = Check("probabilities", "?", decisive, "", ""), Check("width", "Is it wide?", other, "It is not.", "")
+    found = Diagnosis(checks, {}, 10, 0.0)
+    assert found.headline == headline
+    assert found.summary.startswith(headline)
+    assert ("Is it wide? It is not." in found.summary) == (other in ("caution", "bad"))
+    page = found.to_html()
+    assert f'<div class="verdict {found.status}">' in page
+    assert headline in page
+
+
+CLOUDS = GaussianClasses(4, between=2.0, within=1.0, concentration=2.0, n_way=3, n_query=12)
+
+
+def test_widths_of_class_means_are_judged_along_rows():
+    model = joint_model(CLOUDS, 0)
+    check, updates = width(model, CLOUDS, 300), posterior_updates(model, CLOUDS, 300)
+    assert check.status == "good"
+    assert check.numbers["spread"] == float(updates["spread_rows"][-1])
+    assert check.numbers["spread_of_coordinates"] == updates["spread"].values.tolist()
+    narrow = width(joint_model(replace(CLOUDS, between=0.2), 0), CLOUDS, 300)
+    assert narrow.status == "bad"
+    assert "too small" in narrow.finding
+
+
+def test_a_posterior_that_expects_labels_to_tell_nothing_is_too_narrow(monkeypatch):
+    found = posterior_updates(exact(), TASKS, 10).assign(spread=("step", [np.nan]))
+    monkeypatch.setattr("ebmeta.diagnostics.verdicts.posterior_updates", lambda *_: found)
+    check = width(exact(), TASKS, 10)
+    assert check.status == "bad"
+    assert "expected labels to tell it nothing" in check.finding
 
 
 def steps_that_gain(gains) -> xr.Dataset:
