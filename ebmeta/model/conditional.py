@@ -49,7 +49,7 @@ class Conditional:
     def input_evidence(self) -> Tensor:
         r"""Return $L$ of unlabelled inputs after each step in nats, shape `(steps, N)` (`Gaussian.input_evidence`)."""
         q0, x = self.setting.q0, self.setting.real_x
-        refined = [q.input_evidence(q0, x) for q in self.path[1:]]
+        refined = [iterate.q.input_evidence(q0, x) for iterate in self.iterates[1:]]
         return torch.stack([q0.loc.new_zeros(len(q0.loc), dtype=torch.float64), *refined])
 
     def log_probs(self, k: int) -> Tensor | None:

@@ -162,6 +162,33 @@ class ClassGaussian(Gaussian):
         """
         return replace(self.given(x, r), shares=self.shares + r.sum(1), unlabelled=True)
 
+    def with_doubt(self, before: Gaussian) -> ClassGaussian:
+        r"""Return this posterior given beliefs with the widths that unsure beliefs leave.
+
+        $$ \Lambda_c' = \Lambda_c + \frac1s \sum_i r_{ic}^2, \qquad
+           \sum_c a_c' = \sum_c a_c + \sum_{i, c} r_{ic}^2, $$
+
+        with $\Lambda$ and $a$ of the posterior before the rows. Means stay. The information in inputs is that of
+        inputs and labels, less what labels would add to it: $r_{ic} (1 - r_{ic})$ of each row. A belief that may be
+        wrong by half thus counts for half as much, where counts say that it is as good as two halves of rows.
+
+        Args:
+            before: the posterior before these rows.
+
+        Source: Louis 1982, Finding the observed information matrix when using the EM algorithm.
+        """
+        known = cast(ClassGaussian, before)
+        sure = self.shares.new_zeros(self.shares.shape) if self.counted is None else self.counted.square().sum(1)
+        precision = known._isotropic + self._of_classes(sure) / self.spread
+        total = (known.shares + sure).sum(1, keepdim=True) / self.shares.sum(1, keepdim=True)
+        return replace(
+            self,
+            precision=precision.unsqueeze(-1).expand_as(self.loc),
+            shares=self.shares * total,
+            counted=None,
+            unlabelled=False,
+        )
+
     def log_odds(self, x: Tensor) -> tuple[Tensor, Tensor]:
         rows = x[..., :-1]
         left = self.counted if self.counted is not None and self.unlabelled else rows.new_zeros(())

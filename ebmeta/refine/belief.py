@@ -14,6 +14,9 @@ them they learn what the model has wrong, and $L(r^*) - L(r)$ says in nats how m
 their parameters, so that any number of them may be taken, and each step predicts: the probabilities after step $k$ are
 the belief that $q_k$ leads to.
 
+Counts of beliefs take the labels for known, and a posterior by them is too narrow. What a step reports has the widths
+that unsure beliefs leave (`ClassGaussian.with_doubt`); steps and predictions go on without.
+
 Where the queries are known to be as many of every class, exact posterior probabilities add up to these numbers. So do
 the beliefs, by potentials $u_c$ of the classes (Sinkhorn's iterations),
 
@@ -92,6 +95,9 @@ class BeliefRefiner(Refiner):
         setting = state.setting
         r = state.once(self.belief).exp() * setting.query_mask.unsqueeze(-1)
         return cast(ClassGaussian, setting.q0).given_beliefs(state.x[..., :-1], r)
+
+    def report(self, k: int, state: QueryState) -> Gaussian:
+        return cast(ClassGaussian, state.q).with_doubt(state.setting.q0)
 
     def log_probs(self, state: QueryState) -> Tensor:
         return state.once(self.belief)

@@ -176,7 +176,7 @@ def test_a_corrected_belief_has_that_of_its_correction() -> None:
     """By dense arithmetic: r* - r and r* - y by the derivative of a predictor, (x - m) / s; moves with the labels."""
     model, batch = joint_model(CLOUDS, 1, scale=0.3), CLOUDS.sample(5).to(torch.float64)
     data, inferred = synthetic_gradients(model, batch), model.infer(batch)
-    q, after = inferred.path
+    q, after = (iterate.q for iterate in inferred.iterates)
     believed = (after.counted, q.log_odds(inferred.x)[0].softmax(-1))
     truth = torch.nn.functional.one_hot(batch.query_y, 3).double()
     off = (batch.query_x.unsqueeze(2) - q.loc.unsqueeze(1)) / model.prior.within

@@ -35,4 +35,4 @@ def test_a_joint_model_says_its_probabilities_itself():
     close(score.exp(), part.predict(-1)["probs"].gather(-1, batch.query_y.unsqueeze(-1)).squeeze(-1))
     evidence = part.input_evidence()
     close(evidence[0], torch.zeros(4, dtype=torch.float64))
-    close(evidence[-1], inferred.path[-1].input_evidence(inferred.path[0], inferred.setting.real_x))
+    close(evidence[-1], inferred.iterates[-1].q.input_evidence(inferred.path[0], inferred.setting.real_x))

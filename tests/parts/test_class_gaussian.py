@@ -214,3 +214,37 @@ def test_doubling_keeps_the_numbers():
         short.given_beliefs(rows()[..., :-1].float(), beliefs().float()).log_odds(rows().float())[0].double(),
         1e-4,
     )
+
+
+def test_doubt_leaves_the_information_that_inputs_hold():
+    """Rows as far from either mean as is typical: the Hessian of their density, averaged over two features."""
+    means = torch.tensor([[-0.5, 0.0], [0.5, 0.0]], dtype=torch.float64)
+    far = (2 * SPREAD - 0.25) ** 0.5
+    x = torch.tensor([[0.0, far], [0.0, -far], [0.0, far]], dtype=torch.float64)
+    pi = torch.tensor([0.3, 0.7], dtype=torch.float64)
+
+    def density_of_rows(m):
+        off = (x.unsqueeze(1) - m).square().sum(-1)
+        return (pi.log() - off / (2 * SPREAD)).logsumexp(1).sum()
+
+    hessian = torch.autograd.functional.hessian(density_of_rows, means)
+    information = -torch.stack([hessian[c, :, c].diagonal().mean() for c in (0, 1)])
+    r = pi.expand(1, 3, 2)  # the distance is the same, so that beliefs are the proportions
+    p = ClassGaussian(means[None], torch.ones(1, 2, 2).double(), torch.ones(1, 2).double(), torch.tensor(SPREAD), 0.3)
+    got = p.given_beliefs(x[None], r).with_doubt(p)
+    close(got.precision[0, :, 0] - 1, information, 1e-6)  # the spread is a number of 32 bits
+    close(got.shares.sum(1), p.shares.sum(1) + r.square().sum((1, 2)))
+    counts = p.given_beliefs(x[None], r)
+    close(got.shares / got.shares.sum(), counts.shares / counts.shares.sum())
+    assert torch.equal(got.loc, counts.loc)
+
+
+def test_sure_beliefs_leave_no_doubt():
+    p, x = prior(), rows(5)[..., :-1]
+    sure = p.given_beliefs(x, torch.nn.functional.one_hot(torch.tensor([[0, 1, 1, 0, 1]]), 2).double())
+    got = sure.with_doubt(p)
+    close(got.precision, sure.precision)
+    close(got.shares, sure.shares)
+    same = p.with_doubt(p)
+    close(same.precision, p.precision)
+    close(same.shares, p.shares)

@@ -397,7 +397,7 @@ def beliefs_of(model: EmpiricalBayes, steps: int) -> tuple[list[ClassGaussian], 
     batch = class_tasks((3, 3), (2, 1), (6, 6), spread=2.0)
     with torch.no_grad():
         inferred = model.infer(batch, steps)
-        states = [QueryState(inferred.setting, q) for q in inferred.path]
+        states = [QueryState(inferred.setting, iterate.q) for iterate in inferred.iterates]
         probs = [inferred.predict(k)["probs"] for k in range(steps + 1)]
     return [s.q for s in states], [s.mean for s in states], probs  # type: ignore[misc]
 
@@ -410,7 +410,7 @@ def test_steps_count_corrected_beliefs(rng: torch.Generator) -> None:
     path, odds, probs = beliefs_of(model, 3)
     inferred = model.infer(batch, 3)
     for k in range(3):
-        state = QueryState(inferred.setting, inferred.path[k])
+        state = QueryState(inferred.setting, inferred.iterates[k].q)
         reading = refiner.synthetic_gradient.read(state)
         t = refiner.confidence(reading.by_task).tanh().exp().unsqueeze(-1)
         leaning = odds[k].log() + refiner.volume * 4 / 2 * state.var.log()
@@ -436,6 +436,50 @@ def test_the_price_of_a_correction_is_a_difference_of_divergences(rng: torch.Gen
     for _ in range(3):
         r = (r_star.log() + randn(rng, 1, 3, 2)).softmax(-1)
         equal(task.bound(r_star) - task.bound(r), divergence(task, r) - divergence(task, r_star))
+
+
+@checks("eq-missing-information")
+def test_inputs_hold_the_information_of_rows_less_that_of_labels(rng: torch.Generator) -> None:
+    """The Hessian of the program's density, in each class's own mean."""
+    task = world(rng)
+    m, pi = task.q0.loc[0].detach(), torch.tensor([[0.3, 0.7]], dtype=torch.float64)
+    mask = torch.ones(1, task.rows.shape[1], dtype=torch.bool)
+
+    def density(means: Tensor) -> Tensor:
+        values = {"m": means[None], "pi": pi}
+        inputs = task.q0.inputs(values, mask, None).log_prob(task.rows[..., :-1])
+        return (inputs + task.q0.distribution().log_prob(means[None])).sum()
+
+    hessian = torch.autograd.functional.hessian(density, m)
+    s = task.q0.spread
+    off = (task.rows[0, :, None, :-1] - m).square().sum(-1)
+    r = (pi.log() - off / (2 * s)).softmax(-1)
+    size = m.shape[-1]
+    for c in range(len(m)):
+        wanted = task.q0.precision[0, c, 0] + (r[:, c] / s - r[:, c] * (1 - r[:, c]) * off[:, c] / (size * s**2)).sum()
+        equal(-hessian[c, :, c].diagonal().mean(), wanted)
+
+
+@checks("eq-doubt")
+def test_reported_widths_count_the_squares_of_beliefs() -> None:
+    """And labels are then expected to narrow posteriors, which counts do not expect."""
+    model = classifier(4, 2, scale=0.1, synthetic_gradient="joint").eval()
+    batch = class_tasks((3, 3), (2, 1), (6, 6), spread=2.0)
+    with torch.no_grad():
+        inferred = model.infer(batch)
+    q0 = inferred.path[0]
+    assert isinstance(q0, ClassGaussian)
+    for iterate in inferred.iterates[1:]:
+        counts, reported = iterate.q, iterate.posterior
+        assert isinstance(counts, ClassGaussian)
+        assert isinstance(reported, ClassGaussian)
+        assert counts.counted is not None
+        square = counts.counted.square()
+        equal(reported.precision[..., 0], q0.precision[..., 0] + square.sum(1) / q0.spread)
+        equal(reported.shares.sum(1), q0.shares.sum(1) + square.sum((1, 2)))
+        equal(reported.loc, counts.loc)
+        share, before = (q.shares / q.shares.sum(1, keepdim=True) for q in (reported, counts))
+        equal(share, before)
 
 
 @checks("eq-joint-first")
