@@ -7,9 +7,12 @@ $$ w \sim p_\psi, \quad y \sim p(y \mid x, w), \qquad
    u = P_{w' \sim q(\cdot\, ; d^s, x^q)} \big( f(w') < f(w) \big) + V\, P \big( f(w') = f(w) \big), \quad
    V \sim \mathrm U(0, 1) . $$
 
-If $q$ is the exact posterior, $u$ is uniform for every $f$. For weights, linear predictors and regions of highest
-density $u$ is exact, because $q$ is Gaussian or a mixture of Gaussians; for the others it is the randomised rank of
-the true value among draws (theory: "Simulation-based calibration", which also says what the test cannot see).
+If $q$ is the exact posterior, $u$ is uniform for every $f$ (`ebmeta.diagnostics.quantities`; theory: "Simulation-based
+calibration", which also says what the test cannot see).
+
+A joint model generates inputs as well: $x \sim p(x \mid y, m)$ is drawn with the class means $m$, for support and
+queries, and refined posteriors are tested where queries tell of them. What it generates are features of its head, from
+which inference starts then (`ebmeta.model.features`).
 
 Source: Talts et al. 2018, Validating Bayesian inference algorithms with simulation-based calibration; Modrák et al.
 2025, Simulation-based calibration checking for Bayesian computation: the choice of test quantities shapes sensitivity.
@@ -20,20 +23,24 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import cast
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
+from ebmeta.diagnostics.class_quantities import ClassQuantities
+from ebmeta.diagnostics.common import refuse_outliers
+from ebmeta.diagnostics.quantities import Quantities
 from ebmeta.diagnostics.simulation_result import SimulationCalibration
 from ebmeta.foundation.checks import at_least, between, checked
-from ebmeta.foundation.seeding import stream
+from ebmeta.foundation.seeding import Drawing, stream
 from ebmeta.likelihood import Given
-from ebmeta.model.conditional import repeat
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.model.posterior import Inference
+from ebmeta.model.features import on_features
+from ebmeta.parts.class_gaussian import ClassGaussian
+from ebmeta.parts.class_prior import EQUAL
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.refine.base import Iterate
 from ebmeta.tasks.batch import TaskBatch
@@ -43,7 +50,6 @@ __all__ = ["Posterior", "Simulator", "simulate_tasks", "simulation_based_calibra
 
 CHUNK = 100  # tasks at a time
 LEAST_TASKS = 10
-MOST_WEIGHTS = 8  # single weights that are test quantities
 
 #: Maps a number of tasks and the index of a batch to labelled tasks and their weights `(T, C, P)`.
 Simulator = Callable[[int, int], tuple[TaskBatch, Tensor]]
@@ -59,16 +65,22 @@ def simulate_tasks(model: EmpiricalBayes, batch: TaskBatch, seed: int = 0) -> tu
 
     Noise levels are drawn too, where tasks have some. The law is that of the program `EmpiricalBayes.model`.
 
+    A joint model draws everything but the labels of the support set, which are there by design: class means and
+    proportions, labels of the queries, and all inputs. These are features of its head: infer from them with
+    `ebmeta.model.features.on_features(model)`. Queries known to be balanced are as many of every class.
+
     Args:
         model: the fitted model.
-        batch: $T$ tasks; their labels are not looked at.
+        batch: $T$ tasks; their query labels are not looked at, and those of the support set by a joint model alone.
         seed: seed of the draws.
 
     Returns:
-        The tasks with new labels of support and query, and the weights, shape `(T, C, P)`.
+        The tasks with new labels of support and query, and the weights, shape `(T, C, P)`; of a joint model with new
+        inputs of shape `(T, N, P - 1)`.
 
     Raises:
-        ValueError: if the inputs do not fit the model, or a label is too large a number for a task.
+        ValueError: if the inputs do not fit the model, a label is too large a number for a task, or tasks may have
+            outliers.
 
     Examples:
         >>> from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
@@ -79,6 +91,8 @@ def simulate_tasks(model: EmpiricalBayes, batch: TaskBatch, seed: int = 0) -> tu
     """
     source, sides = stream(seed), []
     model.check(batch)
+    if model.joint:
+        return _simulate_inputs(model, batch, source)
     with torch.no_grad():  # Pyro's handlers belong to the whole process: its programs do not run in threads
         prior, level = model.prior_of(batch), None
         if model.likelihood.has_level:
@@ -91,6 +105,34 @@ def simulate_tasks(model: EmpiricalBayes, batch: TaskBatch, seed: int = 0) -> tu
                 rows = replace(rows, y=model.likelihood.sample(eta, batch.way_mask, given, generator=source))
             sides.append(rows)
     return batch.with_rows(*sides), w
+
+
+@torch.no_grad()
+def _simulate_inputs(model: EmpiricalBayes, batch: TaskBatch, source: torch.Generator) -> tuple[TaskBatch, Tensor]:
+    """Draw tasks of a joint model, in the space of its features."""
+    refuse_outliers(batch, "simulate_tasks")
+    prior = cast(ClassGaussian, model.prior_of(batch))
+    values = {name: value[0] for name, value in prior.draw(1, source).items()}
+    with Drawing(source):
+        y = torch.multinomial(values["pi"], batch.query_mask.shape[1], replacement=True)
+        if batch.concentration is not None:
+            balanced = (batch.concentration >= EQUAL).unsqueeze(1)
+            y = torch.where(balanced, _equal_numbers(batch.query_mask, batch.way_mask), y)
+        support, query = (
+            prior.inputs(values, rows.mask, labels).sample()
+            for rows, labels in ((batch.support, batch.support_y), (batch.query, y))
+        )
+    anchor = None if batch.anchor is None else model.predictor.features(batch.anchor)[..., :-1]
+    tasks = replace(batch, support_x=support, query_x=query, query_y=y, anchor=anchor)
+    return tasks, prior.weights(values)
+
+
+def _equal_numbers(query_mask: Tensor, way_mask: Tensor) -> Tensor:
+    """Return random labels of the queries, as many of every class, or one more of some, shape `(T, Q)`."""
+    order = torch.rand(query_mask.shape, device=query_mask.device).masked_fill(~query_mask, 2.0).argsort(1).argsort(1)
+    ways = way_mask.sum(1, keepdim=True)
+    first = (torch.rand(ways.shape, device=ways.device) * ways).long()
+    return (order + first) % ways
 
 
 @checked(step=at_least(-1), num_tasks=at_least(LEAST_TASKS), num_draws=at_least(2), alpha=between(0, 1))
@@ -113,10 +155,16 @@ def simulation_based_calibration(
     there. Where refinement is trained on tasks whose inputs do depend on the weights, test it by a `simulator` that
     draws the inputs too.
 
+    A joint model draws the inputs itself (see `simulate_tasks`); `tasks` say how many rows and classes there are, and
+    what is known of proportions. Its $q_0$ is exact given the support set, and is asked nothing about other inputs; its
+    $q_K$ is tested with all inputs. A network that was trained on other tasks corrects what is right in these: train it
+    in this world (`ebmeta.simulate.GaussianClasses`), or take it for a measure of what it adds.
+
     Test quantities: up to eight weights of the first output, the sum of all weights, the linear predictor of the first
     query (and, for classes, its difference between the first two), the log likelihood of the support labels, the mass
     of the region of highest density that just holds the truth, the label of the first query, and the surprise at all
-    query labels.
+    query labels. Of a joint model, class means take the place of weights, the proportion of the first class comes on
+    top, and the likelihood is that of inputs.
 
     Args:
         model: the fitted model; its prior and likelihood draw the tasks, and its features and likelihood are used
@@ -153,15 +201,21 @@ def simulation_based_calibration(
         raise ValueError(f"step: expected None with a posterior of your own, got {step}")
     step = (0 if simulator is None else -1) if step is None else step
     exact = copy.deepcopy(model).double().eval()
+    inferring = on_features(exact) if exact.joint and simulator is None else exact
     parts: list[dict[str, Tensor]] = []
     kinds: dict[str, str] = {}
     for i, (batch, w) in enumerate(_draws(exact, tasks, simulator, num_tasks, seed)):
         with torch.no_grad():
-            inferred = exact.infer(batch, None if step < 0 else step)
+            inferred = inferring.infer(batch, None if step < 0 else step)
             if posterior is not None:
                 own = Iterate(_checked(posterior(batch), inferred.path[0]))
                 inferred = replace(inferred, iterates=[own])
-            found = _Test(exact, batch, w, inferred, num_draws, stream(_key(seed, i) + 2**62)).quantities()
+            rest = num_draws, stream(_key(seed, i) + 2**62)
+            if exact.joint:
+                of_queries = step != 0 or posterior is not None
+                found = ClassQuantities(inferring, batch, w, inferred, of_queries, *rest).quantities()
+            else:
+                found = Quantities(exact, batch, w, inferred, *rest).quantities()
         kinds |= {name: kind for name, (kind, _) in found.items()}
         parts.append({name: u.cpu() for name, (_, u) in found.items()})
     pit = torch.stack([torch.cat([part[name] for part in parts]) for name in kinds]).numpy()
@@ -206,113 +260,3 @@ def _checked(q: Gaussian, own: Gaussian) -> Gaussian:
     if not bool(q.loc.isfinite().all() & q.precision.isfinite().all()):
         raise ValueError("posterior: expected finite numbers, got NaN or infinity")
     return q.with_(q.loc.to(own.loc), q.precision.to(own.loc))
-
-
-class _Test(NamedTuple):
-    """The test quantities of a chunk of tasks under the last Gaussian (or mixture over levels) of `inferred`."""
-
-    model: EmpiricalBayes
-    batch: TaskBatch
-    w: Tensor
-    inferred: Inference
-    num_draws: int
-    generator: torch.Generator
-
-    def _uniform(self, like: Tensor) -> Tensor:
-        return torch.rand(like.shape, generator=self.generator, dtype=torch.float64).to(like.device)
-
-    def quantities(self) -> dict[str, tuple[str, Tensor]]:
-        """Return the kind of each quantity and its $u$, shape `(T,)`."""
-        batch, w, q = self.batch, self.w, self.inferred.path[-1]
-        categorical = self.model.likelihood.categorical
-        if categorical and not bool((batch.way_mask.sum(1) > 1).all()):
-            raise ValueError("tasks: expected two classes or more in every task, got a task with fewer")
-        out: dict[str, tuple[str, Tensor]] = {}
-        scale = q.scale
-        named = dict(enumerate(self.model.weight_columns or ()))
-        for p in np.unique(np.linspace(0, w.shape[2] - 1, min(w.shape[2], MOST_WEIGHTS)).round().astype(int)):
-            called = f"weight of {named[p]}" if p in named else f"weight {p}"
-            out[called] = "weight", self._normal(w[:, 0, p], q.loc[:, 0, p], scale[:, 0, p])
-        real = self.inferred.setting.way_mask.unsqueeze(-1).to(w.dtype).expand_as(q.loc)
-        variance = (real * q.solve(real)).sum((1, 2))
-        total = (w * batch.way_mask.unsqueeze(-1)).sum((1, 2))
-        out["sum of weights"] = "weight", self._normal(total, (q.loc * real).sum((1, 2)), variance.sqrt())
-        first = batch.query_mask.float().argmax(1)
-        tasks = torch.arange(len(batch), device=w.device)
-        x = self.inferred.x[tasks, first].unsqueeze(1)
-        eta = self.model.predictor(x, w)[:, 0]
-        loc, var = (v[:, 0] for v in q.marginal(repeat(x, self.inferred.num_levels)))
-        out["predictor"] = "predictor", self._normal(eta[:, 0], loc[:, 0], var[:, 0].sqrt())
-        if categorical:
-            contrast = self._normal(eta[:, 0] - eta[:, 1], loc[:, 0] - loc[:, 1], (var[:, 0] + var[:, 1]).sqrt())
-            out["predictor difference"] = "predictor", contrast
-        draws, labels, _ = self.inferred.draw(-1, self.num_draws, generator=self.generator)
-        out["log likelihood"] = "likelihood", self._rank(self._fit(torch.cat([w.unsqueeze(0), draws])))
-        out["region"] = "region", self._region(draws)
-        assert batch.query_y is not None  # for the type checker: simulated tasks are labelled
-        summary = self.inferred.predict(-1)
-        out["label"] = "label", self._label(summary, batch.query_y)[tasks, first]
-        labels = torch.cat([batch.query_y.unsqueeze(0).to(labels), labels])
-        out["surprise"] = "surprise", self._rank(_surprise(summary, labels, batch.query_mask))
-        return out
-
-    def _normal(self, value: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-        """Return the probability of less than `value` `(T,)` under normals `(T * J,)` mixed over levels."""
-        loc, scale = self.inferred.by_level(loc), self.inferred.by_level(scale)
-        return self.inferred.average(torch.special.ndtr((value - loc) / scale))
-
-    def _rank(self, values: Tensor) -> Tensor:
-        """Return the randomised rank of the first of `values`, shape `(1 + draws, T)`, among the others, in (0, 1)."""
-        below, ties = (values[1:] < values[0]).sum(0), (values[1:] == values[0]).sum(0)
-        return (below + self._uniform(below) * (ties + 1)) / len(values)
-
-    def _fit(self, w: Tensor) -> Tensor:
-        """Return the log likelihood of the support labels in nats (at the mean noise level), shape `(..., T)`."""
-        batch = self.batch
-        if not batch.support_x.shape[1]:
-            return w.new_zeros(w.shape[:2])
-        eta = self.model.predictor(self.model.predictor.features(batch.support_x, batch.support_mask), w)
-        each = self.model.likelihood.log_prob(batch.support_y, eta, batch.way_mask, Given(batch.support_size))
-        return torch.where(batch.support_mask, each, 0.0).sum(-1)
-
-    def _region(self, draws: Tensor) -> Tensor:
-        """Return the mass of the region of highest density that just holds the truth."""
-        q, levels = self.inferred.path[-1], self.inferred.num_levels
-        if levels == 1:
-            off = self.w - q.loc
-            distance = (off * q.times(off)).sum(-1)
-            ways = self.batch.way_mask
-            dimension = ways.sum(1).double() * self.w.shape[-1]
-            out: Tensor = torch.special.gammainc(dimension / 2, (distance * ways).sum(1) / 2)
-            return out
-        w = torch.cat([self.w.unsqueeze(0), draws]).repeat_interleave(levels, 1)
-        log_q = q.distribution().log_prob(w).view(len(w), *self.inferred.log_weight.shape)
-        return self._rank(-torch.logsumexp(log_q + self.inferred.log_weight, -1))
-
-    def _label(self, summary: dict[str, Tensor], y: Tensor) -> Tensor:
-        """Return the predictive probability of less than the label, randomised over ties, shape `(T, Q)`."""
-        v = self._uniform(y)
-        likelihood = self.model.likelihood
-        if likelihood.categorical:
-            below = summary["probs"].cumsum(-1) - summary["probs"]
-            low, own = (p.gather(-1, y.unsqueeze(-1)).squeeze(-1) for p in (below, summary["probs"]))
-            return (low + v * own).clamp(0, 1)
-        cdf = self.inferred.cdf(-1, y)
-        if likelihood.discrete:
-            low = torch.where(y > 0, self.inferred.cdf(-1, y - 1), 0.0)
-            return low + v * (cdf - low)
-        return cdf
-
-
-def _surprise(summary: dict[str, Tensor], labels: Tensor, mask: Tensor) -> Tensor:
-    """Return how unlikely query labels `(..., T, Q)` are together, shape `(..., T)`.
-
-    For classes minus the sum of their log probabilities; for numbers the sum of squares of their distances from the
-    predictive means, in predictive standard deviations.
-    """
-    if "probs" in summary:
-        log_p = summary["probs"].clamp(min=torch.finfo(torch.float64).tiny).log().expand(*labels.shape, -1)
-        each = -log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    else:
-        each = ((labels - summary["mean"]) / summary["std"]).square()
-    return torch.where(mask, each, 0.0).sum(-1)

@@ -282,6 +282,11 @@ class ClassGaussian(Gaussian):
         bias = (log_share - m.square().sum(-1) / (2 * self.spread)) / self.constant
         return torch.cat([m / self.spread, bias.unsqueeze(-1)], -1)
 
+    def latents(self, w: Tensor) -> dict[str, Tensor]:
+        m = w[..., :-1] * self.spread
+        log_share = w[..., -1] * self.constant + m.square().sum(-1) / (2 * self.spread)
+        return {"m": m, "pi": torch.where(self.real, log_share.exp(), 0.0)}
+
     def inputs(self, values: Mapping[str, Tensor], mask: Tensor, y: Tensor | None) -> TorchDistributionMixin:
         if self.none:
             raise ValueError("outliers: expected a Pyro program of tasks without any, got some")

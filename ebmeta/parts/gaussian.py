@@ -160,6 +160,10 @@ class Gaussian(ABC):
         """Return the weights of the head's features, from values of the latent variables of `sites`."""
         return values["w"]
 
+    def latents(self, w: Tensor) -> dict[str, Tensor]:
+        """Return the values of the latent variables that `weights` makes weights of."""
+        return {"w": w}
+
     def draw(self, num_draws: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw values of the latent variables of `sites`, each of shape `(num_draws, T, ...)`.
 

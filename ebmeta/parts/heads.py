@@ -269,7 +269,7 @@ class CosineHead(Head):
 
 @checked(num_features=at_least(0))
 class LinearHead(Head):
-    """Features in units of their training rows, or a basis of them, and the constant 1 of an intercept.
+    """Features in units of their training rows, or a basis of them, and the constant of an intercept.
 
     Args:
         num_features: features per input, $D$ (after the embedder, if there is one); 0 for an intercept alone.
@@ -278,6 +278,7 @@ class LinearHead(Head):
         basis: optional functions $b$ of the features, which have a frame of their own; see `ebmeta.parts.basis`.
         standardize: let training take the units of features, covariates and labels from its rows; otherwise they have
             to come at about unit scale, but those of a basis.
+        constant: the last feature, that of the intercept.
 
     Raises:
         ValueError: if `num_features` is too small.
@@ -297,12 +298,13 @@ class LinearHead(Head):
         *,
         basis: Basis | None = None,
         standardize: bool = True,
+        constant: float = 1.0,
     ) -> None:
         super().__init__(num_features, embedder, freeze_embedder)
         least = 0 if embedder is None and basis is None else 1
         if num_features < least:
             raise ValueError(f"num_features: expected at least {least}, got {num_features}")
-        self.basis, self.standardize = basis, standardize
+        self.basis, self.standardize, self.constant = basis, standardize, float(constant)
         self.register_buffer("unit", torch.ones(num_features, dtype=torch.float64))
         self.register_buffer("taken", torch.tensor(False))
 
@@ -325,10 +327,11 @@ class LinearHead(Head):
 
     def of_embedded(self, x: Tensor, own: Tensor | None = None) -> Tensor:
         x = standard(x, self.center, self.unit) if self.basis is None else self.basis(x.double())
-        return functional.pad(x.to(self.like.dtype), (0, 1), value=1.0)
+        return functional.pad(x.to(self.like.dtype), (0, 1), value=self.constant)
 
     def to_units(self) -> Tensor:
         change = torch.eye(self.num_weights, dtype=torch.float64, device=self.unit.device)
+        change[-1, -1] = self.constant
         if self.basis is None:
             change[:-1, :-1] /= self.unit.unsqueeze(1)
             change[-1, :-1] = -self.center / self.unit

@@ -18,7 +18,6 @@ from ebmeta.diagnostics import (
     simulate_tasks,
     simulation_based_calibration,
 )
-from ebmeta.diagnostics.simulation import _surprise
 from ebmeta.diagnostics.simulation_result import SENTENCES
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
 from ebmeta.simulate.spinning_lines import SpinningLines
@@ -155,15 +154,6 @@ def test_levels_of_noise_count_by_their_weight():
     )
     wanted = (weight * stats.norm.cdf(w[:, 0, 1].numpy()[:, None], loc, scale)).sum(1)
     np.testing.assert_allclose(found.sel(quantity="weight 1"), wanted, atol=1e-9)
-
-
-def test_surprise_counts_labels_in_predictive_standard_deviations():
-    summary = {"mean": torch.tensor([[1.0, 2.0, 0.0]]), "std": torch.tensor([[0.5, 4.0, 1.0]])}
-    labels, mask = torch.tensor([[[2.0, 2.0, 9.0]], [[1.0, -6.0, 9.0]]]), torch.tensor([[True, True, False]])
-    assert _surprise(summary, labels, mask).tolist() == [[4.0], [4.0]]
-    probs = torch.tensor([[[0.5, 0.5], [0.2, 0.8]]])
-    found = _surprise({"probs": probs}, torch.tensor([[[0, 1]], [[1, 0]]]), torch.ones(1, 2, dtype=torch.bool))
-    np.testing.assert_allclose(found, -np.log([[0.5 * 0.8], [0.5 * 0.2]]), rtol=1e-6)
 
 
 def test_ranks_among_few_draws_are_uniform():

@@ -222,7 +222,10 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
         "parts.prior.FullPrior": (FullPrior, {"num_weights": 3, "scale": 0.5, "num_covariates": 1}),
         "parts.prior.DiagonalPrior": (DiagonalPrior, {"num_weights": 3, "scale": 0.5, "num_covariates": 1}),
         "parts.heads.CosineHead": (CosineHead, {"num_features": 2, "freeze_embedder": False, "profile": 2}),
-        "parts.heads.LinearHead": (LinearHead, {"num_features": 2, "freeze_embedder": False, "standardize": True}),
+        "parts.heads.LinearHead": (
+            LinearHead,
+            {"num_features": 2, "freeze_embedder": False, "standardize": True, "constant": 1.0},
+        ),
         "parts.basis.SplineBasis": (basis.SplineBasis, {"num_inputs": 2, "num_knots": 3}),
         "parts.basis.FourierBasis": (
             basis.FourierBasis,
