@@ -21,7 +21,7 @@ from torch import Tensor
 
 import ebmeta
 from ebmeta.prediction.trees import marginals
-from lib.classifier import MODELS, UNTOLD, last_probs, trained
+from lib.classifier import MODELS, SAME, last_probs, trained
 from lib.common import ROOT, cifar_fs, read, write
 from lib.kinds import FIVE, MANY, VALIDATION_WAYS, Kind, draw, labels
 from lib.peers import SIB, UNEM, Peer, TrainedPeer, base_statistics
@@ -147,7 +147,7 @@ def main() -> None:
             result.setdefault(name, {})["training"] = facts
             for kind in tested:
                 if not done(name, kind):
-                    keep(name, kind, ours(model, kind, arguments.test_tasks, name != UNTOLD))
+                    keep(name, kind, ours(model, kind, arguments.test_tasks, name not in SAME))
     for name, prepare in peers(cache, arguments.sib_steps).items():
         for kind in [*FIVE, *MANY]:
             fixed = name == "sib" or name.endswith(PUBLISHED)

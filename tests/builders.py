@@ -86,7 +86,8 @@ def number_tasks(likelihood, supports=(4, 2, 6, 3), queries=(6, 4, 7, 5), seed=0
 
 
 def classifier(features=4, num_steps=3, *, seed=0, scale=0.3, dtype=torch.float64, **kwargs) -> EmpiricalBayes:
-    """Build a perturbed classifier; `scale=0` leaves it as built."""
+    """Build a perturbed classifier, a model of labels alone by default; `scale=0` leaves it as built."""
+    kwargs.setdefault("synthetic_gradient", "mixture")
     model = EmpiricalBayes.classifier(features, num_steps, width=8, **kwargs).to(dtype)
     perturb(model, seed, scale)
     return model

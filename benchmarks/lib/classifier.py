@@ -22,10 +22,18 @@ ITERATIONS = 2000
 #: Tasks that it is asked about: balanced, and told to be so.
 KINDS = {f"{shots}shot": Kind(5, shots) for shots in (1, 5)}
 UNTOLD = "untold"  # the default model, where tasks do not state their class proportions
+JOINT, JOINT_UNTOLD = "joint", "joint_untold"  # the joint model of inputs and labels, trained as the default model is
+PLAIN, PLAIN_UNTOLD = "plain", "plain_untold"  # `fit` of a joint model on plain tasks, and nothing else
+#: The model that another name asks again.
+SAME = {UNTOLD: "default", JOINT_UNTOLD: JOINT, PLAIN_UNTOLD: PLAIN}
 #: Models: the kinds of task that each is meta-trained on, and those that it is tested on.
 MODELS: dict[str, tuple[list[Kind], list[Kind]]] = {
     "default": (DEFAULT, [*FIVE, *FEW]),
     UNTOLD: (DEFAULT, FIVE),
+    JOINT: (DEFAULT, [*FIVE, *FEW]),
+    JOINT_UNTOLD: (DEFAULT, FIVE),
+    PLAIN: ([Kind(5, 1)], FIVE),
+    PLAIN_UNTOLD: ([Kind(5, 1)], FIVE),
     "balanced": (FIVE[::2], FIVE[::2]),
     "imbalanced": (FIVE[1::2], FIVE[1::2]),
     **{f"specialist_{kind.name}": ([kind], [kind]) for kind in FIVE},
@@ -38,16 +46,16 @@ def train(
 ) -> tuple[ebmeta.EmpiricalBayes, dict[str, Any]]:
     """Train a model, with options of its own where given; return it and the facts of the run."""
     kinds, _ = MODELS[name]
-    model = ebmeta.EmpiricalBayes.classifier(256, profile=TRAIN_CLASSES, **options)
-    started = time.process_time()
-    run = ebmeta.fit(
-        model,
-        mixture(kinds, "train", 0),
-        iterations,
-        validation=mixture(kinds, "val", 1),
-        checkpoint=checkpoint,
-        progress=sys.stderr.isatty(),
-    )
+    if name in (JOINT, PLAIN):
+        options = {"synthetic_gradient": "joint", **options}
+    started, show = time.process_time(), sys.stderr.isatty()
+    if name == PLAIN:
+        model = ebmeta.EmpiricalBayes.classifier(256, **options)
+        run = ebmeta.fit(model, kinds[0].sampler("train", 0), iterations, checkpoint=checkpoint, progress=show)
+    else:
+        model = ebmeta.EmpiricalBayes.classifier(256, profile=TRAIN_CLASSES, **options)
+        tasks, others = mixture(kinds, "train", 0), mixture(kinds, "val", 1)
+        run = ebmeta.fit(model, tasks, iterations, validation=others, checkpoint=checkpoint, progress=show)
     facts = {
         "seconds": round(run.seconds, 1),
         "cpu_seconds": round(time.process_time() - started, 1),
@@ -61,11 +69,12 @@ def trained(
     name: str, iterations: int, cache: Path, widths: str = "trained"
 ) -> tuple[ebmeta.EmpiricalBayes, dict[str, Any]]:
     """Train a model, or load it where it was trained before."""
-    name = "default" if name == UNTOLD else name
+    name = SAME.get(name, name)
     kept = name if widths == "trained" else f"{name}_{widths}"
     folder = cache / f"{kept}_{iterations}_recipe{RECIPE}"
     if not (folder / "run.json").is_file():
-        model, facts = train(name, iterations, folder.with_suffix(".checkpoint"), widths=widths)
+        options = {} if widths == "trained" else {"widths": widths}
+        model, facts = train(name, iterations, folder.with_suffix(".checkpoint"), **options)
         ebmeta.save(model, folder)
         (folder / "run.json").write_text(json.dumps(facts))
     return ebmeta.load(folder), json.loads((folder / "run.json").read_text())

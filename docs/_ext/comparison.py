@@ -15,6 +15,10 @@ MANY = ["10way_1shot_balanced", "10way_5shot_balanced", "20way_1shot_balanced", 
 TITLES = {
     "default": "ebmeta, one default model",
     "untold": "ebmeta, the default model, not told the class proportions",
+    "joint": "ebmeta, the joint model of inputs and labels",
+    "joint_untold": "ebmeta, the joint model, not told the class proportions",
+    "plain": "ebmeta, a joint model by a plain call: no profile, no validation",
+    "plain_untold": "ebmeta, that model, not told the class proportions",
     "specialist": "ebmeta, a specialist for each column",
     "balanced": "ebmeta, one model for balanced tasks",
     "imbalanced": "ebmeta, one model for imbalanced tasks",
@@ -30,8 +34,8 @@ TITLES = {
     "simpleshot": "SimpleShot",
     "prototypes": "prototypes",
 }
-OURS = list(TITLES)[:5]
-PEERS = list(TITLES)[6:]
+OURS = list(TITLES)[:9]
+PEERS = list(TITLES)[10:]
 
 
 def title(name: str) -> str:

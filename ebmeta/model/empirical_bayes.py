@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.likelihood import Likelihood
 from ebmeta.model.base import PredictiveModel
-from ebmeta.model.inference import infer, prior_of
+from ebmeta.model.inference import check_labels, infer, prior_of
 from ebmeta.model.posterior import Inference
 from ebmeta.model.programs import Program
 from ebmeta.model.recipes import CLASSIFIER, REGRESSOR, ClassifierRecipe, Parts, Recipe, Refinement, RegressorRecipe
@@ -67,9 +67,7 @@ class EmpiricalBayes(PredictiveModel):
         recipe: Recipe | None = None,
     ) -> None:
         super().__init__()
-        if len({part.joint for part in (prior, initializer, refiner)}) > 1:
-            named = ", ".join(type(part).__name__ for part in (prior, initializer, refiner))
-            raise ValueError(f"parts: expected all or none of a joint model of inputs and labels, got {named}")
+        Parts(prior, likelihood, predictor, initializer, refiner).check()
         self.prior = prior
         self.likelihood = likelihood
         self.predictor = predictor
@@ -109,8 +107,10 @@ class EmpiricalBayes(PredictiveModel):
             num_features: features per input, $D$ (after the embedder).
             num_steps: refinement steps, $K$.
             beta: information-bottleneck weight $\beta$.
-            synthetic_gradient: "mixture" (a class-equivariant belief in steps of a mixture model), "residual" (the
-                same belief in natural-gradient steps), or "mlp" (the published network of one query's logits).
+            synthetic_gradient: "joint" (one model of inputs and labels, whose posteriors are exact given beliefs about
+                the queries), or a model of labels alone: "mixture" (a class-equivariant belief in steps of a mixture
+                model), "residual" (the same belief in natural-gradient steps), or "mlp" (the published network of one
+                query's logits).
             n_way: number of classes of every task, needed by "mlp" alone.
             width: hidden features of the belief's network.
             widths: widths of prior and $q_0$: "trained" with all else, by what predicts best, or "measured" on training
@@ -210,7 +210,7 @@ class EmpiricalBayes(PredictiveModel):
             recipe: what its parts are made of.
             beta: information-bottleneck weight $\beta$.
             embedder: optional network from raw inputs to features.
-            seed: seed of the initial weights; the global generator is left alone.
+            seed: seed of the initial weights.
 
         Raises:
             ValueError: if the arguments do not fit each other.
@@ -286,16 +286,7 @@ class EmpiricalBayes(PredictiveModel):
     @checked()
     def check(self, batch: TaskBatch) -> None:
         """Raise `ValueError` where the labels have the wrong type or are impossible for the likelihood."""
-        if batch.support_y.is_floating_point() == self.likelihood.categorical:
-            wanted = "integer class" if self.likelihood.categorical else "real-valued"
-            raise ValueError(
-                f"support_y: expected {wanted} labels for a {self.likelihood.name} likelihood, "
-                f"got {batch.support_y.dtype}"
-            )
-        for name, rows in (("support_y", batch.support), ("query_y", batch.query)):
-            if rows.y is not None:
-                self.likelihood.check(name, rows.y, rows.mask, rows.size)
-                self.likelihood.check_precision(name, rows.y, self.prior.loc.dtype)
+        check_labels(self.likelihood, self.prior.loc.dtype, batch)
 
     @checked(num_steps=at_least(0))
     def posterior(self, batch: TaskBatch, num_steps: int | None = None) -> list[Gaussian]:
@@ -315,20 +306,29 @@ class EmpiricalBayes(PredictiveModel):
         return self.infer(batch, num_steps).path
 
     @checked(num_steps=at_least(0))
-    def infer(self, batch: TaskBatch, num_steps: int | None = None, level: Tensor | None = None) -> Inference:
-        """Return the path of `posterior` and all that predictions need; in training, profiles leave out own classes.
+    def infer(
+        self,
+        batch: TaskBatch,
+        num_steps: int | None = None,
+        level: Tensor | None = None,
+        *,
+        as_new: bool | None = None,
+    ) -> Inference:
+        """Return the path of `posterior` and all that predictions need.
 
         Args:
             batch: as for `posterior`.
             num_steps: as for `posterior`.
             level: the noise level of each task where it is given, shape `(T,)`; inferred by default.
+            as_new: whether a profile leaves out the training classes that a task is made of; in training by default.
 
         Raises:
             ValueError: as for `posterior`.
         """
         self.check(batch)
+        own = batch.way_class if (self.training if as_new is None else as_new) else None
         parts = Parts(self.prior, self.likelihood, self.predictor, self.initializer, self.refiner)
-        return infer(parts, self.beta, batch, num_steps, level, batch.way_class if self.training else None)
+        return infer(parts, self.beta, batch, num_steps, level, own)
 
     @checked(levels=at_least(1))
     def prior_of(self, batch: TaskBatch, levels: int = 1) -> Gaussian:

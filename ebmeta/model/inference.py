@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ebmeta.likelihood import Given
+from ebmeta.likelihood import Given, Likelihood
 from ebmeta.model.conditional import repeat
 from ebmeta.model.posterior import Inference
 from ebmeta.model.recipes import Parts
@@ -30,7 +30,7 @@ from ebmeta.parts.prior import Prior
 from ebmeta.refine.base import Setting
 from ebmeta.tasks.batch import TaskBatch
 
-__all__ = ["infer", "prior_of"]
+__all__ = ["check_labels", "infer", "prior_of"]
 
 
 def infer(
@@ -81,6 +81,19 @@ def infer(
     total = torch.logsumexp(evidence + log_mass, 1)
     log_weight = evidence + log_mass - total.unsqueeze(1)
     return Inference(log_weight, log_mass, parts.refiner(setting, num_steps), setting, total, levels)
+
+
+def check_labels(likelihood: Likelihood, dtype: torch.dtype, batch: TaskBatch) -> None:
+    """Raise `ValueError` where labels have the wrong type, are impossible, or too coarse for numbers of a type."""
+    if batch.support_y.is_floating_point() == likelihood.categorical:
+        wanted = "integer class" if likelihood.categorical else "real-valued"
+        raise ValueError(
+            f"support_y: expected {wanted} labels for a {likelihood.name} likelihood, got {batch.support_y.dtype}"
+        )
+    for name, rows in (("support_y", batch.support), ("query_y", batch.query)):
+        if rows.y is not None:
+            likelihood.check(name, rows.y, rows.mask, rows.size)
+            likelihood.check_precision(name, rows.y, dtype)
 
 
 def prior_of(prior: Prior, predictor: Head, batch: TaskBatch, levels: int) -> Gaussian:

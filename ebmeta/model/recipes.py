@@ -69,6 +69,13 @@ class Parts(NamedTuple):
     initializer: Initializer
     refiner: Refiner
 
+    def check(self) -> None:
+        """Raise `ValueError` where parts of a joint model go with others."""
+        parts = (self.prior, self.initializer, self.refiner)
+        if len({part.joint for part in parts}) > 1:
+            named = ", ".join(type(part).__name__ for part in parts)
+            raise ValueError(f"parts: expected all or none of a joint model of inputs and labels, got {named}")
+
 
 @dataclass(frozen=True)
 class Recipe(ABC):

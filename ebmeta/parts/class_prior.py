@@ -48,8 +48,8 @@ class ClassPrior(Prior):
 
     joint = True
 
-    between: Tensor
-    within: Tensor
+    log_between: Tensor
+    log_within: Tensor
 
     def __init__(self, num_features: int, between: float = 1.0, within: float = 1.0, constant: float = 1.0) -> None:
         super().__init__(num_features)
@@ -57,9 +57,19 @@ class ClassPrior(Prior):
         self.log_power = nn.Parameter(torch.zeros(()))
         self.log_concentration = nn.Parameter(torch.tensor(math.log(CONCENTRATION)))
         self.loc.requires_grad_(False)
-        self.register_buffer("between", torch.tensor(float(between)))
-        self.register_buffer("within", torch.tensor(float(within)))
+        self.register_buffer("log_between", torch.tensor(math.log(between)))
+        self.register_buffer("log_within", torch.tensor(math.log(within)))
         self.constant = float(constant)
+
+    @property
+    def between(self) -> Tensor:
+        """Variance of a feature of class means, $b$."""
+        return self.log_between.exp()
+
+    @property
+    def within(self) -> Tensor:
+        """Variance of a feature of an input about its class mean, where the likelihood has full power, $s$."""
+        return self.log_within.exp()
 
     @property
     def power(self) -> Tensor:
@@ -77,8 +87,8 @@ class ClassPrior(Prior):
         size = float((phi - phi.mean(0)).square().mean())
         if size > 0:
             self.loc.copy_(phi.mean(0))
-            self.within.fill_(max(within, LEAST * size))
-            self.between.fill_(max(between, LEAST * size))
+            self.log_within.fill_(math.log(max(within, LEAST * size)))
+            self.log_between.fill_(math.log(max(between, LEAST * size)))
             self.log_power.fill_(math.log(POWER))
         return rows
 

@@ -227,7 +227,7 @@ class Refiner(nn.Module):
         for k in range(steps):
             trained = min(k, self.num_steps - 1)
             state = QueryState(setting, self.step(trained, state))
-            path.append(Iterate(state.q, self.report(trained, state), self.log_probs(state)))
+            path.append(Iterate(state.q, self.report(trained, state), self.log_probs(trained, state)))
         return path
 
     def measure(self, rows: TrainingRows) -> TrainingRows:
@@ -262,8 +262,8 @@ class Refiner(nn.Module):
         """Return the posterior for predictions after step `k`, or None where it is that of the state."""
         return None
 
-    def log_probs(self, state: QueryState) -> Tensor | None:
-        """Return log probabilities of the classes of queries, `(T, Q, C)`, or None where the posterior says them."""
+    def log_probs(self, k: int, state: QueryState) -> Tensor | None:
+        """Return log probabilities of classes after step `k`, `(T, Q, C)`, or None where the posterior says them."""
         return None
 
 

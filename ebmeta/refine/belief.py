@@ -15,7 +15,8 @@ their parameters, so that any number of them may be taken, and each step predict
 the belief that $q_k$ leads to.
 
 Counts of beliefs take the labels for known, and a posterior by them is too narrow. What a step reports has the widths
-that unsure beliefs leave (`ClassGaussian.with_doubt`); steps and predictions go on without.
+that unsure beliefs leave (`ClassGaussian.with_doubt`); steps and predictions go on without. Last, a temperature of each
+task is fitted to what is predicted (`ebmeta.refine.temperature`).
 
 Where the queries are known to be as many of every class, exact posterior probabilities add up to these numbers. So do
 the beliefs, by potentials $u_c$ of the classes (Sinkhorn's iterations),
@@ -28,7 +29,7 @@ allocation; Cuturi 2013, Sinkhorn distances.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -41,6 +42,7 @@ from ebmeta.parts.class_prior import EQUAL
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.refine.base import QueryState, Refiner
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
+from ebmeta.refine.temperature import TaskTemperature
 
 __all__ = ["BeliefRefiner", "equal_shares"]
 
@@ -68,6 +70,7 @@ class BeliefRefiner(Refiner):
         nn.init.zeros_(self.confidence.weight)
         nn.init.zeros_(self.confidence.bias)
         self.volume = nn.Parameter(torch.zeros(()))
+        self.temperature = TaskTemperature(num_steps, synthetic_gradient.num_readings)
 
     def fast(self) -> Iterator[nn.Parameter]:
         yield self.volume
@@ -99,8 +102,41 @@ class BeliefRefiner(Refiner):
     def report(self, k: int, state: QueryState) -> Gaussian:
         return cast(ClassGaussian, state.q).with_doubt(state.setting.q0)
 
-    def log_probs(self, state: QueryState) -> Tensor:
-        return state.once(self.belief)
+    def log_probs(self, k: int, state: QueryState) -> Tensor:
+        believed = state.once(self.belief)
+        if not self.temperature.fitted:
+            return believed
+        factor = self.temperature(k, state.once(self.synthetic_gradient.read).by_task)
+        return torch.log_softmax(factor[:, None, None] * believed, -1)
+
+    def forget(self) -> None:
+        self.temperature.forget()
+
+    @torch.no_grad()
+    def finish(self, tasks: Iterable[tuple[Sequence[QueryState], Tensor]]) -> None:
+        r"""Fit the temperature of every task, with which predictions are made: steps go on from beliefs as they were.
+
+        $$ \min_{a_k, b_k} \sum_{t, i} -\log \frac{r_{t i y_{ti}}^{t_k}}{\sum_c r_{tic}^{t_k}} $$
+
+        Args:
+            tasks: as of `Refiner.finish`.
+        """
+        self.forget()
+        kept = []
+        for states, y in tasks if self.num_steps else ():
+            steps = [(s.once(self.belief), s.once(self.synthetic_gradient.read).by_task) for s in states]
+            kept.append((states[0].setting.query_mask, y, steps))
+        for k in range(self.num_steps):
+
+            def nll(factor: Tensor, k: int = k) -> Tensor:
+                parts = torch.split(factor, [len(y) for _, y, _ in kept])
+                lost = []
+                for (mask, y, steps), t in zip(kept, parts, strict=True):
+                    log_p = torch.log_softmax(t[:, None, None] * steps[k][0], -1)
+                    lost.append(-log_p.gather(-1, y.unsqueeze(-1)).squeeze(-1)[mask])
+                return torch.cat(lost).mean()
+
+            self.temperature.fit(k, torch.cat([steps[k][1] for _, _, steps in kept]), nll)
 
 
 def equal_shares(odds: Tensor, query_mask: Tensor, way_mask: Tensor, num_iterations: int = ITERATIONS) -> Tensor:

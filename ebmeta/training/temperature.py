@@ -29,7 +29,7 @@ def fit_task_temperature(model: EmpiricalBayes, batches: Iterable[TaskBatch]) ->
     def states() -> Iterator[tuple[list[QueryState], Tensor]]:
         for batch in batches:
             assert batch.query_y is not None  # for the type checker
-            inferred = model.infer(batch)
+            inferred = model.infer(batch, as_new=True)
             yield [QueryState(inferred.setting, iterate.q) for iterate in inferred.iterates[1:]], batch.query_y
 
     with evaluating(model):

@@ -77,7 +77,7 @@ def classifier(scale=1.0):
     centre = 1.5 * rng.standard_normal((40, 8))
     y = np.repeat(np.arange(40), 30)
     tasks = ebmeta.EpisodeSampler(centre[y] + rng.standard_normal((1200, 8)), y, 5, 1, 10, seed=0)
-    model = ebmeta.EmpiricalBayes.classifier(num_features=8, num_steps=0)
+    model = ebmeta.EmpiricalBayes.classifier(num_features=8, num_steps=0, synthetic_gradient="mixture")
     ebmeta.fit(model, tasks, 60, learning_rate=0.02, seed=0, progress=False)
     return model, tasks
 

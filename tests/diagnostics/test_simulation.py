@@ -172,7 +172,7 @@ def test_the_label_of_a_class_has_the_law_of_its_table():
     """
     x = torch.tensor([[[0.6, -0.8]]], dtype=torch.float64)
     batch = TaskBatch(x[:, :0], torch.zeros(1, 0, dtype=torch.long), x, None, way_mask=torch.ones(1, 3).bool())
-    model = EmpiricalBayes.classifier(2, num_steps=0).double()
+    model = EmpiricalBayes.classifier(2, num_steps=0, synthetic_gradient="mixture").double()
     phi = model.predictor.features(x)[0, 0].detach()
     shift = torch.tensor([0.9, 0.1, -0.8], dtype=torch.float64)
 
@@ -289,7 +289,7 @@ def test_ragged_classes_without_support_pass_and_a_narrow_posterior_fails():
         support_mask=given.support_mask[:, :0],
         support_y=given.support_y[:, :0],
     )
-    model = EmpiricalBayes.classifier(2, num_steps=0)
+    model = EmpiricalBayes.classifier(2, num_steps=0, synthetic_gradient="mixture")
     model.prior.log_scale.data.fill_(1.0)
     right = simulation_based_calibration(model, batch, num_tasks=300, num_draws=40, alpha=ALPHA)
     assert right.passed, right.table.to_dataframe()
@@ -340,4 +340,4 @@ def test_bad_input_is_refused(arguments, message):
 def test_tasks_of_one_class_are_refused():
     batch = class_tasks(ways=(1, 1), shots=(1, 1), queries=(2, 2))
     with pytest.raises(ValueError, match="tasks: expected two classes or more in every task"):
-        simulation_based_calibration(EmpiricalBayes.classifier(4), batch, num_tasks=10)
+        simulation_based_calibration(EmpiricalBayes.classifier(4, synthetic_gradient="mixture"), batch, num_tasks=10)

@@ -56,7 +56,7 @@ def test_every_step_of_a_classifier_is_measured():
     rng = np.random.default_rng(0)
     y = np.repeat(np.arange(20), 30)
     tasks = ebmeta.EpisodeSampler(rng.standard_normal((20, 8))[y] + rng.standard_normal((600, 8)), y, 5, 1, 5, seed=0)
-    model = ebmeta.EmpiricalBayes.classifier(8, num_steps=2)
+    model = ebmeta.EmpiricalBayes.classifier(8, num_steps=2, synthetic_gradient="mixture")
     data = posterior_updates(model, tasks, 70)
     assert dict(data.sizes) == {"step": 3, "task": 70}
     assert np.isfinite(data["spread"]).all()

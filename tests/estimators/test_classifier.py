@@ -126,8 +126,8 @@ def clusters(seed=0, outside=0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def joint(**kwargs) -> ebmeta.FewShotClassifier:
     """Return the classifier of a joint model with the moments of such clusters."""
     model = classifier(12, synthetic_gradient="joint", scale=0.0).eval()
-    model.prior.between.fill_(1 / 12)
-    model.prior.within.fill_(0.01)
+    model.prior.log_between.fill_(math.log(1 / 12))
+    model.prior.log_within.fill_(math.log(0.01))
     return ebmeta.FewShotClassifier(model, **kwargs)
 
 

@@ -63,7 +63,9 @@ def test_bad_settings_are_refused(build, kwargs, message):
 
 
 def test_unknown_parts_are_refused():
-    with pytest.raises(ValueError, match="synthetic_gradient: expected 'mixture', 'residual' or 'mlp', got 'none'"):
+    with pytest.raises(
+        ValueError, match="synthetic_gradient: expected 'joint', 'mixture', 'residual' or 'mlp', got 'none'"
+    ):
         EmpiricalBayes.classifier(3, synthetic_gradient="none")
     with pytest.raises(ValueError, match=r"n_way: expected the number of classes .*, got None"):
         EmpiricalBayes.classifier(3, synthetic_gradient="mlp")
@@ -78,7 +80,7 @@ def test_tasks_that_do_not_fit_are_refused():
         regressor(4).posterior(class_tasks())
     with pytest.raises(ValueError, match=r"x: expected 3 features per input, got shape \(4,\)"):
         classifier(3).posterior(class_tasks(features=4))
-    with pytest.raises(ValueError, match="observe: expected 'query', 'support' or 'both', got 'all'"):
+    with pytest.raises(ValueError, match="observe: expected 'query', 'support' or 'both' or None, got 'all'"):
         classifier().model(class_tasks(), observe="all")
 
 

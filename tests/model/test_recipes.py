@@ -21,7 +21,8 @@ READERS = {"model.empirical_bayes", "model.storage"}  # where it is set, and whe
 FOURIER = {"name": "fourier", "num_inputs": 2, "num_frequencies": 3, "period": 2.0, "learned": True}
 EXAMPLES = [
     ClassifierRecipe(num_features=3),
-    ClassifierRecipe(num_features=3, widths="measured", profile=4, num_steps=2, width=8),
+    ClassifierRecipe(num_features=3, profile=4, num_steps=2, width=8),
+    ClassifierRecipe(num_features=3, synthetic_gradient="mixture", widths="measured", profile=4, num_steps=2, width=8),
     ClassifierRecipe(num_features=3, synthetic_gradient="mlp", n_way=3),
     RegressorRecipe(num_features=2),
     RegressorRecipe(num_features=2, likelihood="poisson", num_covariates=1, standardize=False),

@@ -90,7 +90,9 @@ def test_rows_are_as_many_of_every_class_as_tasks_show_them():
 
 
 def test_measured_widths_have_seen_the_profile():
-    model = started(EmpiricalBayes.classifier(4, profile=8, widths="measured"), episodes(1.0))
+    model = started(
+        EmpiricalBayes.classifier(4, profile=8, widths="measured", synthetic_gradient="mixture"), episodes(1.0)
+    )
     u = model.predictor.direction(episodes(1.0).rows(240)[0])
     of_profile = model.initializer.log_precision[4:12]
     assert float(of_profile.std()) > 0.01

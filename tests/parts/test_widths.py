@@ -22,7 +22,7 @@ def clustered(classes: int = 300, rows: int = 12) -> tuple[torch.Tensor, torch.T
 
 
 def test_measured_widths_are_those_within_and_between_classes():
-    model = EmpiricalBayes.classifier(3, widths="measured").double()
+    model = EmpiricalBayes.classifier(3, widths="measured", synthetic_gradient="mixture").double()
     phi, label, within, between = clustered()
     constant = model.initializer.log_precision[-1].item(), model.prior.log_scale[-1].item()
     rows = TrainingRows(phi, label.double(), label, features=lambda: phi)
@@ -36,7 +36,10 @@ def test_measured_widths_are_those_within_and_between_classes():
 
 
 def test_training_keeps_measured_widths_and_trains_the_rest():
-    models = {widths: EmpiricalBayes.classifier(4, widths=widths) for widths in ("measured", "trained")}
+    models = {
+        widths: EmpiricalBayes.classifier(4, widths=widths, synthetic_gradient="mixture")
+        for widths in ("measured", "trained")
+    }
     for widths, model in models.items():
         prepare(model, episodes(1.0), 4, torch.device("cpu"))
         before = model.prior.log_scale.clone(), model.initializer.log_precision.clone(), model.refiner.share.item()

@@ -37,6 +37,7 @@ def test_untrained_steps_are_collapsed_mean_field_inference():
 
 def test_the_correction_of_the_network_is_the_synthetic_gradient():
     model, batch = joint(scale=0.1), class_tasks(spread=2.0)
+    model.refiner.forget()
     inferred = model.infer(batch)
     state = QueryState(inferred.setting, inferred.iterates[1].q)
     network = model.refiner.synthetic_gradient
@@ -108,6 +109,24 @@ def test_equal_shares_are_those_of_balanced_labellings():
     close(probs.sum(1), torch.full((1, 2), 2.0, dtype=torch.float64), 1e-6)
     assert float(probs[0, :2, 0].min()) > 0.98
     assert float(probs[0, 2:, 1].min()) > 0.98
+
+
+def test_a_fitted_temperature_changes_predictions_and_no_step():
+    model, batch = joint(scale=0.1), class_tasks(spread=2.0)
+    model.refiner.forget()
+    before = model.infer(batch)
+    states = [QueryState(before.setting, q) for q in before.path[1:]]
+    wrong = (before.predict(-1)["probs"].argmax(-1) + 1) % batch.way_mask.sum(1, keepdim=True)
+    model.refiner.finish(iter([(states, wrong)]))  # labels that are never the likeliest call for doubt
+    after = model.infer(batch)
+    for a, b in zip(after.path, before.path, strict=True):
+        close(a.loc, b.loc, 0.0)
+    close(after.predict(0)["probs"], before.predict(0)["probs"], 0.0)
+    for k in (1, 2, 3):
+        sure = [i.predict(k)["probs"].amax(-1)[batch.query_mask].mean().item() for i in (before, after)]
+        assert sure[1] < sure[0] - 0.05
+    model.refiner.forget()
+    close(model.infer(batch).predict(-1)["probs"], before.predict(-1)["probs"], 0.0)
 
 
 def test_members_of_the_laws_are_joint():

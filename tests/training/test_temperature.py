@@ -21,7 +21,7 @@ def scores(model: EmpiricalBayes, batch: TaskBatch) -> torch.Tensor:
 
 
 def test_a_fitted_temperature_follows_the_difficulty_of_a_task():
-    model, tasks = EmpiricalBayes.classifier(4, num_steps=1), episodes(1.0).harder(3.0)
+    model, tasks = EmpiricalBayes.classifier(4, num_steps=1, synthetic_gradient="mixture"), episodes(1.0).harder(3.0)
     prepare(model, episodes(1.0), 16, torch.device("cpu"))
     with torch.no_grad():
         model.refiner.log_scale.fill_(1.0)
