@@ -46,6 +46,7 @@ class ClassPrior(Prior):
         ValueError: if an argument is not positive.
     """
 
+    exact = ("center", "unit", "log_between", "log_within")
     joint = True
 
     log_between: Tensor
@@ -57,19 +58,19 @@ class ClassPrior(Prior):
         self.log_power = nn.Parameter(torch.zeros(()))
         self.log_concentration = nn.Parameter(torch.tensor(math.log(CONCENTRATION)))
         self.loc.requires_grad_(False)
-        self.register_buffer("log_between", torch.tensor(math.log(between)))
-        self.register_buffer("log_within", torch.tensor(math.log(within)))
+        self.register_buffer("log_between", torch.tensor(math.log(between), dtype=torch.float64))
+        self.register_buffer("log_within", torch.tensor(math.log(within), dtype=torch.float64))
         self.constant = float(constant)
 
     @property
     def between(self) -> Tensor:
         """Variance of a feature of class means, $b$."""
-        return self.log_between.exp()
+        return self.log_between.exp().to(self.loc.dtype)
 
     @property
     def within(self) -> Tensor:
         """Variance of a feature of an input about its class mean, where the likelihood has full power, $s$."""
-        return self.log_within.exp()
+        return self.log_within.exp().to(self.loc.dtype)
 
     @property
     def power(self) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ebmeta.foundation.checks import MOST_COUNT, WHOLE, checked, found
+from ebmeta.foundation.checks import MOST_COUNT, WHOLE, at_least, checked, found
 from ebmeta.tasks.columns import refuse_not_finite
 
 __all__ = ["Change", "Range", "Transform", "check_range", "exact", "gather", "generator"]
@@ -33,7 +33,7 @@ def check_range(name: str, value: Range, least: int) -> tuple[int, int]:
     return low, high
 
 
-@checked()
+@checked(stream=at_least(0))
 def generator(seed: int, index: int, stream: int = 0) -> np.random.Generator:
     """Return a random generator of batch `index`: the same for equal (seed, index, stream), everywhere."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, index, stream))))

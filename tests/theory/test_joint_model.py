@@ -33,8 +33,8 @@ def made(size: int, kappa: float = KAPPA, alpha: float = ALPHA) -> ClassPrior:
     """The package's prior, with a location that is not zero."""
     prior = ClassPrior(size, B, S, CONSTANT).double()
     with torch.no_grad():
-        prior.between.fill_(B)  # again, in 64 bits
-        prior.within.fill_(S)
+        prior.log_between.fill_(math.log(B))  # again, in 64 bits
+        prior.log_within.fill_(math.log(S))
         prior.loc.copy_(torch.linspace(-0.5, 0.7, size))
         prior.log_power.fill_(math.log(kappa))
         prior.log_concentration.fill_(math.log(alpha))
@@ -129,8 +129,8 @@ def test_the_program_generates_means_proportions_labels_and_inputs() -> None:
     prior = model.prior
     assert isinstance(prior, ClassPrior)
     with torch.no_grad():
-        prior.between.fill_(B)
-        prior.within.fill_(S)
+        prior.log_between.fill_(math.log(B))
+        prior.log_within.fill_(math.log(S))
         prior.log_power.fill_(math.log(KAPPA))
         prior.log_concentration.fill_(math.log(ALPHA))
         pyro.set_rng_seed(0)
@@ -407,6 +407,7 @@ def test_steps_count_corrected_beliefs(rng: torch.Generator) -> None:
     model = classifier(4, 3, scale=0.2, synthetic_gradient="joint").eval()
     refiner, batch = model.refiner, class_tasks((3, 3), (2, 1), (6, 6), spread=2.0)
     assert isinstance(refiner, BeliefRefiner)
+    refiner.forget()  # without a temperature, what is predicted is the belief
     path, odds, probs = beliefs_of(model, 3)
     inferred = model.infer(batch, 3)
     for k in range(3):
