@@ -12,6 +12,9 @@ alone, and the rest is drawn from the prior, which is its exact posterior:
 $$ z = Q u + (I - Q Q^\top)\, e, \qquad u \sim p(u \mid d^s_t) \text{ by NUTS}, \quad e \sim \mathcal N(0, I), $$
 
 with the columns of $Q$ an orthonormal basis of that span.
+
+A joint model of inputs and labels has class means and proportions for latent variables, and inputs in its likelihood
+(`ebmeta.reference.classes`).
 """
 
 from __future__ import annotations
@@ -29,10 +32,14 @@ from ebmeta.foundation.seeding import quietly
 from ebmeta.foundation.standardization import ROUNDINGS
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.reference.arrays import SAMPLE_STATS, blank, in_64_bits, label, rows_of
+from ebmeta.reference.classes import class_draws, class_program
 from ebmeta.reference.likelihoods import NumpyroLikelihood, get, learned_parameters
 from ebmeta.tasks.batch import TaskBatch
 
 __all__ = ["numpyro_model", "nuts"]
+
+#: Dimensions of what is drawn of each task.
+LATENTS = {"w": ("way", "feature"), "m": ("way", "coordinate"), "pi": ("way",)}
 
 
 @checked()
@@ -46,6 +53,14 @@ def numpyro_model(model: EmpiricalBayes) -> Callable[..., Any]:
     The program takes features `x`, shape `(T, N, P)`, as `model.predictor.features` makes them, and optionally
     `y` `(T, N)`, sampled where absent; `mask`, True where a row is real; `size`, trials or exposure of each row;
     and, for class labels, `way_mask` `(T, C)`, True where a class exists. It returns `w`, shape `(T, C, P)`.
+
+    The program of a joint model has the sites "m" `(T, C, D)` and "pi" `(T, C)` and sums the labels of queries out,
+
+    $$ m_{tc} \sim \mathcal N(\mu, b I), \qquad \pi_t \sim \mathrm{Dir}(\alpha), \qquad
+       x^s_{ti} \sim \mathcal N(m_{t y_i}, s I), \qquad x^q_{ti} \sim \sum_c \pi_{tc}\, \mathcal N(m_{tc}, s I) . $$
+
+    It takes features `support_x` and `query_x`, the labels `support_y`, and optionally `query_y`, which are observed
+    then; by name `support_mask`, `query_mask`, `way_mask` and `concentration`, as of a `TaskBatch`.
 
     Args:
         model: the model; later training does not change the program.
@@ -62,6 +77,8 @@ def numpyro_model(model: EmpiricalBayes) -> Callable[..., Any]:
         >>> w.shape  # task, output, weight
         (1, 1, 2)
     """
+    if model.joint:
+        return class_program(model)
     likelihood, parameters = get(model.likelihood.name), learned_parameters(model.likelihood)
     loc, scale = _prior(model)
 
@@ -190,13 +207,15 @@ def nuts(
 
     Returns:
         The tree of `predict`, less its closed-form summaries: `posterior/w`, dimensions
-        `(chain, draw, task, way, feature)`; `posterior_predictive` and, for labelled tasks, `log_likelihood` and
-        `observed_data`, each with `query_y`; `constant_data`; and `sample_stats`, `(chain, draw, task)`:
-        `diverging`, `n_steps`, `acceptance_rate`, `lp` (log density of $u$ up to a constant, nats) and `energy`.
+        `(chain, draw, task, way, feature)`, of a joint model also `posterior/m`, class means over `(..., way,
+        coordinate)`, and `posterior/pi` over `(..., way)`; `posterior_predictive` and, for labelled tasks,
+        `log_likelihood` and `observed_data`, each with `query_y`; `constant_data`; and `sample_stats`, `(chain, draw,
+        task)`: `diverging`, `n_steps`, `acceptance_rate`, `lp` (log density of what is moved up to a constant, nats)
+        and `energy`.
 
     Raises:
-        ValueError: if `observe` is unknown, a count is below 1, query labels are needed and absent, or
-            the likelihood has no NumPyro form.
+        ValueError: if `observe` is unknown, a count is below 1, query labels are needed and absent, the likelihood
+            has no NumPyro form, or tasks of a joint model may have outliers.
     """
     quietly("jax")
     import jax
@@ -208,7 +227,12 @@ def nuts(
     with in_64_bits():
         key, later = jax.random.split(jax.random.PRNGKey(seed))
         keys = jax.random.split(key, (num_chains, batch.num_tasks))
-        w, stats = _sampler(form, num_warmup, num_draws)(keys, labelled_rows, *_prior(model), parameters)
+        if model.joint:
+            drawn, stats = class_draws(model, batch, observe, keys, (num_warmup, num_draws), seed)
+        else:
+            w, stats = _sampler(form, num_warmup, num_draws)(keys, labelled_rows, *_prior(model), parameters)
+            drawn = {"w": np.asarray(w)}
+        w = drawn["w"]
         by_task = w.swapaxes(0, 1).reshape(batch.num_tasks, -1, *w.shape[3:])
         labelled = batch.query_y is not None
         new = _scorer(form, labelled)((jax.random.split(later, batch.num_tasks), by_task, queries), parameters)
@@ -221,7 +245,7 @@ def nuts(
     by_name = {SAMPLE_STATS[name]: np.asarray(v).swapaxes(1, 2) for name, v in stats.items()}
     by_name["lp"] = -by_name["lp"]
     groups: dict[str, dict[str, tuple[tuple[str, ...], Any]]] = {
-        "posterior": {"w": ((*per_draw, "way", "feature"), np.moveaxis(np.asarray(w), 1, 2))},
+        "posterior": {name: ((*per_draw, *LATENTS[name]), np.moveaxis(v, 1, 2)) for name, v in drawn.items()},
         "posterior_predictive": {"query_y": (per_row, blank(shaped["y"], mask))},
         "sample_stats": {name: (per_draw, v) for name, v in by_name.items()},
         "constant_data": {
