@@ -73,10 +73,6 @@ class Budgeted(ebmeta.MixedSampler):
         super().__init__([tasks])
         self.budget = budget
 
-    def harder(self, strength: float = 1.0) -> Budgeted:
-        """Return the same source, made harder; see `ebmeta.EpisodeSampler.harder`."""
-        return Budgeted(self.samplers[0].harder(strength), self.budget)
-
     def sample(self, num_tasks: int, index: int = 0) -> ebmeta.TaskBatch:
         """Return the batch of the source, for one unit."""
         if not self.budget.take():

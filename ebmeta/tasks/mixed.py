@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -75,11 +76,17 @@ class MixedSampler(TaskSource):
     @checked(strength=within(0, 1e6))
     def harder(self, strength: float = 1.0) -> MixedSampler:
         """Return the same mixture, made harder; see `EpisodeSampler.harder`."""
-        return MixedSampler([sampler.harder(strength) for sampler in self.samplers])
+        return self._of([sampler.harder(strength) for sampler in self.samplers])
 
     def with_unknown_proportions(self) -> MixedSampler:
         """Return the same mixture with random class proportions; see `EpisodeSampler.with_unknown_proportions`."""
-        return MixedSampler([sampler.with_unknown_proportions() for sampler in self.samplers])
+        return self._of([sampler.with_unknown_proportions() for sampler in self.samplers])
+
+    def _of(self, samplers: Sequence[EpisodeSampler]) -> MixedSampler:
+        """Return this mixture of other samplers; a subclass stays what it is."""
+        other = copy.copy(self)
+        other.samplers = tuple(samplers)
+        return other
 
     @checked(num_tasks=at_least(1))
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:

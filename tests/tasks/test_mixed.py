@@ -54,3 +54,19 @@ def test_classes_have_the_numbers_of_the_first_sampler():
         expected = tasks.samplers[index].sample(4, index).way_class
         got = tasks.sample(4, index).way_class
         assert torch.equal(got, expected) if known else got is None
+
+
+def test_a_subclass_stays_what_it_is():
+    """Harder or with unknown proportions, its own way to draw is asked."""
+
+    class Counted(MixedSampler):
+        drawn = 0
+
+        def sample(self, num_tasks, index=0):
+            Counted.drawn += 1
+            return super().sample(num_tasks, index)
+
+    X, y = np.arange(120.0).reshape(60, 2), np.repeat(np.arange(6), 10)
+    tasks = Counted([EpisodeSampler(X, y, 2, 1, 3)]).harder(1.0).with_unknown_proportions()
+    tasks.sample(2)
+    assert Counted.drawn == 1
