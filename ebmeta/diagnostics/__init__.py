@@ -1,5 +1,6 @@
 """Diagnostics that say in figures and plain words what a model has learned and when to trust it."""
 
+from ebmeta.diagnostics.beliefs import belief_cost
 from ebmeta.diagnostics.bottleneck import linear_gaussian_information, mutual_information, rate_distortion
 from ebmeta.diagnostics.check import Check
 from ebmeta.diagnostics.generalization import generalization_gap
@@ -26,6 +27,7 @@ __all__ = [
     "Diagnosis",
     "SimulationCalibration",
     "against_reference",
+    "belief_cost",
     "check_posteriors",
     "correct",
     "diagnose",

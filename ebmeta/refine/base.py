@@ -75,7 +75,7 @@ class Setting:
     def balance(self) -> tuple[Tensor, Tensor]:
         r"""Whether the concentration $a$ of class proportions is known, and $a / (1 + a)$ or 0; shape `(T, 1, 1)`."""
         unknown = self.strength.new_full(self.strength.shape, math.nan)
-        a = (unknown if self.concentration is None else self.concentration)[:, None, None]
+        a = (unknown if self.concentration is None else self.concentration.to(unknown))[:, None, None]
         known = (~a.isnan()).to(self.strength.dtype)
         return known, torch.where(a.isnan(), 0.0, 1 - 1 / (1 + a))
 

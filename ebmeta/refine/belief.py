@@ -40,11 +40,11 @@ from ebmeta.likelihood import NEVER
 from ebmeta.parts.class_gaussian import ClassGaussian
 from ebmeta.parts.class_prior import EQUAL
 from ebmeta.parts.gaussian import Gaussian
-from ebmeta.refine.base import QueryState, Refiner
+from ebmeta.refine.base import QueryState, Refiner, Setting
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
 from ebmeta.refine.temperature import TaskTemperature
 
-__all__ = ["BeliefRefiner", "equal_shares"]
+__all__ = ["BeliefRefiner", "equal_shares", "self_consistent"]
 
 ITERATIONS = 10  # of potentials; ten bring shares of beliefs within about a hundredth of equal ones
 
@@ -84,12 +84,7 @@ class BeliefRefiner(Refiner):
         odds = confidence * torch.log_softmax(
             state.loc + size * state.var.log(), -1
         ) + self.synthetic_gradient.correction(reading)
-        odds = odds.masked_fill(~setting.way_mask.unsqueeze(1), NEVER)
-        if setting.concentration is not None and not setting.none:
-            equal = (setting.concentration >= EQUAL)[:, None, None]
-            if bool(equal.any()):
-                odds = torch.where(equal, equal_shares(odds, setting.query_mask, setting.way_mask), odds)
-        return torch.log_softmax(odds, -1)
+        return _with_known_shares(odds.masked_fill(~setting.way_mask.unsqueeze(1), NEVER), setting)
 
     def synthetic(self, state: QueryState) -> Tensor:
         return state.mean - state.once(self.belief).exp()
@@ -137,6 +132,35 @@ class BeliefRefiner(Refiner):
                 return torch.cat(lost).mean()
 
             self.temperature.fit(k, torch.cat([steps[k][1] for _, _, steps in kept]), nll)
+
+
+def self_consistent(setting: Setting, num_iterations: int) -> tuple[Tensor, Tensor]:
+    r"""Return the belief $r^*$ that the model has without corrections, where it leads to itself.
+
+    Args:
+        setting: the facts of tasks of a joint model.
+        num_iterations: steps without correction from $q_0$ on.
+
+    Returns:
+        Probabilities of the classes of queries, zero for padding, shape `(T, Q, C)`, and the largest change of one of
+        each task at the last step, shape `(T,)`.
+    """
+    q0, mask = cast(ClassGaussian, setting.q0), setting.query_mask.unsqueeze(-1)
+    q, r = q0, setting.real_x.new_zeros(*setting.query_mask.shape, setting.way_mask.shape[1])
+    for _ in range(num_iterations):
+        before = r
+        r = _with_known_shares(q.log_odds(setting.real_x)[0], setting).exp() * mask
+        q = q0.given_beliefs(setting.real_x[..., :-1], r)
+    return r, (r - before).abs().amax((1, 2))
+
+
+def _with_known_shares(odds: Tensor, setting: Setting) -> Tensor:
+    """Return log probabilities of log odds, which add up to equal shares where these are known."""
+    if setting.concentration is not None and not setting.none:
+        equal = (setting.concentration >= EQUAL)[:, None, None]
+        if bool(equal.any()):
+            odds = torch.where(equal, equal_shares(odds, setting.query_mask, setting.way_mask), odds)
+    return torch.log_softmax(odds, -1)
 
 
 def equal_shares(odds: Tensor, query_mask: Tensor, way_mask: Tensor, num_iterations: int = ITERATIONS) -> Tensor:

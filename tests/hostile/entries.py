@@ -643,6 +643,16 @@ def _checks(k: Kit) -> dict[str, Call]:
             diagnostics.against_reference,
             {"model": k.regressor, "batch": k.batch, "tree": k.tree, "num_steps": 1},
         ),
+        "diagnostics.belief_cost": (
+            diagnostics.belief_cost,
+            {
+                "model": k.joint,
+                "tasks": k.class_batch,
+                "num_tasks": 6,
+                "num_steps": 1,
+                "num_iterations": 2,
+            },
+        ),
         "diagnostics.diagnose": (diagnostics.diagnose, {**source, "num_tasks": 10, "seed": 1, "progress": False}),
         "diagnostics.ecdf_band": (diagnostics.ecdf_band, {"num_values": 20, "alpha": 0.5}),
         "diagnostics.uniformity_p_value": (diagnostics.uniformity_p_value, {"u": np.arange(8) / 8}),

@@ -95,10 +95,13 @@ class Kit:
         return copy.deepcopy(self._regressor)
 
     @cached_property
-    def open_clf(self) -> ebmeta.FewShotClassifier:
+    def joint(self) -> ebmeta.EmpiricalBayes:
         model = ebmeta.EmpiricalBayes.classifier(2, num_steps=1, width=4, synthetic_gradient="joint")
-        ebmeta.fit(model, self.episodes, 2, 2, device="cpu", progress=False)
-        return ebmeta.FewShotClassifier(model, outliers=True).fit(self.X[::8], list("abcdef"))
+        return ebmeta.fit(model, self.episodes, 2, 2, device="cpu", progress=False).model
+
+    @cached_property
+    def open_clf(self) -> ebmeta.FewShotClassifier:
+        return ebmeta.FewShotClassifier(self.joint, outliers=True).fit(self.X[::8], list("abcdef"))
 
     @cached_property
     def clf(self) -> ebmeta.FewShotClassifier:
