@@ -39,8 +39,8 @@ class Conditional:
 
     @property
     def way_mask(self) -> Tensor:
-        """True where a class exists, without that of none of them, shape `(N, C)`."""
-        return self.setting.way_mask[:, :-1] if self.setting.none else self.setting.way_mask
+        """True where a class exists, without unknown ones, shape `(N, C)`."""
+        return self._named(self.setting.way_mask)
 
     def kl(self) -> Tensor:
         r"""Return $\mathrm{KL}(q_k(w) \Vert p_\psi(w))$ in nats, shape `(steps, N)`."""
@@ -55,7 +55,7 @@ class Conditional:
     def log_probs(self, k: int) -> Tensor | None:
         """Return log probabilities of classes where a joint model says them, shape `(N, Q, C)`; None for others.
 
-        The last is that of none of the classes, where the setting has it.
+        The last are those of unknown classes, where the setting has some.
         """
         corrected = self.iterates[k].log_probs
         if corrected is not None:
@@ -69,8 +69,7 @@ class Conditional:
         In 64 bits where labels are numbers: scores and predictions are then as exact as the labels.
         """
         loc, var = self.path[k].marginal(self.setting.x)
-        if self.setting.none:
-            loc, var = loc[..., :-1], var[..., :-1]
+        loc, var = self._named(loc), self._named(var)
         return (loc, var) if self.setting.likelihood.categorical else (loc.double(), var.double())
 
     def log_prob(self, k: int, y: Tensor, noise: Tensor, *, predictive: bool) -> Tensor:
@@ -85,7 +84,7 @@ class Conditional:
         """Return summaries of the prediction, each of shape `(N, Q, ...)`; see `Likelihood.predict`."""
         setting, log_probs = self.setting, self.log_probs(k)
         if log_probs is not None:
-            outlier = {"outlier": log_probs[..., -1].exp()} if setting.none else {}
+            outlier = {"outlier": log_probs[..., -setting.unknown :].exp().sum(-1)} if setting.unknown else {}
             return {"probs": self._of_classes(log_probs).exp(), **outlier}
         return setting.likelihood.predict(*self.marginal(k), setting.way_mask, setting.given)
 
@@ -95,7 +94,11 @@ class Conditional:
 
     def _of_classes(self, log_probs: Tensor) -> Tensor:
         """Return the log probabilities of classes given that a row is of one of them."""
-        return torch.log_softmax(log_probs[..., :-1], -1) if self.setting.none else log_probs
+        return torch.log_softmax(self._named(log_probs), -1) if self.setting.unknown else log_probs
+
+    def _named(self, of_classes: Tensor) -> Tensor:
+        """Return what belongs to classes, along the last axis, without unknown ones."""
+        return of_classes[..., : -self.setting.unknown] if self.setting.unknown else of_classes
 
     def of_classes(self, k: int) -> Tensor | None:
         """Return `log_probs` given that each query is of one of the classes, shape `(N, Q, C)`."""

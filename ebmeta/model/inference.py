@@ -32,6 +32,8 @@ from ebmeta.tasks.batch import TaskBatch
 
 __all__ = ["check_labels", "infer", "prior_of"]
 
+UNKNOWN = 3  # classes for rows of none of a task's; chosen on the validation classes of CIFAR-FS
+
 
 def infer(
     parts: Parts,
@@ -62,8 +64,9 @@ def infer(
     z = None if levels is None else levels.z
     q0, evidence = _initialize(parts, batch, support_x, z)
     times = evidence.shape[1]
-    none = _may_be_of_none(batch)
-    ways = batch.way_mask if none is None else torch.cat([batch.way_mask, none.unsqueeze(1)], 1)
+    none, ways = _may_be_of_none(batch), batch.way_mask
+    if none is not None:
+        ways = torch.cat([ways, none.unsqueeze(1).expand(-1, UNKNOWN)], 1)
     known = _known(batch)
     setting = Setting(
         q0,
@@ -75,7 +78,7 @@ def infer(
         beta,
         _given(batch.query_size, z),
         None if known is None else repeat(known, times),
-        none is not None,
+        0 if none is None else UNKNOWN,
     )
     log_mass = torch.zeros_like(evidence) if levels is None else levels.log_mass
     total = torch.logsumexp(evidence + log_mass, 1)
@@ -114,7 +117,7 @@ def prior_of(prior: Prior, predictor: Head, batch: TaskBatch, levels: int) -> Ga
         raise ValueError(f"{what}: expected none but for a joint model of inputs and labels, got some")
     classes = cast(ClassGaussian, out)
     if none is not None:
-        classes = classes.with_none(none)
+        classes = classes.with_unknown(none, UNKNOWN)
     if batch.anchor is not None and batch.anchor_size is not None:
         stands = predictor.features(batch.anchor, batch.anchor_size > 0)[..., :-1]
         classes = classes.anchored(*_for_all(classes, stands.to(classes.loc.dtype), batch.anchor_size))
@@ -122,7 +125,7 @@ def prior_of(prior: Prior, predictor: Head, batch: TaskBatch, levels: int) -> Ga
 
 
 def _for_all(classes: ClassGaussian, anchor: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """Return anchors and their sizes for all classes, that of none too, which has no anchor."""
+    """Return anchors and their sizes for all classes, unknown ones too, which have none."""
     more = classes.loc.shape[1] - anchor.shape[1]
     return functional.pad(anchor, (0, 0, 0, more)), functional.pad(size.to(anchor.dtype), (0, more))
 

@@ -56,8 +56,7 @@ class ClassGaussian(Gaussian):
         constant: the last feature of the head.
         counted: $r$ of the rows that it was given last, shape `(T, N, C)`; None where it was given none.
         unlabelled: whether these rows are unlabelled; each is then left out by `log_odds` for itself.
-        none: whether the last class is that of rows of none of the classes: each of them has a class mean of its own,
-            so that they say nothing of a mean, and the class has the prior predictive.
+        unknown: how many of the last classes are unknown ones, for rows of none of the others.
 
     Examples:
         >>> one = torch.ones(1, 2, 1)
@@ -76,7 +75,7 @@ class ClassGaussian(Gaussian):
     constant: float
     counted: Tensor | None = None
     unlabelled: bool = False
-    none: bool = False
+    unknown: int = 0
 
     def __getitem__(self, index: slice | Tensor) -> ClassGaussian:
         counted = None if self.counted is None else self.counted[index]
@@ -112,10 +111,6 @@ class ClassGaussian(Gaussian):
     def _isotropic(self) -> Tensor:
         return self.precision[..., 0]
 
-    def _of_classes(self, r: Tensor) -> Tensor:
-        """Return beliefs without those in none of the classes."""
-        return torch.cat([r[..., :-1], torch.zeros_like(r[..., -1:])], -1) if self.none else r
-
     def given(self, x: Tensor, r: Tensor) -> ClassGaussian:
         r"""Return the posterior of the class means given labelled rows; that of the proportions stays.
 
@@ -123,9 +118,8 @@ class ClassGaussian(Gaussian):
             x: their features without the constant, zero for padding, shape `(T, N, D)`.
             r: 1 for the class of each row, zero for padding, shape `(T, N, C)`.
         """
-        own = self._of_classes(r)
-        precision = self._isotropic + own.sum(1) / self.spread
-        pull = self._isotropic.unsqueeze(-1) * self.loc + own.mT @ x / self.spread
+        precision = self._isotropic + r.sum(1) / self.spread
+        pull = self._isotropic.unsqueeze(-1) * self.loc + r.mT @ x / self.spread
         loc = pull / precision.unsqueeze(-1)
         return replace(self, loc=loc, precision=precision.unsqueeze(-1).expand_as(loc), counted=r)
 
@@ -138,19 +132,21 @@ class ClassGaussian(Gaussian):
         """
         return replace(self.given(torch.where((size > 0).unsqueeze(-1), x, 0.0), torch.diag_embed(size)), counted=None)
 
-    def with_none(self, outliers: Tensor) -> ClassGaussian:
-        r"""Return the prior of like classes with one more, $a = 1$, for rows of none of the others.
+    def with_unknown(self, outliers: Tensor, number: int) -> ClassGaussian:
+        r"""Return the prior of like classes with more of them, whose rows are of none of the others.
 
         Args:
             outliers: in which tasks there may be such rows, shape `(T,)`.
+            number: of unknown classes, $U$.
         """
-        share = outliers.to(self.shares.dtype).unsqueeze(1)
+        more = [1, number, 1]
+        share = torch.where(outliers.unsqueeze(1), self.shares[:, :1], 0.0)
         return replace(
             self,
-            loc=torch.cat([self.loc, self.loc[:, :1]], 1),
-            precision=torch.cat([self.precision, self.precision[:, :1]], 1),
-            shares=torch.cat([self.shares, share], 1),
-            none=True,
+            loc=torch.cat([self.loc, self.loc[:, :1].repeat(more)], 1),
+            precision=torch.cat([self.precision, self.precision[:, :1].repeat(more)], 1),
+            shares=torch.cat([self.shares, share.repeat(more[:2])], 1),
+            unknown=number,
         )
 
     def given_beliefs(self, x: Tensor, r: Tensor) -> ClassGaussian:
@@ -179,7 +175,7 @@ class ClassGaussian(Gaussian):
         """
         known = cast(ClassGaussian, before)
         sure = self.shares.new_zeros(self.shares.shape) if self.counted is None else self.counted.square().sum(1)
-        precision = known._isotropic + self._of_classes(sure) / self.spread
+        precision = known._isotropic + sure / self.spread
         total = (known.shares + sure).sum(1, keepdim=True) / self.shares.sum(1, keepdim=True)
         return replace(
             self,
@@ -192,7 +188,7 @@ class ClassGaussian(Gaussian):
     def log_odds(self, x: Tensor) -> tuple[Tensor, Tensor]:
         rows = x[..., :-1]
         left = self.counted if self.counted is not None and self.unlabelled else rows.new_zeros(())
-        weight = (self._of_classes(left) if left.dim() else left) / self.spread
+        weight = left / self.spread
         precision = self._isotropic.unsqueeze(1) - weight
         pull = self._isotropic.unsqueeze(-1) * self.loc
         square = rows.square().sum(-1, keepdim=True)
@@ -222,16 +218,9 @@ class ClassGaussian(Gaussian):
         if self.counted is None:
             return gained
         rows, r = x[..., :-1].double(), self.counted.double()
-        each = self._missed(rows.square().sum(-1, keepdim=True), self.spread, rows.shape[-1]).expand_as(r)
-        if self.none:
-            off = (rows - self.loc[:, -1:].double()).square().sum(-1, keepdim=True)
-            wide = self.spread + 1 / self._isotropic[:, None, -1:]
-            each = torch.cat([each[..., :-1], self._missed(off, wide, rows.shape[-1])], -1)
+        missed = rows.square().sum(-1, keepdim=True) / (2 * self.spread)
+        each = missed + rows.shape[-1] / 2 * (TWO_PI * self.spread).log()
         return gained - (r * (each + r.clamp(min=1e-300).log())).sum((1, 2))
-
-    @staticmethod
-    def _missed(square: Tensor, variance: Tensor, size: int) -> Tensor:
-        return square / (2 * variance) + size / 2 * (TWO_PI * variance).log()
 
     def log_normalizer(self) -> Tensor:
         r"""Return what the evidence of rows is a difference of, in nats, shape `(T,)`.
@@ -288,7 +277,7 @@ class ClassGaussian(Gaussian):
         return {"m": m, "pi": torch.where(self.real, log_share.exp(), 0.0)}
 
     def inputs(self, values: Mapping[str, Tensor], mask: Tensor, y: Tensor | None) -> TorchDistributionMixin:
-        if self.none:
+        if self.unknown:
             raise ValueError("outliers: expected a Pyro program of tasks without any, got some")
         return ClassInputs(values["m"], values["pi"], self.spread, mask, y)
 

@@ -46,7 +46,7 @@ class Setting:
         beta: information-bottleneck weight $\beta$.
         given: what else is known of the queries.
         concentration: what is known of their class proportions, shape `(T,)` (see `TaskBatch`), or None.
-        none: whether the last class is that of queries of none of the classes.
+        unknown: how many of the last classes are unknown ones, for queries of none of the others.
     """
 
     q0: Gaussian
@@ -58,7 +58,7 @@ class Setting:
     beta: float
     given: Given = field(default_factory=Given)
     concentration: Tensor | None = None
-    none: bool = False
+    unknown: int = 0
 
     @cached_property
     def real_x(self) -> Tensor:
@@ -222,13 +222,17 @@ class Refiner(nn.Module):
         steps = self.num_steps if num_steps is None else _steps(num_steps)
         if steps and not self.num_steps:
             raise ValueError(f"num_steps: this model was built with no refinement steps, got {steps}")
-        state = QueryState(setting, setting.q0)
+        state = QueryState(setting, self.start(setting))
         path = [Iterate(setting.q0)]
         for k in range(steps):
             trained = min(k, self.num_steps - 1)
             state = QueryState(setting, self.step(trained, state))
             path.append(Iterate(state.q, self.report(trained, state), self.log_probs(trained, state)))
         return path
+
+    def start(self, setting: Setting) -> Gaussian:
+        """Return the posterior that the first step looks at the queries with; $q_0$ by default."""
+        return setting.q0
 
     def measure(self, rows: TrainingRows) -> TrainingRows:
         """Take what the refiner needs of training rows; nothing by default."""

@@ -42,6 +42,7 @@ from ebmeta.parts.class_prior import EQUAL
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.refine.base import QueryState, Refiner, Setting
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
+from ebmeta.refine.seeds import started
 from ebmeta.refine.temperature import TaskTemperature
 
 __all__ = ["BeliefRefiner", "equal_shares", "self_consistent"]
@@ -74,6 +75,10 @@ class BeliefRefiner(Refiner):
 
     def fast(self) -> Iterator[nn.Parameter]:
         yield self.volume
+
+    def start(self, setting: Setting) -> Gaussian:
+        q0 = cast(ClassGaussian, setting.q0)
+        return started(q0, setting.real_x, setting.query_mask, self.volume) if setting.unknown else q0
 
     def belief(self, state: QueryState) -> Tensor:
         r"""Return $\log r$ of the queries in nats, shape `(T, Q, C)`."""
@@ -156,7 +161,7 @@ def self_consistent(setting: Setting, num_iterations: int) -> tuple[Tensor, Tens
 
 def _with_known_shares(odds: Tensor, setting: Setting) -> Tensor:
     """Return log probabilities of log odds, which add up to equal shares where these are known."""
-    if setting.concentration is not None and not setting.none:
+    if setting.concentration is not None:
         equal = (setting.concentration >= EQUAL)[:, None, None]
         if bool(equal.any()):
             odds = torch.where(equal, equal_shares(odds, setting.query_mask, setting.way_mask), odds)

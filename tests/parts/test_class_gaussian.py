@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import torch
 from builders import close, generator
@@ -145,39 +146,34 @@ def test_an_anchor_is_a_labelled_row_that_counts_for_so_many():
     close(got.loc[:, 1], p.loc[:, 1])
 
 
-def test_rows_of_none_of_the_classes_have_the_prior_predictive():
-    """Sums over all labellings, those of none among them, are exact: the bound is below, and tight for certain ones."""
-    alike = prior()
-    p = alike.with_(alike.loc[:, :1].expand(-1, 2, -1), alike.precision).with_none(torch.tensor([True]))
-    x, every = rows(3), []
-    for y in itertools.product((0, 1, 2), repeat=3):
-        r = torch.nn.functional.one_hot(torch.tensor([y]), 3).double()
-        q, total = p, 0.0
-        for i, c in enumerate(y):
-            share = (q.shares[0, c] / q.shares[0].sum()).log()
-            loc, wide = (p.loc[0, 2], p.precision[0, 2]) if c == 2 else (q.loc[0, c], q.precision[0, c])
-            total += float(share + density(x[0, i, :-1], loc, SPREAD + 1 / wide))
-            q = q.given_beliefs(x[:, i : i + 1, :-1], r[:, i : i + 1])
-        every.append(total)
-        whole = p.given_beliefs(x[..., :-1], r)
-        assert math.isclose(float(whole.input_evidence(p, x)), total, rel_tol=1e-9)
-        close(whole.loc[0, 2], p.loc[0, 2])
-        close(whole.precision[0, 2], p.precision[0, 2])
-    exact = float(torch.tensor(every).logsumexp(0))
-    bounds = [float(p.given_beliefs(x[..., :-1], beliefs(3, 3, seed=s)).input_evidence(p, x)) for s in range(20)]
-    assert max(bounds) < exact
-    odds, v = p.given_beliefs(x[..., :-1], beliefs(3, 3)).log_odds(x)
-    close(v[0, :, 2], torch.full((3,), SPREAD + BETWEEN, dtype=torch.float64))
-    assert odds.shape == (1, 3, 3)
+def test_unknown_classes_are_like_the_others():
+    """Given labels, an unknown class is a class as any other; without rows it has the prior predictive."""
+    one = prior()
+    alike = one.with_(one.loc[:, :1].expand(-1, 2, -1), one.precision)
+    p = replace(alike, shares=alike.shares[:, :1].expand(-1, 2)).with_unknown(torch.tensor([True]), 2)
+    assert p.unknown == 2
+    for name in ("loc", "precision", "shares"):
+        close(getattr(p, name)[:, 2:], getattr(p, name)[:, :2])
+    x, labels = rows(4), torch.nn.functional.one_hot(torch.tensor([[0, 2, 2, 1]]), 4).double()
+    swapped = torch.tensor([2, 1, 0, 3])
+    q, other = p.given(x[..., :-1], labels), p.given(x[..., :-1], labels[..., swapped])
+    close(q.loc[:, swapped], other.loc)
+    close(q.log_odds(x)[0][..., swapped], other.log_odds(x)[0])
+    odds, v = q.log_odds(x)
+    close(v.expand(1, 4, 4)[0, :, 3], torch.full((4,), SPREAD + BETWEEN, dtype=torch.float64))
+    for i in range(4):
+        of = [density(x[0, i, :-1], q.loc[0, c], SPREAD + 1 / q.precision[0, c]) for c in range(4)]
+        want = p.shares[0].log() + torch.stack([torch.as_tensor(each) for each in of])
+        close(odds[0, i].log_softmax(-1), want.log_softmax(-1))
 
 
-def test_tasks_without_outliers_beside_others_have_none():
+def test_tasks_without_outliers_beside_others_have_no_unknown_class():
     p = prior(((2.0, 0.5), (2.0, 0.5)))
     p = p.with_(p.loc[:, :1].expand(-1, 2, -1), p.precision)
-    odds, _ = p.with_none(torch.tensor([True, False])).log_odds(rows(4, 2))
-    assert float(odds[1].softmax(-1)[:, 2].max()) == 0.0
+    odds, _ = p.with_unknown(torch.tensor([True, False]), 3).log_odds(rows(4, 2))
+    assert float(odds[1].softmax(-1)[:, 2:].max()) == 0.0
     close(odds[1, :, :2], p.log_odds(rows(4, 2))[0][1])
-    assert float(odds[0].softmax(-1)[:, 2].min()) > 0.0
+    assert float(odds[0].softmax(-1)[:, 2:].min()) > 0.0
 
 
 def test_slopes_are_gradients_of_linear_predictors():

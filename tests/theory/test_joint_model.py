@@ -677,21 +677,24 @@ def test_widths_per_coordinate_and_along_inputs(rng: torch.Generator) -> None:
 
 
 @checks("eq-outliers")
-def test_rows_of_no_class_have_the_prior_predictive(rng: torch.Generator) -> None:
+def test_rows_of_no_class_are_of_unknown_ones(rng: torch.Generator) -> None:
     prior = made(2)(1, 2)
     assert isinstance(prior, ClassGaussian)
-    prior = prior.with_none(torch.tensor([True]))
-    q0 = prior.given(randn(rng, 1, 2, 2), certain(torch.tensor([0, 1]), 3))
-    x, r = randn(rng, 1, 4, 2), beliefs(rng, 4, 3)
+    prior = prior.with_unknown(torch.tensor([True]), 2)
+    q0 = prior.given(randn(rng, 1, 2, 2), certain(torch.tensor([0, 1]), 4))
+    x, r = randn(rng, 1, 4, 2), beliefs(rng, 4, 4)
     odds = q0.given_beliefs(x, r).log_odds(pad(x, (0, 1)))[0][0]
     for i in range(4):
         others = [j for j in range(4) if j != i]
         rest = q0.given_beliefs(x[:, others], r[:, others])
-        equal(rest.loc[0, 2], prior.loc[0, 2])
-        of_none = (1 + r[0, others, 2].sum()).log() + log_normal(x[0, i], prior.loc[0, 2], B + S / KAPPA)
-        wide = S / KAPPA + 1 / rest.precision[0, :2]
-        of_class = (ALPHA + r[0, others, :2].sum(0)).log() + log_normal(x[0, i], rest.loc[0, :2], wide)
-        log_softmax_is(odds[i], torch.cat([of_class, of_none[None]]))
+        each = log_normal(x[0, i], rest.loc[0], S / KAPPA + 1 / rest.precision[0])
+        each = each + (ALPHA + r[0, others].sum(0)).log()
+        equal(odds[i].softmax(-1)[2:].sum(), each.softmax(-1)[2:].sum())
+    empty = q0.log_odds(pad(x, (0, 1)))[0][0]  # an unknown class without a row has the prior predictive
+    wide = log_normal(x[0], prior.loc[0, 2], B + S / KAPPA) - log_normal(
+        x[0], q0.loc[0, 0], S / KAPPA + 1 / q0.precision[0, 0]
+    )
+    equal(empty[:, 2] - empty[:, 0], wide)
     grid = torch.linspace(-15, 15, 4001, dtype=torch.float64)
     both = log_normal(x[0, 0, :1], grid[:, None], S / KAPPA) + log_normal(grid[:, None], prior.loc[0, 2, :1], B)
     equal(torch.trapezoid(both.exp(), grid).log(), log_normal(x[0, 0, :1], prior.loc[0, 2, :1], B + S / KAPPA), 1e-8)
