@@ -32,10 +32,12 @@ from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
 from ebmeta.tasks.drawing import generator
 from lib.classifier import KINDS, classifier
 from lib.common import ROOT, read, write
+from lib.joint import joint, uncorrected
 from lib.linear_gaussian import COUPLING, LOC, SCALE
 
 NAME = "information_bottleneck.json"
 FIGURES = ROOT.parent / "docs" / "_static" / "information_bottleneck"
+POWERS = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the trained one
 BETAS = (0.001, 0.01, 0.1, 1.0)
 ITERATIONS, LEARNING_RATE, TASKS, TEST_TASKS = 150, 0.03, 600, 200
 
@@ -227,6 +229,30 @@ def digits(num_tasks: int) -> dict[str, Any]:
     return out
 
 
+def powers(num_tasks: int) -> dict[str, Any]:
+    """Return rate and distortion of the joint model of CIFAR-FS over the power of its likelihood, set at inference.
+
+    Its steps correct nothing: network and temperature are trained for one power. With these there is one more point.
+    """
+    out: dict[str, Any] = {}
+    for name, kind in KINDS.items():
+        tasks, curves = kind.sampler("val", 23).sample(num_tasks), {}
+        for factor in POWERS:
+            model = uncorrected(joint())
+            with torch.no_grad():
+                model.prior.log_power.add_(float(np.log(factor)))
+            curves[f"{factor:g}"] = model
+        curves["network"] = joint()
+        data = rate_distortion(curves, tasks, num_draws=8)
+        save_figure(rate_distortion_plot(data), FIGURES / f"power_{kind.n_shot}.png", overwrite=True)
+        out[name] = {}
+        for factor, model in curves.items():
+            found = {str(key): v.values.round(4).tolist() for key, v in data.sel(model=factor).items()}
+            out[name][factor.replace(".", "p")] = found | {"power": round(float(model.prior.power.detach()), 4)}
+        print(name, out[name], flush=True)
+    return out
+
+
 def report(data: xr.Dataset) -> dict[str, Any]:
     """Return every number of a report on synthetic gradients."""
     numbers = {str(n): v.values.tolist() for n, v in data.items() if v.dims == ("step",)}
@@ -251,6 +277,7 @@ def main() -> None:
         "coupled": coupled,
         "yes_no": yes_no,
         "classes": classes,
+        "powers": lambda: powers(TEST_TASKS),
         "gradients": lambda: gradients(TASKS),
         "digits": lambda: digits(TEST_TASKS),
     }

@@ -1,20 +1,22 @@
-"""Checks of posteriors, task by task: k-hat, amortization gap, and predictions corrected by importance weights.
+"""Checks of posteriors, task by task: k-hat, amortization gap, NUTS, and what corrections of beliefs cost.
 
 `python benchmarks/posterior_checks.py` writes results/posterior_checks.json:
 
 - `counts`: yes-or-no and count regressions with few rows per task under the true prior. `q_0` as it comes, and after
   a single step of its initializer, which is wrong by design; negative log likelihood of queries before and after the
   correction, by k-hat, with 95% half widths over tasks.
-- `classes`: a trained classifier on the test classes of CIFAR-FS: k-hat and gap of every step against the conditional
-  posterior given the support set, and given the query labels too; distance from NUTS, and what NUTS predicts.
-- `width`: the same classifier with the variance of $q_K$ multiplied by a factor: the best factor on validation classes,
-  and what it does on test classes.
+- `worlds`: joint models of classes in worlds of their own, of 4 and of 16 features, with a network trained there and
+  without: k-hat and gap by how sure beliefs are, predictions beside those of NUTS, and what corrections cost.
+- `wide`: tasks that the joint model of CIFAR-FS draws itself, in all its features, for its steps without corrections.
+- `classes`: the joint model of CIFAR-FS on real tasks: k-hat, and what corrections cost.
+- `sampled`: what NUTS predicts of real tasks under the same prior.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from typing import Any
 
 import numpy as np
@@ -23,18 +25,20 @@ import xarray as xr
 
 import ebmeta
 from ebmeta import reference
-from ebmeta.diagnostics import against_reference, check_posteriors
+from ebmeta.diagnostics import belief_cost, check_posteriors, simulate_tasks
+from ebmeta.model.features import on_features
 from ebmeta.prediction.arviz import held_out
-from ebmeta.prediction.calibration import calibration_error
-from ebmeta.prediction.trees import marginals
-from lib.classifier import KINDS, classifier
+from lib.classifier import KINDS
 from lib.common import read, write
 from lib.count_tasks import count_tasks
-from lib.kinds import Kind
+from lib.joint import SHOTS, class_world, joint, right_model, uncorrected
 
 NAME = "posterior_checks.json"
-WIDTH_TASKS, BOTH_TASKS, NUTS_TASKS = 500, 64, 64
-FACTORS = [0.25, 0.5, 0.71, 1.0, 1.41, 2.0, 4.0]
+FEATURES, ITERATIONS = (4, 16), 300  # of the worlds, and of training there
+TASKS, WIDE_TASKS, COST_TASKS = 200, 20, 200
+NUTS_TASKS = {"world": 25, "real": 20}
+NUTS = {"num_warmup": 200, "num_draws": 200, "num_chains": 2}
+SURE = {"unsure": (0.0, 0.7), "half": (0.7, 0.9), "sure": (0.9, 1.01)}  # mean probability of the likeliest class
 BINS = {"good": (-np.inf, 0.5), "usable": (0.5, 0.7), "poor": (0.7, np.inf)}
 
 
@@ -81,99 +85,120 @@ def counts(num_tasks: int) -> dict[str, Any]:
     return result
 
 
-def by_target(model: ebmeta.EmpiricalBayes, batch: ebmeta.TaskBatch, observe: Any) -> dict[str, Any]:
-    checks = check_posteriors(model, batch, observe=observe, num_draws=400)
-    last = checks.sizes["step"] - 1
-    return {
-        f"q{k}": {name: quantiles(checks[name][k]) for name in ("khat", "khat_rows", "gap", "gap_unseen")}
-        | {"usable": float((checks["khat"][k] < 0.7).mean())}
-        for k in (0, last)
-    } | {"tasks": len(batch), "log_evidence": quantiles(checks["log_evidence"])}
-
-
-def classes(model: ebmeta.EmpiricalBayes, kind: Kind, split: str, num_tasks: int, num_nuts: int) -> dict[str, Any]:
-    batch = kind.sampler(split, 12).sample(num_tasks)
-    out: dict[str, Any] = {
-        "support": by_target(model, batch, "support"),
-        "both": by_target(model, batch[:BOTH_TASKS], "both"),
-    }
-    some = batch[:num_nuts]
-    tree = reference.nuts(model, some, num_warmup=200, num_draws=250, num_chains=2)
-    near = against_reference(model, some, tree)
-    probs = ebmeta.predict(model, some, num_draws=0)["predictive/probs"]
-    nll = -np.log(np.take_along_axis(probs.values, some.query_y.numpy()[None, ..., None], -1)[..., 0])
-    exact = -held_out(tree).transpose("task", "query").values
-    out["nuts"] = {"tasks": len(some), "nll_nuts": interval(exact.mean(1))} | {
-        f"q{k}": {name: quantiles(near[name][k]) for name in near} | {"nll": interval(nll[k].mean(1))}
-        for k in (0, len(nll) - 1)
-    }
-    print(split, kind.n_shot, json.dumps(out), flush=True)
+def khats(model: ebmeta.EmpiricalBayes, batch: ebmeta.TaskBatch) -> dict[str, Any]:
+    """Return k-hat and gap of the first and the last posterior, and of the last by how sure beliefs are."""
+    checks = check_posteriors(model, batch, num_draws=400)
+    with torch.no_grad():
+        sure = model.infer(batch.unlabelled()).predict(-1)["probs"].amax(-1).mean(1).numpy()
+    out: dict[str, Any] = {"tasks": len(batch)}
+    for name, k in (("q0", 0), ("qK", -1)):
+        row = checks.isel(step=k)
+        out[name] = {"khat": quantiles(row["khat"]), "gap": quantiles(row["gap"])}
+        out[name]["usable"] = round(float((row["khat"] < 0.7).mean()), 4)
+    for name, (low, high) in SURE.items():
+        inside = (sure >= low) & (sure < high)
+        usable = int((checks["khat"].values[-1, inside] < 0.7).sum())
+        out[name] = {"tasks": int(inside.sum()), "usable": usable, "share": f"{usable} of {inside.sum()}"}
     return out
 
 
-@torch.no_grad()
-def widths(model: ebmeta.EmpiricalBayes, kind: Kind, num_tasks: int) -> dict[str, Any]:
-    """Score predictions with the variance of the last posterior multiplied by each factor."""
+def costs(model: ebmeta.EmpiricalBayes, tasks: Any) -> dict[str, Any]:
+    """Return what corrections cost and buy, after every step; 0 for the beliefs of the first, which has none."""
+    data = belief_cost(model, tasks, COST_TASKS)
+    out = {str(name): np.round(np.nan_to_num(v.values), 4).tolist() for name, v in data.items()}
+    return out | {"gain": round(float(data["own_nll"] - data["nll"][-1]), 4)}
 
-    def scores(split: str, seed: int, factors: list[float]) -> dict[str, Any]:
-        batch = kind.sampler(split, seed).sample(num_tasks)
-        rows: dict[float, list[torch.Tensor]] = {f: [] for f in factors}
-        for chunk in marginals(model, batch):
-            loc, var = chunk.inferred.marginal(-1)
-            for f in factors:
-                rows[f].append(model.likelihood.predict(loc, f * var, chunk.batch.way_mask)["probs"])
-        out = {}
-        for f, parts in rows.items():
-            p = torch.cat(parts)
-            of_truth = p.gather(-1, batch.query_y.unsqueeze(-1)).squeeze(-1)
-            top = p.max(-1)
-            ece = calibration_error(top.values.numpy(), (top.indices == batch.query_y).numpy().astype(float))
-            out[f] = {"nll": interval(-of_truth.clamp(min=1e-30).log().mean(1).numpy()), "ece": round(float(ece), 4)}
-        return out
 
-    val = scores("val", 11, FACTORS)
-    best = min(FACTORS, key=lambda f: val[f]["nll"][0])
-    test = scores("test", 12, sorted({1.0, best}))
-    return {
-        "best_factor": best,
-        "validation": {f"{f:g}": v for f, v in val.items()},
-        "test": test[1.0],
-        "test_best": test[best],
-    }
+def scores(model: ebmeta.EmpiricalBayes, batch: ebmeta.TaskBatch) -> np.ndarray:
+    """Return the negative log likelihood of the query labels after the last step, a mean for each task."""
+    with torch.no_grad():
+        inferred = model.infer(batch)
+        log_prob = inferred.log_prob(-1, batch.query_y, inferred.x.new_zeros(1), predictive=True)
+    return -log_prob.mean(1).double().numpy()
+
+
+def beside_nuts(models: dict[str, ebmeta.EmpiricalBayes], batch: ebmeta.TaskBatch) -> dict[str, Any]:
+    """Return scores of NUTS and of models that share the prior, and how much worse than NUTS each predicts."""
+    tree = reference.nuts(models["collapsed"], batch, **NUTS)
+    exact = -held_out(tree).transpose("task", "query").values.mean(1)
+    halves = [-held_out(tree.isel(chain=[i])).transpose("task", "query").values.mean(1) for i in (0, 1)]
+    out = {"tasks": len(batch), "nuts": interval(exact), "between_chains": interval(np.abs(halves[0] - halves[1]))}
+    for name, model in models.items():
+        each = scores(model, batch)
+        out[name] = {"nll": interval(each), "above_nuts": interval(each - exact)}
+    return out
+
+
+def worlds() -> dict[str, Any]:
+    """Return all checks of right models, with a network trained in their world and without."""
+    out: dict[str, Any] = {}
+    for size in FEATURES:
+        corrected = right_model(size, ITERATIONS)
+        models = {"collapsed": uncorrected(corrected), "network": corrected}
+        for shots in SHOTS:
+            batch = class_world(size, shots, 9).sample(TASKS)
+            found: dict[str, Any] = {"nuts": beside_nuts(models, batch[: NUTS_TASKS["world"]])}
+            for name, model in models.items():
+                found[name] = {"khat": khats(model, batch), "cost": costs(model, batch)}
+            out[f"features_{size}_shots_{shots}"] = found
+            print(size, shots, json.dumps(found), flush=True)
+    return out
+
+
+def wide() -> dict[str, Any]:
+    """Return k-hat in all features of the model of CIFAR-FS, for tasks that it draws itself."""
+    model, out = joint(), {}
+    for name, kind in KINDS.items():
+        drawn, _ = simulate_tasks(model, kind.sampler("val", 12).sample(WIDE_TASKS), seed=3)
+        out[name] = khats(on_features(uncorrected(model)), drawn)
+        print("wide", name, json.dumps(out[name]), flush=True)
+    return out
+
+
+def classes(split: str) -> dict[str, Any]:
+    """Return costs and k-hat of the model of CIFAR-FS on real tasks."""
+    model, out = joint(), {}
+    for name, kind in KINDS.items():
+        tasks = kind.sampler(split, 12)
+        out[name] = {"cost": costs(model, tasks), "khat": khats(model, tasks.sample(WIDE_TASKS))}
+        print(split, name, json.dumps(out[name]), flush=True)
+    return out
+
+
+def sampled(split: str) -> dict[str, Any]:
+    """Return what NUTS predicts of real tasks, beside the model of CIFAR-FS."""
+    model, out = joint(), {}
+    models = {"collapsed": uncorrected(model), "network": model}
+    for name, kind in KINDS.items():
+        out[name] = beside_nuts(models, kind.sampler(split, 12).sample(NUTS_TASKS["real"]))
+        print(split, name, json.dumps(out[name]), flush=True)
+    return out
 
 
 def main() -> None:
     """Run the checks and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*", choices=["counts", "classes", "width"])
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--tasks", type=int, default=200)
+    parts = ["counts", "worlds", "wide", "classes", "sampled"]
+    parser.add_argument("--only", nargs="*", choices=parts, default=parts)
+    parser.add_argument("--split", default="test", help="classes of the real tasks; of others nothing is written")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    result = read(NAME)
-    result |= {"settings": {"class_draws": 400, "count_draws": 1000, "width_tasks": WIDTH_TASKS}}
-    wanted = arguments.only or ["counts", "classes", "width"]
-    if "counts" in wanted:
-        result["counts"] = counts(400)
-        keep(arguments.split, result)
-    if "classes" in wanted or "width" in wanted:
-        model = classifier()
-    for name, kind in KINDS.items():
-        if "width" in wanted:
-            result.setdefault("width", {})[name] = widths(model, kind, WIDTH_TASKS)
-            print("width", name, json.dumps(result["width"][name]), flush=True)
-            keep(arguments.split, result)
-    for name, kind in KINDS.items():
-        if "classes" in wanted:
-            found = classes(model, kind, arguments.split, arguments.tasks, NUTS_TASKS)
-            result.setdefault("classes", {})[name] = found
-            keep(arguments.split, result)
-
-
-def keep(split: str, result: dict[str, Any]) -> None:
-    """Write what is there; nothing of validation classes alone."""
-    if split == "test":
-        write(NAME, result)
+    result = {name: value for name, value in read(NAME).items() if name in (*parts, "cpu_seconds")}
+    settings = {"class_draws": 400, "count_draws": 1000, "cost_tasks": COST_TASKS, "iterations": ITERATIONS}
+    for name in arguments.only:
+        started = time.process_time()
+        found = {
+            "counts": lambda: counts(400),
+            "worlds": worlds,
+            "wide": wide,
+            "classes": lambda: classes(arguments.split),
+            "sampled": lambda: sampled(arguments.split),
+        }[name]()
+        if name in ("classes", "sampled") and arguments.split != "test":
+            continue
+        result[name] = found
+        result.setdefault("cpu_seconds", {})[name] = round(time.process_time() - started, 1)
+        write(NAME, {"settings": settings} | result)
 
 
 if __name__ == "__main__":

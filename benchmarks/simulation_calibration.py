@@ -1,6 +1,6 @@
 """Simulation-based calibration: its false alarms, its power, and what it says of trained models.
 
-Three parts. The linear-Gaussian family: how often the exact posterior is refused, and posteriors that are wrong on
+The linear-Gaussian family: how often the exact posterior is refused, and posteriors that are wrong on
 purpose; then trained models, with inputs given and with inputs simulated. Likelihoods that are not normal, whose
 posterior is not Gaussian. Five-way CIFAR-FS tasks with the model of `few_shot_classification.py`.
 `python benchmarks/simulation_calibration.py`; with `--figures` the two figures of the page as well.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,15 @@ from ebmeta.diagnostics import (
     SimulationCalibration,
     ecdf_difference,
     expected_coverage,
-    simulate_tasks,
     simulation_based_calibration,
 )
+from ebmeta.model.features import on_features
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
 from ebmeta.tasks.batch import TaskBatch
-from lib.classifier import KINDS, classifier
-from lib.common import ROOT, data_folder, read, write
-from lib.kinds import Kind
+from lib.classifier import KINDS
+from lib.common import ROOT, read, write
+from lib.joint import SHOTS, class_world, joint, right_model, uncorrected
 from lib.linear_gaussian import COUPLING, LOC, NOISE, SCALE, tasks
 from lib.recipes import CHOSEN
 
@@ -38,6 +39,8 @@ NAME = "simulation_calibration.json"
 SIZES = (50, 100, 300, 1000)
 EXACT_REPEATS, WRONG_REPEATS = 2000, 200  # a rate of 5% is known within 1%
 NUM_TASKS = 1000
+FEATURES, ITERATIONS = (4, 16), 300  # of worlds of classes, and of training there
+CLASS_TASKS, APART, FACTORS, POWER_REPEATS = 500, 400.0, (1.0, 0.95, 0.9, 0.8), 20
 MASSES = np.array([0.5, 0.9])
 FIGURES = ROOT.parent / "docs" / "_static" / "simulation_calibration"
 
@@ -158,53 +161,58 @@ def likelihoods(num_tasks: int = NUM_TASKS) -> dict[str, Any]:
     return result
 
 
-@torch.no_grad()
-def class_means(model: ebmeta.EmpiricalBayes, kind: Kind, num_tasks: int) -> dict[str, float]:
-    r"""Compare q_0 with what its initializer takes class weights to be: $a$ times the mean feature of the class.
+def narrower(model: ebmeta.EmpiricalBayes, factor: float) -> Callable[[TaskBatch], Gaussian]:
+    """Return the last posterior of a joint model, with standard deviations of class means times a factor."""
 
-    Tasks share twenty classes, so there is no test; the numbers are those of real inputs and real labels.
+    def posterior(batch: TaskBatch) -> Gaussian:
+        q = on_features(model).infer(batch).path[-1]
+        return q.with_(q.loc, q.precision / factor**2)
+
+    return posterior
+
+
+def worlds(num_tasks: int = CLASS_TASKS) -> dict[str, Any]:
+    """Return calibration of joint models in worlds of their own, and the power of the test there.
+
+    Each has a network trained in its world. Where classes lie far apart the last posterior is exact, so that a narrower
+    one shows what the test can see.
     """
-    with np.load(data_folder() / "cifar_fs" / "conv4_64_test.npz") as file:
-        features = model.predictor.features(torch.from_numpy(file["features"].astype(np.float32)))
-    looks = model.initializer.log_amplitude.exp() * features
-    rng, s = np.random.default_rng(5), kind.n_shot
-    classes = rng.permuted(np.tile(np.arange(len(features)), (num_tasks, 1)), axis=1)[:, : kind.n_way]
-    members = rng.random((num_tasks, kind.n_way, features.shape[1])).argpartition(s, -1)[..., :s]
-    chosen = looks[torch.from_numpy(classes)[:, :, None], torch.from_numpy(members)]
-    precision = model.prior.gaussian().precision + s * model.initializer.log_precision.exp()
-    own = model.prior.gaussian().times(model.prior.loc) + model.initializer.log_precision.exp() * chosen.sum(2)
-    z = ((looks.mean(1)[torch.from_numpy(classes)] - own / precision) * precision.sqrt())[..., :-1]
-    return {
-        "spread": float(z.square().mean().sqrt()),
-        "median_spread_of_weights": float(z.square().mean((0, 1)).sqrt().median()),
-        "coverage_90": float((z.abs() < 1.6449).float().mean()),
-    }
-
-
-def cifar_fs(num_tasks: int = NUM_TASKS // 2) -> dict[str, Any]:
-    """Return calibration of the class weights of q_0, with inputs given."""
-    model, result = classifier(), {}
-    scale = model.prior.log_scale.detach().exp()
-    result["num_tasks"] = num_tasks
-    result["weights_per_task"] = 5 * len(scale)
-    result["prior_scale"] = {"median": float(scale.median()), "largest": float(scale.max())}
-    for kind in KINDS.values():
-        shots, source = kind.n_shot, kind.sampler("test", 21)
-        part: dict[str, Any] = {"q0": facts(simulation_based_calibration(model, source, step=0, num_tasks=num_tasks))}
-        print(f"CIFAR-FS {shots}-shot", part["q0"]["words"], flush=True)
-        with torch.no_grad():
-            real = source.sample(200, 7)
-            _, w = simulate_tasks(model, real, seed=1)
-            eta = model.predictor(model.predictor.features(real.query_x), w)
-            q = model.posterior(real)
-            part["probability_of_true_class_given_true_weights"] = float(eta.softmax(-1).max(-1).values.mean())
-            part["accuracy_on_real_labels"] = float(
-                (model.infer(real).predict(-1)["probs"].argmax(-1) == real.query_y).float().mean()
+    out: dict[str, Any] = {}
+    for size in FEATURES:
+        model = right_model(size, ITERATIONS)
+        plain = uncorrected(model)
+        for shots in SHOTS:
+            source, part = class_world(size, shots, 11), {}
+            for name, (asked, step) in {"q0": (model, 0), "qK": (model, -1), "collapsed": (plain, -1)}.items():
+                part[name] = facts(
+                    simulation_based_calibration(asked, simulator=source.simulate, step=step, num_tasks=num_tasks)
+                )
+                print(size, shots, name, part[name]["words"], flush=True)
+            out[f"features_{size}_shots_{shots}"] = part
+    apart = replace(class_world(FEATURES[0], 1, 12), between=APART)
+    exact = uncorrected(right_model(FEATURES[0], 0)).double()
+    exact.prior.log_between.fill_(float(np.log(APART)))
+    out["power"] = {}
+    for factor in FACTORS:
+        found = [
+            simulation_based_calibration(
+                exact, simulator=apart.simulate, posterior=narrower(exact, factor), num_tasks=num_tasks, seed=seed
             )
-            part["posterior_over_prior_scale"] = float((q[0].scale / scale).mean())
-            part["class_means"] = class_means(model, kind, 2000)
-        print(part["class_means"], part["probability_of_true_class_given_true_weights"], flush=True)
-        result[f"{shots}_shot"] = part
+            for seed in range(POWER_REPEATS)
+        ]
+        out["power"][f"narrower_by_{round(100 - 100 * factor)}"] = float(np.mean([not f.passed for f in found]))
+        print(out["power"], flush=True)
+    return out | {"num_tasks": num_tasks, "repeats": POWER_REPEATS}
+
+
+def cifar_fs(num_tasks: int = CLASS_TASKS // 2) -> dict[str, Any]:
+    """Return calibration of the first posterior of CIFAR-FS's joint model on tasks that it draws."""
+    model, result = joint(), dict[str, Any]()
+    result |= {"num_tasks": num_tasks, "means_per_task": 5 * (model.predictor.num_weights - 1)}
+    for kind in KINDS.values():
+        found = simulation_based_calibration(model, kind.sampler("val", 21), step=0, num_tasks=num_tasks)
+        result[f"{kind.n_shot}_shot"] = {"q0": facts(found)}
+        print(kind.name, found.words, flush=True)
     return result
 
 
@@ -239,6 +247,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "power": lambda: power(tasks(None, seed=2)),
     "uncoupled": lambda: trained(None),
     "likelihoods": likelihoods,
+    "worlds": worlds,
     "cifar_fs": cifar_fs,
 }
 

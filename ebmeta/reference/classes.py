@@ -32,6 +32,7 @@ from ebmeta.tasks.batch import TaskBatch
 __all__ = ["class_draws", "class_program"]
 
 NEVER = -1e30  # log proportion of a class that does not exist
+NEAR = 0.1  # standard deviations of q_0 about its location, where chains begin
 
 
 def class_program(model: EmpiricalBayes) -> Callable[..., Any]:
@@ -136,7 +137,7 @@ def _sampler(num_warmup: int, num_draws: int, outside: int, labelled: bool) -> C
         number, size = own["loc"].shape
         shapes = {"u": (number, size), "h": (number,)} | ({"g": (number,)} if outside else {})
         keys = dict(zip(shapes, jax.random.split(first, len(shapes)), strict=True))
-        begin = {name: jax.random.normal(keys[name], shape) for name, shape in shapes.items()}
+        begin = {name: NEAR * jax.random.normal(keys[name], shape) for name, shape in shapes.items()}
         state = start(begin, num_warmup, rng_key=key)
 
         def advance(s: Any, _: None) -> tuple[Any, Any]:
