@@ -11,7 +11,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 import anchors
-from lib import encoders
+from lib import anchored, encoders
 
 
 def intents(seed: int = 0, classes: int = 6, members: int = 40) -> anchors.Intents:
@@ -185,6 +185,42 @@ def test_the_nearest_name_is_that_of_the_largest_cosine():
     assert half_width == pytest.approx(1.96 * np.std(right, ddof=1) / 20**0.5, abs=1e-5)
 
 
+def test_names_and_sentences_lose_half_of_each_mean(monkeypatch):
+    data = intents()
+    monkeypatch.setattr(anchors, "centres", lambda: (np.array([2, 4, 6], np.float32), np.array([1, 1, 1], np.float32)))
+    names, queries = anchors.centred(data.names, data.X)
+    np.testing.assert_allclose(names.mean(0), (data.names.mean(0) - [2, 4, 6]) / 2, atol=1e-5)
+    np.testing.assert_allclose(queries, data.X - (data.X.mean(0) + 1) / 2, atol=1e-5)
+
+
+def test_anchored_tasks_have_the_anchors_of_their_classes():
+    """Rows tell their class and their set: the first feature is the class, the second the set."""
+    y = np.repeat(np.arange(4), 30)
+    sets = [
+        anchored.Anchored(
+            np.stack([y, np.full(120, s)], 1).astype(np.float32),
+            y,
+            np.stack([10.0 + np.arange(4), np.full(4, s)], 1).astype(np.float32),
+        )
+        for s in (0, 1)
+    ]
+    tasks = anchored.AnchoredTasks(sets, (2, 9), (20, 30), 3.0, 0)
+    batch = tasks.sample(40, 5)
+    assert torch.isnan(batch.concentration).all()
+    assert not batch.support_mask.any()
+    assert set(batch.way_mask.sum(1).tolist()) == {2, 3, 4}
+    for t in range(40):
+        real = batch.query_mask[t]
+        own = batch.anchor[t][batch.query_y[t][real]]
+        assert (own[:, 0] - 10).tolist() == batch.query_x[t][real][:, 0].tolist()
+        assert own[:, 1].tolist() == batch.query_x[t][real][:, 1].tolist()
+        assert batch.anchor_size[t].tolist() == [3.0 * bool(way) for way in batch.way_mask[t]]
+    assert {int(batch.anchor[t, 0, 1]) for t in range(40)} == {0, 1}
+    doubled = anchored.AnchoredTasks(sets, (2, 9), (20, 30), 3.0, 0, lambda a, x: (2 * a, x - 1)).sample(40, 5)
+    assert torch.equal(doubled.anchor, 2 * batch.anchor)
+    assert torch.equal(doubled.query_x[batch.query_mask], batch.query_x[batch.query_mask] - 1)
+
+
 # domains ----------------------------------------------------------------------------------------------
 
 
@@ -211,11 +247,13 @@ def test_a_method_is_told_no_label_of_the_domain_asked(monkeypatch):
     assert told == [([0, 2], 120, 60)]
 
 
+@pytest.mark.usefixtures("cache")
 def test_offsets_of_domains_mislead_all_but_the_centred():
     found = {method: anchors.adapted(domains(), method, 2)["accuracy"] for method in anchors.ADAPTED}
     assert found["linear"] == found["nearest_mean"] == 0.5
     assert found["linear_centred"] > 0.9
     assert found["nearest_mean_centred"] > 0.9
+    assert found["joint_centred"] > 0.9
 
 
 def test_the_strength_is_chosen_among_the_sources():
