@@ -92,7 +92,7 @@ class EmpiricalBayes(PredictiveModel):
         num_steps: int = 4,
         beta: float = 0.005,
         *,
-        synthetic_gradient: Refinement = "mixture",
+        synthetic_gradient: Refinement = "joint",
         n_way: int | None = None,
         width: int = 16,
         widths: Widths = "trained",

@@ -123,7 +123,7 @@ class ClassifierRecipe(Recipe):
 
     num_features: int
     num_steps: int = 4
-    synthetic_gradient: Refinement = "mixture"
+    synthetic_gradient: Refinement = "joint"
     n_way: int | None = None
     width: int = 16
     widths: Widths = "trained"

@@ -168,7 +168,8 @@ def test_predict_writes_the_probabilities_of_the_estimator(files, tmp_path):
             table = pd.read_csv(out) if suffix == "csv" else pd.read_parquet(out)
             assert (table["prediction"] == clf.classes_[probs.argmax(1)]).all()
             got = table[names].to_numpy()
-        np.testing.assert_allclose(got, probs, atol=1e-6)
+        # 32 bits: a task of another size is summed in another order, and s makes differences of 1e-7 steep.
+        np.testing.assert_allclose(got, probs, atol=1e-5)
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["classes"] == [n.removeprefix("p_") for n in names]
     assert written["mean_confidence"] == pytest.approx(probs.max(1).mean(), abs=1e-5)

@@ -71,10 +71,10 @@ def test_history_has_every_term():
 def test_the_same_seed_gives_the_same_run_and_leaves_global_state_alone(rng_untouched):
     runs = []
     for _ in range(2):
-        model = ebmeta.EmpiricalBayes.classifier(8)
+        model = ebmeta.EmpiricalBayes.classifier(8, synthetic_gradient="mixture")
         short(model, blobs())
         runs.append(parameters(model))
-    other = ebmeta.EmpiricalBayes.classifier(8)
+    other = ebmeta.EmpiricalBayes.classifier(8, synthetic_gradient="mixture")  # its predictions are drawn
     short(other, blobs(), seed=1)
     for name, value in runs[0].items():
         assert torch.equal(value, runs[1][name])
@@ -86,7 +86,7 @@ def test_two_models_trained_one_after_the_other_both_train():
         model = ebmeta.EmpiricalBayes.classifier(8)
         before = parameters(model)
         short(model, blobs())
-        assert not torch.equal(before["prior.log_scale"], model.state_dict()["prior.log_scale"])
+        assert not torch.equal(before["prior.log_power"], model.state_dict()["prior.log_power"])
 
 
 def test_resume_equals_an_uninterrupted_run(tmp_path):
@@ -146,7 +146,7 @@ def test_a_finished_checkpoint_returns_at_once(tmp_path):
     run = short(first, blobs(), checkpoint=path)
     again = short(second, blobs(), checkpoint=path)
     assert run.history.equals(again.history)
-    assert torch.equal(first.prior.loc, second.prior.loc)
+    assert torch.equal(first.prior.log_power, second.prior.log_power)
 
 
 def test_early_stopping_keeps_the_best_parameters():
@@ -170,7 +170,7 @@ def test_early_stopping_keeps_the_best_parameters():
     twin = ebmeta.EmpiricalBayes.classifier(8)
     ended = short(twin, blobs(n_way=3), 60, validation=None)
     assert ended.history.sizes["iteration"] == 60
-    assert not torch.equal(twin.prior.log_scale, model.prior.log_scale)
+    assert not torch.equal(twin.prior.log_power, model.prior.log_power)
 
 
 def test_a_regressor_in_double_precision_trains_on_the_evidence():
@@ -333,13 +333,22 @@ def test_the_loss_of_ragged_tasks_is_per_query():
     assert float(history["loss"]) == pytest.approx(float(expected), rel=1e-5)
 
 
+#: The few numbers of each kind of model, one of them, and a parameter that is none of them.
+FEW = {
+    "mixture": (("refiner.log_", "refiner.share", "refiner.adapt"), "refiner.log_scale", "prior.log_scale"),
+    "joint": (("refiner.volume", "prior.log_"), "refiner.volume", "refiner.synthetic_gradient.readout.bias"),
+}
+
+
 @pytest.mark.parametrize(("learning_rate", "quick"), [(0.002, 0.02), (0.05, 0.05)])
-def test_the_few_numbers_of_the_refiner_move_in_larger_steps(learning_rate, quick):
-    model = ebmeta.EmpiricalBayes.classifier(8)
+@pytest.mark.parametrize("kind", FEW)
+def test_the_few_numbers_move_in_larger_steps(kind, learning_rate, quick):
+    model = ebmeta.EmpiricalBayes.classifier(8, synthetic_gradient=kind)
+    named, one, other = FEW[kind]
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     short(model, blobs(), 1, learning_rate=learning_rate)  # the first step of Adam is as long as its rate
     moved = {name: float((value.detach() - before[name]).abs().max()) for name, value in model.named_parameters()}
-    few = {name for name, p in model.named_parameters() if any(p is q for q in model.refiner.fast())}
-    assert few == {n for n in moved if n.startswith(("refiner.log_", "refiner.share", "refiner.adapt"))}
-    assert moved["refiner.log_scale"] == pytest.approx(quick, rel=1e-3)
-    assert moved["prior.log_scale"] == pytest.approx(learning_rate, rel=1e-3)
+    few = {name for name, p in model.named_parameters() if any(p is q for q in model.fast())}
+    assert few == {n for n in moved if n.startswith(named)}
+    assert moved[one] == pytest.approx(quick, rel=1e-3)
+    assert moved[other] == pytest.approx(learning_rate, rel=1e-3)

@@ -53,28 +53,28 @@ def test_the_row_of_a_look_is_the_objective_of_the_fixed_tasks():
 @pytest.mark.parametrize(("patience", "stopped"), [(2, [False, False, False, True]), (None, [False] * 4)])
 def test_the_best_parameters_are_kept_until_patience_ends(patience, stopped):
     model, found = ebmeta.EmpiricalBayes.classifier(4), watch(Counted(), patience=patience)
-    amplitude = model.initializer.log_amplitude
+    power = model.prior.log_power
     losses = {}
-    for scale in (1.0, 3.0, 6.0):
-        torch.nn.init.constant_(amplitude, scale)
+    for scale in (-3.0, 0.0, 3.0):
+        torch.nn.init.constant_(power, scale)
         terms = found.terms(model)
         losses[scale] = float(terms.nll[-1].sum() / terms.num_queries.sum())
     best, middle, worst = sorted(losses, key=losses.__getitem__)
     ends = []
     for iteration, scale in enumerate((middle, best, worst, worst)):
-        torch.nn.init.constant_(amplitude, scale)
+        torch.nn.init.constant_(power, scale)
         found.look(model, iteration)
         ends.append(found.stopped)
     assert ends == stopped
     assert (found.best_iteration, found.stale) == (1, 2)
     assert found.best_loss == pytest.approx(losses[best], rel=1e-6)
-    assert float(found.best["initializer.log_amplitude"]) == best
+    assert float(found.best["prior.log_power"]) == best
     found.restore(model)
-    assert amplitude.item() == best
+    assert power.item() == best
 
 
 def test_nothing_is_restored_where_nothing_was_seen():
     model = ebmeta.EmpiricalBayes.classifier(4)
-    torch.nn.init.constant_(model.initializer.log_amplitude, 3.0)
+    torch.nn.init.constant_(model.prior.log_power, 3.0)
     watch(Counted()).restore(model)
-    assert model.initializer.log_amplitude.item() == 3.0
+    assert model.prior.log_power.item() == 3.0
