@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ebmeta import EpisodeSampler, TaskBatch
 from lib import peers
-from lib.classifier import last_probs, trained
+from lib.classifier import ITERATIONS, last_probs, trained
 from lib.common import ROOT, cifar_fs, read, write
 
 WAYS, QUERIES, BATCH = 5, 15, 50
@@ -241,7 +241,7 @@ def _milliseconds(clock: float, truth: Tensor) -> float:
 
 def ebmeta_milliseconds(sampler: EpisodeSampler, tasks: int) -> float:
     """Return the processor time of the default model of few_shot_classification.py on the same tasks."""
-    model, _ = trained("default", 2000, ROOT / "cache")
+    model, _ = trained("default", ITERATIONS, ROOT / "cache")
     batches = [sampler.sample(BATCH, i) for i in range(tasks // BATCH)]
     clock = time.process_time()
     for batch in batches:

@@ -15,13 +15,11 @@ MANY = ["10way_1shot_balanced", "10way_5shot_balanced", "20way_1shot_balanced", 
 TITLES = {
     "default": "ebmeta, one default model",
     "untold": "ebmeta, the default model, not told the class proportions",
-    "joint": "ebmeta, the joint model of inputs and labels",
-    "joint_untold": "ebmeta, the joint model, not told the class proportions",
-    "plain": "ebmeta, a joint model by a plain call: no profile, no validation",
-    "plain_untold": "ebmeta, that model, not told the class proportions",
+    "plain": "ebmeta, a plain call: no profile, no validation",
+    "plain_untold": "ebmeta, a plain call, not told the class proportions",
+    "mixture": "ebmeta, a model of labels alone (`mixture`)",
+    "mixture_untold": "ebmeta, a model of labels alone, not told the class proportions",
     "specialist": "ebmeta, a specialist for each column",
-    "balanced": "ebmeta, one model for balanced tasks",
-    "imbalanced": "ebmeta, one model for imbalanced tasks",
     "ways": "ebmeta, one model for any number of ways",
     "sib": "SIB, as released",
     "unem": "UNEM",
@@ -34,8 +32,8 @@ TITLES = {
     "simpleshot": "SimpleShot",
     "prototypes": "prototypes",
 }
-OURS = list(TITLES)[:9]
-PEERS = list(TITLES)[10:]
+OURS = list(TITLES)[:7]
+PEERS = list(TITLES)[8:]
 
 
 def title(name: str) -> str:
