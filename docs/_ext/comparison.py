@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["figures", "setup", "tables"]
+__all__ = ["figures", "on_features", "setup", "tables"]
 
 SOURCE = "few_shot_classification.json"
+FEATURES = "peers_with_profile.json"
 FIVE = ["5way_1shot_balanced", "5way_1shot_dirichlet2", "5way_5shot_balanced", "5way_5shot_dirichlet2"]
 MANY = ["10way_1shot_balanced", "10way_5shot_balanced", "20way_1shot_balanced", "20way_5shot_balanced"]
 TITLES = {
@@ -112,6 +113,29 @@ def tables(result: dict[str, Any]) -> dict[str, str]:
     return out
 
 
+def on_features(result: dict[str, Any]) -> dict[str, str]:
+    """Return the tables of peers on the features as they are, and on those of ebmeta, as Markdown, by name."""
+    out = {}
+    for split in ("val", "test"):
+        for scope in ("tuned", "single"):
+            rows = []
+            ours = result.get("ebmeta", {}).get(split)
+            if ours is not None:
+                rows.append([TITLES["default"], *_accuracies(ours)])
+            for name in PEERS:
+                pieces = [result.get(name, {}).get(kept, {}).get(split) for kept in ("as_they_are", "of_ebmeta")]
+                if all(pieces):
+                    before, after = (_accuracies(piece[scope]) for piece in pieces)
+                    rows.append([title(name), *(f"{a} → {b}" for a, b in zip(before, after, strict=True))])
+            out[f"features_{scope}_{split}"] = _table(["", *(_words(kind) for kind in FIVE), "mean"], rows)
+    return out
+
+
+def _accuracies(piece: dict[str, list[float]]) -> list[str]:
+    values = [piece[kind][0] for kind in FIVE]
+    return [f"{value:.1f}" for value in (*values, sum(values) / len(values))]
+
+
 def figures(result: dict[str, Any], folder: Path) -> None:
     """Write the cost, reliability and risk-coverage figures as PNG files."""
     import matplotlib
@@ -158,10 +182,11 @@ def _panels(result: dict[str, Any], axes: Any, names: list[str]) -> Iterator[tup
 
 
 def _generate(app: Any) -> None:
-    result = json.loads((Path(app.config.results_folder) / SOURCE).read_text(encoding="utf-8"))
+    results = Path(app.config.results_folder)
+    result, features = (json.loads((results / name).read_text(encoding="utf-8")) for name in (SOURCE, FEATURES))
     folder = Path(app.srcdir) / "_generated" / "few_shot"
     figures(result, folder)
-    for name, text in tables(result).items():
+    for name, text in (tables(result) | on_features(features)).items():
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
 
 

@@ -244,3 +244,25 @@ def test_comparison_tables_and_figures(tmp_path: Path) -> None:
     comparison.figures(result, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"cost.png", "reliability.png", "risk.png"}
     assert all(path.stat().st_size > 5000 for path in tmp_path.iterdir())
+
+
+def test_tables_of_peers_on_other_features() -> None:
+    def both(*first: float) -> dict[str, dict[str, list[float]]]:
+        """Each scope starts at its own accuracy, and every kind adds a point."""
+        scopes = zip(("tuned", "single"), first, strict=True)
+        return {scope: {kind: [a + k, 0.5] for k, kind in enumerate(comparison.FIVE)} for scope, a in scopes}
+
+    result = {
+        "ebmeta": {"val": both(70.0, 0.0)["tuned"]},
+        "tim": {
+            "as_they_are": {"val": both(60.0, 59.0), "test": both(61.0, 60.0)},
+            "of_ebmeta": {"val": both(64.0, 62.0)},
+        },
+    }
+    tables = comparison.on_features(result)
+    assert tables["features_tuned_val"].splitlines()[2:] == [
+        "| ebmeta, one default model | 70.0 | 71.0 | 72.0 | 73.0 | 71.5 |",
+        "| TIM | 60.0 → 64.0 | 61.0 → 65.0 | 62.0 → 66.0 | 63.0 → 67.0 | 61.5 → 65.5 |",
+    ]
+    assert "| TIM | 59.0 → 62.0 | 60.0 → 63.0 |" in tables["features_single_val"]
+    assert tables["features_tuned_test"].count("\n") == 2  # the head alone: a peer is shown on both features or not
