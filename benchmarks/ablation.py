@@ -46,23 +46,20 @@ class Variant:
     power: float = 1.0
 
 
-def fixed_prior(model: ebmeta.EmpiricalBayes) -> None:
-    """Keep the prior at a standard normal."""
-    model.prior.requires_grad_(False)
-
-
-def point(model: ebmeta.EmpiricalBayes) -> None:
-    """Make every posterior a point: a prior, and so a posterior, of next to no width that stays as it is."""
-    torch.nn.init.constant_(model.prior.log_scale, -6.0)
-    torch.nn.init.constant_(model.initializer.log_precision, 12.0)
-    torch.nn.init.constant_(model.refiner.log_weight, 2.3 + 12.0)  # a query weighs what a support row does
-    model.prior.log_scale.requires_grad_(False)
+def moments(model: ebmeta.EmpiricalBayes) -> None:
+    """Keep the likelihood of inputs at the moments of training classes."""
+    model.prior.log_power.requires_grad_(False)
 
 
 def no_network(model: ebmeta.EmpiricalBayes) -> None:
-    """Believe the model's own probabilities."""
-    for part in (model.refiner.synthetic_gradient.readout, model.refiner.adapt):
+    """Believe what the model says."""
+    for part in (model.refiner.synthetic_gradient.readout, model.refiner.confidence):
         part.requires_grad_(False)
+
+
+def no_volume(model: ebmeta.EmpiricalBayes) -> None:
+    """Count every coordinate in the volume of a class."""
+    model.refiner.volume.requires_grad_(False)
 
 
 def no_metric(model: ebmeta.EmpiricalBayes) -> None:
@@ -86,11 +83,12 @@ VARIANTS: dict[str, Variant] = {
     "wide": Variant({"width": 32}),
     "beta_0": Variant({"beta": 0.0}),
     "beta_0_1": Variant({"beta": 0.1}),
+    "mixture": Variant({"synthetic_gradient": "mixture"}),
     "residual": Variant({"synthetic_gradient": "residual"}),
     "mlp": Variant({"synthetic_gradient": "mlp", "n_way": 5}),
     "no_network": Variant(change=no_network),
-    "fixed_prior": Variant(change=fixed_prior),
-    "point": Variant({"beta": 0.0}, change=point),
+    "moments": Variant(change=moments),
+    "no_volume": Variant(change=no_volume),
     "no_profile": Variant({"profile": 0}),
     "groups": Variant({"profile": 32}),
     "no_metric": Variant(change=no_metric),
