@@ -140,7 +140,8 @@ def test_the_working_model_spreads_features_within_and_between_classes(rng: torc
     torch.testing.assert_close(a**2 * within, 1 / look, rtol=0.06, atol=0)
     torch.testing.assert_close(a**2 * between, 1 / prior, rtol=0.18, atol=0)
     # What the package takes from these rows, for its own amplitude: in classes of one size, exactly the above.
-    model, order = EmpiricalBayes.classifier(2, widths="measured").double(), torch.randperm(24_000, generator=rng)
+    model = EmpiricalBayes.classifier(2, synthetic_gradient="mixture", widths="measured").double()
+    order = torch.randperm(24_000, generator=rng)
     rows = torch.cat([phi.flatten(0, 1), torch.ones(24_000, 1, dtype=torch.float64)], 1)[order]
     label = torch.arange(4000).repeat_interleave(6)[order]
     seen = TrainingRows(rows, label.double(), label, features=lambda: rows)

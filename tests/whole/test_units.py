@@ -253,27 +253,34 @@ def test_training_is_the_same_in_any_unit_of_embeddings(unit, origin):
     np.testing.assert_allclose(results[1], results[0], atol=TOLERANCE)
 
 
-@pytest.fixture(scope="module")
-def trained():
+#: Arguments of a classifier by its kind, and what preparation measures of training rows besides the metric.
+MEASURED = {
+    "joint": ({}, lambda model: (model.prior.log_between, model.prior.log_within)),
+    "mixture": ({"widths": "measured"}, lambda model: (model.prior.log_scale[:6], model.initializer.log_precision[:6])),
+}
+
+
+@pytest.fixture(scope="module", params=MEASURED)
+def trained(request):
     X, y = class_rows()
-    model = EmpiricalBayes.classifier(6, 2, widths="measured", profile=4)
+    model = EmpiricalBayes.classifier(6, 2, synthetic_gradient=request.param, profile=4, **MEASURED[request.param][0])
     ebmeta.fit(model, EpisodeSampler(X[:96], y[:96], 3, 2, 4), 8, 4, progress=False)
-    return model
+    return request.param, model
 
 
 @pytest.mark.parametrize(("unit", "origin"), EMBEDDINGS)
 def test_unit_and_origin_of_embeddings_change_nothing(trained, unit, origin):
+    kind, fitted = trained
+    options, measured = MEASURED[kind]
     results = []
-    for kind in ((1.0, 0.0), (unit, origin)):
-        X, y = class_rows(*kind)
+    for units in ((1.0, 0.0), (unit, origin)):
+        X, y = class_rows(*units)
         train, held_out = (EpisodeSampler(X[part], y[part], 3, 2, 4) for part in (slice(96), slice(96, None)))
-        model = EmpiricalBayes.classifier(6, 2, widths="measured", profile=4)
+        model = EmpiricalBayes.classifier(6, 2, synthetic_gradient=kind, profile=4, **options)
         prepare(model, train, 4, torch.device("cpu"))
-        widths = [
-            v.detach()[:6].clone() for v in (model.prior.log_scale, model.initializer.log_precision)
-        ]  # of directions
+        widths = [value.detach().reshape(-1).clone() for value in measured(model)]
         own = {f"predictor.{name}": getattr(model.predictor, name).clone() for name in ("center", "metric")}
-        model.load_state_dict(trained.state_dict() | own)  # what training and its optimisers have found
+        model.load_state_dict(fitted.state_dict() | own)  # what training and its optimisers have found
         clf = FewShotClassifier(model).fit(X[96:132:4], y[96:132:4])
         harder = train.harder(1.0).sample(2).query_x.double()
         numbers = {
