@@ -30,9 +30,9 @@ from ebmeta.diagnostics import (
 from ebmeta.plots.axes import save_figure
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
 from ebmeta.tasks.drawing import generator
+from lib.class_worlds import uncorrected
 from lib.classifier import KINDS, classifier
 from lib.common import ROOT, read, write
-from lib.joint import joint, uncorrected
 from lib.linear_gaussian import COUPLING, LOC, SCALE
 
 NAME = "information_bottleneck.json"
@@ -238,11 +238,11 @@ def powers(num_tasks: int) -> dict[str, Any]:
     for name, kind in KINDS.items():
         tasks, curves = kind.sampler("val", 23).sample(num_tasks), {}
         for factor in POWERS:
-            model = uncorrected(joint())
+            model = uncorrected(classifier())
             with torch.no_grad():
                 model.prior.log_power.add_(float(np.log(factor)))
             curves[f"{factor:g}"] = model
-        curves["network"] = joint()
+        curves["network"] = classifier()
         data = rate_distortion(curves, tasks, num_draws=8)
         save_figure(rate_distortion_plot(data), FIGURES / f"power_{kind.n_shot}.png", overwrite=True)
         out[name] = {}
@@ -261,7 +261,7 @@ def report(data: xr.Dataset) -> dict[str, Any]:
 
 def gradients(num_tasks: int) -> dict[str, Any]:
     """Return the reports of the CIFAR-FS model on validation classes."""
-    model, out = classifier(), {}
+    model, out = classifier("mixture"), {}
     for kind in KINDS.values():
         data = synthetic_gradients(model, kind.sampler("val", 21), num_tasks)
         save_figure(synthetic_gradient_plot(data), FIGURES / f"gradients_{kind.n_shot}.png", overwrite=True)

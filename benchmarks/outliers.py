@@ -9,7 +9,6 @@ learn is kept in the folder of models. `python benchmarks/outliers.py`
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +19,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 import ebmeta
-from lib.classifier import ITERATIONS, JOINT, last_probs, trained
-from lib.common import ROOT, cifar_fs, write
+from lib.classifier import classifier, kept, last_probs
+from lib.common import cifar_fs, write
 from lib.kinds import CHUNK, Kind, draw
 from lib.peers import METHODS, SIB, UNEM, Peer, TrainedPeer, base_statistics, make
 from lib.scoring import fit_temperature, rounded, score, temper
@@ -177,8 +176,7 @@ def absent_classes(model: ebmeta.EmpiricalBayes, shots: int, cache: Path) -> dic
 def main() -> None:
     """Score both and write."""
     torch.set_num_threads(1)
-    cache = Path(os.environ.get("EBMETA_CACHE", ROOT / "cache"))
-    model, _ = trained(JOINT, ITERATIONS, cache)
+    model, cache = classifier(), kept()
     result: dict[str, Any] = {
         "tasks": TASKS,
         "known": KNOWN,

@@ -28,10 +28,10 @@ from ebmeta import reference
 from ebmeta.diagnostics import belief_cost, check_posteriors, simulate_tasks
 from ebmeta.model.features import on_features
 from ebmeta.prediction.arviz import held_out
-from lib.classifier import KINDS
+from lib.class_worlds import SHOTS, class_world, right_model, uncorrected
+from lib.classifier import KINDS, classifier
 from lib.common import read, write
 from lib.count_tasks import count_tasks
-from lib.joint import SHOTS, class_world, joint, right_model, uncorrected
 
 NAME = "posterior_checks.json"
 FEATURES, ITERATIONS = (4, 16), 300  # of the worlds, and of training there
@@ -147,7 +147,7 @@ def worlds() -> dict[str, Any]:
 
 def wide() -> dict[str, Any]:
     """Return k-hat in all features of the model of CIFAR-FS, for tasks that it draws itself."""
-    model, out = joint(), {}
+    model, out = classifier(), {}
     for name, kind in KINDS.items():
         drawn, _ = simulate_tasks(model, kind.sampler("val", 12).sample(WIDE_TASKS), seed=3)
         out[name] = khats(on_features(uncorrected(model)), drawn)
@@ -157,7 +157,7 @@ def wide() -> dict[str, Any]:
 
 def classes(split: str) -> dict[str, Any]:
     """Return costs and k-hat of the model of CIFAR-FS on real tasks."""
-    model, out = joint(), {}
+    model, out = classifier(), {}
     for name, kind in KINDS.items():
         tasks = kind.sampler(split, 12)
         out[name] = {"cost": costs(model, tasks), "khat": khats(model, tasks.sample(WIDE_TASKS))}
@@ -167,7 +167,7 @@ def classes(split: str) -> dict[str, Any]:
 
 def sampled(split: str) -> dict[str, Any]:
     """Return what NUTS predicts of real tasks, beside the model of CIFAR-FS."""
-    model, out = joint(), {}
+    model, out = classifier(), {}
     models = {"collapsed": uncorrected(model), "network": model}
     for name, kind in KINDS.items():
         out[name] = beside_nuts(models, kind.sampler(split, 12).sample(NUTS_TASKS["real"]))

@@ -16,9 +16,9 @@ import torch
 
 import ebmeta
 from ebmeta.diagnostics import posterior_updates
-from lib.classifier import KINDS
+from lib.class_worlds import SHOTS, class_world, right_model, uncorrected
+from lib.classifier import KINDS, classifier
 from lib.common import read, write
-from lib.joint import SHOTS, class_world, joint, right_model, uncorrected
 from lib.kinds import Kind
 
 NAME = "posterior_widths.json"
@@ -49,7 +49,7 @@ def predicted(model: ebmeta.EmpiricalBayes, kind: Kind) -> float:
 
 def real(splits: list[str]) -> dict[str, Any]:
     """Return widths and predictions of the model of CIFAR-FS."""
-    model, out = joint(), dict[str, Any]()
+    model, out = classifier(), dict[str, Any]()
     with torch.no_grad():
         out["power"] = round(float(model.prior.power), 4)
     for split in splits:

@@ -29,9 +29,9 @@ from ebmeta.model.features import on_features
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
 from ebmeta.tasks.batch import TaskBatch
-from lib.classifier import KINDS
+from lib.class_worlds import SHOTS, class_world, right_model, uncorrected
+from lib.classifier import KINDS, classifier
 from lib.common import ROOT, read, write
-from lib.joint import SHOTS, class_world, joint, right_model, uncorrected
 from lib.linear_gaussian import COUPLING, LOC, NOISE, SCALE, tasks
 from lib.recipes import CHOSEN
 
@@ -207,7 +207,7 @@ def worlds(num_tasks: int = CLASS_TASKS) -> dict[str, Any]:
 
 def cifar_fs(num_tasks: int = CLASS_TASKS // 2) -> dict[str, Any]:
     """Return calibration of the first posterior of CIFAR-FS's joint model on tasks that it draws."""
-    model, result = joint(), dict[str, Any]()
+    model, result = classifier(), dict[str, Any]()
     result |= {"num_tasks": num_tasks, "means_per_task": 5 * (model.predictor.num_weights - 1)}
     for kind in KINDS.values():
         found = simulation_based_calibration(model, kind.sampler("val", 21), step=0, num_tasks=num_tasks)

@@ -85,10 +85,15 @@ def classifier(name: str = "default", widths: str = "trained") -> ebmeta.Empiric
         name: of `MODELS`.
         widths: how its posteriors' widths are found, see `EmpiricalBayes.classifier`.
     """
+    model, _ = trained(name, ITERATIONS, kept(), widths=widths)
+    return model.eval()
+
+
+def kept() -> Path:
+    """Return the folder of trained models, `EBMETA_CACHE` (by default `cache`, here)."""
     folder = Path(os.environ.get("EBMETA_CACHE", ROOT / "cache"))
     folder.mkdir(exist_ok=True)
-    model, _ = trained(name, ITERATIONS, folder, widths=widths)
-    return model
+    return folder
 
 
 @torch.no_grad()

@@ -1,10 +1,8 @@
-"""The joint model of CIFAR-FS features, and joint models in worlds of their own, where nothing is wrong with them."""
+"""Joint models in worlds of their own, where nothing is wrong with them, and joint models without corrections."""
 
 from __future__ import annotations
 
 import copy
-import os
-from pathlib import Path
 
 import torch
 
@@ -16,23 +14,10 @@ from ebmeta.parts.initializer import ClassInitializer
 from ebmeta.refine.belief import BeliefRefiner
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
 from ebmeta.simulate.gaussian_classes import GaussianClasses
-from lib.classifier import ITERATIONS, RECIPE, trained
-from lib.common import ROOT
+from lib.classifier import RECIPE, kept
 
 NUM_STEPS, LEARNING_RATE, BATCH, BETA = 4, 1e-2, 16, 0.005
 SHOTS = (1, 5)
-
-
-def kept() -> Path:
-    """Return the folder of trained models, `EBMETA_CACHE` (by default `cache`, here)."""
-    folder = Path(os.environ.get("EBMETA_CACHE", ROOT / "cache"))
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-def joint() -> ebmeta.EmpiricalBayes:
-    """Return the joint model of CIFAR-FS, trained where it is not kept."""
-    return trained("joint", ITERATIONS, kept())[0].eval()
 
 
 def class_world(num_features: int, n_shot: int, seed: int) -> GaussianClasses:
