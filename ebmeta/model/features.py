@@ -27,7 +27,7 @@ def on_features(model: EmpiricalBayes) -> EmpiricalBayes:
 
     Examples:
         >>> import torch
-        >>> model = EmpiricalBayes.classifier(3, synthetic_gradient="joint", profile=2)
+        >>> model = EmpiricalBayes.classifier(3, profile=2)
         >>> x = torch.ones(1, 1, 5)
         >>> [round(v, 3) for v in on_features(model).predictor.features(x)[0, 0].tolist()]
         [1.0, 1.0, 1.0, 1.0, 1.0, 0.3]
