@@ -28,7 +28,8 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         model: a meta-trained `EmpiricalBayes.classifier`.
         num_steps: refinement steps, $K$; those of training by default.
         concentration: what is known of the class proportions of the queries: that they come from a Dirichlet
-            distribution of this concentration, infinity for as many queries of every class; nothing by default.
+            distribution of this concentration, infinity for equal ones, that is as many queries of every class
+            where their number allows; nothing by default.
         outliers: whether rows may be of none of the classes, but of up to three unknown ones and rows alone;
             `outlier_proba` then says how likely each is, and `predict_proba` what it is if it is of a known class. For
             a joint model.

@@ -18,8 +18,8 @@ Counts of beliefs take the labels for known, and a posterior by them is too narr
 that unsure beliefs leave (`ClassGaussian.with_doubt`); steps and predictions go on without. Last, a temperature of each
 task is fitted to what is predicted (`ebmeta.refine.temperature`).
 
-Where the queries are known to be as many of every class, exact posterior probabilities add up to these numbers. So do
-the beliefs, by potentials $u_c$ of the classes (Sinkhorn's iterations),
+Where the queries are known to be as many of every class, and can be by their number, exact posterior probabilities add
+up to these numbers. So do the beliefs, by potentials $u_c$ of the classes (Sinkhorn's iterations),
 
 $$ r_{ic} \leftarrow r_{ic}\, e^{u_c} \Big/ \sum_{c'} r_{ic'}\, e^{u_{c'}}, \qquad \sum_i r_{ic} = Q / C . $$
 
@@ -160,9 +160,10 @@ def self_consistent(setting: Setting, num_iterations: int) -> tuple[Tensor, Tens
 
 
 def _with_known_shares(odds: Tensor, setting: Setting) -> Tensor:
-    """Return log probabilities of log odds, which add up to equal shares where these are known."""
+    """Return log probabilities of log odds, which add up to equal shares where these are known and possible."""
     if setting.concentration is not None:
-        equal = (setting.concentration >= EQUAL)[:, None, None]
+        even = setting.query_mask.sum(1) % setting.way_mask.sum(1) == 0  # one query of five classes is of one of them
+        equal = (even & (setting.concentration >= EQUAL))[:, None, None]
         if bool(equal.any()):
             odds = torch.where(equal, equal_shares(odds, setting.query_mask, setting.way_mask), odds)
     return torch.log_softmax(odds, -1)

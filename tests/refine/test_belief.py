@@ -132,3 +132,17 @@ def test_a_fitted_temperature_changes_predictions_and_no_step():
 def test_members_of_the_laws_are_joint():
     assert MEMBERS["joint"].build().joint
     assert not MEMBERS["classifier"].build().joint
+
+
+def test_equal_shares_are_held_where_the_number_of_queries_allows():
+    """One query of three classes is of one of them: what is said of it does not become the share of each."""
+    model = joint(scale=0.1)
+    batch = class_tasks(ways=(3, 3), shots=(2, 2), queries=(1, 6), spread=3.0)
+    held, even = (
+        model.infer(replace(batch, concentration=torch.full((2,), a, dtype=torch.float64))).predict(-1)["probs"]
+        for a in (math.inf, 0.99e4)
+    )
+    close(held[0, :1], even[0, :1], 1e-3)
+    assert even[0, 0].max() > 0.4
+    close(held[1, :6].sum(0), torch.full((3,), 2.0, dtype=torch.float64), 0.05)
+    assert not torch.allclose(even[1, :6].sum(0), held[1, :6].sum(0), atol=0.05)
