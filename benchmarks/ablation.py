@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 import ebmeta
-from lib.classifier import RECIPE
 from lib.common import by_step, cifar_fs, read, write
+from lib.kinds import RECIPE
 
 NAME = "ablation.json"
 TASKS, ITERATIONS, TRAIN_CLASSES = 400, 600, 64

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 import ebmeta
-from lib.classifier import RECIPE, classifier, last_probs
+from lib.classifier import classifier, last_probs
 from lib.common import ROOT, cifar_fs, read, write
-from lib.kinds import FIVE, Kind, draw, labels, mixture
+from lib.kinds import FIVE, RECIPE, Kind, draw, labels, mixture
 from lib.peers import METHODS, SIB, UNEM, Peer, TrainedPeer, base_statistics, guesses, make
 
 NAME = "peers_with_profile.json"

@@ -14,7 +14,8 @@ from ebmeta.parts.initializer import ClassInitializer
 from ebmeta.refine.belief import BeliefRefiner
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
 from ebmeta.simulate.gaussian_classes import GaussianClasses
-from lib.classifier import RECIPE, kept
+from lib.classifier import kept
+from lib.kinds import RECIPE
 
 NUM_STEPS, LEARNING_RATE, BATCH, BETA = 4, 1e-2, 16, 0.005
 SHOTS = (1, 5)

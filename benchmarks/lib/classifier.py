@@ -14,10 +14,9 @@ from torch import Tensor
 
 import ebmeta
 from lib.common import ROOT
-from lib.kinds import DEFAULT, FEW, FIVE, MANY, WAYS, Kind, mixture
+from lib.kinds import DEFAULT, FEW, FIVE, MANY, RECIPE, WAYS, Kind, mixture
 
 TRAIN_CLASSES = 64
-RECIPE = 7  # raised when training changes, so that no model of another recipe is taken from the cache
 ITERATIONS = 2000
 #: Tasks that it is asked about: balanced, and told to be so.
 KINDS = {f"{shots}shot": Kind(5, shots) for shots in (1, 5)}
