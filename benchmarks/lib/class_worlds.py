@@ -36,7 +36,7 @@ def uncorrected(model: ebmeta.EmpiricalBayes) -> ebmeta.EmpiricalBayes:
 def right_model(num_features: int, iterations: int) -> ebmeta.EmpiricalBayes:
     """Return the model of a world: the prior of that world, and a network trained there on 1 and 5 rows of a class.
 
-    A network is kept once trained. The prior is given: `fit`, which measures moments, is left out.
+    A network is kept once trained. The prior is given and stays as it is: `fit`, which trains it too, is left out.
     """
     head, refiner = LinearHead(num_features, standardize=False), BeliefRefiner(ClassSyntheticGradient(), NUM_STEPS)
     parts = ClassPrior(num_features), LIKELIHOODS["categorical"](), head, ClassInitializer(), refiner

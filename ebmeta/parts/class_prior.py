@@ -38,8 +38,8 @@ class ClassPrior(Prior):
 
     Args:
         num_features: features of the head without its constant, $D$.
-        between: $b$, until it is measured.
-        within: $s$, until it is measured.
+        between: $b$, until it is measured; a head of inputs as they come (`LinearHead(standardize=False)`) keeps it.
+        within: $s$, likewise.
         constant: the last feature of the head.
 
     Raises:
@@ -82,7 +82,9 @@ class ClassPrior(Prior):
 
     @torch.no_grad()
     def measure(self, rows: TrainingRows) -> TrainingRows:
-        """Take the moments of training classes, in the features of the head."""
+        """Take the moments of training classes in the features of the head, unless these are inputs as they come."""
+        if rows.raw:
+            return rows
         phi = rows.features()[:, :-1]
         within, between = (float(v[:-1].mean()) for v in rows.variances)
         size = float((phi - phi.mean(0)).square().mean())

@@ -177,7 +177,7 @@ class Head(Exact, ABC):
         def features() -> Tensor:
             return self.features(rows.x.unsqueeze(0))[0]
 
-        return replace(rows, features=features, standardize=self.own_units and not self.raw)
+        return replace(rows, features=features, standardize=self.own_units and not self.raw, raw=self.raw)
 
     @abstractmethod
     def _take(self, rows: TrainingRows) -> None:

@@ -41,6 +41,7 @@ class TrainingRows:
         classes: returns inputs, shape `(M, ...)`, and classes from 0 on, shape `(M,)`, of rows of the training classes.
         features: returns $\phi(x)$, shape `(N, P)`; set by the head.
         standardize: whether prior and likelihood take their units of these rows too; what the head decides.
+        raw: whether features are inputs as they come, so that a prior keeps the moments that it was built with.
         intercept: linear predictor of the mean label, where the likelihood has found it.
     """
 
@@ -54,6 +55,7 @@ class TrainingRows:
     classes: Callable[[], tuple[Tensor, Tensor]] = _no_classes
     features: Callable[[], Tensor] = _no_features
     standardize: bool = False
+    raw: bool = False
     intercept: float | None = None
 
     @classmethod

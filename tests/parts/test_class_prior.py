@@ -17,6 +17,7 @@ from ebmeta.parts.heads import LinearHead
 from ebmeta.parts.initializer import ClassInitializer
 from ebmeta.refine.belief import BeliefRefiner
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
+from ebmeta.simulate.gaussian_classes import GaussianClasses
 from ebmeta.tasks.training_rows import TrainingRows
 
 WITHIN, BETWEEN, CLASSES, EACH, SIZE = 0.5, 2.0, 400, 25, 6
@@ -62,6 +63,24 @@ def test_rows_all_alike_leave_it_as_it_was():
     phi = torch.nn.functional.pad(x, (0, 1), value=1.0)
     prior.measure(replace(TrainingRows(x, torch.zeros(10), torch.arange(10)), features=lambda: phi))
     assert all(torch.equal(v, before[k]) for k, v in prior.state_dict().items())
+
+
+def test_features_as_they_come_keep_a_known_prior():
+    """As of a regressor: what the parts were built with stays, and a second training goes on from the first."""
+    family = GaussianClasses(SIZE, between=4.0, concentration=2.0, n_way=3, n_query=5)
+    parts = ClassPrior(SIZE, 4.0, 1.0), Categorical(), LinearHead(SIZE, standardize=False), ClassInitializer()
+    model = ebmeta.EmpiricalBayes(*parts, BeliefRefiner(ClassSyntheticGradient(4), 1), beta=0.1)
+    for _ in range(2):
+        before = model.prior.power.item()
+        ebmeta.fit(model, family, 1, learning_rate=1e-4, harder=0, progress=False)
+        assert torch.equal(model.prior.loc, torch.zeros(SIZE))
+        close(torch.stack([model.prior.between, model.prior.within]), torch.tensor([4.0, 1.0]), 1e-6)
+        assert abs(model.prior.power.item() / before - 1) < 0.1
+    measured = ebmeta.EmpiricalBayes(
+        *parts[:2], LinearHead(SIZE), *parts[3:], BeliefRefiner(ClassSyntheticGradient(4), 1), 0.1
+    )
+    ebmeta.fit(measured, family, 1, learning_rate=1e-4, harder=0, progress=False)
+    assert abs(measured.prior.power.item() / POWER - 1) < 0.1
 
 
 def test_parts_of_a_joint_model_go_together():
