@@ -158,29 +158,45 @@ class ClassGaussian(Gaussian):
         """
         return replace(self.given(x, r), shares=self.shares + r.sum(1), unlabelled=True)
 
-    def with_doubt(self, before: Gaussian) -> ClassGaussian:
+    def with_doubt(self, before: Gaussian, x: Tensor) -> ClassGaussian:
         r"""Return this posterior given beliefs with the widths that unsure beliefs leave.
 
-        $$ \Lambda_c' = \Lambda_c + \frac1s \sum_i r_{ic}^2, \qquad
-           \sum_c a_c' = \sum_c a_c + \sum_{i, c} r_{ic}^2, $$
+        $$ \Lambda_c' = \max \Big( \Lambda_c,\; \Lambda_c + \frac1s \sum_i r_{ic}
+           - \sum_i r_{ic} (1 - r_{ic})\, \frac{d_{ic}}{s\, \hat s} \Big), \qquad
+           d_{ic} = \frac1D\, \mathbb E \lVert x_i - m_c \rVert^2, \qquad
+           \hat s = \min \Big( s,\; \frac1N \sum_{i, c} r_{ic} d_{ic} \Big), $$
 
-        with $\Lambda$ and $a$ of the posterior before the rows. Means stay. The information in inputs is that of
-        inputs and labels, less what labels would add to it: $r_{ic} (1 - r_{ic})$ of each row. A belief that may be
-        wrong by half thus counts for half as much, where counts say that it is as good as two halves of rows.
+        $$ \sum_c a_c' = \sum_c a_c + \Big[ N - \frac{\sum_{i, c} r_{ic} (1 - r_{ic})}{1 - \sum_c p_c^2} \Big]_+,
+           \qquad p = \mathbb E[\pi], $$
+
+        with $\Lambda$ and $a$ of the posterior before the rows, $N$ rows, and expectations under this posterior. Means
+        and expected proportions stay. The information in inputs is that of inputs and labels, less what labels would
+        add to it: a label says most where the row is far from the class mean. Rows that lie nearer to their classes
+        than $s$ says fill fewer than $D$ coordinates independently, and distances are averaged over as many. Inputs
+        take no information away.
 
         Args:
             before: the posterior before these rows.
+            x: features of the rows without the constant, shape `(T, N, D)`.
 
         Source: Louis 1982, Finding the observed information matrix when using the EM algorithm.
         """
-        known = cast(ClassGaussian, before)
-        sure = self.shares.new_zeros(self.shares.shape) if self.counted is None else self.counted.square().sum(1)
-        precision = known._isotropic + sure / self.spread
-        total = (known.shares + sure).sum(1, keepdim=True) / self.shares.sum(1, keepdim=True)
+        if self.counted is None:
+            return self
+        known, r, least = cast(ClassGaussian, before), self.counted, torch.finfo(x.dtype).tiny
+        unsure, number = r * (1 - r), r.sum((1, 2)).unsqueeze(1)
+        square = x.square().sum(-1, keepdim=True) + self.loc.square().sum(-1).unsqueeze(1)
+        distance = (square - 2 * x @ self.loc.mT).clamp(min=0) / x.shape[-1] + 1 / self._isotropic.unsqueeze(1)
+        usual = torch.minimum((r * distance).sum((1, 2)).unsqueeze(1) / number.clamp(min=least), self.spread)
+        missing = (unsure * distance).sum(1) / usual.clamp(min=least)
+        precision = torch.maximum(self._isotropic - missing / self.spread, known._isotropic)
+        before_rows, total = known.shares.sum(1, keepdim=True), self.shares.sum(1, keepdim=True)
+        several = (1 - (self.shares / total).square().sum(1, keepdim=True)).clamp(min=least)
+        told = (number - unsure.sum((1, 2)).unsqueeze(1) / several).clamp(min=0)
         return replace(
             self,
             precision=precision.unsqueeze(-1).expand_as(self.loc),
-            shares=self.shares * total,
+            shares=self.shares * (before_rows + told) / total,
             counted=None,
             unlabelled=False,
         )

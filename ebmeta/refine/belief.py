@@ -100,7 +100,7 @@ class BeliefRefiner(Refiner):
         return cast(ClassGaussian, setting.q0).given_beliefs(state.x[..., :-1], r)
 
     def report(self, k: int, state: QueryState) -> Gaussian:
-        return cast(ClassGaussian, state.q).with_doubt(state.setting.q0)
+        return cast(ClassGaussian, state.q).with_doubt(state.setting.q0, state.x[..., :-1])
 
     def log_probs(self, k: int, state: QueryState) -> Tensor:
         believed = state.once(self.belief)

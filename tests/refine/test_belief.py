@@ -56,7 +56,7 @@ def test_the_correction_of_the_network_is_the_synthetic_gradient():
 def test_what_is_reported_has_the_widths_of_unsure_beliefs():
     inferred = joint(scale=0.1).infer(class_tasks(spread=2.0))
     for iterate in inferred.iterates[1:]:
-        want = iterate.q.with_doubt(inferred.path[0])
+        want = iterate.q.with_doubt(inferred.path[0], inferred.setting.real_x[..., :-1])
         for name in ("loc", "precision", "shares"):
             close(getattr(iterate.posterior, name), getattr(want, name))
         assert bool((want.precision <= iterate.q.precision).all())
