@@ -19,8 +19,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 import ebmeta
-from lib.classifier import classifier, kept, last_probs
-from lib.common import cifar_fs, write
+from lib.classifier import classifier, last_probs
+from lib.common import cifar_fs, model_folder, write
 from lib.kinds import CHUNK, Kind, draw
 from lib.peers import METHODS, SIB, UNEM, Peer, TrainedPeer, base_statistics, make
 from lib.scoring import fit_temperature, rounded, score, temper
@@ -176,7 +176,7 @@ def absent_classes(model: ebmeta.EmpiricalBayes, shots: int, cache: Path) -> dic
 def main() -> None:
     """Score both and write."""
     torch.set_num_threads(1)
-    model, cache = classifier(), kept()
+    model, cache = classifier(), model_folder()
     result: dict[str, Any] = {
         "tasks": TASKS,
         "known": KNOWN,

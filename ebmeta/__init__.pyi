@@ -15,6 +15,7 @@ from . import (
 from .estimators.classifier import FewShotClassifier as FewShotClassifier
 from .estimators.regressor import FewShotRegressor as FewShotRegressor
 from .model.empirical_bayes import EmpiricalBayes as EmpiricalBayes
+from .model.general import general_classifier as general_classifier
 from .model.storage import load as load, load_encoder as load_encoder, save as save
 from .model.units import in_units as in_units
 from .prediction.conformal import ConformalSets as ConformalSets

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ebmeta import EmpiricalBayes, Objective, TaskBatch
 from ebmeta.likelihood import LIKELIHOODS, Categorical, Normal
+from ebmeta.model.recipes import GeneralRecipe
 from ebmeta.parts.basis import BASES
 from ebmeta.parts.class_prior import ClassPrior
 from ebmeta.parts.gaussian import Gaussian
@@ -100,6 +101,11 @@ def _joint_linear(num_steps: int = STEPS, scale: float = 0.3) -> EmpiricalBayes:
     return _moved(EmpiricalBayes(*parts, beta=0.1), scale)
 
 
+def _general(num_steps: int = STEPS, scale: float = 0.1) -> EmpiricalBayes:
+    """Build a classifier of any features, whose prior depends on how the rows of a task lie."""
+    return _moved(EmpiricalBayes.from_recipe(GeneralRecipe(num_steps=num_steps, width=8), 0.1), scale)
+
+
 def _images() -> TaskBatch:
     batch = class_tasks()
     return replace(batch, support_x=batch.support_x.unflatten(2, (2, 2)), query_x=batch.query_x.unflatten(2, (2, 2)))
@@ -171,7 +177,12 @@ MEMBERS |= {
     for name, all_of_them in (("classifier", PROPORTIONS), ("classifier-residual", ["mixed"]))
     for proportions in all_of_them
 }
-MEMBERS |= {"joint": Member(_joint_classifier, class_tasks), "joint-linear": Member(_joint_linear, class_tasks)}
+MEMBERS |= {
+    "joint": Member(_joint_classifier, class_tasks),
+    "joint-linear": Member(_joint_linear, class_tasks),
+    "general": Member(_general, class_tasks),
+    "general-mixed": Member(_general, partial(_told_tasks, "mixed", 3.0)),
+}
 MEMBERS |= {f"joint-{known}": Member(_joint_classifier, partial(_told_tasks, known, 3.0)) for known in PROPORTIONS}
 MEMBERS |= {f"regressor-{name}": Member(partial(_basis_regressor, name), real_tasks) for name in BASES}
 MEMBERS |= {
@@ -290,7 +301,7 @@ def _gradients(model: EmpiricalBayes, value: Tensor) -> list[Tensor]:
 def padding_changes_nothing(member: Member) -> None:
     model, batch = member.build(), member.tasks()
     fills = [1e3]
-    if not model.predictor.own_units and model.predictor.embedder is None:
+    if not model.predictor.own_units and model.predictor.embedder is None and not model.predictor.any_features:
         fills.append(model.predictor.center)  # where the norm of a feature vector is zero
     expected = outcome(model, batch)
     for fill in fills:
@@ -337,10 +348,10 @@ def tasks_do_not_see_each_other(member: Member) -> None:
 
 def no_support_gives_the_prior(member: Member) -> None:
     model, batch = member.build(), member.tasks()
-    prior = model.prior_of(batch, len(model.posterior(batch)[0].loc) // len(batch))
+    levels = len(model.posterior(batch)[0].loc) // len(batch)
     masked = replace(batch, support_mask=torch.zeros_like(batch.support_mask))
     for empty in (masked, batch.with_rows(batch.support.first(0))):
-        q = model.posterior(empty, num_steps=0)[0]
+        q, prior = model.posterior(empty, num_steps=0)[0], model.prior_of(empty, levels)
         close(q.loc, prior.loc, 1e-14)
         assert torch.equal(q.precision, prior.precision)
 
@@ -348,7 +359,7 @@ def no_support_gives_the_prior(member: Member) -> None:
 def unseen_class_keeps_the_prior(member: Member) -> None:
     model, batch = member.build(), member.tasks()
     dropped = replace(batch, support_mask=batch.support_mask & (batch.support_y != 1))
-    prior, q = model.prior(len(batch), batch.way_mask.shape[1]), model.posterior(dropped, num_steps=0)[0]
+    prior, q = model.prior_of(dropped), model.posterior(dropped, num_steps=0)[0]
     close(q.loc[:, 1], prior.loc[:, 1], 1e-14)
     assert torch.equal(q.precision[:, 1], prior.precision[:, 1])
     assert bool((q.precision[:, 0] > prior.precision[:, 0]).all())  # a seen class does not
@@ -412,7 +423,7 @@ def untrained_refinement_changes_nothing(member: Member) -> None:
 
 def trained_refinement_changes_every_step(member: Member) -> None:
     """Show that the laws are about something: a moved model's steps do move, the first one in every task."""
-    path = member.build().posterior(member.tasks())
+    path = [iterate.q for iterate in member.build().infer(member.tasks()).iterates]  # as steps go on, not as reported
     for number, (before, after) in enumerate(pairwise(path)):
         loc = (after.loc - before.loc).abs().amax((1, 2)) > 1e-3
         precision = (after.precision - before.precision).abs().flatten(1).amax(1) > 1e-3

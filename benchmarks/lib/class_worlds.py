@@ -14,7 +14,7 @@ from ebmeta.parts.initializer import ClassInitializer
 from ebmeta.refine.belief import BeliefRefiner
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
 from ebmeta.simulate.gaussian_classes import GaussianClasses
-from lib.classifier import kept
+from lib.common import model_folder
 from lib.kinds import RECIPE
 
 NUM_STEPS, LEARNING_RATE, BATCH, BETA = 4, 1e-2, 16, 0.005
@@ -41,7 +41,7 @@ def right_model(num_features: int, iterations: int) -> ebmeta.EmpiricalBayes:
     head, refiner = LinearHead(num_features, standardize=False), BeliefRefiner(ClassSyntheticGradient(), NUM_STEPS)
     parts = ClassPrior(num_features), LIKELIHOODS["categorical"](), head, ClassInitializer(), refiner
     model, goal = ebmeta.EmpiricalBayes(*parts, BETA).train(), ebmeta.Objective()
-    path = kept() / f"world_{num_features}_{iterations}_recipe{RECIPE}.pt"
+    path = model_folder() / f"world_{num_features}_{iterations}_recipe{RECIPE}.pt"
     if path.is_file():
         refiner.load_state_dict(torch.load(path, weights_only=True))
         return model.eval()

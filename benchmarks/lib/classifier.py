@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 import ebmeta
-from lib.common import ROOT
+from lib.common import model_folder
 from lib.kinds import DEFAULT, FEW, FIVE, MANY, RECIPE, WAYS, Kind, mixture
 
 TRAIN_CLASSES = 64
@@ -84,15 +83,8 @@ def classifier(name: str = "default", widths: str = "trained") -> ebmeta.Empiric
         name: of `MODELS`.
         widths: how its posteriors' widths are found, see `EmpiricalBayes.classifier`.
     """
-    model, _ = trained(name, ITERATIONS, kept(), widths=widths)
+    model, _ = trained(name, ITERATIONS, model_folder(), widths=widths)
     return model.eval()
-
-
-def kept() -> Path:
-    """Return the folder of trained models, `EBMETA_CACHE` (by default `cache`, here)."""
-    folder = Path(os.environ.get("EBMETA_CACHE", ROOT / "cache"))
-    folder.mkdir(exist_ok=True)
-    return folder
 
 
 @torch.no_grad()

@@ -87,3 +87,10 @@ def write(name: str, result: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / name).write_text(compact(facts | result) + "\n")
     print(f"wrote {RESULTS.name}/{name}")
+
+
+def model_folder() -> Path:
+    """Return the folder of trained models, `EBMETA_CACHE` (by default `cache`, here)."""
+    folder = Path(os.environ.get("EBMETA_CACHE", ROOT / "cache"))
+    folder.mkdir(exist_ok=True)
+    return folder

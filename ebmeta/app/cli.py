@@ -1,4 +1,4 @@
-"""Command line with the commands demo, train, predict, evaluate and diagnose.
+"""Command line with the commands demo, classify, train, predict, evaluate and diagnose.
 
 Every command takes `--json FILE` for a machine-readable result (`diagnose` always writes one), and `--config FILE`,
 a TOML file with a table per command whose values lie under the flags. Errors are one line, with exit code 2
@@ -10,39 +10,23 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import cyclopts
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
-from ebmeta.app.errors import as_line, one_line_each, whole
-from ebmeta.app.files import Targets, check, configuration, finish
+from ebmeta.app.errors import as_line, one_line_each
+from ebmeta.app.files import Targets, configuration, finish
+from ebmeta.app.parser import Whole, app, check_files
+from ebmeta.app.predicting import classify, predict
 from ebmeta.app.sources import Tasks, sampler
 
 if TYPE_CHECKING:
-    from ebmeta.foundation.writing import Kind
+    pass
 
-__all__ = ["app", "main"]
+__all__ = ["app", "classify", "main", "predict"]
 
-#: A flag that is a whole number; of 1.5, cyclopts would make 2.
-Whole = Annotated[int, Parameter(converter=whole)]
-COMMANDS = ("demo", "train", "predict", "evaluate", "diagnose")
-
-app = App(
-    name="ebmeta",
-    help="Empirical Bayes across many small tasks: train, predict with calibrated probabilities, evaluate.",
-    version=lambda: installed("ebmeta"),
-    result_action="return_value",
-    suppress_keyboard_interrupt=False,
-)
-app.meta.suppress_keyboard_interrupt = False
-app.meta.group_parameters = cyclopts.Group("Common", sort_key=99)
-
-
-def _check(targets: Targets, json: Path | None, overwrite: bool, **inputs: Path | None) -> None:
-    check(targets, json, overwrite, app.config, **inputs)
+COMMANDS = ("demo", "classify", "train", "predict", "evaluate", "diagnose")
 
 
 @app.command
@@ -70,7 +54,7 @@ def demo(
 
     files = {output / name: kind for name, kind in FILES.items()} | model_files(output / "model")
     targets: Targets = [("OUTPUT", path, kind) for path, kind in files.items() if path.parent.is_dir()]
-    _check(targets, json, overwrite)
+    check_files(targets, json, overwrite)
     options: dict[str, Any] = {} if num_iterations is None else {"num_iterations": num_iterations}
     with one_thread():
         finish(run(output, seed=seed, progress=progress, overwrite=overwrite, **options), json, overwrite)
@@ -128,7 +112,7 @@ def train(
     tasks = tasks or Tasks()
     targets: Targets = [("--output", path, kind) for path, kind in model_files(output).items()]
     targets += [] if checkpoint is None else [("--checkpoint", checkpoint, "checkpoint")]
-    _check(targets, json, overwrite, DATA=data, **{"--validation": validation})
+    check_files(targets, json, overwrite, DATA=data, **{"--validation": validation})
     if likelihood is not None and tasks.groups is None:
         raise ValueError(f"--likelihood: expected --groups beside it, got {likelihood!r} for classes")
     if profile and tasks.groups is not None:
@@ -155,62 +139,6 @@ def train(
     save(model, output, encoder, overwrite=overwrite)
     result, line = outcome(run, output)
     print(line)
-    finish(result, json, overwrite)
-
-
-@app.command
-def predict(
-    model: Path,
-    support: Path,
-    query: Path,
-    *,
-    output: Path,
-    label: str = "y",
-    groups: str | None = None,
-    num_steps: Whole | None = None,
-    concentration: float | None = None,
-    json: Path | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Predict the rows of one new task, or of many groups, from a labelled support file.
-
-    Args:
-        model: folder of the model.
-        support: labelled file (npz, CSV or parquet); it may hold any number of classes, or of groups. A group
-            of the query file that it lacks is predicted without labels.
-        query: file of rows to predict, those of a task all together; a label column in it is ignored.
-        output: npz, CSV or parquet for predicted labels with class probabilities (or group, mean, standard
-            deviation and quantiles q05, q50, q95), after the row's number or its id in the query file; nc for the
-            whole tree of draws and summaries.
-        label: name of the label column or array; a model of groups in named columns knows it.
-        groups: name of the group column or array; a model of groups in named columns knows it.
-        num_steps: refinement steps; those of training by default.
-        concentration: for classes, what is known of their proportions among the rows to predict: that they come
-            from a Dirichlet distribution of this concentration, inf for as many rows of every class.
-        json: also write a summary to this file.
-        overwrite: replace also files that ebmeta did not write; never those that it reads.
-    """
-    from ebmeta.app.predict_files import predict_files
-
-    kind: Kind = "tree" if output.suffix == ".nc" else "table"
-    _check([("--output", output, kind)], json, overwrite, MODEL=model, SUPPORT=support, QUERY=query)
-    result = predict_files(
-        model,
-        support,
-        query,
-        output,
-        label=label,
-        groups=groups,
-        num_steps=num_steps,
-        concentration=concentration,
-        overwrite=overwrite,
-    )
-    known = result.get("groups_with_labels")
-    of = "" if known is None else f" of {result['groups']} groups, {known} of them with labelled rows"
-    print(f"{output}: predictions of {result['rows']} rows{of}")
-    if known == 0 and result["labelled_rows"]:
-        unknown = f"no group of {query} is among those of {support}; all are predicted from the prior"
-        print(f"ebmeta: warning: {unknown}", file=sys.stderr)
     finish(result, json, overwrite)
 
 
@@ -244,7 +172,9 @@ def evaluate(
     from ebmeta.prediction.scores import evaluate as score, table
 
     names = [] if plots is None else ["refinement.png", "reliability.png"]
-    _check([("--plots", Path(plots or "", name), "picture") for name in names], json, overwrite, MODEL=model, DATA=data)
+    check_files(
+        [("--plots", Path(plots or "", name), "picture") for name in names], json, overwrite, MODEL=model, DATA=data
+    )
     loaded, encoder = load_with_encoder(model)
     source = sampler(data, tasks or Tasks(), seed, encoder, loaded.feature_names)
     scores = score(loaded, source, num_tasks, num_steps=num_steps)
@@ -294,7 +224,7 @@ def diagnose(
     numbers = output.with_suffix(".json")
     json = None if json == numbers else json
     targets: Targets = [("--output", output, "page"), ("--output", numbers, "result")]
-    _check(targets, json, overwrite, MODEL=model, DATA=data)
+    check_files(targets, json, overwrite, MODEL=model, DATA=data)
     loaded, encoder = load_with_encoder(model)
     lines: list[str] = []  # for after the verdict
     source = sampler(data, tasks or Tasks(), seed, encoder, loaded.feature_names, lines.append)

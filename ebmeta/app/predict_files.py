@@ -20,6 +20,7 @@ from ebmeta.estimators.regressor import FewShotRegressor
 from ebmeta.estimators.rows import groups_of
 from ebmeta.foundation.writing import write_tree
 from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.general import general_classifier
 from ebmeta.model.storage import load_with_encoder
 from ebmeta.prediction.trees import predict
 from ebmeta.tasks.columns import read_column
@@ -89,11 +90,13 @@ class _OfClasses(_Question):
     def columns(self) -> Columns:
         probs = self.estimator.predict_proba(self.rows)
         names = [f"p_{c}" for c in self.estimator.classes_]
-        return {"prediction": self.estimator.classes_[probs.argmax(1)], **dict(zip(names, probs.T, strict=True))}
+        outlier = {"outlier": self.estimator.outlier_proba(self.rows)} if self.estimator.outliers else {}
+        label = self.estimator.classes_[probs.argmax(1)]
+        return {"prediction": label, **dict(zip(names, probs.T, strict=True)), **outlier}
 
     def tree(self) -> xr.DataTree:
         batch = self.estimator.tasks(self.rows)
-        tree = predict(self.estimator.model, batch, num_steps=self.estimator.num_steps)
+        tree = predict(self.estimator.model_, batch, num_steps=self.estimator.num_steps)
         tree["predictive/row"] = xr.DataArray(np.arange(len(self.rows))[None], dims=("task", "query"))
         return tree
 
@@ -104,7 +107,7 @@ class _OfClasses(_Question):
         if isinstance(found, xr.DataTree):
             probs = np.asarray(found["predictive/probs"].isel(step=-1, task=0))
         else:
-            probs = np.stack([values for name, values in found.items() if name != "prediction"], 1)
+            probs = np.stack([found[f"p_{c}"] for c in self.estimator.classes_], 1)
         return {"mean_confidence": float(probs.max(1).mean())}
 
 
@@ -115,7 +118,7 @@ class _OfNumbers(_Question):
     size: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        self.levels = list(QUANTILES.values()) if self.estimator.model.likelihood.has_cdf else None
+        self.levels = list(QUANTILES.values()) if self.estimator.model_.likelihood.has_cdf else None
 
     def columns(self) -> Columns:
         with _silent():
@@ -125,7 +128,7 @@ class _OfNumbers(_Question):
     def tree(self) -> xr.DataTree:
         with _silent():
             batch, numbers = self.estimator.placed(self.rows, groups=self.groups, size=self.size)
-        tree = predict(self.estimator.model, batch, num_steps=self.estimator.num_steps, quantiles=self.levels)
+        tree = predict(self.estimator.model_, batch, num_steps=self.estimator.num_steps, quantiles=self.levels)
         row = np.full(batch.query_mask.shape, -1)
         row[batch.query_mask.numpy()] = numbers.numpy()
         tree["predictive/row"] = xr.DataArray(row, dims=("task", "query"))
@@ -156,7 +159,7 @@ def _silent() -> Iterator[None]:
 
 
 def predict_files(
-    folder: Path,
+    folder: Path | None,
     support: Path,
     query: Path,
     output: Path,
@@ -165,12 +168,13 @@ def predict_files(
     groups: str | None = None,
     num_steps: int | None = None,
     concentration: float | None = None,
+    outliers: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Predict the rows of a query file from a labelled support file, and write the predictions.
 
     Args:
-        folder: folder of the model.
+        folder: folder of the model; None for the general classifier.
         support: labelled file.
         query: file of rows to predict; labels in it are ignored.
         output: npz, CSV or parquet for a table, or nc for the whole tree.
@@ -178,6 +182,7 @@ def predict_files(
         groups: name of the groups, or None; a model of groups in named columns knows both.
         num_steps: refinement steps; those of training by default.
         concentration: of the classes of the queries, see `ebmeta.FewShotClassifier`.
+        outliers: whether rows may be of none of the classes; the table then says how likely each is.
         overwrite: replace also a file that ebmeta did not write.
 
     Returns:
@@ -189,7 +194,7 @@ def predict_files(
     """
     if output.suffix not in WRITES:
         raise ValueError(f"{output}: expected a file of type {', '.join(WRITES)}, got {output.suffix or 'none'}")
-    model, encoder = load_with_encoder(folder)
+    model, encoder = (general_classifier(), None) if folder is None else load_with_encoder(folder)
     if concentration is not None and not model.likelihood.categorical:
         raise ValueError(f"--concentration: expected a model of classes, got one of numbers and {concentration}")
     if model.likelihood.categorical:
@@ -198,7 +203,7 @@ def predict_files(
         labelled, rows = _tables(model, support, query, label, groups)
         refuse_numbers(support, label, labelled.y)
         with column_errors(support, y=label):
-            clf = FewShotClassifier(model, num_steps, concentration).fit(labelled.X, np.asarray(labelled.y))
+            clf = FewShotClassifier(model, num_steps, concentration, outliers).fit(labelled.X, np.asarray(labelled.y))
         question: _Question = _OfClasses(clf, rows.X, rows.ids, labelled.roles, {})
     elif encoder is None:
         labelled, rows = _tables(model, support, query, label, groups)
@@ -210,6 +215,7 @@ def predict_files(
         shown = {} if groups is None or rows.groups is None else {groups: rows.groups}
         question = _OfNumbers(reg, rows.X, rows.ids, labelled.roles, shown, new)
     else:
+        assert folder is not None  # for the type checker
         with column_errors(folder):
             check_roles(Tasks(label=label, groups=groups), encoder)
         question = _frames(model, encoder, support, query, num_steps)
@@ -229,7 +235,7 @@ def _tables(model: EmpiricalBayes, support: Path, query: Path, label: str, group
     named = {path: None if path.suffix == ".npz" else known for path in (support, query)}
     labelled = read_table(support, label, groups, features=named[support], classes=classes)
     rows = read_table(query, label, groups, labelled=False, features=named[query], classes=classes)
-    if labelled.X.shape[1:] != (model.predictor.num_features,):
+    if not model.predictor.any_features and labelled.X.shape[1:] != (model.predictor.num_features,):
         raise ValueError(
             f"{support}: expected {model.predictor.num_features} features, as the model was trained on, "
             f"got {labelled.X.shape[1:]}: {labelled.features}"

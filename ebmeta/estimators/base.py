@@ -26,19 +26,24 @@ __all__ = ["FewShot"]
 class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
     """The base of both estimators, which remembers the support set of one task."""
 
-    def __init__(self, model: PredictiveModel, num_steps: int | None = None) -> None:
+    def __init__(self, model: PredictiveModel | None = None, num_steps: int | None = None) -> None:
         self.model = model
         self.num_steps = num_steps
 
-    def _check_model(self, categorical: bool) -> None:
+    @property
+    def model_(self) -> PredictiveModel:
+        """The model that is asked, where `model` is none the general one."""
         if not isinstance(self.model, PredictiveModel):
             raise ValueError(
                 f"model: expected an EmpiricalBayes (ebmeta.load reads a saved one), got {type(self.model).__name__}"
             )
+        return self.model
+
+    def _check_model(self, categorical: bool) -> None:
         check("num_steps", self.num_steps, int | None, at_least(0))
-        if self.model.likelihood.categorical != categorical:
+        if self.model_.likelihood.categorical != categorical:
             wanted = "classifier" if categorical else "regressor"
-            raise ValueError(f"model: expected a {wanted}, got a {self.model.likelihood.name} likelihood")
+            raise ValueError(f"model: expected a {wanted}, got a {self.model_.likelihood.name} likelihood")
 
     def _labelled(self, y: ArrayLike | None) -> ArrayLike:
         if y is None:
@@ -47,16 +52,18 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no typ
 
     def _remember(self, X: ArrayLike, y: NDArray[Any], ways: int) -> None:
         x, names = read_rows("X", X)
-        if not math.prod(x.shape[1:]) and self.model.predictor.embedder is not None:
+        head = self.model_.predictor
+        if not math.prod(x.shape[1:]) and (head.embedder is not None or head.any_features):
             raise ValueError(
                 f"X: expected rows, got 0 feature(s) (shape={x.shape}) while a minimum of 1 is required here"
             )
         if len(x) != len(y):
             raise ValueError(f"y: expected {len(x)} labels, one per row of X, got {len(y)}")
-        check_names(self.model.feature_names, names, "when the model was trained")
-        features = self.model.predictor.num_features
-        if self.model.predictor.embedder is None and x.shape[1:] != (features,):
-            raise ValueError(f"X: expected {features} features per row, got shape {tuple(x.shape[1:])}")
+        check_names(self.model_.feature_names, names, "when the model was trained")
+        if head.any_features and x.ndim != 2:
+            raise ValueError(f"X: expected a vector of features per row, got shape {tuple(x.shape[1:])}")
+        if head.embedder is None and not head.any_features and x.shape[1:] != (head.num_features,):
+            raise ValueError(f"X: expected {head.num_features} features per row, got shape {tuple(x.shape[1:])}")
         self._columns(x, names, reset=True)
         self.support_X_ = torch.from_numpy(x.astype(np.float64))
         self.support_y_, self.n_ways_ = torch.from_numpy(y), ways
@@ -70,7 +77,7 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no typ
         check_is_fitted(self, "support_X_")
         x, names = read_rows("X", X)
         self._columns(x, names, reset=False)
-        check_names(self.model.feature_names, names, "when the model was trained")
+        check_names(self.model_.feature_names, names, "when the model was trained")
         if x.shape[1:] != self.support_X_.shape[1:]:
             raise ValueError(
                 f"X: expected rows of shape {tuple(self.support_X_.shape[1:])} as in the support set, "
@@ -107,7 +114,7 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no typ
             found: NDArray[np.float64] = question(inferred, lay)[..., batch.query_mask].double().cpu().numpy()
             return found
 
-        answers = ask(self.model, batches(), answer, self.num_steps)
+        answers = ask(self.model_, batches(), answer, self.num_steps)
         out = np.empty((*answers[0].shape[:-1], sum(map(len, rows))))
         for own, values in zip(rows, answers, strict=True):
             out[..., own.numpy()] = values

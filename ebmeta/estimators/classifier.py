@@ -13,6 +13,7 @@ from sklearn.base import ClassifierMixin
 from ebmeta.estimators.base import FewShot
 from ebmeta.foundation.checks import above, check
 from ebmeta.model.base import PredictiveModel
+from ebmeta.model.general import general_classifier
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.classes import class_codes
 
@@ -25,7 +26,8 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
     """Classify the rows of one new task from a few labelled ones.
 
     Args:
-        model: a meta-trained `EmpiricalBayes.classifier`.
+        model: a meta-trained `EmpiricalBayes.classifier`; by default the one that ships with the package, which
+            takes features of any encoder and needs no training (`ebmeta.general_classifier`).
         num_steps: refinement steps, $K$; those of training by default.
         concentration: what is known of the class proportions of the queries: that they come from a Dirichlet
             distribution of this concentration, infinity for equal ones, that is as many queries of every class
@@ -39,16 +41,16 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         classes_: the distinct labels of the support set and the anchors, sorted; columns of `predict_proba`.
 
     Examples:
-        >>> from ebmeta import EmpiricalBayes
-        >>> model = EmpiricalBayes.classifier(num_features=2)
-        >>> clf = FewShotClassifier(model).fit([[1.0, 0.0], [0.0, 1.0]], ["cat", "dog"])
+        >>> clf = FewShotClassifier().fit([[1.0, 0.0], [0.0, 1.0]], ["cat", "dog"])
         >>> clf.predict([[0.9, 0.1], [0.2, 0.8]]).tolist()
         ['cat', 'dog']
+        >>> from ebmeta import EmpiricalBayes
+        >>> own = FewShotClassifier(EmpiricalBayes.classifier(num_features=2))  # meta-trained on classes of one's own
     """
 
     def __init__(
         self,
-        model: PredictiveModel,
+        model: PredictiveModel | None = None,
         num_steps: int | None = None,
         concentration: float | None = None,
         outliers: bool = False,
@@ -58,6 +60,10 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         self.concentration = concentration
         self.outliers = outliers
         self.anchor_size = anchor_size
+
+    @property
+    def model_(self) -> PredictiveModel:
+        return general_classifier() if self.model is None else super().model_
 
     def fit(
         self,
@@ -107,7 +113,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
 
     def _check_joint(self, anchors: Mapping[Any, ArrayLike] | None) -> None:
         for name, given in (("anchors", bool(anchors)), ("outliers", self.outliers)):
-            if given and not self.model.joint:
+            if given and not self.model_.joint:
                 raise ValueError(f"{name}: expected none but for a joint model of inputs and labels, got some")
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:

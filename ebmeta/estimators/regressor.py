@@ -91,7 +91,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         """Raise `ValueError` where a label is impossible for the likelihood."""
         everything, of_one = torch.ones(1, len(y), dtype=torch.bool), None if size is None else size[None]
         try:
-            self.model.likelihood.check("y", y[None], everything, of_one)
+            self.model_.likelihood.check("y", y[None], everything, of_one)
         except ValueError as error:
             raise ValueError(str(error).replace(" at task 0, row ", " at row ")) from None
 
@@ -137,7 +137,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         parts = [np.arange(len(keys))]
         if math.isfinite(cells):
             lengths = np.array([len(r) + len(s) for r, s in zip(rows, own, strict=True)])
-            parts = split(np.maximum(lengths, self.model.predictor.num_weights), int(cells))
+            parts = split(np.maximum(lengths, self.model_.predictor.num_weights), int(cells))
         for part in parts:
             labelled, asked = [own[t] for t in part], [rows[t] for t in part]
             of_support, of_query = sizes
@@ -154,7 +154,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
             )
 
     def _covariates(self, keys: list[Any]) -> torch.Tensor | None:
-        wanted = self.model.num_covariates
+        wanted = self.model_.num_covariates
         given = self.group_x_
         if given is None:
             if wanted:
@@ -172,7 +172,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         else:
             rows = [given] * len(keys)
         for row in rows:
-            check_names(self.model.covariate_names, names_of_row(row), "when the model was trained", "covariate")
+            check_names(self.model_.covariate_names, names_of_row(row), "when the model was trained", "covariate")
         values = read_rows("group_x", rows, finite=False)[0].astype(np.float64)
         if values.ndim != 2 or values.shape[1] != wanted or not np.isfinite(values).all():
             raise ValueError(f"group_x: expected {wanted} finite covariates per group, got shape {values.shape[1:]}")

@@ -333,7 +333,7 @@ class EmpiricalBayes(PredictiveModel):
     @checked(levels=at_least(1))
     def prior_of(self, batch: TaskBatch, levels: int = 1) -> Gaussian:
         """Return the prior of every task of a batch, each `levels` times."""
-        return prior_of(self.prior, self.predictor, batch, levels)
+        return prior_of(self.prior, self.predictor.of_task(batch), batch, levels)
 
     @property
     def joint(self) -> bool:

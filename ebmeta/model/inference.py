@@ -24,9 +24,9 @@ from ebmeta.model.recipes import Parts
 from ebmeta.parts.class_gaussian import ClassGaussian
 from ebmeta.parts.class_prior import EQUAL
 from ebmeta.parts.gaussian import Gaussian
-from ebmeta.parts.heads import Head
 from ebmeta.parts.levels import Levels, place_levels
 from ebmeta.parts.prior import Prior
+from ebmeta.parts.task_features import TaskFeatures, geometry
 from ebmeta.refine.base import Setting
 from ebmeta.tasks.batch import TaskBatch
 
@@ -53,16 +53,16 @@ def infer(
         level: the noise level of each task where it is given, shape `(T,)`; inferred by default.
         own: in training, numbers of the training classes of each task, shape `(T, C)` (see `Head.features`).
     """
-    query_x = parts.predictor.features(batch.query_x, batch.query_mask, own)
-    support_x = parts.predictor.features(batch.support_x, batch.support_mask, own)
+    features = parts.predictor.of_task(batch, own)
+    support_x, query_x = features.support, features.query
     levels = None
     if level is not None:
         levels = Levels(level.unsqueeze(1), torch.zeros_like(level).unsqueeze(1), level, torch.zeros_like(level))
     elif parts.likelihood.has_level:
         wide = support_x.double()  # differences of evidences have few digits left in 32 bits
-        levels = place_levels(lambda z: _initialize(parts, batch, wide, z)[1], batch.num_tasks, support_x)
+        levels = place_levels(lambda z: _initialize(parts, batch, features, wide, z)[1], batch.num_tasks, support_x)
     z = None if levels is None else levels.z
-    q0, evidence = _initialize(parts, batch, support_x, z)
+    q0, evidence = _initialize(parts, batch, features, support_x, z)
     times = evidence.shape[1]
     none, ways = _may_be_of_none(batch), batch.way_mask
     if none is not None:
@@ -70,7 +70,7 @@ def infer(
     known = _known(batch)
     setting = Setting(
         q0,
-        prior_of(parts.prior, parts.predictor, batch, times),
+        prior_of(parts.prior, features, batch, times),
         parts.likelihood,
         repeat(query_x, times),
         repeat(batch.query_mask, times),
@@ -99,8 +99,8 @@ def check_labels(likelihood: Likelihood, dtype: torch.dtype, batch: TaskBatch) -
             likelihood.check_precision(name, rows.y, dtype)
 
 
-def prior_of(prior: Prior, predictor: Head, batch: TaskBatch, levels: int) -> Gaussian:
-    """Return the prior of every task of a batch, each `levels` times.
+def prior_of(prior: Prior, features: TaskFeatures, batch: TaskBatch, levels: int) -> Gaussian:
+    """Return the prior of every task of a batch with these features, each `levels` times.
 
     Raises:
         ValueError: if tasks have anchors or outliers, and the prior is not that of a joint model.
@@ -108,7 +108,10 @@ def prior_of(prior: Prior, predictor: Head, batch: TaskBatch, levels: int) -> Ga
     task_x = None if batch.task_x is None else repeat(batch.task_x, levels)
     ways, known = repeat(batch.way_mask, levels), _known(batch)
     concentration = None if known is None else repeat(known, levels)
-    out: Gaussian = prior(batch.num_tasks * levels, batch.way_mask.shape[1], task_x, ways, concentration)
+    if prior.reads_geometry:
+        out = prior.of_task(geometry(features, batch), features.query.shape[-1] - 1, batch.way_mask, known)
+    else:
+        out = prior(batch.num_tasks * levels, batch.way_mask.shape[1], task_x, ways, concentration)
     none = _may_be_of_none(batch)
     if none is None and batch.anchor is None:
         return out
@@ -118,9 +121,9 @@ def prior_of(prior: Prior, predictor: Head, batch: TaskBatch, levels: int) -> Ga
     classes = cast(ClassGaussian, out)
     if none is not None:
         classes = classes.with_unknown(none, UNKNOWN)
-    if batch.anchor is not None and batch.anchor_size is not None:
-        stands = predictor.features(batch.anchor, batch.anchor_size > 0)[..., :-1]
-        classes = classes.anchored(*_for_all(classes, stands.to(classes.loc.dtype), batch.anchor_size))
+    if features.anchor is not None and batch.anchor_size is not None:
+        stands = features.anchor[..., :-1].to(classes.loc.dtype)
+        classes = classes.anchored(*_for_all(classes, stands, batch.anchor_size))
     return classes
 
 
@@ -143,10 +146,12 @@ def _known(batch: TaskBatch) -> Tensor | None:
     return known.masked_fill(none & (known >= EQUAL), math.nan)
 
 
-def _initialize(parts: Parts, batch: TaskBatch, support_x: Tensor, z: Tensor | None) -> tuple[Gaussian, Tensor]:
+def _initialize(
+    parts: Parts, batch: TaskBatch, features: TaskFeatures, support_x: Tensor, z: Tensor | None
+) -> tuple[Gaussian, Tensor]:
     """Return $q_0$ at each of the levels `z`, `(T, J)`, and the log evidence of each in nats, same shape."""
     times, likelihood = 1 if z is None else z.shape[1], parts.likelihood
-    prior, ways = prior_of(parts.prior, parts.predictor, batch, times), repeat(batch.way_mask, times)
+    prior, ways = prior_of(parts.prior, features, batch, times), repeat(batch.way_mask, times)
     given = _given(batch.support_size, z)
     x, y, mask = (repeat(v, times) for v in (support_x, batch.support_y, batch.support_mask))
     prior = prior.with_(prior.loc.to(x.dtype), prior.precision.to(x.dtype))

@@ -197,8 +197,9 @@ def model_program(owner: Owner, batch: TaskBatch, observe: Observe | None = None
         w = prior.weights(values)
         if owner.joint:
             pyro.deterministic("w", w, event_dim=2)
-        for side, rows in (("support", batch.support), ("query", batch.query)):
-            features = owner.predictor.features(rows.x, rows.mask, own).to(w.dtype)  # samplers may move in 64 bits
+        of_task = owner.predictor.of_task(batch, own)
+        for side, rows, x in (("support", batch.support, of_task.support), ("query", batch.query, of_task.query)):
+            features = x.to(w.dtype)  # samplers may move in 64 bits
             law = prior.inputs(values, rows.mask, batch.support_y if side == "support" else None)
             if law is not None:
                 law = law.mask(observe != "query")

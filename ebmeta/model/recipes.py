@@ -20,9 +20,11 @@ from ebmeta.foundation.seeding import stream
 from ebmeta.likelihood import LIKELIHOODS, Likelihood, Normal
 from ebmeta.parts.basis import Basis, build_basis
 from ebmeta.parts.class_prior import ClassPrior
+from ebmeta.parts.general_prior import GeneralPrior
 from ebmeta.parts.heads import CONSTANT, CosineHead, Head, LinearHead
 from ebmeta.parts.initializer import ClassInitializer, ConjugateInitializer, Initializer, PrototypeInitializer
 from ebmeta.parts.prior import DiagonalPrior, FullPrior, Prior
+from ebmeta.parts.task_head import TaskHead
 from ebmeta.parts.widths import Widths
 from ebmeta.refine.base import Refiner
 from ebmeta.refine.belief import BeliefRefiner
@@ -32,7 +34,7 @@ from ebmeta.refine.mixture import MixtureRefiner
 from ebmeta.refine.mlp_synthetic_gradient import MLPSyntheticGradient
 from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
 
-__all__ = ["RECIPES", "ClassifierRecipe", "Parts", "Recipe", "Refinement", "RegressorRecipe"]
+__all__ = ["RECIPES", "ClassifierRecipe", "GeneralRecipe", "Parts", "Recipe", "Refinement", "RegressorRecipe"]
 
 #: The joint model of inputs and labels, or one of labels alone with "mixture" steps or gradient steps.
 Refinement = Literal["joint", "mixture", "residual", "mlp"]
@@ -222,7 +224,32 @@ class RegressorRecipe(Recipe):
         )
 
 
+@checked(num_steps=at_least(0), width=at_least(1))
+@dataclass(frozen=True, kw_only=True)
+class GeneralRecipe(Recipe):
+    """The recipe of a classifier of any features, which learns from tasks of many encoders.
+
+    Args:
+        num_steps: refinement steps, $K$.
+        width: hidden features of the belief's network and hidden units of the prior's.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    kind: ClassVar[str] = "general"
+
+    num_steps: int = 2
+    width: int = 16
+
+    def build(self, embedder: nn.Module | None = None, *, seed: int = 0) -> Parts:
+        if embedder is not None:
+            raise ValueError("embedder: expected none for a general classifier, which takes features, got one")
+        source = stream(seed)
+        refiner = BeliefRefiner(ClassSyntheticGradient(self.width, generator=source), self.num_steps)
+        prior = GeneralPrior(self.width, CONSTANT, source)
+        return Parts(prior, LIKELIHOODS["categorical"](), TaskHead(), ClassInitializer(), refiner)
+
+
 #: Recipes by the kind of their model.
-RECIPES: dict[str, type[ClassifierRecipe] | type[RegressorRecipe]] = {
-    c.kind: c for c in (ClassifierRecipe, RegressorRecipe)
-}
+RECIPES: dict[str, type[Recipe]] = {c.kind: c for c in (ClassifierRecipe, RegressorRecipe, GeneralRecipe)}

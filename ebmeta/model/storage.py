@@ -18,7 +18,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -280,7 +280,8 @@ def _build(
     if all(tensors[name].dtype == torch.float64 for name, _ in model.named_parameters() if name in tensors):
         model.double()
     load_tensors(model, tensors, folder)
-    features = model.predictor.num_features if model.predictor.embedder is None else None
+    head = model.predictor
+    features = head.num_features if head.embedder is None and not head.any_features else None
     model.feature_names = _names(path, entry.get("feature_names"), features)
     model.covariate_names = _names(path, entry.get("covariate_names"), model.prior.num_covariates)
     fitted = entry.get("fitted", True)  # a folder that was written before models stated it
@@ -321,7 +322,7 @@ def _check_arguments(path: Path, config: Mapping[str, Any]) -> None:
     """Compare arguments that come from JSON with the types that the recipe states."""
     kind = config.get("kind")
     if kind not in list(RECIPES):  # it may be no text
-        raise ValueError(f"{path}: expected kind 'classifier' or 'regressor', got {kind!r:.60}")
+        raise ValueError(f"{path}: expected kind 'classifier', 'regressor' or 'general', got {kind!r:.60}")
     hints = get_type_hints(RECIPES[kind]) | {"beta": float}
     known = {"kind", "beta", *(each.name for each in fields(RECIPES[kind]))}
     for name, value in config.items():
@@ -330,7 +331,8 @@ def _check_arguments(path: Path, config: Mapping[str, Any]) -> None:
         if name != "kind" and not _fits(value, hints[name]):
             wanted = inspect.formatannotation(hints[name])
             raise ValueError(f"{path}: expected {name} of type {wanted}, got {value!r:.60}")
-    for name in ("num_features", "beta"):
+    needed = [each.name for each in fields(RECIPES[kind]) if each.default is MISSING]
+    for name in (*needed, "beta"):
         if name not in config:
             raise ValueError(f"{path}: expected the arguments of a {kind}, got none for {name}")
 

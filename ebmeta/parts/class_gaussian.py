@@ -26,7 +26,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -35,7 +35,7 @@ from torch import Tensor
 from ebmeta.foundation.checks import checked
 from ebmeta.foundation.seeding import Drawing
 from ebmeta.likelihood import NEVER
-from ebmeta.parts.class_inputs import ClassInputs, ClassProportions
+from ebmeta.parts.class_inputs import ClassInputs, ClassProportions, dirichlet_kl
 from ebmeta.parts.gaussian import DiagonalGaussian, Gaussian
 
 __all__ = ["ClassGaussian"]
@@ -52,11 +52,13 @@ class ClassGaussian(Gaussian):
         loc: $\mu$, shape `(T, C, D)`.
         precision: $\Lambda$, the same for every feature, shape `(T, C, D)`.
         shares: $a$, 0 for classes that do not exist, shape `(T, C)`.
-        spread: $s$, variance of a feature about its class mean, a scalar.
+        spread: $s$, variance of a feature about its class mean, a scalar, or `(T, 1, 1)` where each task has its own.
         constant: the last feature of the head.
         counted: $r$ of the rows that it was given last, shape `(T, N, C)`; None where it was given none.
         unlabelled: whether these rows are unlabelled; each is then left out by `log_odds` for itself.
         unknown: how many of the last classes are unknown ones, for rows of none of the others.
+        volume: share of the volume of a predictive density that beliefs take back, where each task has its own
+            (`ebmeta.refine.belief`), shape `(T, 1, 1)`; None for none.
 
     Examples:
         >>> one = torch.ones(1, 2, 1)
@@ -76,26 +78,31 @@ class ClassGaussian(Gaussian):
     counted: Tensor | None = None
     unlabelled: bool = False
     unknown: int = 0
+    volume: Tensor | None = None
 
     def __getitem__(self, index: slice | Tensor) -> ClassGaussian:
-        counted = None if self.counted is None else self.counted[index]
-        shares = self.shares[index]
-        return replace(self, loc=self.loc[index], precision=self.precision[index], shares=shares, counted=counted)
+        parts: dict[str, Any] = {name: value[index] for name, value in self._by_task().items()}
+        return replace(self, loc=self.loc[index], precision=self.precision[index], **parts)
 
     def with_(self, loc: Tensor, precision: Tensor) -> ClassGaussian:
         return replace(self, loc=loc, precision=precision)
 
     def joined(self, others: Sequence[Gaussian]) -> ClassGaussian:
-        parts = [self, *(cast(ClassGaussian, q) for q in others)]
+        parts = [replace(cast(ClassGaussian, q), counted=None) for q in (self, *others)]
         loc, precision = torch.cat([q.loc for q in parts]), torch.cat([q.precision for q in parts])
-        shares = torch.cat([q.shares for q in parts])
-        return replace(self, loc=loc, precision=precision, shares=shares, counted=None, unlabelled=False)
+        each = [q._by_task() for q in parts]
+        joined: dict[str, Any] = {name: torch.cat([values[name] for values in each]) for name in each[0]}
+        return replace(parts[0], loc=loc, precision=precision, unlabelled=False, **joined)
 
     def double(self) -> ClassGaussian:
-        counted = None if self.counted is None else self.counted.double()
-        shares, spread = self.shares.double(), self.spread.double()
-        loc, precision = self.loc.double(), self.precision.double()
-        return replace(self, loc=loc, precision=precision, shares=shares, spread=spread, counted=counted)
+        exact = {name: value.double() for name, value in (self._by_task() | {"spread": self.spread}).items()}
+        return replace(self, loc=self.loc.double(), precision=self.precision.double(), **exact)
+
+    def _by_task(self) -> dict[str, Any]:
+        """Return what there is for every task, besides the Gaussian of the means."""
+        own = {"shares": self.shares, "counted": self.counted, "volume": self.volume}
+        own |= {"spread": self.spread} if self.spread.dim() else {}
+        return {name: value for name, value in own.items() if value is not None}
 
     @cached_property
     def means(self) -> DiagonalGaussian:
@@ -111,6 +118,16 @@ class ClassGaussian(Gaussian):
     def _isotropic(self) -> Tensor:
         return self.precision[..., 0]
 
+    @cached_property
+    def _of_class(self) -> Tensor:
+        """The spread for values of shape `(T, C)`."""
+        return self.spread[..., 0] if self.spread.dim() else self.spread
+
+    @cached_property
+    def _of_task(self) -> Tensor:
+        """The spread for values of shape `(T,)`."""
+        return self.spread[..., 0, 0] if self.spread.dim() else self.spread
+
     def given(self, x: Tensor, r: Tensor) -> ClassGaussian:
         r"""Return the posterior of the class means given labelled rows; that of the proportions stays.
 
@@ -118,7 +135,7 @@ class ClassGaussian(Gaussian):
             x: their features without the constant, zero for padding, shape `(T, N, D)`.
             r: 1 for the class of each row, zero for padding, shape `(T, N, C)`.
         """
-        precision = self._isotropic + r.sum(1) / self.spread
+        precision = self._isotropic + r.sum(1) / self._of_class
         pull = self._isotropic.unsqueeze(-1) * self.loc + r.mT @ x / self.spread
         loc = pull / precision.unsqueeze(-1)
         return replace(self, loc=loc, precision=precision.unsqueeze(-1).expand_as(loc), counted=r)
@@ -187,9 +204,9 @@ class ClassGaussian(Gaussian):
         unsure, number = r * (1 - r), r.sum((1, 2)).unsqueeze(1)
         square = x.square().sum(-1, keepdim=True) + self.loc.square().sum(-1).unsqueeze(1)
         distance = (square - 2 * x @ self.loc.mT).clamp(min=0) / x.shape[-1] + 1 / self._isotropic.unsqueeze(1)
-        usual = torch.minimum((r * distance).sum((1, 2)).unsqueeze(1) / number.clamp(min=least), self.spread)
+        usual = torch.minimum((r * distance).sum((1, 2)).unsqueeze(1) / number.clamp(min=least), self._of_class)
         missing = (unsure * distance).sum(1) / usual.clamp(min=least)
-        precision = torch.maximum(self._isotropic - missing / self.spread, known._isotropic)
+        precision = torch.maximum(self._isotropic - missing / self._of_class, known._isotropic)
         before_rows, total = known.shares.sum(1, keepdim=True), self.shares.sum(1, keepdim=True)
         several = (1 - (self.shares / total).square().sum(1, keepdim=True)).clamp(min=least)
         told = (number - unsure.sum((1, 2)).unsqueeze(1) / several).clamp(min=0)
@@ -269,7 +286,7 @@ class ClassGaussian(Gaussian):
 
     @checked()
     def kl(self, other: Gaussian) -> Tensor:
-        return self.means.kl(other) + _dirichlet_kl(self.shares, cast(ClassGaussian, other).shares)
+        return self.means.kl(other) + dirichlet_kl(self.shares, cast(ClassGaussian, other).shares)
 
     def draw(self, num_draws: int, generator: torch.Generator) -> dict[str, Tensor]:
         noise = torch.randn(num_draws, *self.loc.shape, generator=generator, dtype=self.loc.dtype)
@@ -284,12 +301,12 @@ class ClassGaussian(Gaussian):
         r"""Return $w_c = \big( m_c / s,\; (\log \pi_c - \lVert m_c \rVert^2 / 2s) / \text{constant} \big)$."""
         m = values["m"]
         log_share = torch.where(self.real, values["pi"].clamp(min=torch.finfo(m.dtype).tiny), 1.0).log()
-        bias = (log_share - m.square().sum(-1) / (2 * self.spread)) / self.constant
+        bias = (log_share - m.square().sum(-1) / (2 * self._of_class)) / self.constant
         return torch.cat([m / self.spread, bias.unsqueeze(-1)], -1)
 
     def latents(self, w: Tensor) -> dict[str, Tensor]:
         m = w[..., :-1] * self.spread
-        log_share = w[..., -1] * self.constant + m.square().sum(-1) / (2 * self.spread)
+        log_share = w[..., -1] * self.constant + m.square().sum(-1) / (2 * self._of_class)
         return {"m": m, "pi": torch.where(self.real, log_share.exp(), 0.0)}
 
     def inputs(self, values: Mapping[str, Tensor], mask: Tensor, y: Tensor | None) -> TorchDistributionMixin:
@@ -327,11 +344,3 @@ class ClassGaussian(Gaussian):
     @property
     def scale(self) -> Tensor:
         return self.means.scale
-
-
-def _dirichlet_kl(a: Tensor, b: Tensor) -> Tensor:
-    """Return the divergence of Dirichlet distributions in nats, shape `(T,)`; a class with 0 is none."""
-    real, mine, theirs = a > 0, a.double(), b.double()
-    one, other = torch.where(real, mine, 1.0), torch.where(real, theirs, 1.0)
-    each = other.lgamma() - one.lgamma() + (one - other) * (one.digamma() - mine.sum(1, keepdim=True).digamma())
-    return torch.where(real, each, 0.0).sum(1) + mine.sum(1).lgamma() - theirs.sum(1).lgamma()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ebmeta.likelihood import NEVER
 
-__all__ = ["ClassInputs", "ClassProportions"]
+__all__ = ["ClassInputs", "ClassProportions", "dirichlet_kl"]
 
 
 class ClassProportions(TorchDistribution):  # type: ignore[misc]  # Pyro ships no types
@@ -68,7 +68,7 @@ class ClassInputs(TorchDistribution):  # type: ignore[misc]
     Args:
         m: class means, shape `(..., T, C, D)`.
         pi: class proportions, 0 where a class does not exist, shape `(..., T, C)`.
-        spread: $s$, a scalar.
+        spread: $s$, a scalar, or of shape `(T, 1, 1)`.
         mask: True where a row is real, shape `(T, N)`.
         y: classes of the rows, shape `(T, N)`, or None where they are summed out.
 
@@ -110,7 +110,8 @@ class ClassInputs(TorchDistribution):  # type: ignore[misc]
             of_row = torch.logsumexp(each + log_share.unsqueeze(-2), -1)
         else:
             of_row = each.gather(-1, self.y.expand(each.shape[:-1]).unsqueeze(-1)).squeeze(-1)
-        of_row = of_row - size / 2 * torch.log(2 * math.pi * self.spread)
+        volume = size / 2 * torch.log(2 * math.pi * self.spread)
+        of_row = of_row - (volume.squeeze(-1) if volume.dim() else volume)
         return torch.where(self.rows, of_row, 0.0).sum(-1)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> ClassInputs:
@@ -123,3 +124,11 @@ class ClassInputs(TorchDistribution):  # type: ignore[misc]
             self.rows.expand(*batch_shape, self.rows.shape[-1]),
             None if self.y is None else self.y.expand(*batch_shape, self.y.shape[-1]),
         )
+
+
+def dirichlet_kl(a: Tensor, b: Tensor) -> Tensor:
+    """Return the divergence of Dirichlet distributions in nats, shape `(T,)`; a class with 0 is none."""
+    real, mine, theirs = a > 0, a.double(), b.double()
+    one, other = torch.where(real, mine, 1.0), torch.where(real, theirs, 1.0)
+    each = other.lgamma() - one.lgamma() + (one - other) * (one.digamma() - mine.sum(1, keepdim=True).digamma())
+    return torch.where(real, each, 0.0).sum(1) + mine.sum(1).lgamma() - theirs.sum(1).lgamma()

@@ -4,10 +4,9 @@ $$ \eta_{ic} = \phi(x_i)^\top w_c $$
 
 `CosineHead` looks at directions in a metric where classes differ and their members vary alike,
 
-$$ \phi(x) = \Big( \frac{z}{\lVert z \rVert},\, c_0 \Big), \qquad z = \tilde S^{-1/4} (x - \bar x), \qquad
-   \tilde S = (1 - a)\, S + a\, \tfrac{\mathrm{tr} S}{D} I, $$
+$$ \phi(x) = \Big( \frac{z}{\lVert z \rVert},\, c_0 \Big), \qquad z = M (x - \bar x), $$
 
-with $S$ the covariance within classes: partial whitening, chosen on validation classes (docs: "Design notes").
+with $M$ the fourth root of the inverse of the covariance within classes (`ebmeta.parts.metric`).
 The constant carries the log proportion of a class. With a profile $\pi$ (`ebmeta.parts.profile`), which says what
 training classes an input is like, a direction $u = z / \lVert z \rVert$ has more components and is a unit vector still,
 
@@ -17,9 +16,6 @@ $$ \phi(x) = \Big( \frac{(u,\; \omega\, \pi(u))}{\sqrt{1 + \omega^2}},\, c_0 \Bi
 intercept:
 
 $$ \phi(x) = \Big( \frac{x - \bar x}{s},\, 1 \Big) \quad \text{or} \quad \phi(x) = \big( b(x),\, 1 \big). $$
-
-Everything the rest of the library needs of an input is its feature vector $\phi(x)$: the weights
-enter linearly, so a Gaussian over $w$ is a Gaussian over $\eta$.
 """
 
 from __future__ import annotations
@@ -35,15 +31,16 @@ from torch.nn import functional
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.foundation.standardization import Exact, centred, check_resolution, standard, summary
 from ebmeta.parts.basis import Basis
+from ebmeta.parts.metric import within_metric
 from ebmeta.parts.profile import ClassProfile
+from ebmeta.parts.task_features import TaskFeatures
+from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.training_rows import TrainingRows
 
-__all__ = ["CosineHead", "Head", "LinearHead"]
+__all__ = ["CONSTANT", "CosineHead", "Head", "LinearHead"]
 
 CONSTANT = 0.3  # the constant feature of a cosine head; its square is the prior variance of a log proportion
-POWER = 0.25  # of the covariance within classes: 0 leaves the features alone, 1/2 whitens them
 PART = 1000  # inputs at a time behind a profile
-SHRINKAGE = 0.3  # of that covariance towards a multiple of the identity
 
 
 class Head(Exact, ABC):
@@ -60,6 +57,8 @@ class Head(Exact, ABC):
     exact: ClassVar[tuple[str, ...]] = ("center", "unit")
 
     name: ClassVar[str]
+    #: Whether rows may have any number of features, which have a meaning within their task alone.
+    any_features: ClassVar[bool] = False
     #: True where every column of the features may have a unit of its own; elsewhere all share one.
     own_units: ClassVar[bool]
 
@@ -136,6 +135,14 @@ class Head(Exact, ABC):
             ValueError: if an input does not have `num_features` features.
         """
         return self.of_embedded(self.embed(x, mask), own)
+
+    def of_task(self, batch: TaskBatch, own: Tensor | None = None) -> TaskFeatures:
+        """Return the features of all rows of tasks together; `own` as of `features`."""
+        anchor = None
+        if batch.anchor is not None and batch.anchor_size is not None:
+            anchor = self.features(batch.anchor, batch.anchor_size > 0)
+        query = self.features(batch.query_x, batch.query_mask, own)
+        return TaskFeatures(self.features(batch.support_x, batch.support_mask, own), query, anchor)
 
     @abstractmethod
     def of_embedded(self, x: Tensor, own: Tensor | None = None) -> Tensor:
@@ -255,16 +262,9 @@ class CosineHead(Head):
         deviation = float(reach * (off / reach).square().mean().sqrt()) if float(reach) > 0 else 0.0
         check_resolution("features", deviation, x)
         self.center.copy_(center)
-        _, index, count = torch.unique(cluster, return_inverse=True, return_counts=True)
-        off = off / torch.where(reach > 0, reach, 1.0)
-        off = off - (off.new_zeros(len(count), x.shape[1]).index_add_(0, index, off) / count.unsqueeze(-1))[index]
-        freedom = int((count - 1).sum())
-        within = off.mT @ off / max(freedom, 1)
-        size = within.diagonal().mean()
-        if float(size) > 0:
-            values, vectors = torch.linalg.eigh(within / size)
-            values = ((1 - SHRINKAGE) * values + SHRINKAGE) ** -POWER
-            self.metric.copy_((vectors * values) @ vectors.mT)
+        metric = within_metric(off / torch.where(reach > 0, reach, 1.0), cluster)
+        if metric is not None:
+            self.metric.copy_(metric)
 
 
 @checked(num_features=at_least(0))

@@ -47,6 +47,9 @@ class Prior(Exact, ABC):
     #: Whether it is a part of a joint model of inputs and labels, whose latent variables are class means.
     joint: ClassVar[bool] = False
 
+    #: Whether the prior of a task depends on how its rows lie, and `of_task` stands in for `forward`.
+    reads_geometry: ClassVar[bool] = False
+
     loc: nn.Parameter
     log_scale: nn.Parameter
     center: Tensor
@@ -92,6 +95,10 @@ class Prior(Exact, ABC):
     def fast(self) -> Iterator[nn.Parameter]:
         """Iterate over the few numbers that training may move in larger steps than a network's weights; none here."""
         return iter(())
+
+    def of_task(self, geometry: Tensor, num_features: int, way_mask: Tensor, concentration: Tensor | None) -> Gaussian:
+        """Return the prior of every task by how its rows lie, where the prior `reads_geometry`."""
+        raise NotImplementedError
 
     def forward(
         self,

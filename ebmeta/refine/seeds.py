@@ -35,7 +35,7 @@ def find_seeds(q0: ClassGaussian, x: Tensor, mask: Tensor, volume: Tensor) -> tu
         q0: the posterior from the support set, with unknown classes.
         x: features of the queries, zero for padding, shape `(T, Q, P)`.
         mask: True where a query is real, shape `(T, Q)`.
-        volume: share of the volume of a predictive density that beliefs take back, a scalar.
+        volume: share of the volume of a predictive density that beliefs take back, a scalar or of shape `(T, 1, 1)`.
     """
     size = volume * (x.shape[-1] - 1) / 2
     odds, var = q0.log_odds(x)

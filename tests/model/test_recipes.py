@@ -40,7 +40,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     )
 
 
-@pytest.mark.parametrize("kind", RECIPES)
+@pytest.mark.parametrize("kind", sorted({*RECIPES} - {"general"}))  # that one comes trained
 def test_a_recipe_has_the_arguments_of_the_builder(kind):
     mine = {each.name: each.default for each in fields(RECIPES[kind])}
     theirs = {name: p.default for name, p in signature(getattr(EmpiricalBayes, kind)).parameters.items()}

@@ -166,9 +166,9 @@ def test_the_first_format_is_read_and_replaced(tmp_path):
         ({"widths": "wide"}, "expected widths of type .*'trained', 'measured'.*, got 'wide'"),
         ({"n_way": [3]}, r"expected n_way of type int \| None, got \[3\]"),
         ({"embedder": None}, "expected the arguments of a classifier, got: 'embedder'"),
-        ({"kind": ["classifier"]}, r"expected kind 'classifier' or 'regressor', got \['classifier'\]"),
-        ({"kind": "double"}, "expected kind 'classifier' or 'regressor', got 'double'"),
-        (None, "config.json: expected kind 'classifier' or 'regressor', got None"),
+        ({"kind": ["classifier"]}, r"expected kind 'classifier', 'regressor' or 'general', got \['classifier'\]"),
+        ({"kind": "double"}, "expected kind 'classifier', 'regressor' or 'general', got 'double'"),
+        (None, "config.json: expected kind 'classifier', 'regressor' or 'general', got None"),
     ],
 )
 def test_arguments_of_another_type_or_size_are_refused_before_anything_is_built(tmp_path, change, message):

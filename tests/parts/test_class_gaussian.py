@@ -315,3 +315,36 @@ def test_sure_beliefs_leave_no_doubt():
     same = p.with_doubt(p, x)
     close(same.precision, p.precision)
     close(same.shares, p.shares)
+
+
+def test_tasks_may_have_spreads_of_their_own():
+    """Two tasks with a spread each are as the tasks alone, in all that there is."""
+    p, x, r = prior(shares=((2.0, 0.5), (1.0, 3.0))), rows(tasks=2), beliefs(tasks=2)
+    own = torch.tensor([SPREAD, 2.5], dtype=torch.float64)[:, None, None]
+    whole = replace(p, spread=own, volume=own / 5)
+    q = whole.given_beliefs(x[..., :-1], r)
+    g = torch.randn(2, 4, 2, generator=generator(9), dtype=torch.float64)
+    for t in (0, 1):
+        one = replace(p[t : t + 1], spread=own[t, 0, 0])
+        alone = one.given_beliefs(x[t : t + 1, :, :-1], r[t : t + 1])
+        row, some = x[t : t + 1], q[t : t + 1]
+        assert torch.equal(some.spread, own[t : t + 1])
+        assert torch.equal(some.volume, own[t : t + 1] / 5)
+        for a, b in (
+            *zip(some.log_odds(row), alone.log_odds(row), strict=True),
+            *zip(some.marginal(row), alone.marginal(row), strict=True),
+            (q.input_evidence(whole, x)[t], alone.input_evidence(one, row)[0]),
+            (q.slope(x, g)[t], alone.slope(row, g[t : t + 1])[0]),
+            (q.kl(whole)[t], alone.kl(one)[0]),
+        ):
+            close(a, b)
+        values = {"m": q.loc, "pi": q.shares / q.shares.sum(1, keepdim=True)}
+        single = {name: value[t : t + 1] for name, value in values.items()}
+        close(q.weights(values)[t : t + 1], alone.weights(single))
+        close(q.latents(q.weights(values))["m"][t], single["m"][0])
+        real = torch.ones(2, 4, dtype=torch.bool)
+        inputs = q.inputs(values, real, None).log_prob(x[..., :-1])
+        close(inputs[t : t + 1], alone.inputs(single, real[:1], None).log_prob(row[..., :-1]))
+    joined = q[:1].joined([q[1:]])
+    assert torch.equal(joined.spread, q.spread)
+    assert joined.double().spread.dtype == torch.float64

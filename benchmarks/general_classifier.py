@@ -1,0 +1,229 @@
+"""The classifier that ships with the package, for any features: its training, and its test on encoders left out.
+
+With `--ship` it trains on all encoders of `lib.corpus` and simulated classes, and writes the weights to
+`ebmeta/model/weights/general`; on one machine, the same to the bit. `python benchmarks/general_classifier.py` trains a
+model for each encoder, on all others, and scores it and the peers on tasks of that encoder. Probabilities of peers are
+rescaled by the temperature that is best on the very tasks that they are scored on, their best case; those of ebmeta are
+raw. WordLlama needs its package where its features are not kept: `pip install wordllama`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+from tqdm import tqdm
+
+import ebmeta
+from ebmeta.model.general import FOLDER
+from ebmeta.model.recipes import GeneralRecipe
+from ebmeta.training.schedule import Schedule
+from ebmeta.training.temperature import fit_task_temperature
+from lib.common import model_folder, read, write
+from lib.corpus import ENCODERS, Shape, classes, draw, encode_wordllama, simulated
+from lib.peers import make
+from lib.scoring import fit_temperature, rounded, score, temper
+
+NAME = "general_classifier.json"
+VERSION, ITERATIONS, TASKS, BATCH, SEED = 4, 2000, 8, 25, 0
+SIMULATED, FRESH = 0.3, 10  # share of simulated batches, and batches of the same simulated classes
+TEST_TASKS = 300
+COLUMNS = {
+    "5way_1shot": Shape(5, 1, 75),
+    "5way_5shot": Shape(5, 5, 75),
+    "10way_5shot": Shape(10, 5, 100),
+    "5way_1shot_dirichlet1_unknown": Shape(5, 1, 75, 1.0, told=False),
+    "10way_1shot_few_present": Shape(10, 1, 60, 0.15, told=False),
+    "5way_1shot_single": Shape(5, 1, 5),
+}
+
+
+def batch_of(encoders: list[str], n: int, seed: int) -> ebmeta.TaskBatch:
+    """Return training batch number `n`, a pure function of seed and number."""
+    rng = np.random.default_rng([seed, n])
+    if rng.random() < SIMULATED:
+        rows = simulated(np.random.default_rng([seed, n // FRESH, 1]))
+    else:
+        sets = classes(encoders[rng.integers(len(encoders))])
+        rows = sets[rng.integers(len(sets))]
+    most = min(len(rows), 50)
+    ways = min(int(np.exp(rng.uniform(np.log(2), np.log(most + 1)))), most)
+    shots = min(int(rng.choice([1, 1, 1, 2, 3, 5, 10, 20])), min(map(len, rows)) // 2)
+    queries = int(np.exp(rng.uniform(np.log(1), np.log(500))))
+    imbalance = None if rng.random() < 0.3 else float(rng.choice([0.15, 0.3, 0.5, 1.0, 2.0, 5.0]))
+    queries = ways * max(1, round(queries / ways)) if imbalance is None else queries
+    batch = draw(rows, Shape(ways, shots, queries, imbalance), TASKS, rng)
+    told = (imbalance is None and rng.random() < 0.8) or rng.random() < 0.3
+    return batch if told else replace(batch, concentration=None)
+
+
+def trained(encoders: list[str], name: str, iterations: int) -> ebmeta.EmpiricalBayes:
+    """Return a model of tasks of these encoders and simulated ones; kept once trained."""
+    folder = model_folder() / f"general_{name}_{iterations}_version{VERSION}"
+    if (folder / "config.json").is_file():
+        return ebmeta.load(folder)
+    model, goal = ebmeta.EmpiricalBayes.from_recipe(GeneralRecipe(), 0.0, seed=SEED).train(), ebmeta.Objective()
+    schedule = Schedule(iterations, 2e-3)
+    optimizer, losses = schedule.optimizer(model), []
+    for n in (bar := tqdm(range(iterations), desc=name)):
+        terms = goal.terms(model, batch_of(encoders, n, SEED))
+        loss = goal.total(terms) / terms.num_queries.sum()
+        schedule.step(model, optimizer, loss, n)
+        losses.append([float(v) for v in terms.means()["nll"]])
+        if n % 100 == 99:
+            bar.set_postfix_str(" ".join(f"{v:.3f}" for v in np.mean(losses[-500:], 0)))
+    fit_task_temperature(model, (batch_of(encoders, n, SEED) for n in range(iterations, iterations + 200)))
+    ebmeta.save(model.eval(), folder)
+    return model
+
+
+def tasks_of(encoder: str, column: str, num_tasks: int) -> list[ebmeta.TaskBatch]:
+    """Return the test tasks of an encoder, each set of its classes in turn."""
+    shape = COLUMNS[column]
+    ways = min(shape.ways, max(map(len, classes(encoder))))
+    sets = [rows for rows in classes(encoder) if len(rows) >= ways]
+    out = []
+    for n in range(math.ceil(num_tasks / BATCH)):
+        rows, rng = sets[n % len(sets)], np.random.default_rng([99, n])
+        out.append(draw(rows, replace(shape, ways=ways), BATCH, rng))
+    return out
+
+
+@torch.no_grad()
+def ours(model: ebmeta.EmpiricalBayes, batches: list[ebmeta.TaskBatch]) -> dict[str, Any]:
+    """Score a model before refinement and after it."""
+    started = time.process_time()
+    inferred = [model.infer(batch) for batch in batches]
+    probs = [torch.cat([i.predict(k)["probs"] for i in inferred]) for k in (0, -1)]
+    milliseconds = 1000 * (time.process_time() - started) / len(probs[0])
+    first, last = (summary(p, truth(batches)) for p in probs)
+    return {"start": first, "end": last, "ms_per_task": round(milliseconds, 2)}
+
+
+def truth(batches: list[ebmeta.TaskBatch]) -> Tensor:
+    """Return the classes of all queries, shape `(T, Q)`."""
+    return torch.cat([batch.query_y for batch in batches])
+
+
+def summary(probs: Tensor, y: Tensor) -> dict[str, list[float]]:
+    """Return accuracy, NLL and calibration error with the half widths of their 95% intervals."""
+    found = score(probs, y)
+    return {name: found[name] for name in ("accuracy", "nll", "ece")}
+
+
+def prototypes(support: Tensor, y: Tensor, query: Tensor, ways: int) -> Tensor:
+    """Return probabilities by squared distance to class means."""
+    member = torch.nn.functional.one_hot(y, ways).to(support)
+    means = member.mT @ support / member.sum(1).unsqueeze(-1)
+    return torch.softmax(-torch.cdist(query, means).square(), -1)
+
+
+def regressions(support: Tensor, y: Tensor, query: Tensor, ways: int) -> Tensor:
+    """Return probabilities of a logistic regression of each task, of scikit-learn's default strength times ten."""
+    out = []
+    for s, labels, q in zip(support.numpy(), y.numpy(), query.numpy(), strict=True):
+        out.append(torch.from_numpy(LogisticRegression(C=10, max_iter=200).fit(s, labels).predict_proba(q)))
+    return torch.stack(out).to(support)
+
+
+def methods() -> dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]]:
+    """Return the peers, of one setting each, which know nothing but the task."""
+    peers = {name: make(name, "balanced") for name in ("bd_cspn", "tim", "alpha_tim", "pt_map")}
+    return {"prototypes": prototypes, "logistic_regression": regressions} | peers
+
+
+def framed(batch: ebmeta.TaskBatch, name: str) -> tuple[Tensor, Tensor]:
+    """Return rows as a peer gets them: off the mean of the task, as directions; of no negative numbers for PT-MAP."""
+    rows = torch.cat([batch.support_x, batch.query_x], 1).double()
+    rows = rows - (rows.amin(1, keepdim=True) if name == "pt_map" else rows.mean(1, keepdim=True))
+    rows = torch.nn.functional.normalize(rows, dim=-1).float()
+    return rows[:, : batch.support_x.shape[1]], rows[:, batch.support_x.shape[1] :]
+
+
+def peer(name: str, batches: list[ebmeta.TaskBatch]) -> dict[str, Any]:
+    """Score a peer, with the temperature that is best on these very tasks."""
+    method, probs = methods()[name], []
+    for batch in batches:
+        support, query = framed(batch, name)
+        probs.append(method(support, batch.support_y, query, batch.way_mask.shape[1]))
+    y, raw = truth(batches), torch.cat(probs)
+    return summary(temper(raw, fit_temperature(raw, y)), y)
+
+
+def overall(cells: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Return means over encoders of every method, by column and over all; and over all cells how ours compare."""
+    out: dict[str, dict[str, Any]] = {}
+    for name in ("ebmeta", *methods()):
+        values = {column: [last(cells[e][column][name]) for e in cells] for column in COLUMNS}
+        means = {
+            column: [float(np.mean([v[k] for v in rows])) for k in ("accuracy", "nll", "ece")]
+            for column, rows in values.items()
+        }
+        out[name] = means | {"mean": [float(np.mean([m[k] for m in means.values()])) for k in range(3)]}
+    every = [cells[e][column] for e in cells for column in COLUMNS]
+    ours = [last(cell["ebmeta"]) for cell in every]
+    best = [max(cell[name]["accuracy"][0] for name in methods()) for cell in every]
+    sharp = [min(cell[name]["nll"][0] for name in methods()) for cell in every]
+    out["compared"] = {
+        "cells": len(every),
+        "within_a_point_of_the_best": sum(o["accuracy"] > b - 0.01 for o, b in zip(ours, best, strict=True)),
+        "below_prototypes": sum(
+            o["accuracy"] < c["prototypes"]["accuracy"][0] - 0.005 for o, c in zip(ours, every, strict=True)
+        ),
+        "lowest_nll": sum(o["nll"] < s for o, s in zip(ours, sharp, strict=True)),
+        "ece_at_most_0p03": sum(o["ece"] <= 0.03 for o in ours),
+        "worst_ece": max(o["ece"] for o in ours),
+    }
+    return out
+
+
+def last(piece: dict[str, Any]) -> dict[str, float]:
+    """Return accuracy, NLL and calibration error of a method, after refinement where it refines."""
+    scores = piece.get("end", piece)
+    return {name: scores[name][0] for name in ("accuracy", "nll", "ece")}
+
+
+def main() -> None:
+    """Train what is asked for, score it, and write after each piece."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ship", action="store_true", help="train on all encoders and write the package's weights")
+    parser.add_argument("--iterations", type=int, default=ITERATIONS)
+    parser.add_argument("--tasks", type=int, default=TEST_TASKS)
+    parser.add_argument("--only", nargs="*", choices=[*ENCODERS], default=[*ENCODERS], help="encoders to leave out")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    encode_wordllama()
+    if arguments.ship:
+        model = trained([*ENCODERS], "all", arguments.iterations)
+        ebmeta.save(model, FOLDER, overwrite=True)
+        return
+    for encoder in arguments.only:
+        done = read(NAME).get("left_out", {}).get(encoder, {})
+        model = trained([e for e in ENCODERS if e != encoder], f"without_{encoder}", arguments.iterations)
+        for column in COLUMNS:
+            batches = tasks_of(encoder, column, arguments.tasks)
+            for name in ["ebmeta", *methods()]:
+                if name in done.get(column, {}):
+                    continue
+                found = ours(model, batches) if name == "ebmeta" else peer(name, batches)
+                result = read(NAME) | {"tasks": arguments.tasks, "iterations": arguments.iterations, "seed": SEED}
+                cell = result.setdefault("left_out", {}).setdefault(encoder, {}).setdefault(column, {})
+                cell[name] = rounded(found)
+                write(NAME, result)
+                print(encoder, column, name, json.dumps(cell[name]), flush=True)
+    result = read(NAME)
+    if set(result["left_out"]) == {*ENCODERS}:
+        write(NAME, result | {"overall": rounded(overall(result["left_out"]))})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Rows of many encoders, for a classifier of any features: real ones by encoder, and simulated ones.
+
+Real encoders: Conv-4 of CIFAR-FS, EfficientNet-lite0 of PACS, MiniLM, WordLlama and TF-IDF with SVD of intents, and
+pixels of Omniglot (principal components) and of digits. Simulated classes have 2 to 1,024 dimensions, and are
+anisotropic, heavy-tailed or badly clustered by degrees.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+import ebmeta
+from lib.common import cifar_fs, data_folder
+from lib.encoders import INTENTS, PACS, intents, kept, load, save
+
+Classes = list[NDArray[np.float32]]
+LEAST = 12  # rows of a class
+
+
+def by_class(features: np.ndarray, label: np.ndarray) -> Classes:
+    """Return the rows of each class that has enough of them."""
+    rows = [np.asarray(features[label == c], np.float32) for c in np.unique(label)]
+    return [x for x in rows if len(x) >= LEAST]
+
+
+def conv4() -> list[Classes]:
+    """Return the 64 training classes of CIFAR-FS; validation and test classes are apart."""
+    return [list(np.asarray(cifar_fs("train").X, np.float32).reshape(64, 600, -1))]
+
+
+def efficientnet() -> list[Classes]:
+    """Return the seven classes of PACS in each of its domains."""
+    arrays = load(PACS)
+    domains = range(len(arrays["domains"]))
+    return [
+        by_class(arrays["features"][arrays["domain"] == d], arrays["label"][arrays["domain"] == d]) for d in domains
+    ]
+
+
+def sentences(encoder: str) -> Callable[[], list[Classes]]:
+    """Return a function to the intents of both sets by one encoder."""
+    return lambda: [
+        by_class(load(f"{name}_{encoder}")["features"], load(f"{name}_{encoder}")["label"]) for name in INTENTS
+    ]
+
+
+def tf_idf() -> list[Classes]:
+    """Return the intents of both sets by 256 singular directions of their word counts."""
+    out = []
+    for name in INTENTS:
+        texts, label = intents(name)
+        counts = TfidfVectorizer(min_df=2, sublinear_tf=True).fit_transform(texts)
+        out.append(by_class(TruncatedSVD(256, random_state=0).fit_transform(counts), label))
+    return out
+
+
+def omniglot() -> list[Classes]:
+    """Return 128 principal components of the characters."""
+    with np.load(data_folder() / "omniglot" / "omniglot_28.npz") as file:
+        pixels = file["X"].reshape(-1, 784).astype(np.float32) / 255
+    parts = PCA(128, random_state=0).fit_transform(pixels).astype(np.float32)
+    return [list(parts.reshape(-1, 20, 128))]
+
+
+def digits() -> list[Classes]:
+    """Return digits in four positions and two polarities, 80 classes of pixels."""
+    X, y = load_digits(return_X_y=True)
+    images = (X / 16).reshape(-1, 8, 8).astype(np.float32)
+    turned = [np.rot90(images, k, (1, 2)) for k in range(4)]
+    return [[x[y == c].reshape(-1, 64) for c in range(10) for t in turned for x in (t, 1 - t)]]
+
+
+#: Encoders, each with sets of classes that tasks are made within.
+ENCODERS: dict[str, Callable[[], list[Classes]]] = {
+    "conv4": conv4,
+    "efficientnet_lite0": efficientnet,
+    "minilm": sentences("minilm"),
+    "wordllama": sentences("wordllama"),
+    "tf_idf": tf_idf,
+    "omniglot_pixels": omniglot,
+    "digit_pixels": digits,
+}
+
+
+@cache
+def classes(encoder: str) -> list[Classes]:
+    """Return the sets of classes of an encoder."""
+    return ENCODERS[encoder]()
+
+
+def encode_wordllama() -> None:
+    """Make the files of intents by WordLlama, whose package ships its weights."""
+    for name in INTENTS:
+        if not kept(f"{name}_wordllama").is_file():
+            package = importlib.import_module("wordllama")
+            model = package.WordLlama.load(cache_dir=os.path.dirname(str(package.__file__)))
+            texts, named = intents(name)
+            names, label = np.unique(named, return_inverse=True)
+            save(f"{name}_wordllama", features=np.asarray(model.embed(texts), np.float32), label=label, names=names)
+
+
+def simulated(rng: np.random.Generator) -> Classes:
+    """Return 40 simulated classes of 60 rows; a third of the times their rows are normal and independent."""
+    size, wide = int(np.exp(rng.uniform(np.log(2), np.log(1024)))), np.exp(rng.uniform(np.log(0.3), np.log(3)))
+    clean = rng.random() < 1 / 3
+    means = rng.normal(size=(40, size)) * np.exp(rng.normal(size=size) * (0 if clean else rng.uniform(0, 0.7)))
+    scales = np.exp(rng.normal(size=size) * (0 if clean else rng.uniform(0, 1)))
+    factors, strength, offset = int(rng.integers(2, 12)), rng.uniform(0, 1), rng.normal(size=size) * rng.uniform(0, 2)
+    tails = 1e6 if clean else rng.choice([3.0, 6.0, 100.0])
+    out = []
+    for mean in means:
+        noise = rng.normal(size=(60, size)) * scales / scales.mean() / np.sqrt(rng.chisquare(tails, (60, 1)) / tails)
+        shared = 0 if clean else rng.normal(size=(60, factors)) @ rng.normal(size=(factors, size)) * strength
+        out.append((mean + 0.19 * wide * np.sqrt(size) * noise + shared + offset).astype(np.float32))
+    return out
+
+
+def shared(total: int, room: np.ndarray, imbalance: float | None, rng: np.random.Generator) -> np.ndarray:
+    """Return how many queries each class has, `total` in all and no more than there is room for."""
+    ways = len(room)
+    if imbalance is None:
+        counts = np.full(ways, total // ways) + (np.arange(ways) < total % ways)
+    else:
+        counts = rng.multinomial(total, rng.dirichlet(np.full(ways, imbalance)))
+    counts = np.minimum(counts, room)
+    while (left := total - int(counts.sum())) > 0:
+        free = np.flatnonzero(counts < room)
+        counts = np.minimum(counts + np.bincount(rng.choice(free, left), minlength=ways), room)
+    return counts
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the tasks of a batch have in common.
+
+    Args:
+        ways: classes.
+        shots: labelled rows of each.
+        queries: of all classes together.
+        imbalance: Dirichlet concentration of class proportions; None for equal ones.
+        told: whether the tasks state it.
+    """
+
+    ways: int
+    shots: int
+    queries: int
+    imbalance: float | None = None
+    told: bool = True
+
+
+def draw(rows: Classes, shape: Shape, num_tasks: int, rng: np.random.Generator) -> ebmeta.TaskBatch:
+    """Draw tasks; where a class has too few rows for its share of the queries, others give more."""
+    supports, wanted, truths = [], [], []
+    for _ in range(num_tasks):
+        chosen = rng.choice(len(rows), shape.ways, replace=False)
+        room = np.array([len(rows[c]) - shape.shots for c in chosen])
+        counts = shared(min(shape.queries, int(room.sum())), room, shape.imbalance, rng)
+        support, query, truth = [], [], []
+        for c, count in enumerate(counts):
+            own = rng.permutation(len(rows[chosen[c]]))
+            support.append(rows[chosen[c]][own[: shape.shots]])
+            query.append(rows[chosen[c]][own[shape.shots : shape.shots + count]])
+            truth += [c] * count
+        supports.append(torch.from_numpy(np.concatenate(support)))
+        wanted.append(torch.from_numpy(np.concatenate(query)))
+        truths.append(torch.tensor(truth))
+    label = torch.arange(shape.ways).repeat_interleave(shape.shots)
+    known = torch.full((num_tasks,), math.inf if shape.imbalance is None else shape.imbalance)
+    stated = known if shape.told else None
+    return ebmeta.TaskBatch.from_tasks(supports, [label] * num_tasks, wanted, truths, concentration=stated)

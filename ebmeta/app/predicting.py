@@ -1,0 +1,119 @@
+"""The commands that predict rows: `ebmeta classify` and `ebmeta predict`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ebmeta.app.files import finish
+from ebmeta.app.parser import Whole, app, check_files
+
+if TYPE_CHECKING:
+    from ebmeta.foundation.writing import Kind
+
+__all__ = ["classify", "predict"]
+
+
+@app.command
+def classify(
+    labelled: Path,
+    rows: Path,
+    *,
+    output: Path,
+    label: str = "y",
+    concentration: float | None = None,
+    outliers: bool = False,
+    num_steps: Whole | None = None,
+    json: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Classify the rows of a file from a few labelled ones, with the classifier that ships with ebmeta; no training.
+
+    Args:
+        labelled: file of labelled rows (npz, CSV or parquet): features of any encoder, and a few labels of each class.
+        rows: file of the unlabelled rows, all together; a label column in it is ignored.
+        output: npz, CSV or parquet for predicted labels with class probabilities, after the row's number or its id;
+            nc for the whole tree of draws and summaries.
+        label: name of the label column or array.
+        concentration: what is known of the class proportions among the rows: that they come from a Dirichlet
+            distribution of this concentration, inf for equal ones.
+        outliers: rows may be of none of the classes; a column says how likely each is.
+        num_steps: refinement steps; those of training by default.
+        json: also write a summary to this file.
+        overwrite: replace also files that ebmeta did not write; never those that it reads.
+    """
+    from ebmeta.app.predict_files import predict_files
+
+    kind: Kind = "tree" if output.suffix == ".nc" else "table"
+    check_files([("--output", output, kind)], json, overwrite, LABELLED=labelled, ROWS=rows)
+    result = predict_files(
+        None,
+        labelled,
+        rows,
+        output,
+        label=label,
+        concentration=concentration,
+        outliers=outliers,
+        num_steps=num_steps,
+        overwrite=overwrite,
+    )
+    sure = f"mean confidence {result['mean_confidence']:.0%}"
+    print(f"{output}: {result['rows']} rows of {len(result['classes'])} classes, {sure}")
+    finish(result, json, overwrite)
+
+
+@app.command
+def predict(
+    model: Path,
+    support: Path,
+    query: Path,
+    *,
+    output: Path,
+    label: str = "y",
+    groups: str | None = None,
+    num_steps: Whole | None = None,
+    concentration: float | None = None,
+    json: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Predict the rows of one new task, or of many groups, from a labelled support file.
+
+    Args:
+        model: folder of the model.
+        support: labelled file (npz, CSV or parquet); it may hold any number of classes, or of groups. A group
+            of the query file that it lacks is predicted without labels.
+        query: file of rows to predict, those of a task all together; a label column in it is ignored.
+        output: npz, CSV or parquet for predicted labels with class probabilities (or group, mean, standard
+            deviation and quantiles q05, q50, q95), after the row's number or its id in the query file; nc for the
+            whole tree of draws and summaries.
+        label: name of the label column or array; a model of groups in named columns knows it.
+        groups: name of the group column or array; a model of groups in named columns knows it.
+        num_steps: refinement steps; those of training by default.
+        concentration: for classes, what is known of their proportions among the rows to predict: that they come
+            from a Dirichlet distribution of this concentration, inf for as many rows of every class.
+        json: also write a summary to this file.
+        overwrite: replace also files that ebmeta did not write; never those that it reads.
+    """
+    from ebmeta.app.predict_files import predict_files
+
+    kind: Kind = "tree" if output.suffix == ".nc" else "table"
+    check_files([("--output", output, kind)], json, overwrite, MODEL=model, SUPPORT=support, QUERY=query)
+    result = predict_files(
+        model,
+        support,
+        query,
+        output,
+        label=label,
+        groups=groups,
+        num_steps=num_steps,
+        concentration=concentration,
+        overwrite=overwrite,
+    )
+    known = result.get("groups_with_labels")
+    of = "" if known is None else f" of {result['groups']} groups, {known} of them with labelled rows"
+    print(f"{output}: predictions of {result['rows']} rows{of}")
+    if known == 0 and result["labelled_rows"]:
+        unknown = f"no group of {query} is among those of {support}; all are predicted from the prior"
+        print(f"ebmeta: warning: {unknown}", file=sys.stderr)
+    finish(result, json, overwrite)

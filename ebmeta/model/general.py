@@ -1,0 +1,35 @@
+"""The general classifier, whose weights ship with the package."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.storage import load
+
+__all__ = ["general_classifier"]
+
+FOLDER = Path(__file__).parent / "weights" / "general"
+
+
+@cache
+def general_classifier() -> EmpiricalBayes:
+    r"""Return the classifier for features of any encoder, trained on tasks of many; it needs no training classes.
+
+    What a model learns of its training classes, this one reads off the rows of the task at hand: centre, spread and
+    the number of independent coordinates (`ebmeta.parts.general_prior`). Everybody who asks gets the same model.
+
+    Returns:
+        The model, on the CPU, in evaluation mode. `copy.deepcopy` gives one to change.
+
+    Raises:
+        OSError: if the package was installed without its weights.
+        ValueError: if these were changed.
+
+    Examples:
+        >>> model = general_classifier()
+        >>> model.joint, model.num_steps, model.predictor.any_features
+        (True, 2, True)
+    """
+    return load(FOLDER)

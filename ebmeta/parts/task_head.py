@@ -1,0 +1,86 @@
+r"""The head of a general classifier, which looks at directions from the centre of each task.
+
+$$ \phi(x) = \Big( \frac{x - \bar x_t}{\lVert x - \bar x_t \rVert},\, c_0 \Big), \qquad
+   \bar x_t = \tfrac12 \operatorname{mean}_i x_{ti} + \tfrac12 \operatorname{mean}_c \bar x_{tc} $$
+
+It needs no training rows, and takes any number of features.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ebmeta.parts.heads import CONSTANT, Head
+from ebmeta.parts.task_features import TaskFeatures
+from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.training_rows import TrainingRows
+
+__all__ = ["TaskHead"]
+
+PLANNED = 1025  # weights of a class, where features may be any
+
+
+class TaskHead(Head):
+    r"""Directions of features from the centre of their own task, and a constant.
+
+    Labelled classes count alike in the second half, whatever the class proportions of the queries. Where no row is
+    labelled, and no class has an anchor, the first half is all.
+    """
+
+    name = "task"
+    any_features = True
+    own_units = False
+
+    def __init__(self) -> None:
+        super().__init__(0, None, False)
+
+    @property
+    def num_weights(self) -> int:
+        """Weights per class that memory is planned for; there are as many as features, and one for the constant."""
+        return PLANNED
+
+    @property
+    def measured(self) -> bool:
+        return True
+
+    def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        raise ValueError("features: expected all rows of a task together for a general classifier, got some of them")
+
+    def of_embedded(self, x: Tensor, own: Tensor | None = None) -> Tensor:
+        return self.embed(x)
+
+    def of_task(self, batch: TaskBatch, own: Tensor | None = None) -> TaskFeatures:
+        support, query, anchor = batch.support_x.flatten(2), batch.query_x.flatten(2), batch.anchor
+        center, reach = _frame(batch, support, query)
+
+        def direct(x: Tensor, mask: Tensor) -> Tensor:
+            off = ((x.double() - center) / reach).to(self.like.dtype).masked_fill(~mask.unsqueeze(-1), 0.0)
+            return functional.pad(functional.normalize(off, dim=-1, eps=1e-6), (0, 1), value=CONSTANT)
+
+        stands = None
+        if anchor is not None and batch.anchor_size is not None:
+            stands = direct(anchor.flatten(2), batch.anchor_size > 0)
+        return TaskFeatures(direct(support, batch.support_mask), direct(query, batch.query_mask), stands)
+
+    def _take(self, rows: TrainingRows) -> None:
+        """Take nothing: every task has a frame of its own."""
+
+
+def _frame(batch: TaskBatch, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the centre of each task, shape `(T, 1, D)`, and the largest number off it, shape `(T, 1, 1)`."""
+    rows = [(support.double(), batch.support_mask.unsqueeze(-1)), (query.double(), batch.query_mask.unsqueeze(-1))]
+    number = sum(mask.sum(1, keepdim=True) for _, mask in rows)
+    everything = sum((x * mask).sum(1, keepdim=True) for x, mask in rows) / number
+    member = functional.one_hot(batch.support_y.clamp(min=0), batch.way_mask.shape[1]).double() * rows[0][1]
+    sums, counts = member.mT @ rows[0][0], member.sum(1).unsqueeze(-1)
+    if batch.anchor is not None and batch.anchor_size is not None:
+        size = batch.anchor_size.double().unsqueeze(-1)
+        sums, counts = sums + size * batch.anchor.flatten(2).double().masked_fill(size <= 0, 0.0), counts + size
+    labelled = (counts > 0).double()
+    classes = (sums / counts.clamp(min=1e-300)).mul(labelled).sum(1, keepdim=True)
+    share = labelled.sum(1, keepdim=True)
+    center = torch.where(share > 0, (everything + classes / share.clamp(min=1)) / 2, everything)
+    reach = torch.cat([((x - center).abs() * mask).flatten(1) for x, mask in rows], 1).amax(1)[:, None, None]
+    return center, torch.where(reach > 0, reach, 1.0)

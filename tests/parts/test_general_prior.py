@@ -1,0 +1,57 @@
+"""The prior of a general classifier is a function of how rows lie, and before training a constant."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from builders import close, perturb
+
+from ebmeta.parts.class_prior import EQUAL
+from ebmeta.parts.general_prior import BETWEEN, CONCENTRATION, COORDINATES, WITHIN, GeneralPrior
+from ebmeta.parts.task_features import GEOMETRY
+
+WAYS = torch.tensor([[True, True, True], [True, True, False]])
+
+
+def numbers(seed: int = 0) -> torch.Tensor:
+    return torch.randn(2, GEOMETRY, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_before_training_tasks_are_alike():
+    q = GeneralPrior(4, 0.3).double().of_task(numbers(), 50, WAYS, None)
+    one = torch.ones(2, 3, 50, dtype=torch.float64)
+    close(q.loc, 0 * one)
+    close(q.precision, COORDINATES / BETWEEN * one, 1e-5)
+    close(q.spread, WITHIN / COORDINATES * one[:, :1, :1], 1e-6)
+    close(q.volume, (1 - COORDINATES / 50) * one[:, :1, :1], 1e-6)
+    close(q.shares, CONCENTRATION * WAYS.double(), 1e-6)
+
+
+def test_there_are_no_more_coordinates_than_features():
+    q = GeneralPrior(4, 0.3).double().of_task(numbers(), 5, WAYS, None)
+    close(q.volume, torch.zeros(2, 1, 1, dtype=torch.float64), 1e-6)
+    close(q.precision[0, 0, :1], torch.tensor([5 / BETWEEN], dtype=torch.float64), 1e-5)
+
+
+def test_trained_it_follows_the_geometry_of_each_task():
+    prior = GeneralPrior(4, 0.3).double()
+    perturb(prior, scale=0.5)
+    x = numbers()
+    both, alone = prior.of_task(x, 50, WAYS, None), prior.of_task(x[:1], 50, WAYS[:1], None)
+    for name in ("precision", "spread", "volume", "shares"):
+        value = getattr(both, name)
+        close(value[:1], getattr(alone, name))
+        assert not torch.allclose(value[0].flatten()[0], value[1].flatten()[0])
+
+
+def test_what_is_known_of_proportions_comes_first():
+    known = torch.tensor([math.nan, math.inf], dtype=torch.float64)
+    q = GeneralPrior(4, 0.3).double().of_task(numbers(), 50, WAYS, known)
+    close(q.shares, torch.tensor([[3.0, 3.0, 3.0], [EQUAL, EQUAL, 0.0]], dtype=torch.float64), 1e-3)
+
+
+def test_without_rows_there_is_none():
+    with pytest.raises(ValueError, match="prior: expected the rows of tasks"):
+        GeneralPrior()(2, 3)

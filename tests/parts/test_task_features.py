@@ -1,0 +1,80 @@
+"""The geometry of a task says how its rows lie, whatever their order, unit, frame and number."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from builders import class_tasks, close
+
+from ebmeta import TaskBatch
+from ebmeta.parts.task_features import GEOMETRY, MOST, geometry
+from ebmeta.parts.task_head import TaskHead
+
+
+def read(batch: TaskBatch) -> torch.Tensor:
+    head = TaskHead().double()
+    return geometry(head.of_task(batch), batch)
+
+
+def one_task(queries: int, features: int = 6, seed: int = 0) -> TaskBatch:
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randn(queries + 4, features, generator=rng, dtype=torch.float64)
+    y = torch.tensor([0, 1, 0, 1])
+    return TaskBatch(x[None, :4], y[None], x[None, 4:])
+
+
+def test_each_number_is_the_one_that_is_stated():
+    batch = one_task(7)
+    features = TaskHead().double().of_task(batch)
+    u = torch.cat([features.support, features.query], 1)[0, :, :-1]
+    g = u @ u.T
+    n, off = len(u), ~torch.eye(len(u), dtype=torch.bool)
+    near = torch.stack([row[keep].sort(descending=True).values[:5] for row, keep in zip(g, off, strict=True)])
+    rms = (g[off] ** 2).mean().sqrt()
+    s = features.support[0, :, :-1]
+    own, other = (s[0] @ s[2] + s[1] @ s[3]) / 2, (s[0] @ s[1] + s[0] @ s[3] + s[2] @ s[1] + s[2] @ s[3]) / 4
+    wanted = [
+        -math.log(float((g**2).sum()) / n**2) / 2 - 1,
+        3 * near[:, 0].mean() - 1.5,
+        5 * rms - 1,
+        3 * near.mean() - 1.5,
+        torch.log1p(10 * rms) - 1,
+        math.log(2) - 1.6,
+        math.log(2.1),
+        math.log(3.6) - 1,
+        3 * own,
+        3 * other,
+        1.0,
+        math.log(6) / 4 - 1,
+    ]
+    assert len(wanted) == GEOMETRY
+    close(read(batch)[0], torch.tensor([float(v) for v in wanted], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("queries", [7, MOST + 100])
+def test_order_unit_and_frame_change_nothing(queries):
+    batch, rng = one_task(queries), torch.Generator().manual_seed(1)
+    order = torch.randperm(queries, generator=rng)
+    turned, _ = torch.linalg.qr(torch.randn(6, 6, generator=rng, dtype=torch.float64))
+    for other in (
+        replace(batch, query_x=batch.query_x[:, order]),
+        replace(batch, support_y=1 - batch.support_y),
+        replace(batch, support_x=1e6 * batch.support_x + 3e6, query_x=1e6 * batch.query_x + 3e6),
+        replace(batch, support_x=batch.support_x @ turned, query_x=batch.query_x @ turned),
+    ):
+        close(read(other), read(batch), 1e-6)
+
+
+def test_tasks_of_other_sizes_change_nothing():
+    batch = class_tasks()
+    alone = [read(part) for _, part in batch.parts(1)]
+    rows = torch.cat([index for index, _ in batch.parts(1)])
+    close(read(batch)[rows], torch.cat(alone))
+
+
+def test_many_rows_are_like_some_of_them():
+    many, few = read(one_task(5000, 20))[0], read(one_task(500, 20))[0]
+    assert (many - few)[[0, 2, 4]].abs().max() < 0.1
