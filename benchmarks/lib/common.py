@@ -85,7 +85,9 @@ def write(name: str, result: dict[str, Any]) -> None:
     versions = {"ebmeta": ebmeta.__version__, "torch": torch.__version__, "python": platform.python_version()}
     facts = dict(zip(FACTS, (f"benchmarks/{Path(name).stem}.py", versions, os.cpu_count()), strict=True))
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / name).write_text(compact(facts | result) + "\n")
+    part = RESULTS / f".{name}.part"
+    part.write_text(compact(facts | result) + "\n")
+    os.replace(part, RESULTS / name)  # another process may be reading it
     print(f"wrote {RESULTS.name}/{name}")
 
 
