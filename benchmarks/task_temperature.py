@@ -1,4 +1,4 @@
-"""Does confidence follow the difficulty of a task? The default classifier with and without its temperature.
+"""Does confidence follow the difficulty of a task? The classifier of labels alone, with and without.
 
 Tasks of train classes as they are and ever harder (`EpisodeSampler.harder`, strengths in units of that of training);
 and tasks of the half of the validation classes that spread least, and of the half that spread most. For the halves the
@@ -63,7 +63,7 @@ def refitted(model: ebmeta.EmpiricalBayes, *sources: ebmeta.MixedSampler) -> ebm
 def main() -> None:
     """Measure all models on the same tasks, and write."""
     torch.set_num_threads(1)
-    fitted = classifier()
+    fitted = classifier("mixture")
     without = copy.deepcopy(fitted)
     without.refiner.temperature.forget()
     unit = EXCESS * (cifar_fs("val").difficulty / cifar_fs("train").difficulty - 1)

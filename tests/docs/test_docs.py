@@ -235,7 +235,7 @@ def test_comparison_tables_and_figures(tmp_path: Path) -> None:
     assert rows[0] == "|  | 5way 1shot balanced | 5way 1shot imbalanced | 5way 5shot balanced | 5way 5shot imbalanced |"
     assert rows[2] == "| ebmeta, one default model | 75.0 ± 1.0 | 75.0 ± 1.0 | 75.0 ± 1.0 | 75.0 ± 1.0 |"
     assert rows[3:] == [
-        "| ebmeta, a specialist for each column | 76.0 ± 1.0 |  |  |  |",
+        "| ebmeta, labels alone, a specialist for each column | 76.0 ± 1.0 |  |  |  |",
         "| TIM | 70.0 ± 1.0 |  |  |  |",
         "| TIM, published settings | 60.0 ± 1.0 |  |  |  |",
     ]
