@@ -4,10 +4,10 @@ $$ m_c \sim \mathcal N\Big(0, \frac{b}{k} I\Big), \qquad \pi \sim \mathrm{Dir}(\
    x \mid y = c \sim \mathcal N\Big(m_c, \frac{s}{k} I\Big), \qquad
    \log (b, s, k, \alpha) = \theta_0 + f_\theta(\gamma(x)), $$
 
-for unit vectors $x$ about the centre of the task (`ebmeta.parts.heads.TaskHead`). There $b$ and $s$ are total variances
-between and within classes, $k$ is how many independent coordinates the features have, and $\gamma$ the geometry of
-the task (`ebmeta.parts.task_features`). Where `ClassPrior` takes its moments from training classes of the same
-features, this prior has learned over many encoders what the rows of a task say of them: hyperpriors in place of
+for unit vectors $x$ about the centre of the task (`ebmeta.parts.task_head.TaskHead`). There $b$ and $s$ are total
+variances between and within classes, $k$ is how many independent coordinates the features have, and $\gamma$ the
+geometry of the task (`ebmeta.parts.task_features`). Where `ClassPrior` takes its moments from training classes of the
+same features, this prior has learned over many encoders what the rows of a task say of them: hyperpriors in place of
 values. Beliefs take back the share $1 - k / D$ of the volume of a predictive density, so that it counts $k$
 coordinates, too.
 """
