@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -20,9 +20,6 @@ from ebmeta.app.files import Targets, configuration, finish
 from ebmeta.app.parser import Whole, app, check_files
 from ebmeta.app.predicting import classify, predict
 from ebmeta.app.sources import Tasks, sampler
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["app", "classify", "main", "predict"]
 
@@ -172,9 +169,8 @@ def evaluate(
     from ebmeta.prediction.scores import evaluate as score, table
 
     names = [] if plots is None else ["refinement.png", "reliability.png"]
-    check_files(
-        [("--plots", Path(plots or "", name), "picture") for name in names], json, overwrite, MODEL=model, DATA=data
-    )
+    pictures: Targets = [("--plots", Path(plots or "", name), "picture") for name in names]
+    check_files(pictures, json, overwrite, MODEL=model, DATA=data)
     loaded, encoder = load_with_encoder(model)
     source = sampler(data, tasks or Tasks(), seed, encoder, loaded.feature_names)
     scores = score(loaded, source, num_tasks, num_steps=num_steps)

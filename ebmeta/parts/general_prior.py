@@ -71,16 +71,6 @@ class GeneralPrior(Prior):
     def gaussian(self) -> DiagonalGaussian:
         return DiagonalGaussian(self.loc, (self.level[2] - self.level[0]).exp().expand_as(self.loc))
 
-    def forward(
-        self,
-        num_tasks: int,
-        num_ways: int,
-        task_x: Tensor | None = None,
-        way_mask: Tensor | None = None,
-        concentration: Tensor | None = None,
-    ) -> ClassGaussian:
-        raise ValueError("prior: expected the rows of tasks, on which that of a general classifier depends, got none")
-
     def of_task(
         self, geometry: Tensor, num_features: int, way_mask: Tensor, concentration: Tensor | None
     ) -> ClassGaussian:

@@ -121,8 +121,10 @@ class Prior(Exact, ABC):
             A Gaussian of shape `(T, C, P)`.
 
         Raises:
-            ValueError: if there are not as many covariates as the prior was built for.
+            ValueError: if there are not as many covariates as the prior was built for, or the prior `reads_geometry`.
         """
+        if self.reads_geometry:
+            raise ValueError("prior: expected the rows of tasks, on which a general classifier's depends, got none")
         got = 0 if task_x is None else task_x.shape[-1]
         if got != self.num_covariates:
             raise ValueError(f"task_x: expected {self.num_covariates} covariates per task, got {got}")
