@@ -85,9 +85,10 @@ def write(name: str, result: dict[str, Any]) -> None:
     versions = {"ebmeta": ebmeta.__version__, "torch": torch.__version__, "python": platform.python_version()}
     facts = dict(zip(FACTS, (f"benchmarks/{Path(name).stem}.py", versions, os.cpu_count()), strict=True))
     RESULTS.mkdir(exist_ok=True)
-    part = RESULTS / f".{name}.part"
+    path = RESULTS / name
+    part = path.with_name(f".{path.name}.part")
     part.write_text(compact(facts | result) + "\n")
-    os.replace(part, RESULTS / name)  # another process may be reading it
+    os.replace(part, path)  # another process may be reading it
     print(f"wrote {RESULTS.name}/{name}")
 
 
