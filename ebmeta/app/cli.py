@@ -17,9 +17,9 @@ from cyclopts import Parameter
 
 from ebmeta.app.errors import as_line, one_line_each
 from ebmeta.app.files import Targets, configuration, finish
+from ebmeta.app.flags import Tasks
 from ebmeta.app.parser import Whole, app, check_files
 from ebmeta.app.predicting import classify, predict
-from ebmeta.app.sources import Tasks, sampler
 
 __all__ = ["app", "classify", "main", "predict"]
 
@@ -102,6 +102,7 @@ def train(
         json: also write the result to this file.
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
+    from ebmeta.app.sources import sampler
     from ebmeta.app.train_files import model_for, outcome
     from ebmeta.model.storage import model_files, save
     from ebmeta.training.loop import fit
@@ -165,6 +166,7 @@ def evaluate(
         json: also write the scores to this file.
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
+    from ebmeta.app.sources import sampler
     from ebmeta.model.storage import load_with_encoder
     from ebmeta.prediction.scores import evaluate as score, table
 
@@ -212,6 +214,7 @@ def diagnose(
         json: also write the numbers to this file.
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
+    from ebmeta.app.sources import sampler
     from ebmeta.diagnostics import diagnose as judge
     from ebmeta.model.storage import load_with_encoder
 

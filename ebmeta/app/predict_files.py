@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ebmeta.app.sources import Tasks, check_roles, column_errors, refuse_numbers, roles_of_encoder
+from ebmeta.app.flags import Tasks
+from ebmeta.app.sources import check_roles, column_errors, refuse_numbers, roles_of_encoder
 from ebmeta.app.tables import READS, Roles, Table, read_table, write_table
 from ebmeta.estimators.classifier import FewShotClassifier
 from ebmeta.estimators.regressor import FewShotRegressor

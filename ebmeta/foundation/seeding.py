@@ -59,9 +59,10 @@ def stream(*key: int) -> torch.Generator:
 
 def blank_linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
     """Return torch's linear layer without initial weights; only shapes where the default device is "meta"."""
-    device = "meta" if torch.get_default_device().type == "meta" else "cpu"
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias, device=device)  # type: ignore[no-untyped-call]
-    assert isinstance(layer, nn.Linear)  # for the type checker
+    layer = nn.Linear(inputs, outputs, bias, device="meta")
+    if torch.get_default_device().type != "meta":
+        for name, shape in [(name, parameter.shape) for name, parameter in layer.named_parameters()]:
+            setattr(layer, name, nn.Parameter(torch.empty(shape, device="cpu")))
     return layer
 
 

@@ -57,7 +57,7 @@ class GeneralPrior(Prior):
         self.loc.requires_grad_(False)
         self.constant = float(constant)
         source = stream(0) if generator is None else generator
-        self.level = nn.Parameter(torch.tensor([BETWEEN, WITHIN, COORDINATES, CONCENTRATION]).log())
+        self.level = nn.Parameter(torch.tensor([BETWEEN, WITHIN, COORDINATES, CONCENTRATION], device="cpu").log())
         self.hidden, self.readout = linear(GEOMETRY, width, source), linear(width, 4, source)
         nn.init.zeros_(self.readout.weight)
         nn.init.zeros_(self.readout.bias)

@@ -1,0 +1,21 @@
+"""What a first prediction loads: nothing of torch that a prediction does not need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+CODE = """
+import sys
+import numpy as np
+from ebmeta import FewShotClassifier
+X = np.random.default_rng(0).normal(size=(6, 8))
+print(FewShotClassifier().fit(X[:2], ["a", "b"]).predict_proba(X[2:]).sum().round(9))
+print(*sorted({"torch._dynamo", "sympy", "matplotlib", "arviz", "jax"} & sys.modules.keys()))
+"""
+
+
+def test_a_first_prediction_loads_no_compiler():
+    """The compiler of torch takes longer to load than all the rest takes to predict."""
+    run = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    assert run.stdout == "4.0\n\n"
