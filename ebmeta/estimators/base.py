@@ -73,18 +73,20 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no typ
         like = x.reshape(len(x), math.prod(x.shape[1:])) if names is None else pd.DataFrame(columns=names)
         validate_data(self, like, reset=reset, skip_check_array=True)
 
-    def _check_query(self, X: ArrayLike) -> torch.Tensor:
+    def _check_query(self, X: ArrayLike, name: str = "X") -> torch.Tensor:
+        """Return rows of the task in 64 bits, shape `(Q, ...)`; refuse others than those of the support set."""
         check_is_fitted(self, "support_X_")
-        x, names = read_rows("X", X)
-        self._columns(x, names, reset=False)
+        x, names = read_rows(name, X)
+        if name == "X" or names is not None:
+            self._columns(x, names, reset=False)
         check_names(self.model_.feature_names, names, "when the model was trained")
         if x.shape[1:] != self.support_X_.shape[1:]:
             raise ValueError(
-                f"X: expected rows of shape {tuple(self.support_X_.shape[1:])} as in the support set, "
+                f"{name}: expected rows of shape {tuple(self.support_X_.shape[1:])} as in the support set, "
                 f"got {tuple(x.shape[1:])}"
             )
         if not len(x):
-            raise ValueError("X: expected at least one row, got 0 sample(s)")
+            raise ValueError(f"{name}: expected at least one row, got 0 sample(s)")
         return torch.from_numpy(x.astype(np.float64))
 
     def _answers(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
+from torch import Tensor
 
 from ebmeta.estimators.base import FewShot
+from ebmeta.estimators.rows import without
 from ebmeta.foundation.checks import above, check
 from ebmeta.model.base import PredictiveModel
 from ebmeta.model.general import general_classifier
+from ebmeta.model.posterior import Mixture
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.classes import class_codes
 
@@ -36,6 +39,8 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
             `outlier_proba` then says how likely each is, and `predict_proba` what it is if it is of a known class. For
             a joint model.
         anchor_size: how many labelled rows an anchor of a class is worth.
+
+    All rows of a call are used together, and with them the pool of `fit`, where there is one.
 
     Attributes:
         classes_: the distinct labels of the support set and the anchors, sorted; columns of `predict_proba`.
@@ -70,14 +75,18 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         X: ArrayLike | None = None,
         y: ArrayLike | None = None,
         anchors: Mapping[Any, ArrayLike] | None = None,
+        pool: ArrayLike | None = None,
     ) -> FewShotClassifier:
-        """Remember the support set.
+        """Remember the support set, and unlabelled rows of the same task where there are some.
 
         Args:
             X: labelled inputs, shape `(S, ...)`; there may be none where classes have anchors.
             y: their class labels of any kind, shape `(S,)`.
             anchors: for some classes, or all, an input that stands for the class, such as its name in the space of the
                 inputs or its mean elsewhere, each of the shape of an input. A class that has one needs no labelled row.
+            pool: unlabelled inputs of the task, shape `(N, ...)`. They count at every later call beside its own rows,
+                so that it knows as much of one row as of the whole pile. Labelled rows in it count once, and so do
+                rows that a call asks of.
 
         Returns:
             The estimator.
@@ -86,6 +95,12 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
             ValueError: if the model is no classifier, the concentration is not above 0, there are anchors or outliers
                 and the model is not a joint one, or the arrays are malformed.
         """
+        self._read(X, y, anchors)
+        self.pool_ = None if pool is None else without(self._check_query(pool, "pool"), self.support_X_)
+        return self
+
+    def _read(self, X: ArrayLike | None, y: ArrayLike | None, anchors: Mapping[Any, ArrayLike] | None) -> None:
+        """Remember labelled rows and anchors."""
         self._check_model(categorical=True)
         check("concentration", self.concentration, float | None, above(0, finite=False))
         check("outliers", self.outliers, bool)
@@ -95,7 +110,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
             self.classes_, codes = class_codes(self._labelled(y), "y")
             self.anchors_ = None
             self._remember(np.empty((0, 0)) if X is None else X, codes.astype(np.int64), len(self.classes_))
-            return self
+            return
         names, stands = _read_anchors(anchors)
         if (X is None) != (y is None):
             raise ValueError("X and y: expected both, or neither with anchors of all classes, got one of them")
@@ -109,7 +124,6 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         where = torch.from_numpy(codes[len(labels) :])
         own[where], size[where] = torch.from_numpy(stands), self.anchor_size
         self.anchors_ = own, size
-        return self
 
     def _check_joint(self, anchors: Mapping[Any, ArrayLike] | None) -> None:
         for name, given in (("anchors", bool(anchors)), ("outliers", self.outliers)):
@@ -125,9 +139,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         Raises:
             ValueError: if the rows do not fit the support set, are empty, or are not finite.
         """
-        batch = self.tasks(X)
-        asked = [(batch, torch.arange(batch.query_mask.shape[1]))]
-        probs = self._answers(asked, lambda inferred, _: inferred.predict(-1)["probs"].movedim(-1, 0)).T
+        probs = self._of_rows(X, lambda inferred: inferred.predict(-1)["probs"].movedim(-1, 0)).T
         probs /= probs.sum(-1, keepdims=True)
         return probs
 
@@ -142,13 +154,22 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         """
         if not self.outliers:
             raise ValueError("outlier_proba: expected an estimator with outliers=True, got outliers=False")
-        batch = self.tasks(X)
+        return self._of_rows(X, lambda inferred: inferred.predict(-1)["outlier"])
+
+    def _of_rows(self, X: ArrayLike, question: Callable[[Mixture], Tensor]) -> NDArray[np.float64]:
+        """Return the answers of inference for these rows, shape `(..., Q)`; those for the pool are left out."""
+        query = self._check_query(X)
+        batch = self._task(query)
         asked = [(batch, torch.arange(batch.query_mask.shape[1]))]
-        return self._answers(asked, lambda inferred, _: inferred.predict(-1)["outlier"])
+        return self._answers(asked, lambda inferred, _: question(inferred))[..., : len(query)]
 
     def tasks(self, X: ArrayLike) -> TaskBatch:
-        """Return the task with these rows as its queries, for `ebmeta.predict`."""
-        query = self._check_query(X)
+        """Return the task with these rows as its first queries, and those of the pool next, for `ebmeta.predict`."""
+        return self._task(self._check_query(X))
+
+    def _task(self, query: Tensor) -> TaskBatch:
+        if self.pool_ is not None:
+            query = torch.cat([query, without(self.pool_, query)])
         known = None if self.concentration is None else torch.full((1,), min(float(self.concentration), LARGEST))
         anchor, size = (None, None) if self.anchors_ is None else (v[None] for v in self.anchors_)
         return TaskBatch(

@@ -1,7 +1,8 @@
-"""Groups, sizes and labels that the regressor takes besides features."""
+"""What estimators take besides features of labelled rows: groups, sizes and targets, and a pool of unlabelled rows."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from ebmeta.tasks.columns import read_column, read_keys
 from ebmeta.tasks.rows import HUGE
 
-__all__ = ["groups_of", "names_of_row", "sizes_of", "targets_of"]
+__all__ = ["groups_of", "names_of_row", "sizes_of", "targets_of", "without"]
 
 
 def groups_of(groups: ArrayLike | None, length: int) -> list[Any] | None:
@@ -51,3 +52,24 @@ def targets_of(y: ArrayLike, length: int) -> NDArray[np.float64]:
     if (np.abs(labels) >= HUGE).any():
         raise ValueError(f"y: expected numbers below {HUGE:.0e}, got {np.abs(labels).max():.3g}")
     return labels
+
+
+def without(pool: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return a pool of rows less some rows, which leave once for every time that they are given.
+
+    Args:
+        pool: shape `(N, ...)`.
+        rows: shape `(M, ...)`, in the pool or not.
+
+    Examples:
+        >>> pool = torch.tensor([[1.0], [2.0], [1.0], [3.0]])
+        >>> without(pool, torch.tensor([[1.0], [3.0], [3.0], [4.0]])).tolist()
+        [[2.0], [1.0]]
+    """
+    left = Counter(row.tobytes() for row in (rows + 0.0).numpy())  # of two zeros one
+    stays = []
+    for row in (pool + 0.0).numpy():
+        taken = left[row.tobytes()] > 0
+        left[row.tobytes()] -= taken
+        stays.append(not taken)
+    return pool[torch.tensor(stays, dtype=torch.bool)]

@@ -4,6 +4,8 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 import torch
 from builders import class_tasks, classifier, joint_model, regressor
@@ -205,3 +207,76 @@ def test_anchors_and_outliers_are_refused_where_they_cannot_be():
         joint().fit(x[:2], [0, 1], anchors=[centre[0]])
     with pytest.raises(ValueError, match="X and y: expected both, or neither with anchors of all classes"):
         joint().fit(x[:2], anchors={0: centre[0]})
+
+
+def pile(outside=0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return one labelled row of each of four classes, their labels, and the other rows with theirs."""
+    _, x, y = clusters(outside=outside)
+    names, first = np.array(["ash", "birch", "cedar", "dogwood", "none"]), [0, 15, 30, 45]
+    rest = np.setdiff1d(np.arange(len(x)), first)
+    return x[first], names[y[first]], x[rest], names[y[rest]]
+
+
+def test_a_row_is_known_as_well_with_a_pool_as_within_the_pile():
+    shown, names, x, _ = pile()
+    whole = ebmeta.FewShotClassifier().fit(shown, names).predict_proba(x)
+    clf = ebmeta.FewShotClassifier().fit(shown, names, pool=x)
+    for rows in ([3], [40, 7], list(range(len(x)))):
+        np.testing.assert_allclose(clf.predict_proba(x[rows]), whole[rows], atol=1e-5)
+    alone = ebmeta.FewShotClassifier().fit(shown, names).predict_proba(x[[3]])
+    assert np.abs(alone - whole[[3]]).max() > 1e-4
+
+
+def test_new_rows_join_the_pool():
+    shown, names, x, _ = pile()
+    clf = joint().fit(shown, names, pool=x[:50])
+    together = joint().fit(shown, names).predict_proba(np.r_[x[50:], x[:50]])
+    np.testing.assert_allclose(clf.predict_proba(x[50:]), together[:6], atol=1e-9)
+    tree = ebmeta.predict(clf.model, clf.tasks(x[50:]), num_draws=0)["predictive/probs"].isel(step=-1, task=0)
+    np.testing.assert_allclose(tree.values, together, atol=1e-9)
+
+
+def test_labelled_rows_in_a_pool_count_once():
+    shown, names, x, _ = pile()
+    clf = joint().fit(shown, names, pool=x).predict_proba(x[:5])
+    np.testing.assert_allclose(joint().fit(shown, names, pool=np.r_[x, shown]).predict_proba(x[:5]), clf, atol=1e-9)
+    twice = joint().fit(shown, names, pool=np.r_[x, x[:1]])
+    piled = joint().fit(shown, names).predict_proba(np.r_[x, x[:1]])
+    np.testing.assert_allclose(twice.predict_proba(x[:1]), piled[:1], atol=1e-9)
+
+
+def test_a_pool_goes_with_all_that_a_task_may_have():
+    """Anchors, outliers, a concentration, frames and several labelled rows of some classes."""
+    shown, names, x, y = pile(outside=20)
+    stands = dict(zip(names, shown, strict=True))
+    anchored = joint().fit(anchors=stands, pool=x)
+    np.testing.assert_allclose(anchored.predict_proba(x[:3]), joint().fit(anchors=stands).predict_proba(x)[:3])
+    wild = joint(outliers=True).fit(shown, names)
+    with_pool = joint(outliers=True).fit(shown, names, pool=x)
+    some = [0, 20, 60, 70]
+    np.testing.assert_allclose(with_pool.outlier_proba(x[some]), wild.outlier_proba(x)[some], atol=1e-9)
+    assert with_pool.outlier_proba(x[[0]])[0] < 0.5 < with_pool.outlier_proba(x[[70]])[0]
+    even = joint(concentration=math.inf)
+    told = even.fit(shown, names).predict_proba(x[:56])
+    np.testing.assert_allclose(even.fit(shown, names, pool=x[:56]).predict_proba(x[9:10]), told[9:10], atol=1e-9)
+    ragged = np.r_[shown, x[:2]], np.r_[names, y[:2]]
+    frames = [pd.DataFrame(v, columns=[f"c{i}" for i in range(12)]) for v in (ragged[0], x[2:], x[5:9])]
+    clf = joint().fit(frames[0], ragged[1], pool=pl.from_pandas(frames[1]))
+    expected = joint().fit(*ragged).predict_proba(x[2:])[3:7]
+    np.testing.assert_allclose(clf.predict_proba(frames[2]), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("pool", "message"),
+    [
+        (np.zeros((3, 5)), r"pool: expected rows of shape \(12,\) as in the support set, got \(5,\)"),
+        (np.zeros((0, 12)), "pool: expected at least one row, got 0"),
+        (np.full((2, 12), np.nan), "pool: expected finite numbers, got NaN or infinity at row 0, column 0"),
+        (3.0, "pool: expected a numeric array"),
+        ([["a"] * 12], "pool: expected numbers, got the text 'a' in row 0, column 0"),
+    ],
+)
+def test_bad_pools(pool, message):
+    shown, names, *_ = pile()
+    with pytest.raises(ValueError, match=message):
+        joint().fit(shown, names, pool=pool)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ebmeta.estimators.rows import groups_of, names_of_row, sizes_of, targets_of
+from ebmeta.estimators.rows import groups_of, names_of_row, sizes_of, targets_of, without
 
 
 def test_what_is_absent_stays_absent():
@@ -39,3 +39,10 @@ def test_names_of_a_row_are_texts():
 def test_what_does_not_fit_is_refused_by_name(read, value, message):
     with pytest.raises(ValueError, match=message):
         read(value, 2)
+
+
+def test_rows_leave_a_pool_once_for_every_time_that_they_are_given():
+    pool = torch.tensor([[0.0, 1.0], [2.0, 3.0], [-0.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
+    assert without(pool, pool[:0]).tolist() == pool.tolist()
+    assert without(pool, pool[[0, 2]]).tolist() == [[2.0, 3.0], [0.0, 1.0]]
+    assert without(pool, pool).tolist() == []

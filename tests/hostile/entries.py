@@ -268,8 +268,10 @@ def _faces(k: Kit) -> dict[str, Call]:
     grouped = {"groups": labels, "size": k.size[:12]}
     return {
         "FewShotClassifier.fit": (
-            lambda X, y, **options: ebmeta.FewShotClassifier(k.classifier, **options).fit(X, y).predict_proba(rows),
-            {"X": k.X[::4], "y": k.codes[::4], "num_steps": 1, "concentration": 2.0},
+            lambda X, y, pool, **options: (
+                ebmeta.FewShotClassifier(k.classifier, **options).fit(X, y, pool=pool).predict_proba(rows)
+            ),
+            {"X": k.X[::4], "y": k.codes[::4], "pool": k.X[1::4], "num_steps": 1, "concentration": 2.0},
         ),
         "FewShotClassifier": (
             lambda model, num_steps: ebmeta.FewShotClassifier(model, num_steps).fit(k.X, k.codes).predict(rows),
