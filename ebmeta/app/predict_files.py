@@ -21,14 +21,13 @@ from ebmeta.estimators.regressor import FewShotRegressor
 from ebmeta.estimators.rows import groups_of
 from ebmeta.foundation.writing import write_tree
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.model.general import general_classifier
 from ebmeta.model.storage import load_with_encoder
 from ebmeta.prediction.trees import predict
 from ebmeta.tasks.columns import read_column
 from ebmeta.tasks.frame_files import as_ids, read_frame
 from ebmeta.tasks.frames import FrameEncoder
 
-__all__ = ["predict_files"]
+__all__ = ["Columns", "OfClasses", "Question", "answer", "check_output", "predict_files", "tables_of"]
 
 QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 WRITES = (".nc", *READS)
@@ -37,7 +36,7 @@ Columns = dict[str, np.ndarray]
 
 
 @dataclass
-class _Question:
+class Question:
     """Rows to predict, and an estimator fitted to the labelled rows; table and tree take one inference each.
 
     Args:
@@ -85,15 +84,22 @@ class _Question:
 
 
 @dataclass
-class _OfClasses(_Question):
+class OfClasses(Question):
+    """The question of the classes of rows; `sets` is the level of sets of them, or None."""
+
     estimator: FewShotClassifier
+    sets: float | None = None
 
     def columns(self) -> Columns:
         probs = self.estimator.predict_proba(self.rows)
         names = [f"p_{c}" for c in self.estimator.classes_]
-        outlier = {"outlier": self.estimator.outlier_proba(self.rows)} if self.estimator.outliers else {}
-        label = self.estimator.classes_[probs.argmax(1)]
-        return {"prediction": label, **dict(zip(names, probs.T, strict=True)), **outlier}
+        out = {"prediction": self.estimator.classes_[probs.argmax(1)], **dict(zip(names, probs.T, strict=True))}
+        if self.estimator.outliers:
+            out["outlier"] = self.estimator.outlier_proba(self.rows)
+        if self.sets is not None:
+            held = self.estimator.predict_sets(self.rows, self.sets)
+            out["set"] = np.array(["|".join(map(str, self.estimator.classes_[row])) for row in held])
+        return out
 
     def tree(self) -> xr.DataTree:
         batch = self.estimator.tasks(self.rows)
@@ -113,7 +119,7 @@ class _OfClasses(_Question):
 
 
 @dataclass
-class _OfNumbers(_Question):
+class _OfNumbers(Question):
     estimator: FewShotRegressor
     groups: list[Any] | None
     size: np.ndarray | None = None
@@ -160,7 +166,7 @@ def _silent() -> Iterator[None]:
 
 
 def predict_files(
-    folder: Path | None,
+    folder: Path,
     support: Path,
     query: Path,
     output: Path,
@@ -169,13 +175,12 @@ def predict_files(
     groups: str | None = None,
     num_steps: int | None = None,
     concentration: float | None = None,
-    outliers: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Predict the rows of a query file from a labelled support file, and write the predictions.
 
     Args:
-        folder: folder of the model; None for the general classifier.
+        folder: folder of the model.
         support: labelled file.
         query: file of rows to predict; labels in it are ignored.
         output: npz, CSV or parquet for a table, or nc for the whole tree.
@@ -183,7 +188,6 @@ def predict_files(
         groups: name of the groups, or None; a model of groups in named columns knows both.
         num_steps: refinement steps; those of training by default.
         concentration: of the classes of the queries, see `ebmeta.FewShotClassifier`.
-        outliers: whether rows may be of none of the classes; the table then says how likely each is.
         overwrite: replace also a file that ebmeta did not write.
 
     Returns:
@@ -193,21 +197,20 @@ def predict_files(
         OSError: if a file cannot be read or written.
         ValueError: if a file does not fit the model, or the output is of an unknown type.
     """
-    if output.suffix not in WRITES:
-        raise ValueError(f"{output}: expected a file of type {', '.join(WRITES)}, got {output.suffix or 'none'}")
-    model, encoder = (general_classifier(), None) if folder is None else load_with_encoder(folder)
+    check_output(output)
+    model, encoder = load_with_encoder(folder)
     if concentration is not None and not model.likelihood.categorical:
         raise ValueError(f"--concentration: expected a model of classes, got one of numbers and {concentration}")
     if model.likelihood.categorical:
         if groups is not None:
             raise ValueError(f"--groups: expected a model of groups, got one of classes and {groups!r}")
-        labelled, rows = _tables(model, support, query, label, groups)
+        labelled, rows = tables_of(model, support, query, label, groups)
         refuse_numbers(support, label, labelled.y)
         with column_errors(support, y=label):
-            clf = FewShotClassifier(model, num_steps, concentration, outliers).fit(labelled.X, np.asarray(labelled.y))
-        question: _Question = _OfClasses(clf, rows.X, rows.ids, labelled.roles, {})
+            clf = FewShotClassifier(model, num_steps, concentration).fit(labelled.X, np.asarray(labelled.y))
+        question: Question = OfClasses(clf, rows.X, rows.ids, labelled.roles, {})
     elif encoder is None:
-        labelled, rows = _tables(model, support, query, label, groups)
+        labelled, rows = tables_of(model, support, query, label, groups)
         with column_errors(support, y=label):
             y = read_column("y", labelled.y)
             known = None if labelled.groups is None else as_ids(labelled.groups)
@@ -216,10 +219,33 @@ def predict_files(
         shown = {} if groups is None or rows.groups is None else {groups: rows.groups}
         question = _OfNumbers(reg, rows.X, rows.ids, labelled.roles, shown, new)
     else:
-        assert folder is not None  # for the type checker
         with column_errors(folder):
             check_roles(Tasks(label=label, groups=groups), encoder)
         question = _frames(model, encoder, support, query, num_steps)
+    return answer(question, output, overwrite)[1]
+
+
+def check_output(output: Path, kinds: tuple[str, ...] = WRITES) -> None:
+    """Raise `ValueError` where predictions cannot be written to a file of this type."""
+    if output.suffix not in kinds:
+        raise ValueError(f"{output}: expected a file of type {', '.join(kinds)}, got {output.suffix or 'none'}")
+
+
+def answer(question: Question, output: Path, overwrite: bool) -> tuple[xr.DataTree | Columns, dict[str, Any]]:
+    """Answer a question once and write the answer.
+
+    Args:
+        question: rows and a fitted estimator.
+        output: npz, CSV or parquet for a table, or nc for the whole tree.
+        overwrite: replace also a file that ebmeta did not write.
+
+    Returns:
+        The tree, or the columns of the table, and a summary for a machine.
+
+    Raises:
+        OSError: if the file cannot be written.
+        ValueError: if the rows do not fit the labelled ones.
+    """
     found: xr.DataTree | Columns
     if output.suffix == ".nc":
         found = question.tree()
@@ -228,10 +254,16 @@ def predict_files(
         found = question.columns()
         write_table(output, question.table(found), overwrite)
     certainty = {name: round(value, 5) for name, value in question.certainty(found).items()}
-    return {"output": str(output), **question.facts(), **certainty, "columns": asdict(question.roles)}
+    return found, {"output": str(output), **question.facts(), **certainty, "columns": asdict(question.roles)}
 
 
-def _tables(model: EmpiricalBayes, support: Path, query: Path, label: str, groups: str | None) -> tuple[Table, Table]:
+def tables_of(model: EmpiricalBayes, support: Path, query: Path, label: str, groups: str | None) -> tuple[Table, Table]:
+    """Return the labelled rows of one file, and the rows of another one in the same columns, for a model.
+
+    Raises:
+        OSError: if a file cannot be read.
+        ValueError: if it does not fit the model or the other file.
+    """
     classes, known = model.likelihood.categorical, model.feature_names
     named = {path: None if path.suffix == ".npz" else known for path in (support, query)}
     labelled = read_table(support, label, groups, features=named[support], classes=classes)

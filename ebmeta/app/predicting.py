@@ -18,20 +18,22 @@ __all__ = ["classify", "predict"]
 @app.command
 def classify(
     labelled: Path,
-    rows: Path,
+    rows: Path | None = None,
     *,
     output: Path,
     label: str = "y",
     concentration: float | None = None,
     outliers: bool = False,
+    sets: float | None = None,
     num_steps: Whole | None = None,
     json: Path | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Classify the rows of a file from a few labelled ones, with the classifier that ships with ebmeta; no training.
+    """Classify rows from a few labelled ones, with the classifier that ships with ebmeta; no training.
 
     Args:
         labelled: file of labelled rows (npz, CSV or parquet): features of any encoder, and a few labels of each class.
+            Without a second file, the file of all rows; those whose label is empty are classified.
         rows: file of the unlabelled rows, all together; a label column in it is ignored.
         output: npz, CSV or parquet for predicted labels with class probabilities, after the row's number or its id;
             nc for the whole tree of draws and summaries.
@@ -39,28 +41,21 @@ def classify(
         concentration: what is known of the class proportions among the rows: that they come from a Dirichlet
             distribution of this concentration, inf for equal ones.
         outliers: rows may be of none of the classes; a column says how likely each is.
+        sets: also write sets of classes that hold the true one so often, such as 0.9; half of the labelled rows
+            calibrate them.
         num_steps: refinement steps; those of training by default.
         json: also write a summary to this file.
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
-    from ebmeta.app.predict_files import predict_files
+    from ebmeta.app.classify_files import classify_files
 
     kind: Kind = "tree" if output.suffix == ".nc" else "table"
     check_files([("--output", output, kind)], json, overwrite, LABELLED=labelled, ROWS=rows)
-    result = predict_files(
-        None,
-        labelled,
-        rows,
-        output,
-        label=label,
-        concentration=concentration,
-        outliers=outliers,
-        num_steps=num_steps,
-        overwrite=overwrite,
-    )
-    sure = f"mean confidence {result['mean_confidence']:.0%}"
-    print(f"{output}: {result['rows']} rows of {len(result['classes'])} classes, {sure}")
-    finish(result, json, overwrite)
+    options = {"concentration": concentration, "outliers": outliers, "num_steps": num_steps}
+    found = classify_files(labelled, rows, output, label=label, sets=sets, overwrite=overwrite, **options)
+    print(f"used: {found.used}")
+    print(f"{output}: {found.said}")
+    finish(found.result, json, overwrite)
 
 
 @app.command

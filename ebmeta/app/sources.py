@@ -19,7 +19,14 @@ from ebmeta.tasks.groups import GroupSampler
 
 __all__ = ["check_roles", "column_errors", "refuse_numbers", "roles_of_encoder", "sampler"]
 
-FLAGS = {"n_way": "--n-way", "n_shot": "--n-shot", "n_support": "--n-shot", "n_query": "--n-query", "seed": "--seed"}
+FLAGS = {
+    "n_way": "--n-way",
+    "n_shot": "--n-shot",
+    "n_support": "--n-shot",
+    "n_query": "--n-query",
+    "seed": "--seed",
+    "level": "--sets",
+}
 
 
 def _range(flag: str, text: str) -> tuple[int, int]:

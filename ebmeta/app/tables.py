@@ -98,6 +98,7 @@ def read_table(
     features: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     classes: bool = True,
+    partly: bool = False,
 ) -> Table:
     """Read inputs, labels and groups from a file.
 
@@ -113,6 +114,7 @@ def read_table(
         features: columns of the features, in this order; all that have no other role by default.
         exclude: columns that are no features.
         classes: whether labels are those of classes: a CSV file then has them as they are written.
+        partly: whether labels may be missing in some rows, where they must be there at all.
 
     Returns:
         The table.
@@ -143,7 +145,7 @@ def read_table(
         )
     if absent := [c for c in (*(features or ()), *exclude) if c not in frame]:
         raise ValueError(f"{path}: expected a column {absent[0]!r}, got {_some(frame.columns)}")
-    for column in wanted:
+    for column in () if partly else wanted:
         if frame[column].isna().any():
             raise ValueError(
                 f"{path}: expected a value of {column!r} in every row, got none in row {_first_na(frame[column])}"

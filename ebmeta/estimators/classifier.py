@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,11 +13,13 @@ from sklearn.base import ClassifierMixin
 from torch import Tensor
 
 from ebmeta.estimators.base import FewShot
+from ebmeta.estimators.calibration_rows import calibration_split
 from ebmeta.estimators.rows import without
-from ebmeta.foundation.checks import above, check
+from ebmeta.foundation.checks import above, at_least, between, check
 from ebmeta.model.base import PredictiveModel
 from ebmeta.model.general import general_classifier
 from ebmeta.model.posterior import Mixture
+from ebmeta.prediction.conformal import ConformalSets
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.classes import class_codes
 
@@ -139,9 +142,42 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         Raises:
             ValueError: if the rows do not fit the support set, are empty, or are not finite.
         """
-        probs = self._of_rows(X, lambda inferred: inferred.predict(-1)["probs"].movedim(-1, 0)).T
+        return self._probs(self._check_query(X))
+
+    def _probs(self, query: Tensor) -> NDArray[np.float64]:
+        probs = self._of_rows(query, lambda inferred: inferred.predict(-1)["probs"].movedim(-1, 0)).T
         probs /= probs.sum(-1, keepdims=True)
         return probs
+
+    def predict_sets(self, X: ArrayLike, level: float = 0.9, seed: int = 0) -> NDArray[np.bool_]:
+        r"""Return sets of classes that hold the true one with a stated probability, shape `(Q, C)`.
+
+        Half of the labelled rows calibrate, drawn at random: they are classified beside the rows, from the other half
+        ([split conformal](theory/conformal.md)). Over rows that are drawn like the labelled ones, sets hold the true
+        class at least so often, whatever the model. The likeliest class of `predict_proba` is always in its set.
+
+        Args:
+            X: as of `predict_proba`.
+            level: probability that a set must hold the true class.
+            seed: seed of the draw.
+
+        Raises:
+            ValueError: if the level is not between 0 and 1, there are too few labelled rows for it, or as of
+                `predict_proba`.
+        """
+        check("level", level, float, between(0, 1))
+        check("seed", seed, int, at_least(0))
+        query = self._check_query(X)
+        alone = torch.zeros(self.n_ways_, dtype=torch.bool) if self.anchors_ is None else self.anchors_[1] > 0
+        learned, held = calibration_split(self.support_y_, alone, level, seed)
+        half = copy.copy(self)
+        half.support_X_, half.support_y_ = self.support_X_[learned], self.support_y_[learned]
+        probs = half._probs(torch.cat([query, self.support_X_[held]]))
+        of_rows, of_held = probs[: len(query)], probs[len(query) :]
+        conformal = ConformalSets(level=level).calibrate_probs(of_held[:, None], self.support_y_[held].numpy()[:, None])
+        sets: NDArray[np.bool_] = conformal.predict_probs(of_rows[None])["sets"].values[0]
+        sets[np.arange(len(query)), self._probs(query).argmax(1)] = True
+        return sets
 
     def outlier_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the probability that each row is of none of the classes, shape `(Q,)`; all rows are used together.
@@ -154,11 +190,10 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         """
         if not self.outliers:
             raise ValueError("outlier_proba: expected an estimator with outliers=True, got outliers=False")
-        return self._of_rows(X, lambda inferred: inferred.predict(-1)["outlier"])
+        return self._of_rows(self._check_query(X), lambda inferred: inferred.predict(-1)["outlier"])
 
-    def _of_rows(self, X: ArrayLike, question: Callable[[Mixture], Tensor]) -> NDArray[np.float64]:
+    def _of_rows(self, query: Tensor, question: Callable[[Mixture], Tensor]) -> NDArray[np.float64]:
         """Return the answers of inference for these rows, shape `(..., Q)`; those for the pool are left out."""
-        query = self._check_query(X)
         batch = self._task(query)
         asked = [(batch, torch.arange(batch.query_mask.shape[1]))]
         return self._answers(asked, lambda inferred, _: question(inferred))[..., : len(query)]

@@ -10,6 +10,7 @@ import pytest
 from commands import refused, run
 
 from ebmeta import FewShotClassifier
+from ebmeta.app.classify_files import share
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_rows_are_classified_without_a_model(task, capsys):
     clf = FewShotClassifier(concentration=2.0).fit(labelled[features].to_numpy(), labelled["label"])
     p = clf.predict_proba(rows[known][features].to_numpy())
     np.testing.assert_allclose(table[["p_a", "p_b", "p_c"]], p, atol=1e-5)
-    assert f"55 rows of 3 classes, mean confidence {p.max(1).mean():.0%}" in capsys.readouterr().out
+    assert f"55 rows of 3 classes, {share(p.max(1).mean())} probably right" in capsys.readouterr().out
     assert json.loads((folder / "out.json").read_text())["classes"] == ["a", "b", "c"]
 
 

@@ -14,6 +14,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 
 import ebmeta
+from ebmeta.estimators.calibration_rows import calibration_split
 from ebmeta.simulate.gaussian_classes import GaussianClasses
 
 
@@ -280,3 +281,37 @@ def test_bad_pools(pool, message):
     shown, names, *_ = pile()
     with pytest.raises(ValueError, match=message):
         joint().fit(shown, names, pool=pool)
+
+
+def test_sets_are_those_of_the_labelled_rows_that_calibrate():
+    rng = np.random.default_rng(1)
+    y = rng.integers(0, 3, 60)
+    X = rng.normal(size=(3, 4))[y] + rng.normal(size=(60, 4))
+    clf = ebmeta.FewShotClassifier().fit(X[:30], y[:30])
+    learned, held = calibration_split(clf.support_y_, torch.zeros(3, dtype=torch.bool), 0.8, 5)
+    half = ebmeta.FewShotClassifier().fit(X[:30][learned], y[:30][learned])
+    probs = half.predict_proba(np.concatenate([X[30:], X[:30][held]]))
+    scores = np.sort(1 - probs[30:][np.arange(15), y[:30][held]])
+    expected = 1 - probs[:30] <= scores[12]  # the 13th of 15: the first with 13 / 16 at 0.8 or above
+    expected[np.arange(30), clf.predict_proba(X[30:]).argmax(1)] = True
+    np.testing.assert_array_equal(clf.predict_sets(X[30:], 0.8, seed=5), expected)
+
+
+def test_sets_hold_the_class_as_often_as_is_said():
+    """Over 100 tasks of 40 rows the share is 0.9 or more but for chance: below 4 standard errors once in 30,000."""
+    rng = np.random.default_rng(0)
+    held = []
+    for seed in range(100):
+        y = rng.integers(0, 3, 70)
+        X = 0.8 * rng.normal(size=(3, 5))[y] + rng.normal(size=(70, 5))
+        clf = ebmeta.FewShotClassifier().fit(X[:30], y[:30])
+        held.append(clf.predict_sets(X[30:], 0.9, seed=seed)[np.arange(40), y[30:]].mean())
+    assert np.mean(held) > 0.9 - 4 * np.std(held) / 10
+
+
+def test_too_few_labelled_rows_for_sets_are_counted():
+    clf = ebmeta.FewShotClassifier().fit(np.eye(4), list("abcd"))
+    with pytest.raises(ValueError, match="level: expected at least 13 labelled rows for sets of level 0.9, .* got 4"):
+        clf.predict_sets(np.eye(4))
+    with pytest.raises(ValueError, match="level: expected a number between 0 and 1, got 1.0"):
+        clf.predict_sets(np.eye(4), 1.0)

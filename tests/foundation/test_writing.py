@@ -55,7 +55,17 @@ def test_classes_in_csv_are_known_again(tmp_path):
     path = tmp_path / "t.csv"
     write_table(path, {"prediction": np.array(["u"]), "p_u": np.array([1.0])})
     assert kind_of(path) == "table"
-    for names in ("prediction,size", "prediction", "id,mean,std", "p_u,p_v", "q05,q50,q95,mean,std", "\0\1"):
+    write_table(path, {"prediction": np.array(["u"]), "p_u": np.array([1.0]), "outlier": np.zeros(1)}, overwrite=False)
+    assert kind_of(path) == "table"
+    for names in (
+        "prediction,set",
+        "prediction,size",
+        "prediction",
+        "id,mean,std",
+        "p_u,p_v",
+        "q05,q50,q95,mean,std",
+        "\0\1",
+    ):
         path.write_text(f"{names}\n1\n")
         assert kind_of(path) is None, names
 

@@ -280,6 +280,10 @@ def _faces(k: Kit) -> dict[str, Call]:
         "FewShotClassifier.predict": (k.clf.predict, {"X": rows}),
         "FewShotClassifier.tasks": (k.clf.tasks, {"X": rows}),
         "FewShotClassifier.predict_proba": (k.clf.predict_proba, {"X": rows}),
+        "FewShotClassifier.predict_sets": (
+            ebmeta.FewShotClassifier(k.classifier).fit(k.X, k.codes).predict_sets,
+            {"X": rows, "level": 0.5, "seed": 1},
+        ),
         "FewShotClassifier.outlier_proba": (k.open_clf.outlier_proba, {"X": rows}),
         "FewShotRegressor.fit": (
             lambda groups, **options: (

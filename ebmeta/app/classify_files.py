@@ -1,0 +1,199 @@
+"""Classes of unlabelled rows from a few labelled ones, in files, for `ebmeta classify`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from ebmeta.app.predict_files import Columns, OfClasses, answer, check_output, tables_of
+from ebmeta.app.sources import column_errors, refuse_numbers
+from ebmeta.app.tables import READS, Table, read_table
+from ebmeta.estimators.classifier import FewShotClassifier
+from ebmeta.model.general import general_classifier
+from ebmeta.tasks.columns import WRITTEN_MISSING, plain, read_rows
+from ebmeta.tasks.frame_files import as_ids
+
+__all__ = ["Classified", "classify_files", "share"]
+
+MOST_CLASSES = 8  # in a line
+SURE = 0.995  # shares from here on would be rounded to 100%
+
+
+def share(value: float) -> str:
+    """Return a share in whole percents, of which none is 100.
+
+    Examples:
+        >>> share(0.872), share(0.9999)
+        ('87%', 'over 99%')
+    """
+    return "over 99%" if value > SURE else f"{value:.0%}"
+
+
+@dataclass(frozen=True, eq=False)
+class Classified:
+    """Rows of files and their classes.
+
+    Args:
+        clf: the classifier, fitted to the labelled rows.
+        rows: the unlabelled rows, shape `(Q, D)`.
+        ids: number or name of each of them, shape `(Q,)`.
+        probs: class probabilities, shape `(Q, C)`.
+        outlier: probability that a row is of none of the classes, shape `(Q,)`; 0 where nobody asked.
+        result: a summary for a machine.
+    """
+
+    clf: FewShotClassifier
+    rows: np.ndarray
+    ids: np.ndarray
+    probs: np.ndarray
+    outlier: np.ndarray
+    result: dict[str, Any]
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """Labelled rows of each class, shape `(C,)`."""
+        return np.bincount(self.clf.support_y_.numpy(), minlength=len(self.clf.classes_))
+
+    @property
+    def expected(self) -> np.ndarray:
+        """Expected number of unlabelled rows of each class, shape `(C,)`."""
+        found: np.ndarray = ((1 - self.outlier)[:, None] * self.probs).sum(0)
+        return found
+
+    @property
+    def used(self) -> str:
+        """What the classes were learned from, in a line."""
+        counts = [f"{c} {n}" for c, n in zip(self.clf.classes_, self.labelled, strict=True)]
+        more = len(counts) - MOST_CLASSES
+        named = ", ".join(counts[:MOST_CLASSES]) + (f" and {more} more" if more > 0 else "")
+        return (
+            f"{self.labelled.sum()} labelled rows of {len(counts)} classes ({named}), {len(self.rows)} rows to "
+            f"classify, {self.rows.shape[1]} features; general classifier of ebmeta {version('ebmeta')}, no training"
+        )
+
+    @property
+    def said(self) -> str:
+        """What was found, in a line."""
+        of_sets = self.result.get("sets")
+        parts = [f"{len(self.rows)} rows of {len(self.clf.classes_)} classes"]
+        parts += [f"about {self.outlier.sum():.0f} of none of them"] if self.clf.outliers else []
+        parts += [f"{share(self.right)} probably right (mean of the largest probabilities)"]
+        parts += [] if of_sets is None else [f"sets of {of_sets['mean_size']:.1f} classes hold {of_sets['level']:.0%}"]
+        return ", ".join(parts)
+
+    @property
+    def right(self) -> float:
+        """Share of the rows of known classes that is right by the probabilities themselves, their mean largest one."""
+        return float(np.average(self.probs.max(1), weights=np.maximum(1 - self.outlier, 1e-9)))
+
+
+def classify_files(
+    labelled: Path,
+    rows: Path | None,
+    output: Path,
+    *,
+    label: str = "y",
+    sets: float | None = None,
+    overwrite: bool = False,
+    **options: Any,
+) -> Classified:
+    """Classify the rows of a file and write a table of class probabilities.
+
+    Args:
+        labelled: file of labelled rows; where `rows` is none, of all rows, and rows without a label are classified.
+        rows: file of unlabelled rows, or None.
+        output: npz, CSV or parquet for a table, or nc for the whole tree.
+        label: name of the labels.
+        sets: level of conformal sets, or None for no sets.
+        overwrite: replace also a file that ebmeta did not write.
+        **options: of `ebmeta.FewShotClassifier`.
+
+    Returns:
+        What was found.
+
+    Raises:
+        OSError: if a file cannot be read or written.
+        ValueError: if a file is malformed or does not fit the other, labels of two classes are missing, there are
+            too few for sets, or the output is of an unknown type.
+    """
+    check_output(output, READS) if sets is not None else check_output(output)
+    clf = FewShotClassifier(**options)
+    if rows is None:
+        known, y, new = _parts(labelled, label)
+    else:
+        known, new = tables_of(general_classifier(), labelled, rows, label, None)
+        y = list(np.asarray(known.y))
+    refuse_numbers(labelled, label, np.asarray(y))
+    with column_errors(labelled, y=label):
+        clf.fit(known.X, y)
+    if len(clf.classes_) < 2 and not clf.outliers:
+        raise ValueError(
+            f"{labelled}: column {label!r}: expected labels of at least two classes, got '{clf.classes_[0]}' alone "
+            "(--outliers tells its rows from others)"
+        )
+    question = OfClasses(clf, new.X, new.ids, known.roles, {}, sets)
+    with column_errors(labelled if rows is None else rows):
+        found, result = answer(question, output, overwrite)
+    return _classified(question, found, result)
+
+
+def _parts(path: Path, label: str) -> tuple[Table, list[Any], Table]:
+    """Return the labelled rows of a file, their labels, and the rows without one, which keep their numbers or ids."""
+    table = read_table(path, label, partly=True)
+    with column_errors(path):
+        X, _ = read_rows("X", table.X)
+    y = np.asarray(table.y)
+    if y.shape != (len(X),):
+        raise ValueError(f"{path}: expected {len(X)} values of {label!r}, one per row of X, got shape {y.shape}")
+    labels = pd.Series(y, dtype=object)
+    blank = (labels.isna() | labels.map(_is_blank)).to_numpy()
+    if blank.all():
+        raise ValueError(f"{path}: expected a few rows with a label in {label!r}, got none")
+    if not blank.any():
+        raise ValueError(
+            f"{path}: expected rows without a label, with an empty {label!r} (NaN or '' in an npz file), or a second "
+            f"file of rows, got a label in each of {len(X)} rows"
+        )
+    print(f"{path}: {table.roles}")
+    known = [plain(v) for v in labels[~blank]]
+    if all(isinstance(v, float) and v.is_integer() for v in known):  # beside missing ones, whole numbers became floats
+        known = [int(v) for v in known]
+    elif all(v != text for v, text in zip(known, as_ids(known), strict=True)):  # and were written as "1.0"
+        known = as_ids(known)
+    ids = {name: values[blank] for name, values in table.ids.items()} or {"row": np.flatnonzero(blank)}
+    return replace(table, X=X[~blank]), known, replace(table, X=X[blank], ids=ids)
+
+
+def _is_blank(value: Any) -> bool:
+    return isinstance(value, str) and (not value.strip() or value in WRITTEN_MISSING)
+
+
+def _classified(question: OfClasses, found: xr.DataTree | Columns, result: dict[str, Any]) -> Classified:
+    clf, rows = question.estimator, len(question.rows)
+    if isinstance(found, xr.DataTree):
+        last = {
+            name: np.asarray(v.isel(step=-1, task=0)) for name, v in found["predictive"].items() if "step" in v.dims
+        }
+        probs, outlier = last["probs"], last.get("outlier")
+    else:
+        probs, outlier = np.stack([found[f"p_{c}"] for c in clf.classes_], 1), found.get("outlier")
+    ids = next(iter(question.ids.values()), np.arange(rows))
+    out = Classified(clf, question.rows, ids, probs, np.zeros(rows) if outlier is None else outlier, result)
+    names = [str(c) for c in clf.classes_]
+    result |= {
+        "labelled": dict(zip(names, out.labelled.tolist(), strict=True)),
+        "expected": dict(zip(names, out.expected.round(2).tolist(), strict=True)),
+        "outliers": None if outlier is None else round(float(outlier.sum()), 2),
+        "features": question.rows.shape[1],
+        "probably_right": round(out.right, 5),
+    }
+    if question.sets is not None and not isinstance(found, xr.DataTree):
+        size = [text.count("|") + 1 for text in found["set"]]
+        result["sets"] = {"level": question.sets, "mean_size": round(float(np.mean(size)), 4)}
+    return out

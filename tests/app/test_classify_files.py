@@ -1,0 +1,148 @@
+"""Files of a few labelled rows: every form of them says the same, and what was used is said."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from commands import refused, run
+
+from ebmeta import FewShotClassifier
+from ebmeta.app.classify_files import classify_files, share
+from ebmeta.foundation.writing import kind_of
+
+FEATURES = list("pqrstu")
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Rows of three classes, every fifth of them with a label."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 60)
+    X = 1.5 * rng.normal(size=(3, 6))[y] + rng.normal(size=(60, 6))
+    return X, y, np.arange(60) % 5 == 0
+
+
+@pytest.fixture(scope="module")
+def expected(rows):
+    X, y, known = rows
+    return FewShotClassifier().fit(X[known], y[known]).predict_proba(X[~known])
+
+
+def write(path, X, labels):
+    """Write rows whose label is None where it is unknown."""
+    if path.suffix == ".npz":
+        numbers = all(isinstance(v, int | None) for v in labels)
+        np.savez(path, X=X, y=np.array(labels, dtype=float) if numbers else ["" if v is None else v for v in labels])
+        return
+    frame = pd.DataFrame(X, columns=FEATURES).assign(y=labels)
+    frame.to_csv(path, index=False) if path.suffix == ".csv" else frame.to_parquet(path, index=False)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "npz"])
+@pytest.mark.parametrize("names", [(0, 1, 2), ("ash", "elm", "fir")])
+def test_rows_without_a_label_are_classified_from_those_with_one(tmp_path, rows, expected, suffix, names):
+    X, y, known = rows
+    path = tmp_path / f"rows.{suffix}"
+    write(path, X, [names[c] if k else None for c, k in zip(y, known, strict=True)])
+    assert run("classify", path, "--output", tmp_path / "out.csv") == 0
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert table.columns.tolist() == ["row", "prediction", *(f"p_{c}" for c in names)]
+    assert table["row"].tolist() == np.flatnonzero(~known).tolist()
+    np.testing.assert_allclose(table[[f"p_{c}" for c in names]], expected, atol=1e-6)
+    assert table["prediction"].tolist() == [names[c] for c in expected.argmax(1)]
+
+
+def test_two_files_say_what_one_says_and_ids_are_kept(tmp_path, rows, expected):
+    X, y, known = rows
+    frame = pd.DataFrame(X, columns=FEATURES).assign(id=np.arange(100, 160), y=np.array(["a", "b", "c"])[y])
+    frame.assign(y=frame["y"].where(known)).to_csv(tmp_path / "one.csv", index=False)
+    frame[known].to_csv(tmp_path / "few.csv", index=False)
+    frame[~known].drop(columns="y").to_csv(tmp_path / "rest.csv", index=False)
+    assert run("classify", tmp_path / "one.csv", "--output", tmp_path / "a.csv") == 0
+    assert run("classify", tmp_path / "few.csv", tmp_path / "rest.csv", "--output", tmp_path / "b.csv") == 0
+    assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
+    table = pd.read_csv(tmp_path / "a.csv")
+    assert table["id"].tolist() == frame["id"][~known].tolist()
+    np.testing.assert_allclose(table[["p_a", "p_b", "p_c"]], expected, atol=1e-6)
+
+
+def test_what_was_used_is_said(tmp_path, rows, expected, capsys):
+    X, y, known = rows
+    write(tmp_path / "rows.npz", X, [str(c) if k else None for c, k in zip(y, known, strict=True)])
+    call = ("classify", tmp_path / "rows.npz", "--output", tmp_path / "out.csv", "--json", tmp_path / "out.json")
+    assert run(*call) == 0
+    out = capsys.readouterr().out
+    counts = np.bincount(y[known])
+    named = ", ".join(f"{c} {n}" for c, n in enumerate(counts))
+    assert f"used: 12 labelled rows of 3 classes ({named}), 48 rows to classify, 6 features; general classifier" in out
+    assert f"out.csv: 48 rows of 3 classes, {share(expected.max(1).mean())} probably right" in out
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["labelled"] == {str(c): n for c, n in enumerate(counts)}
+    np.testing.assert_allclose(list(found["expected"].values()), expected.sum(0), atol=0.01)
+    assert found["probably_right"] == pytest.approx(expected.max(1).mean(), abs=1e-5)
+    assert (found["features"], found["outliers"]) == (6, None)
+
+
+def test_sets_and_outliers_stand_beside_the_probabilities(tmp_path, rows):
+    X, y, known = rows
+    names = np.array(["a", "b", "c"])
+    write(tmp_path / "rows.csv", X, [names[c] if k else None for c, k in zip(y, known, strict=True)])
+    call = ("classify", tmp_path / "rows.csv", "--output", tmp_path / "out.csv", "--sets", 0.8, "--outliers")
+    assert run(*call) == 0
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert table.columns.tolist() == ["row", "prediction", "p_a", "p_b", "p_c", "outlier", "set"]
+    clf = FewShotClassifier(outliers=True).fit(X[known], names[y[known]])
+    np.testing.assert_allclose(table["outlier"], clf.outlier_proba(X[~known]), atol=1e-6)
+    assert table["set"].tolist() == ["|".join(names[row]) for row in clf.predict_sets(X[~known], 0.8)]
+    assert kind_of(tmp_path / "out.csv") == "table"
+    assert run(*call) == 0  # it replaces what it wrote
+
+
+def test_the_tree_holds_the_same_probabilities(tmp_path, rows, expected):
+    X, y, known = rows
+    write(tmp_path / "rows.npz", X, [int(c) if k else None for c, k in zip(y, known, strict=True)])
+    found = classify_files(tmp_path / "rows.npz", None, tmp_path / "out.nc", outliers=True)
+    with xr.open_datatree(tmp_path / "out.nc", engine="h5netcdf") as tree:
+        np.testing.assert_allclose(tree["predictive/probs"].isel(step=-1, task=0), found.probs)
+    clf = FewShotClassifier(outliers=True).fit(X[known], y[known])
+    np.testing.assert_allclose(found.outlier, clf.outlier_proba(X[~known]), atol=1e-6)
+    np.testing.assert_allclose(found.expected.sum(), 48 - found.outlier.sum(), rtol=1e-5)
+    weights = 1 - found.outlier
+    assert found.right == pytest.approx((weights * found.probs.max(1)).sum() / weights.sum(), rel=1e-5)
+
+
+WRONG = {
+    "none": ([None] * 6, "rows.csv: expected a few rows with a label in 'y', got none"),
+    "all": (list("aabbcc"), "rows.csv: expected rows without a label, with an empty 'y'"),
+    "one": (["a", "a", None, None, None, " "], "expected labels of at least two classes, got 'a' alone (--outliers"),
+    "numbers": ([0.5, 1.5, None, None, None, None], "expected class labels, got continuous numbers such as 0.5"),
+}
+
+
+@pytest.mark.parametrize(("labels", "said"), WRONG.values(), ids=WRONG)
+def test_labels_that_do_not_do_are_refused_in_a_line(tmp_path, capsys, labels, said):
+    write(tmp_path / "rows.csv", np.random.default_rng(0).normal(size=(6, 6)), labels)
+    assert said in refused(capsys, "classify", tmp_path / "rows.csv", "--output", tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_too_few_labels_for_sets_and_numbers_that_are_none_are_refused_in_a_line(tmp_path, rows, capsys):
+    X, y, known = rows
+    labels = [str(c) if k else None for c, k in zip(y, known, strict=True)]
+    write(tmp_path / "rows.npz", X, labels)
+    call = ("classify", tmp_path / "rows.npz", "--output", tmp_path / "out.csv")
+    line = refused(capsys, *call, "--sets", 0.95)
+    assert "rows.npz: --sets: expected at least 22 labelled rows for sets of level 0.95, 19 to calibrate and" in line
+    holed = np.where(np.arange(60)[:, None] == 7, np.nan, X)
+    write(tmp_path / "rows.npz", holed, labels)
+    assert "rows.npz: X: expected finite numbers, got NaN or infinity at row 7, column 0" in refused(capsys, *call)
+    np.savez(tmp_path / "rows.npz", X=X, y=y[:5])
+    assert "rows.npz: expected 60 values of 'y', one per row of X, got shape (5,)" in refused(capsys, *call)
+    np.savez(tmp_path / "few.npz", X=X[known], y=y[known])
+    np.savez(tmp_path / "rest.npz", X=X[~known, :4])
+    two = ("classify", tmp_path / "few.npz", tmp_path / "rest.npz", "--output", tmp_path / "out.csv")
+    assert "rest.npz: X has 4 features, but FewShotClassifier is expecting 6 features" in refused(capsys, *two)
