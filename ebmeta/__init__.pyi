@@ -2,6 +2,7 @@ from . import (
     diagnostics as diagnostics,
     estimators as estimators,
     likelihood as likelihood,
+    mixed as mixed,
     model as model,
     parts as parts,
     plots as plots,
@@ -14,6 +15,7 @@ from . import (
 )
 from .estimators.classifier import FewShotClassifier as FewShotClassifier
 from .estimators.regressor import FewShotRegressor as FewShotRegressor
+from .mixed.fit import mixed_model as mixed_model
 from .model.empirical_bayes import EmpiricalBayes as EmpiricalBayes
 from .model.general import general_classifier as general_classifier
 from .model.storage import load as load, load_encoder as load_encoder, save as save

@@ -172,6 +172,20 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
                 "seed": 1,
             },
         ),
+        "mixed_model": (
+            lambda **options: ebmeta.mixed_model(**options).predict(k.frame),
+            {
+                "formula": "y ~ a + kind + (1 + a || g)",
+                "data": k.frame,
+                "likelihood": "normal",
+                "size": k.size,
+                "offset": "b",
+                "weights": k.size,
+                "hyperprior": True,
+                "reml": True,
+                "na": "raise",
+            },
+        ),
         "propagate": (
             ebmeta.propagate,
             {

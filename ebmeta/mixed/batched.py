@@ -1,0 +1,78 @@
+"""Small matrices of many groups, the groups along the last axis, so that each step is one operation on all of them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Segments", "cholesky", "gram", "solve_lower", "solve_upper"]
+
+Array = NDArray[np.float64]
+
+
+class Segments:
+    """Rows in the order of their groups, and sums of them over each group.
+
+    Args:
+        codes: number of the group of each row, shape `(N,)`; every group has a row.
+        num_groups: number of groups, $G$.
+
+    Examples:
+        >>> Segments(np.array([1, 0, 1]), 2).sum(np.array([5.0, 1.0, 2.0]))
+        array([5., 3.])
+    """
+
+    def __init__(self, codes: NDArray[np.int64], num_groups: int) -> None:
+        self.order = np.argsort(codes, kind="stable")
+        self.counts = np.bincount(codes, minlength=num_groups)
+        self.starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
+
+    def sum(self, rows: Array) -> Array:
+        """Return the sums over each group of rows in the order of `order`, shape `(..., N)` to `(..., G)`."""
+        out: Array = np.add.reduceat(rows, self.starts, axis=-1)
+        return out
+
+    def spread(self, groups: Array) -> Array:
+        """Return the value of its group for every row, shape `(..., G)` to `(..., N)`."""
+        out: Array = np.repeat(groups, self.counts, axis=-1)
+        return out
+
+
+def cholesky(matrix: Array) -> Array:
+    """Return the lower Cholesky factors of positive definite matrices, shape `(K, K, G)`.
+
+    Examples:
+        >>> cholesky(np.array([[4.0, 2.0], [2.0, 5.0]])[..., None])[..., 0]
+        array([[2., 0.],
+               [1., 2.]])
+    """
+    out = np.zeros_like(matrix)
+    for j in range(len(matrix)):
+        out[j, j] = np.sqrt(matrix[j, j] - (out[j, :j] ** 2).sum(0))
+        for i in range(j + 1, len(matrix)):
+            out[i, j] = (matrix[i, j] - (out[i, :j] * out[j, :j]).sum(0)) / out[j, j]
+    return out
+
+
+def solve_lower(lower: Array, right: Array) -> Array:
+    """Return $L^{-1} B$ for each group, shapes `(K, K, G)` and `(K, M, G)`."""
+    out = np.empty_like(right)
+    for i in range(len(lower)):
+        rest = right[i] - sum((lower[i, j] * out[j] for j in range(i)), np.zeros(1))
+        out[i] = rest / lower[i, i]
+    return out
+
+
+def solve_upper(lower: Array, right: Array) -> Array:
+    r"""Return $L^{-\top} B$ for each group, shapes `(K, K, G)` and `(K, M, G)`."""
+    out = np.empty_like(right)
+    for i in reversed(range(len(lower))):
+        rest = right[i] - sum((lower[j, i] * out[j] for j in range(i + 1, len(lower))), np.zeros(1))
+        out[i] = rest / lower[i, i]
+    return out
+
+
+def gram(left: Array, right: Array) -> Array:
+    r"""Return $\sum_g A_g^\top B_g$, shapes `(K, M, G)` and `(K, L, G)` to `(M, L)`."""
+    out: Array = np.einsum("kmg,klg->ml", left, right, optimize=True)
+    return out

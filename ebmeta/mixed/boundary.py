@@ -1,0 +1,78 @@
+r"""Which spreads the data cannot tell from 0, by likelihood ratios.
+
+Under a spread of 0 the ratio of a term with $c$ correlations is half $\chi^2_c$ and half $\chi^2_{c + 1}$, since the
+spread cannot be negative. A spread many standard errors above 0 needs no test. Source: Stram and Lee 1994, Variance
+components testing in the longitudinal mixed effects model.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ebmeta.mixed.engine import Engine, Optimum
+
+__all__ = ["Boundary", "boundary_tests"]
+
+CLEAR = 4.0  # standard errors above 0: no test is needed
+
+
+class Boundary(NamedTuple):
+    """A test of one spread against 0.
+
+    Args:
+        factor: grouping factor.
+        term: random term.
+        gain: log likelihood that the spread brings, in nats; infinite where none was tested.
+        p_value: probability of as large a gain without the spread.
+    """
+
+    factor: str
+    term: str
+    gain: float
+    p_value: float
+
+
+def boundary_tests(engine: Engine, optimum: Optimum, spreads: pd.DataFrame) -> list[Boundary]:
+    """Return a test of each spread.
+
+    Args:
+        engine: the criterion.
+        optimum: its maximum.
+        spreads: table of the components.
+    """
+    out, full, top = [], engine, optimum
+    for place, factor in enumerate(engine.factors):
+        for k, term in enumerate(factor.terms):
+            estimate, error = spreads.loc[(factor.name, f"sd({term})"), ["estimate", "std_error"]].to_numpy(dtype=float)
+            if estimate > CLEAR * error > 0:
+                out.append(Boundary(factor.name, term, np.inf, 0.0))
+                continue
+            if full.hyperprior:  # the ratio is one of likelihoods
+                full = engine.rebuild(engine.rows, engine.factors)
+                top = full.maximise(optimum.at)
+            gain = max(_without(full, top, place, k) - top.value, 0.0)
+            pairs = sum(k in pair for pair in factor.pairs())
+            tails = [float(stats.chi2.sf(2 * gain, c)) if c else float(gain <= 0) for c in (pairs, pairs + 1)]
+            out.append(Boundary(factor.name, term, gain, sum(tails) / 2))
+    return out
+
+
+def _without(engine: Engine, optimum: Optimum, place: int, term: int) -> float:
+    """Return the least loss without the spread of a term."""
+    factor = engine.factors[place]
+    if len(factor.terms) == 1:
+        held = np.zeros(len(optimum.at), dtype=bool)
+        held[: engine.num_theta] = np.concatenate([np.full(f.size, f is factor) for f in engine.factors])
+        return engine.maximise(optimum.at, held).value
+    grouping = engine.rows.groupings[place]
+    z = np.delete(grouping.z, term, 1)
+    factors = list(engine.factors)
+    factors[place] = factor.without(term, z)
+    rest = engine.rebuild(engine.rows.with_terms(place, z), factors)
+    start = rest.start()
+    start[rest.num_theta :] = optimum.at[engine.num_theta :]
+    return rest.maximise(start).value

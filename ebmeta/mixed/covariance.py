@@ -1,0 +1,105 @@
+r"""The covariance of group effects as a lower triangular factor, block by block.
+
+$$ b_g = \sigma \Lambda u_g, \qquad u_g \sim \mathcal N(0, I) $$
+
+$\Lambda$ is block diagonal, and the terms of one bar of a formula are one block: `(x | g)` has one of two terms, and
+`(x || g)` two of one. The entries on and below the diagonals are the parameters, in a basis of terms that are
+orthonormal over all rows of a block, so that neither units nor the origin of a feature matter to an optimiser. The sign
+of a column of $\Lambda$ says nothing. Source: Bates, Maechler, Bolker and Walker 2015.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Factor", "correlations_of"]
+
+Array = NDArray[np.float64]
+DEPENDENT = 1e-9  # of a term's length: less is left of one that is a combination of others
+
+
+class Factor:
+    r"""The parameters of $\Lambda$ for one grouping factor.
+
+    Args:
+        name: of the grouping factor.
+        terms: names of the random terms, $K$ of them.
+        blocks: number of terms of each block.
+        z: values of the terms, shape `(N, K)`.
+
+    Raises:
+        ValueError: if a term is a combination of others of its block.
+    """
+
+    def __init__(self, name: str, terms: list[str], blocks: list[int], z: Array) -> None:
+        self.name, self.terms, self.blocks = name, terms, blocks
+        ends = np.cumsum(blocks)
+        self.slices = [slice(int(e) - b, int(e)) for e, b in zip(ends, blocks, strict=True)]
+        self.basis = np.zeros((len(terms), len(terms)))  # upper: z = q basis
+        for part in self.slices:
+            r: Array = np.linalg.qr(z[:, part]).R / math.sqrt(max(len(z), 1))
+            lengths = np.sqrt((r**2).sum(0))
+            bad = np.abs(np.diag(r)) <= DEPENDENT * lengths
+            if len(r) < r.shape[1] or bad.any():
+                term = terms[part.start + (int(np.argmax(bad)) if len(bad) else 0)]
+                raise ValueError(
+                    f"random term {term!r} of {name!r}: expected one that is no combination of the others, got values "
+                    "that the others determine (leave it out)"
+                )
+            self.basis[part, part] = r * np.sign(np.diag(r))[:, None]
+        self.inverse = np.linalg.inv(self.basis)
+        cells = [(i, j) for part in self.slices for j in range(part.start, part.stop) for i in range(j, part.stop)]
+        self.rows, self.columns = (np.array([c[k] for c in cells]) for k in (0, 1))
+        self.diagonal = self.rows == self.columns
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return len(self.rows)
+
+    def whiten(self, z: Array) -> Array:
+        """Return the terms in the orthonormal basis, shape `(N, K)`."""
+        return z @ self.inverse
+
+    def lower(self, theta: Array) -> Array:
+        r"""Return $\Lambda$ in that basis, shape `(K, K)`."""
+        out = np.zeros((len(self.terms), len(self.terms)))
+        out[self.rows, self.columns] = theta
+        return out
+
+    def read(self, matrix: Array) -> Array:
+        """Return the entries of a matrix that are parameters."""
+        out: Array = matrix[self.rows, self.columns]
+        return out
+
+    def start(self, scale: float = 1.0) -> Array:
+        r"""Return the parameters of a multiple of the identity."""
+        return np.where(self.diagonal, scale, 0.0)
+
+    def without(self, term: int, z: Array) -> Factor:
+        """Return the parameters without those of one term, `z` being the values of the others."""
+        blocks = [part.stop - part.start - (part.start <= term < part.stop) for part in self.slices]
+        return Factor(self.name, [t for k, t in enumerate(self.terms) if k != term], [b for b in blocks if b], z)
+
+    def in_units(self, theta: Array, sigma: float) -> Array:
+        r"""Return $\sigma B^{-1} \Lambda$ with the terms as they stand in the formula, shape `(K, K)`."""
+        return sigma * (self.inverse @ self.lower(theta))
+
+    def covariance(self, theta: Array, sigma: float) -> Array:
+        """Return the covariance of the effects of a group as the formula's terms have them, shape `(K, K)`."""
+        lower = self.in_units(theta, sigma)
+        return lower @ lower.T
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Return the pairs of terms that have a correlation."""
+        return [(i, j) for part in self.slices for i in range(part.start, part.stop) for j in range(i + 1, part.stop)]
+
+
+def correlations_of(covariance: Array) -> tuple[Array, Array]:
+    """Return standard deviations `(K,)` and correlations `(K, K)`, NaN where a standard deviation is 0."""
+    sd = np.sqrt(np.diag(covariance).clip(0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return sd, covariance / np.outer(sd, sd)

@@ -1,0 +1,230 @@
+"""What the columns of a data frame become by a formula, learned from training rows and kept for new ones.
+
+Common terms, and the terms on the left of each bar, become columns: contrasts of categories, interactions, polynomials
+and splines with what they learned.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ebmeta.foundation.checks import found
+from ebmeta.mixed.grammar import Formula, parse
+from ebmeta.mixed.rows import Grouping, Rows
+from ebmeta.mixed.terms import Terms, response_of, some_names, tidy, variables
+from ebmeta.tasks.columns import as_frame, read_column
+from ebmeta.tasks.frame_columns import numbers_of
+
+__all__ = ["Design", "Given"]
+
+Array = NDArray[np.float64]
+
+
+class Given(NamedTuple):
+    """Columns or values that stand beside the formula.
+
+    Args:
+        size: trials, exposure or readings.
+        offset: added to the linear predictor.
+        weights: how much rows count.
+    """
+
+    size: Any = None
+    offset: Any = None
+    weights: Any = None
+
+
+class Design:
+    """Rows of numbers from the frames of one formula.
+
+    Args:
+        formula: text of the form of lme4.
+        data: training rows, a frame of pandas, polars or pyarrow.
+        given: columns or values beside the formula.
+        na: "drop" leaves out rows that lack a value of a term, and "raise" refuses them.
+
+    Raises:
+        ValueError: if the formula is none, names a column that the frame lacks, or a column holds what it must not.
+    """
+
+    def __init__(self, formula: str, data: Any, given: Given, na: str) -> None:
+        frame = _frame("data", data)
+        self.formula, self.text, self.given, self.na = parse(formula), formula, given, na
+        self.columns = _columns_of(self.formula, frame)
+        self.response_columns = variables(self.formula.response, frame)
+        extra = _extra(given, frame)
+        table = pd.concat([frame[[*self.columns]], extra], axis=1)
+        labelled = ~frame[self.response_columns].isna().any(axis=1).to_numpy()
+        complete = ~table.isna().any(axis=1).to_numpy()
+        self._refuse_missing(table, na)
+        self.kept = complete & labelled
+        self.num_rows, self.num_dropped, self.num_unlabelled = (
+            len(frame),
+            int((~complete).sum()),
+            int((~labelled).sum()),
+        )
+        if not self.kept.any():
+            raise ValueError(f"data: expected rows with a value of every term and a label, got none of {len(frame)}")
+        used = tidy(frame[[*dict.fromkeys([*self.columns, *self.response_columns])]][self.kept], self.factors)
+        self.common = Terms(self.formula.common, used)
+        self.bars = [(bar, Terms(bar.terms, used)) for bar in self.formula.bars]
+        for bar, terms in self.bars:
+            if not terms.names:
+                raise ValueError(
+                    f"formula: expected terms on the left of the bar, as in (1 | g), got ({bar.terms} | ...)"
+                )
+        labels, trials = response_of(self.formula.response, used)
+        if trials is not None and given.size is not None:
+            raise ValueError(f"size: expected none next to {self.formula.response!r}, which gives the trials")
+        self.labels: dict[tuple[str, ...], NDArray[np.object_]] = {}
+        self.rows = self._rows(used, extra[self.kept], labels, trials, new=False)
+
+    @property
+    def factors(self) -> list[tuple[str, ...]]:
+        """Columns of every grouping factor, in the order of the formula."""
+        return list(dict.fromkeys(bar.factor for bar in self.formula.bars))
+
+    def terms_of(self, factor: tuple[str, ...]) -> tuple[list[str], list[int]]:
+        """Return the names of the random terms of a grouping factor, and the number of terms of each block."""
+        names, blocks = [], []
+        for bar, terms in self.bars:
+            if bar.factor == factor:
+                names += terms.names
+                blocks += [len(terms.names)] if bar.correlated else terms.widths
+        if twice := [n for n in dict.fromkeys(names) if names.count(n) > 1]:
+            raise ValueError(
+                f"random term {twice[0]!r} of {':'.join(factor)!r}: expected it once, got it in several bars (write "
+                "(0 + x | g) for a bar without an intercept)"
+            )
+        return names, blocks
+
+    def new(self, data: Any, given: Given) -> tuple[Rows, NDArray[np.bool_]]:
+        """Return new rows, their groups numbered after the known ones, and which of the frame's rows they are.
+
+        Args:
+            data: rows, with or without labels.
+            given: columns or values beside the formula.
+
+        Raises:
+            ValueError: if a column is absent, or holds what training rows did not.
+        """
+        frame = _frame("new_data", data)
+        for column in self.columns:
+            if column not in frame.columns:
+                raise ValueError(
+                    f"new_data: expected a column {column!r}, which the formula names, got {some_names(frame)}"
+                )
+        extra = _extra(given, frame)
+        table = pd.concat([frame[[*self.columns]], extra], axis=1)
+        self._refuse_missing(table, self.na)
+        whole = ~table.isna().any(axis=1).to_numpy()
+        used = tidy(frame[whole], self.factors)
+        labels, trials = np.full(len(used), np.nan), None
+        if set(self.response_columns) <= set(used.columns):
+            known = ~used[self.response_columns].isna().any(axis=1).to_numpy()
+            if known.any():
+                labels[known], some = response_of(self.formula.response, used[known])
+                trials = None if some is None else np.ones(len(used))
+                if trials is not None and some is not None:
+                    trials[known] = some
+        return self._rows(used, extra[whole], labels, trials, new=True), whole
+
+    def _rows(self, used: pd.DataFrame, extra: pd.DataFrame, labels: Array, trials: Array | None, new: bool) -> Rows:
+        x, offset = self.common.new(used) if new else self.common.first(len(used))
+        groupings = []
+        for factor in self.factors:
+            codes, names = _codes(factor, used, self.labels.get(factor) if new else None)
+            if not new:
+                self.labels[factor] = names
+            parts = [t.new(used) if new else t.first(len(used)) for bar, t in self.bars if bar.factor == factor]
+            groupings.append(Grouping(codes, names, np.concatenate([p[0] for p in parts], 1)))
+        values: dict[str, Array] = {str(c): numbers_of(str(c), extra[c]) for c in extra}
+        offset = offset + values["offset"] if "offset" in values else offset
+        size = trials if trials is not None else values.get("size")
+        return Rows(labels, x, tuple(groupings), offset, size, values.get("weights"))
+
+    def _refuse_missing(self, table: pd.DataFrame, na: str) -> None:
+        missing = table.isna().to_numpy()
+        if na == "raise" and missing.any():
+            row, column = (int(v[0]) for v in np.nonzero(missing))
+            raise ValueError(
+                f"column {table.columns[column]!r}: expected a value in every row, got none in row {row} (na='drop' "
+                "leaves such rows out)"
+            )
+
+
+def _frame(name: str, data: Any) -> pd.DataFrame:
+    frame = as_frame(data)
+    if frame is None:
+        raise ValueError(f"{name}: expected a data frame, got {found(data)}")
+    if not frame.columns.is_unique:
+        raise ValueError(
+            f"{name}: expected columns of distinct names, got {frame.columns[frame.columns.duplicated()][0]!r} twice"
+        )
+    if not len(frame):
+        raise ValueError(f"{name}: expected at least one row, got none")
+    return frame.reset_index(drop=True)
+
+
+def _columns_of(formula: Formula, frame: pd.DataFrame) -> list[str]:
+    names = [*variables(formula.common, frame), *(n for bar in formula.bars for n in variables(bar.terms, frame))]
+    for factor in dict.fromkeys(n for bar in formula.bars for n in bar.factor):
+        if factor not in frame.columns:
+            raise ValueError(
+                f"formula: expected a column as the grouping factor, got {factor!r}, and the columns are "
+                f"{some_names(frame)}"
+            )
+        names.append(factor)
+    return list(dict.fromkeys(names))
+
+
+def _extra(given: Given, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns beside the formula."""
+    out = pd.DataFrame(index=frame.index)
+    for name, value in given._asdict().items():
+        if value is None:
+            continue
+        if isinstance(value, str):
+            if value not in frame.columns:
+                raise ValueError(
+                    f"{name}: expected a column, got {found(value)}, and the columns are {some_names(frame)}"
+                )
+            out[name] = frame[value]
+            continue
+        out[name] = read_column(name, value, len(frame))
+    return out
+
+
+def _codes(
+    factor: tuple[str, ...], frame: pd.DataFrame, known: NDArray[np.object_] | None
+) -> tuple[NDArray[np.int64], NDArray[np.object_]]:
+    """Return the number of the group of each row and the names of groups, the known ones first."""
+    if len(factor) == 1:
+        column: Any = frame[factor[0]]
+    else:
+        column = frame[factor[0]].astype(str)
+        for name in factor[1:]:
+            column = column + ":" + frame[name].astype(str)
+    codes, names = pd.factorize(
+        np.asarray(column, dtype=object) if column.dtype.kind not in "iub" else column.to_numpy(), sort=False
+    )
+    names = np.asarray(names, dtype=object)
+    if known is None:
+        try:
+            order = np.argsort(names, kind="stable")
+        except TypeError:  # names of several types
+            order = np.arange(len(names))
+        place = np.empty(len(names), dtype=np.int64)
+        place[order] = np.arange(len(names))
+        return place[codes], names[order]
+    where = {name: i for i, name in enumerate(known.tolist())}
+    fresh = [n for n in names.tolist() if n not in where]
+    where |= {name: len(known) + i for i, name in enumerate(fresh)}
+    place = np.array([where[n] for n in names.tolist()], dtype=np.int64)
+    return place[codes] if len(names) else np.zeros(0, dtype=np.int64), np.array(
+        [*known.tolist(), *fresh], dtype=object
+    )

@@ -1,0 +1,207 @@
+"""What a mixed model asks of the engine that fits it."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize
+
+from ebmeta.likelihood.base import Likelihood
+from ebmeta.mixed.covariance import Factor
+from ebmeta.mixed.rows import Rows
+
+__all__ = ["Effects", "Engine", "Estimate", "Optimum", "orthonormal"]
+
+Array = NDArray[np.float64]
+
+STEP = 1e-4  # of the differences of gradients that give curvatures
+INSIDE = 0.1  # where an ascent starts again that ended with a spread of 0
+SMALL = 1e-4  # a relative spread below it stands for 0
+ENOUGH = 1e-6  # nats by which another end of an ascent has to be better
+DEPENDENT = 1e-9  # of a term's length: less is left of one that is a combination of others
+
+
+class Optimum(NamedTuple):
+    """Where an ascent ended.
+
+    Args:
+        at: the parameters, shape `(D,)`.
+        value: minus the log criterion in nats.
+        converged: whether the optimiser says so.
+        evaluations: of the criterion.
+    """
+
+    at: Array
+    value: float
+    converged: bool
+    evaluations: int
+
+
+class Estimate(NamedTuple):
+    r"""The parameters in the units of the labels.
+
+    Args:
+        beta: coefficients of the common terms, shape `(P,)`.
+        covariance: of these, shape `(P, P)`.
+        theta: entries of the relative factors of all grouping factors, one after the other.
+        sigma: unit of the relative factors, the noise of a row of typical size; 1 for likelihoods without noise.
+        learned: other parameters of the likelihood by name.
+        log_likelihood: in nats; of the residuals for REML.
+    """
+
+    beta: Array
+    covariance: Array
+    theta: Array
+    sigma: float
+    learned: dict[str, float]
+    log_likelihood: float
+
+
+class Effects(NamedTuple):
+    r"""What is known of the effects of groups, in the units of the labels.
+
+    Args:
+        mean: shape `(G, K)`.
+        covariance: shape `(G, K, K)`, the parameters known.
+        slope: change of the mean with the coefficients of the common terms, shape `(G, K, P)`.
+    """
+
+    mean: Array
+    covariance: Array
+    slope: Array
+
+
+class Engine(ABC):
+    """The criterion of a mixed model as a function of its parameters, and all that follows from these.
+
+    Args:
+        rows: labelled rows.
+        factors: the covariance of each grouping factor.
+    """
+
+    #: What the summary says of the criterion.
+    method: str
+    #: Whether the criterion has a hyperprior.
+    hyperprior: bool
+
+    def __init__(self, rows: Rows, factors: list[Factor]) -> None:
+        self.rows, self.factors = rows, factors
+        self.num_theta = sum(f.size for f in factors)
+        self.diagonal = np.concatenate([f.diagonal for f in factors])
+
+    @abstractmethod
+    def start(self) -> Array:
+        """Return parameters to start from, those of the factors first."""
+
+    @abstractmethod
+    def loss(self, at: Array) -> tuple[float, Array]:
+        """Return minus the log criterion in nats, and its gradient."""
+
+    @abstractmethod
+    def scales(self, at: Array) -> tuple[float, dict[str, float]]:
+        """Return the unit of the relative factors, and the parameters of the likelihood by name."""
+
+    @abstractmethod
+    def estimate(self, at: Array) -> Estimate:
+        """Return the parameters in the units of the labels."""
+
+    @abstractmethod
+    def effects(self, at: Array, rows: Rows | None = None) -> list[Effects]:
+        """Return the effects of the groups of each factor, of the fitted rows by default."""
+
+    @abstractmethod
+    def rebuild(self, rows: Rows, factors: list[Factor]) -> Engine:
+        """Return the criterion of rows with other random terms, without a hyperprior."""
+
+    @abstractmethod
+    def likelihood(self, at: Array) -> Likelihood:
+        """Return the likelihood of labels given the linear predictor, in 64 bits."""
+
+    def precisions(self, rows: Rows) -> Array | None:
+        """Return the sizes of rows as the likelihood takes them, shape `(N,)`; None where all are 1."""
+        return rows.size
+
+    def lower_bounds(self) -> Array:
+        """Return the least values of the parameters."""
+        out = np.full(len(self.start()), -math.inf)
+        out[: self.num_theta][self.diagonal] = 0.0
+        return out
+
+    def maximise(self, start: Array | None = None, held: NDArray[np.bool_] | None = None) -> Optimum:
+        """Go to the maximum; where a spread ends at 0, try again from inside, since the slope there says nothing.
+
+        Args:
+            start: the parameters to start from.
+            held: True where a parameter stays 0.
+        """
+        begin = self.start() if start is None else start.copy()
+        held = np.zeros(len(begin), dtype=bool) if held is None else held
+        begin[held] = 0.0
+        best = self._descend(begin, held)
+        small = np.zeros(len(begin), dtype=bool)
+        small[: self.num_theta] = self.diagonal & (best.at[: self.num_theta] < SMALL)
+        small &= ~held
+        if small.any():
+            again = best.at.copy()
+            again[small] = INSIDE
+            other = self._descend(again, held)
+            evaluations = best.evaluations + other.evaluations
+            best = (other if other.value < best.value - ENOUGH else best)._replace(evaluations=evaluations)
+        return best
+
+    def _descend(self, begin: Array, held: NDArray[np.bool_]) -> Optimum:
+        at, low = begin.copy(), self.lower_bounds()[~held]
+        if held.all():
+            return Optimum(at, self.loss(at)[0], True, 1)
+
+        def loss(values: Array) -> tuple[float, Array]:
+            at[~held] = values
+            value, gradient = self.loss(at)
+            return value, gradient[~held]
+
+        found = optimize.minimize(
+            loss,
+            begin[~held],
+            jac=True,
+            method="L-BFGS-B",
+            bounds=optimize.Bounds(low, np.inf),
+            options={"maxiter": 500, "maxls": 50, "ftol": 1e-13, "gtol": 1e-5, "maxcor": 30},
+        )
+        at[~held] = found.x
+        reached = found.success or np.abs(np.where(found.x > low, found.jac, np.minimum(found.jac, 0))).max() < 1e-2
+        return Optimum(at, float(found.fun), bool(reached), int(found.nfev))
+
+    def curvature(self, at: Array) -> Array:
+        """Return the Hessian of the loss, from differences of gradients, shape `(D, D)`."""
+        columns = []
+        for i in range(len(at)):
+            step = STEP * max(abs(at[i]), 1.0)
+            ends = [self.loss(at + sign * step * np.eye(len(at))[i])[1] for sign in (1, -1)]
+            columns.append((ends[0] - ends[1]) / (2 * step))
+        both: Array = np.stack(columns)
+        return (both + both.T) / 2
+
+    def thetas(self, at: Array) -> list[Array]:
+        """Return the parameters of each factor."""
+        return list(np.split(at[: self.num_theta], np.cumsum([f.size for f in self.factors])[:-1]))
+
+
+def orthonormal(x: Array, names: list[str]) -> tuple[Array, Array]:
+    """Return orthonormal columns that span those of `x`, and the triangular factor that gives `x` back.
+
+    Raises:
+        ValueError: if a column is a combination of those before it.
+    """
+    q, r = np.linalg.qr(x)
+    bad = np.abs(np.diag(r)) <= DEPENDENT * np.sqrt((r**2).sum(0))
+    if len(r) < x.shape[1] or bad.any():
+        name = names[int(np.argmax(bad)) if bad.any() else len(r)]
+        raise ValueError(
+            f"term {name!r}: expected one that is no combination of the terms before it, got values that these "
+            "determine (leave it out)"
+        )
+    return q, r

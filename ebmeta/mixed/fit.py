@@ -1,0 +1,125 @@
+"""The entry: a formula and a data frame in, a fitted mixed model out."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from ebmeta.foundation.checks import checked, found
+from ebmeta.likelihood import LIKELIHOODS
+from ebmeta.mixed.covariance import Factor
+from ebmeta.mixed.design import Design, Given
+from ebmeta.mixed.engine import Engine
+from ebmeta.mixed.normal import NormalEngine
+from ebmeta.mixed.result import MixedModel
+from ebmeta.mixed.rows import Grouping, Rows
+
+__all__ = ["mixed_model"]
+
+FAMILIES = ("normal",)
+
+
+@checked(size=None, offset=None, weights=None)
+def mixed_model(
+    formula: str,
+    data: Any,
+    likelihood: str = "normal",
+    *,
+    size: Any = None,
+    offset: Any = None,
+    weights: Any = None,
+    hyperprior: bool = False,
+    reml: bool = False,
+    na: Literal["drop", "raise"] = "drop",
+) -> MixedModel:
+    r"""Fit a mixed model (a hierarchical model with common terms and terms that differ between groups).
+
+    $$ y \mid \eta \sim \text{likelihood}, \qquad \eta = x^\top \beta + z^\top b_g + \text{offset}, \qquad
+       b_g \sim \mathcal N(0, \Sigma) $$
+
+    The formula is that of lme4: `y ~ x + (1 + x | g)` has an intercept and a slope of x common to all, and of each
+    group $g$ its own deviations from both, which may be correlated; two bars, `(x || g)`, say that they are not.
+
+    Args:
+        formula: response, common terms and terms of groups. For counts of successes the response is
+            `cbind(successes, failures)` or `prop(successes, trials)`, or `size` gives the trials.
+        data: rows, a frame of pandas, polars or pyarrow.
+        likelihood: what labels are, a name of `ebmeta.likelihood.LIKELIHOODS`.
+        size: trials, exposure or readings of each row, the name of a column or a number for each row.
+        offset: known part of the linear predictor of each row, the same.
+        weights: how much each row counts, the same; for normal labels, their inverse variance in units of
+            $1 / \sigma^2$.
+        hyperprior: add the log of a Gamma(2, 0.1) density of each spread, which keeps it from 0 where groups are few.
+        reml: restricted maximum likelihood, for normal labels: spreads without the bias that comes of estimating the
+            coefficients, and log likelihoods to compare only between models with the same common terms.
+        na: "drop" leaves out rows that lack a value of a term (the summary counts them), "raise" refuses them. Rows
+            without a label are never fitted.
+
+    Raises:
+        ValueError: if the formula is none, names a column that the frame lacks, a term is determined by others or the
+            labels do not fit the likelihood.
+
+    Source: Bates, Maechler, Bolker and Walker 2015, Fitting linear mixed-effects models using lme4.
+
+    Examples:
+        >>> import pandas as pd
+        >>> rows = pd.DataFrame({"y": [1.0, 2.0, 4.0, 5.5, 2.5, 3.0], "shop": ["a", "a", "b", "b", "c", "c"]})
+        >>> fit = mixed_model("y ~ 1 + (1 | shop)", rows, reml=True)
+        >>> fit.fixed_effects.loc["Intercept"].round(3).to_dict()
+        {'estimate': 3.0, 'std_error': 0.946, 'lower': 1.145, 'upper': 4.855}
+    """
+    if likelihood not in FAMILIES:
+        raise ValueError(f"likelihood: expected one of {', '.join(FAMILIES)}, got {found(likelihood)}")
+    design = Design(formula, data, Given(size, offset, weights), na)
+    rows = design.rows
+    _check_labels(likelihood, rows)
+    factors = [
+        _factor(name, *design.terms_of(name), grouping)
+        for name, grouping in zip(design.factors, rows.groupings, strict=True)
+    ]
+    engine = _engine(likelihood, rows, factors, design.common.names, reml, hyperprior)
+    return MixedModel(design, engine, engine.maximise(), likelihood)
+
+
+def _engine(
+    likelihood: str, rows: Rows, factors: list[Factor], names: list[str], reml: bool, hyperprior: bool
+) -> Engine:
+    if len(factors) > 1:
+        raise ValueError(f"formula: expected one grouping factor, got {', '.join(f.name for f in factors)}")
+    return NormalEngine(rows, factors, names, reml, hyperprior)
+
+
+def _check_labels(likelihood: str, rows: Rows) -> None:
+    """Raise `ValueError` where sizes, weights or labels are impossible."""
+    for name, values in (("size", rows.size), ("weights", rows.weights)):
+        if values is not None and (values <= 0).any():
+            row = int(np.argmax(values <= 0))
+            raise ValueError(f"{name}: expected numbers above 0, got {values[row]:g} in row {row}")
+    y, size = (None if v is None else torch.from_numpy(v)[None] for v in (rows.y, rows.size))
+    assert y is not None
+    try:
+        LIKELIHOODS[likelihood]().check("labels", y, torch.ones_like(y, dtype=torch.bool), size)
+    except ValueError as error:
+        raise ValueError(str(error).replace("task 0, ", "")) from None
+    ones = np.ones(len(rows)) if rows.size is None else rows.size
+    if LIKELIHOODS[likelihood]().extreme(rows.y, ones):
+        raise ValueError(f"labels: expected some that differ, got {rows.y[0]:g} in every row: no spread can be learned")
+
+
+def _factor(name: tuple[str, ...], terms: list[str], blocks: list[int], grouping: Grouping) -> Factor:
+    label, num_groups = ":".join(name), len(grouping.labels)
+    if num_groups < 2:
+        raise ValueError(f"groups: expected at least two of {label!r}, got {num_groups}")
+    for k, term in enumerate(terms):
+        z = grouping.z[:, k]
+        least, most = np.full(num_groups, np.inf), np.full(num_groups, -np.inf)
+        np.minimum.at(least, grouping.codes, z)
+        np.maximum.at(most, grouping.codes, z)
+        if len(terms) > 1 and (least == most).all() and term != "Intercept" and "Intercept" in terms:
+            raise ValueError(
+                f"random term {term!r} of {label!r}: expected values that differ within groups, got one value in each "
+                f"(its effect cannot differ between groups next to an intercept that does: make {term!r} a common term)"
+            )
+    return Factor(label, terms, blocks, grouping.z)

@@ -1,0 +1,141 @@
+"""The parts of a formula: response, common terms, and bars with the terms that differ between groups.
+
+Bars are read here, since a term of groups needs no matrix with a column for every group; common terms, and those on
+the left of a bar, are left to `formulae`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from ebmeta.foundation.checks import found
+
+__all__ = ["Bar", "Formula", "parse"]
+
+NAME = re.compile(r"`[^`]+`|[A-Za-z_.][\w.]*")
+WRAPPED = re.compile(r"(?:factor|C)\((.*)\)")
+EXAMPLE = "'y ~ x + (1 + x | g)'"
+
+
+class Bar(NamedTuple):
+    """Terms that differ between groups.
+
+    Args:
+        terms: what stands on the left of the bar.
+        factor: columns whose combinations are the groups.
+        correlated: whether there is one bar, and not two.
+    """
+
+    terms: str
+    factor: tuple[str, ...]
+    correlated: bool
+
+
+class Formula(NamedTuple):
+    """What a formula says, as text.
+
+    Args:
+        response: what stands on the left of the tilde.
+        common: terms without those in bars; `"1"` where there are none.
+        bars: terms of groups, one for each grouping factor of a nesting.
+    """
+
+    response: str
+    common: str
+    bars: tuple[Bar, ...]
+
+
+def parse(text: str) -> Formula:
+    """Return the parts of a formula.
+
+    Raises:
+        ValueError: if it is not one of lme4's form with at least one bar.
+
+    Examples:
+        >>> parse("y ~ x + (1 + x | school/class)").bars
+        (Bar(terms='1 + x', factor=('school',), correlated=True), \
+Bar(terms='1 + x', factor=('school', 'class'), correlated=True))
+        >>> parse("log(y) ~ (x || g)")
+        Formula(response='log(y)', common='1', bars=(Bar(terms='x', factor=('g',), correlated=False),))
+    """
+    sides = _split(text, "~")
+    if len(sides) != 2 or not all(side.strip() for side in sides):
+        raise ValueError(f"formula: expected a response, a tilde and terms, as in {EXAMPLE}, got {found(text)}")
+    common, bars = [], []
+    for part in _split(sides[1], "+"):
+        inner = _inside(part.strip())
+        if inner is not None and "|" in inner:
+            bars += _bars(inner)
+        elif "|" in part:
+            raise ValueError(
+                f"formula: expected terms of groups in brackets of their own, as in {EXAMPLE}, got {part.strip()!r}"
+            )
+        elif not part.strip():
+            raise ValueError(
+                f"formula: expected a term on both sides of every plus, as in {EXAMPLE}, got {found(text)}"
+            )
+        else:
+            common.append(part.strip())
+    if not bars:
+        raise ValueError(f"formula: expected terms of groups, as in {EXAMPLE}, got none in {text!r}")
+    return Formula(sides[0].strip(), " + ".join(common) or "1", tuple(bars))
+
+
+def _split(text: str, mark: str) -> list[str]:
+    """Split a text at a mark wherever it stands outside brackets and quotes."""
+    parts, depth, quote = [""], 0, ""
+    for letter in text:
+        if quote or letter in "`'\"":
+            quote = "" if letter == quote else quote or letter
+        elif letter in "([{":
+            depth += 1
+        elif letter in ")]}":
+            depth -= 1
+        if depth < 0:
+            break
+        if letter == mark and not depth and not quote:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    if depth or quote:
+        raise ValueError(f"formula: expected as many closing as opening brackets and quotes, got {text.strip()!r}")
+    return parts
+
+
+def _inside(part: str) -> str | None:
+    """Return what stands in the brackets that enclose a text, None where none do."""
+    if not (part.startswith("(") and part.endswith(")")):
+        return None
+    depth = 0
+    for i, letter in enumerate(part):
+        depth += (letter == "(") - (letter == ")")
+        if not depth and i < len(part) - 1:
+            return None
+    return part[1:-1]
+
+
+def _bars(inner: str) -> list[Bar]:
+    sides = _split(inner, "|")
+    correlated = len(sides) == 2
+    if len(sides) not in (2, 3) or (not correlated and sides[1]) or not all(s.strip() for s in (sides[0], sides[-1])):
+        raise ValueError(f"formula: expected terms, one bar or two, and a grouping factor, got '({inner})'")
+    terms, factor = sides[0].strip(), sides[-1].strip()
+    levels = [_names(level, inner) for level in _split(factor, "/")]
+    nested = [tuple(name for level in levels[: i + 1] for name in level) for i in range(len(levels))]
+    return [Bar(terms, names, correlated) for names in nested]
+
+
+def _names(text: str, inner: str) -> tuple[str, ...]:
+    names = []
+    for part in _split(text, ":"):
+        bare = part.strip()
+        if (wrapped := WRAPPED.fullmatch(bare)) is not None:
+            bare = wrapped[1].strip()
+        if NAME.fullmatch(bare) is None:
+            raise ValueError(
+                f"formula: expected columns as the grouping factor, as in (1 | g), (1 | a:b) or (1 | a/b), "
+                f"got '({inner})'"
+            )
+        names.append(bare.strip("`"))
+    return tuple(names)

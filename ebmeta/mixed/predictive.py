@@ -1,0 +1,82 @@
+"""Means, standard deviations and intervals of new labels, given what is known of the linear predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ebmeta.likelihood.base import Given, Likelihood
+
+__all__ = ["cdf", "intervals", "moments"]
+
+Array = NDArray[np.float64]
+BISECTIONS = 60
+FARTHEST = 64.0  # standard deviations from the mean, where a quantile is sought at most
+
+
+def moments(
+    members: Sequence[Likelihood], weight: Array, loc: Array, var: Array, size: Array | None
+) -> tuple[Array, Array]:
+    """Return means and standard deviations of new labels, each of shape `(N,)`.
+
+    Args:
+        members: likelihoods, one for each draw of the parameters, $D$ of them.
+        weight: of the draws, shape `(D,)`, in all 1.
+        loc: location of the linear predictor, shape `(D, N)`.
+        var: variance of it, of that shape.
+        size: sizes of the rows, shape `(N,)`, or None.
+    """
+    mean, square = np.zeros(loc.shape[1]), np.zeros(loc.shape[1])
+    for w, likelihood, m, v in zip(weight, members, loc, var, strict=True):
+        with torch.no_grad():
+            found = likelihood.predict(*_laid_out(m, v), _given(size))
+        one, std = (found[name].double().numpy()[0] for name in ("mean", "std"))
+        mean += w * one
+        square += w * (std**2 + one**2)
+    return mean, np.sqrt((square - mean**2).clip(0))
+
+
+def cdf(y: Array, members: Sequence[Likelihood], weight: Array, loc: Array, var: Array, size: Array | None) -> Array:
+    """Return the probability of a label up to `y`, shape `(N,)`; arguments as for `moments`."""
+    out = np.zeros(loc.shape[1])
+    for w, likelihood, m, v in zip(weight, members, loc, var, strict=True):
+        laid, spread, _ = _laid_out(m, v)
+        with torch.no_grad():
+            out += w * likelihood.predictive_cdf(torch.from_numpy(y)[None], laid, spread, _given(size)).numpy()[0]
+    return out
+
+
+def intervals(
+    members: Sequence[Likelihood], weight: Array, loc: Array, var: Array, size: Array | None, coverage: float
+) -> tuple[Array, Array]:
+    """Return both ends of the central interval of each new label, of shape `(N,)`; arguments as for `moments`.
+
+    For counts an end is the smallest count that reaches its probability.
+    """
+    mean, std = moments(members, weight, loc, var, size)
+    whole = members[0].discrete
+    ends = []
+    for level in ((1 - coverage) / 2, (1 + coverage) / 2):
+        low, high = mean - FARTHEST * (1 + whole) * std, mean + FARTHEST * (1 + whole) * std
+        if whole:
+            low, high = np.full_like(low, -1.0), np.ceil(high) + 1
+        for _ in range(BISECTIONS):
+            middle = np.floor((low + high) / 2) if whole else (low + high) / 2
+            above = cdf(middle, members, weight, loc, var, size) >= level
+            low, high = np.where(above, low, middle), np.where(above, middle, high)
+            if whole and (high - low <= 1).all():
+                break
+        ends.append(high)
+    return ends[0], ends[1]
+
+
+def _laid_out(loc: Array, var: Array) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    tensors = (torch.from_numpy(np.ascontiguousarray(v)).view(1, -1, 1) for v in (loc, var))
+    return *tensors, torch.ones(1, 1, dtype=torch.bool)  # type: ignore[return-value]
+
+
+def _given(size: Array | None) -> Given:
+    return Given(None if size is None else torch.from_numpy(size)[None])

@@ -1,0 +1,229 @@
+"""A fitted mixed model: tables, a summary, and predictions with intervals."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ebmeta.foundation.checks import between, checked
+from ebmeta.mixed.boundary import Boundary, boundary_tests
+from ebmeta.mixed.design import Design, Given
+from ebmeta.mixed.engine import Effects, Engine, Estimate, Optimum
+from ebmeta.mixed.predictive import intervals, moments
+from ebmeta.mixed.rows import Rows
+from ebmeta.mixed.summary import text_of
+from ebmeta.mixed.tables import common_table, components, effect_table, spread_table
+
+__all__ = ["MixedModel"]
+
+Array = NDArray[np.float64]
+LEVEL = 0.95  # of the intervals of tables
+UNCLEAR = 0.05  # p-value above which a spread cannot be told from 0
+
+
+class MixedModel:
+    r"""What `ebmeta.mixed_model` returns.
+
+    The labels of a group depend on common terms $x$ (fixed effects) and on terms $z$ whose effects differ between
+    groups (random effects),
+
+    $$ \eta = x^\top \beta + z^\top b_g + \text{offset}, \qquad b_g \sim \mathcal N(0, \Sigma). $$
+
+    Args:
+        design: what columns became.
+        engine: the criterion, on the labelled rows.
+        optimum: where its maximum is.
+        name: of the likelihood.
+    """
+
+    def __init__(self, design: Design, engine: Engine, optimum: Optimum, name: str) -> None:
+        self.design, self.engine, self.optimum, self.name = design, engine, optimum, name
+
+    @property
+    def formula(self) -> str:
+        """The formula as it was given."""
+        return self.design.text
+
+    @property
+    def converged(self) -> bool:
+        """Whether the optimiser ended at a maximum."""
+        return self.optimum.converged
+
+    @cached_property
+    def estimate(self) -> Estimate:
+        """The parameters in the units of the labels."""
+        return self.engine.estimate(self.optimum.at)
+
+    @property
+    def log_likelihood(self) -> float:
+        """The log likelihood in nats at the estimate; for REML that of the residuals."""
+        return self.estimate.log_likelihood
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of parameters: common terms, spreads, correlations and those of the likelihood."""
+        return len(self.estimate.beta) + self.engine.num_theta + len(self.estimate.learned)
+
+    @property
+    def aic(self) -> float:
+        """Akaike's criterion, twice the number of parameters minus twice the log likelihood."""
+        return 2 * self.num_parameters - 2 * self.log_likelihood
+
+    @cached_property
+    def covariance(self) -> Array:
+        """Covariance of the parameters of the engine, the inverse curvature of the criterion, shape `(D, D)`."""
+        values, vectors = np.linalg.eigh(self.engine.curvature(self.optimum.at))
+        kept = values > 1e-8 * max(values.max(), 1e-300)  # a direction of which nothing is known has no error to state
+        inverse = np.where(kept, 1 / np.where(kept, values, 1.0), 0.0)
+        out: Array = vectors @ (inverse[:, None] * vectors.T)
+        return out
+
+    @cached_property
+    def fixed_effects(self) -> pd.DataFrame:
+        """Estimate, standard error and 95% interval of every common term, the fixed effects."""
+        return common_table(self.design.common.names, self.estimate, LEVEL)
+
+    @cached_property
+    def variance_components(self) -> pd.DataFrame:
+        """Estimate, standard error and 95% interval of every spread (a standard deviation) and correlation."""
+
+        def read(at: Array) -> pd.Series:
+            found = self.engine.scales(at)
+            return components(self.engine.factors, self.engine.thetas(at), found[0], found[1])
+
+        return spread_table(read, self.optimum.at, self.covariance, LEVEL)
+
+    @cached_property
+    def effects(self) -> list[Effects]:
+        """The effects of the groups of each grouping factor."""
+        return self.engine.effects(self.optimum.at)
+
+    @cached_property
+    def group_effects(self) -> pd.DataFrame:
+        """Posterior mean, standard deviation and 95% interval of each group's effects (BLUPs, the random effects)."""
+        return effect_table(self.engine, self.effects, LEVEL)
+
+    @cached_property
+    def boundary(self) -> list[Boundary]:
+        """Tests of every spread against 0."""
+        return boundary_tests(self.engine, self.optimum, self.variance_components)
+
+    def summary(self) -> str:
+        """Return the fit in words and tables: terms, spreads, criterion, groups, and what the data cannot tell."""
+        sizes = [
+            f"{f.name} {len(g.labels)}" for f, g in zip(self.engine.factors, self.engine.rows.groupings, strict=True)
+        ]
+        left = [
+            f"{count} {words}"
+            for count, words in (
+                (self.design.num_dropped, "lack a value"),
+                (self.design.num_unlabelled, "have no label"),
+            )
+            if count
+        ]
+        facts = [
+            ("formula", self.formula),
+            ("labels", self.name),
+            ("fitted by", self.engine.method),
+            ("rows", f"{len(self.engine.rows)}" + (f" of {self.design.num_rows} ({', '.join(left)})" if left else "")),
+            ("groups", ", ".join(sizes)),
+            ("log likelihood", f"{self.log_likelihood:.4f}"),
+            ("AIC", f"{self.aic:.3f} ({self.num_parameters} parameters)"),
+            ("converged", f"{'yes' if self.converged else 'NO'}, after {self.optimum.evaluations} evaluations"),
+        ]
+        tables = [
+            ("Common terms (fixed effects), 95% intervals", self.fixed_effects),
+            ("Spreads between groups, and the rest", self.variance_components),
+        ]
+        return text_of(facts, tables, self.notes())
+
+    def notes(self) -> list[str]:
+        """Return what the data cannot tell, in sentences."""
+        out = [
+            f"{test.factor}: the spread of {test.term} cannot be told from 0 (it gains {test.gain:.2f} nats, "
+            f"p = {test.p_value:.2g})."
+            for test in self.boundary
+            if test.p_value > UNCLEAR
+        ]
+        return out if self.converged else [*out, "The optimiser did not end at a maximum: trust no number here."]
+
+    def __repr__(self) -> str:
+        return self.summary()
+
+    @checked(coverage=between(0, 1))
+    def predict(self, new_data: Any, coverage: float = 0.9, *, size: Any = None, offset: Any = None) -> pd.DataFrame:
+        """Return mean, standard deviation and interval of a new label for each row.
+
+        Rows of a known group use what is known of it. Rows of a new group use its labelled rows, if there are any
+        among the new ones, and else what is known of groups. Labels of known groups are not used again.
+
+        Args:
+            new_data: rows, a frame of pandas, polars or pyarrow, with the columns that the formula names; that of the
+                labels may be absent or have gaps.
+            coverage: probability that a new label is in its interval.
+            size: column, or a number for each row, in place of that of the fit.
+            offset: the same.
+
+        Returns:
+            Columns `mean`, `sd`, `lower` and `upper`, in the order of the rows; NaN where a row lacks a value.
+
+        Raises:
+            ValueError: if a column is absent or holds what training rows did not.
+        """
+        kept = self.design.given
+        given = Given(kept.size if size is None else size, kept.offset if offset is None else offset, kept.weights)
+        rows, whole = self.design.new(new_data, given)
+        out = np.full((4, len(whole)), np.nan)
+        if len(rows):
+            members, weight, loc, var = self._linear(rows)
+            known = members, weight, loc, var, self.engine.precisions(rows)
+            out[0, whole], out[1, whole] = moments(*known)
+            out[2, whole], out[3, whole] = intervals(*known, coverage)
+        index = new_data.index if isinstance(new_data, pd.DataFrame) else pd.RangeIndex(len(whole))
+        return pd.DataFrame(dict(zip(("mean", "sd", "lower", "upper"), out, strict=True)), index=index)
+
+    def _linear(self, rows: Rows) -> tuple[list[Any], Array, Array, Array]:
+        """Return likelihoods, weights, and location and variance of the linear predictor of new rows."""
+        loc, var = linear_predictor(self.engine, self.optimum.at, self.effects, rows)
+        return [self.engine.likelihood(self.optimum.at)], np.ones(1), loc[None], var[None]
+
+
+def linear_predictor(
+    engine: Engine, at: Array, effects: list[Effects], rows: Rows, common: bool = False
+) -> tuple[Array, Array]:
+    """Return location and variance of the linear predictor of new rows, each of shape `(N,)`.
+
+    Args:
+        engine: the criterion.
+        at: its parameters.
+        effects: of the known groups at these.
+        rows: rows whose new groups are numbered after the known ones.
+        common: add the variance that the coefficients of common terms have.
+    """
+    estimate = engine.estimate(at)
+    loc, var, slope = rows.x @ estimate.beta + rows.offset, np.zeros(len(rows)), rows.x.copy()
+    for place, (factor, grouping, theta) in enumerate(
+        zip(engine.factors, rows.groupings, engine.thetas(at), strict=True)
+    ):
+        known = effects[place]
+        num_new = len(grouping.labels) - len(known.mean)
+        prior = factor.covariance(theta, estimate.sigma)
+        means = np.concatenate([known.mean, np.zeros((num_new, len(prior)))])
+        covariances = np.concatenate([known.covariance, np.broadcast_to(prior, (num_new, *prior.shape))])
+        slopes = np.concatenate([known.slope, np.zeros((num_new, *known.slope.shape[1:]))])
+        told = np.isfinite(rows.y) & (grouping.codes >= len(known.mean))
+        if told.any():
+            numbers, codes = np.unique(grouping.codes[told], return_inverse=True)
+            found = engine.effects(at, rows.take(told).regrouped(place, codes, grouping.labels[numbers]))[place]
+            means[numbers], covariances[numbers], slopes[numbers] = found.mean, found.covariance, found.slope
+        z, g = grouping.z, grouping.codes
+        loc += np.einsum("nk,nk->n", z, means[g])
+        var += np.einsum("nk,nkl,nl->n", z, covariances[g], z)
+        slope += np.einsum("nk,nkp->np", z, slopes[g])
+    if common:
+        var += np.einsum("np,pq,nq->n", slope, estimate.covariance, slope)
+    return loc, var

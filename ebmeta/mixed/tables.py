@@ -1,0 +1,104 @@
+"""Tables of a fitted mixed model: coefficients, spreads and correlations, and effects of groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import special
+
+from ebmeta.mixed.covariance import Factor, correlations_of
+from ebmeta.mixed.engine import Effects, Engine, Estimate
+
+__all__ = ["common_table", "components", "effect_table", "spread_table"]
+
+Array = NDArray[np.float64]
+STEP = 1e-5  # of the differences that give the slope of a component
+SMALL = 1e-4  # a relative spread below it stands for 0
+
+
+def _z(level: float) -> float:
+    return float(special.ndtri((1 + level) / 2))
+
+
+def common_table(names: Sequence[str], estimate: Estimate, level: float) -> pd.DataFrame:
+    """Return estimate, standard error and interval of each common term."""
+    se = np.sqrt(np.diag(estimate.covariance))
+    reach = _z(level) * se
+    columns = {
+        "estimate": estimate.beta,
+        "std_error": se,
+        "lower": estimate.beta - reach,
+        "upper": estimate.beta + reach,
+    }
+    return pd.DataFrame(columns, index=pd.Index(list(names), name="term"))
+
+
+def components(
+    factors: Sequence[Factor], thetas: Sequence[Array], sigma: float, learned: dict[str, float]
+) -> pd.Series:
+    """Return spreads, correlations and what else the likelihood has learned, by factor and name."""
+    values: dict[tuple[str, str], float] = {}
+    for factor, theta in zip(factors, thetas, strict=True):
+        sd, correlation = correlations_of(factor.covariance(theta, sigma))
+        values |= {(factor.name, f"sd({term})"): float(s) for term, s in zip(factor.terms, sd, strict=True)}
+        values |= {
+            (factor.name, f"cor({factor.terms[i]}, {factor.terms[j]})"): float(correlation[i, j])
+            for i, j in factor.pairs()
+        }
+    values |= {("residual", name): value for name, value in learned.items()}
+    index = pd.MultiIndex.from_tuples(list(values), names=["factor", "component"])
+    return pd.Series(list(values.values()), index=index, dtype=float)
+
+
+def _scale(name: str) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+    """Return the scale on which an interval is symmetric, and the way back."""
+    return (np.arctanh, np.tanh) if name.startswith("cor(") else (np.log, np.exp)
+
+
+def spread_table(read: Callable[[Array], pd.Series], at: Array, covariance: Array, level: float) -> pd.DataFrame:
+    """Return estimate, standard error and interval of each component.
+
+    Intervals are symmetric on the scale of logarithms, for correlations on that of Fisher; a spread that is not two
+    standard errors above 0 has a lower end of 0.
+
+    Args:
+        read: components as a function of the parameters.
+        at: the parameters, shape `(D,)`.
+        covariance: of the parameters.
+        level: of the intervals.
+    """
+    value = read(at)
+    ends = [(read(at + step).to_numpy(), read(at - step).to_numpy()) for step in STEP * np.eye(len(at))]
+    slope = np.nan_to_num(np.stack([(high - low) / (2 * STEP) for high, low in ends], 1))
+    se = np.sqrt(np.einsum("ci,ij,cj->c", slope, covariance, slope).clip(0))
+    rows = []
+    for (_, name), v, s in zip(value.index, value.to_numpy(), se, strict=True):
+        to, back = _scale(name)
+        if not np.isfinite(v):
+            rows.append((v, np.nan, np.nan, np.nan))
+            continue
+        if not name.startswith("cor(") and v <= 2 * s:
+            rows.append((v, s, 0.0, v + _z(level) * s))
+            continue
+        inner = min(v, 1 - 1e-12) if name.startswith("cor(") else v
+        width = _z(level) * s / (max(1 - v**2, 1e-12) if name.startswith("cor(") else v)
+        low, high = back(to(np.array(max(inner, -1 + 1e-12))) + np.array([-width, width]))
+        rows.append((v, s, float(low), float(high)))
+    return pd.DataFrame(rows, index=value.index, columns=["estimate", "std_error", "lower", "upper"])
+
+
+def effect_table(engine: Engine, effects: Sequence[Effects], level: float) -> pd.DataFrame:
+    """Return mean, standard deviation and interval of the effects of each group, by factor, group and term."""
+    parts = []
+    for factor, grouping, found in zip(engine.factors, engine.rows.groupings, effects, strict=True):
+        sd = np.sqrt(np.einsum("gkk->gk", found.covariance).clip(0))
+        index = pd.MultiIndex.from_product(
+            [[factor.name], grouping.labels.tolist(), factor.terms], names=["factor", "group", "term"]
+        )
+        mean, sd = found.mean.reshape(-1), sd.reshape(-1)
+        reach = _z(level) * sd
+        parts.append(pd.DataFrame({"mean": mean, "sd": sd, "lower": mean - reach, "upper": mean + reach}, index=index))
+    return pd.concat(parts)

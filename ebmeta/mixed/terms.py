@@ -1,0 +1,169 @@
+"""Columns that the terms of a formula become, made by `formulae`, and its refusals in one line that names the terms.
+
+Names in a formula are columns and the functions of `FUNCTIONS`, and nothing else.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from formulae import design_matrices
+from formulae.environment import Environment
+from formulae.matrices import CommonEffectsMatrix
+from formulae.model_description import model_description
+from formulae.parser import Parser
+from formulae.scanner import Scanner
+from numpy.typing import NDArray
+
+__all__ = ["FUNCTIONS", "Terms", "response_of", "some_names", "tidy", "variables"]
+
+Array = NDArray[np.float64]
+
+#: Functions that a formula may name, next to those of `formulae` such as `poly`, `bs` and `scale`.
+FUNCTIONS: dict[str, Any] = {
+    name: getattr(np, name) for name in ("log", "log2", "log10", "log1p", "exp", "expm1", "sqrt", "abs", "sin", "cos")
+}
+ENVIRONMENT = Environment([{"np": np, **FUNCTIONS}])
+COUNTS = ("cbind", "prop", "p", "proportion")
+MOST_SHOWN = 8  # names of columns in a message
+
+
+class Terms:
+    """Columns of a sum of terms.
+
+    Args:
+        text: the terms.
+        frame: complete training rows.
+    """
+
+    def __init__(self, text: str, frame: pd.DataFrame) -> None:
+        self.text = text
+        self.matrix: CommonEffectsMatrix | None = _asked(text, lambda: _design(text, frame).common)
+        terms = {} if self.matrix is None else self.matrix.terms
+        self.offsets = [name for name, term in terms.items() if term.kind == "offset"]
+        self.names: list[str] = []
+        self.widths: list[int] = []
+        for name, term in terms.items():
+            if name not in self.offsets:
+                self.names += term.labels
+                self.widths.append(len(term.labels))
+
+    def first(self, length: int) -> tuple[Array, Array]:
+        """Return the columns of the training rows, and the sum of the offsets among them."""
+        return self._columns(self.matrix, length)
+
+    def new(self, frame: pd.DataFrame) -> tuple[Array, Array]:
+        """Return those of new rows."""
+        matrix = self.matrix
+        return self._columns(
+            None if matrix is None else _asked(self.text, lambda: matrix.evaluate_new_data(frame)), len(frame)
+        )
+
+    def _columns(self, matrix: CommonEffectsMatrix | None, length: int) -> tuple[Array, Array]:
+        x, offset = np.zeros((length, len(self.names))), np.zeros(length)
+        if matrix is None:
+            return x, offset
+        if np.iscomplexobj(matrix.design_matrix):
+            raise ValueError(f"terms {self.text!r}: expected real numbers, got complex ones")
+        values, start = np.asarray(matrix.design_matrix, dtype=np.float64).reshape(length, -1), 0
+        for name, part in matrix.slices.items():
+            if name in self.offsets:
+                offset += values[:, part].sum(1)
+                continue
+            width = part.stop - part.start
+            x[:, start : start + width] = values[:, part]
+            start += width
+        if not np.isfinite(x).all():
+            row, column = (int(v[0]) for v in np.nonzero(~np.isfinite(x)))
+            raise ValueError(f"term {self.names[column]!r}: expected finite numbers, got {x[row, column]} in row {row}")
+        return x, offset
+
+
+def tidy(frame: pd.DataFrame, groups: list[tuple[str, ...]]) -> pd.DataFrame:
+    """Return rows numbered from 0, with numbers where columns hold numbers, and without categories that have no row."""
+    out, names = frame.reset_index(drop=True).copy(), {name for factor in groups for name in factor}
+    for column, kind in out.dtypes.items():
+        if isinstance(kind, pd.CategoricalDtype):
+            out[column] = out[column].cat.remove_unused_categories()
+        elif column not in names and (
+            pd.api.types.is_bool_dtype(kind) or (not isinstance(kind, np.dtype) and pd.api.types.is_numeric_dtype(kind))
+        ):
+            out[column] = out[column].to_numpy(dtype=np.float64, na_value=np.nan)
+    return out
+
+
+def some_names(frame: pd.DataFrame) -> str:
+    """Return the first names of columns, for a message."""
+    names = [str(c) for c in frame.columns]
+    return ", ".join(names[:MOST_SHOWN]) + (", ..." if len(names) > MOST_SHOWN else "")
+
+
+def variables(text: str, frame: pd.DataFrame) -> list[str]:
+    """Return the columns that a text of terms names."""
+    inner = text.partition("(")[2].rpartition(")")[0] if text.partition("(")[0].strip() in COUNTS else text
+    parts = [part for part in inner.split(",") if part.strip()] if inner is not text else [text]
+    names: dict[str, None] = {}
+    for part in parts:
+        wrapped = part if inner is text else f"I({part})"
+        names |= dict.fromkeys(
+            sorted(str(n) for n in _asked(text, lambda w=wrapped: model_description(w).var_names) if n)
+        )
+    for name in names:
+        if name not in frame.columns and name not in FUNCTIONS:
+            raise ValueError(
+                f"formula: expected names of columns, got {name!r}, and the columns are {some_names(frame)}"
+            )
+    return [n for n in names if n in frame.columns]
+
+
+def _design(text: str, frame: pd.DataFrame) -> Any:
+    parser = Parser(Scanner(text).scan())
+    parser.parse()
+    if not parser.at_end():  # what follows would be left out without a word
+        raise ValueError(f"expected an operator before {parser.peek().lexeme!r}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pandas, inside formulae
+        return design_matrices(text, frame, na_action="pass", env=ENVIRONMENT)
+
+
+def _asked(text: str, question: Any) -> Any:
+    """Return an answer of `formulae`; what it refuses is refused in one line that names the terms."""
+    try:
+        return question()
+    except KeyError as error:
+        raise ValueError(
+            f"formula: expected names of columns or functions in {text!r}, got {error.args[0]!r}"
+        ) from None
+    except Exception as error:  # of a parser, of functions that a formula names
+        said = " ".join(str(error).split())
+        raise ValueError(f"formula: expected terms that can be computed, got {text!r}: {said:.150}") from None
+
+
+def response_of(text: str, frame: pd.DataFrame) -> tuple[Array, Array | None]:
+    """Return labels, and trials where the response gives them."""
+    head, _, rest = text.partition("(")
+    if head.strip() in COUNTS and rest.endswith(")"):
+        parts = rest[:-1].split(",")
+        if len(parts) != 2:
+            raise ValueError(f"formula: expected two columns in {text!r}, such as cbind(successes, failures)")
+        first, second = (response_of(f"I({part})" if not part.strip().isdigit() else part, frame)[0] for part in parts)
+        return first, first + second if head.strip() == "cbind" else second
+    if text.strip().isdigit():
+        return np.full(len(frame), float(text)), None
+    matrix = _asked(text, lambda: _design(f"{text} ~ 1", frame).response)
+    if matrix.kind != "numeric" and "[" not in text:
+        level = None if matrix.levels is None else matrix.levels[-1]
+        raise ValueError(
+            f"labels: expected numbers, got texts in {text!r}"
+            + (f" (write {text}[{level!r}] for 1 where it is {level!r} and 0 elsewhere)" if level is not None else "")
+        )
+    values = np.array(matrix.design_matrix, dtype=np.float64)
+    if values.ndim != 1:
+        raise ValueError(f"labels: expected one column, got {values.shape[1]} in {text!r}")
+    if not np.isfinite(values).all():
+        row = int(np.argmin(np.isfinite(values)))
+        raise ValueError(f"labels: expected finite numbers, got {values[row]} of {text!r} in row {row}")
+    return values, None

@@ -1,0 +1,141 @@
+"""Frames and formulas: columns, groups, new rows, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import polars
+import pyarrow
+import pytest
+
+from ebmeta.mixed.design import Design, Given
+
+DATA = pd.DataFrame(
+    {
+        "y": [1.0, 2.0, 3.0, 4.0, 5.0, np.nan],
+        "n": [2, 4, 6, 8, 9, 9],
+        "x": [0.0, 1.0, 2.0, 3.0, np.nan, 5.0],
+        "kind": ["u", "v", "w", "u", "v", "w"],
+        "g": ["b", "a", "b", "a", "b", "a"],
+        "h": [1, 1, 2, 2, 1, 2],
+        "yes": [True, False, True, False, True, True],
+    }
+)
+
+
+def design(formula: str, data=DATA, na: str = "drop", **given) -> Design:
+    return Design(formula, data, Given(**given), na)
+
+
+@pytest.mark.parametrize("make", [lambda d: d, polars.from_pandas, pyarrow.Table.from_pandas])
+def test_columns_of_common_and_random_terms(make):
+    found = design("y ~ x * kind + (1 + x | g)", make(DATA))
+    assert found.common.names == ["Intercept", "x", "kind[v]", "kind[w]", "x:kind[v]", "x:kind[w]"]
+    np.testing.assert_array_equal(found.rows.x[1], [1, 1, 1, 0, 1, 0])
+    np.testing.assert_array_equal(found.rows.groupings[0].z, [[1, 0], [1, 1], [1, 2], [1, 3]])
+    assert found.rows.groupings[0].labels.tolist() == ["a", "b"]
+    np.testing.assert_array_equal(found.rows.groupings[0].codes, [1, 0, 1, 0])
+    assert (found.num_rows, found.num_dropped, found.num_unlabelled) == (6, 1, 1)
+    assert found.kept.tolist() == [True] * 4 + [False] * 2
+
+
+def test_blocks_of_bars():
+    assert design("y ~ x + (1 + x | g)").terms_of(("g",)) == (["Intercept", "x"], [2])
+    assert design("y ~ x + (1 + x || g)").terms_of(("g",)) == (["Intercept", "x"], [1, 1])
+    assert design("y ~ x + (1 | g) + (0 + x | g)").terms_of(("g",)) == (["Intercept", "x"], [1, 1])
+    assert design("y ~ (0 + kind || g)").terms_of(("g",)) == (["kind[u]", "kind[v]", "kind[w]"], [3])
+    with pytest.raises(ValueError, match="random term 'Intercept' of 'g': expected it once"):
+        design("y ~ (1 | g) + (x | g)").terms_of(("g",))
+
+
+def test_nested_and_crossed_factors():
+    found = design("y ~ 1 + (1 | g/h)")
+    assert found.factors == [("g",), ("g", "h")]
+    assert found.rows.groupings[1].labels.tolist() == ["a:1", "a:2", "b:1", "b:2"]
+
+
+def test_what_stands_beside_the_formula():
+    found = design("y ~ offset(x) + (1 | g)", size="n", offset=np.arange(6.0), weights="n")
+    assert found.common.names == ["Intercept"]
+    np.testing.assert_array_equal(found.rows.offset, [0.0, 2.0, 4.0, 6.0])
+    np.testing.assert_array_equal(found.rows.size, [2.0, 4.0, 6.0, 8.0])
+    np.testing.assert_array_equal(found.rows.weights, [2.0, 4.0, 6.0, 8.0])
+
+
+def test_new_rows_have_the_columns_of_the_training_rows():
+    found = design("y ~ poly(x, 2) + kind + (1 | g)")
+    again, whole = found.new(DATA, Given())
+    assert whole.tolist() == [True] * 4 + [False, True]
+    np.testing.assert_allclose(again.x[:4], found.rows.x, atol=1e-12)
+    np.testing.assert_array_equal(np.isnan(again.y), [False] * 4 + [True])
+    fresh, _ = found.new(DATA[["x", "kind"]].assign(g=["z", "a", "z", "c", "a", "a"]), Given())
+    assert fresh.groupings[0].labels.tolist() == ["a", "b", "z", "c"]
+    np.testing.assert_array_equal(fresh.groupings[0].codes, [2, 0, 2, 3, 0])
+    assert np.isnan(fresh.y).all()
+
+
+@pytest.mark.parametrize(
+    ("formula", "given", "said"),
+    [
+        (
+            "y ~ z + (1 | g)",
+            {},
+            "formula: expected names of columns, got 'z', and the columns are y, n, x, kind, g, h, yes",
+        ),
+        ("z ~ x + (1 | g)", {}, "formula: expected names of columns, got 'z'"),
+        ("y ~ x + (z | g)", {}, "formula: expected names of columns, got 'z'"),
+        ("y ~ x + (1 | z)", {}, "formula: expected a column as the grouping factor, got 'z'"),
+        ("y ~ foo(x) + (1 | g)", {}, "formula: expected names of columns or functions in 'foo(x)', got 'foo'"),
+        ("y ~ log(x) + (1 | g)", {}, "term 'log(x)': expected finite numbers, got -inf in row 0"),
+        ("log(x) ~ 1 + (1 | g)", {}, "labels: expected finite numbers, got -inf of 'log(x)' in row 0"),
+        ("kind ~ x + (1 | g)", {}, "labels: expected numbers, got texts in 'kind' (write kind['w'] for 1"),
+        ("y ~ x + (0 | g)", {}, "formula: expected terms on the left of the bar"),
+        ("y ~ x + (1 | g)", {"size": "z"}, "size: expected a column, got 'z'"),
+        (
+            "y ~ x + (1 | g)",
+            {"size": [1.0]},
+            "size: expected 6 numbers, got shape (1,) of float64",
+        ),
+        (
+            "y ~ x + (1 | g)",
+            {"offset": 3.0},
+            "offset: expected 6 numbers, got shape () of float64",
+        ),
+        ("y ~ x + (1 | g)", {"weights": "kind"}, "column 'weights': expected numbers, got string values"),
+        ("prop(y, n) ~ x + (1 | g)", {"size": "n"}, "size: expected none next to 'prop(y, n)'"),
+        ("cbind(y) ~ x + (1 | g)", {}, "formula: expected two columns in 'cbind(y)'"),
+        ("y ~ x + ) + (1 | g)", {}, "formula: expected as many closing"),
+        ("y ~ x $ + (1 | g)", {}, "formula: expected terms that can be computed, got 'x $': Unexpected character"),
+        (
+            "y ~ x n + (1 | g)",
+            {},
+            "formula: expected terms that can be computed, got 'x n': expected an operator before 'n'",
+        ),
+    ],
+)
+def test_what_is_refused_is_named_in_one_line(formula, given, said):
+    with pytest.raises(ValueError) as error:
+        design(formula, **given)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_new_rows_are_refused_by_column_and_level():
+    found = design("y ~ x + kind + (1 | g)")
+    with pytest.raises(ValueError, match="new_data: expected a column 'kind', which the formula names, got x, g"):
+        found.new(DATA[["x", "g"]], Given())
+    with pytest.raises(ValueError, match="formula: expected terms that can be computed, got 'x [+] kind': .*new.*kind"):
+        found.new(DATA.assign(kind="new"), Given())
+
+
+def test_missing_values_are_refused_on_request():
+    with pytest.raises(ValueError, match="column 'x': expected a value in every row, got none in row 4 "):
+        design("y ~ x + (1 | g)", na="raise")
+    with pytest.raises(ValueError, match="data: expected rows with a value of every term and a label, got none of 6"):
+        design("y ~ x + (1 | g)", DATA.assign(x=np.nan))
+
+
+@pytest.mark.parametrize("data", [np.zeros((3, 2)), {"y": [1]}, None, DATA[:0]])
+def test_what_is_no_frame_is_refused(data):
+    with pytest.raises(ValueError, match="^data: expected"):
+        design("y ~ x + (1 | g)", data)

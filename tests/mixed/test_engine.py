@@ -1,0 +1,60 @@
+"""Ascents: where they end, and what they refuse."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ebmeta.mixed.engine import orthonormal
+from tests.mixed.worlds import engine_of, frame
+
+
+@pytest.mark.parametrize("reml", [False, True])
+def test_an_ascent_ends_where_the_slope_is_0(reml):
+    engine = engine_of("y ~ x + (1 + x | g)", frame(), reml)
+    found = engine.maximise()
+    assert found.converged
+    assert np.abs(engine.loss(found.at)[1]).max() < 1e-3
+    for step in 0.05 * np.eye(len(found.at)):
+        assert min(engine.loss(found.at + step)[0], engine.loss(found.at - step)[0]) > found.value
+
+
+def test_an_ascent_leaves_a_spread_of_0_where_there_is_more_to_gain():
+    """All slopes vanish at a spread of 0, so that an ascent that starts there stays."""
+    engine = engine_of("y ~ x + (1 | g)", frame())
+    best = engine.maximise()
+    again = engine.maximise(np.array([0.0, best.at[1]]))
+    assert again.value == pytest.approx(best.value, abs=1e-6)
+    held = engine.maximise(best.at, np.array([True, False]))
+    assert held.at[0] == 0
+    assert held.value > best.value + 1
+
+
+def test_a_spread_that_is_not_there_ends_at_0():
+    rng = np.random.default_rng(0)
+    data = frame(num_groups=20, sizes=(5, 6))
+    data["y"] = rng.normal(size=len(data))
+    data["y"] -= data.groupby("g")["y"].transform("mean")
+    assert engine_of("y ~ 1 + (1 | g)", data).maximise().at[0] == 0
+
+
+def test_curvatures_are_those_of_the_function():
+    engine = engine_of("y ~ x + (1 | g)", frame())
+    at, h = engine.maximise().at, 1e-3
+    exact = np.empty((2, 2))
+    e = h * np.eye(2)
+    for i in range(2):
+        for j in range(2):
+            corners = [engine.loss(at + a * e[i] + b * e[j])[0] for a in (1, -1) for b in (1, -1)]
+            exact[i, j] = (corners[0] - corners[1] - corners[2] + corners[3]) / (4 * h * h)
+    np.testing.assert_allclose(engine.curvature(at), exact, rtol=1e-3, atol=1e-2)
+
+
+def test_columns_are_made_orthonormal_and_a_dependent_one_is_named():
+    x = np.random.default_rng(0).normal(size=(30, 3))
+    q, r = orthonormal(x, ["a", "b", "c"])
+    np.testing.assert_allclose(q.T @ q, np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(q @ r, x, atol=1e-12)
+    x[:, 1] = 3 * x[:, 0]
+    with pytest.raises(ValueError, match="term 'b': expected one that is no combination of the terms before it"):
+        orthonormal(x, ["a", "b", "c"])

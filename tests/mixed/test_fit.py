@@ -1,0 +1,86 @@
+"""The entry: published estimates, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ebmeta.mixed.fit import mixed_model
+from tests.mixed.worlds import frame
+
+SHARED = Path(os.environ.get("EBMETA_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "regression"
+
+
+@pytest.fixture(scope="module")
+def sleep() -> pd.DataFrame:
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED}: no such folder")
+    return pd.read_csv(SHARED / "sleepstudy.csv")
+
+
+def test_sleepstudy_by_reml_is_as_lme4_publishes_it(sleep):
+    """Bates, Maechler, Bolker and Walker 2015, section 1."""
+    fit = mixed_model("Reaction ~ Days + (Days | Subject)", sleep, reml=True)
+    assert -2 * fit.log_likelihood == pytest.approx(1743.628, abs=1e-3)
+    np.testing.assert_allclose(fit.fixed_effects["estimate"], [251.405, 10.467], atol=1e-3)
+    np.testing.assert_allclose(fit.fixed_effects["std_error"], [6.825, 1.546], atol=1e-3)
+    np.testing.assert_allclose(fit.variance_components["estimate"], [24.741, 5.922, 0.066, 25.592], atol=1e-3)
+    assert fit.converged
+
+
+def test_sleepstudy_by_maximum_likelihood_is_as_lme4_publishes_it(sleep):
+    fit = mixed_model("Reaction ~ Days + (Days | Subject)", sleep)
+    assert fit.log_likelihood == pytest.approx(-875.9697, abs=1e-4)
+    assert fit.aic == pytest.approx(1763.9393, abs=1e-3)
+    apart = mixed_model("Reaction ~ Days + (Days || Subject)", sleep)
+    assert apart.log_likelihood == pytest.approx(-876.0016, abs=1e-3)
+    assert len(apart.variance_components) == 3
+
+
+@pytest.mark.parametrize(
+    ("formula", "options", "said"),
+    [
+        ("y ~ x + (1 + c | g)", {}, "random term 'c' of 'g': expected values that differ within groups"),
+        ("y ~ x + twice + (1 | g)", {}, "term 'twice': expected one that is no combination of the terms before it"),
+        ("y ~ x + (1 + x + twice | g)", {}, "random term 'twice' of 'g': expected one that is no combination"),
+        ("y ~ x + (1 | one)", {}, "groups: expected at least two of 'one', got 1"),
+        ("y ~ x + (1 | row)", {}, "groups: expected more rows than effects of 'row'"),
+        ("c ~ 1 + (1 | g)", {"weights": "x0"}, "weights: expected numbers above 0, got -1 in row 0"),
+        ("one ~ 1 + (1 | g)", {}, "labels: expected some that differ, got 1 in every row"),
+        ("y ~ x + (1 | g)", {"likelihood": "gamma"}, "likelihood: expected one of normal"),
+        ("y ~ x + (1 | g)", {"na": "keep"}, "na: expected 'drop' or 'raise', got 'keep'"),
+        ("y ~ x + (1 | g)", {"reml": 1}, "reml: expected True or False, got 1"),
+        (3, {}, "formula: expected a text, got 3"),
+    ],
+)
+def test_what_is_refused_is_named_in_one_line(formula, options, said):
+    data = frame().reset_index(drop=True)
+    data = data.assign(c=data["g"].str[1:].astype(float), one=1, twice=2 * data["x"], row=np.arange(len(data)), x0=-1.0)
+    with pytest.raises(ValueError) as error:
+        mixed_model(formula, data, **options)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_rows_that_lack_something_are_left_out():
+    data = frame(num_groups=30).reset_index(drop=True)
+    holes = data.copy()
+    holes.loc[3, "x"], holes.loc[7, "y"], holes.loc[9, "g"] = np.nan, np.nan, None
+    fit, whole = mixed_model("y ~ x + (1 | g)", holes), mixed_model("y ~ x + (1 | g)", data.drop(index=[3, 7, 9]))
+    assert fit.log_likelihood == whole.log_likelihood
+    assert f"rows            {len(data) - 3} of {len(data)} (2 lack a value, 1 have no label)" in fit.summary()
+
+
+def test_the_hyperprior_keeps_a_spread_from_0():
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"y": rng.normal(size=20), "g": np.repeat(np.arange(4), 5)})
+    data["y"] -= data.groupby("g")["y"].transform("mean")
+    free, kept = (mixed_model("y ~ 1 + (1 | g)", data, hyperprior=h) for h in (False, True))
+    assert free.variance_components.loc[("g", "sd(Intercept)"), "estimate"] == 0
+    assert kept.variance_components.loc[("g", "sd(Intercept)"), "estimate"] > 0.05
+    assert "the spread of Intercept cannot be told from 0" in free.summary()
+    assert "the spread of Intercept cannot be told from 0" in kept.summary()

@@ -1,0 +1,22 @@
+"""Text of a summary."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from ebmeta.mixed.summary import text_of
+
+
+def test_numbers_are_shown_with_four_digits_and_what_is_unknown_as_a_dash():
+    index = pd.MultiIndex.from_tuples([("g", "sd(x)"), ("g", "cor(x, y)")])
+    table = pd.DataFrame({"estimate": [123456.78, 0.123456], "lower": [np.nan, -1e-7]}, index=index)
+    text = text_of([("rows", "3"), ("log likelihood", "-1")], [("Spreads", table)], ["One.", "Two."])
+    lines = text.splitlines()
+    assert lines[:2] == ["rows            3", "log likelihood  -1"]
+    assert [line.split() for line in lines[4:7]] == [
+        ["estimate", "lower"],
+        ["g", "sd(x)", "123457", "-"],
+        ["g", "cor(x,", "y)", "0.1235", "-1e-07"],
+    ]
+    assert lines[-2:] == ["One.", "Two."]

@@ -1,0 +1,55 @@
+"""Tables of coefficients, spreads and group effects."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ebmeta.mixed.tables import common_table, components, effect_table, spread_table
+from tests.mixed.worlds import engine_of, frame
+
+SPREADS = pd.MultiIndex.from_tuples([("g", "sd(a)"), ("g", "sd(b)"), ("g", "cor(a, b)")], names=["factor", "component"])
+
+
+def test_intervals_of_spreads_are_positive_and_those_of_correlations_below_1():
+    """Components that are the parameters themselves have the errors of these."""
+    at, errors = np.array([2.0, 0.1, 0.9]), np.array([0.5, 0.2, 0.3])
+    found = spread_table(lambda a: pd.Series(a, index=SPREADS), at, np.diag(errors**2), 0.95)
+    np.testing.assert_allclose(found["std_error"], errors, rtol=1e-6)
+    z = 1.959963984540054
+    np.testing.assert_allclose(found.iloc[0, 2:].astype(float), 2 * np.exp([-z * 0.25, z * 0.25]), rtol=1e-6)
+    np.testing.assert_allclose(found.iloc[1, 2:].astype(float), [0.0, 0.1 + z * 0.2], rtol=1e-6)
+    width = z * 0.3 / (1 - 0.81)
+    np.testing.assert_allclose(
+        found.iloc[2, 2:].astype(float), np.tanh(np.arctanh(0.9) + np.array([-width, width])), rtol=1e-6
+    )
+
+
+def test_components_are_named_by_factor_and_term():
+    engine = engine_of("y ~ x + (1 + x | g)", frame())
+    at = engine.start()
+    found = components(engine.factors, engine.thetas(at), 2.0, {"sd": 2.0})
+    covariance = engine.factors[0].covariance(at[:-1], 2.0)
+    assert found[("g", "sd(x)")] == pytest.approx(np.sqrt(covariance[1, 1]))
+    assert found[("g", "cor(Intercept, x)")] == pytest.approx(
+        covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+    )
+    assert found[("residual", "sd")] == 2.0
+
+
+def test_tables_of_terms_and_groups():
+    engine = engine_of("y ~ x + (1 + x | g)", frame())
+    at = engine.start()
+    estimate, effects = engine.estimate(at), engine.effects(at)
+    table = common_table(["Intercept", "x"], estimate, 0.9)
+    assert table.loc["x", "estimate"] == estimate.beta[1]
+    reach = 1.6448536269514722 * np.sqrt(estimate.covariance[1, 1])
+    np.testing.assert_allclose(
+        table.loc["x", ["lower", "upper"]].astype(float), estimate.beta[1] + np.array([-reach, reach])
+    )
+    groups = effect_table(engine, effects, 0.9)
+    assert groups.index.names == ["factor", "group", "term"]
+    place = engine.rows.groupings[0].labels.tolist().index("g03")
+    assert groups.loc[("g", "g03", "x"), "mean"] == effects[0].mean[place, 1]
+    assert groups.loc[("g", "g03", "x"), "sd"] == pytest.approx(np.sqrt(effects[0].covariance[place, 1, 1]))

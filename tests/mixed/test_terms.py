@@ -1,0 +1,64 @@
+"""Columns of terms and responses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ebmeta.mixed.terms import Terms, response_of, some_names, tidy, variables
+
+DATA = pd.DataFrame(
+    {"y": [1.0, 2.0, 3.0, 4.0], "n": [2, 4, 6, 8], "x": [0.0, 1.0, 2.0, 4.0], "kind": ["u", "v", "w", "u"]}
+)
+
+
+@pytest.mark.parametrize(
+    ("response", "labels", "trials"),
+    [
+        ("cbind(y, n - y)", [1, 2, 3, 4], [2, 4, 6, 8]),
+        ("prop(y, n)", [1, 2, 3, 4], [2, 4, 6, 8]),
+        ("prop(y, 10)", [1, 2, 3, 4], [10] * 4),
+        ("log(y)", np.log([1, 2, 3, 4]), None),
+        ("I(n - y)", [1, 2, 3, 4], None),
+        ("kind['v']", [0, 1, 0, 0], None),
+    ],
+)
+def test_responses(response, labels, trials):
+    found, size = response_of(response, DATA)
+    np.testing.assert_allclose(found, labels)
+    np.testing.assert_array_equal(size, trials)
+
+
+def test_columns_of_training_rows_and_of_new_ones():
+    terms = Terms("poly(x, 2) + kind + offset(n)", DATA)
+    assert terms.names == ["Intercept", "poly(x, 2)[0]", "poly(x, 2)[1]", "kind[v]", "kind[w]"]
+    assert terms.widths == [1, 2, 2]
+    first, offset = terms.first(4)
+    np.testing.assert_allclose(first[:, 1:3].T @ first[:, 1:3], np.eye(2), atol=1e-12)
+    np.testing.assert_array_equal(offset, DATA["n"])
+    again, _ = terms.new(DATA[2:])
+    np.testing.assert_allclose(again, first[2:], atol=1e-12)
+
+
+def test_a_sum_may_be_empty():
+    terms = Terms("0", DATA)
+    assert terms.first(4)[0].shape == terms.new(DATA)[0].shape == (4, 0)
+
+
+def test_categories_and_nullable_numbers_are_made_plain():
+    frame = pd.DataFrame({"a": pd.Categorical(["u", "v"], ["u", "v", "w"]), "b": pd.array([1, 2], "Int64")})
+    found = tidy(frame, [("c",)])
+    assert found["a"].cat.categories.tolist() == ["u", "v"]
+    assert found["b"].dtype == np.float64
+    assert tidy(frame, [("b",)])["b"].dtype == "Int64"
+
+
+def test_columns_that_terms_name():
+    assert variables("x * log(n)", DATA) == ["n", "x"]
+    assert variables("cbind(y, n - y)", DATA) == ["y", "n"]
+    with pytest.raises(
+        ValueError, match="formula: expected names of columns, got 'z', and the columns are y, n, x, kind"
+    ):
+        variables("x + z", DATA)
+    assert some_names(pd.DataFrame(columns=range(20))) == "0, 1, 2, 3, 4, 5, 6, 7, ..."
