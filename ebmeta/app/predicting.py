@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ebmeta.app.files import finish
+from ebmeta.app.files import Targets, finish
 from ebmeta.app.parser import Whole, app, check_files
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def classify(
     outliers: bool = False,
     sets: float | None = None,
     num_steps: Whole | None = None,
+    report: Path | None = None,
     json: Path | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -44,17 +45,27 @@ def classify(
         sets: also write sets of classes that hold the true one so often, such as 0.9; half of the labelled rows
             calibrate them.
         num_steps: refinement steps; those of training by default.
+        report: also write a page of one screen, HTML: numbers of rows, the surest and the least sure ones, a picture.
         json: also write a summary to this file.
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
     from ebmeta.app.classify_files import classify_files
 
-    kind: Kind = "tree" if output.suffix == ".nc" else "table"
-    check_files([("--output", output, kind)], json, overwrite, LABELLED=labelled, ROWS=rows)
+    targets: Targets = [("--output", output, "tree" if output.suffix == ".nc" else "table")]
+    if report is not None:
+        if report.suffix != ".html":
+            raise ValueError(f"{report}: expected a file of type .html, got {report.suffix or 'none'}")
+        targets.append(("--report", report, "page"))
+    check_files(targets, json, overwrite, LABELLED=labelled, ROWS=rows)
     options = {"concentration": concentration, "outliers": outliers, "num_steps": num_steps}
     found = classify_files(labelled, rows, output, label=label, sets=sets, overwrite=overwrite, **options)
     print(f"used: {found.used}")
     print(f"{output}: {found.said}")
+    if report is not None:
+        from ebmeta.app.classify_page import write_page
+
+        write_page(found, report, overwrite)
+        print(f"{report}: how many of each class, the surest and the least sure rows, and a picture")
     finish(found.result, json, overwrite)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 
@@ -19,12 +17,10 @@ from ebmeta.diagnostics.verdicts import exactness, information, refinement, simu
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.foundation.writing import check_target, write, write_json
 from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.plots.axes import embedded
 from ebmeta.prediction.scores import repeats, task_batches, task_scores
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.source import TaskSampler
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -121,7 +117,7 @@ class Diagnosis:
         import jinja2
 
         environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-        pictures = {c.name: picture(c.figure) for c in self.checks if c.figure is not None}
+        pictures = {c.name: embedded(c.figure) for c in self.checks if c.figure is not None}
         page = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
         return page.render(
             diagnosis=self, pictures=pictures, words=WORDS, number=_number, label=_label, version=version("ebmeta")
@@ -206,13 +202,6 @@ def diagnose(
     }
     groups = round(count / repetition) if repetition > 1 else None
     return Diagnosis(tuple(checks), about, count, time.perf_counter() - started, groups)
-
-
-def picture(figure: Figure) -> str:
-    """Return a figure as a data address that contains its SVG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _label(name: str) -> str:

@@ -1,7 +1,8 @@
-"""Axes to draw on, and figures written to files."""
+"""Axes to draw on, and figures written to files or into pages."""
 
 from __future__ import annotations
 
+import base64
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["axes_or_new", "save_figure"]
+__all__ = ["axes_or_new", "embedded", "save_figure"]
 
 
 @checked(width=above(0), height=above(0))
@@ -58,3 +59,22 @@ def save_figure(figure: Axes | Figure, path: Path, overwrite: bool = False, dpi:
     whole.savefig(buffer, format="png", dpi=dpi, metadata={"Software": marked("picture")})
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, buffer.getvalue(), "picture", overwrite)
+
+
+@checked()
+def embedded(figure: Axes | Figure, dpi: int = 150) -> str:
+    """Return a figure, or that of some axes, as the address of an SVG that the address itself contains.
+
+    Args:
+        figure: what to show.
+        dpi: points per inch of what is drawn in points.
+    """
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    check("figure", figure, Axes | Figure)
+    whole = figure.get_figure(root=True) if isinstance(figure, Axes) else figure
+    assert whole is not None  # axes that were removed from their figure have none
+    buffer = io.BytesIO()
+    whole.savefig(buffer, format="svg", dpi=dpi, metadata={"Date": None, "Creator": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -200,6 +200,13 @@ FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
         "--groups": TEXTS,
         "--num-steps": NUMBERS,
     },
+    "classify": {
+        "--label": TEXTS,
+        "--concentration": NUMBERS,
+        "--sets": NUMBERS,
+        "--num-steps": NUMBERS,
+        "--report": ("", "-", "OUT", "OUT/a.csv", "/dev/full"),
+    },
     "evaluate": {
         "--label": TEXTS,
         "--groups": TEXTS,
@@ -265,6 +272,7 @@ def _right(home: Path, kind: str) -> dict[str, list[str]]:
     few, more = (str(home / f"{part}_{'classes' if kind == 'c' else 'groups'}.csv") for part in ("few", "more"))
     return {
         "train": ["train", data, "--output", "OUT/model", *short, *tasks],
+        "classify": ["classify", few, more, "--output", "OUT/predictions.csv"],
         "predict": ["predict", model, few, more, "--output", "OUT/predictions.csv"],
         "evaluate": ["evaluate", model, data, "--num-tasks", "6", *known, "--json", "OUT/scores.json"],
         "diagnose": [
@@ -290,6 +298,9 @@ def lines(home: Path) -> Iterator[list[str]]:
         for file in files[kind]:
             path = str(home / file)
             train, predict, evaluate, diagnose = (right[c] for c in ("train", "predict", "evaluate", "diagnose"))
+            yield ["classify", path, *right["classify"][2:]]
+            yield ["classify", path, *right["classify"][3:]]
+            yield [*right["classify"][:2], path, *right["classify"][3:]]
             yield [*train[:1], path, *train[2:]]
             yield [*train, "--validation", path]
             yield [*predict[:2], path, *predict[3:]]

@@ -1,12 +1,14 @@
 """Axes are the user's or new ones, which no global figure holds; files hold what was drawn."""
 
+import base64
+
 import matplotlib.image
 import numpy as np
 import pytest
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-from ebmeta.plots.axes import axes_or_new, save_figure
+from ebmeta.plots.axes import axes_or_new, embedded, save_figure
 
 
 def test_axes_are_those_given_or_new_ones_of_the_size_asked_for():
@@ -28,3 +30,12 @@ def test_axes_are_saved_with_their_whole_figure(tmp_path):
     of_axes, of_figure = (matplotlib.image.imread(tmp_path / name) for name in ("new/axes.png", "figure.png"))
     assert of_axes.shape == (100, 200, 4)
     np.testing.assert_array_equal(of_axes, of_figure)
+
+
+def test_a_figure_becomes_an_address_that_contains_it():
+    figure = Figure(figsize=(2, 1))
+    figure.subplots().set_title("what is shown")
+    start, _, content = embedded(figure).partition(",")
+    assert start == "data:image/svg+xml;base64"
+    assert b"what is shown" in base64.b64decode(content)
+    assert embedded(figure.axes[0]).startswith(start)
