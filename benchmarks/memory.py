@@ -20,7 +20,7 @@ from ebmeta import EmpiricalBayes, FewShotClassifier, FewShotRegressor, GroupSam
 from ebmeta.training.evidence import Evidence
 from lib.common import read, write
 
-LIMITS = {"one_large_group": 0.5, "many_ways": 2.0, "many_groups": 1.5, "many_groups_of_counts": 1.5}
+LIMITS = {"one_large_group": 0.5, "many_ways": 2.0, "large_pile": 2.0, "many_groups": 1.5, "many_groups_of_counts": 1.5}
 
 
 def counts(sizes: np.ndarray, likelihood: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -54,6 +54,14 @@ def many_ways() -> None:
     FewShotClassifier(EmpiricalBayes.classifier(64)).fit(X, ways).predict_proba(queries)
 
 
+def large_pile() -> None:
+    """Classify 20,000 rows of 50 classes by the general classifier, two labelled rows of each, 1,280 features."""
+    rng, y = np.random.default_rng(0), np.arange(20_000) % 50
+    X = rng.standard_normal((len(y), 1280), dtype=np.float32)
+    X += rng.standard_normal((50, 1280), dtype=np.float32)[y] / 2
+    FewShotClassifier().fit(X[:100], y[:100]).predict_proba(X)
+
+
 def many_groups() -> None:
     """Fit and predict 200,000 groups of 5 rows."""
     x, y, group = counts(np.full(200_000, 5), "normal")
@@ -70,7 +78,7 @@ def many_groups_of_counts() -> None:
     evidence.gradient(evidence.read())
 
 
-CASES = {case.__name__: case for case in (one_large_group, many_ways, many_groups, many_groups_of_counts)}
+CASES = {case.__name__: case for case in (one_large_group, many_ways, large_pile, many_groups, many_groups_of_counts)}
 
 
 def peak() -> float:

@@ -96,6 +96,8 @@ def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
         kind = "complex (Complex data not supported)"  # scikit-learn's words
     elif array.dtype.kind not in "biufU" or (array.dtype.kind == "f" and not _told_apart(array)):
         kind = "infinite or other"
+    elif array.ndim == 1 and (array.dtype.kind != "f" or (array == array.round()).all()):
+        kind = "multiclass"  # one label of each of many classes is no regression, as scikit-learn would warn
     else:
         kind = type_of_target(array)
     if array.ndim != 1 or kind not in ("binary", "multiclass"):

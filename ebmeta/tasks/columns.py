@@ -17,7 +17,7 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 import pyarrow
-from torch import Tensor
+from torch import Tensor, bfloat16
 
 from ebmeta.foundation.checks import found as shown
 
@@ -291,11 +291,17 @@ def _listed(values: Any) -> Any:
 def _array(name: str, values: Any) -> np.ndarray:
     _refuse_masked(name, values)
     if type(values).__module__.startswith("scipy.sparse"):
-        raise ValueError(f"{name}: expected a dense array, got a sparse {type(values).__name__}; call its toarray()")
+        raise ValueError(
+            f"{name}: expected a dense array, got a sparse {type(values).__name__}; call its toarray(), or "
+            "reduce it first (sklearn.decomposition.TruncatedSVD)"
+        )
     if isinstance(values, np.ndarray) and not isinstance(values, np.ma.MaskedArray):
         return values  # a memory map stays one
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.dtype == bfloat16 else values  # NumPy has no such numbers
     try:
-        out = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+        out = np.asarray(values)
         return out if out.dtype.kind not in "US" else np.array(values, dtype=object)  # a text made texts of all
     except (ValueError, TypeError, RuntimeError):
         raise ValueError(
