@@ -235,16 +235,13 @@ def _names(name: str, frame: pd.DataFrame) -> list[str] | None:
     if any(texts) and not all(texts):
         raise ValueError(f"{name}: expected names of columns that are all texts, got {columns[texts.index(False)]!r}")
     if not frame.columns.is_unique:
-        raise ValueError(f"{name}: expected columns of distinct names, got {_twice(frame)!r} twice")
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise ValueError(f"{name}: expected columns of distinct names, got {twice!r} twice")
     if not columns or columns == list(range(len(columns))):
         return None
     if set(columns) == set(range(len(columns))):
         raise ValueError(f"{name}: expected columns numbered 0, 1, ... in this order, got {columns[0]!r} first")
     return [str(c) for c in columns]
-
-
-def _twice(frame: pd.DataFrame) -> Any:
-    return frame.columns[frame.columns.duplicated()][0]
 
 
 def _of_frame(name: str, frame: pd.DataFrame) -> np.ndarray:
@@ -291,15 +288,12 @@ def _listed(values: Any) -> Any:
 def _array(name: str, values: Any) -> np.ndarray:
     _refuse_masked(name, values)
     if type(values).__module__.startswith("scipy.sparse"):
-        raise ValueError(
-            f"{name}: expected a dense array, got a sparse {type(values).__name__}; call its toarray(), or "
-            "reduce it first (sklearn.decomposition.TruncatedSVD)"
-        )
+        hint = "call its toarray(), or reduce it (sklearn.decomposition.TruncatedSVD)"
+        raise ValueError(f"{name}: expected a dense array, got a sparse {type(values).__name__}; {hint}")
     if isinstance(values, np.ndarray) and not isinstance(values, np.ma.MaskedArray):
         return values  # a memory map stays one
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        values = values.float() if values.dtype == bfloat16 else values  # NumPy has no such numbers
+    if isinstance(values, Tensor):  # NumPy knows no bfloat16
+        values = (values.float() if values.dtype == bfloat16 else values).detach().cpu()
     try:
         out = np.asarray(values)
         return out if out.dtype.kind not in "US" else np.array(values, dtype=object)  # a text made texts of all

@@ -24,6 +24,7 @@ from ebmeta.parts.class_prior import ClassPrior
 from ebmeta.parts.gaussian import DiagonalGaussian, FullGaussian
 from ebmeta.parts.heads import CosineHead, LinearHead
 from ebmeta.parts.prior import DiagonalPrior, FullPrior
+from ebmeta.plots import axes
 from ebmeta.plots.curves import fitted_curve
 from ebmeta.plots.posteriors import ellipse, posterior_path
 from ebmeta.prediction import arviz as interop, calibration, conformal, risk_coverage, uniformity
@@ -815,6 +816,7 @@ def _plots(k: Kit, folder: Path) -> dict[str, Call]:
         "plots.scores.refinement": (plots.refinement, {"evaluation": k.scores, "metric": "nll"}),
         "plots.scores.reliability": (plots.reliability, {"evaluation": k.class_scores}),
         "plots.scores.risk_coverage": (plots.risk_coverage, {"evaluation": k.class_scores}),
+        "plots.axes.embedded": (axes.embedded, {"figure": ax, "dpi": 50}),
         "plots.axes.save_figure": (plots.save_figure, {"figure": ax, "path": folder / "figure.png"}),
         "plots.scores.set_sizes": (plots.set_sizes, {"sets": k.set_data}),
         "plots.posteriors.ellipse": (ellipse, {"q": q, "task": 0, "weights": (0, 1), "mass": 0.5}),
