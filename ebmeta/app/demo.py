@@ -1,10 +1,13 @@
-r"""Demo that learns new handwritten digits from one example each, on data that ship with scikit-learn.
+r"""Demo in three chapters: five labels without training, what training on other classes adds, and groups.
 
-The 8 x 8 images of ten digits, turned four ways, dark on light or light on dark, make 80 classes. They are
-split by digit: no image of a test digit is seen in training, in any orientation. Digits that are another
-one when turned (6 and 9), or themselves (0, 1 and 8), are all in training. Each task is seen through a
-camera of its own, `camera`, the same for support and queries: contrast, uneven light, blur and sensor
-noise. Every choice (steps, weights, rates) was made on the validation digits.
+The first and the last are `ebmeta.app.demo_digits` and `ebmeta.app.demo_groups`. The second learns new handwritten
+digits from one example each, on data that ship with scikit-learn. The 8 x 8 images of ten digits, turned four ways,
+dark on light or light on dark, make 80 classes. They are split by digit: no image of a test digit is seen in training,
+in any orientation. Digits that are another one when turned (6 and 9), or themselves (0, 1 and 8), are all in training.
+Each task is seen through a camera of its own, `camera`, the same for support and queries: contrast, uneven light, blur
+and sensor noise. Every choice (steps, weights, rates) was made on the validation digits.
+
+The general classifier was trained on digits as well, among data of many encoders, so here it only shows how it works.
 """
 
 from __future__ import annotations
@@ -22,10 +25,13 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ebmeta.diagnostics import diagnose
+from ebmeta.app.demo_digits import sort_pile
+from ebmeta.app.demo_groups import learn_patients
+from ebmeta.diagnostics import Diagnosis, diagnose
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.foundation.writing import Kind, check_target, write_json, write_tree
 from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.general import general_classifier
 from ebmeta.model.storage import model_files, save
 from ebmeta.plots.axes import save_figure
 from ebmeta.prediction.scores import evaluate, table
@@ -47,6 +53,8 @@ FILES: dict[str, Kind] = {
     "predictions.nc": "tree",
     "diagnosis.html": "page",
     "diagnosis.json": "result",
+    "pile.png": "picture",
+    "patients.png": "picture",
     "refinement.png": "picture",
     "reliability.png": "picture",
     "tasks.png": "picture",
@@ -54,6 +62,7 @@ FILES: dict[str, Kind] = {
 }
 PACKAGES = ("ebmeta", "torch", "pyro-ppl", "numpy", "scikit-learn")
 NUM_STEPS, BETA, ANYTIME, LEARNING_RATE = 4, 0.01, 2.0, 0.03
+ITERATIONS = 200
 
 
 def classes() -> tuple[np.ndarray, np.ndarray]:
@@ -121,36 +130,85 @@ def run(
     num_tasks: int = 600,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Train, evaluate on new digits, and write model, predictions, pictures, numbers and the page of `diagnose`.
+    """Tell the three chapters, and write pictures, numbers, a model, its predictions and the page of `diagnose`.
 
     Args:
         output: folder of the files; made where it does not exist.
         seed: seed of tasks, initial weights and training.
-        num_iterations: training iterations; 500 by default.
+        num_iterations: training iterations; 200 by default.
         progress: show progress bars.
         num_tasks: test tasks.
         overwrite: replace also files that ebmeta did not write.
 
     Returns:
-        What `result.json` holds: metrics after each refinement step (`refined`), those of a model
-        trained for no refinement (`baseline`), settings, versions, `seconds`, and the last line (`summary`).
+        What `result.json` holds: scores of the pile (`pile`), of the general classifier after each refinement step
+        (`general`), of a trained model (`refined`) and of one trained for no refinement (`baseline`), of the groups
+        (`patients`), settings, versions, `seconds`, and the last line (`summary`).
 
     Raises:
         ValueError: if an argument is out of range.
         OSError: if a file cannot be written.
     """
     started = time.perf_counter()
-    iterations = 500 if num_iterations is None else num_iterations
+    iterations = ITERATIONS if num_iterations is None else num_iterations
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     files = {folder / name: kind for name, kind in FILES.items()} | model_files(folder / "model")
     for path, kind in files.items():
         check_target(path, kind, overwrite)
+    result: dict[str, Any] = {"ebmeta": "result", "command": "demo", "seed": seed}
+    result |= {"num_iterations": iterations, "num_tasks": num_tasks, "pile": _sort(folder, seed, overwrite)}
+    chapter, trust = _classes(folder, seed, iterations, progress, num_tasks, overwrite=overwrite)
+    result |= {**chapter, "patients": _groups(folder, seed, overwrite)}
+    result |= {
+        "settings": {"num_steps": NUM_STEPS, "beta": BETA, "anytime": ANYTIME, "learning_rate": LEARNING_RATE},
+        "digits": {name: list(digits) for name, digits in SPLIT.items()},
+        "trust": trust.status,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "summary": summary(chapter["refined"]),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    write_json(folder / "result.json", result, overwrite)
+    print(f"\nWritten to {folder} in {result['seconds']} seconds.")
+    print(f"Can the trained model be trusted? {trust.headline} Open {folder / 'diagnosis.html'} for the reasons.")
+    print(result["summary"])
+    return result
+
+
+def _sort(folder: Path, seed: int, overwrite: bool) -> dict[str, Any]:
+    """Tell the chapter of five labels."""
+    pile = sort_pile(seed)
+    save_figure(pile.figure(), folder / "pile.png", overwrite, dpi=100)
+    found = pile.numbers
+    named = ", ".join(map(str, found["digits"]))
+    print(f"1. One labelled image of each of the digits {named}, a pile of {found['rows']} others, no training:")
+    said = f"the probabilities say {found['probably_right']:.0%}"
+    print(f"   {found['accuracy']:.0%} of the pile are right, {said}. See {folder / 'pile.png'}")
+    print("   (The general classifier was trained on digits among many other data: this shows it, and tests nothing.)")
+    return found
+
+
+def _groups(folder: Path, seed: int, overwrite: bool) -> dict[str, Any]:
+    """Tell the chapter of groups."""
+    patients = learn_patients(seed)
+    save_figure(patients.figure(), folder / "patients.png", overwrite, dpi=100)
+    found = patients.numbers
+    print(f"\n3. {found['patients']} new patients with three readings each, from what 60 others have in common:")
+    error, own = found["error"], found["error_of_own_mean"]
+    print(f"   error of a patient's level {error:.1f}, where the mean of the readings has {own:.1f};")
+    print(f"   {found['coverage']:.0%} of later readings lie in 90% intervals. See {folder / 'patients.png'}")
+    return found
+
+
+def _classes(
+    folder: Path, seed: int, iterations: int, progress: bool, num_tasks: int, *, overwrite: bool
+) -> tuple[dict[str, Any], Diagnosis]:
+    """Tell the chapter of training on other classes."""
     tasks = samplers(seed)
     counts = {name: f"{len(source.classes)} classes" for name, source in tasks.items()}
-    print("5-way 1-shot tasks of", ", ".join(f"{n} digits {SPLIT[n]}: {c}" for n, c in counts.items()))
-
-    scores, results = {}, {}
+    print("\n2. Digits in every position, each task through a camera of its own: what training on other classes adds")
+    print("   5-way 1-shot tasks of", ", ".join(f"{n} digits {SPLIT[n]}: {c}" for n, c in counts.items()))
+    scores, results = {"general": evaluate(general_classifier(), tasks["test"], num_tasks)}, {}
     for name, steps in (("refined", NUM_STEPS), ("baseline", 0)):
         results[name] = _trained(tasks, steps, iterations, seed, progress)
         scores[name] = evaluate(results[name].model, tasks["test"], num_tasks)
@@ -159,37 +217,20 @@ def run(
     write_tree(folder / "predictions.nc", predict(model, some, seed=seed), overwrite)
     trust = diagnose(model, tasks["test"], min(num_tasks, 300), seed=seed, progress=progress)
     trust.save(folder / "diagnosis.html", overwrite)
-
     numbers = {name: _numbers(data) for name, data in scores.items()}
-    alone = {name: values[0] for name, values in numbers["baseline"].items()}
+    _say("The general classifier, without training", numbers["general"])
+    _say("A model trained for no refinement", numbers["baseline"])
+    print("   A model trained with refinement, after each step:")
     print(table(scores["refined"]))
-    print(
-        f"A model trained for no refinement: accuracy {100 * alone['accuracy']:.1f}%, "
-        f"NLL {alone['nll']:.2f} nats per query, ECE {alone['ece']:.3f}."
-    )
     save(model, folder / "model", overwrite=overwrite)
     _plots(scores["refined"], folder, overwrite)
     save_figure(_picture(some), folder / "tasks.png", overwrite, dpi=120)
-    result = {
-        "ebmeta": "result",
-        "command": "demo",
-        "seed": seed,
-        "num_iterations": iterations,
-        "num_tasks": num_tasks,
-        "best_iteration": {name: r.best_iteration for name, r in results.items()},
-        **numbers,
-        "settings": {"num_steps": NUM_STEPS, "beta": BETA, "anytime": ANYTIME, "learning_rate": LEARNING_RATE},
-        "digits": {name: list(digits) for name, digits in SPLIT.items()},
-        "trust": trust.status,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "summary": summary(numbers["refined"]),
-        "seconds": round(time.perf_counter() - started, 1),
-    }
-    write_json(folder / "result.json", result, overwrite)
-    print(f"Written to {folder} in {result['seconds']} seconds.")
-    print(f"Can it be trusted? {trust.headline} Open {folder / 'diagnosis.html'} for the reasons.")
-    print(result["summary"])
-    return result
+    return {"best_iteration": {name: r.best_iteration for name, r in results.items()}, **numbers}, trust
+
+
+def _say(name: str, numbers: dict[str, list[float]]) -> None:
+    accuracy, nll, ece = (numbers[metric][-1] for metric in ("accuracy", "nll", "ece"))
+    print(f"   {name}: accuracy {100 * accuracy:.1f}%, NLL {nll:.2f} nats per query, ECE {ece:.3f}.")
 
 
 def _trained(

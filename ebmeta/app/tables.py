@@ -222,7 +222,8 @@ def _from_arrays(path: Path, arrays: dict[str, np.ndarray], label: str, groups: 
         roles = Roles(["features"], "classes" if "classes" in arrays else "the first axis of features")
         return Table(stacked.reshape(-1, *stacked.shape[2:]), np.repeat(classes, stacked.shape[1]), None, None, roles)
     if not arrays.keys() >= {"X", *wanted}:
-        raise ValueError(f"{path}: expected arrays {['X', *wanted]}, got {sorted(arrays)}")
+        hint = f"np.savez({path.name!r}, X=rows, {label}=labels) writes them"
+        raise ValueError(f"{path}: expected arrays {['X', *wanted]}, got {sorted(arrays)}; {hint}")
     if not arrays["X"].shape[:1] > (0,):
         raise ValueError(f"{path}: expected rows in X, got an array of shape {arrays['X'].shape}")
     has = [name if name in arrays else None for name in (label, groups)]

@@ -82,10 +82,10 @@ def test_camera():
 def test_files(short):
     folder, result, _ = short
     wanted = {"model", "predictions.nc", "refinement.png", "reliability.png", "result.json", "tasks.png"}
-    wanted |= {"diagnosis.html", "diagnosis.json"}
+    wanted |= {"diagnosis.html", "diagnosis.json", "pile.png", "patients.png"}
     assert {path.name for path in folder.iterdir()} == wanted
     assert json.loads((folder / "result.json").read_text(encoding="utf-8")) == result
-    for name in ("refinement", "reliability", "tasks"):
+    for name in ("pile", "patients", "refinement", "reliability", "tasks"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -111,16 +111,27 @@ def test_last_line_says_what_was_measured(short):
     assert (before, after) == pytest.approx((100 * accuracy[0], 100 * accuracy[-1]), abs=0.051)
     assert gain == pytest.approx(100 * (accuracy[-1] - accuracy[0]), abs=0.051)
     assert (nll_before, nll_after) == pytest.approx((nll[0], nll[-1]), abs=0.0051)
-    (baseline,) = [line for line in lines if line.startswith("A model trained for no refinement")]
-    assert f"accuracy {100 * result['baseline']['accuracy'][0]:.1f}%" in baseline
+    for name, said in (
+        ("baseline", "A model trained for no refinement"),
+        ("general", "The general classifier, without"),
+    ):
+        (line,) = [line for line in lines if line.strip().startswith(said)]
+        assert f"accuracy {100 * result[name]['accuracy'][-1]:.1f}%" in line
+    assert f"{result['pile']['accuracy']:.0%} of the pile are right" in "".join(lines)
+    assert f"{result['patients']['coverage']:.0%} of later readings" in "".join(lines)
+
+
+def test_the_general_classifier_is_scored_on_the_same_tasks(short):
+    scores = ebmeta.evaluate(ebmeta.general_classifier(), demo.samplers(3)["test"], 40)
+    np.testing.assert_allclose(short[1]["general"]["accuracy"], scores["accuracy"])
 
 
 def test_page_of_checks_says_what_the_line_says(short):
     folder, result, lines = short
     found = json.loads((folder / "diagnosis.json").read_text(encoding="utf-8"))
     assert (found["status"], found["num_tasks"]) == (result["trust"], 40)
-    (line,) = [line for line in lines if line.startswith("Can it be trusted?")]
-    headline = line.removeprefix("Can it be trusted? ").partition(" Open ")[0]
+    (line,) = [line for line in lines if line.startswith("Can the trained model be trusted?")]
+    headline = line.removeprefix("Can the trained model be trusted? ").partition(" Open ")[0]
     assert found["summary"].startswith(headline)
     assert headline in (folder / "diagnosis.html").read_text(encoding="utf-8")
     again = diagnose(ebmeta.load(folder / "model"), demo.samplers(3)["test"], 40, seed=3, progress=False)

@@ -19,7 +19,8 @@ def row(name: str, numbers: dict[str, list[float]], step: int) -> str:
 
 def test_table_is_the_measured_one():
     steps = range(len(RESULT["refined"]["accuracy"]))
-    expected = [row("trained without refinement", RESULT["baseline"], 0)]
+    expected = [row("the general classifier, no training", RESULT["general"], -1)]
+    expected += [row("trained without refinement", RESULT["baseline"], 0)]
     expected += [row(f"K = {k}", RESULT["refined"], k) for k in steps]
     assert re.findall(r"^\|.*±.*\|$", TEXT, re.M) == expected
     assert f"> {RESULT['summary']}\n" in TEXT
@@ -37,3 +38,21 @@ def test_links_within_the_repository():
     links = [link for link in re.findall(r"\]\(([^)#]+)", TEXT) if "://" not in link]
     assert len(links) >= 8
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_pictures_are_there_and_small():
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", TEXT)
+    assert pictures[0] == "docs/_static/demo/pile.png"
+    assert all((ROOT / picture).stat().st_size < 100_000 for picture in pictures)
+
+
+def test_the_picture_is_of_the_example():
+    digits = re.search(r"for digit in \(([\d, ]+)\)\]", TEXT)
+    assert [int(digit) for digit in digits[1].split(",")] == RESULT["pile"]["digits"]
+
+
+def test_chapters_are_in_the_order_of_their_readers():
+    chapters = re.findall(r"^## (.+)$", TEXT, re.M)
+    wanted = ["Five labels and a pile", "The two commands", "Training on classes of your own", "Groups"]
+    assert [chapter for chapter in chapters if chapter in wanted] == wanted
+    assert chapters[:2] == wanted[:2]
