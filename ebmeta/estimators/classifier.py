@@ -14,12 +14,14 @@ from torch import Tensor
 
 from ebmeta.estimators.base import FewShot
 from ebmeta.estimators.calibration_rows import calibration_split
-from ebmeta.estimators.rows import without
+from ebmeta.estimators.rows import staying
 from ebmeta.foundation.checks import above, at_least, between, check
 from ebmeta.model.base import PredictiveModel
 from ebmeta.model.general import general_classifier
 from ebmeta.model.posterior import Mixture
 from ebmeta.prediction.conformal import ConformalSets
+from ebmeta.prediction.suggestion import suggest
+from ebmeta.prediction.trees import ask
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.classes import class_codes
 
@@ -99,7 +101,10 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
                 and the model is not a joint one, or the arrays are malformed.
         """
         self._read(X, y, anchors)
-        self.pool_ = None if pool is None else without(self._check_query(pool, "pool"), self.support_X_)
+        self.pool_ = None
+        if pool is not None:
+            rows = self._check_query(pool, "pool")
+            self.pool_ = rows[staying(rows, self.support_X_)]
         return self
 
     def _read(self, X: ArrayLike | None, y: ArrayLike | None, anchors: Mapping[Any, ArrayLike] | None) -> None:
@@ -192,6 +197,32 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
             raise ValueError("outlier_proba: expected an estimator with outliers=True, got outliers=False")
         return self._of_rows(self._check_query(X), lambda inferred: inferred.predict(-1)["outlier"])
 
+    def suggest(self, X: ArrayLike, n: int = 1) -> NDArray[np.int64]:
+        """Return which rows to label next, best first, shape `(n,)`: `X[clf.suggest(X, n)]`.
+
+        They are the rows whose labels tell most of the labels of all other rows (`ebmeta.prediction.suggestion`), those
+        of the pool too. Labelled rows are never among them.
+
+        Args:
+            X: as of `predict_proba`.
+            n: how many rows are labelled together.
+
+        Raises:
+            ValueError: if the model is not a joint one, fewer rows are without a label, or as of `predict_proba`.
+        """
+        check("n", n, int, at_least(1))
+        if not self.model_.joint:
+            raise ValueError("suggest: expected a joint model of inputs and labels, got one of labels alone")
+        query = self._check_query(X)
+        stays = staying(query, self.support_X_)
+        if n > int(stays.sum()):
+            raise ValueError(f"n: expected at most the number of rows without a label, {int(stays.sum())}, got {n}")
+        batch = self._task(query[stays])
+        mine = (torch.arange(batch.query_mask.shape[1]) < stays.sum()).unsqueeze(0)
+        chosen = ask(self.model_, [batch], lambda inferred, _: suggest(inferred, mine, n).cpu(), self.num_steps)
+        found: NDArray[np.int64] = stays.nonzero()[chosen[0][0], 0].numpy()
+        return found
+
     def _of_rows(self, query: Tensor, question: Callable[[Mixture], Tensor]) -> NDArray[np.float64]:
         """Return the answers of inference for these rows, shape `(..., Q)`; those for the pool are left out."""
         batch = self._task(query)
@@ -204,7 +235,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
 
     def _task(self, query: Tensor) -> TaskBatch:
         if self.pool_ is not None:
-            query = torch.cat([query, without(self.pool_, query)])
+            query = torch.cat([query, self.pool_[staying(self.pool_, query)]])
         known = None if self.concentration is None else torch.full((1,), min(float(self.concentration), LARGEST))
         anchor, size = (None, None) if self.anchors_ is None else (v[None] for v in self.anchors_)
         return TaskBatch(

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from ebmeta.tasks.columns import read_column, read_keys
 from ebmeta.tasks.rows import HUGE
 
-__all__ = ["groups_of", "names_of_row", "sizes_of", "targets_of", "without"]
+__all__ = ["groups_of", "names_of_row", "sizes_of", "staying", "targets_of"]
 
 
 def groups_of(groups: ArrayLike | None, length: int) -> list[Any] | None:
@@ -54,8 +54,8 @@ def targets_of(y: ArrayLike, length: int) -> NDArray[np.float64]:
     return labels
 
 
-def without(pool: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Return a pool of rows less some rows, which leave once for every time that they are given.
+def staying(pool: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return which rows of a pool stay where some rows leave, once for every time that they are given, shape `(N,)`.
 
     Args:
         pool: shape `(N, ...)`.
@@ -63,13 +63,13 @@ def without(pool: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
     Examples:
         >>> pool = torch.tensor([[1.0], [2.0], [1.0], [3.0]])
-        >>> without(pool, torch.tensor([[1.0], [3.0], [3.0], [4.0]])).tolist()
-        [[2.0], [1.0]]
+        >>> staying(pool, torch.tensor([[1.0], [3.0], [3.0], [4.0]])).tolist()
+        [False, True, True, False]
     """
     left = Counter(row.tobytes() for row in (rows + 0.0).numpy())  # of two zeros one
     stays = []
     for row in (pool + 0.0).numpy():
-        taken = left[row.tobytes()] > 0
-        left[row.tobytes()] -= taken
-        stays.append(not taken)
-    return pool[torch.tensor(stays, dtype=torch.bool)]
+        key = row.tobytes()
+        stays.append(left[key] == 0)
+        left[key] -= not stays[-1]
+    return torch.tensor(stays, dtype=torch.bool)

@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 import ebmeta
 from ebmeta.estimators.calibration_rows import calibration_split
+from ebmeta.prediction import suggestion
 from ebmeta.simulate.gaussian_classes import GaussianClasses
 
 
@@ -315,3 +316,56 @@ def test_too_few_labelled_rows_for_sets_are_counted():
         clf.predict_sets(np.eye(4))
     with pytest.raises(ValueError, match="level: expected a number between 0 and 1, got 1.0"):
         clf.predict_sets(np.eye(4), 1.0)
+
+
+def test_suggested_rows_are_those_of_the_task():
+    """What `suggest` says are numbers of rows as they came, labelled rows left out, whatever else comes with them."""
+    shown, names, x, _ = pile()
+    clf = joint().fit(shown, names)
+    task = clf.tasks(x)
+    expected = suggestion.suggest(clf.model.infer(task), task.query_mask, 6)[0].tolist()
+    assert clf.suggest(x, 6).tolist() == expected
+    assert clf.suggest(x).tolist() == expected[:1]
+    assert (clf.suggest(np.r_[shown, x], 6) - 4).tolist() == expected
+    frame = pl.DataFrame({f"c{i}": x[:, i] for i in range(12)})
+    assert joint().fit(pd.DataFrame(shown, columns=frame.columns), names).suggest(frame, 6).tolist() == expected
+    with_pool = joint().fit(shown, names, pool=x[20:])
+    whole = clf.tasks(x)
+    candidates = torch.arange(56).unsqueeze(0) < 20
+    expected = suggestion.suggest(clf.model.infer(whole), candidates, 3)[0].tolist()
+    assert with_pool.suggest(x[:20], 3).tolist() == expected
+
+
+def test_a_row_of_an_unsure_group_is_suggested_first():
+    """Forty rows of no labelled class lie together; all others are known."""
+    centre, x, _ = clusters()
+    rng = np.random.default_rng(1)
+    between = (centre[0] + centre[1]) / np.sqrt(2) + 0.1 * rng.normal(size=(40, 12))
+    clf = joint().fit(centre, list("abcd"))
+    assert clf.suggest(np.r_[x, between])[0] >= 60
+
+
+def test_suggestions_with_outliers_and_anchors():
+    centre, x, _ = clusters(outside=20)
+    clf = joint(outliers=True).fit(anchors=dict(zip("abcd", centre, strict=True)))
+    chosen = clf.suggest(x, 5)
+    assert len({int(i) for i in chosen}) == 5
+    assert clf.outlier_proba(x)[chosen].max() > 0.1
+
+
+def test_bad_suggestions():
+    shown, names, x, _ = pile()
+    clf = joint().fit(shown, names)
+    with pytest.raises(ValueError, match="n: expected at most the number of rows without a label, 56, got 57"):
+        clf.suggest(np.r_[x, shown], 57)
+    with pytest.raises(ValueError, match="n: expected at most the number of rows without a label, 0, got 1"):
+        clf.suggest(shown)
+    with pytest.raises(ValueError, match="n: expected at least 1, got 0"):
+        clf.suggest(x, 0)
+    plain = ebmeta.FewShotClassifier(classifier(12)).fit(shown, names)
+    with pytest.raises(
+        ValueError, match="suggest: expected a joint model of inputs and labels, got one of labels alone"
+    ):
+        plain.suggest(x)
+    with pytest.raises(NotFittedError):
+        joint().suggest(x)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ebmeta.estimators.rows import groups_of, names_of_row, sizes_of, targets_of, without
+from ebmeta.estimators.rows import groups_of, names_of_row, sizes_of, staying, targets_of
 
 
 def test_what_is_absent_stays_absent():
@@ -43,6 +43,6 @@ def test_what_does_not_fit_is_refused_by_name(read, value, message):
 
 def test_rows_leave_a_pool_once_for_every_time_that_they_are_given():
     pool = torch.tensor([[0.0, 1.0], [2.0, 3.0], [-0.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
-    assert without(pool, pool[:0]).tolist() == pool.tolist()
-    assert without(pool, pool[[0, 2]]).tolist() == [[2.0, 3.0], [0.0, 1.0]]
-    assert without(pool, pool).tolist() == []
+    assert staying(pool, pool[:0]).tolist() == [True] * 4
+    assert staying(pool, pool[[0, 2]]).tolist() == [False, True, False, True]
+    assert staying(pool, pool).tolist() == [False] * 4

@@ -299,6 +299,7 @@ def _faces(k: Kit) -> dict[str, Call]:
             ebmeta.FewShotClassifier(k.classifier).fit(k.X, k.codes).predict_sets,
             {"X": rows, "level": 0.5, "seed": 1},
         ),
+        "FewShotClassifier.suggest": (k.open_clf.suggest, {"X": rows, "n": 2}),
         "FewShotClassifier.outlier_proba": (k.open_clf.outlier_proba, {"X": rows}),
         "FewShotRegressor.fit": (
             lambda groups, **options: (
