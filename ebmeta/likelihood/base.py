@@ -181,6 +181,10 @@ class Likelihood(nn.Module):
         out: Tensor = self.distribution(eta, way_mask, given).log_prob(y)
         return out
 
+    def kernel(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
+        r"""Return $\log p(y \mid \eta)$ of numbers up to terms without $\eta$, shape `(..., T, Q)` as `eta`."""
+        raise self._no_number("kernel")
+
     def expected_log_prob(
         self, y: Tensor, loc: Tensor, var: Tensor, way_mask: Tensor, noise: Tensor, given: Given | None = None
     ) -> Tensor:

@@ -119,6 +119,9 @@ class Binomial(_Counts):
         trials = torch.as_tensor(size_of(given), dtype=eta.dtype, device=eta.device).expand_as(eta)
         return _Binomial(trials, logits=eta, validate_args=False)
 
+    def kernel(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
+        return y * eta - size_of(given) * functional.softplus(eta)
+
 
 class Bernoulli(Binomial):
     r"""Yes or no, 1 or 0: $A(\eta) = \log(1 + e^\eta)$, $T(y) = y$."""
@@ -163,6 +166,9 @@ class Poisson(_Counts):
 
     def distribution(self, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> TorchDistributionMixin:
         return _Poisson(self.mean(eta.squeeze(-1).double(), given).clamp(min=TINY), validate_args=False)
+
+    def kernel(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
+        return y * eta - Poisson.mean(self, eta, given)
 
 
 @checked(shape=above(0))
@@ -224,3 +230,7 @@ class NegativeBinomial(Poisson):
     def distribution(self, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> TorchDistributionMixin:
         logits = self._logit(eta.squeeze(-1).double(), given)
         return _NegativeBinomial(self.shape, logits=logits, validate_args=False)
+
+    def kernel(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
+        logit = self._logit(eta, given)
+        return y * logit - (y + self.shape) * functional.softplus(logit)

@@ -63,6 +63,8 @@ class ScalarLikelihood(Likelihood):
         super().__init_subclass__()
         if not {"mean", "variance", "distribution", "log_prob"}.isdisjoint(vars(cls)) and "canonical" not in vars(cls):
             cls.canonical = False
+        if not {"distribution", "log_prob"}.isdisjoint(vars(cls)) and "kernel" not in vars(cls):
+            cls.kernel = ScalarLikelihood.kernel  # type: ignore[method-assign]  # that of a base is of its own density
         if "cdf" in vars(cls) and "has_cdf" not in vars(cls):
             cls.has_cdf = True
 
@@ -77,6 +79,9 @@ class ScalarLikelihood(Likelihood):
     def cdf(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
         r"""Return $P(Y \le y \mid \eta)$, which quantiles and intervals need."""
         raise ValueError(f"quantiles: expected a likelihood with a cdf, got {self.name}")
+
+    def kernel(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
+        return self.log_prob(y, eta.unsqueeze(-1), torch.ones(1, 1, dtype=torch.bool), given)
 
     def information(self, eta: Tensor, given: Given | None = None) -> Tensor:
         r"""Return the Fisher information of $\eta$ times the dispersion, $A''(\eta)$ for a canonical link.

@@ -21,7 +21,11 @@ Array = NDArray[np.float64]
 STEP = 1e-4  # of the differences of gradients that give curvatures
 INSIDE = 0.1  # where an ascent starts again that ended with a spread of 0
 SMALL = 1e-4  # a relative spread below it stands for 0
-ENOUGH = 1e-6  # nats by which another end of an ascent has to be better
+ENOUGH = 1e-6  # nats that are next to nothing
+CLOSE = 1e-3  # nats that a maximum may leave
+ROUNDS = 10  # of an optimiser, at most
+POLISH = 20  # Newton steps, and halvings of one, at most
+SINGULAR = 1e-10  # of the largest curvature: a direction that nothing is known of
 DEPENDENT = 1e-9  # of a term's length: less is left of one that is a combination of others
 
 
@@ -31,7 +35,7 @@ class Optimum(NamedTuple):
     Args:
         at: the parameters, shape `(D,)`.
         value: minus the log criterion in nats.
-        converged: whether the optimiser says so.
+        converged: whether Newton's step would gain next to nothing.
         evaluations: of the criterion.
     """
 
@@ -46,7 +50,6 @@ class Estimate(NamedTuple):
 
     Args:
         beta: coefficients of the common terms, shape `(P,)`.
-        covariance: of these, shape `(P, P)`.
         theta: entries of the relative factors of all grouping factors, one after the other.
         sigma: unit of the relative factors, the noise of a row of typical size; 1 for likelihoods without noise.
         learned: other parameters of the likelihood by name.
@@ -54,7 +57,6 @@ class Estimate(NamedTuple):
     """
 
     beta: Array
-    covariance: Array
     theta: Array
     sigma: float
     learned: dict[str, float]
@@ -87,9 +89,12 @@ class Engine(ABC):
     method: str
     #: Whether the criterion has a hyperprior.
     hyperprior: bool
+    #: Number of parameters.
+    num_parameters: int
 
     def __init__(self, rows: Rows, factors: list[Factor]) -> None:
         self.rows, self.factors = rows, factors
+        self._curved: tuple[Array, Array] | None = None
         self.num_theta = sum(f.size for f in factors)
         self.diagonal = np.concatenate([f.diagonal for f in factors])
 
@@ -110,6 +115,10 @@ class Engine(ABC):
         """Return the parameters in the units of the labels."""
 
     @abstractmethod
+    def common_covariance(self, at: Array) -> Array:
+        """Return the covariance of the coefficients of the common terms, shape `(P, P)`."""
+
+    @abstractmethod
     def effects(self, at: Array, rows: Rows | None = None) -> list[Effects]:
         """Return the effects of the groups of each factor, of the fitted rows by default."""
 
@@ -121,15 +130,23 @@ class Engine(ABC):
     def likelihood(self, at: Array) -> Likelihood:
         """Return the likelihood of labels given the linear predictor, in 64 bits."""
 
+    @abstractmethod
+    def check(self, at: Array) -> None:
+        """Raise `ValueError` where a parameter of the maximum is without end, naming its term."""
+
     def precisions(self, rows: Rows) -> Array | None:
         """Return the sizes of rows as the likelihood takes them, shape `(N,)`; None where all are 1."""
         return rows.size
 
     def lower_bounds(self) -> Array:
         """Return the least values of the parameters."""
-        out = np.full(len(self.start()), -math.inf)
+        out = np.full(self.num_parameters, -math.inf)
         out[: self.num_theta][self.diagonal] = 0.0
         return out
+
+    def upper_bounds(self) -> Array:
+        """Return the largest values of the parameters."""
+        return np.full(self.num_parameters, math.inf)
 
     def maximise(self, start: Array | None = None, held: NDArray[np.bool_] | None = None) -> Optimum:
         """Go to the maximum; where a spread ends at 0, try again from inside, since the slope there says nothing.
@@ -151,10 +168,35 @@ class Engine(ABC):
             other = self._descend(again, held)
             evaluations = best.evaluations + other.evaluations
             best = (other if other.value < best.value - ENOUGH else best)._replace(evaluations=evaluations)
-        return best
+        return self._polished(best, held)
+
+    def _polished(self, found: Optimum, held: NDArray[np.bool_]) -> Optimum:
+        """Go on by Newton's steps until one would gain next to nothing."""
+        at, value, evaluations, gain = found.at, found.value, found.evaluations, math.inf
+        low, high = self.lower_bounds(), self.upper_bounds()
+        for _ in range(POLISH):
+            gradient, hessian = self.loss(at)[1], self.curvature(at)
+            evaluations += 2 * len(at) + 1
+            free = ~held & ((at > low) | (gradient < 0)) & ((at < high) | (gradient > 0))
+            step = np.zeros(len(at))
+            values, vectors = np.linalg.eigh(hessian[np.ix_(free, free)])
+            bend = np.abs(values).clip(SINGULAR * np.abs(values).max(initial=0.0))  # down from a saddle too
+            step[free] = -vectors @ (vectors.T @ gradient[free] / bend)
+            gain = -float(gradient @ step) / 2
+            if not ENOUGH < gain < math.inf:
+                break
+            for share in 0.5 ** np.arange(POLISH):
+                new = np.clip(at + share * step, low, high)
+                evaluations += 1
+                if (other := self.loss(new)[0]) < value:
+                    break
+            else:
+                break
+            at, value = new, other
+        return Optimum(at, value, abs(gain) < CLOSE, evaluations)
 
     def _descend(self, begin: Array, held: NDArray[np.bool_]) -> Optimum:
-        at, low = begin.copy(), self.lower_bounds()[~held]
+        at, low, high = begin.copy(), self.lower_bounds()[~held], self.upper_bounds()[~held]
         if held.all():
             return Optimum(at, self.loss(at)[0], True, 1)
 
@@ -163,27 +205,33 @@ class Engine(ABC):
             value, gradient = self.loss(at)
             return value, gradient[~held]
 
-        found = optimize.minimize(
-            loss,
-            begin[~held],
-            jac=True,
-            method="L-BFGS-B",
-            bounds=optimize.Bounds(low, np.inf),
-            options={"maxiter": 500, "maxls": 50, "ftol": 1e-13, "gtol": 1e-5, "maxcor": 30},
-        )
-        at[~held] = found.x
-        reached = found.success or np.abs(np.where(found.x > low, found.jac, np.minimum(found.jac, 0))).max() < 1e-2
-        return Optimum(at, float(found.fun), bool(reached), int(found.nfev))
+        options = {"maxiter": 500, "maxls": 50, "ftol": 1e-13, "gtol": 1e-5, "maxcor": 30}
+        value, where, evaluations = math.inf, begin[~held], 0
+        for _ in range(ROUNDS):  # a step far too long may end a round; the next one has an empty memory
+            found = optimize.minimize(
+                loss, where, jac=True, method="L-BFGS-B", bounds=optimize.Bounds(low, high), options=options
+            )
+            gain, value, where = value - float(found.fun), float(found.fun), found.x
+            evaluations += int(found.nfev)
+            if gain < ENOUGH or (
+                found.success and np.abs(found.jac[(where > low) & (where < high)]).max(initial=0) < 1
+            ):
+                break
+        at[~held] = where
+        return Optimum(at, value, False, evaluations)
 
     def curvature(self, at: Array) -> Array:
         """Return the Hessian of the loss, from differences of gradients, shape `(D, D)`."""
+        if self._curved is not None and np.array_equal(self._curved[0], at):
+            return self._curved[1]
         columns = []
         for i in range(len(at)):
             step = STEP * max(abs(at[i]), 1.0)
             ends = [self.loss(at + sign * step * np.eye(len(at))[i])[1] for sign in (1, -1)]
             columns.append((ends[0] - ends[1]) / (2 * step))
         both: Array = np.stack(columns)
-        return (both + both.T) / 2
+        self._curved = at.copy(), (both + both.T) / 2
+        return self._curved[1]
 
     def thetas(self, at: Array) -> list[Array]:
         """Return the parameters of each factor."""

@@ -13,12 +13,14 @@ from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.design import Design, Given
 from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.normal import NormalEngine
+from ebmeta.mixed.quadrature import QuadratureEngine
 from ebmeta.mixed.result import MixedModel
 from ebmeta.mixed.rows import Grouping, Rows
 
 __all__ = ["mixed_model"]
 
-FAMILIES = ("normal",)
+#: Likelihoods of one number a row, with parameters that all groups share.
+FAMILIES = tuple(name for name, kind in LIKELIHOODS.items() if not (kind.categorical or kind.has_level))
 
 
 @checked(size=None, offset=None, weights=None)
@@ -80,7 +82,9 @@ def mixed_model(
         for name, grouping in zip(design.factors, rows.groupings, strict=True)
     ]
     engine = _engine(likelihood, rows, factors, design.common.names, reml, hyperprior)
-    return MixedModel(design, engine, engine.maximise(), likelihood)
+    optimum = engine.maximise()
+    engine.check(optimum.at)
+    return MixedModel(design, engine, optimum, likelihood)
 
 
 def _engine(
@@ -88,7 +92,18 @@ def _engine(
 ) -> Engine:
     if len(factors) > 1:
         raise ValueError(f"formula: expected one grouping factor, got {', '.join(f.name for f in factors)}")
-    return NormalEngine(rows, factors, names, reml, hyperprior)
+    if likelihood == "normal":
+        return NormalEngine(rows, factors, names, reml, hyperprior)
+    if reml:
+        raise ValueError(f"reml: expected False for labels that are not normal, got True for {likelihood!r}")
+    kind = LIKELIHOODS[likelihood]()
+    sizes = np.ones(len(rows)) if rows.size is None else rows.size
+    if np.bincount(rows.groupings[0].codes).max() == 1 and kind.alone(sizes):
+        raise ValueError(
+            f"groups: expected some of {factors[0].name!r} with several rows, got one row in each of {len(rows)}: the "
+            f"spread of groups cannot be told from what a {likelihood} label varies by itself"
+        )
+    return QuadratureEngine(rows, factors, names, kind, hyperprior)
 
 
 def _check_labels(likelihood: str, rows: Rows) -> None:
@@ -105,7 +120,10 @@ def _check_labels(likelihood: str, rows: Rows) -> None:
         raise ValueError(str(error).replace("task 0, ", "")) from None
     ones = np.ones(len(rows)) if rows.size is None else rows.size
     if LIKELIHOODS[likelihood]().extreme(rows.y, ones):
-        raise ValueError(f"labels: expected some that differ, got {rows.y[0]:g} in every row: no spread can be learned")
+        raise ValueError(
+            f"labels: expected some that differ, got {rows.y[0]:g} in the first of {len(rows)} rows, and the like in "
+            "all others: no spread can be learned"
+        )
 
 
 def _factor(name: tuple[str, ...], terms: list[str], blocks: list[int], grouping: Grouping) -> Factor:

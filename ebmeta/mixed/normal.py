@@ -113,12 +113,14 @@ class NormalEngine(Engine):
         self.method = "restricted maximum likelihood (REML)" if reml else "maximum likelihood"
         self.typical = math.exp(2 * float(np.log(_root(rows)).mean()))  # sizes may be very large or small
         root = self._root(rows)
+        self.num_rows, self.num_common = rows.x.shape
         self.q, self.basis = orthonormal(rows.x * root[:, None], names)
+        self.inverse = linalg.inv(self.basis) if self.num_common else self.basis
         target = (rows.y - rows.offset) * root
         self.center = self.q.T @ target
         rest = target - self.q @ self.center
         self.unit = float(np.std(rows.y - rows.offset)) or 1.0
-        self.num_rows, self.num_common = rows.x.shape
+        self.num_parameters = self.num_theta + 1
         self.free = self.num_rows - (self.num_common if reml else 0)
         self.summaries = self._summarise(rows, self.q, rest / self.unit)
         log_units = self.free * 2 * math.log(self.unit) - 2 * float(np.log(root).sum())
@@ -204,17 +206,18 @@ class NormalEngine(Engine):
         return _root(rows) / math.sqrt(self.typical)
 
     def estimate(self, at: Array) -> Estimate:
-        p, sigma = self._point(at[:-1]), math.exp(at[-1])
-        inverse = linalg.inv(self.basis) if self.num_common else self.basis
-        beta = inverse @ (self.center + self.unit * p.beta)
-        covariance = (self.unit * sigma) ** 2 * inverse @ np.linalg.inv(p.normal) @ inverse.T
-        return Estimate(beta, covariance, at[:-1], *self.scales(at), self.log_likelihood(at))
+        beta = self.inverse @ (self.center + self.unit * self._point(at[:-1]).beta)
+        return Estimate(beta, at[:-1], *self.scales(at), self.log_likelihood(at))
+
+    def common_covariance(self, at: Array) -> Array:
+        out: Array = self.inverse @ np.linalg.inv(self._point(at[:-1]).normal) @ self.inverse.T
+        return self.scales(at)[0] ** 2 * out
 
     def effects(self, at: Array, rows: Rows | None = None) -> list[Effects]:
         factor, summaries, beta = self.factors[0], self.summaries, self._point(at[:-1]).beta
         if rows is not None:
             root = self._root(rows)
-            x = rows.x * root[:, None] @ (linalg.inv(self.basis) if self.num_common else self.basis)
+            x = rows.x * root[:, None] @ self.inverse
             rest = ((rows.y - rows.offset) * root - x @ self.center) / self.unit
             summaries = self._summarise(rows, x, rest)
         split = self._split(at[:-1], summaries)
@@ -228,6 +231,9 @@ class NormalEngine(Engine):
         covariance = sigma**2 * np.einsum("ij,jkg,lk->gil", spread, left, spread, optimize=True)
         slope = -np.einsum("ijg,jpg,pq->giq", pull, split.solved[:, :-1], self.basis, optimize=True)
         return [Effects(mean, covariance, slope)]
+
+    def check(self, at: Array) -> None:
+        pass  # the coefficients of normal labels are finite, and so are the spreads
 
     def precisions(self, rows: Rows) -> Array | None:
         return None if rows.size is None and rows.weights is None else _root(rows) ** 2

@@ -85,7 +85,9 @@ class MixedModel:
     @cached_property
     def fixed_effects(self) -> pd.DataFrame:
         """Estimate, standard error and 95% interval of every common term, the fixed effects."""
-        return common_table(self.design.common.names, self.estimate, LEVEL)
+        return common_table(
+            self.design.common.names, self.estimate.beta, self.engine.common_covariance(self.optimum.at), LEVEL
+        )
 
     @cached_property
     def variance_components(self) -> pd.DataFrame:
@@ -225,5 +227,5 @@ def linear_predictor(
         var += np.einsum("nk,nkl,nl->n", z, covariances[g], z)
         slope += np.einsum("nk,nkp->np", z, slopes[g])
     if common:
-        var += np.einsum("np,pq,nq->n", slope, estimate.covariance, slope)
+        var += np.einsum("np,pq,nq->n", slope, engine.common_covariance(at), slope)
     return loc, var

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from ebmeta.mixed.covariance import Factor, correlations_of
-from ebmeta.mixed.engine import Effects, Engine, Estimate
+from ebmeta.mixed.engine import Effects, Engine
 
 __all__ = ["common_table", "components", "effect_table", "spread_table"]
 
@@ -23,15 +23,15 @@ def _z(level: float) -> float:
     return float(special.ndtri((1 + level) / 2))
 
 
-def common_table(names: Sequence[str], estimate: Estimate, level: float) -> pd.DataFrame:
+def common_table(names: Sequence[str], beta: Array, covariance: Array, level: float) -> pd.DataFrame:
     """Return estimate, standard error and interval of each common term."""
-    se = np.sqrt(np.diag(estimate.covariance))
+    se = np.sqrt(np.diag(covariance))
     reach = _z(level) * se
     columns = {
-        "estimate": estimate.beta,
+        "estimate": beta,
         "std_error": se,
-        "lower": estimate.beta - reach,
-        "upper": estimate.beta + reach,
+        "lower": beta - reach,
+        "upper": beta + reach,
     }
     return pd.DataFrame(columns, index=pd.Index(list(names), name="term"))
 

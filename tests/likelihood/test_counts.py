@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ebmeta.likelihood import Bernoulli, Binomial, NegativeBinomial, Poisson
+from ebmeta.likelihood import Bernoulli, Binomial, Given, NegativeBinomial, Poisson
 
 ONE = np.ones(4)
 
@@ -68,3 +68,22 @@ def test_counts_beyond_the_digits_of_a_type_are_refused():
         with pytest.raises(ValueError, match=f"expected counts that a model of {dtype} can tell apart, .*{advice}"):
             Poisson().check_precision("y", y, dtype)
     Poisson().check_precision("y", torch.tensor([1e13], dtype=torch.float64), torch.float64)
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli(), Binomial(), Poisson(), NegativeBinomial(3.0).double()])
+def test_a_kernel_is_the_log_probability_up_to_terms_without_the_linear_predictor(likelihood):
+    eta, y = torch.linspace(-2, 2, 5).double(), torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0]).double()
+    given = Given(torch.tensor([1.0, 2.0, 3.0, 1.0, 4.0]).double())
+    exact = likelihood.log_prob(y, eta.view(1, -1, 1), torch.ones(1, 1), given)[0]
+    exact = exact - likelihood.log_prob(y, 0 * eta.view(1, -1, 1), torch.ones(1, 1), given)[0]
+    found = likelihood.kernel(y, eta, given) - likelihood.kernel(y, 0 * eta, given)
+    torch.testing.assert_close(found, exact)
+
+
+def test_a_density_of_ones_own_has_a_kernel_of_its_own():
+    class Doubled(Poisson):
+        def log_prob(self, y, eta, way_mask, given=None):
+            return 2 * super().log_prob(y, eta, way_mask, given)
+
+    eta, y = torch.zeros(1, 3).double(), torch.arange(3).double()
+    torch.testing.assert_close(Doubled().kernel(y, eta), 2 * Poisson().log_prob(y, eta.unsqueeze(-1), eta))

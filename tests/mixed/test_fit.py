@@ -41,6 +41,18 @@ def test_sleepstudy_by_maximum_likelihood_is_as_lme4_publishes_it(sleep):
     assert len(apart.variance_components) == 3
 
 
+def test_cbpp_is_as_lme4_publishes_it():
+    """lme4's `glmer(cbind(incidence, size - incidence) ~ period + (1 | herd), nAGQ = 9)`, from its help page."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED}: no such folder")
+    data = pd.read_csv(SHARED / "cbpp.csv").astype({"period": str})
+    fit = mixed_model("cbind(incidence, size - incidence) ~ period + (1 | herd)", data, "binomial")
+    np.testing.assert_allclose(fit.fixed_effects["estimate"], [-1.3992, -0.9914, -1.1278, -1.5795], atol=3e-4)
+    assert fit.variance_components.loc[("herd", "sd(Intercept)"), "estimate"] == pytest.approx(0.6475, abs=3e-4)
+    same = mixed_model("incidence ~ period + (1 | herd)", data, "binomial", size="size")
+    assert same.log_likelihood == pytest.approx(fit.log_likelihood, abs=1e-9)
+
+
 @pytest.mark.parametrize(
     ("formula", "options", "said"),
     [
@@ -50,15 +62,28 @@ def test_sleepstudy_by_maximum_likelihood_is_as_lme4_publishes_it(sleep):
         ("y ~ x + (1 | one)", {}, "groups: expected at least two of 'one', got 1"),
         ("y ~ x + (1 | row)", {}, "groups: expected more rows than effects of 'row'"),
         ("c ~ 1 + (1 | g)", {"weights": "x0"}, "weights: expected numbers above 0, got -1 in row 0"),
-        ("one ~ 1 + (1 | g)", {}, "labels: expected some that differ, got 1 in every row"),
-        ("y ~ x + (1 | g)", {"likelihood": "gamma"}, "likelihood: expected one of normal"),
+        ("one ~ 1 + (1 | g)", {}, "labels: expected some that differ, got 1 in the first of"),
+        ("y ~ x + (1 | g)", {"likelihood": "gamma"}, "likelihood: expected one of normal, student_t, binomial, "),
         ("y ~ x + (1 | g)", {"na": "keep"}, "na: expected 'drop' or 'raise', got 'keep'"),
         ("y ~ x + (1 | g)", {"reml": 1}, "reml: expected True or False, got 1"),
+        ("up ~ kind + (1 | g)", {"likelihood": "bernoulli"}, "term 'kind[b]': expected labels of both kinds where"),
+        (
+            "own ~ 1 + (1 | g)",
+            {"likelihood": "bernoulli"},
+            "random term 'Intercept' of 'g': expected labels that differ",
+        ),
+        ("up ~ 1 + (1 | row)", {"likelihood": "bernoulli"}, "groups: expected some of 'row' with several rows"),
+        ("up ~ 1 + (1 | g)", {"likelihood": "bernoulli", "reml": True}, "reml: expected False for labels that are not"),
+        ("up ~ 1 + (1 | g)", {"likelihood": "bernoulli", "size": "one"}, "labels: expected rows of one trial each"),
+        ("y ~ 1 + (1 | g)", {"likelihood": "poisson"}, "labels: expected counts 0, 1, 2, ..., got"),
         (3, {}, "formula: expected a text, got 3"),
     ],
 )
 def test_what_is_refused_is_named_in_one_line(formula, options, said):
     data = frame().reset_index(drop=True)
+    kind = np.where(np.arange(len(data)) % 2, "a", "b")
+    up = np.where(kind == "b", 1, np.arange(len(data)) // 2 % 2)
+    data = data.assign(kind=kind, up=up, own=(data["g"] > "g05").astype(int))
     data = data.assign(c=data["g"].str[1:].astype(float), one=1, twice=2 * data["x"], row=np.arange(len(data)), x0=-1.0)
     with pytest.raises(ValueError) as error:
         mixed_model(formula, data, **options)

@@ -42,9 +42,10 @@ def test_tables_of_terms_and_groups():
     engine = engine_of("y ~ x + (1 + x | g)", frame())
     at = engine.start()
     estimate, effects = engine.estimate(at), engine.effects(at)
-    table = common_table(["Intercept", "x"], estimate, 0.9)
+    covariance = engine.common_covariance(at)
+    table = common_table(["Intercept", "x"], estimate.beta, covariance, 0.9)
     assert table.loc["x", "estimate"] == estimate.beta[1]
-    reach = 1.6448536269514722 * np.sqrt(estimate.covariance[1, 1])
+    reach = 1.6448536269514722 * np.sqrt(covariance[1, 1])
     np.testing.assert_allclose(
         table.loc["x", ["lower", "upper"]].astype(float), estimate.beta[1] + np.array([-reach, reach])
     )

@@ -1,0 +1,27 @@
+"""Rules of averages over normal numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ebmeta.mixed.nodes import nodes_of
+
+
+@pytest.mark.parametrize("fineness", [0, 1, 2])
+@pytest.mark.parametrize("num_dims", [1, 2, 3])
+def test_tensor_rules_have_the_moments_of_a_normal(num_dims, fineness):
+    rule = nodes_of(num_dims, fineness)
+    weight = np.exp(rule.log_weights)
+    assert weight.sum() == pytest.approx(1.0)
+    np.testing.assert_allclose(np.einsum("s,sk,sl->kl", weight, rule.points, rule.points), np.eye(num_dims), atol=1e-9)
+    np.testing.assert_allclose(weight @ rule.points**8, 105.0, rtol=1e-9)
+    assert str(len(rule.points)) in rule.words
+
+
+def test_draws_of_many_dimensions_are_even():
+    rule = nodes_of(5)
+    weight = np.exp(rule.log_weights)
+    np.testing.assert_allclose(weight @ rule.points, 0.0, atol=0.02)
+    np.testing.assert_allclose(weight @ rule.points**2, 1.0, atol=0.03)
+    np.testing.assert_array_equal(rule.points, nodes_of(5).points)

@@ -1,0 +1,148 @@
+"""Labels that are not normal, compared with integrals over a fine grid and with closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import special, stats
+
+from ebmeta.likelihood import LIKELIHOODS
+from ebmeta.mixed.covariance import Factor
+from ebmeta.mixed.design import Design, Given
+from ebmeta.mixed.quadrature import QuadratureEngine
+from tests.mixed.worlds import dense, engine_of
+
+KINDS = ["bernoulli", "binomial", "poisson", "negative_binomial", "student_t"]
+
+
+def counts(seed: int = 0, num_groups: int = 10) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    g = np.repeat(np.arange(num_groups), rng.integers(1, 7, num_groups))
+    x, n = rng.normal(size=len(g)), rng.integers(1, 9, len(g))
+    eta = 0.2 + 0.5 * x + rng.normal(size=num_groups)[g]
+    return pd.DataFrame(
+        {
+            "bernoulli": rng.binomial(1, special.expit(eta)),
+            "binomial": rng.binomial(n, special.expit(eta)),
+            "poisson": rng.poisson(n * np.exp(eta)),
+            "negative_binomial": rng.poisson(n * np.exp(eta) * rng.gamma(2.0, 0.5, len(g))),
+            "student_t": 100 + 7 * (eta + rng.standard_t(4, len(g))),
+            "n": n,
+            "x": x,
+            "w": rng.uniform(0.5, 2, len(g)),
+            "g": g,
+        }
+    ).sample(frac=1, random_state=seed)
+
+
+def build(kind: str, terms: str = "1", hyperprior: bool = False, weights: str | None = None, fineness: int = 0):
+    size = None if kind in ("bernoulli", "student_t") else "n"
+    design = Design(f"{kind} ~ x + ({terms} | g)", counts(), Given(size=size, weights=weights), "drop")
+    factor = Factor("g", *design.terms_of(("g",)), design.rows.groupings[0].z)
+    likelihood = LIKELIHOODS[kind]()
+    return QuadratureEngine(design.rows, [factor], design.common.names, likelihood, hyperprior, fineness)
+
+
+def somewhere(engine: QuadratureEngine) -> np.ndarray:
+    at = engine.start()
+    rng = np.random.default_rng(1)
+    at[: engine.num_theta] = rng.uniform(0.3, 0.8, engine.num_theta)
+    return at + np.where(np.arange(len(at)) < engine.num_theta, 0.0, rng.uniform(-0.2, 0.2, len(at)))
+
+
+def log_density(engine: QuadratureEngine, at: np.ndarray, eta: np.ndarray) -> np.ndarray:
+    """Return the log density of every row at linear predictors of shape `(S, N)`, by scipy."""
+    rows, (_, learned) = engine.rows, engine.scales(at)
+    n = np.ones(len(rows)) if rows.size is None else rows.size
+    if engine.family.name in ("bernoulli", "binomial"):
+        return stats.binom.logpmf(rows.y, n, special.expit(eta))
+    if engine.family.name == "poisson":
+        return stats.poisson.logpmf(rows.y, n * np.exp(eta))
+    if engine.family.name == "negative_binomial":
+        r = learned["shape"]
+        return stats.nbinom.logpmf(rows.y, r, r / (r + n * np.exp(eta)))
+    return stats.t.logpdf(rows.y, learned["freedom"], eta, learned["noise"])
+
+
+def on_a_grid(engine: QuadratureEngine, at: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return log likelihood, and means and standard deviations of the effects, from a grid of 4,001 values."""
+    rows, estimate = engine.rows, engine.estimate(at)
+    sd = math.sqrt(engine.factors[0].covariance(estimate.theta, estimate.sigma)[0, 0])
+    u = np.linspace(-8, 8, 4001)
+    value = log_density(engine, at, (rows.x @ estimate.beta)[None] + sd * u[:, None])
+    value = value if rows.weights is None else value * rows.weights
+    joint = np.stack([value[:, rows.groupings[0].codes == g].sum(1) for g in range(len(rows.groupings[0].labels))], 1)
+    joint += stats.norm.logpdf(u)[:, None] + math.log(u[1] - u[0])
+    evidence = special.logsumexp(joint, 0)
+    weight = np.exp(joint - evidence)
+    mean = sd * (u @ weight)
+    return float(evidence.sum()), mean, np.sqrt((sd * u) ** 2 @ weight - mean**2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_likelihood_and_effects_are_those_of_a_fine_grid(kind):
+    engine = build(kind, weights=None if kind == "student_t" else "w", fineness=2)
+    at = somewhere(engine)
+    value, mean, sd = on_a_grid(engine, at)
+    assert engine.log_likelihood(at) == pytest.approx(value, abs=1e-5)
+    effects = engine.effects(at)[0]
+    np.testing.assert_allclose(effects.mean[:, 0], mean, atol=1e-4 * sd.max())
+    np.testing.assert_allclose(np.sqrt(effects.covariance[:, 0, 0]), sd, rtol=1e-3)
+    again = engine.effects(at, engine.rows)[0]
+    np.testing.assert_allclose(again.mean, effects.mean, atol=1e-6 * sd.max())
+
+
+@pytest.mark.parametrize("hyperprior", [False, True])
+@pytest.mark.parametrize("terms", ["1", "1 + x", "x || g) + (0 + I(x**2)"])
+@pytest.mark.parametrize("kind", ["bernoulli", "negative_binomial"])
+def test_gradients_are_those_of_differences(kind, terms, hyperprior):
+    engine = build(kind, terms, hyperprior, fineness=1)
+    at = somewhere(engine)
+    ends = [(engine.loss(at + step)[0], engine.loss(at - step)[0]) for step in 1e-4 * np.eye(len(at))]
+    np.testing.assert_allclose(engine.loss(at)[1], [(a - b) / 2e-4 for a, b in ends], rtol=1e-3, atol=2e-3)
+
+
+def test_two_random_terms_are_those_of_the_normal_likelihood_where_counts_are_large():
+    """Counts of means near 1e6 are nearly normal on the scale of logarithms, with variance 1 / mean."""
+    rng = np.random.default_rng(0)
+    g, x = np.repeat(np.arange(15), 6), np.tile(np.linspace(-1, 1, 6), 15)
+    b = rng.normal(size=(15, 2)) * 0.01
+    y = rng.poisson(1e6 * np.exp(b[g, 0] + b[g, 1] * x))
+    data = pd.DataFrame({"y": y, "log": np.log(y), "w": y, "x": x, "g": g})
+    design = Design("y ~ x + (x | g)", data, Given(), "drop")
+    factor = Factor("g", *design.terms_of(("g",)), design.rows.groupings[0].z)
+    engine = QuadratureEngine(design.rows, [factor], design.common.names, LIKELIHOODS["poisson"](), False)
+    near = engine_of("log ~ x + (x | g)", data, weights="w")
+    found = engine.maximise()
+    covariance = factor.covariance(engine.thetas(found.at)[0], 1.0)
+    theta = near.factors[0].read(np.linalg.cholesky(near.factors[0].basis @ covariance @ near.factors[0].basis.T))
+    at = np.append(theta / near.unit, -math.log(near.unit) - math.log(near.typical) / 2)
+    at[:-1] /= np.exp(at[-1])
+    exact = dense(near, at, False)
+    np.testing.assert_allclose(engine.estimate(found.at).beta, exact["beta"], atol=1e-5)
+    np.testing.assert_allclose(engine.effects(found.at)[0].mean, exact["mean"], atol=3e-5)
+
+
+def test_a_coarse_rule_is_made_finer_where_it_is_not_exact(monkeypatch):
+    coarse, fine = build("poisson"), build("poisson")
+    found = coarse.maximise()
+    assert (coarse.fineness, coarse.error < 0.01) == (0, True)
+    monkeypatch.setattr("ebmeta.mixed.quadrature.EXACT", coarse.error / 2)
+    best = fine.maximise()
+    assert fine.fineness > 0
+    assert found.converged
+    assert best.converged
+    assert fine.log_likelihood(best.at) == pytest.approx(on_a_grid(fine, best.at)[0], abs=1e-5)
+
+
+def test_no_more_rows_are_looked_at_together_than_fit_memory(monkeypatch):
+    engine = build("poisson")
+    at = somewhere(engine)
+    whole = engine.loss(at)
+    monkeypatch.setattr("ebmeta.mixed.quadrature.CELLS", 40)
+    parts = engine.loss(at)
+    assert parts[0] == pytest.approx(whole[0], rel=1e-12)
+    np.testing.assert_allclose(parts[1], whole[1], rtol=1e-9)
