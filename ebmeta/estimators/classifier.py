@@ -158,8 +158,9 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         r"""Return sets of classes that hold the true one with a stated probability, shape `(Q, C)`.
 
         Half of the labelled rows calibrate, drawn at random: they are classified beside the rows, from the other half
-        ([split conformal](theory/conformal.md)). Over rows that are drawn like the labelled ones, sets hold the true
-        class at least so often, whatever the model. The likeliest class of `predict_proba` is always in its set.
+        (split conformal). Over rows that are drawn like the labelled ones, sets hold the true class at least so often,
+        whatever the model. The likeliest class of `predict_proba` is always in its set. Derivation:
+        `theory/conformal.md`.
 
         Args:
             X: as of `predict_proba`.
