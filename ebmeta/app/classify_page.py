@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from ebmeta.app.classify_files import Classified, share
+from ebmeta.estimators.rows import staying
 from ebmeta.foundation.writing import write
 from ebmeta.plots.axes import embedded
 
@@ -20,6 +23,7 @@ __all__ = ["ClassPage", "plane", "write_page"]
 TEMPLATE = Path(__file__).with_name("classify.html")
 GREY = "#8a929e"
 ROWS, FEW = 3, 6  # surest and least sure ones of each of so many classes; of more classes, one less
+SUGGESTED = 5  # rows to label next
 MOST = 2000  # unlabelled rows in the picture
 NAMED = 12  # classes whose names stand in the picture
 
@@ -72,7 +76,17 @@ class ClassPage:
                 f"Sets hold the true class in {sets['level']:.0%} of rows that are drawn like the labelled ones; they "
                 f"have {sets['mean_size']:.1f} classes on average."
             )
+        if names := self.suggested:
+            out.append(f"Labels of these rows would tell most of the others: {', '.join(names)}.")
         return out
+
+    @cached_property
+    def suggested(self) -> list[str]:
+        """The rows whose labels would tell most."""
+        found = self.found
+        rows = torch.from_numpy(found.rows.astype(np.float64))
+        number = min(SUGGESTED, int(staying(rows, found.clf.support_X_).sum()))
+        return [str(found.ids[row]) for row in found.clf.suggest(found.rows, number)] if number else []
 
     @property
     def best(self) -> np.ndarray:

@@ -69,6 +69,15 @@ def test_the_plane_is_that_of_the_principal_components():
     np.testing.assert_array_equal(plane(np.ones((1, 3))), [[0, 0]])
 
 
+def test_rows_to_label_next_are_those_of_the_classifier():
+    one = found(outliers=True)
+    names = [str(IDS[row]) for row in one.clf.suggest(one.rows, 5)]
+    assert ClassPage(one).suggested == names
+    assert ClassPage(one).sentences[-1] == f"Labels of these rows would tell most of the others: {', '.join(names)}."
+    labelled = Classified(one.clf, one.clf.support_X_.numpy(), IDS[:4], PROBS[:4], np.zeros(4), one.result)
+    assert ClassPage(labelled).suggested == []  # all of them have a label
+
+
 def test_names_are_escaped_and_what_was_used_is_said():
     page = ClassPage(found(sets={"level": 0.9, "mean_size": 1.25})).to_html()
     assert "<ash>" not in page
