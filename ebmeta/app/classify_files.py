@@ -19,7 +19,7 @@ from ebmeta.model.general import general_classifier
 from ebmeta.tasks.columns import WRITTEN_MISSING, plain, read_rows
 from ebmeta.tasks.frame_files import as_ids
 
-__all__ = ["Classified", "classify_files", "share"]
+__all__ = ["Classified", "classify_files", "counted", "share"]
 
 MOST_CLASSES = 8  # in a line
 SURE = 0.995  # shares from here on would be rounded to 100%
@@ -33,6 +33,16 @@ def share(value: float) -> str:
         ('87%', 'over 99%')
     """
     return "over 99%" if value > SURE else f"{value:.0%}"
+
+
+def counted(number: int, word: str) -> str:
+    """Return so many of something.
+
+    Examples:
+        >>> counted(1, "class"), counted(1200, "class"), counted(2, "row")
+        ('1 class', '1,200 classes', '2 rows')
+    """
+    return f"{number:,} {word}" + ("" if number == 1 else "es" if word.endswith("s") else "s")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,15 +83,16 @@ class Classified:
         more = len(counts) - MOST_CLASSES
         named = ", ".join(counts[:MOST_CLASSES]) + (f" and {more} more" if more > 0 else "")
         return (
-            f"{self.labelled.sum()} labelled rows of {len(counts)} classes ({named}), {len(self.rows)} rows to "
-            f"classify, {self.rows.shape[1]} features; general classifier of ebmeta {version('ebmeta')}, no training"
+            f"{counted(int(self.labelled.sum()), 'labelled row')} of {counted(len(counts), 'class')} ({named}), "
+            f"{counted(len(self.rows), 'row')} to classify, {counted(self.rows.shape[1], 'feature')}; general "
+            f"classifier of ebmeta {version('ebmeta')}, no training"
         )
 
     @property
     def said(self) -> str:
         """What was found, in a line."""
         of_sets = self.result.get("sets")
-        parts = [f"{len(self.rows)} rows of {len(self.clf.classes_)} classes"]
+        parts = [f"{counted(len(self.rows), 'row')} of {counted(len(self.clf.classes_), 'class')}"]
         parts += [f"about {self.outlier.sum():.0f} of none of them"] if self.clf.outliers else []
         parts += [f"{share(self.right)} probably right (mean of the largest probabilities)"]
         parts += [] if of_sets is None else [f"sets of {of_sets['mean_size']:.1f} classes hold {of_sets['level']:.0%}"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ebmeta.app.classify_files import Classified, share
+from ebmeta.app.classify_files import Classified, counted, share
 from ebmeta.estimators.rows import staying
 from ebmeta.foundation.writing import write
 from ebmeta.plots.axes import embedded
@@ -57,16 +57,16 @@ class ClassPage:
     @property
     def headline(self) -> str:
         """What was found, in a sentence."""
-        number = len(self.found.clf.classes_)
-        return f"{len(self.found.rows):,} rows in {number} classes; {share(self.found.right)} of them probably right"
+        rows, classes = counted(len(self.found.rows), "row"), counted(len(self.found.clf.classes_), "class")
+        return f"{rows} in {classes}; {share(self.found.right)} of them probably right"
 
     @property
     def sentences(self) -> list[str]:
         """What the headline rests on."""
         found = self.found
-        labelled = found.labelled.sum()
+        labelled = counted(int(found.labelled.sum()), "labelled row")
         out = [
-            f"Learned from {labelled} labelled {'row' if labelled == 1 else 'rows'} and from how all rows lie. The "
+            f"Learned from {labelled} and from how all rows lie. The "
             "share is what the probabilities say of themselves, the mean of the largest ones."
         ]
         if found.clf.outliers:
@@ -142,11 +142,20 @@ class ClassPage:
         """What the picture shows."""
         shown = min(MOST, len(self.found.rows))
         some = "" if shown == len(self.found.rows) else f", {shown:,} of them drawn at even steps"
-        names = "" if len(self.found.clf.classes_) <= NAMED else " Colours are those of the table."
+        names = "" if self.named else " Colours are those of the table."
         return (
             f"Directions of all rows from their centre{some}, in the plane in which they spread most (principal "
             f"components). Colour: likeliest class. Size: how sure. Diamonds: labelled rows.{names}"
         )
+
+    @cached_property
+    def named(self) -> bool:
+        """Whether names of classes stand in the picture: they are few, and its font has their characters."""
+        from matplotlib.font_manager import FontProperties, findfont, get_font
+
+        has = get_font(findfont(FontProperties())).get_charmap()
+        names = [str(c) for c in self.found.clf.classes_]
+        return len(names) <= NAMED and all(ord(c) in has for name in names for c in name)
 
     @property
     def used(self) -> str:
@@ -180,11 +189,11 @@ class ClassPage:
         x, y = of_labelled.T
         ax.scatter(x, y, s=55, c=own, marker="D", edgecolors="black", linewidths=1.3, zorder=3)
         halo = [patheffects.withStroke(linewidth=3, foreground="white")]
-        for c, name in enumerate(found.clf.classes_ if len(found.clf.classes_) <= NAMED else ()):
+        for c, name in enumerate(found.clf.classes_ if self.named else ()):
             if (best == c).any():
                 x, y = _outside(of_rows[best == c], of_rows)
                 text = ax.text(x, y, f"{name!s:.18}", ha="center", va="center", weight="bold", color=colors[c])
-                text.set(path_effects=halo, zorder=4)
+                text.set(path_effects=halo, zorder=4, parse_math=False)
         ax.set(xticks=[], yticks=[], aspect="equal")
         ax.spines[:].set_color("#d9dde3")
         return figure

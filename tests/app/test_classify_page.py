@@ -69,6 +69,20 @@ def test_the_plane_is_that_of_the_principal_components():
     np.testing.assert_array_equal(plane(np.ones((1, 3))), [[0, 0]])
 
 
+def test_names_that_the_font_lacks_or_that_look_like_formulas_do_no_harm():
+    one = found()
+    one.clf.classes_ = np.array(["$x^$", "elm", "größe"])
+    page = ClassPage(one)
+    page.picture  # noqa: B018  # a formula would fail here
+    assert {t.get_text() for t in page.figure().axes[0].texts} == {"$x^$", "elm", "größe"}
+    one.clf.classes_ = np.array(["ash", "elm", "梣"])
+    page = ClassPage(one)
+    page.picture  # noqa: B018  # a missing character would warn here
+    assert len(page.figure().axes[0].texts) == 0
+    assert page.caption.endswith("Colours are those of the table.")
+    assert "梣" in page.to_html()
+
+
 def test_rows_to_label_next_are_those_of_the_classifier():
     one = found(outliers=True)
     names = [str(IDS[row]) for row in one.clf.suggest(one.rows, 5)]
