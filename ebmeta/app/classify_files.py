@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -110,6 +111,8 @@ def classify_files(
     output: Path,
     *,
     label: str = "y",
+    exclude: Sequence[str] = (),
+    ids: str | None = None,
     sets: float | None = None,
     overwrite: bool = False,
     **options: Any,
@@ -121,6 +124,8 @@ def classify_files(
         rows: file of unlabelled rows, or None.
         output: npz, CSV or parquet for a table, or nc for the whole tree.
         label: name of the labels.
+        exclude: columns that are no features.
+        ids: column or array that names the rows.
         sets: level of conformal sets, or None for no sets.
         overwrite: replace also a file that ebmeta did not write.
         **options: of `ebmeta.FewShotClassifier`.
@@ -136,9 +141,9 @@ def classify_files(
     check_output(output, READS) if sets is not None else check_output(output)
     clf = FewShotClassifier(**options)
     if rows is None:
-        known, y, new = _parts(labelled, label)
+        known, y, new = _parts(labelled, label, exclude=exclude, ids=ids)
     else:
-        known, new = tables_of(general_classifier(), labelled, rows, label, None)
+        known, new = tables_of(general_classifier(), labelled, rows, label, exclude=exclude, ids=ids)
         y = list(np.asarray(known.y))
     refuse_numbers(labelled, label, np.asarray(y))
     with column_errors(labelled, y=label):
@@ -154,9 +159,9 @@ def classify_files(
     return _classified(question, found, result)
 
 
-def _parts(path: Path, label: str) -> tuple[Table, list[Any], Table]:
+def _parts(path: Path, label: str, **columns: Any) -> tuple[Table, list[Any], Table]:
     """Return the labelled rows of a file, their labels, and the rows without one, which keep their numbers or ids."""
-    table = read_table(path, label, partly=True)
+    table = read_table(path, label, partly=True, **columns)
     with column_errors(path):
         X, _ = read_rows("X", table.X)
     y = np.asarray(table.y)

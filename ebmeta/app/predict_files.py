@@ -257,8 +257,18 @@ def answer(question: Question, output: Path, overwrite: bool) -> tuple[xr.DataTr
     return found, {"output": str(output), **question.facts(), **certainty, "columns": asdict(question.roles)}
 
 
-def tables_of(model: EmpiricalBayes, support: Path, query: Path, label: str, groups: str | None) -> tuple[Table, Table]:
+def tables_of(
+    model: EmpiricalBayes, support: Path, query: Path, label: str, groups: str | None = None, **columns: Any
+) -> tuple[Table, Table]:
     """Return the labelled rows of one file, and the rows of another one in the same columns, for a model.
+
+    Args:
+        model: the model.
+        support: labelled file.
+        query: file of rows to predict.
+        label: name of the labels.
+        groups: name of the groups, or None.
+        **columns: `exclude` and `ids`, of `read_table`.
 
     Raises:
         OSError: if a file cannot be read.
@@ -266,8 +276,8 @@ def tables_of(model: EmpiricalBayes, support: Path, query: Path, label: str, gro
     """
     classes, known = model.likelihood.categorical, model.feature_names
     named = {path: None if path.suffix == ".npz" else known for path in (support, query)}
-    labelled = read_table(support, label, groups, features=named[support], classes=classes)
-    rows = read_table(query, label, groups, labelled=False, features=named[query], classes=classes)
+    labelled = read_table(support, label, groups, features=named[support], classes=classes, **columns)
+    rows = read_table(query, label, groups, labelled=False, features=named[query], classes=classes, **columns)
     if not model.predictor.any_features and labelled.X.shape[1:] != (model.predictor.num_features,):
         raise ValueError(
             f"{support}: expected {model.predictor.num_features} features, as the model was trained on, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ebmeta.app.files import Targets, finish
 from ebmeta.app.parser import Whole, app, check_files
@@ -22,6 +22,8 @@ def classify(
     *,
     output: Path,
     label: str = "y",
+    id: str | None = None,
+    exclude: str | None = None,
     concentration: float | None = None,
     outliers: bool = False,
     sets: float | None = None,
@@ -39,6 +41,8 @@ def classify(
         output: npz, CSV or parquet for predicted labels with class probabilities, after the row's number or its id;
             nc for the whole tree of draws and summaries.
         label: name of the label column or array.
+        id: name of the column or array that names the rows, such as a file name.
+        exclude: columns that are no features, such as note,source.
         concentration: what is known of the class proportions among the rows: that they come from a Dirichlet
             distribution of this concentration, inf for equal ones.
         outliers: rows may be of none of the classes; a column says how likely each is.
@@ -50,6 +54,7 @@ def classify(
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
     from ebmeta.app.classify_files import classify_files
+    from ebmeta.app.sources import listed
 
     targets: Targets = [("--output", output, "tree" if output.suffix == ".nc" else "table")]
     if report is not None:
@@ -57,8 +62,9 @@ def classify(
             raise ValueError(f"{report}: expected a file of type .html, got {report.suffix or 'none'}")
         targets.append(("--report", report, "page"))
     check_files(targets, json, overwrite, LABELLED=labelled, ROWS=rows)
-    options = {"concentration": concentration, "outliers": outliers, "num_steps": num_steps}
-    found = classify_files(labelled, rows, output, label=label, sets=sets, overwrite=overwrite, **options)
+    options: dict[str, Any] = {"concentration": concentration, "outliers": outliers, "num_steps": num_steps}
+    columns: dict[str, Any] = {"label": label, "ids": id, "exclude": listed(exclude)}
+    found = classify_files(labelled, rows, output, sets=sets, overwrite=overwrite, **columns, **options)
     print(f"used: {found.used}")
     print(f"{output}: {found.said}")
     if report is not None:

@@ -17,7 +17,7 @@ from ebmeta.tasks.frame_files import as_ids
 from ebmeta.tasks.frames import FrameEncoder
 from ebmeta.tasks.groups import GroupSampler
 
-__all__ = ["check_roles", "column_errors", "refuse_numbers", "roles_of_encoder", "sampler"]
+__all__ = ["check_roles", "column_errors", "listed", "refuse_numbers", "roles_of_encoder", "sampler"]
 
 FLAGS = {
     "n_way": "--n-way",
@@ -37,7 +37,8 @@ def _range(flag: str, text: str) -> tuple[int, int]:
         raise ValueError(f"--{flag}: expected a number or a range such as 2:10, got {text!r}") from None
 
 
-def _list(text: str | None) -> list[str]:
+def listed(text: str | None) -> list[str]:
+    """Return the names of a flag, which commas part."""
     return [] if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
@@ -68,7 +69,7 @@ def sampler(
     for flag in ("size", "group_features"):
         if getattr(tasks, flag) is not None:
             raise ValueError(f"--{flag.replace('_', '-')}: expected --groups beside it, got none")
-    exclude = _list(tasks.exclude) if names is None else []
+    exclude = listed(tasks.exclude) if names is None else []
     table = read_table(path, tasks.label, features=_features(path, tasks, names), exclude=exclude)
     refuse_numbers(path, tasks.label, table.y)
     with column_errors(path, y=tasks.label):
@@ -88,14 +89,14 @@ def sampler(
 
 def _features(path: Path, tasks: Tasks, names: Sequence[str] | None) -> Sequence[str] | None:
     """Return the columns of features that a flag names, or that training used."""
-    asked = None if tasks.features is None else _list(tasks.features)
+    asked = None if tasks.features is None else listed(tasks.features)
     if asked is not None and path.suffix == ".npz":
         raise ValueError(f"{path}: expected a file of named columns, .csv or .parquet, for --features")
     if names is None:
         return asked
     if asked not in (None, list(names)):
         raise ValueError(f"--features: expected the columns of training, {list(names)}, got {asked}")
-    if needed := set(names) & set(_list(tasks.exclude)):
+    if needed := set(names) & set(listed(tasks.exclude)):
         raise ValueError(f"--exclude: expected no column of training, got {min(needed)!r}")
     return None if path.suffix == ".npz" else names
 
@@ -137,7 +138,7 @@ def _groups(
     frame = read_frame(path, [name] if encoder is None else encoder.texts)
     with column_errors(path):
         if encoder is None:
-            known, exclude = _list(tasks.group_features), _list(tasks.exclude)
+            known, exclude = listed(tasks.group_features), listed(tasks.exclude)
             features = _features(path, tasks, names)
             found = roles_of(frame, tasks.label, name, features, exclude, group_features=known, size=tasks.size)
             if absent := [c for c in exclude if c not in frame]:
@@ -182,9 +183,9 @@ def check_roles(tasks: Tasks, encoder: FrameEncoder) -> None:
         "label": (None if tasks.label == Tasks.label else tasks.label, encoder.y),
         "groups": (tasks.groups, encoder.groups),
         "size": (tasks.size, encoder.size),
-        "features": (None if tasks.features is None else _list(tasks.features), encoder.features),
+        "features": (None if tasks.features is None else listed(tasks.features), encoder.features),
         "group-features": (
-            None if tasks.group_features is None else _list(tasks.group_features),
+            None if tasks.group_features is None else listed(tasks.group_features),
             encoder.group_features,
         ),
     }

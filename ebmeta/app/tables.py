@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,7 @@ def read_table(
     exclude: Sequence[str] = (),
     classes: bool = True,
     partly: bool = False,
+    ids: str | None = None,
 ) -> Table:
     """Read inputs, labels and groups from a file.
 
@@ -115,6 +116,7 @@ def read_table(
         exclude: columns that are no features.
         classes: whether labels are those of classes: a CSV file then has them as they are written.
         partly: whether labels may be missing in some rows, where they must be there at all.
+        ids: column or array that names the rows; one with a telling name by default (`row_ids`).
 
     Returns:
         The table.
@@ -129,13 +131,15 @@ def read_table(
     check_readable(path)
     if label == groups:
         raise ValueError(f"{path}: expected labels and groups in two columns, got {label!r} for both")
+    if ids is not None and ids in ("X", label, groups):
+        raise ValueError(f"{path}: expected names of rows in a column of their own, got {ids!r}")
     wanted = [label] if labelled else []
     wanted += [groups] if groups is not None and labelled else []
     if path.suffix == ".npz":
         if exclude:
             raise ValueError(f"{path}: expected a file of named columns, .csv or .parquet, for --exclude")
-        return _from_arrays(path, read_npz(path), label, groups, wanted)
-    frame = read_frame(path, (groups, label) if classes else (groups,))
+        return _from_arrays(path, read_npz(path), label, groups, wanted, ids)
+    frame = read_frame(path, (groups, ids, label) if classes else (groups, ids))
     if not len(frame):
         raise ValueError(f"{path}: expected rows, got none")
     missing = [c for c in wanted if c not in frame]
@@ -143,6 +147,7 @@ def read_table(
         raise ValueError(
             f"{path}: expected columns {wanted}, got {_some(frame.columns)}; --label and --groups name them"
         )
+    exclude = [*exclude, *([] if ids is None else [ids])]
     if absent := [c for c in (*(features or ()), *exclude) if c not in frame]:
         raise ValueError(f"{path}: expected a column {absent[0]!r}, got {_some(frame.columns)}")
     for column in () if partly else wanted:
@@ -156,11 +161,16 @@ def read_table(
         raise ValueError(f"{path}: {error}") from None
     if not roles.features:
         raise ValueError(f"{path}: expected feature columns beside {wanted}, got none")
-    X = np.stack([_feature(path, column, frame[column]) for column in roles.features], 1)
+    if ids is not None:
+        roles = replace(roles, ids=[ids], ignored=[c for c in roles.ignored if c != ids])
+    names: list[str] | None = [str(c) for c in roles.features]
+    if (X := _lists(path, frame, roles.features)) is not None:
+        names = None
+    else:
+        X = np.stack([_feature(path, column, frame[column]) for column in roles.features], 1)
     y = frame[label].to_numpy() if label in frame else None
     by = frame[groups].to_numpy() if groups in frame else None
-    ids = {str(c): frame[c].to_numpy() for c in roles.ids[:1]}
-    return Table(X, y, by, [str(c) for c in roles.features], roles, ids)
+    return Table(X, y, by, names, roles, {str(c): frame[c].to_numpy() for c in roles.ids[:1]})
 
 
 def roles_of(
@@ -197,6 +207,19 @@ def roles_of(
     return Roles(list(features), has[0], has[1], list(group_features), has[2], ids, ignored)
 
 
+def _lists(path: Path, frame: pd.DataFrame, features: Sequence[str]) -> np.ndarray | None:
+    """Return the rows of a single column that holds a list of numbers in every row; None where there is no such."""
+    column = frame[features[0]]
+    if len(features) > 1 or not isinstance(column.iloc[0], np.ndarray | list):
+        return None
+    try:
+        return np.stack([np.asarray(value, dtype=np.float64) for value in column])
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: expected as many numbers in every row of column {features[0]!r}, got: {error!s:.100}"
+        ) from None
+
+
 def _feature(path: Path, name: str, column: pd.Series[Any]) -> np.ndarray:
     if column.isna().any() and len(column):
         raise ValueError(f"{path}: expected a number in column {name!r}, row {_first_na(column)}, got none")
@@ -208,12 +231,14 @@ def _feature(path: Path, name: str, column: pd.Series[Any]) -> np.ndarray:
             raise ValueError(f"{path}: {error}") from None
         said = said.removeprefix("expected numbers, ")
         raise ValueError(
-            f"{path}: expected numbers in feature column {name!r}, {said} (name the label and group columns, drop "
-            "other texts)"
+            f"{path}: expected numbers in feature column {name!r}, {said} (name the label and group columns; "
+            "--exclude other texts)"
         ) from None
 
 
-def _from_arrays(path: Path, arrays: dict[str, np.ndarray], label: str, groups: str | None, wanted: list[str]) -> Table:
+def _from_arrays(
+    path: Path, arrays: dict[str, np.ndarray], label: str, groups: str | None, wanted: list[str], ids: str | None
+) -> Table:
     if "X" not in arrays and "features" in arrays and groups is None:
         stacked = arrays["features"]
         if stacked.ndim < 3:
@@ -226,9 +251,13 @@ def _from_arrays(path: Path, arrays: dict[str, np.ndarray], label: str, groups: 
         raise ValueError(f"{path}: expected arrays {['X', *wanted]}, got {sorted(arrays)}; {hint}")
     if not arrays["X"].shape[:1] > (0,):
         raise ValueError(f"{path}: expected rows in X, got an array of shape {arrays['X'].shape}")
+    if ids is not None and (ids not in arrays or arrays[ids].shape != arrays["X"].shape[:1]):
+        raise ValueError(f"{path}: expected an array {ids!r} with a name for each of {len(arrays['X'])} rows, got none")
     has = [name if name in arrays else None for name in (label, groups)]
-    roles = Roles(["X"], has[0], has[1], ignored=[name for name in arrays if name not in ("X", *has)])
-    return Table(arrays["X"], arrays.get(label), None if groups is None else arrays.get(groups), None, roles)
+    ignored = [name for name in arrays if name not in ("X", ids, *has)]
+    roles = Roles(["X"], has[0], has[1], ids=[] if ids is None else [ids], ignored=ignored)
+    by, named = None if groups is None else arrays.get(groups), {} if ids is None else {ids: arrays[ids]}
+    return Table(arrays["X"], arrays.get(label), by, None, roles, named)
 
 
 def _first_na(column: Any) -> int:

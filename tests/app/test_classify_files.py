@@ -115,6 +115,47 @@ def test_the_tree_holds_the_same_probabilities(tmp_path, rows, expected):
     assert found.right == pytest.approx((weights * found.probs.max(1)).sum() / weights.sum(), rel=1e-5)
 
 
+def test_rows_are_named_by_a_column_or_an_array_and_other_texts_left_out(tmp_path, rows, expected):
+    X, y, known = rows
+    labels = np.array([str(c) if k else "" for c, k in zip(y, known, strict=True)])
+    names = np.array([f"{n:03d}" for n in range(60)])
+    frame = pd.DataFrame(X, columns=FEATURES).assign(path=names, note="n", y=labels)
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    np.savez(tmp_path / "rows.npz", X=X, y=labels, path=names)
+    pd.DataFrame({"vector": list(X), "path": names, "note": "n", "y": labels}).to_parquet(tmp_path / "rows.parquet")
+    for suffix, more in (("csv", ("--exclude", "note")), ("npz", ()), ("parquet", ("--exclude", "note"))):
+        call = ("classify", tmp_path / f"rows.{suffix}", "--output", tmp_path / "out.csv", "--id", "path", *more)
+        assert run(*call) == 0
+        table = pd.read_csv(tmp_path / "out.csv", dtype={"path": str})
+        assert table.columns.tolist() == ["path", "prediction", "p_0", "p_1", "p_2"]
+        assert table["path"].tolist() == names[~known].tolist()
+        np.testing.assert_allclose(table[["p_0", "p_1", "p_2"]], expected, atol=1e-6)
+    frame[known].to_csv(tmp_path / "few.csv", index=False)
+    frame[~known].to_csv(tmp_path / "rest.csv", index=False)
+    two = ("classify", tmp_path / "few.csv", tmp_path / "rest.csv", "--id", "path", "--exclude", "note")
+    assert run(*two, "--output", tmp_path / "two.csv") == 0
+    assert pd.read_csv(tmp_path / "two.csv", dtype={"path": str})["path"].tolist() == names[~known].tolist()
+
+
+def test_columns_that_are_not_there_are_refused_in_a_line(tmp_path, rows, capsys):
+    X, y, known = rows
+    labels = [str(c) if k else "" for c, k in zip(y, known, strict=True)]
+    pd.DataFrame(X, columns=FEATURES).assign(file="f", y=labels).to_csv(tmp_path / "rows.csv", index=False)
+    call = ("classify", tmp_path / "rows.csv", "--output", tmp_path / "out.csv")
+    assert "in feature column 'file', got string values, such as 'f' in row 0 (name the" in refused(capsys, *call)
+    assert "rows.csv: expected a column 'name', got ['p', " in refused(capsys, *call, "--id", "name")
+    assert "expected names of rows in a column of their own, got 'y'" in refused(capsys, *call, "--id", "y")
+    np.savez(tmp_path / "rows.npz", X=X, y=labels, path=labels[:5])
+    call = ("classify", tmp_path / "rows.npz", "--output", tmp_path / "out.csv")
+    assert "expected an array 'path' with a name for each of 60 rows" in refused(capsys, *call, "--id", "path")
+    assert "expected a file of named columns, .csv or .parquet, for --exclude" in refused(
+        capsys, *call, "--exclude", "p"
+    )
+    pd.DataFrame({"v": [[1.0, 2.0], [1.0]], "y": ["a", None]}).to_parquet(tmp_path / "rows.parquet")
+    call = ("classify", tmp_path / "rows.parquet", "--output", tmp_path / "out.csv")
+    assert "expected as many numbers in every row of column 'v', got: " in refused(capsys, *call)
+
+
 WRONG = {
     "none": ([None] * 6, "rows.csv: expected a few rows with a label in 'y', got none"),
     "all": (list("aabbcc"), "rows.csv: expected rows without a label, with an empty 'y'"),
