@@ -119,6 +119,14 @@ class Engine(ABC):
         """Return the covariance of the coefficients of the common terms, shape `(P, P)`."""
 
     @abstractmethod
+    def common_given(self, at: Array) -> Array:
+        """Return the covariance of the same, the parameters of the criterion known, shape `(P, P)`."""
+
+    def log_posterior(self, at: Array) -> float:
+        """Return the log density of the parameters given all labels, up to a constant; see `propagation`."""
+        return -self.loss(at)[0]
+
+    @abstractmethod
     def effects(self, at: Array, rows: Rows | None = None) -> list[Effects]:
         """Return the effects of the groups of each factor, of the fitted rows by default."""
 

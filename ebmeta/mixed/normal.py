@@ -213,6 +213,18 @@ class NormalEngine(Engine):
         out: Array = self.inverse @ np.linalg.inv(self._point(at[:-1]).normal) @ self.inverse.T
         return self.scales(at)[0] ** 2 * out
 
+    def common_given(self, at: Array) -> Array:
+        return self.common_covariance(at)
+
+    def log_posterior(self, at: Array) -> float:
+        kept = self.reml, self.free
+        self.reml, self.free = True, self.num_rows - self.num_common  # a flat density of the coefficients
+        value = -self.loss(at)[0]
+        self.reml, self.free = kept
+        return value + self.num_theta * float(
+            at[-1]
+        )  # flat in the factor itself, which is sigma times the relative one
+
     def effects(self, at: Array, rows: Rows | None = None) -> list[Effects]:
         factor, summaries, beta = self.factors[0], self.summaries, self._point(at[:-1]).beta
         if rows is not None:

@@ -256,6 +256,9 @@ class QuadratureEngine(Engine):
         out: Array = self.inverse @ np.linalg.pinv(self.curvature(at))[part, part] @ self.inverse.T
         return self.unit**2 * out
 
+    def common_given(self, at: Array) -> Array:
+        return np.zeros((self.num_common, self.num_common))
+
     def effects(self, at: Array, rows: Rows | None = None) -> list[Effects]:
         lower, beta = self._unpack(at)
         data = self.data if rows is None else self._lay_out(rows, rows.x @ self.inverse)

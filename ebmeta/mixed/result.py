@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from numpy.typing import NDArray
 
-from ebmeta.foundation.checks import between, checked
+from ebmeta.foundation.checks import at_least, between, checked
+from ebmeta.likelihood.base import Likelihood
 from ebmeta.mixed.boundary import Boundary, boundary_tests
 from ebmeta.mixed.design import Design, Given
 from ebmeta.mixed.engine import Effects, Engine, Estimate, Optimum
 from ebmeta.mixed.predictive import intervals, moments
+from ebmeta.mixed.propagation import Draws, draw
 from ebmeta.mixed.rows import Rows
 from ebmeta.mixed.summary import text_of
-from ebmeta.mixed.tables import common_table, components, effect_table, spread_table
+from ebmeta.mixed.tables import common_table, components, draws_table, effect_table, spread_table
+from ebmeta.mixed.tree import tree_of
 
 __all__ = ["MixedModel"]
 
 Array = NDArray[np.float64]
 LEVEL = 0.95  # of the intervals of tables
+TREE = 256  # draws of a tree
 UNCLEAR = 0.05  # p-value above which a spread cannot be told from 0
 
 
@@ -38,10 +44,11 @@ class MixedModel:
         engine: the criterion, on the labelled rows.
         optimum: where its maximum is.
         name: of the likelihood.
+        draws: of the parameters, where their uncertainty is propagated.
     """
 
-    def __init__(self, design: Design, engine: Engine, optimum: Optimum, name: str) -> None:
-        self.design, self.engine, self.optimum, self.name = design, engine, optimum, name
+    def __init__(self, design: Design, engine: Engine, optimum: Optimum, name: str, draws: Draws | None = None) -> None:
+        self.design, self.engine, self.optimum, self.name, self.draws = design, engine, optimum, name, draws
 
     @property
     def formula(self) -> str:
@@ -85,24 +92,35 @@ class MixedModel:
     @cached_property
     def fixed_effects(self) -> pd.DataFrame:
         """Estimate, standard error and 95% interval of every common term, the fixed effects."""
-        return common_table(
-            self.design.common.names, self.estimate.beta, self.engine.common_covariance(self.optimum.at), LEVEL
-        )
+        mean, covariance = self.estimate.beta, self.engine.common_covariance(self.optimum.at)
+        if self.draws is not None:
+            each = np.stack([self.engine.estimate(at).beta for at in self.draws.at])
+            inner = sum(
+                w * self.engine.common_given(at) for at, w in zip(self.draws.at, self.draws.weight, strict=True)
+            )
+            mean = self.draws.weight @ each
+            covariance = inner + np.einsum("d,dp,dq->pq", self.draws.weight, each - mean, each - mean)
+        return common_table(self.design.common.names, mean, covariance, LEVEL)
 
     @cached_property
     def variance_components(self) -> pd.DataFrame:
         """Estimate, standard error and 95% interval of every spread (a standard deviation) and correlation."""
 
         def read(at: Array) -> pd.Series:
-            found = self.engine.scales(at)
-            return components(self.engine.factors, self.engine.thetas(at), found[0], found[1])
+            return components(self.engine.factors, self.engine.thetas(at), *self.engine.scales(at))
 
+        if self.draws is not None:
+            return draws_table([read(at) for at in self.draws.at], self.draws.weight, LEVEL)
         return spread_table(read, self.optimum.at, self.covariance, LEVEL)
 
     @cached_property
     def effects(self) -> list[Effects]:
         """The effects of the groups of each grouping factor."""
-        return self.engine.effects(self.optimum.at)
+        if self.draws is None:
+            return self.engine.effects(self.optimum.at)
+        members = [self.engine.effects(at) for at in self.draws.at]
+        commons = [self.engine.common_given(at) for at in self.draws.at]
+        return [mixed(each, commons, self.draws.weight) for each in zip(*members, strict=True)]
 
     @cached_property
     def group_effects(self) -> pd.DataFrame:
@@ -131,6 +149,7 @@ class MixedModel:
             ("formula", self.formula),
             ("labels", self.name),
             ("fitted by", self.engine.method),
+            *([] if self.draws is None else [("draws", f"{len(self.draws.at)}, worth {self.draws.size:.0f}")]),
             ("rows", f"{len(self.engine.rows)}" + (f" of {self.design.num_rows} ({', '.join(left)})" if left else "")),
             ("groups", ", ".join(sizes)),
             ("log likelihood", f"{self.log_likelihood:.4f}"),
@@ -188,10 +207,56 @@ class MixedModel:
         index = new_data.index if isinstance(new_data, pd.DataFrame) else pd.RangeIndex(len(whole))
         return pd.DataFrame(dict(zip(("mean", "sd", "lower", "upper"), out, strict=True)), index=index)
 
-    def _linear(self, rows: Rows) -> tuple[list[Any], Array, Array, Array]:
+    @checked(num_draws=at_least(2))
+    def propagate(self, num_draws: int = 128, seed: int = 0) -> MixedModel:
+        """Return the fit with draws of its parameters, so that tables and predictions carry their uncertainty.
+
+        A fit alone takes the estimated spreads and coefficients for the true ones. With few groups its intervals are
+        too short.
+
+        Args:
+            num_draws: number of draws; predictions take as many times as long.
+            seed: of the draws.
+        """
+        draws = draw(self.engine, self.optimum.at, num_draws, seed)
+        return MixedModel(self.design, self.engine, self.optimum, self.name, draws)
+
+    @cached_property
+    def tree(self) -> xr.DataTree:
+        """Draws of parameters, group effects and labels, with log likelihoods, as a tree that ArviZ reads."""
+        draws = draw(self.engine, self.optimum.at, TREE, 0) if self.draws is None else self.draws
+        return tree_of(self.engine, draws, self.design.common.names, TREE, 0)
+
+    def _linear(self, rows: Rows) -> tuple[list[Likelihood], Array, Array, Array]:
         """Return likelihoods, weights, and location and variance of the linear predictor of new rows."""
-        loc, var = linear_predictor(self.engine, self.optimum.at, self.effects, rows)
-        return [self.engine.likelihood(self.optimum.at)], np.ones(1), loc[None], var[None]
+        if self.draws is None:
+            loc, var = linear_predictor(self.engine, self.optimum.at, self.effects, rows)
+            return [self.engine.likelihood(self.optimum.at)], np.ones(1), loc[None], var[None]
+        found = [linear_predictor(self.engine, at, self.engine.effects(at), rows, common=True) for at in self.draws.at]
+        members = [self.engine.likelihood(at) for at in self.draws.at]
+        return members, self.draws.weight, np.stack([f[0] for f in found]), np.stack([f[1] for f in found])
+
+
+def mixed(members: Sequence[Effects], commons: Sequence[Array], weight: Array) -> Effects:
+    """Return means and covariances of effects over draws of the parameters.
+
+    Args:
+        members: effects at each draw.
+        commons: covariance of the coefficients at each draw.
+        weight: of the draws, in all 1.
+    """
+    pairs = list(zip(weight, members, commons, strict=True))
+    mean = sum(w * each.mean for w, each, _ in pairs)
+    covariance = sum(
+        w
+        * (
+            each.covariance
+            + np.einsum("gkp,pq,glq->gkl", each.slope, common, each.slope, optimize=True)
+            + np.einsum("gk,gl->gkl", each.mean - mean, each.mean - mean)
+        )
+        for w, each, common in pairs
+    )
+    return Effects(np.asarray(mean), np.asarray(covariance), members[0].slope)
 
 
 def linear_predictor(
@@ -227,5 +292,5 @@ def linear_predictor(
         var += np.einsum("nk,nkl,nl->n", z, covariances[g], z)
         slope += np.einsum("nk,nkp->np", z, slopes[g])
     if common:
-        var += np.einsum("np,pq,nq->n", slope, engine.common_covariance(at), slope)
+        var += np.einsum("np,pq,nq->n", slope, engine.common_given(at), slope)
     return loc, var

@@ -12,7 +12,7 @@ from scipy import special
 from ebmeta.mixed.covariance import Factor, correlations_of
 from ebmeta.mixed.engine import Effects, Engine
 
-__all__ = ["common_table", "components", "effect_table", "spread_table"]
+__all__ = ["common_table", "components", "draws_table", "effect_table", "spread_table"]
 
 Array = NDArray[np.float64]
 STEP = 1e-5  # of the differences that give the slope of a component
@@ -88,6 +88,20 @@ def spread_table(read: Callable[[Array], pd.Series], at: Array, covariance: Arra
         low, high = back(to(np.array(max(inner, -1 + 1e-12))) + np.array([-width, width]))
         rows.append((v, s, float(low), float(high)))
     return pd.DataFrame(rows, index=value.index, columns=["estimate", "std_error", "lower", "upper"])
+
+
+def draws_table(values: Sequence[pd.Series], weight: Array, level: float) -> pd.DataFrame:
+    """Return mean, standard deviation and central interval of each component over weighted draws."""
+    table = np.stack([v.to_numpy() for v in values])
+    rows = []
+    for column in table.T:
+        known = np.isfinite(column)
+        w, v = weight[known] / weight[known].sum(), column[known]
+        order = np.argsort(v)
+        ends = np.interp([(1 - level) / 2, (1 + level) / 2], np.cumsum(w[order]) - w[order] / 2, v[order])
+        mean = w @ v
+        rows.append((mean, np.sqrt(w @ (v - mean) ** 2), *ends))
+    return pd.DataFrame(rows, index=values[0].index, columns=["estimate", "std_error", "lower", "upper"])
 
 
 def effect_table(engine: Engine, effects: Sequence[Effects], level: float) -> pd.DataFrame:

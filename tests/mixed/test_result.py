@@ -8,6 +8,7 @@ import polars
 import pytest
 
 from ebmeta.mixed.fit import mixed_model
+from ebmeta.mixed.propagation import Draws
 from tests.mixed.worlds import frame
 
 
@@ -86,3 +87,34 @@ def test_the_summary_says_all(fit):
     assert repr(fit) == text
     assert fit.aic == pytest.approx(2 * 6 - 2 * fit.log_likelihood)
     assert fit.formula == "y ~ x + (1 + x | g)"
+
+
+def test_propagated_intervals_are_longer_where_groups_are_few():
+    few = mixed_model("y ~ x + (1 + x | g)", frame(num_groups=8))
+    wide, new = few.propagate(), frame(5, 6).assign(g="new")
+    new["y"] = np.nan
+    ratio = (wide.predict(new)["sd"] / few.predict(new)["sd"]).mean()
+    assert 1.1 < ratio < 3
+    assert (wide.group_effects["sd"] > few.group_effects["sd"]).mean() > 0.9
+    assert "draws           128, worth" in wide.summary()
+    many = mixed_model("y ~ x + (1 + x | g)", frame(num_groups=600))
+    close = many.propagate().predict(new)
+    np.testing.assert_allclose(close["sd"], many.predict(new)["sd"], rtol=0.03)
+    np.testing.assert_allclose(close["mean"], many.predict(new)["mean"], rtol=0.01)
+
+
+def test_coefficients_given_the_rest_are_averaged_exactly():
+    """With the spread and the noise known, a prediction's variance is that of the best linear unbiased one."""
+    fit = mixed_model("y ~ x + (1 | g)", frame(num_groups=10))
+    at = fit.optimum.at
+    one = type(fit)(fit.design, fit.engine, fit.optimum, fit.name, Draws(at[None], np.ones(1)))
+    rows = fit.engine.rows
+    prior, sigma = fit.engine.factors[0].covariance(at[:-1], fit.estimate.sigma)[0, 0], fit.estimate.learned["sd"]
+    same = (rows.groupings[0].codes[:, None] == rows.groupings[0].codes) * prior
+    inverse = np.linalg.inv(same + sigma**2 * np.eye(len(rows)))
+    new = frame().reset_index(drop=True)[:1].assign(y=np.nan)
+    x = np.array([1.0, new.loc[0, "x"]])
+    c = prior * (rows.groupings[0].labels[rows.groupings[0].codes] == new.loc[0, "g"])
+    d = x - rows.x.T @ inverse @ c
+    exact = sigma**2 + prior - c @ inverse @ c + d @ np.linalg.inv(rows.x.T @ inverse @ rows.x) @ d
+    assert one.predict(new).loc[0, "sd"] == pytest.approx(np.sqrt(exact), rel=1e-6)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ebmeta.mixed.tables import common_table, components, effect_table, spread_table
+from ebmeta.mixed.tables import common_table, components, draws_table, effect_table, spread_table
 from tests.mixed.worlds import engine_of, frame
 
 SPREADS = pd.MultiIndex.from_tuples([("g", "sd(a)"), ("g", "sd(b)"), ("g", "cor(a, b)")], names=["factor", "component"])
@@ -54,3 +54,11 @@ def test_tables_of_terms_and_groups():
     place = engine.rows.groupings[0].labels.tolist().index("g03")
     assert groups.loc[("g", "g03", "x"), "mean"] == effects[0].mean[place, 1]
     assert groups.loc[("g", "g03", "x"), "sd"] == pytest.approx(np.sqrt(effects[0].covariance[place, 1, 1]))
+
+
+def test_components_of_weighted_draws_have_their_moments_and_quantiles():
+    rng = np.random.default_rng(0)
+    values, weight = rng.normal(3.0, 0.5, 20_000), rng.uniform(size=20_000)
+    series = [pd.Series([v], index=SPREADS[:1]) for v in values]
+    found = draws_table(series, weight / weight.sum(), 0.9).iloc[0]
+    np.testing.assert_allclose(found, [3.0, 0.5, 3 - 0.822, 3 + 0.822], atol=0.03)

@@ -1,0 +1,96 @@
+"""Draws of a fitted mixed model as labelled arrays, in the groups that ArviZ knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+
+from ebmeta.foundation.seeding import stream
+from ebmeta.likelihood.base import Given
+from ebmeta.mixed.engine import Engine
+from ebmeta.mixed.propagation import Draws
+from ebmeta.mixed.tables import components
+
+__all__ = ["tree_of"]
+
+Array = NDArray[np.float64]
+
+
+def tree_of(engine: Engine, draws: Draws, terms: list[str], num_draws: int, seed: int) -> xr.DataTree:
+    """Return draws of parameters, group effects and labels, with the log likelihood of every row.
+
+    Args:
+        engine: the criterion.
+        draws: of its parameters; each is taken as often as its weight says.
+        terms: names of the common terms.
+        num_draws: number of draws of the tree.
+        seed: of the draws.
+    """
+    rng, source = np.random.default_rng(seed), stream(seed)
+    marks = (np.arange(num_draws) + rng.random()) / num_draws
+    taken = np.searchsorted(np.cumsum(draws.weight), marks).clip(max=len(draws.weight) - 1)
+    rows, sizes = engine.rows, engine.precisions(engine.rows)
+    given = Given(None if sizes is None else torch.from_numpy(sizes)[None])
+    labels, ways = torch.from_numpy(rows.y)[None], torch.ones(1, 1, dtype=torch.bool)
+    found: dict[str, list[Any]] = {"fixed_effects": [], "variance_components": [], "y": [], "log_likelihood": []}
+    found |= {f"effects_{factor.name}": [] for factor in engine.factors}
+    for index in np.unique(taken):
+        at = draws.at[index]
+        estimate, effects, likelihood = engine.estimate(at), engine.effects(at), engine.likelihood(at)
+        spreads = components(engine.factors, engine.thetas(at), *engine.scales(at))
+        for _ in range(int((taken == index).sum())):
+            beta = rng.multivariate_normal(estimate.beta, engine.common_given(at)) if terms else estimate.beta
+            eta = rows.x @ beta + rows.offset
+            for factor, grouping, effect in zip(engine.factors, rows.groupings, effects, strict=True):
+                root = np.linalg.cholesky(effect.covariance + _rounding(effect.covariance))
+                own = effect.mean + effect.slope @ (beta - estimate.beta)
+                own = own + np.einsum("gkl,gl->gk", root, rng.standard_normal(own.shape))
+                found[f"effects_{factor.name}"].append(own)
+                eta = eta + np.einsum("nk,nk->n", grouping.z, own[grouping.codes])
+            laid = torch.from_numpy(eta)[None, :, None]
+            found["fixed_effects"].append(beta)
+            found["variance_components"].append(spreads.to_numpy())
+            found["y"].append(likelihood.sample(laid, ways, given, generator=source)[0].numpy())
+            with torch.no_grad():
+                found["log_likelihood"].append(likelihood.log_prob(labels, laid, ways, given)[0].numpy())
+    return _assembled(engine, {name: np.stack(each)[None] for name, each in found.items()}, terms, list(spreads.index))
+
+
+def _rounding(covariance: Array) -> Array:
+    """Return what makes a covariance that is singular but for rounding positive definite."""
+    size = np.einsum("gkk->g", covariance) * 1e-12 + 1e-300
+    out: Array = size[:, None, None] * np.eye(covariance.shape[-1])
+    return out
+
+
+def _assembled(engine: Engine, found: dict[str, Array], terms: list[str], names: list[tuple[str, str]]) -> xr.DataTree:
+    lead = ("chain", "draw")
+    posterior = {
+        "fixed_effects": xr.DataArray(found["fixed_effects"], dims=(*lead, "term"), coords={"term": terms}),
+        "variance_components": xr.DataArray(
+            found["variance_components"],
+            dims=(*lead, "component"),
+            coords={"component": [" ".join(name) for name in names]},
+        ),
+    }
+    for factor, grouping in zip(engine.factors, engine.rows.groupings, strict=True):
+        dims = (*lead, factor.name, f"term_{factor.name}")
+        coords = {factor.name: [str(v) for v in grouping.labels], f"term_{factor.name}": factor.terms}
+        posterior[f"effects_{factor.name}"] = xr.DataArray(found[f"effects_{factor.name}"], dims=dims, coords=coords)
+    rows = np.arange(len(engine.rows))
+    by_row = {
+        name: xr.DataArray(found[name], dims=(*lead, "row"), coords={"row": rows}) for name in ("y", "log_likelihood")
+    }
+    number = {"chain": [0], "draw": np.arange(found["y"].shape[1])}
+    return xr.DataTree.from_dict(
+        {
+            "posterior": xr.Dataset(posterior).assign_coords(number),
+            "posterior_predictive": xr.Dataset({"y": by_row["y"]}).assign_coords(number),
+            "log_likelihood": xr.Dataset({"y": by_row["log_likelihood"]}).assign_coords(number),
+            "observed_data": xr.Dataset({"y": xr.DataArray(engine.rows.y, dims="row", coords={"row": rows})}),
+        }
+    )

@@ -1,0 +1,52 @@
+"""Draws as a tree of labelled arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ebmeta.mixed.fit import mixed_model
+from ebmeta.mixed.tree import tree_of
+from tests.mixed.test_quadrature import counts
+from tests.mixed.worlds import frame
+
+
+@pytest.fixture(scope="module")
+def fit():
+    return mixed_model("y ~ x + (1 + x | g)", frame(num_groups=30)).propagate(256)
+
+
+def test_draws_have_the_moments_of_the_tables(fit):
+    """512 draws: means within four of their standard errors."""
+    tree = tree_of(fit.engine, fit.draws, fit.design.common.names, 512, 0)
+    effects = tree["posterior"]["effects_g"].sel(chain=0)
+    table = fit.group_effects
+    sd = table["sd"].to_numpy().reshape(30, 2)
+    gap = (effects.mean("draw").to_numpy() - table["mean"].to_numpy().reshape(30, 2)) / sd
+    assert np.abs(gap).max() < 4.5 / 512**0.5
+    np.testing.assert_allclose(effects.std("draw"), sd, rtol=0.2)
+    fixed = tree["posterior"]["fixed_effects"].sel(chain=0)
+    np.testing.assert_allclose(fixed.std("draw"), fit.fixed_effects["std_error"], rtol=0.2)
+    names = tree["posterior"]["component"].values.tolist()
+    assert names == ["g sd(Intercept)", "g sd(x)", "g cor(Intercept, x)", "residual sd"]
+
+
+def test_log_likelihoods_are_those_of_the_draws(fit):
+    tree, rows = fit.tree, fit.engine.rows
+    place, codes = tree["posterior"], rows.groupings[0].codes
+    own = place["effects_g"].values[0][:, codes]
+    eta = place["fixed_effects"].values[0] @ rows.x.T + (own * rows.groupings[0].z).sum(-1)
+    sigma = place["variance_components"].sel(component="residual sd").values[0]
+    exact = stats.norm(eta, sigma[:, None]).logpdf(rows.y)
+    np.testing.assert_allclose(tree["log_likelihood"]["y"].values[0], exact, rtol=1e-6)
+    np.testing.assert_array_equal(tree["observed_data"]["y"], rows.y)
+    gap = tree["posterior_predictive"]["y"].values[0] - eta
+    assert (gap / sigma[:, None]).std() == pytest.approx(1.0, abs=0.02)
+
+
+def test_counts_have_a_tree_too():
+    tree = mixed_model("poisson ~ x + (1 | g)", counts(), "poisson", size="n").tree
+    found = tree["posterior_predictive"]["y"].values
+    assert (found == np.round(found)).all()
+    assert found.mean() == pytest.approx(counts()["poisson"].mean(), rel=0.1)
