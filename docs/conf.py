@@ -28,6 +28,7 @@ extensions = [
     "results",
     "run_blocks",
     "stages",
+    "suggestions",
 ]
 exclude_patterns = ["_build", "_generated", "_ext"]
 default_role = "py:obj"

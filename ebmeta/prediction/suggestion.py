@@ -16,8 +16,8 @@ and it is at most the entropy of either, $H_i$ and $H_j$. The first row to be la
 $\sum_{j \ne i} I_{ij}$. Rows that follow add to it what is left: of $H_j$ the rows before them take $I_{ij}$ each, and
 they count by the share of their own entropy that is left. So of two rows that are alike one is enough.
 
-Source: Smith, Kirsch, Farquhar, Gal, Foster and Rainforth 2023, Prediction-oriented Bayesian active learning, whose
-expected predictive information gain this is, for the unlabelled rows of a task.
+Source: Bickford Smith, Kirsch, Farquhar, Gal, Foster and Rainforth 2023, Prediction-oriented Bayesian active learning,
+whose expected predictive information gain this is, for the unlabelled rows of a task.
 """
 
 from __future__ import annotations
