@@ -1,4 +1,4 @@
-"""Command line with the commands demo, classify, train, predict, evaluate and diagnose.
+"""Command line with the commands demo, classify, mixed, train, predict, evaluate and diagnose.
 
 Every command takes `--json FILE` for a machine-readable result (`diagnose` always writes one), and `--config FILE`,
 a TOML file with a table per command whose values lie under the flags. Errors are one line, with exit code 2
@@ -18,12 +18,13 @@ from cyclopts import Parameter
 from ebmeta.app.errors import as_line, one_line_each
 from ebmeta.app.files import Targets, configuration, finish
 from ebmeta.app.flags import Tasks
+from ebmeta.app.mixed_files import mixed
 from ebmeta.app.parser import Whole, app, check_files
 from ebmeta.app.predicting import classify, predict
 
-__all__ = ["app", "classify", "main", "predict"]
+__all__ = ["app", "classify", "main", "mixed", "predict"]
 
-COMMANDS = ("demo", "classify", "train", "predict", "evaluate", "diagnose")
+COMMANDS = ("demo", "classify", "mixed", "train", "predict", "evaluate", "diagnose")
 
 
 @app.command

@@ -45,6 +45,7 @@ Kind = Literal["table", "tree", "result", "page", "picture", "model", "checkpoin
 KINDS: tuple[Kind, ...] = ("table", "tree", "result", "page", "picture", "model", "checkpoint")
 MAKE_FOLDERS = ("model", "picture", "checkpoint")  # kinds that make a missing folder
 NUMBERS = ["mean", "std", "q05", "q50", "q95"]
+ENDS = (["estimate", "std_error", "lower", "upper"], ["mean", "sd", "lower", "upper"])  # of a mixed model's tables
 BESIDE = ("outlier", "set")  # columns beside the probabilities of classes
 HEAD = 1 << 16  # bytes at either end of a file that are looked at
 
@@ -60,7 +61,7 @@ def kind_of(path: Path) -> Kind | None:
     JSON has a member `ebmeta`, npz a comment of the archive, parquet a key `ebmeta` in its schema, netCDF an attribute
     `source`, a page a generator, a picture its software, tensors a member of their header. CSV has no room for such a
     mark: its columns end in `prediction` and the probabilities `p_...` (`outlier` and `set` beside them), or in mean,
-    std, q05, q50 and q95.
+    std, q05, q50 and q95, or in those of the tables of a mixed model.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
@@ -83,7 +84,11 @@ def kind_of(path: Path) -> Kind | None:
         return None
     at = names.index("prediction") if "prediction" in names else len(names)
     chances = [name for name in names[at + 1 :] if name not in BESIDE]
-    return "table" if names[-5:] == NUMBERS or (chances and all(c.startswith("p_") for c in chances)) else None
+    return (
+        "table"
+        if names[-5:] == NUMBERS or names[-4:] in ENDS or (chances and all(c.startswith("p_") for c in chances))
+        else None
+    )
 
 
 def _kind_of_json(path: Path) -> Kind | None:

@@ -127,7 +127,7 @@ def test_configuration_lies_under_the_flags(files, tmp_path, capsys):
     assert "taks" in refused(capsys, *task, "--config", config)
     assert "expected a TOML file, found none" in refused(capsys, *task, "--config", tmp_path / "absent.toml")
     config.write_text("[evalute]\nseed = 1\n")
-    assert "expected tables among demo, classify, train, predict, evaluate, diagnose, got evalute" in refused(
+    assert "expected tables among demo, classify, mixed, train, predict, evaluate, diagnose, got evalute" in refused(
         capsys, *task, "--config", config
     )
     config.write_text("[evaluate\n")
@@ -139,6 +139,7 @@ def test_a_flag_that_counts_takes_whole_numbers_alone(value, capsys, tmp_path):
     given = {
         "demo": [tmp_path / "demo"],
         "classify": ["few.npz", "rows.npz", "--output", tmp_path / "table.csv"],
+        "mixed": ["data.csv", "y ~ (1 | g)", "--output", tmp_path / "tables"],
         "train": ["data.npz", "--output", tmp_path / "model"],
         "predict": ["model", "support.npz", "query.npz", "--output", tmp_path / "table.csv"],
         "evaluate": ["model", "data.npz"],
@@ -152,7 +153,7 @@ def test_a_flag_that_counts_takes_whole_numbers_alone(value, capsys, tmp_path):
             line = refused(capsys, command, *given[command], flag, value)
             assert line == f"ebmeta: error: {flag}: expected a whole number, got {value!r}\n"
             tried += 1
-    assert tried == 14
+    assert tried == 15
     assert not list(tmp_path.iterdir())
 
 

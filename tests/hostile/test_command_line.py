@@ -207,6 +207,12 @@ FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
         "--num-steps": NUMBERS,
         "--report": ("", "-", "OUT", "OUT/a.csv", "/dev/full"),
     },
+    "mixed": {
+        "--likelihood": TEXTS,
+        "--size": TEXTS,
+        "--coverage": NUMBERS,
+        "--seed": NUMBERS,
+    },
     "evaluate": {
         "--label": TEXTS,
         "--groups": TEXTS,
@@ -273,6 +279,7 @@ def _right(home: Path, kind: str) -> dict[str, list[str]]:
     return {
         "train": ["train", data, "--output", "OUT/model", *short, *tasks],
         "classify": ["classify", few, more, "--output", "OUT/predictions.csv"],
+        "mixed": ["mixed", str(home / "groups.csv"), "y ~ a + (1 | g)", "--output", "OUT/tables"],
         "predict": ["predict", model, few, more, "--output", "OUT/predictions.csv"],
         "evaluate": ["evaluate", model, data, "--num-tasks", "6", *known, "--json", "OUT/scores.json"],
         "diagnose": [
@@ -301,6 +308,8 @@ def lines(home: Path) -> Iterator[list[str]]:
             yield ["classify", path, *right["classify"][2:]]
             yield ["classify", path, *right["classify"][3:]]
             yield [*right["classify"][:2], path, *right["classify"][3:]]
+            yield ["mixed", path, *right["mixed"][2:]]
+            yield [*right["mixed"], "--predict", path]
             yield [*train[:1], path, *train[2:]]
             yield [*train, "--validation", path]
             yield [*predict[:2], path, *predict[3:]]

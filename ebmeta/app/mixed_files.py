@@ -1,0 +1,89 @@
+"""The command `ebmeta mixed`, which fits a mixed model to a file and writes its tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ebmeta.app.files import Targets, finish
+from ebmeta.app.parser import Whole, app, check_files
+
+__all__ = ["TABLES", "mixed"]
+
+TABLES = ("fixed_effects", "variance_components", "group_effects")
+
+
+@app.command
+def mixed(
+    data: Path,
+    formula: str,
+    *,
+    output: Path,
+    predict: Path | None = None,
+    likelihood: str = "normal",
+    size: str | None = None,
+    offset: str | None = None,
+    weights: str | None = None,
+    reml: bool = False,
+    hyperprior: bool = False,
+    propagate: bool = False,
+    coverage: float = 0.9,
+    seed: Whole = 0,
+    json: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Fit a mixed model of a formula such as "y ~ x + (1 + x | g)" to a file, and write its tables.
+
+    Args:
+        data: CSV or parquet file with a row for each label.
+        formula: response, common terms, and terms of groups in brackets with a bar, as in lme4.
+        output: folder of fixed_effects.csv, variance_components.csv, group_effects.csv and, with --predict,
+            predictions.csv.
+        predict: file of new rows of old or new groups; labels in it say something of new groups, and may be empty.
+        likelihood: what labels are: normal, student_t, bernoulli, binomial, poisson or negative_binomial.
+        size: column of trials or exposure.
+        offset: column of a known part of the linear predictor.
+        weights: column of how much each row counts.
+        reml: restricted maximum likelihood.
+        hyperprior: keep spreads from 0 by a Gamma(2, 0.1) density.
+        propagate: tables and predictions carry the uncertainty of the parameters.
+        coverage: probability that a new label is in its interval.
+        seed: seed of the draws of --propagate.
+        json: also write the estimates and the summary to this file.
+        overwrite: replace also files that ebmeta did not write; never those that it reads.
+    """
+    from ebmeta.app.tables import write_table
+    from ebmeta.mixed.fit import mixed_model
+    from ebmeta.mixed.grammar import parse
+    from ebmeta.tasks.frame_files import read_frame
+
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"--seed: expected a non-negative integer of at most 63 bits, got {seed}")
+    names = [*TABLES, *(["predictions"] if predict is not None else [])]
+    targets: Targets = [("--output", output / f"{name}.csv", "table") for name in names] if output.is_dir() else []
+    check_files(targets, json, overwrite, DATA=data, **{"--predict": predict})
+    groups = list(dict.fromkeys(name for bar in parse(formula).bars for name in bar.factor))
+    columns: dict[str, Any] = {"size": size, "offset": offset, "weights": weights}
+    rows = read_frame(data, groups)
+    fit = mixed_model(formula, rows, likelihood, reml=reml, hyperprior=hyperprior, **columns)
+    new = None if predict is None else read_frame(predict, groups)
+    fit = fit.propagate(seed=seed) if propagate else fit
+    tables = {name: getattr(fit, name).reset_index() for name in TABLES}
+    if new is not None:
+        found = fit.predict(new, coverage).reset_index(names="row")
+        tables["predictions"] = found[["row"]].join(new[groups]).join(found.drop(columns="row"))
+    output.mkdir(exist_ok=True)
+    for name, table in tables.items():
+        write_table(output / f"{name}.csv", {str(c): table[c].to_numpy() for c in table}, overwrite)
+    summary = fit.summary()
+    print(summary, "", f"{output}: {', '.join(f'{name}.csv' for name in tables)}", sep="\n")
+    result = {
+        "formula": formula,
+        "likelihood": likelihood,
+        "log_likelihood": fit.log_likelihood,
+        "aic": fit.aic,
+        "converged": fit.converged,
+        **{name: fit_table.to_dict("records") for name, fit_table in tables.items() if name in TABLES[:2]},
+        "summary": summary,
+    }
+    finish(result, json, overwrite)

@@ -1,0 +1,68 @@
+"""`ebmeta mixed`: tables of files are those of the same frames, and what is wrong is one line."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from commands import refused, run
+
+from ebmeta import mixed_model
+from ebmeta.foundation.writing import kind_of
+from tests.mixed.worlds import frame
+
+FORMULA = "y ~ x + (1 + x | g)"
+
+
+@pytest.fixture
+def rows(tmp_path) -> pd.DataFrame:
+    data = frame(num_groups=20).reset_index(drop=True)
+    data["g"] = data["g"].str[1:]  # names such as 07, which are no numbers
+    data.to_csv(tmp_path / "rows.csv", index=False)
+    return data
+
+
+def test_tables_are_those_of_the_frame(tmp_path, rows, capsys):
+    new = rows[:4].assign(y=[np.nan, np.nan, 3.0, np.nan], g=["07", "new", "other", "other"])
+    new.to_csv(tmp_path / "new.csv", index=False)
+    out = tmp_path / "out"
+    command = ["mixed", tmp_path / "rows.csv", FORMULA, "--output", out, "--predict", tmp_path / "new.csv"]
+    options = ["--weights", "w", "--reml", "--coverage", "0.8", "--json", tmp_path / "result.json"]
+    assert run(*command, *options) == 0
+    fit = mixed_model(FORMULA, rows, weights="w", reml=True)
+    assert fit.summary() in capsys.readouterr().out
+    fixed = pd.read_csv(out / "fixed_effects.csv", index_col="term")
+    pd.testing.assert_frame_equal(fixed, fit.fixed_effects, rtol=1e-6)
+    spreads = pd.read_csv(out / "variance_components.csv", index_col=["factor", "component"])
+    pd.testing.assert_frame_equal(spreads, fit.variance_components, rtol=1e-4)
+    groups = pd.read_csv(out / "group_effects.csv", dtype={"group": str}, index_col=["factor", "group", "term"])
+    pd.testing.assert_frame_equal(groups, fit.group_effects, rtol=1e-6)
+    found = pd.read_csv(out / "predictions.csv", dtype={"g": str})
+    assert found["g"].tolist() == ["07", "new", "other", "other"]
+    np.testing.assert_allclose(found[["mean", "sd", "lower", "upper"]], fit.predict(new, 0.8), rtol=1e-6)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["log_likelihood"] == pytest.approx(fit.log_likelihood)
+    assert result["fixed_effects"][1]["estimate"] == pytest.approx(fit.fixed_effects.loc["x", "estimate"])
+    assert {kind_of(path) for path in out.iterdir()} == {"table"}
+    assert run(*command, *options) == 0  # its own tables are replaced
+
+
+def test_propagated_tables_are_wider(tmp_path, rows):
+    assert run("mixed", tmp_path / "rows.csv", FORMULA, "--output", tmp_path / "a") == 0
+    assert run("mixed", tmp_path / "rows.csv", FORMULA, "--output", tmp_path / "b", "--propagate") == 0
+    few, wide = (pd.read_csv(tmp_path / part / "group_effects.csv") for part in "ab")
+    assert (wide["sd"] > few["sd"]).mean() > 0.9
+
+
+def test_what_is_wrong_is_one_line(tmp_path, rows, capsys):
+    path, out = tmp_path / "rows.csv", ["--output", tmp_path / "out"]
+    assert "expected names of columns, got 'z'" in refused(capsys, "mixed", path, "y ~ z + (1 | g)", *out)
+    assert "formula: expected terms of groups" in refused(capsys, "mixed", path, "y ~ x", *out)
+    assert "likelihood: expected one of" in refused(capsys, "mixed", path, FORMULA, *out, "--likelihood", "gamma")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "fixed_effects.csv").write_text("my,own\n1,2\n")
+    assert "fixed_effects.csv" in refused(capsys, "mixed", path, FORMULA, *out)
+    assert run("mixed", path, FORMULA, *out, "--overwrite") == 0
