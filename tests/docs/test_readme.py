@@ -48,7 +48,10 @@ def test_pictures_are_there_and_small():
 
 def test_the_picture_is_of_the_example():
     digits = re.search(r"for digit in \(([\d, ]+)\)\]", TEXT)
-    assert [int(digit) for digit in digits[1].split(",")] == RESULT["pile"]["digits"]
+    pile = RESULT["pile"]
+    assert [int(digit) for digit in digits[1].split(",")] == pile["digits"]
+    right, said = f"{pile['accuracy']:.0%}", f"{pile['probably_right']:.0%}"
+    assert f"In the picture {right} of the pile are right, where the probabilities say {said}." in TEXT
 
 
 def test_chapters_are_in_the_order_of_their_readers():
