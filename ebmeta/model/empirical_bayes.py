@@ -19,6 +19,7 @@ from ebmeta.model.inference import check_labels, infer, prior_of
 from ebmeta.model.posterior import Inference
 from ebmeta.model.programs import Program
 from ebmeta.model.recipes import CLASSIFIER, REGRESSOR, ClassifierRecipe, Parts, Recipe, Refinement, RegressorRecipe
+from ebmeta.model.shipped import pretrained_parts
 from ebmeta.model.trained import Sums, is_same, sums
 from ebmeta.parts.basis import Basis, build_basis
 from ebmeta.parts.gaussian import Gaussian
@@ -38,9 +39,8 @@ class EmpiricalBayes(PredictiveModel):
     r"""Learned prior, amortized initializer, synthetic-gradient refiner and likelihood, in one module.
 
     Build one with `EmpiricalBayes.classifier`, `EmpiricalBayes.regressor`, or from parts. One from parts cannot be
-    saved. What training does with a part depends on the part alone: `LinearHead(standardize=...)` says whether
-    features, covariates and labels may have any units, `widths=...` of prior, initializer and refiner whether widths
-    are trained or measured, `Normal(known=...)` whether noise is learned.
+    saved. What training does with a part depends on the part alone: `LinearHead(standardize=...)` says whether rows may
+    have any units, `widths=...` whether widths are trained or measured, `Normal(known=...)` whether noise is learned.
 
     Args:
         prior: $p_\psi(w)$.
@@ -89,7 +89,7 @@ class EmpiricalBayes(PredictiveModel):
     def classifier(
         cls,
         num_features: int,
-        num_steps: int = 4,
+        num_steps: int | None = None,
         beta: float = 0.005,
         *,
         synthetic_gradient: Refinement = "joint",
@@ -97,6 +97,7 @@ class EmpiricalBayes(PredictiveModel):
         width: int = 16,
         widths: Widths = "trained",
         profile: int = 0,
+        pretrained: bool = False,
         embedder: nn.Module | None = None,
         freeze_embedder: bool = False,
         seed: int = 0,
@@ -105,33 +106,30 @@ class EmpiricalBayes(PredictiveModel):
 
         Args:
             num_features: features per input, $D$ (after the embedder).
-            num_steps: refinement steps, $K$.
+            num_steps: refinement steps, $K$: 4 by default, and 2 of a pretrained model.
             beta: information-bottleneck weight $\beta$.
-            synthetic_gradient: "joint" (one model of inputs and labels, whose posteriors are exact given beliefs about
-                the queries), or a model of labels alone: "mixture" (a class-equivariant belief in steps of a mixture
-                model), "residual" (the same belief in natural-gradient steps), or "mlp" (the published network of one
-                query's logits).
+            synthetic_gradient: "joint" (one model of inputs and labels), or a model of labels alone: "mixture" (a
+                class-equivariant belief in mixture steps), "residual" (it in natural-gradient steps), or "mlp" (the
+                published network of one query's logits).
             n_way: number of classes of every task, needed by "mlp" alone.
             width: hidden features of the belief's network.
-            widths: widths of prior and $q_0$: "trained" with all else, by what predicts best, or "measured" on training
-                tasks and kept, so that $q_0$ is as wide as the spread of class weights about it ("mixture" alone).
-            profile: training classes, or groups of them, whose probabilities join the features; 0 for none
-                (`ebmeta.parts.profile`). Worth having from about 16 training classes.
+            widths: widths of prior and $q_0$: "trained" with all else, or "measured" and kept ("mixture" alone).
+            profile: training classes, or groups of them, whose probabilities join the features; worth having from 16.
+            pretrained: keep the weights that ship with the package; `fit` takes the metric of the features alone.
             embedder: optional network from raw inputs to features.
             freeze_embedder: keep the embedder as it is.
-            seed: seed of the initial weights; the global generator is left alone.
+            seed: seed of the initial weights.
 
         Raises:
-            ValueError: if an argument is out of range.
+            ValueError: if an argument is out of range, or others than steps and beta stand beside `pretrained`.
 
         Examples:
-            >>> model = EmpiricalBayes.classifier(num_features=64)
-            >>> model.num_steps, model.beta
-            (4, 0.005)
+            >>> EmpiricalBayes.classifier(num_features=64).num_steps
+            4
         """
         recipe = ClassifierRecipe(
             num_features=num_features,
-            num_steps=num_steps,
+            num_steps=(2 if pretrained else 4) if num_steps is None else num_steps,
             synthetic_gradient=synthetic_gradient,
             n_way=n_way,
             width=width,
@@ -139,6 +137,8 @@ class EmpiricalBayes(PredictiveModel):
             profile=profile,
             freeze_embedder=freeze_embedder,
         )
+        if pretrained:
+            return cls._untrained(*pretrained_parts(recipe, embedder), beta)
         return cls.from_recipe(recipe, beta, embedder, seed=seed)
 
     @classmethod

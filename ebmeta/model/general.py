@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.shipped import FOLDER
 from ebmeta.model.storage import load
 
 __all__ = ["general_classifier"]
-
-FOLDER = Path(__file__).parent / "weights" / "general"
 
 
 @cache

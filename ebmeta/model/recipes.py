@@ -224,12 +224,14 @@ class RegressorRecipe(Recipe):
         )
 
 
-@checked(num_steps=at_least(0), width=at_least(1))
+@checked(num_features=at_least(0), num_steps=at_least(0), width=at_least(1))
 @dataclass(frozen=True, kw_only=True)
 class GeneralRecipe(Recipe):
     """The recipe of a classifier of any features, which learns from tasks of many encoders.
 
     Args:
+        num_features: 0 for any features. A model of features of one number is for weights that were trained on others:
+            it takes the metric of its features from training rows, and keeps the weights.
         num_steps: refinement steps, $K$.
         width: hidden features of the belief's network and hidden units of the prior's.
 
@@ -239,6 +241,7 @@ class GeneralRecipe(Recipe):
 
     kind: ClassVar[str] = "general"
 
+    num_features: int = 0
     num_steps: int = 2
     width: int = 16
 
@@ -248,7 +251,10 @@ class GeneralRecipe(Recipe):
         source = stream(seed)
         refiner = BeliefRefiner(ClassSyntheticGradient(self.width, generator=source), self.num_steps)
         prior = GeneralPrior(self.width, CONSTANT, source)
-        return Parts(prior, LIKELIHOODS["categorical"](), TaskHead(), ClassInitializer(), refiner)
+        if self.num_features:
+            prior.requires_grad_(False)
+            refiner.requires_grad_(False)
+        return Parts(prior, LIKELIHOODS["categorical"](), TaskHead(self.num_features), ClassInitializer(), refiner)
 
 
 #: Recipes by the kind of their model.

@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ebmeta.foundation.checks import at_least, checked
-from ebmeta.foundation.standardization import Exact, centred, check_resolution, standard, summary
+from ebmeta.foundation.standardization import Exact, standard, summary
 from ebmeta.parts.basis import Basis
-from ebmeta.parts.metric import within_metric
+from ebmeta.parts.metric import measured_frame
 from ebmeta.parts.profile import ClassProfile
 from ebmeta.parts.task_features import TaskFeatures
 from ebmeta.tasks.batch import TaskBatch
@@ -57,8 +57,6 @@ class Head(Exact, ABC):
     exact: ClassVar[tuple[str, ...]] = ("center", "unit")
 
     name: ClassVar[str]
-    #: Whether rows may have any number of features, which have a meaning within their task alone.
-    any_features: ClassVar[bool] = False
     #: True where every column of the features may have a unit of its own; elsewhere all share one.
     own_units: ClassVar[bool]
 
@@ -83,6 +81,11 @@ class Head(Exact, ABC):
     @abstractmethod
     def measured(self) -> bool:
         """Whether the head was measured on training rows."""
+
+    @property
+    def any_features(self) -> bool:
+        """Whether rows may have any number of features, which have a meaning within their task alone."""
+        return False
 
     @property
     def by_column(self) -> bool:
@@ -249,22 +252,14 @@ class CosineHead(Head):
     def _take(self, rows: TrainingRows) -> None:
         device = self.center.device
         if not self._has_metric:
-            self._take_metric(self.embed(rows.x.unsqueeze(0))[0], rows.cluster)
+            center, metric = measured_frame(self.embed(rows.x.unsqueeze(0))[0], rows.cluster)
+            self.center.copy_(center)
+            if metric is not None:  # without a class of two rows the metric stays the identity
+                self.metric.copy_(metric)
         if self.profile is not None and not self.profile.fitted:
             x, y = rows.classes()
             parts = [self.embed(part.to(device).unsqueeze(0))[0] for part in torch.split(x, PART)]
             self.profile.fit(self.direction(torch.cat(parts)), y.to(device))
-
-    def _take_metric(self, x: Tensor, cluster: Tensor) -> None:
-        """Take centre and metric; without a class of two rows the metric stays the identity."""
-        center, off = centred(x)
-        reach = off.abs().max()
-        deviation = float(reach * (off / reach).square().mean().sqrt()) if float(reach) > 0 else 0.0
-        check_resolution("features", deviation, x)
-        self.center.copy_(center)
-        metric = within_metric(off / torch.where(reach > 0, reach, 1.0), cluster)
-        if metric is not None:
-            self.metric.copy_(metric)
 
 
 @checked(num_features=at_least(0))

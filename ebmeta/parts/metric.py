@@ -10,7 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["within_metric"]
+from ebmeta.foundation.standardization import centred, check_resolution
+
+__all__ = ["measured_frame", "within_metric"]
 
 POWER = 0.25  # of the covariance within classes: 0 leaves the features alone, 1/2 whitens them
 SHRINKAGE = 0.3  # of that covariance towards a multiple of the identity
@@ -39,3 +41,20 @@ def within_metric(x: Tensor, cluster: Tensor) -> Tensor | None:
     values = ((1 - SHRINKAGE) * values + SHRINKAGE) ** -POWER
     metric: Tensor = (vectors * values) @ vectors.mT
     return metric
+
+
+def measured_frame(x: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return centre and $M$ of rows of any unit; None for $M$ as of `within_metric`.
+
+    Args:
+        x: rows, shape `(N, D)`.
+        cluster: number of each row's class, shape `(N,)`.
+
+    Raises:
+        ValueError: if the features, all of them together, vary by too few roundings of their numbers.
+    """
+    center, off = centred(x)
+    reach = off.abs().max()
+    deviation = float(reach * (off / reach).square().mean().sqrt()) if float(reach) > 0 else 0.0
+    check_resolution("features", deviation, x)
+    return center, within_metric(off / torch.where(reach > 0, reach, 1.0), cluster)

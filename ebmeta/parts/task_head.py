@@ -3,7 +3,8 @@ r"""The head of a general classifier, which looks at directions from the centre 
 $$ \phi(x) = \Big( \frac{x - \bar x_t}{\lVert x - \bar x_t \rVert},\, c_0 \Big), \qquad
    \bar x_t = \tfrac12 \operatorname{mean}_i x_{ti} + \tfrac12 \operatorname{mean}_c \bar x_{tc} $$
 
-It needs no training rows, and takes any number of features.
+It needs no training rows, and takes any number of features. For features of one number it may have a metric, which
+training rows tell (`ebmeta.parts.metric`): rows are then seen in it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ebmeta.parts.heads import CONSTANT, Head
+from ebmeta.parts.metric import measured_frame
 from ebmeta.parts.task_features import TaskFeatures
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.training_rows import TrainingRows
@@ -27,23 +29,33 @@ class TaskHead(Head):
 
     Labelled classes count alike in the second half, whatever the class proportions of the queries. Where no row is
     labelled, and no class has an anchor, the first half is all.
+
+    Args:
+        num_features: features per input, $D$, in a metric of their own; 0 for any number of them, without one.
     """
 
     name = "task"
-    any_features = True
     own_units = False
 
-    def __init__(self) -> None:
-        super().__init__(0, None, False)
+    metric: Tensor
+
+    def __init__(self, num_features: int = 0) -> None:
+        super().__init__(num_features, None, False)
+        if num_features:
+            self.register_buffer("metric", torch.eye(num_features))
 
     @property
     def num_weights(self) -> int:
-        """Weights per class that memory is planned for; there are as many as features, and one for the constant."""
-        return PLANNED
+        """Weights per class, $P$, one per feature and one for the constant; what memory is planned for if any."""
+        return self.num_features + 1 if self.num_features else PLANNED
+
+    @property
+    def any_features(self) -> bool:
+        return not self.num_features
 
     @property
     def measured(self) -> bool:
-        return True
+        return self.any_features or bool(self.center.any())
 
     def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         raise ValueError("features: expected all rows of a task together for a general classifier, got some of them")
@@ -53,10 +65,13 @@ class TaskHead(Head):
 
     def of_task(self, batch: TaskBatch, own: Tensor | None = None) -> TaskFeatures:
         support, query, anchor = batch.support_x.flatten(2), batch.query_x.flatten(2), batch.anchor
+        if self.num_features and query.shape[2] != self.num_features:
+            raise ValueError(f"x: expected {self.num_features} features per input, got {query.shape[2]}")
         center, reach = _frame(batch, support, query)
 
         def direct(x: Tensor, mask: Tensor) -> Tensor:
             off = ((x.double() - center) / reach).to(self.like.dtype).masked_fill(~mask.unsqueeze(-1), 0.0)
+            off = off @ self.metric if self.num_features else off
             return functional.pad(functional.normalize(off, dim=-1, eps=1e-6), (0, 1), value=CONSTANT)
 
         stands = None
@@ -65,7 +80,12 @@ class TaskHead(Head):
         return TaskFeatures(direct(support, batch.support_mask), direct(query, batch.query_mask), stands)
 
     def _take(self, rows: TrainingRows) -> None:
-        """Take nothing: every task has a frame of its own."""
+        """Take the metric of features of one number; the middle of a task is its own."""
+        if not self.measured:
+            center, metric = measured_frame(rows.x.flatten(1), rows.cluster)
+            self.center.copy_(center)
+            if metric is not None:
+                self.metric.copy_(metric)
 
 
 def _frame(batch: TaskBatch, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:

@@ -127,6 +127,8 @@ class BeliefRefiner(Refiner):
             tasks: as of `Refiner.finish`.
         """
         self.forget()
+        if not any(parameter.requires_grad for parameter in self.synthetic_gradient.parameters()):
+            return  # a network that is kept is kept as it is
         kept = []
         for states, y in tasks if self.num_steps else ():
             steps = [(s.once(self.belief), s.once(self.synthetic_gradient.read).by_task) for s in states]

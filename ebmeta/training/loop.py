@@ -130,6 +130,8 @@ def fit(
 ) -> FitResult:
     """Train a model on a stream of tasks, in place.
 
+    Every part is measured on the tasks first. Of a pretrained model (`EmpiricalBayes.classifier`) that is all.
+
     Args:
         model: the model; it comes back on the device where it was.
         tasks: source of training tasks; iteration n uses its batch number n. Every second task hides its class
@@ -220,11 +222,13 @@ def _look_at(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSource | 
 def _iterate(
     state: TrainingState, settings: RunSettings, tasks: TaskSource, checkpoint: Checkpoint | None, bar: tqdm
 ) -> None:
-    """Train to the last iteration, or to where validation ends the run."""
+    """Train to the last iteration, or to where validation ends the run; nothing where no parameter is trained."""
     model, goal, held_out = state.model, settings.objective, state.validation
     schedule = Schedule(settings.num_iterations, settings.learning_rate)
     device = next(model.parameters()).device
     bar.update(state.iteration)
+    if not any(True for _ in model.trainable()):
+        return
     while state.iteration < settings.num_iterations and not held_out.stopped:
         n = state.iteration
         batch = tasks.sample(settings.batch_size, n).to(device)

@@ -53,7 +53,8 @@ class Schedule:
         known = set(map(id, fast))
         rest = [p for p in model.trainable() if id(p) not in known]
         groups = [(rest, self.learning_rate), (fast, max(FAST, self.learning_rate))]
-        return torch.optim.Adam([{"params": parameters, "peak": peak} for parameters, peak in groups if parameters])
+        used = [group for group in groups if group[0]] or groups[:1]  # a model may be measured alone
+        return torch.optim.Adam([{"params": parameters, "peak": peak} for parameters, peak in used])
 
     def step(self, model: EmpiricalBayes, optimizer: torch.optim.Adam, loss: Tensor, iteration: int) -> float:
         """Change the parameters by the gradient of a loss, cut to a norm of 5, and return the learning rate.

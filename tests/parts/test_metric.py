@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from builders import close
 
-from ebmeta.parts.metric import within_metric
+from ebmeta.parts.metric import measured_frame, within_metric
 
 
 def test_the_fourth_power_is_the_inverse_of_the_shrunk_covariance():
@@ -25,3 +26,16 @@ def test_without_two_different_rows_of_a_class_there_is_none():
     x = torch.eye(3, dtype=torch.float64)
     assert within_metric(x, torch.arange(3)) is None
     assert within_metric(x[[0, 0]], torch.zeros(2, dtype=torch.long)) is None
+
+
+def test_a_frame_is_the_same_in_any_unit_and_refuses_what_hardly_varies():
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    cluster = torch.arange(8).repeat_interleave(5)
+    center, metric = measured_frame(x, cluster)
+    torch.testing.assert_close(center, x.mean(0))
+    moved, same = measured_frame(1e6 * x - 3e5, cluster)
+    torch.testing.assert_close(same, metric)
+    torch.testing.assert_close(moved, 1e6 * x.mean(0) - 3e5)
+    assert measured_frame(x, torch.arange(40))[1] is None
+    with pytest.raises(ValueError, match="features"):
+        measured_frame(1e12 + 1e-3 * x, cluster)

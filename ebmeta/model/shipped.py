@@ -1,0 +1,39 @@
+"""The weights that ship with the package, as the start of a model of one's own features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from ebmeta.foundation.tensor_files import read_tensors
+from ebmeta.model.recipes import ClassifierRecipe, GeneralRecipe, Parts
+
+__all__ = ["FOLDER", "pretrained_parts"]
+
+FOLDER = Path(__file__).parent / "weights" / "general"
+
+
+def pretrained_parts(wanted: ClassifierRecipe, embedder: nn.Module | None) -> tuple[GeneralRecipe, Parts]:
+    """Return the parts of the general classifier for features of one number, and their recipe.
+
+    Args:
+        wanted: what was asked for; number of features and steps are free.
+        embedder: None; features are taken as they come.
+
+    Raises:
+        ValueError: if anything else than features and steps differs from the defaults.
+        OSError: if the package was installed without its weights.
+    """
+    plain = ClassifierRecipe(num_features=wanted.num_features, num_steps=wanted.num_steps)
+    if wanted != plain or embedder is not None:
+        raise ValueError("pretrained: expected no arguments but num_features, num_steps and beta beside it, got others")
+    tensors = read_tensors(FOLDER / "model.safetensors", "model").tensors
+    width = len(tensors["prior.hidden.bias"])
+    recipe = GeneralRecipe(num_features=wanted.num_features, num_steps=wanted.num_steps, width=width)
+    parts = recipe.build()
+    for name, part in {"prior": parts.prior, "refiner": parts.refiner}.items():
+        own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        fresh = {key: value for key, value in part.state_dict().items() if key.startswith("temperature.")}
+        part.load_state_dict(own | fresh)  # a temperature is fitted by training
+    return recipe, parts
