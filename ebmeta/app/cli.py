@@ -37,7 +37,7 @@ def demo(
     json: Path | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Meta-train on handwritten digits and show what unlabelled queries are worth.
+    """Sort a pile of digits by five labels, see what training on other classes adds, and learn from groups.
 
     Args:
         output: folder for the model, the predictions, the plots and the page that says whether to trust the model.
