@@ -209,7 +209,6 @@ def _classified(question: OfClasses, found: xr.DataTree | Columns, result: dict[
         "features": question.rows.shape[1],
         "probably_right": round(out.right, 5),
     }
-    if question.sets is not None and not isinstance(found, xr.DataTree):
-        size = [text.count("|") + 1 for text in found["set"]]
-        result["sets"] = {"level": question.sets, "mean_size": round(float(np.mean(size)), 4)}
+    if question.size is not None:
+        result["sets"] = {"level": question.sets, "mean_size": round(question.size, 4)}
     return out

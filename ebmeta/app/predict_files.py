@@ -85,10 +85,11 @@ class Question:
 
 @dataclass
 class OfClasses(Question):
-    """The question of the classes of rows; `sets` is the level of sets of them, or None."""
+    """The question of the classes of rows; `sets` is the level of sets of them, or None, and `size` their mean size."""
 
     estimator: FewShotClassifier
     sets: float | None = None
+    size: float | None = None
 
     def columns(self) -> Columns:
         probs = self.estimator.predict_proba(self.rows)
@@ -98,6 +99,7 @@ class OfClasses(Question):
             out["outlier"] = self.estimator.outlier_proba(self.rows)
         if self.sets is not None:
             held = self.estimator.predict_sets(self.rows, self.sets)
+            self.size = float(held.sum(1).mean())
             out["set"] = np.array(["|".join(map(str, self.estimator.classes_[row])) for row in held])
         return out
 
