@@ -15,9 +15,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Factor", "correlations_of"]
+__all__ = ["Factor", "correlations_of", "log_hyperprior"]
 
 Array = NDArray[np.float64]
+RATE = 0.1  # of the hyperprior: its mean is 20 standard deviations of the labels
 DEPENDENT = 1e-9  # of a term's length: less is left of one that is a combination of others
 
 
@@ -103,3 +104,15 @@ def correlations_of(covariance: Array) -> tuple[Array, Array]:
     sd = np.sqrt(np.diag(covariance).clip(0))
     with np.errstate(invalid="ignore", divide="ignore"):
         return sd, covariance / np.outer(sd, sd)
+
+
+def log_hyperprior(factor: Factor, theta: Array, log_sigma: float) -> tuple[float, Array]:
+    r"""Return $\sum_p (\log s_p - 0.1 s_p)$ of the spreads $s_p$ in the orthonormal basis, and its gradient.
+
+    The gradient is that of the parameters of the factor and of $\log \sigma$.
+    """
+    lower, sigma = factor.lower(theta), math.exp(log_sigma)
+    length = np.sqrt((lower**2).sum(1)).clip(1e-150)
+    value = float((np.log(sigma * length) - RATE * sigma * length).sum())
+    slope = lower / length[:, None] ** 2 - RATE * sigma * lower / length[:, None]
+    return value, np.append(factor.read(slope), float((1 - RATE * sigma * length).sum()))

@@ -23,6 +23,7 @@ INSIDE = 0.1  # where an ascent starts again that ended with a spread of 0
 SMALL = 1e-4  # a relative spread below it stands for 0
 ENOUGH = 1e-6  # nats that are next to nothing
 CLOSE = 1e-3  # nats that a maximum may leave
+ROUNDING, TINY = 1e-12, 1e-300  # make positive definite what is singular but for rounding
 ROUNDS = 10  # of an optimiser, at most
 POLISH = 20  # Newton steps, and halvings of one, at most
 SINGULAR = 1e-10  # of the largest curvature: a direction that nothing is known of
@@ -145,6 +146,59 @@ class Engine(ABC):
     def precisions(self, rows: Rows) -> Array | None:
         """Return the sizes of rows as the likelihood takes them, shape `(N,)`; None where all are 1."""
         return rows.size
+
+    def linear(self, at: Array, effects: list[Effects], rows: Rows, common: bool = False) -> tuple[Array, Array]:
+        """Return location and variance of the linear predictor of new rows, each of shape `(N,)`.
+
+        Args:
+            at: the parameters.
+            effects: of the known groups at these.
+            rows: rows whose new groups are numbered after the known ones.
+            common: add the variance that the coefficients of common terms have.
+        """
+        estimate = self.estimate(at)
+        loc, var, slope = rows.x @ estimate.beta + rows.offset, np.zeros(len(rows)), rows.x.copy()
+        for place, (factor, theta) in enumerate(zip(self.factors, self.thetas(at), strict=True)):
+            prior = factor.covariance(theta, estimate.sigma)
+            means, covariances, slopes = self._all_groups(at, effects[place], place, rows, prior)
+            z, g = rows.groupings[place].z, rows.groupings[place].codes
+            loc += np.einsum("nk,nk->n", z, means[g])
+            var += np.einsum("nk,nkl,nl->n", z, covariances[g], z)
+            slope += np.einsum("nk,nkp->np", z, slopes[g])
+        if common:
+            var += np.einsum("np,pq,nq->n", slope, self.common_given(at), slope)
+        return loc, var
+
+    def _all_groups(self, at: Array, known: Effects, place: int, rows: Rows, prior: Array) -> Effects:
+        """Return the effects of known and new groups of one factor; labelled rows say something of new ones."""
+        grouping = rows.groupings[place]
+        num_new = len(grouping.labels) - len(known.mean)
+        means = np.concatenate([known.mean, np.zeros((num_new, len(prior)))])
+        covariances = np.concatenate([known.covariance, np.broadcast_to(prior, (num_new, *prior.shape))])
+        slopes = np.concatenate([known.slope, np.zeros((num_new, *known.slope.shape[1:]))])
+        told = np.isfinite(rows.y) & (grouping.codes >= len(known.mean))
+        if len(self.factors) == 1 and told.any():
+            numbers, codes = np.unique(grouping.codes[told], return_inverse=True)
+            found = self.effects(at, rows.take(told).regrouped(place, codes, grouping.labels[numbers]))[place]
+            means[numbers], covariances[numbers], slopes[numbers] = found.mean, found.covariance, found.slope
+        return Effects(means, covariances, slopes)
+
+    def draw_effects(self, at: Array, effects: list[Effects], shift: Array, rng: np.random.Generator) -> list[Array]:
+        """Return draws of the effects of all groups, `(G, K)` for each factor.
+
+        Args:
+            at: the parameters.
+            effects: at these.
+            shift: of the coefficients of the common terms from their estimates, shape `(P,)`.
+            rng: of the draws.
+        """
+        out = []
+        for found in effects:
+            size = np.einsum("gkk->g", found.covariance) * ROUNDING + TINY
+            root = np.linalg.cholesky(found.covariance + size[:, None, None] * np.eye(found.mean.shape[1]))
+            own = np.einsum("gkl,gl->gk", root, rng.standard_normal(found.mean.shape))
+            out.append(found.mean + found.slope @ shift + own)
+        return out
 
     def lower_bounds(self) -> Array:
         """Return the least values of the parameters."""

@@ -10,6 +10,7 @@ import torch
 from ebmeta.foundation.checks import checked, found
 from ebmeta.likelihood import LIKELIHOODS
 from ebmeta.mixed.covariance import Factor
+from ebmeta.mixed.crossed import CrossedEngine
 from ebmeta.mixed.design import Design, Given
 from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.normal import NormalEngine
@@ -90,20 +91,24 @@ def mixed_model(
 def _engine(
     likelihood: str, rows: Rows, factors: list[Factor], names: list[str], reml: bool, hyperprior: bool
 ) -> Engine:
-    if len(factors) > 1:
-        raise ValueError(f"formula: expected one grouping factor, got {', '.join(f.name for f in factors)}")
     if likelihood == "normal":
-        return NormalEngine(rows, factors, names, reml, hyperprior)
+        kind = NormalEngine if len(factors) == 1 else CrossedEngine
+        return kind(rows, factors, names, reml, hyperprior)
+    if len(factors) > 1:
+        raise ValueError(
+            "formula: expected one grouping factor for labels that are not normal, got "
+            f"{', '.join(f.name for f in factors)}"
+        )
     if reml:
         raise ValueError(f"reml: expected False for labels that are not normal, got True for {likelihood!r}")
-    kind = LIKELIHOODS[likelihood]()
+    family = LIKELIHOODS[likelihood]()
     sizes = np.ones(len(rows)) if rows.size is None else rows.size
-    if np.bincount(rows.groupings[0].codes).max() == 1 and kind.alone(sizes):
+    if np.bincount(rows.groupings[0].codes).max() == 1 and family.alone(sizes):
         raise ValueError(
             f"groups: expected some of {factors[0].name!r} with several rows, got one row in each of {len(rows)}: the "
             f"spread of groups cannot be told from what a {likelihood} label varies by itself"
         )
-    return QuadratureEngine(rows, factors, names, kind, hyperprior)
+    return QuadratureEngine(rows, factors, names, family, hyperprior)
 
 
 def _check_labels(likelihood: str, rows: Rows) -> None:

@@ -28,11 +28,10 @@ from torch import Tensor
 
 from ebmeta.likelihood.base import Given, Likelihood
 from ebmeta.mixed.batched import Segments, solve_upper
-from ebmeta.mixed.covariance import Factor
+from ebmeta.mixed.covariance import Factor, log_hyperprior
 from ebmeta.mixed.engine import Effects, Engine, Estimate, Optimum, orthonormal
 from ebmeta.mixed.modes import Labels
 from ebmeta.mixed.nodes import Nodes, nodes_of
-from ebmeta.mixed.normal import log_hyperprior
 from ebmeta.mixed.rows import Rows
 
 __all__ = ["QuadratureEngine"]

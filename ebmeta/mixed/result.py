@@ -180,7 +180,8 @@ class MixedModel:
         """Return mean, standard deviation and interval of a new label for each row.
 
         Rows of a known group use what is known of it. Rows of a new group use its labelled rows, if there are any
-        among the new ones, and else what is known of groups. Labels of known groups are not used again.
+        among the new ones, and else what is known of groups. Labels of known groups are not used again, and where
+        there are several grouping factors no new labels are.
 
         Args:
             new_data: rows, a frame of pandas, polars or pyarrow, with the columns that the formula names; that of the
@@ -230,9 +231,9 @@ class MixedModel:
     def _linear(self, rows: Rows) -> tuple[list[Likelihood], Array, Array, Array]:
         """Return likelihoods, weights, and location and variance of the linear predictor of new rows."""
         if self.draws is None:
-            loc, var = linear_predictor(self.engine, self.optimum.at, self.effects, rows)
+            loc, var = self.engine.linear(self.optimum.at, self.effects, rows)
             return [self.engine.likelihood(self.optimum.at)], np.ones(1), loc[None], var[None]
-        found = [linear_predictor(self.engine, at, self.engine.effects(at), rows, common=True) for at in self.draws.at]
+        found = [self.engine.linear(at, self.engine.effects(at), rows, common=True) for at in self.draws.at]
         members = [self.engine.likelihood(at) for at in self.draws.at]
         return members, self.draws.weight, np.stack([f[0] for f in found]), np.stack([f[1] for f in found])
 
@@ -257,40 +258,3 @@ def mixed(members: Sequence[Effects], commons: Sequence[Array], weight: Array) -
         for w, each, common in pairs
     )
     return Effects(np.asarray(mean), np.asarray(covariance), members[0].slope)
-
-
-def linear_predictor(
-    engine: Engine, at: Array, effects: list[Effects], rows: Rows, common: bool = False
-) -> tuple[Array, Array]:
-    """Return location and variance of the linear predictor of new rows, each of shape `(N,)`.
-
-    Args:
-        engine: the criterion.
-        at: its parameters.
-        effects: of the known groups at these.
-        rows: rows whose new groups are numbered after the known ones.
-        common: add the variance that the coefficients of common terms have.
-    """
-    estimate = engine.estimate(at)
-    loc, var, slope = rows.x @ estimate.beta + rows.offset, np.zeros(len(rows)), rows.x.copy()
-    for place, (factor, grouping, theta) in enumerate(
-        zip(engine.factors, rows.groupings, engine.thetas(at), strict=True)
-    ):
-        known = effects[place]
-        num_new = len(grouping.labels) - len(known.mean)
-        prior = factor.covariance(theta, estimate.sigma)
-        means = np.concatenate([known.mean, np.zeros((num_new, len(prior)))])
-        covariances = np.concatenate([known.covariance, np.broadcast_to(prior, (num_new, *prior.shape))])
-        slopes = np.concatenate([known.slope, np.zeros((num_new, *known.slope.shape[1:]))])
-        told = np.isfinite(rows.y) & (grouping.codes >= len(known.mean))
-        if told.any():
-            numbers, codes = np.unique(grouping.codes[told], return_inverse=True)
-            found = engine.effects(at, rows.take(told).regrouped(place, codes, grouping.labels[numbers]))[place]
-            means[numbers], covariances[numbers], slopes[numbers] = found.mean, found.covariance, found.slope
-        z, g = grouping.z, grouping.codes
-        loc += np.einsum("nk,nk->n", z, means[g])
-        var += np.einsum("nk,nkl,nl->n", z, covariances[g], z)
-        slope += np.einsum("nk,nkp->np", z, slopes[g])
-    if common:
-        var += np.einsum("np,pq,nq->n", slope, engine.common_given(at), slope)
-    return loc, var

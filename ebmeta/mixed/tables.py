@@ -16,7 +16,7 @@ __all__ = ["common_table", "components", "draws_table", "effect_table", "spread_
 
 Array = NDArray[np.float64]
 STEP = 1e-5  # of the differences that give the slope of a component
-SMALL = 1e-4  # a relative spread below it stands for 0
+GONE = 1e-6  # of the largest component: a spread below it is 0
 
 
 def _z(level: float) -> float:
@@ -71,9 +71,14 @@ def spread_table(read: Callable[[Array], pd.Series], at: Array, covariance: Arra
         level: of the intervals.
     """
     value = read(at)
+    scale = np.abs(value.to_numpy()[np.isfinite(value)]).max(initial=0.0)
     ends = [(read(at + step).to_numpy(), read(at - step).to_numpy()) for step in STEP * np.eye(len(at))]
     slope = np.nan_to_num(np.stack([(high - low) / (2 * STEP) for high, low in ends], 1))
     se = np.sqrt(np.einsum("ci,ij,cj->c", slope, covariance, slope).clip(0))
+    gone = np.array([name.startswith("sd(") for _, name in value.index]) & (value.to_numpy() <= GONE * scale)
+    if gone.any():  # a spread of 0 rises on either side
+        rise = np.stack([(high + low) / (2 * STEP) for high, low in ends], 1)[gone]
+        se[gone] = np.sqrt(np.einsum("ci,i->c", rise**2, np.diag(covariance)))
     rows = []
     for (_, name), v, s in zip(value.index, value.to_numpy(), se, strict=True):
         to, back = _scale(name)

@@ -45,10 +45,8 @@ def tree_of(engine: Engine, draws: Draws, terms: list[str], num_draws: int, seed
         for _ in range(int((taken == index).sum())):
             beta = rng.multivariate_normal(estimate.beta, engine.common_given(at)) if terms else estimate.beta
             eta = rows.x @ beta + rows.offset
-            for factor, grouping, effect in zip(engine.factors, rows.groupings, effects, strict=True):
-                root = np.linalg.cholesky(effect.covariance + _rounding(effect.covariance))
-                own = effect.mean + effect.slope @ (beta - estimate.beta)
-                own = own + np.einsum("gkl,gl->gk", root, rng.standard_normal(own.shape))
+            drawn = engine.draw_effects(at, effects, beta - estimate.beta, rng)
+            for factor, grouping, own in zip(engine.factors, rows.groupings, drawn, strict=True):
                 found[f"effects_{factor.name}"].append(own)
                 eta = eta + np.einsum("nk,nk->n", grouping.z, own[grouping.codes])
             laid = torch.from_numpy(eta)[None, :, None]
@@ -58,13 +56,6 @@ def tree_of(engine: Engine, draws: Draws, terms: list[str], num_draws: int, seed
             with torch.no_grad():
                 found["log_likelihood"].append(likelihood.log_prob(labels, laid, ways, given)[0].numpy())
     return _assembled(engine, {name: np.stack(each)[None] for name, each in found.items()}, terms, list(spreads.index))
-
-
-def _rounding(covariance: Array) -> Array:
-    """Return what makes a covariance that is singular but for rounding positive definite."""
-    size = np.einsum("gkk->g", covariance) * 1e-12 + 1e-300
-    out: Array = size[:, None, None] * np.eye(covariance.shape[-1])
-    return out
 
 
 def _assembled(engine: Engine, found: dict[str, Array], terms: list[str], names: list[tuple[str, str]]) -> xr.DataTree:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ebmeta.mixed.normal import log_hyperprior
+from ebmeta.mixed.covariance import log_hyperprior
 from tests.mixed.worlds import dense, engine_of, frame
 
 CASES = [("y ~ x + (1 | g)", None), ("y ~ x + (1 + x | g)", None), ("y ~ x + (x || g)", "w"), ("y ~ 0 + (1 | g)", "w")]

@@ -62,3 +62,10 @@ def test_components_of_weighted_draws_have_their_moments_and_quantiles():
     series = [pd.Series([v], index=SPREADS[:1]) for v in values]
     found = draws_table(series, weight / weight.sum(), 0.9).iloc[0]
     np.testing.assert_allclose(found, [3.0, 0.5, 3 - 0.822, 3 + 0.822], atol=0.03)
+
+
+def test_a_spread_of_0_has_an_upper_end():
+    found = spread_table(
+        lambda a: pd.Series(np.abs(a), index=SPREADS[:2]), np.array([0.0, 2.0]), np.diag([0.04, 0.01]), 0.95
+    )
+    np.testing.assert_allclose(found.iloc[0].astype(float), [0.0, 0.2, 0.0, 1.96 * 0.2], rtol=1e-3)

@@ -1,0 +1,168 @@
+r"""What the criteria of normal labels share: labels in units of their standard deviation, and the best coefficients.
+
+Given the relative factors $\Lambda$, the coefficients $\beta$ are the generalised least-squares solution, so that the
+criterion is a function of $\Lambda$ and $\log \sigma$ alone,
+
+$$ -2 \log p(y) = \log |I + \Lambda^\top Z^\top Z \Lambda| + n \log 2 \pi \sigma^2 + r^2 / \sigma^2 . $$
+
+REML adds $\log |X^\top V^{-1} X|$ and takes $n - P$ for $n$.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from ebmeta.likelihood.base import Likelihood
+from ebmeta.likelihood.real import Normal
+from ebmeta.mixed.covariance import Factor, log_hyperprior
+from ebmeta.mixed.engine import Engine, Estimate, orthonormal
+from ebmeta.mixed.rows import Rows
+
+__all__ = ["ScaledEngine", "Solved", "solved_of"]
+
+Array = NDArray[np.float64]
+LOG_2PI = math.log(2 * math.pi)
+SPREAD, NOISE = 0.5, 0.7  # where an ascent starts: relative to the noise, and in standard deviations of the labels
+
+
+class Solved(NamedTuple):
+    r"""What follows from the relative factors.
+
+    Args:
+        normal: $X^\top V^{-1} X$ over $\sigma^2$, in an orthonormal basis, shape `(P, P)`.
+        beta: the best coefficients in that basis.
+        square: $r^2$.
+        log_det: $\log |I + \Lambda^\top Z^\top Z \Lambda|$.
+    """
+
+    normal: Array
+    beta: Array
+    square: float
+    log_det: float
+
+
+def solved_of(total: Array, log_det: float) -> Solved:
+    """Return what follows from the products of common terms and labels that groups leave, shape `(P + 1, P + 1)`."""
+    normal, right = total[:-1, :-1], total[:-1, -1]
+    beta = linalg.solve(normal, right, assume_a="pos") if len(normal) else right
+    return Solved(normal, beta, float(total[-1, -1] - right @ beta), log_det)
+
+
+class ScaledEngine(Engine):
+    r"""The criterion as a function of $\Lambda$ and $\log \sigma$, the labels in units of their standard deviation.
+
+    Args:
+        rows: labelled rows; their weights and sizes are inverse variances.
+        factors: the covariance of each grouping factor.
+        names: of the common terms.
+        reml: restricted maximum likelihood.
+        hyperprior: add the log of a Gamma(2, 0.1) density of each spread.
+    """
+
+    def __init__(self, rows: Rows, factors: list[Factor], names: list[str], reml: bool, hyperprior: bool) -> None:
+        super().__init__(rows, factors)
+        self.reml, self.hyperprior, self.names = reml, hyperprior, names
+        self.method = "restricted maximum likelihood (REML)" if reml else "maximum likelihood"
+        self.typical = math.exp(2 * float(np.log(_root(rows)).mean()))  # sizes may be very large or small
+        root = self.roots(rows)
+        self.num_rows, self.num_common = rows.x.shape
+        q, self.basis = orthonormal(rows.x * root[:, None], names)
+        self.inverse = linalg.inv(self.basis) if self.num_common else self.basis
+        self.center = q.T @ ((rows.y - rows.offset) * root)
+        self.unit = float(np.std(rows.y - rows.offset)) or 1.0
+        self.num_parameters = self.num_theta + 1
+        self.free = self.num_rows - (self.num_common if reml else 0)
+        log_units = self.free * 2 * math.log(self.unit) - 2 * float(np.log(root).sum())
+        self.constant = log_units + (2 * float(np.log(np.abs(np.diag(self.basis))).sum()) if reml else 0.0)
+
+    @abstractmethod
+    def solve(self, theta: Array) -> Solved:
+        """Return what follows from the relative factors."""
+
+    def columns(self, rows: Rows) -> tuple[Array, Array]:
+        """Return common terms in the orthonormal basis, and labels less their least-squares fit, times the roots."""
+        root = self.roots(rows)
+        x = rows.x * root[:, None] @ self.inverse
+        return x, ((rows.y - rows.offset) * root - x @ self.center) / self.unit
+
+    def finished(self, at: Array, solved: Solved, slope: Array) -> tuple[float, Array]:
+        """Return minus the log criterion and its gradient, given that of its likelihood in the factors."""
+        precision = math.exp(-2 * at[-1])
+        value = solved.log_det + self.free * (LOG_2PI + 2 * at[-1]) + solved.square * precision + self.constant
+        if self.reml and self.num_common:
+            value += float(np.linalg.slogdet(solved.normal)[1])
+        value, gradient = float(value) / 2, np.append(slope, self.free - solved.square * precision)
+        if self.hyperprior:
+            end = 0
+            for factor, theta in zip(self.factors, self.thetas(at), strict=True):
+                extra, more = log_hyperprior(factor, theta, float(at[-1]))
+                value -= extra
+                gradient[end : end + factor.size] -= more[:-1]
+                gradient[-1] -= more[-1]
+                end += factor.size
+        return value, gradient
+
+    def value(self, at: Array) -> float:
+        """Return minus the log criterion in nats."""
+        return self.finished(at, self.solve(at[:-1]), np.zeros(self.num_theta))[0]
+
+    def start(self) -> Array:
+        return np.append(np.concatenate([f.start(SPREAD) for f in self.factors]), math.log(NOISE))
+
+    def log_likelihood(self, at: Array) -> float:
+        """Return the log likelihood in nats, of the residuals for REML."""
+        kept, self.hyperprior = self.hyperprior, False
+        value = -self.value(at)
+        self.hyperprior = kept
+        return value
+
+    def scales(self, at: Array) -> tuple[float, dict[str, float]]:
+        sigma = self.unit * math.exp(at[-1])
+        return sigma, {"sd": sigma * math.sqrt(self.typical)}
+
+    def roots(self, rows: Rows) -> Array:
+        r"""Return the square root of the inverse variance of each row, that of a row of typical size being 1."""
+        return _root(rows) / math.sqrt(self.typical)
+
+    def estimate(self, at: Array) -> Estimate:
+        beta = self.inverse @ (self.center + self.unit * self.solve(at[:-1]).beta)
+        return Estimate(beta, at[:-1], *self.scales(at), self.log_likelihood(at))
+
+    def common_covariance(self, at: Array) -> Array:
+        out: Array = self.inverse @ np.linalg.inv(self.solve(at[:-1]).normal) @ self.inverse.T
+        return self.scales(at)[0] ** 2 * out
+
+    def common_given(self, at: Array) -> Array:
+        return self.common_covariance(at)
+
+    def log_posterior(self, at: Array) -> float:
+        kept = self.reml, self.free
+        self.reml, self.free = True, self.num_rows - self.num_common  # a flat density of the coefficients
+        value = -self.value(at)
+        self.reml, self.free = kept
+        return value + self.num_theta * float(at[-1])  # flat in the factor, which is sigma times the relative one
+
+    def check(self, at: Array) -> None:
+        pass  # the coefficients of normal labels are finite, and so are the spreads
+
+    def precisions(self, rows: Rows) -> Array | None:
+        return None if rows.size is None and rows.weights is None else _root(rows) ** 2
+
+    def likelihood(self, at: Array) -> Likelihood:
+        out = Normal().double()
+        out.log_noise.data.fill_(math.log(self.scales(at)[1]["sd"]))
+        return out
+
+
+def _root(rows: Rows) -> Array:
+    r"""Return the square root of the inverse variance of each row, in units of $1 / \sigma$."""
+    out = np.ones(len(rows))
+    for part in (rows.size, rows.weights):
+        out = out if part is None else out * np.sqrt(part)
+    return out

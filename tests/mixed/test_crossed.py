@@ -1,0 +1,169 @@
+"""Crossed and nested groups, compared with the density of all labels at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from ebmeta.mixed.covariance import Factor
+from ebmeta.mixed.crossed import CrossedEngine
+from ebmeta.mixed.design import Design, Given
+from ebmeta.mixed.fit import mixed_model
+
+
+def ratings(seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    user, item = rng.integers(0, 12, 90), rng.integers(0, 5, 90)
+    x, w = rng.normal(size=90), rng.uniform(0.5, 2, 90)
+    y = 3 + x + rng.normal(size=12)[user] * (1 + x) + 0.5 * rng.normal(size=5)[item] + rng.normal(size=90)
+    return pd.DataFrame({"y": y, "x": x, "w": w, "user": user, "item": item, "kind": item % 2})
+
+
+FORMULAS = [
+    "y ~ x + (1 | user) + (1 | item)",
+    "y ~ x + (1 + x | user) + (x || item)",
+    "y ~ 0 + x + (1 | kind/item)",
+    "y ~ 1 + (1 | kind) + (1 | item) + (0 + x | user)",
+]
+
+
+def build(formula: str, reml: bool = False, hyperprior: bool = False) -> tuple[CrossedEngine, Design]:
+    design = Design(formula, ratings(), Given(weights="w"), "drop")
+    pairs = zip(design.factors, design.rows.groupings, strict=True)
+    factors = [Factor(":".join(name), *design.terms_of(name), g.z) for name, g in pairs]
+    return CrossedEngine(design.rows, factors, design.common.names, reml, hyperprior), design
+
+
+class Dense:
+    """The same model in dense matrices."""
+
+    def __init__(self, engine: CrossedEngine, at: np.ndarray, reml: bool) -> None:
+        rows, (sigma, learned) = engine.rows, engine.scales(at)
+        self.priors = [f.covariance(t, sigma) for f, t in zip(engine.factors, engine.thetas(at), strict=True)]
+        self.sizes = [len(g.labels) for g in rows.groupings]
+        self.b = np.zeros((0, 0))
+        for prior, size in zip(self.priors, self.sizes, strict=True):
+            block = np.kron(np.eye(size), prior)
+            self.b = np.block(
+                [[self.b, np.zeros((len(self.b), len(block)))], [np.zeros((len(block), len(self.b))), block]]
+            )
+        self.Z, X, y = self.columns(rows), rows.x, rows.y
+        V = self.Z @ self.b @ self.Z.T + np.diag(learned["sd"] ** 2 / rows.weights)
+        self.inverse = np.linalg.inv(V)
+        self.normal = X.T @ self.inverse @ X
+        self.beta = np.linalg.solve(self.normal, X.T @ self.inverse @ y)
+        self.value = stats.multivariate_normal(X @ self.beta, V).logpdf(y)
+        if reml:
+            self.value += (X.shape[1] * np.log(2 * np.pi) - np.linalg.slogdet(self.normal)[1]) / 2
+        gain = self.b @ self.Z.T @ self.inverse
+        self.mean, self.slope = gain @ (y - X @ self.beta), -gain @ X
+        self.covariance = self.b - gain @ self.Z @ self.b
+
+    def columns(self, rows) -> np.ndarray:
+        """Return the columns of all groups; those of unknown groups are left out."""
+        parts = []
+        for grouping, size in zip(rows.groupings, self.sizes, strict=True):
+            z = np.zeros((len(rows), size, grouping.z.shape[1]))
+            known = grouping.codes < size
+            z[np.flatnonzero(known), grouping.codes[known]] = grouping.z[known]
+            parts.append(z.reshape(len(rows), -1))
+        return np.concatenate(parts, 1)
+
+
+@pytest.mark.parametrize("reml", [False, True])
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_likelihood_coefficients_and_effects_are_those_of_dense_matrices(formula, reml):
+    engine, _ = build(formula, reml)
+    at = np.random.default_rng(1).uniform(0.2, 0.9, engine.num_parameters)
+    exact = Dense(engine, at, reml)
+    assert engine.log_likelihood(at) == pytest.approx(exact.value, rel=1e-9)
+    np.testing.assert_allclose(engine.estimate(at).beta, exact.beta, rtol=1e-8)
+    np.testing.assert_allclose(engine.common_covariance(at), np.linalg.inv(exact.normal), rtol=1e-8)
+    found = engine.effects(at)
+    np.testing.assert_allclose(np.concatenate([e.mean.ravel() for e in found]), exact.mean, atol=1e-9)
+    width = exact.slope.shape[1]
+    np.testing.assert_allclose(np.concatenate([e.slope.reshape(-1, width) for e in found]), exact.slope, atol=1e-9)
+    sd = np.concatenate([np.sqrt(np.einsum("gkk->gk", e.covariance)).ravel() for e in found])
+    np.testing.assert_allclose(sd, np.sqrt(np.diag(exact.covariance)), rtol=1e-8)
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_effects_of_several_factors_vary_together(formula):
+    """The variance of the sum is that of dense matrices, for pairs that met and pairs that did not, and new groups."""
+    engine, design = build(formula)
+    at = np.random.default_rng(1).uniform(0.2, 0.9, engine.num_parameters)
+    exact = Dense(engine, at, False)
+    new = ratings(3)[:20].assign(y=np.nan)
+    new.loc[:3, "user"], new.loc[2:6, "item"] = 77, 88
+    rows, _ = design.new(new, Given())
+    loc, var = engine.linear(at, engine.effects(at), rows)
+    Z = exact.columns(rows)
+    wanted = np.einsum("nq,qr,nr->n", Z, exact.covariance, Z)
+    for grouping, size, prior in zip(rows.groupings, exact.sizes, exact.priors, strict=True):
+        unknown = grouping.codes >= size
+        wanted[unknown] += np.einsum("nk,kl,nl->n", grouping.z[unknown], prior, grouping.z[unknown])
+    np.testing.assert_allclose(var, wanted, rtol=1e-8)
+    np.testing.assert_allclose(loc, rows.x @ exact.beta + Z @ exact.mean, rtol=1e-8)
+
+
+def test_draws_of_effects_have_their_joint_covariance():
+    """4,000 draws: every covariance within 5 of its standard errors, which are at most one of the product of scales."""
+    engine, _ = build(FORMULAS[1])
+    at = np.random.default_rng(1).uniform(0.2, 0.9, engine.num_parameters)
+    exact, effects, rng = Dense(engine, at, False), engine.effects(at), np.random.default_rng(0)
+    shift = np.array([0.3, -0.2])
+    draws = np.stack(
+        [np.concatenate([d.ravel() for d in engine.draw_effects(at, effects, shift, rng)]) for _ in range(4000)]
+    )
+    scale = np.sqrt(np.diag(exact.covariance))
+    gap = (np.cov(draws.T) - exact.covariance) / np.outer(scale, scale)
+    assert np.abs(gap).max() < 5 * np.sqrt(2 / 4000)
+    mean = (draws.mean(0) - exact.mean - exact.slope @ shift) / scale
+    assert np.abs(mean).max() < 5 / np.sqrt(4000)
+
+
+@pytest.mark.parametrize("hyperprior", [False, True])
+def test_gradients_are_those_of_differences(hyperprior):
+    engine, _ = build(FORMULAS[1], hyperprior=hyperprior)
+    at = np.random.default_rng(1).uniform(0.2, 0.9, engine.num_parameters)
+    ends = [(engine.loss(at + step)[0], engine.loss(at - step)[0]) for step in 1e-4 * np.eye(len(at))]
+    np.testing.assert_allclose(engine.loss(at)[1], [(a - b) / 2e-4 for a, b in ends], rtol=1e-4, atol=1e-4)
+
+
+def test_one_factor_beside_a_spread_of_0_is_that_factor_alone():
+    data = ratings()
+    one = mixed_model("y ~ x + (1 + x | user)", data)
+    two, _ = build("y ~ x + (1 + x | user) + (1 | item)")
+    rows = Design("y ~ x + (1 + x | user) + (1 | item)", data, Given(), "drop").rows
+    two = CrossedEngine(rows, two.factors, two.names, False, False)
+    at = np.insert(one.optimum.at, 3, 0.0)
+    assert two.log_likelihood(at) == pytest.approx(one.log_likelihood, abs=1e-8)
+
+
+def test_tables_predictions_and_draws_of_crossed_groups():
+    data = ratings()
+    fit = mixed_model("y ~ x + (1 | user) + (1 | item)", data, reml=True)
+    assert fit.converged
+    assert fit.group_effects.loc["item"].shape == (5, 4)
+    assert "user 12, item 5" in fit.summary()
+    found = fit.predict(data)
+    assert 0.85 < ((data["y"] > found["lower"]) & (data["y"] < found["upper"])).mean() <= 1
+    new = data[:2].assign(user=99, item=99)
+    assert (fit.predict(new)["sd"] > fit.predict(data[:2])["sd"]).all()
+    pd.testing.assert_frame_equal(fit.predict(new), fit.predict(new.assign(y=np.nan)))
+    assert (fit.propagate(32).predict(new)["sd"] > fit.predict(new)["sd"]).all()
+    assert fit.tree["posterior"]["effects_item"].shape == (1, 256, 5, 1)
+
+
+def test_what_cannot_be_fitted_is_refused(monkeypatch):
+    with pytest.raises(
+        ValueError, match="groups: expected more rows than effects of 'row', got 90 rows for 90 effects"
+    ):
+        mixed_model("y ~ x + (1 | user) + (1 | row)", ratings().assign(row=range(90)))
+    with pytest.raises(ValueError, match="expected one grouping factor for labels that are not normal, got user, item"):
+        mixed_model("k ~ x + (1 | user) + (1 | item)", ratings().assign(k=1), "poisson")
+    monkeypatch.setattr("ebmeta.mixed.crossed.MOST", 4)
+    with pytest.raises(ValueError, match="groups: expected at most 4 effects of all grouping factors but the largest"):
+        mixed_model("y ~ x + (1 | user) + (1 | item)", ratings())
