@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -17,12 +18,13 @@ from ebmeta.app.sources import column_errors, refuse_numbers
 from ebmeta.app.tables import READS, Table, read_table
 from ebmeta.estimators.classifier import FewShotClassifier
 from ebmeta.model.general import general_classifier
-from ebmeta.tasks.columns import WRITTEN_MISSING, plain, read_rows
+from ebmeta.tasks.columns import NUMERIC, WRITTEN_MISSING, plain, read_rows
 from ebmeta.tasks.frame_files import as_ids
 
 __all__ = ["Classified", "classify_files", "counted", "share"]
 
 MOST_CLASSES = 8  # in a line
+FEW, HALF, FAR = 0.05, 0.5, 5.0  # share of features that has half of the variance, the first so far above most: too few
 SURE = 0.995  # shares from here on would be rounded to 100%
 
 
@@ -113,6 +115,7 @@ def classify_files(
     label: str = "y",
     exclude: Sequence[str] = (),
     ids: str | None = None,
+    scale: bool = False,
     sets: float | None = None,
     overwrite: bool = False,
     **options: Any,
@@ -126,6 +129,7 @@ def classify_files(
         label: name of the labels.
         exclude: columns that are no features.
         ids: column or array that names the rows.
+        scale: whether features are centred and divided by their standard deviation over all rows first.
         sets: level of conformal sets, or None for no sets.
         overwrite: replace also a file that ebmeta did not write.
         **options: of `ebmeta.FewShotClassifier`.
@@ -146,6 +150,7 @@ def classify_files(
         known, new = tables_of(general_classifier(), labelled, rows, label, exclude=exclude, ids=ids)
         y = list(np.asarray(known.y))
     refuse_numbers(labelled, label, np.asarray(y))
+    known, new = _scaled(known, new, scale)
     with column_errors(labelled, y=label):
         clf.fit(known.X, y)
     if len(clf.classes_) < 2 and not clf.outliers:
@@ -157,6 +162,27 @@ def classify_files(
     with column_errors(labelled if rows is None else rows):
         found, result = answer(question, output, overwrite)
     return _classified(question, found, result)
+
+
+def _scaled(known: Table, new: Table, scale: bool) -> tuple[Table, Table]:
+    """Return features of mean 0 and standard deviation 1, if asked; say so where a few seem to need it."""
+    if known.X.ndim != 2 or known.X.shape[1:] != new.X.shape[1:] or known.X.dtype.kind not in NUMERIC:
+        return known, new  # which the classifier refuses
+    rows = np.concatenate([known.X, new.X]).astype(np.float64)
+    center, spread = rows.mean(0), rows.std(0)
+    if scale:
+        spread[spread == 0] = 1.0
+        return replace(known, X=(known.X - center) / spread), replace(new, X=(new.X - center) / spread)
+    number, variance = max(1, int(FEW * rows.shape[1])), np.sort(spread**2)[::-1]
+    of_few = variance[:number].sum() / max(float(variance.sum()), 1e-300)
+    if of_few > HALF and variance[0] > FAR**2 * np.median(variance):
+        warnings.warn(
+            f"{counted(number, 'feature')} of {rows.shape[1]} {'has' if number == 1 else 'have'} {of_few:.0%} of the "
+            "variance and will decide alone; if features have different units, --scale gives all the same",
+            UserWarning,
+            stacklevel=2,
+        )
+    return known, new
 
 
 def _parts(path: Path, label: str, **columns: Any) -> tuple[Table, list[Any], Table]:

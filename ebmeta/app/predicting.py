@@ -24,6 +24,7 @@ def classify(
     label: str = "y",
     id: str | None = None,
     exclude: str | None = None,
+    scale: bool = False,
     concentration: float | None = None,
     outliers: bool = False,
     sets: float | None = None,
@@ -43,6 +44,7 @@ def classify(
         label: name of the label column or array.
         id: name of the column or array that names the rows, such as a file name.
         exclude: columns that are no features, such as note,source.
+        scale: give all features the same mean and standard deviation first, for columns of different units.
         concentration: what is known of the class proportions among the rows: that they come from a Dirichlet
             distribution of this concentration, inf for equal ones.
         outliers: rows may be of none of the classes; a column says how likely each is.
@@ -63,7 +65,7 @@ def classify(
         targets.append(("--report", report, "page"))
     check_files(targets, json, overwrite, LABELLED=labelled, ROWS=rows)
     options: dict[str, Any] = {"concentration": concentration, "outliers": outliers, "num_steps": num_steps}
-    columns: dict[str, Any] = {"label": label, "ids": id, "exclude": listed(exclude)}
+    columns: dict[str, Any] = {"label": label, "ids": id, "exclude": listed(exclude), "scale": scale}
     found = classify_files(labelled, rows, output, sets=sets, overwrite=overwrite, **columns, **options)
     print(f"used: {found.used}")
     print(f"{output}: {found.said}")

@@ -158,6 +158,24 @@ def test_columns_that_are_not_there_are_refused_in_a_line(tmp_path, rows, capsys
     assert "expected as many numbers in every row of column 'v', got: " in refused(capsys, *call)
 
 
+def test_features_of_different_units_are_scaled_on_request_and_told_of(tmp_path, rows, capsys):
+    X, y, known = rows
+    labels = [str(c) if k else None for c, k in zip(y, known, strict=True)]
+    units = np.array([1e4, 1, 1, 1, 1, 1])
+    for name, features in (("plain", X), ("mixed", X * units + 5)):
+        write(tmp_path / f"{name}.npz", features, labels)
+    call = ("--output", tmp_path / "out.csv")
+    assert run("classify", tmp_path / "plain.npz", *call) == 0
+    assert capsys.readouterr().err == ""
+    with pytest.warns(UserWarning, match="1 feature of 6 has 100% of the variance and will decide alone; .* --scale"):
+        classify_files(tmp_path / "mixed.npz", None, tmp_path / "out.csv")
+    assert run("classify", tmp_path / "mixed.npz", *call, "--scale") == 0
+    assert capsys.readouterr().err == ""
+    scaled = (X - X.mean(0)) / X.std(0)
+    expected = FewShotClassifier().fit(scaled[known], y[known]).predict_proba(scaled[~known])
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "out.csv")[["p_0", "p_1", "p_2"]], expected, atol=1e-5)
+
+
 WRONG = {
     "none": ([None] * 6, "rows.csv: expected a few rows with a label in 'y', got none"),
     "all": (list("aabbcc"), "rows.csv: expected rows without a label, with an empty 'y'"),
