@@ -31,7 +31,7 @@ from ebmeta.mixed.scaled import ScaledEngine, Solved, solved_of
 __all__ = ["CrossedEngine"]
 
 Array = NDArray[np.float64]
-STEP = 1e-3  # of the differences of the criterion
+STEP, BEND = 1e-3, 3e-3  # of the differences of the criterion that give its slope and its curvature
 MOST = 12_000  # effects of all factors but the largest: their matrix is dense
 CELLS = 5_000_000  # of a dense matrix of rows and effects that are looked at together
 
@@ -161,6 +161,35 @@ class CrossedEngine(ScaledEngine):
         slope = np.array([(self.value(at + step) - self.value(at - step)) / (2 * STEP) for step in steps])
         self.hyperprior = kept
         return self.finished(at, self.solve(at[:-1]), slope)
+
+    def curvature(self, at: Array) -> Array:
+        """Return the Hessian of the loss from differences of the criterion, cheaper than those of gradients."""
+        if self._curved is not None and np.array_equal(self._curved[0], at):
+            return self._curved[1]
+        size, steps, precision = (
+            self.num_theta,
+            np.pad(BEND * np.eye(self.num_theta), ((0, 0), (0, 1))),
+            math.exp(-2 * at[-1]),
+        )
+
+        def look(point: Array) -> tuple[float, float]:
+            solved = self.solve(point[:-1])
+            return self.finished(point, solved, np.zeros(size))[0], solved.square
+
+        middle, ends = look(at), [[look(at + sign * step) for sign in (1, -1)] for step in steps]
+        out = np.zeros((size + 1, size + 1))
+        for i, (high, low) in enumerate(ends):
+            out[i, i] = (high[0] + low[0] - 2 * middle[0]) / BEND**2
+            out[i, size] = out[size, i] = -(high[1] - low[1]) / (2 * BEND) * precision
+            for j in range(i):
+                corners = [a * b * look(at + a * steps[i] + b * steps[j])[0] for a in (1, -1) for b in (1, -1)]
+                out[i, j] = out[j, i] = sum(corners) / (4 * BEND**2)
+        out[size, size] = 2 * middle[1] * precision
+        if self.hyperprior:  # the slope of the spreads' log density in the noise
+            own = BEND * np.eye(size + 1)[size]
+            out[:, size] = out[size] = (self.loss(at + own)[1] - self.loss(at - own)[1]) / (2 * BEND)
+        self._curved = at.copy(), out
+        return out
 
     def effects(self, at: Array, rows: Rows | None = None) -> list[Effects]:
         if rows is not None:

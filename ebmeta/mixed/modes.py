@@ -82,8 +82,12 @@ class Labels(NamedTuple):
             value, slope, bend = self.slopes(fixed + np.einsum("kn,kn->n", lz, segments.spread(u)))
             return segments.sum(value) - (u**2).sum(0) / 2, slope, bend
 
-        u = np.where(look(start)[0] >= look(0 * start)[0], start, 0.0)  # the last mode may be far off by now
-        value, slope, bend = look(u)
+        value, slope, bend = look(start)
+        with torch.no_grad():
+            none = segments.sum(self.log_density(torch.from_numpy(fixed)).numpy())
+        u = np.where(value >= none, start, 0.0)  # the last mode may be far off by now
+        if not (value >= none).all():
+            value, slope, bend = look(u)
         for _ in range(STEPS):
             gradient = segments.sum(lz * slope) - u
             m = segments.sum(lz[:, None] * lz * bend) + eye

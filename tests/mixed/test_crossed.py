@@ -132,6 +132,15 @@ def test_gradients_are_those_of_differences(hyperprior):
     np.testing.assert_allclose(engine.loss(at)[1], [(a - b) / 2e-4 for a, b in ends], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("hyperprior", [False, True])
+def test_curvatures_are_those_of_gradients(hyperprior):
+    engine, _ = build(FORMULAS[1], hyperprior=hyperprior)
+    at = np.random.default_rng(1).uniform(0.4, 0.9, engine.num_parameters)
+    ends = [(engine.loss(at + step)[1], engine.loss(at - step)[1]) for step in 1e-3 * np.eye(len(at))]
+    exact = np.stack([(a - b) / 2e-3 for a, b in ends])
+    np.testing.assert_allclose(engine.curvature(at), exact, rtol=1e-2, atol=1e-2 * np.abs(exact).max())
+
+
 def test_one_factor_beside_a_spread_of_0_is_that_factor_alone():
     data = ratings()
     one = mixed_model("y ~ x + (1 + x | user)", data)
