@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from ebmeta.foundation.checks import at_least, between, checked
 from ebmeta.likelihood.base import Likelihood
+from ebmeta.mixed.as_model import as_model, feature_names, features_of
 from ebmeta.mixed.boundary import Boundary, boundary_tests
+from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.design import Design, Given
 from ebmeta.mixed.engine import Effects, Engine, Estimate, Optimum
 from ebmeta.mixed.predictive import intervals, moments
@@ -22,6 +24,7 @@ from ebmeta.mixed.rows import Rows
 from ebmeta.mixed.summary import text_of
 from ebmeta.mixed.tables import common_table, components, draws_table, effect_table, spread_table
 from ebmeta.mixed.tree import tree_of
+from ebmeta.model.empirical_bayes import EmpiricalBayes
 
 __all__ = ["MixedModel"]
 
@@ -227,6 +230,36 @@ class MixedModel:
         """Draws of parameters, group effects and labels, with log likelihoods, as a tree that ArviZ reads."""
         draws = draw(self.engine, self.optimum.at, TREE, 0) if self.draws is None else self.draws
         return tree_of(self.engine, draws, self.design.common.names, TREE, 0)
+
+    @cached_property
+    def model(self) -> EmpiricalBayes:
+        """The fit as an `EmpiricalBayes` regressor, whose features are those of `features`; for one grouping factor.
+
+        Raises:
+            ValueError: if there are several grouping factors.
+        """
+        self._only_factor("model")
+        return as_model(self.engine, self.optimum.at, self.name, self.design.common.names)
+
+    def features(self, data: Any) -> pd.DataFrame:
+        """Return the features of rows for `model`: common and random terms without the intercept.
+
+        Args:
+            data: rows, as for `predict`; rows that lack a value are left out.
+
+        Raises:
+            ValueError: as for `predict`, or if there are several grouping factors.
+        """
+        factor, names = self._only_factor("features"), self.design.common.names
+        rows, whole = self.design.new(data, Given())
+        columns = feature_names(names, factor)
+        return pd.DataFrame(features_of(rows, names, factor), columns=columns, index=np.flatnonzero(whole))
+
+    def _only_factor(self, name: str) -> Factor:
+        factors = self.engine.factors
+        if len(factors) > 1:
+            raise ValueError(f"{name}: expected one grouping factor, got {', '.join(f.name for f in factors)}")
+        return factors[0]
 
     def _linear(self, rows: Rows) -> tuple[list[Likelihood], Array, Array, Array]:
         """Return likelihoods, weights, and location and variance of the linear predictor of new rows."""
