@@ -20,6 +20,7 @@ from ebmeta.estimators.classifier import FewShotClassifier
 from ebmeta.model.general import general_classifier
 from ebmeta.tasks.columns import NUMERIC, WRITTEN_MISSING, plain, read_rows
 from ebmeta.tasks.frame_files import as_ids
+from ebmeta.tasks.rows import HUGE
 
 __all__ = ["Classified", "classify_files", "counted", "share"]
 
@@ -166,14 +167,17 @@ def classify_files(
 
 def _scaled(known: Table, new: Table, scale: bool) -> tuple[Table, Table]:
     """Return features of mean 0 and standard deviation 1, if asked; say so where a few seem to need it."""
-    if known.X.ndim != 2 or known.X.shape[1:] != new.X.shape[1:] or known.X.dtype.kind not in NUMERIC:
+    parts = (known.X, new.X)
+    if any(X.dtype.kind not in NUMERIC or X.ndim != 2 or X.shape[1:] != known.X.shape[1:] for X in parts):
         return known, new  # which the classifier refuses
-    rows = np.concatenate([known.X, new.X]).astype(np.float64)
-    center, spread = rows.mean(0), rows.std(0)
+    rows = np.concatenate(parts).astype(np.float64)
+    if not 0 < (reach := float(np.abs(rows).max(initial=0.0))) < HUGE:
+        return known, new  # the same, or there is nothing to scale
+    center, spread = rows.mean(0), (rows / reach).std(0) * reach
     if scale:
         spread[spread == 0] = 1.0
         return replace(known, X=(known.X - center) / spread), replace(new, X=(new.X - center) / spread)
-    number, variance = max(1, int(FEW * rows.shape[1])), np.sort(spread**2)[::-1]
+    number, variance = max(1, int(FEW * rows.shape[1])), np.sort((spread / reach) ** 2)[::-1]
     of_few = variance[:number].sum() / max(float(variance.sum()), 1e-300)
     if of_few > HALF and variance[0] > FAR**2 * np.median(variance):
         warnings.warn(

@@ -202,6 +202,8 @@ FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "classify": {
         "--label": TEXTS,
+        "--id": TEXTS,
+        "--exclude": TEXTS,
         "--concentration": NUMBERS,
         "--sets": NUMBERS,
         "--num-steps": NUMBERS,
