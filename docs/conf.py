@@ -21,6 +21,7 @@ extensions = [
     "sphinxcontrib.bibtex",
     "comparison",
     "counts",
+    "few_classes",
     "groups",
     "docstrings",
     "mathml",
