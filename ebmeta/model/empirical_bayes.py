@@ -129,7 +129,7 @@ class EmpiricalBayes(PredictiveModel):
         """
         recipe = ClassifierRecipe(
             num_features=num_features,
-            num_steps=(2 if pretrained else 4) if num_steps is None else num_steps,
+            num_steps=num_steps,
             synthetic_gradient=synthetic_gradient,
             n_way=n_way,
             width=width,

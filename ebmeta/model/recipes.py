@@ -105,7 +105,7 @@ class ClassifierRecipe(Recipe):
 
     Args:
         num_features: features per input, $D$ (after the embedder).
-        num_steps: refinement steps, $K$.
+        num_steps: refinement steps, $K$; 4 by default.
         synthetic_gradient: "joint", "mixture", "residual" or "mlp".
         n_way: number of classes of every task, needed by "mlp" alone.
         width: hidden features of the belief's network.
@@ -124,7 +124,7 @@ class ClassifierRecipe(Recipe):
     kind: ClassVar[str] = "classifier"
 
     num_features: int
-    num_steps: int = 4
+    num_steps: int | None = None
     synthetic_gradient: Refinement = "joint"
     n_way: int | None = None
     width: int = 16
@@ -143,7 +143,7 @@ class ClassifierRecipe(Recipe):
         return Parts(prior, LIKELIHOODS["categorical"](), head, initializer, self._refiner(stream(seed)))
 
     def _refiner(self, generator: torch.Generator) -> Refiner:
-        kind, steps = self.synthetic_gradient, self.num_steps
+        kind, steps = self.synthetic_gradient, 4 if self.num_steps is None else self.num_steps
         if self.widths == "measured" and kind != "mixture":
             raise ValueError(f"widths: expected 'trained', or 'measured' of a mixture, got {self.widths!r}")
         if kind == "joint":

@@ -30,7 +30,8 @@ def pretrained_parts(wanted: ClassifierRecipe, embedder: nn.Module | None) -> tu
         raise ValueError("pretrained: expected no arguments but num_features, num_steps and beta beside it, got others")
     tensors = read_tensors(FOLDER / "model.safetensors", "model").tensors
     width = len(tensors["prior.hidden.bias"])
-    recipe = GeneralRecipe(num_features=wanted.num_features, num_steps=wanted.num_steps, width=width)
+    steps = len(tensors["refiner.temperature.bias"]) if wanted.num_steps is None else wanted.num_steps
+    recipe = GeneralRecipe(num_features=wanted.num_features, num_steps=steps, width=width)
     parts = recipe.build()
     for name, part in {"prior": parts.prior, "refiner": parts.refiner}.items():
         own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
