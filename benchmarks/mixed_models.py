@@ -2,7 +2,7 @@
 
 Estimates on data sets of the field, and seconds of whole calls (formula and frame in, standard errors out) on simulated
 groups of some five rows. Peers run in an interpreter of their own. Resumable: each set and each size is a piece.
-`OMP_NUM_THREADS=1 python benchmarks/mixed_models.py --peers PYTHON [--only sets time]`
+`OMP_NUM_THREADS=1 python benchmarks/mixed_models.py --peers PYTHON [--only sets crossed time]`
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import tempfile
 import time
@@ -39,7 +40,11 @@ SETS: dict[str, tuple[str, str, str | None, str, bool]] = {
 TEXTS = {"period": "str", "YEAR": "str"}
 NODES = 25  # of the peer's quadrature
 SIZES = {"normal": (1_000, 20_000, 125_066), "poisson": (1_000, 5_000), "bernoulli": (1_000, 5_000)}
+#: Name: users, items, rows.
+CROSSED = {"small": (200, 50, 5_000), "large": (20_000, 2_000, 1_000_000)}
+TRUE, LARGE = (0.6, 0.4), 100_000  # spreads of users and items; rows from which no peer is asked
 RESPONSES = {"normal": "y", "poisson": "c", "bernoulli": "z"}
+PIECES = ["sets", "crossed", "time"]
 REPEATS, SLOW, WARM = 3, 20.0, 60  # a peer that takes longer than SLOW seconds runs once
 
 
@@ -156,18 +161,50 @@ def clock(likelihood: str, num_groups: int, peers: Path, folder: Path) -> dict[s
     return out
 
 
+def crossed(name: str, peers: Path, folder: Path) -> dict[str, Any]:
+    """Return spreads of crossed or nested groups, and where the peer finds them; of the largest, beside the truth."""
+    num_users, num_items, num_rows = CROSSED[name]
+    rng = np.random.default_rng(0)
+    user, item = rng.integers(0, num_users, num_rows), rng.integers(0, num_items, num_rows)
+    x, own = rng.normal(size=num_rows), (TRUE[0] * rng.normal(size=num_users), TRUE[1] * rng.normal(size=num_items))
+    y = 3 + 0.5 * x + own[0][user] + own[1][item] + rng.normal(size=num_rows)
+    data, formula = pd.DataFrame({"y": y, "x": x, "u": user, "i": item}), "y ~ x + (1 | u) + (1 | i)"
+    begin = time.process_time()  # of one thread, on a machine that others use too
+    fit = ebmeta.mixed_model(formula, data)
+    _ = fit.fixed_effects
+    seconds = time.process_time() - begin
+    table = fit.variance_components
+    out = {
+        "cpu_seconds": round(seconds, 1),
+        "spread": table["estimate"].round(5).tolist(),
+        "std_error": table["std_error"].round(5).tolist(),
+        "slope": round(fit.fixed_effects.loc["x", "estimate"], 5),
+        "peak_gigabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "log_likelihood": round(fit.log_likelihood, 4),
+    }
+    if num_rows < LARGE:
+        data.to_csv(folder / "data.csv", index=False)
+        job = {"file": str(folder / "data.csv"), "formula": formula, "likelihood": "normal"}
+        peer = ask(peers, package="mixedlm", **job)
+        out |= {"peer_log_likelihood": round(peer["log_likelihood"], 4), "peer_seconds": round(peer["seconds"], 1)}
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--peers", type=Path, required=True, help="an interpreter with mixedlm, mixedlm-rs, gpboost, statsmodels"
     )
-    parser.add_argument("--only", nargs="*", choices=["sets", "time"], default=["sets", "time"])
+    parser.add_argument("--only", nargs="*", choices=PIECES, default=PIECES)
     arguments = parser.parse_args()
-    result = {"sets": {}, "time": {}} | read(NAME)
+    result: dict[str, Any] = {name: {} for name in PIECES} | read(NAME)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for each in tqdm([s for s in SETS if s not in result["sets"] and "sets" in arguments.only]):
             result["sets"][each] = compare(each, arguments.peers, folder)
+            write(NAME, result)
+        for each in tqdm([c for c in CROSSED if c not in result["crossed"] and "crossed" in arguments.only]):
+            result["crossed"] |= {each: crossed(each, arguments.peers, folder)}
             write(NAME, result)
         for likelihood, sizes in SIZES.items() if "time" in arguments.only else ():
             part = result["time"].setdefault(likelihood, {})

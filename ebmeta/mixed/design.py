@@ -19,7 +19,7 @@ from ebmeta.mixed.terms import Terms, response_of, some_names, tidy, variables
 from ebmeta.tasks.columns import as_frame, read_column
 from ebmeta.tasks.frame_columns import numbers_of
 
-__all__ = ["Design", "Given"]
+__all__ = ["Design", "Given", "frame_of"]
 
 Array = NDArray[np.float64]
 
@@ -52,7 +52,7 @@ class Design:
     """
 
     def __init__(self, formula: str, data: Any, given: Given, na: str) -> None:
-        frame = _frame("data", data)
+        frame = frame_of("data", data)
         self.formula, self.text, self.given, self.na = parse(formula), formula, given, na
         self.columns = _columns_of(self.formula, frame)
         self.response_columns = variables(self.formula.response, frame)
@@ -70,6 +70,8 @@ class Design:
         if not self.kept.any():
             raise ValueError(f"data: expected rows with a value of every term and a label, got none of {len(frame)}")
         used = tidy(frame[[*dict.fromkeys([*self.columns, *self.response_columns])]][self.kept], self.factors)
+        groups = {name for factor in self.factors for name in factor}
+        self.numeric = [c for c in self.columns if c not in groups and pd.api.types.is_numeric_dtype(used[c])]
         self.common = Terms(self.formula.common, used)
         self.bars = [(bar, Terms(bar.terms, used)) for bar in self.formula.bars]
         for bar, terms in self.bars:
@@ -112,7 +114,7 @@ class Design:
         Raises:
             ValueError: if a column is absent, or holds what training rows did not.
         """
-        frame = _frame("new_data", data)
+        frame = frame_of("new_data", data)
         for column in self.columns:
             if column not in frame.columns:
                 raise ValueError(
@@ -123,6 +125,11 @@ class Design:
         self._refuse_missing(table, self.na)
         whole = ~table.isna().any(axis=1).to_numpy()
         used = tidy(frame[whole], self.factors)
+        for column in self.numeric:
+            if not pd.api.types.is_numeric_dtype(used[column]) and len(used):
+                raise ValueError(
+                    f"column {column!r}: expected numbers as in the training rows, got {used[column].dtype}"
+                )
         labels, trials = np.full(len(used), np.nan), None
         if set(self.response_columns) <= set(used.columns):
             known = ~used[self.response_columns].isna().any(axis=1).to_numpy()
@@ -143,6 +150,10 @@ class Design:
             parts = [t.new(used) if new else t.first(len(used)) for bar, t in self.bars if bar.factor == factor]
             groupings.append(Grouping(codes, names, np.concatenate([p[0] for p in parts], 1)))
         values: dict[str, Array] = {str(c): numbers_of(str(c), extra[c]) for c in extra}
+        for name in {"size", "weights"} & values.keys():
+            if (bad := values[name] <= 0).any():
+                row = int(np.argmax(bad))
+                raise ValueError(f"{name}: expected numbers above 0, got {values[name][row]:g} in row {row}")
         offset = offset + values["offset"] if "offset" in values else offset
         size = trials if trials is not None else values.get("size")
         return Rows(labels, x, tuple(groupings), offset, size, values.get("weights"))
@@ -157,7 +168,8 @@ class Design:
             )
 
 
-def _frame(name: str, data: Any) -> pd.DataFrame:
+def frame_of(name: str, data: Any) -> pd.DataFrame:
+    """Return the rows of a frame of pandas, polars or pyarrow, numbered from 0."""
     frame = as_frame(data)
     if frame is None:
         raise ValueError(f"{name}: expected a data frame, got {found(data)}")

@@ -112,11 +112,7 @@ def _engine(
 
 
 def _check_labels(likelihood: str, rows: Rows) -> None:
-    """Raise `ValueError` where sizes, weights or labels are impossible."""
-    for name, values in (("size", rows.size), ("weights", rows.weights)):
-        if values is not None and (values <= 0).any():
-            row = int(np.argmax(values <= 0))
-            raise ValueError(f"{name}: expected numbers above 0, got {values[row]:g} in row {row}")
+    """Raise `ValueError` where labels are impossible."""
     y, size = (None if v is None else torch.from_numpy(v)[None] for v in (rows.y, rows.size))
     assert y is not None
     try:

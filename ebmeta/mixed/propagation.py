@@ -64,7 +64,8 @@ def draw(engine: Engine, at: Array, num_draws: int, seed: int) -> Draws:
     rng = np.random.default_rng(seed)
     proposal = stats.multivariate_t(np.zeros(len(at)), np.eye(len(at)), df=FREEDOM)
     for last in (False, True):  # the first draws tell how skewed and how wide the density is
-        normal = special.ndtri(stats.qmc.Sobol(len(at), seed=rng).random(num_draws).clip(EDGE, 1 - EDGE))
+        even = stats.qmc.Sobol(len(at), seed=rng).random_base2((num_draws - 1).bit_length())
+        normal = special.ndtri(even[:num_draws].clip(EDGE, 1 - EDGE))
         points = center + normal * np.sqrt(FREEDOM / rng.chisquare(FREEDOM, (num_draws, 1))) @ scale.T
         back = np.linalg.inv(scale).T
         mirrored = [np.reshape(proposal.logpdf((sign * points - center) @ back), -1) for sign in signs]

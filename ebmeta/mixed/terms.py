@@ -84,7 +84,7 @@ class Terms:
 
 def tidy(frame: pd.DataFrame, groups: list[tuple[str, ...]]) -> pd.DataFrame:
     """Return rows numbered from 0, with numbers where columns hold numbers, and without categories that have no row."""
-    out, names = frame.reset_index(drop=True).copy(), {name for factor in groups for name in factor}
+    out, names = frame.reset_index(drop=True).infer_objects(), {name for factor in groups for name in factor}
     for column, kind in out.dtypes.items():
         if isinstance(kind, pd.CategoricalDtype):
             out[column] = out[column].cat.remove_unused_categories()

@@ -9,20 +9,24 @@ from ebmeta.plots.diagnostics import (
     synthetic_gradient_plot,
     update_plot,
 )
+from ebmeta.plots.groups import caterpillar, group_lines, normal_quantiles
 from ebmeta.plots.posteriors import ellipse, posterior_path
 from ebmeta.plots.scores import coverage_by_ways, history, refinement, reliability, risk_coverage, set_sizes
 from ebmeta.plots.uniformity import ecdf_difference, expected_coverage, pit_histogram
 
 __all__ = [
     "axes_or_new",
+    "caterpillar",
     "coverage_by_ways",
     "ecdf_difference",
     "ellipse",
     "expected_coverage",
     "fitted_curve",
     "gap_plot",
+    "group_lines",
     "history",
     "khat_by_step",
+    "normal_quantiles",
     "pit_histogram",
     "posterior_path",
     "rate_distortion_plot",

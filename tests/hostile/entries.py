@@ -187,6 +187,21 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
                 "na": "raise",
             },
         ),
+        "mixed.MixedModel.predict": (
+            k.mixed.predict,
+            {"new_data": k.frame, "coverage": 0.5, "size": k.size, "offset": "b"},
+        ),
+        "mixed.MixedModel.features": (k.mixed.features, {"data": k.frame}),
+        "mixed.MixedModel.propagate": (
+            lambda **options: k.mixed.propagate(**options).predict(k.frame[:2]),
+            {"num_draws": 4, "seed": 1},
+        ),
+        "plots.groups.caterpillar": (plots.caterpillar, {"fit": k.mixed, "term": "Intercept", "factor": "g"}),
+        "plots.groups.normal_quantiles": (plots.normal_quantiles, {"fit": k.mixed, "term": "Intercept"}),
+        "plots.groups.group_lines": (
+            plots.group_lines,
+            {"fit": k.mixed, "data": k.frame, "x": "a", "num_groups": 3},
+        ),
         "propagate": (
             ebmeta.propagate,
             {

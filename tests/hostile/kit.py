@@ -50,6 +50,10 @@ class Kit:
         return pd.DataFrame({"g": self.codes, "y": self.y, "a": self.X[:, 0], "b": self.X[:, 1] + 1, "kind": kinds})
 
     @cached_property
+    def mixed(self) -> ebmeta.mixed.MixedModel:
+        return ebmeta.mixed_model("y ~ a + (1 | g)", self.frame, na="raise")
+
+    @cached_property
     def episodes(self) -> ebmeta.EpisodeSampler:
         return ebmeta.EpisodeSampler(self.X, self.codes, n_way=3, n_shot=2, n_query=2)
 

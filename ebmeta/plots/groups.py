@@ -1,0 +1,119 @@
+"""Figures of mixed models: effects of groups with their intervals, their shrinkage, and the lines of groups."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from ebmeta.foundation.checks import at_least, checked, found
+from ebmeta.mixed.design import frame_of
+from ebmeta.mixed.result import MixedModel
+from ebmeta.plots.axes import axes_or_new
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["caterpillar", "group_lines", "normal_quantiles"]
+
+MOST_NAMES = 60  # of groups that a figure has room for
+
+
+def _effects(fit: MixedModel, factor: str | None, term: str) -> pd.DataFrame:
+    """Return the effects of one term, from the least to the largest."""
+    table = fit.group_effects
+    names = table.index.unique("factor").tolist()
+    factor = names[0] if factor is None else factor
+    if factor not in names:
+        raise ValueError(f"factor: expected one of {', '.join(names)}, got {found(factor)}")
+    terms = table.loc[factor].index.unique("term").tolist()
+    if term not in terms:
+        raise ValueError(f"term: expected one of {', '.join(terms)}, got {found(term)}")
+    effects: Any = table.xs((factor, term), level=("factor", "term"))
+    out: pd.DataFrame = effects.sort_values("mean")
+    return out
+
+
+@checked()
+def caterpillar(fit: MixedModel, term: str = "Intercept", *, factor: str | None = None, ax: Axes | None = None) -> Axes:
+    """Plot the effect of every group with its interval, from the least to the largest.
+
+    Args:
+        fit: a fitted mixed model.
+        term: random term.
+        factor: grouping factor; the first by default.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: if there is no such term or factor.
+    """
+    table = _effects(fit, factor, term)
+    ax = axes_or_new(ax, 4.8, 1.2 + 0.16 * min(len(table), MOST_NAMES))
+    place = np.arange(len(table))
+    mean, low, high = (table[name].to_numpy() for name in ("mean", "lower", "upper"))
+    ax.errorbar(mean, place, xerr=[mean - low, high - mean], fmt="o", markersize=3, linewidth=1)
+    ax.axvline(0.0, color="0.7", linewidth=1)
+    ax.set(xlabel=f"effect of a group on {term}, 95% interval", ylim=(-1, len(table)))
+    if len(table) <= MOST_NAMES:
+        ax.set_yticks(place, [str(name) for name in table.index], fontsize="small")
+    else:
+        ax.set_yticks([])
+    return ax
+
+
+@checked()
+def normal_quantiles(
+    fit: MixedModel, term: str = "Intercept", *, factor: str | None = None, ax: Axes | None = None
+) -> Axes:
+    """Plot the effects of groups against the quantiles of a normal distribution: a line where the model fits.
+
+    Arguments as of `caterpillar`.
+    """
+    table = _effects(fit, factor, term)["mean"].to_numpy()
+    ax = axes_or_new(ax)
+    normal = special.ndtri((np.arange(len(table)) + 0.5) / len(table))
+    ax.plot(normal, table, "o", markersize=3)
+    ax.plot(normal, table.mean() + table.std() * normal, color="0.7", linewidth=1)
+    ax.set(xlabel="normal quantile", ylabel=f"effect of a group on {term}")
+    return ax
+
+
+@checked(num_groups=at_least(1))
+def group_lines(fit: MixedModel, data: Any, x: str, *, num_groups: int = 12, ax: Axes | None = None) -> Axes:
+    """Plot labels and predicted means of some groups along one column.
+
+    Args:
+        fit: a fitted mixed model of one grouping factor and a response that is a column.
+        data: rows, a frame of pandas, polars or pyarrow, with that column.
+        x: column on the horizontal axis.
+        num_groups: number of groups, the first ones.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: if a column is absent.
+    """
+    import seaborn as sns
+
+    data = frame_of("data", data)
+    factor, response = ":".join(fit.design.factors[0]), fit.design.formula.response
+    for column in (x, response, *fit.design.factors[0]):
+        if column not in data.columns:
+            raise ValueError(f"data: expected a column {found(column)}, got {', '.join(map(str, data.columns[:8]))}")
+    names = data[list(fit.design.factors[0])].astype(str).agg(":".join, axis=1)
+    rows = data[names.isin(names.unique()[:num_groups])].sort_values(x)
+    mean = fit.predict(rows)["mean"]
+    ax = axes_or_new(ax)
+    colors = sns.color_palette("husl", names[rows.index].nunique())
+    for color, (_, part) in zip(colors, rows.groupby(names[rows.index], sort=False), strict=True):
+        ax.plot(part[x], part[response], "o", color=color, markersize=3)
+        ax.plot(part[x], mean[part.index], color=color, linewidth=1)
+    ax.set(xlabel=x, ylabel=response, title=f"{rows.shape[0]} rows of {len(colors)} groups of {factor}")
+    return ax

@@ -1,0 +1,56 @@
+"""Figures of mixed models: what is drawn is what the tables say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ebmeta.mixed.fit import mixed_model
+from ebmeta.plots.groups import caterpillar, group_lines, normal_quantiles
+from tests.mixed.worlds import frame
+
+
+@pytest.fixture(scope="module")
+def data():
+    return frame(num_groups=20).reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def fit(data):
+    return mixed_model("y ~ x + (1 + x | g)", data)
+
+
+def test_effects_are_drawn_in_order_with_their_intervals(fit):
+    ax = caterpillar(fit, "x")
+    found = fit.group_effects.xs("x", level="term").sort_values("mean")
+    points, bars = ax.lines[0], ax.collections[0].get_segments()
+    np.testing.assert_allclose(points.get_xdata(), found["mean"])
+    np.testing.assert_allclose([[b[0][0], b[1][0]] for b in bars], found[["lower", "upper"]])
+    assert [t.get_text() for t in ax.get_yticklabels()] == found.index.get_level_values("group").tolist()
+
+
+def test_quantiles_of_effects(fit):
+    points, line = normal_quantiles(fit).lines
+    found = np.sort(fit.group_effects.xs("Intercept", level="term")["mean"])
+    np.testing.assert_allclose(points.get_ydata(), found)
+    np.testing.assert_allclose(line.get_ydata(), found.mean() + found.std() * points.get_xdata())
+    assert points.get_xdata()[0] == pytest.approx(-1.9599640)
+
+
+def test_lines_of_groups_are_their_predictions(fit, data):
+    ax = group_lines(fit, data, "x", num_groups=3)
+    assert len(ax.lines) == 6
+    first = data[data["g"] == data["g"][0]].sort_values("x")
+    for values, lines in ((first["y"], ax.lines[::2]), (fit.predict(first)["mean"], ax.lines[1::2])):
+        assert tuple(np.round(values, 6)) in {tuple(np.round(line.get_ydata(), 6)) for line in lines}
+
+
+def test_terms_factors_and_columns_are_checked(fit, data):
+    with pytest.raises(ValueError, match="term: expected one of Intercept, x, got 'z'"):
+        caterpillar(fit, "z")
+    with pytest.raises(ValueError, match="factor: expected one of g, got 'h'"):
+        normal_quantiles(fit, factor="h")
+    with pytest.raises(ValueError, match="data: expected a column 'z', got y, x, w, g"):
+        group_lines(fit, data, "z")
+    with pytest.raises(ValueError, match="fit: expected"):
+        caterpillar(data)
