@@ -27,15 +27,16 @@ import ebmeta
 from ebmeta.model.general import FOLDER
 from ebmeta.model.recipes import GeneralRecipe
 from ebmeta.training.schedule import Schedule
-from ebmeta.training.temperature import fit_task_temperature
 from lib.common import model_folder, read, write
-from lib.corpus import ENCODERS, Shape, classes, draw, encode_wordllama, simulated
+from lib.corpus import ENCODERS, Nearer, Shape, changed, classes, draw, encode_wordllama, simulated, united
 from lib.peers import make
 from lib.scoring import fit_temperature, rounded, score, temper
 
 NAME = "general_classifier.json"
-VERSION, ITERATIONS, TASKS, BATCH, SEED = 4, 2000, 8, 25, 0
-SIMULATED, FRESH = 0.3, 10  # share of simulated batches, and batches of the same simulated classes
+VERSION, ITERATIONS, RATE, BATCH, SEED = 5, 2000, 4e-3, 25, 0
+CELLS = 12_000  # pairs of query and class in a batch
+SIMULATED, FRESH = 0.15, 10  # share of simulated batches, and batches of the same simulated classes
+UNITED, NEARER, CHANGED, EQUAL = 0.05, 0.3, 0.1, 0.4  # shares of batches; the last of known equal shares of classes
 TEST_TASKS = 300
 COLUMNS = {
     "5way_1shot": Shape(5, 1, 75),
@@ -50,20 +51,28 @@ COLUMNS = {
 def batch_of(encoders: list[str], n: int, seed: int) -> ebmeta.TaskBatch:
     """Return training batch number `n`, a pure function of seed and number."""
     rng = np.random.default_rng([seed, n])
-    if rng.random() < SIMULATED:
-        rows = simulated(np.random.default_rng([seed, n // FRESH, 1]))
-    else:
+    real = rng.random() >= SIMULATED
+    if real:
         sets = classes(encoders[rng.integers(len(encoders))])
         rows = sets[rng.integers(len(sets))]
+    else:
+        rows = simulated(np.random.default_rng([seed, n // FRESH, 1]))
+    if rng.random() < UNITED:
+        rows = united(rows, rng)
+    elif real and rng.random() < NEARER:
+        share = float(np.exp(rng.uniform(np.log(0.3), np.log(1.3))))
+        rows = [Nearer(x, share) for x in rows]
     most = min(len(rows), 50)
     ways = min(int(np.exp(rng.uniform(np.log(2), np.log(most + 1)))), most)
     shots = min(int(rng.choice([1, 1, 1, 2, 3, 5, 10, 20])), min(map(len, rows)) // 2)
     queries = int(np.exp(rng.uniform(np.log(1), np.log(500))))
-    imbalance = None if rng.random() < 0.3 else float(rng.choice([0.15, 0.3, 0.5, 1.0, 2.0, 5.0]))
+    imbalance = None if rng.random() < EQUAL else float(rng.choice([0.15, 0.3, 0.5, 1.0, 2.0, 5.0]))
     queries = ways * max(1, round(queries / ways)) if imbalance is None else queries
-    batch = draw(rows, Shape(ways, shots, queries, imbalance), TASKS, rng)
+    number = int(np.clip(CELLS / (ways * queries), 4, 32))
+    batch = draw(rows, Shape(ways, shots, queries, imbalance), number, rng)
     told = (imbalance is None and rng.random() < 0.8) or rng.random() < 0.3
-    return batch if told else replace(batch, concentration=None)
+    batch = batch if told else replace(batch, concentration=None)
+    return changed(batch, rng) if real and rng.random() < CHANGED else batch
 
 
 def trained(encoders: list[str], name: str, iterations: int) -> ebmeta.EmpiricalBayes:
@@ -72,7 +81,7 @@ def trained(encoders: list[str], name: str, iterations: int) -> ebmeta.Empirical
     if (folder / "config.json").is_file():
         return ebmeta.load(folder)
     model, goal = ebmeta.EmpiricalBayes.from_recipe(GeneralRecipe(), 0.0, seed=SEED).train(), ebmeta.Objective()
-    schedule = Schedule(iterations, 2e-3)
+    schedule = Schedule(iterations, RATE)
     optimizer, losses = schedule.optimizer(model), []
     for n in (bar := tqdm(range(iterations), desc=name)):
         terms = goal.terms(model, batch_of(encoders, n, SEED))
@@ -81,7 +90,6 @@ def trained(encoders: list[str], name: str, iterations: int) -> ebmeta.Empirical
         losses.append([float(v) for v in terms.means()["nll"]])
         if n % 100 == 99:
             bar.set_postfix_str(" ".join(f"{v:.3f}" for v in np.mean(losses[-500:], 0)))
-    fit_task_temperature(model, (batch_of(encoders, n, SEED) for n in range(iterations, iterations + 200)))
     ebmeta.save(model.eval(), folder)
     return model
 

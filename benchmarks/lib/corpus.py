@@ -10,9 +10,10 @@ from __future__ import annotations
 import importlib
 import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ import ebmeta
 from lib.common import cifar_fs, data_folder
 from lib.encoders import INTENTS, PACS, intents, kept, load, save
 
-Classes = list[NDArray[np.float32]]
+Classes = Sequence[Any]  # of arrays of rows
 LEAST = 12  # rows of a class
 
 
@@ -125,6 +126,61 @@ def simulated(rng: np.random.Generator) -> Classes:
         shared = 0 if clean else rng.normal(size=(60, factors)) @ rng.normal(size=(factors, size)) * strength
         out.append((mean + 0.19 * wide * np.sqrt(size) * noise + shared + offset).astype(np.float32))
     return out
+
+
+@dataclass(frozen=True)
+class Nearer:
+    """Rows of a class, each so much nearer to its mean.
+
+    Args:
+        rows: the rows, shape `(N, D)`.
+        share: of the way from the mean that stays.
+    """
+
+    rows: NDArray[np.float32]
+    share: float
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: NDArray[np.intp]) -> NDArray[np.float32]:
+        mean = self.rows.mean(0)
+        return (mean + self.share * (self.rows[index] - mean)).astype(np.float32)
+
+
+def united(rows: Classes, rng: np.random.Generator) -> Classes:
+    """Return classes that are unions of two to four, whose rows do not cluster as their labels say."""
+    each = int(rng.integers(2, 5))
+    order = rng.permutation(len(rows))[: len(rows) // each * each].reshape(-1, each)
+    return [np.concatenate([rows[c] for c in members]) for members in order] if len(order) > 1 else rows
+
+
+def changed(batch: ebmeta.TaskBatch, rng: np.random.Generator) -> ebmeta.TaskBatch:
+    """Return tasks as another encoder might have them: some coordinates, random directions, powers, units or noise."""
+    x = torch.cat([batch.support_x, batch.query_x], 1)
+    source = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    x, size, kind = x - x.mean((0, 1)), x.shape[-1], rng.random()
+    if kind < 0.25 and size > 4:
+        kept = int(np.exp(rng.uniform(np.log(max(2, size / 16)), np.log(size))))
+        x = x[..., torch.from_numpy(rng.permutation(size)[:kept])]
+    elif kind < 0.5:
+        width = min(int(np.exp(rng.uniform(np.log(4), np.log(256)))), 2 * size)
+        unit = torch.exp(torch.randn(width, generator=source) * rng.uniform(0, 1.5))
+        x = x @ (torch.randn(size, width, generator=source) * unit)
+    elif kind < 0.6:
+        x = x.sign() * x.abs().pow(float(rng.choice([0.5, 2.0])))
+    elif kind < 0.75:
+        x = x * torch.exp(torch.randn(size, generator=source) * rng.uniform(0, 1.5))
+    scale = x.square().mean().sqrt()
+    if rng.random() < 0.5:
+        x = x + torch.randn(x.shape, generator=source) * scale * float(np.exp(rng.uniform(np.log(0.1), np.log(1.5))))
+    if rng.random() < 0.2:
+        factors = torch.randn(*x.shape[:2], int(rng.integers(1, 6)), generator=source)
+        loadings = torch.randn(factors.shape[-1], x.shape[-1], generator=source)
+        x = x + factors @ loadings * scale * rng.uniform(0.1, 0.6)
+    x = x * torch.cat([batch.support_mask, batch.query_mask], 1).unsqueeze(-1)
+    support, query = x.split([batch.support_x.shape[1], batch.query_x.shape[1]], 1)
+    return replace(batch, support_x=support.contiguous(), query_x=query.contiguous())
 
 
 def shared(total: int, room: np.ndarray, imbalance: float | None, rng: np.random.Generator) -> np.ndarray:

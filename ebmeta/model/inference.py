@@ -26,7 +26,7 @@ from ebmeta.parts.class_prior import EQUAL
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.parts.levels import Levels, place_levels
 from ebmeta.parts.prior import Prior
-from ebmeta.parts.task_features import TaskFeatures, geometry
+from ebmeta.parts.task_features import TaskFeatures
 from ebmeta.refine.base import Setting
 from ebmeta.tasks.batch import TaskBatch
 
@@ -108,8 +108,8 @@ def prior_of(prior: Prior, features: TaskFeatures, batch: TaskBatch, levels: int
     task_x = None if batch.task_x is None else repeat(batch.task_x, levels)
     ways, known = repeat(batch.way_mask, levels), _known(batch)
     concentration = None if known is None else repeat(known, levels)
-    if prior.reads_geometry:
-        out = prior.of_task(geometry(features, batch), features.query.shape[-1] - 1, batch.way_mask, known)
+    if features.geometry is not None:
+        out = prior.of_task(features.geometry, features.query.shape[-1] - 1, batch.way_mask, known)
     else:
         out = prior(batch.num_tasks * levels, batch.way_mask.shape[1], task_x, ways, concentration)
     none = _may_be_of_none(batch)

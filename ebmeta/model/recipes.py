@@ -242,7 +242,7 @@ class GeneralRecipe(Recipe):
     kind: ClassVar[str] = "general"
 
     num_features: int = 0
-    num_steps: int = 2
+    num_steps: int = 3
     width: int = 16
 
     def build(self, embedder: nn.Module | None = None, *, seed: int = 0) -> Parts:

@@ -40,8 +40,6 @@ from ebmeta.parts.gaussian import DiagonalGaussian, Gaussian
 
 __all__ = ["ClassGaussian"]
 
-TWO_PI = 2 * math.pi
-
 
 @checked()
 @dataclass(frozen=True, eq=False)
@@ -54,11 +52,12 @@ class ClassGaussian(Gaussian):
         shares: $a$, 0 for classes that do not exist, shape `(T, C)`.
         spread: $s$, variance of a feature about its class mean, a scalar, or `(T, 1, 1)` where each task has its own.
         constant: the last feature of the head.
-        counted: $r$ of the rows that it was given last, shape `(T, N, C)`; None where it was given none.
+        counted: $w r$ of the rows that it was given last, shape `(T, N, C)`; None where it was given none.
         unlabelled: whether these rows are unlabelled; each is then left out by `log_odds` for itself.
         unknown: how many of the last classes are unknown ones, for rows of none of the others.
         volume: share of the volume of a predictive density that beliefs take back, where each task has its own
             (`ebmeta.refine.belief`), shape `(T, 1, 1)`; None for none.
+        trust: $w$, what an unlabelled row counts, where each task has its own, shape `(T, 1, 1)`; None for 1.
 
     Examples:
         >>> one = torch.ones(1, 2, 1)
@@ -79,6 +78,7 @@ class ClassGaussian(Gaussian):
     unlabelled: bool = False
     unknown: int = 0
     volume: Tensor | None = None
+    trust: Tensor | None = None
 
     def __getitem__(self, index: slice | Tensor) -> ClassGaussian:
         parts: dict[str, Any] = {name: value[index] for name, value in self._by_task().items()}
@@ -100,7 +100,7 @@ class ClassGaussian(Gaussian):
 
     def _by_task(self) -> dict[str, Any]:
         """Return what there is for every task, besides the Gaussian of the means."""
-        own = {"shares": self.shares, "counted": self.counted, "volume": self.volume}
+        own = {"shares": self.shares, "counted": self.counted, "volume": self.volume, "trust": self.trust}
         own |= {"spread": self.spread} if self.spread.dim() else {}
         return {name: value for name, value in own.items() if value is not None}
 
@@ -119,14 +119,14 @@ class ClassGaussian(Gaussian):
         return self.precision[..., 0]
 
     @cached_property
+    def _belief(self) -> Tensor:
+        assert self.counted is not None  # for the type checker
+        return self.counted / self.trust if self.unlabelled and self.trust is not None else self.counted
+
+    @cached_property
     def _of_class(self) -> Tensor:
         """The spread for values of shape `(T, C)`."""
         return self.spread[..., 0] if self.spread.dim() else self.spread
-
-    @cached_property
-    def _of_task(self) -> Tensor:
-        """The spread for values of shape `(T,)`."""
-        return self.spread[..., 0, 0] if self.spread.dim() else self.spread
 
     def given(self, x: Tensor, r: Tensor) -> ClassGaussian:
         r"""Return the posterior of the class means given labelled rows; that of the proportions stays.
@@ -173,7 +173,8 @@ class ClassGaussian(Gaussian):
             x: as of `given`.
             r: probability of each class for each row, zero for padding, shape `(T, N, C)`.
         """
-        return replace(self.given(x, r), shares=self.shares + r.sum(1), unlabelled=True)
+        counted = r if self.trust is None else self.trust * r
+        return replace(self.given(x, counted), shares=self.shares + counted.sum(1), unlabelled=True)
 
     def with_doubt(self, before: Gaussian, x: Tensor) -> ClassGaussian:
         r"""Return this posterior given beliefs with the widths that unsure beliefs leave.
@@ -201,7 +202,7 @@ class ClassGaussian(Gaussian):
         if self.counted is None:
             return self
         known, r, least = cast(ClassGaussian, before), self.counted, torch.finfo(x.dtype).tiny
-        unsure, number = r * (1 - r), r.sum((1, 2)).unsqueeze(1)
+        unsure, number = r * (1 - self._belief), r.sum((1, 2)).unsqueeze(1)
         square = x.square().sum(-1, keepdim=True) + self.loc.square().sum(-1).unsqueeze(1)
         distance = (square - 2 * x @ self.loc.mT).clamp(min=0) / x.shape[-1] + 1 / self._isotropic.unsqueeze(1)
         usual = torch.minimum((r * distance).sum((1, 2)).unsqueeze(1) / number.clamp(min=least), self._of_class)
@@ -250,10 +251,10 @@ class ClassGaussian(Gaussian):
         gained = self.log_normalizer() - known.log_normalizer()
         if self.counted is None:
             return gained
-        rows, r = x[..., :-1].double(), self.counted.double()
+        rows, r, belief = x[..., :-1].double(), self.counted.double(), self._belief.double()
         missed = rows.square().sum(-1, keepdim=True) / (2 * self.spread)
-        each = missed + rows.shape[-1] / 2 * (TWO_PI * self.spread).log()
-        return gained - (r * (each + r.clamp(min=1e-300).log())).sum((1, 2))
+        each = missed + rows.shape[-1] / 2 * (2 * math.pi * self.spread).log()
+        return gained - (r * (each + belief.clamp(min=1e-300).log())).sum((1, 2))
 
     def log_normalizer(self) -> Tensor:
         r"""Return what the evidence of rows is a difference of, in nats, shape `(T,)`.
@@ -263,8 +264,8 @@ class ClassGaussian(Gaussian):
         """
         precision, shares = self._isotropic.double(), self.shares.double()
         gauss = precision * self.loc.double().square().sum(-1) / 2 - self.loc.shape[-1] / 2 * precision.log()
-        gauss = gauss + torch.where(self.real, shares, 1.0).lgamma()
-        return torch.where(self.real, gauss, 0.0).sum(1) - shares.sum(1).lgamma()
+        each = gauss + torch.where(self.real, shares, 1.0).lgamma()
+        return torch.where(self.real, each, 0.0).sum(1) - shares.sum(1).lgamma()
 
     @checked()
     def marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -281,8 +282,9 @@ class ClassGaussian(Gaussian):
         loc = (dot - square / 2 - size * own / 2) / self.spread + (of_share - total).unsqueeze(1)
         off = (rows.square().sum(-1, keepdim=True) - 2 * dot + square).clamp(min=0)
         var = (own * off + size * own.square() / 2) / self.spread.square()
-        of_log = torch.polygamma(1, shares) - torch.polygamma(1, self.shares.sum(1, keepdim=True))
-        return loc, var + of_log.unsqueeze(1)
+        return loc, var + (torch.polygamma(1, shares) - torch.polygamma(1, self.shares.sum(1, keepdim=True))).unsqueeze(
+            1
+        )
 
     @checked()
     def kl(self, other: Gaussian) -> Tensor:

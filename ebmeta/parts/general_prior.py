@@ -1,15 +1,23 @@
 r"""The prior of a general classifier, whose few numbers are functions of how the rows of a task lie.
 
 $$ m_c \sim \mathcal N\Big(0, \frac{b}{k} I\Big), \qquad \pi \sim \mathrm{Dir}(\alpha), \qquad
-   x \mid y = c \sim \mathcal N\Big(m_c, \frac{s}{k} I\Big), \qquad
-   \log (b, s, k, \alpha) = \theta_0 + f_\theta(\gamma(x)), $$
+   x \mid y = c \sim \mathcal N\Big(m_c, \frac{s}{k} I\Big) $$
 
 for unit vectors $x$ about the centre of the task (`ebmeta.parts.task_head.TaskHead`). There $b$ and $s$ are total
-variances between and within classes, $k$ is how many independent coordinates the features have, and $\gamma$ the
-geometry of the task (`ebmeta.parts.task_features`). Where `ClassPrior` takes its moments from training classes of the
-same features, this prior has learned over many encoders what the rows of a task say of them: hyperpriors in place of
-values. Beliefs take back the share $1 - k / D$ of the volume of a predictive density, so that it counts $k$
-coordinates, too.
+variances between and within classes, and $k$ is how many independent coordinates the features have. They are what a
+rough clustering of the rows finds (`ebmeta.parts.clusters`), $\hat s$, $\hat b = 1 - \hat s$ and $\hat k$, times
+factors that depend on the geometry $\gamma$ of the task (`ebmeta.parts.task_features`),
+
+$$ \log \frac{(b, s, k)}{(\hat b, \hat s, \hat k)} = \theta + \tanh f_\theta(\gamma), \qquad
+   \log \alpha = \theta_\alpha + f_\alpha(\gamma), \qquad \operatorname{logit} w = \theta_w + f_w(\gamma) . $$
+
+Where `ClassPrior` takes its moments from training classes of the same features, this prior has learned over many
+encoders what the rows of a task say of them: hyperpriors in place of values. The factors of what is found are bounded,
+so that features unlike all that it was trained on get a prior near to what their own rows say.
+
+Beliefs take back the share $1 - k / D$ of the volume of a predictive density, so that it counts $k$ coordinates, too.
+An unlabelled row counts as $w$ of a labelled one: where the rows of an encoder do not cluster by class, $w$ is small,
+and a posterior stays near that of the labelled rows.
 """
 
 from __future__ import annotations
@@ -31,8 +39,8 @@ from ebmeta.tasks.training_rows import TrainingRows
 
 __all__ = ["GeneralPrior"]
 
-#: Values before training, chosen once for unit vectors of many encoders.
-BETWEEN, WITHIN, COORDINATES, CONCENTRATION = 0.3, 0.7, 20.0, 3.0
+#: Factors of $b$, $s$ and $k$, the concentration and $w$ before training.
+BETWEEN, WITHIN, COORDINATES, CONCENTRATION, TRUST = 1.0, 1.0, 0.37, 3.0, 0.95
 
 
 @checked(width=at_least(1), constant=above(0))
@@ -57,13 +65,14 @@ class GeneralPrior(Prior):
         self.loc.requires_grad_(False)
         self.constant = float(constant)
         source = stream(0) if generator is None else generator
-        self.level = nn.Parameter(torch.tensor([BETWEEN, WITHIN, COORDINATES, CONCENTRATION], device="cpu").log())
-        self.hidden, self.readout = linear(GEOMETRY, width, source), linear(width, 4, source)
+        factors = torch.tensor([BETWEEN, WITHIN, COORDINATES, CONCENTRATION, TRUST / (1 - TRUST)], device="cpu")
+        self.level = nn.Parameter(factors.log())
+        self.hidden, self.readout = linear(GEOMETRY, width, source), linear(width, 5, source)
         nn.init.zeros_(self.readout.weight)
         nn.init.zeros_(self.readout.bias)
 
     def fast(self) -> Iterator[nn.Parameter]:
-        yield self.level
+        yield from (self.level, *self.hidden.parameters(), *self.readout.parameters())
 
     def measure(self, rows: TrainingRows) -> TrainingRows:
         return rows
@@ -77,19 +86,25 @@ class GeneralPrior(Prior):
         r"""Return the prior of every task.
 
         Args:
-            geometry: $\gamma$, shape `(T, 12)`.
+            geometry: $\gamma$, shape `(T, 10)`.
             num_features: features without the constant, $D$.
             way_mask: True where a class exists, shape `(T, C)`.
             concentration: what is known of class proportions, shape `(T,)` (see `TaskBatch`), or None.
         """
-        read = nn.functional.silu(self.hidden(geometry.to(self.level.dtype)))
-        b, s, k, a = (self.level + self.readout(read)).unsqueeze(1).unsqueeze(2).unbind(-1)
+        geometry = geometry.to(self.level.dtype)
+        read = self.readout(torch.tanh(self.hidden(geometry)))
+        log_s, log_k = geometry[:, -3], geometry[:, -2]
+        found = torch.stack([torch.log1p(-log_s.exp()), log_s, log_k], -1)
+        b, s, k = (found + self.level[:3] + torch.tanh(read[:, :3])).view(-1, 3, 1, 1).unbind(1)
+        a, w = (self.level[3:] + read[:, 3:]).unbind(-1)
         k = torch.minimum(k, torch.full_like(k, math.log(num_features)))
         precision = (k - b).exp().expand(*way_mask.shape, num_features)
-        own = a.exp()[:, 0, 0]
+        own = a.exp()
         if concentration is not None:
             own = torch.where(concentration.isnan(), own, concentration.to(own.dtype).clamp(max=EQUAL))
         shares = torch.where(way_mask, own.unsqueeze(1), 0.0)
         volume = 1 - k.exp() / num_features
         zero = torch.zeros_like(precision)
-        return ClassGaussian(zero, precision, shares, (s - k).exp(), self.constant, volume=volume)
+        return ClassGaussian(
+            zero, precision, shares, (s - k).exp(), self.constant, volume=volume, trust=torch.sigmoid(w).view(-1, 1, 1)
+        )

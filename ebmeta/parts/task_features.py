@@ -1,8 +1,8 @@
 r"""The features of the rows of tasks, and the geometry that they have together, whatever the encoder that they are of.
 
-A task shows how its rows lie: how many directions they fill, how near the nearest ones are, how far classes are apart
-where labels tell. The numbers of `geometry` say it in one way for features of any number and unit, and are what the
-prior of a general classifier is a function of (`ebmeta.parts.general_prior`).
+A task shows how its rows lie: how far they are from the centres of rough clusters and in how many directions, and how
+far classes are apart where labels tell. The numbers of `geometry` say it in one way for features of any number and
+unit, and are what the prior of a general classifier is a function of (`ebmeta.parts.general_prior`).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ebmeta.parts.clusters import find_clusters
 from ebmeta.tasks.batch import TaskBatch
 
 __all__ = ["GEOMETRY", "TaskFeatures", "geometry"]
 
-GEOMETRY = 12  # numbers of `geometry`
-MOST = 512  # rows of a task that are compared with each other
-NEAR = 5  # nearest rows
+GEOMETRY = 10  # numbers of `geometry`
+MOST = 512  # queries of a task that are compared with each other
 MANY = 100.0  # rows of a class, from which on more of them say the same
 
 
@@ -32,59 +32,44 @@ class TaskFeatures:
         support: those of labelled rows, shape `(T, S, P)`.
         query: those of the queries, shape `(T, Q, P)`.
         anchor: those of the anchors of classes, shape `(T, C, P)`; None where there are none.
+        geometry: how the rows of each task lie, shape `(T, 10)`; None of heads whose priors do not ask for it.
     """
 
     support: Tensor
     query: Tensor
     anchor: Tensor | None = None
+    geometry: Tensor | None = None
 
 
 @torch.no_grad()
-def geometry(features: TaskFeatures, batch: TaskBatch) -> Tensor:
-    r"""Return numbers about how the rows of each task lie, the same for any order of rows and classes, shape `(T, 12)`.
+def geometry(support: Tensor, query: Tensor, batch: TaskBatch) -> Tensor:
+    r"""Return numbers about how the rows of each task lie, the same for any order of rows and classes, shape `(T, 10)`.
 
-    With $u_i$ the directions of up to 512 rows, $N$ of them, and $g_{ij} = u_i^\top u_j$: the effective number of
-    directions $N^2 / \sum_{ij} g_{ij}^2$ in logs; means of the largest, of the five largest and of all squared cosines
-    with other rows; mean cosines of labelled rows of one class, and of two; how many classes, labelled rows and
-    queries there are.
+    How many classes, labelled rows and queries there are; the mean cosine of labelled rows of one class, that of two,
+    and whether a class has several; how many features there are; and of a rough clustering of up to 512 queries
+    (`ebmeta.parts.clusters`) $\log \hat s$, $\log \hat k$ and how certain it is. More would say more of encoders that
+    the prior knows, and mislead on others.
 
     Args:
-        features: of the rows of a head whose features are unit vectors, and a constant.
+        support: unit vectors of the labelled rows, zero for padding, shape `(T, S, D)`.
+        query: those of the queries, shape `(T, Q, D)`.
         batch: the tasks.
     """
-    support, query = features.support[..., :-1], features.query[..., :-1]
-    mask = torch.cat([batch.support_mask, batch.query_mask], 1)
-    u, real = _some(torch.cat([support, query], 1), mask, (support * batch.support_mask.unsqueeze(-1)).sum(1))
-    count = real.sum(1).to(u.dtype)
-    cosine = u @ u.mT
-    pair = real.unsqueeze(1) & real.unsqueeze(2) & ~torch.eye(u.shape[1], dtype=torch.bool, device=u.device)
-    pairs = pair.sum((1, 2)).clamp(min=1)
-    square = (cosine.square() * pair).sum((1, 2))
-    filled = ((square + count) / count.square()).clamp(min=1e-9).log()
-    rms = (square / pairs).sqrt()
-    near = cosine.masked_fill(~pair, -2.0).topk(min(NEAR, u.shape[1]), -1).values
-    there = near > -1.5
-    first = _mean(near[..., 0], there[..., 0])
-    some = _mean(near, there)
-    member = functional.one_hot(batch.support_y.clamp(min=0), batch.way_mask.shape[1]).to(u.dtype)
+    member = functional.one_hot(batch.support_y.clamp(min=0), batch.way_mask.shape[1]).to(support.dtype)
     member = member * batch.support_mask.unsqueeze(-1)
     sums, counts = member.mT @ support, member.sum(1)
     own = (sums.square().sum((1, 2)) - counts.sum(1)) / (counts * (counts - 1)).sum(1).clamp(min=1)
     other = sums.sum(1).square().sum(-1) - sums.square().sum((1, 2))
     others = (counts.sum(1).square() - counts.square().sum(1)).clamp(min=1)
-    ways = batch.way_mask.sum(1).to(u.dtype)
+    ways = batch.way_mask.sum(1).to(support.dtype)
     shots, queries = counts.sum(1) / ways, batch.query_mask.sum(1) / ways
-    repeated = ((counts * (counts - 1)).sum(1) > 0).to(u.dtype)
-    numbers = [-filled / 2 - 1, 3 * first - 1.5, 5 * rms - 1, 3 * some - 1.5, torch.log1p(10 * rms) - 1]
-    numbers += [ways.log() - 1.6, (shots.clamp(max=MANY) + 0.1).log(), (queries.clamp(max=MANY) + 0.1).log() - 1]
-    numbers += [3 * own, 3 * other / others, repeated, math.log(u.shape[2]) / 4 - 1 + torch.zeros_like(own)]
+    repeated = ((counts * (counts - 1)).sum(1) > 0).to(support.dtype)
+    numbers = [ways.log() - 1.6, (shots.clamp(max=MANY) + 0.1).log(), (queries.clamp(max=MANY) + 0.1).log() - 1]
+    numbers += [3 * own, 3 * other / others, repeated, math.log(support.shape[2]) / 4 - 1 + torch.zeros_like(own)]
+    rows, there = _some(query * batch.query_mask.unsqueeze(-1), batch.query_mask, sums.sum(1))
+    found = find_clusters(rows, there, sums, counts, batch.way_mask)
+    numbers += [found.within.log(), found.coordinates.log(), 3 * found.certainty - 2]
     return torch.stack(numbers, -1)
-
-
-def _mean(values: Tensor, there: Tensor) -> Tensor:
-    """Return the mean over all but the first axis of what is there."""
-    axes = tuple(range(1, values.dim()))
-    return (values * there).sum(axes) / there.sum(axes).clamp(min=1)
 
 
 def _some(rows: Tensor, mask: Tensor, toward: Tensor) -> tuple[Tensor, Tensor]:

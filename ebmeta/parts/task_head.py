@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ebmeta.parts.heads import CONSTANT, Head
 from ebmeta.parts.metric import measured_frame
-from ebmeta.parts.task_features import TaskFeatures
+from ebmeta.parts.task_features import TaskFeatures, geometry
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.training_rows import TrainingRows
 
@@ -77,7 +77,8 @@ class TaskHead(Head):
         stands = None
         if anchor is not None and batch.anchor_size is not None:
             stands = direct(anchor.flatten(2), batch.anchor_size > 0)
-        return TaskFeatures(direct(support, batch.support_mask), direct(query, batch.query_mask), stands)
+        of_support, of_query = direct(support, batch.support_mask), direct(query, batch.query_mask)
+        return TaskFeatures(of_support, of_query, stands, geometry(of_support[..., :-1], of_query[..., :-1], batch))
 
     def _take(self, rows: TrainingRows) -> None:
         """Take the metric of features of one number; the middle of a task is its own."""

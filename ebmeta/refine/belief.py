@@ -9,10 +9,11 @@ $$ r_{ic} \propto \big( r^*_{ic}\, v_{ic}^{\, \omega D / 2} \big)^t\, e^{g_{ic}}
 
 with a network's correction $g$ and confidence $t$, which see the unlabelled queries together, and a volume $\omega$:
 the predictive density of a class has a factor $v^{-D/2}$, which counts all $D$ coordinates, where features have fewer
-independent ones. Without corrections ($t = 1$, $g = \omega = 0$) the steps are collapsed mean-field inference; with
-them they learn what the model has wrong, and $L(r^*) - L(r)$ says in nats how much evidence that costs. All steps share
-their parameters, so that any number of them may be taken, and each step predicts: the probabilities after step $k$ are
-the belief that $q_k$ leads to.
+independent ones. Where the prior says that rows hardly cluster, they count with a weight $w < 1$
+(`ClassGaussian.trust`). Without corrections ($t = 1$, $g = \omega = 0$) the steps are collapsed mean-field inference;
+with them they learn what the model has wrong, and $L(r^*) - L(r)$ says in nats how much evidence that costs. All steps
+share their parameters, so that any number of them may be taken, and each step predicts: the probabilities after step
+$k$ are the belief that $q_k$ leads to.
 
 Counts of beliefs take the labels for known, and a posterior by them is too narrow. What a step reports has the widths
 that unsure beliefs leave (`ClassGaussian.with_doubt`); steps and predictions go on without. Last, a temperature of each

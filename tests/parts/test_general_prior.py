@@ -9,30 +9,47 @@ import torch
 from builders import close, perturb
 
 from ebmeta.parts.class_prior import EQUAL
-from ebmeta.parts.general_prior import BETWEEN, CONCENTRATION, COORDINATES, WITHIN, GeneralPrior
+from ebmeta.parts.general_prior import BETWEEN, CONCENTRATION, COORDINATES, TRUST, WITHIN, GeneralPrior
 from ebmeta.parts.task_features import GEOMETRY
 
 WAYS = torch.tensor([[True, True, True], [True, True, False]])
 
 
 def numbers(seed: int = 0) -> torch.Tensor:
-    return torch.randn(2, GEOMETRY, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    """Geometries of two tasks, of whose rough clusters s = .6 and .3, and k = 30 and 10."""
+    out = torch.randn(2, GEOMETRY, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    out[:, -3], out[:, -2] = torch.tensor([0.6, 0.3]).log(), torch.tensor([30.0, 10.0]).log()
+    return out
 
 
-def test_before_training_tasks_are_alike():
+def test_before_training_a_prior_is_what_rough_clusters_say():
     q = GeneralPrior(4, 0.3).double().of_task(numbers(), 50, WAYS, None)
     one = torch.ones(2, 3, 50, dtype=torch.float64)
+    s, k = WITHIN * torch.tensor([0.6, 0.3]).double(), COORDINATES * torch.tensor([30.0, 10.0]).double()
+    b = BETWEEN * torch.tensor([0.4, 0.7]).double()
     close(q.loc, 0 * one)
-    close(q.precision, COORDINATES / BETWEEN * one, 1e-5)
-    close(q.spread, WITHIN / COORDINATES * one[:, :1, :1], 1e-6)
-    close(q.volume, (1 - COORDINATES / 50) * one[:, :1, :1], 1e-6)
+    close(q.precision, (k / b)[:, None, None] * one, 1e-5)
+    close(q.spread.flatten(), s / k, 1e-6)
+    close(q.volume.flatten(), 1 - k / 50, 1e-6)
+    close(q.trust.flatten(), torch.full((2,), TRUST).double(), 1e-6)
     close(q.shares, CONCENTRATION * WAYS.double(), 1e-6)
 
 
 def test_there_are_no_more_coordinates_than_features():
-    q = GeneralPrior(4, 0.3).double().of_task(numbers(), 5, WAYS, None)
+    q = GeneralPrior(4, 0.3).double().of_task(numbers(), 2, WAYS, None)
     close(q.volume, torch.zeros(2, 1, 1, dtype=torch.float64), 1e-6)
-    close(q.precision[0, 0, :1], torch.tensor([5 / BETWEEN], dtype=torch.float64), 1e-5)
+    close(q.precision[0, 0, :1], torch.tensor([2 / (0.4 * BETWEEN)], dtype=torch.float64), 1e-5)
+
+
+def test_factors_of_what_is_found_are_bounded():
+    prior = GeneralPrior(4, 0.3).double()
+    before = prior.of_task(numbers(), 50, WAYS, None)
+    perturb(prior, scale=0.0)
+    with torch.no_grad():
+        prior.readout.bias.copy_(torch.tensor([99.0, -99.0, -99.0, 0.0, 0.0]))
+    after = prior.of_task(numbers(), 50, WAYS, None)
+    close(after.spread, before.spread, 1e-5)  # s and k both fell by e
+    close(after.precision, before.precision / math.e**2, 1e-5)
 
 
 def test_trained_it_follows_the_geometry_of_each_task():
@@ -40,7 +57,7 @@ def test_trained_it_follows_the_geometry_of_each_task():
     perturb(prior, scale=0.5)
     x = numbers()
     both, alone = prior.of_task(x, 50, WAYS, None), prior.of_task(x[:1], 50, WAYS[:1], None)
-    for name in ("precision", "spread", "volume", "shares"):
+    for name in ("precision", "spread", "volume", "trust", "shares"):
         value = getattr(both, name)
         close(value[:1], getattr(alone, name))
         assert not torch.allclose(value[0].flatten()[0], value[1].flatten()[0])

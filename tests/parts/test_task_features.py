@@ -10,13 +10,15 @@ import torch
 from builders import class_tasks, close
 
 from ebmeta import TaskBatch
-from ebmeta.parts.task_features import GEOMETRY, MOST, geometry
+from ebmeta.parts.clusters import find_clusters
+from ebmeta.parts.task_features import GEOMETRY, MOST
 from ebmeta.parts.task_head import TaskHead
 
 
 def read(batch: TaskBatch) -> torch.Tensor:
-    head = TaskHead().double()
-    return geometry(head.of_task(batch), batch)
+    found = TaskHead().double().of_task(batch).geometry
+    assert found is not None
+    return found
 
 
 def one_task(queries: int, features: int = 6, seed: int = 0) -> TaskBatch:
@@ -35,6 +37,9 @@ def test_each_number_is_the_one_that_is_stated():
     near = torch.stack([row[keep].sort(descending=True).values[:5] for row, keep in zip(g, off, strict=True)])
     rms = (g[off] ** 2).mean().sqrt()
     s = features.support[0, :, :-1]
+    sums = torch.stack([s[0] + s[2], s[1] + s[3]])
+    two = torch.ones(1, 2, dtype=torch.float64)
+    clusters = find_clusters(u[None, 4:], torch.ones(1, 7).bool(), sums[None], 2 * two, two.bool())
     own, other = (s[0] @ s[2] + s[1] @ s[3]) / 2, (s[0] @ s[1] + s[0] @ s[3] + s[2] @ s[1] + s[2] @ s[3]) / 4
     wanted = [
         -math.log(float((g**2).sum()) / n**2) / 2 - 1,
@@ -49,6 +54,7 @@ def test_each_number_is_the_one_that_is_stated():
         3 * other,
         1.0,
         math.log(6) / 4 - 1,
+        *(float(v) for v in (clusters.within.log(), clusters.coordinates.log(), 3 * clusters.certainty - 2)),
     ]
     assert len(wanted) == GEOMETRY
     close(read(batch)[0], torch.tensor([float(v) for v in wanted], dtype=torch.float64))
