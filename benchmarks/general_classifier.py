@@ -2,7 +2,9 @@
 
 With `--ship` it trains on all encoders of `lib.corpus` and simulated classes, and writes the weights to
 `ebmeta/model/weights/general`; on one machine, the same to the bit. `python benchmarks/general_classifier.py` trains a
-model for each encoder, on all others, and scores it and the peers on tasks of that encoder. Probabilities of peers are
+model for each encoder, on all others, and scores it and the peers on tasks of that encoder. The temperature of a task
+is fitted to encoders left out: that of a model under test to what the others say of the encoders that they have not
+seen, so that its own has no part in it. Probabilities of peers are
 rescaled by the temperature that is best on the very tasks that they are scored on, their best case; those of ebmeta are
 raw. WordLlama needs its package where its features are not kept: `pip install wordllama`.
 """
@@ -10,11 +12,12 @@ raw. WordLlama needs its package where its features are not kept: `pip install w
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +29,8 @@ from tqdm import tqdm
 import ebmeta
 from ebmeta.model.general import FOLDER
 from ebmeta.model.recipes import GeneralRecipe
+from ebmeta.refine.base import QueryState
+from ebmeta.refine.class_synthetic_gradient import CELL, TASK
 from ebmeta.training.schedule import Schedule
 from lib.common import model_folder, read, write
 from lib.corpus import ENCODERS, Nearer, Shape, changed, classes, draw, encode_wordllama, simulated, united
@@ -33,8 +38,9 @@ from lib.peers import make
 from lib.scoring import fit_temperature, rounded, score, temper
 
 NAME = "general_classifier.json"
-VERSION, ITERATIONS, RATE, BATCH, SEED = 5, 2000, 4e-3, 25, 0
+VERSION, ITERATIONS, RATE, BATCH, SEED = 6, 2000, 4e-3, 25, 0
 CELLS = 12_000  # pairs of query and class in a batch
+LOOKS = 100  # batches of each encoder left out, for calibration
 SIMULATED, FRESH = 0.15, 10  # share of simulated batches, and batches of the same simulated classes
 UNITED, NEARER, CHANGED, EQUAL = 0.05, 0.3, 0.1, 0.4  # shares of batches; the last of known equal shares of classes
 TEST_TASKS = 300
@@ -48,18 +54,18 @@ COLUMNS = {
 }
 
 
-def batch_of(encoders: list[str], n: int, seed: int) -> ebmeta.TaskBatch:
-    """Return training batch number `n`, a pure function of seed and number."""
+def batch_of(encoders: list[str], n: int, seed: int, as_it_is: bool = False) -> ebmeta.TaskBatch:
+    """Return batch number `n`, a pure function of seed and number; as it is, or at times made harder or easier."""
     rng = np.random.default_rng([seed, n])
-    real = rng.random() >= SIMULATED
+    real = rng.random() >= SIMULATED or as_it_is
     if real:
         sets = classes(encoders[rng.integers(len(encoders))])
         rows = sets[rng.integers(len(sets))]
     else:
         rows = simulated(np.random.default_rng([seed, n // FRESH, 1]))
-    if rng.random() < UNITED:
+    if rng.random() < UNITED and not as_it_is:
         rows = united(rows, rng)
-    elif real and rng.random() < NEARER:
+    elif real and rng.random() < NEARER and not as_it_is:
         share = float(np.exp(rng.uniform(np.log(0.3), np.log(1.3))))
         rows = [Nearer(x, share) for x in rows]
     most = min(len(rows), 50)
@@ -72,7 +78,7 @@ def batch_of(encoders: list[str], n: int, seed: int) -> ebmeta.TaskBatch:
     batch = draw(rows, Shape(ways, shots, queries, imbalance), number, rng)
     told = (imbalance is None and rng.random() < 0.8) or rng.random() < 0.3
     batch = batch if told else replace(batch, concentration=None)
-    return changed(batch, rng) if real and rng.random() < CHANGED else batch
+    return changed(batch, rng) if real and rng.random() < CHANGED and not as_it_is else batch
 
 
 def trained(encoders: list[str], name: str, iterations: int) -> ebmeta.EmpiricalBayes:
@@ -91,6 +97,60 @@ def trained(encoders: list[str], name: str, iterations: int) -> ebmeta.Empirical
         if n % 100 == 99:
             bar.set_postfix_str(" ".join(f"{v:.3f}" for v in np.mean(losses[-500:], 0)))
     ebmeta.save(model.eval(), folder)
+    return model
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model says of tasks of an encoder that it was not trained on, after one step.
+
+    Args:
+        reading: what its network sees of each task, shape `(T, F)`.
+        log_probs: of the classes of queries, shape `(T, Q, C)` for every batch.
+        y: the labels of each batch.
+    """
+
+    reading: Tensor
+    log_probs: list[Tensor]
+    y: list[Tensor]
+
+
+@torch.no_grad()
+def look(model: ebmeta.EmpiricalBayes, encoder: str) -> list[Seen]:
+    """Return what a model says of an encoder, after each step."""
+    steps: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = [([], [], []) for _ in range(model.num_steps)]
+    for n in range(LOOKS):
+        batch = batch_of([encoder], n, SEED + 1, as_it_is=True)
+        inferred = model.infer(batch)
+        for iterate, (readings, log_probs, y) in zip(inferred.iterates[1:], steps, strict=True):
+            state = QueryState(inferred.setting, iterate.q)
+            readings.append(model.refiner.synthetic_gradient.read(state).by_task[:, : CELL + TASK])
+            log_probs.append(iterate.log_probs)
+            y.append(batch.query_y)
+    return [Seen(torch.cat(reading), log_probs, y) for reading, log_probs, y in steps]
+
+
+def calibrated(model: ebmeta.EmpiricalBayes, seen: list[list[Seen]]) -> ebmeta.EmpiricalBayes:
+    """Return a model whose temperature of a task is fitted to what like models say of encoders new to them.
+
+    It depends on what the network sees, which means the same in all of these models, and not on its hidden units.
+    """
+    model = copy.deepcopy(model)
+    for k in range(model.num_steps):
+        given = torch.cat([encoder[k].reading for encoder in seen])
+        reading = torch.cat(
+            [given, given.new_zeros(len(given), model.refiner.synthetic_gradient.readout.in_features)], 1
+        )
+        log_probs, y = ([v for encoder in seen for v in getattr(encoder[k], name)] for name in ("log_probs", "y"))
+
+        def nll(factor: Tensor, log_probs: list[Tensor] = log_probs, y: list[Tensor] = y) -> Tensor:
+            each = []
+            for f, r, label in zip(factor.split([len(v) for v in y]), log_probs, y, strict=True):
+                scaled = torch.log_softmax(f[:, None, None] * r, -1)
+                each.append(-scaled.gather(-1, label.unsqueeze(-1)).squeeze(-1).mean(1))
+            return torch.cat(each).mean()
+
+        model.refiner.temperature.fit(k, reading, nll)
     return model
 
 
@@ -210,13 +270,15 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     encode_wordllama()
+    left_out = {e: trained([o for o in ENCODERS if o != e], f"without_{e}", arguments.iterations) for e in ENCODERS}
+    seen = {e: look(model, e) for e, model in left_out.items()}
     if arguments.ship:
-        model = trained([*ENCODERS], "all", arguments.iterations)
+        model = calibrated(trained([*ENCODERS], "all", arguments.iterations), [*seen.values()])
         ebmeta.save(model, FOLDER, overwrite=True)
         return
     for encoder in arguments.only:
         done = read(NAME).get("left_out", {}).get(encoder, {})
-        model = trained([e for e in ENCODERS if e != encoder], f"without_{encoder}", arguments.iterations)
+        model = calibrated(left_out[encoder], [said for e, said in seen.items() if e != encoder])
         for column in COLUMNS:
             batches = tasks_of(encoder, column, arguments.tasks)
             for name in ["ebmeta", *methods()]:

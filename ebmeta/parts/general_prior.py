@@ -65,14 +65,14 @@ class GeneralPrior(Prior):
         self.loc.requires_grad_(False)
         self.constant = float(constant)
         source = stream(0) if generator is None else generator
-        factors = torch.tensor([BETWEEN, WITHIN, COORDINATES, CONCENTRATION, TRUST / (1 - TRUST)], device="cpu")
-        self.level = nn.Parameter(factors.log())
+        self.level = nn.Parameter(torch.tensor([BETWEEN, WITHIN, COORDINATES, CONCENTRATION], device="cpu").log())
+        self.trust = nn.Parameter(torch.tensor(math.log(TRUST / (1 - TRUST)), device="cpu"))
         self.hidden, self.readout = linear(GEOMETRY, width, source), linear(width, 5, source)
         nn.init.zeros_(self.readout.weight)
         nn.init.zeros_(self.readout.bias)
 
     def fast(self) -> Iterator[nn.Parameter]:
-        yield from (self.level, *self.hidden.parameters(), *self.readout.parameters())
+        yield self.level  # but not the trust: once at 0 it would stay there
 
     def measure(self, rows: TrainingRows) -> TrainingRows:
         return rows
@@ -96,15 +96,13 @@ class GeneralPrior(Prior):
         log_s, log_k = geometry[:, -3], geometry[:, -2]
         found = torch.stack([torch.log1p(-log_s.exp()), log_s, log_k], -1)
         b, s, k = (found + self.level[:3] + torch.tanh(read[:, :3])).view(-1, 3, 1, 1).unbind(1)
-        a, w = (self.level[3:] + read[:, 3:]).unbind(-1)
+        own, trust = (self.level[3] + read[:, 3]).exp(), torch.sigmoid(self.trust + read[:, 4])
         k = torch.minimum(k, torch.full_like(k, math.log(num_features)))
         precision = (k - b).exp().expand(*way_mask.shape, num_features)
-        own = a.exp()
         if concentration is not None:
             own = torch.where(concentration.isnan(), own, concentration.to(own.dtype).clamp(max=EQUAL))
         shares = torch.where(way_mask, own.unsqueeze(1), 0.0)
         volume = 1 - k.exp() / num_features
         zero = torch.zeros_like(precision)
-        return ClassGaussian(
-            zero, precision, shares, (s - k).exp(), self.constant, volume=volume, trust=torch.sigmoid(w).view(-1, 1, 1)
-        )
+        spread, trust = (s - k).exp(), trust[:, None, None]
+        return ClassGaussian(zero, precision, shares, spread, self.constant, volume=volume, trust=trust)

@@ -317,6 +317,22 @@ def test_sure_beliefs_leave_no_doubt():
     close(same.shares, p.shares)
 
 
+def test_rows_that_count_half_say_twice_what_rows_say_once():
+    p, x, r = prior(), rows(), beliefs()
+    half = replace(p, trust=torch.full((1, 1, 1), 0.5, dtype=torch.float64))
+    once, twice = p.given_beliefs(x[..., :-1], r), half.given_beliefs(x[..., :-1].repeat(1, 2, 1), r.repeat(1, 2, 1))
+    widths = once.with_doubt(p, x[..., :-1]), twice.with_doubt(half, x[..., :-1].repeat(1, 2, 1))
+    for a, b in ((once, twice), widths):
+        close(b.loc, a.loc)
+        close(b.precision, a.precision)
+        close(b.shares, a.shares)
+    close(twice.input_evidence(half, x.repeat(1, 2, 1)), once.input_evidence(p, x))
+    alone = replace(p, trust=1 + 0 * half.trust).given_beliefs(x[..., :-1], r)
+    close(alone.log_odds(x)[0], once.log_odds(x)[0])
+    sure = torch.nn.functional.one_hot(torch.tensor([[0, 1, 1, 0]]), 2).double()
+    close(half.given(x[..., :-1], sure).precision, p.given(x[..., :-1], sure).precision)  # labels count in full
+
+
 def test_tasks_may_have_spreads_of_their_own():
     """Two tasks with a spread each are as the tasks alone, in all that there is."""
     p, x, r = prior(shares=((2.0, 0.5), (1.0, 3.0))), rows(tasks=2), beliefs(tasks=2)

@@ -31,22 +31,13 @@ def one_task(queries: int, features: int = 6, seed: int = 0) -> TaskBatch:
 def test_each_number_is_the_one_that_is_stated():
     batch = one_task(7)
     features = TaskHead().double().of_task(batch)
-    u = torch.cat([features.support, features.query], 1)[0, :, :-1]
-    g = u @ u.T
-    n, off = len(u), ~torch.eye(len(u), dtype=torch.bool)
-    near = torch.stack([row[keep].sort(descending=True).values[:5] for row, keep in zip(g, off, strict=True)])
-    rms = (g[off] ** 2).mean().sqrt()
+    u = features.query[0, :, :-1]
     s = features.support[0, :, :-1]
     sums = torch.stack([s[0] + s[2], s[1] + s[3]])
     two = torch.ones(1, 2, dtype=torch.float64)
-    clusters = find_clusters(u[None, 4:], torch.ones(1, 7).bool(), sums[None], 2 * two, two.bool())
+    clusters = find_clusters(u[None], torch.ones(1, 7).bool(), sums[None], 2 * two, two.bool())
     own, other = (s[0] @ s[2] + s[1] @ s[3]) / 2, (s[0] @ s[1] + s[0] @ s[3] + s[2] @ s[1] + s[2] @ s[3]) / 4
     wanted = [
-        -math.log(float((g**2).sum()) / n**2) / 2 - 1,
-        3 * near[:, 0].mean() - 1.5,
-        5 * rms - 1,
-        3 * near.mean() - 1.5,
-        torch.log1p(10 * rms) - 1,
         math.log(2) - 1.6,
         math.log(2.1),
         math.log(3.6) - 1,
@@ -83,4 +74,4 @@ def test_tasks_of_other_sizes_change_nothing():
 
 def test_many_rows_are_like_some_of_them():
     many, few = read(one_task(5000, 20))[0], read(one_task(500, 20))[0]
-    assert (many - few)[[0, 2, 4]].abs().max() < 0.1
+    assert (many - few)[-3:].abs().max() < 0.1
