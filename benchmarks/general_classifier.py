@@ -141,7 +141,8 @@ def calibrated(model: ebmeta.EmpiricalBayes, seen: list[list[Seen]]) -> ebmeta.E
         reading = torch.cat(
             [given, given.new_zeros(len(given), model.refiner.synthetic_gradient.readout.in_features)], 1
         )
-        log_probs, y = ([v for encoder in seen for v in getattr(encoder[k], name)] for name in ("log_probs", "y"))
+        log_probs = [r for encoder in seen for r in encoder[k].log_probs]
+        y = [label for encoder in seen for label in encoder[k].y]
 
         def nll(factor: Tensor, log_probs: list[Tensor] = log_probs, y: list[Tensor] = y) -> Tensor:
             each = []
