@@ -38,11 +38,12 @@ from lib.peers import make
 from lib.scoring import fit_temperature, rounded, score, temper
 
 NAME = "general_classifier.json"
-VERSION, ITERATIONS, RATE, BATCH, SEED = 6, 2000, 4e-3, 25, 0
+VERSION, ITERATIONS, RATE, BATCH, SEED = 7, 1500, 4e-3, 25, 0
 CELLS = 12_000  # pairs of query and class in a batch
 LOOKS = 100  # batches of each encoder left out, for calibration
 SIMULATED, FRESH = 0.15, 10  # share of simulated batches, and batches of the same simulated classes
-UNITED, NEARER, CHANGED, EQUAL = 0.05, 0.3, 0.1, 0.4  # shares of batches; the last of known equal shares of classes
+UNITED, NEARER, CHANGED, RAGGED = 0.05, 0.3, 0.15, 0.3  # shares of batches
+EQUAL = 0.4  # share of batches whose classes have equal shares of the queries
 TEST_TASKS = 300
 COLUMNS = {
     "5way_1shot": Shape(5, 1, 75),
@@ -75,7 +76,9 @@ def batch_of(encoders: list[str], n: int, seed: int, as_it_is: bool = False) -> 
     imbalance = None if rng.random() < EQUAL else float(rng.choice([0.15, 0.3, 0.5, 1.0, 2.0, 5.0]))
     queries = ways * max(1, round(queries / ways)) if imbalance is None else queries
     number = int(np.clip(CELLS / (ways * queries), 4, 32))
-    batch = draw(rows, Shape(ways, shots, queries, imbalance), number, rng)
+    ragged = rng.random() < RAGGED
+    shots = min(max(shots, int(rng.integers(2, 6))), min(map(len, rows)) // 2) if ragged else shots
+    batch = draw(rows, Shape(ways, shots, queries, imbalance, ragged=ragged), number, rng)
     told = (imbalance is None and rng.random() < 0.8) or rng.random() < 0.3
     batch = batch if told else replace(batch, concentration=None)
     return changed(batch, rng) if real and rng.random() < CHANGED and not as_it_is else batch
@@ -107,7 +110,7 @@ class Seen:
     Args:
         reading: what its network sees of each task, shape `(T, F)`.
         log_probs: of the classes of queries, shape `(T, Q, C)` for every batch.
-        y: the labels of each batch.
+        y: the labels of each batch, -1 where a query is none, shape `(T, Q)`.
     """
 
     reading: Tensor
@@ -126,7 +129,7 @@ def look(model: ebmeta.EmpiricalBayes, encoder: str) -> list[Seen]:
             state = QueryState(inferred.setting, iterate.q)
             readings.append(model.refiner.synthetic_gradient.read(state).by_task[:, : CELL + TASK])
             log_probs.append(iterate.log_probs)
-            y.append(batch.query_y)
+            y.append(batch.query_y.masked_fill(~batch.query_mask, -1))
     return [Seen(torch.cat(reading), log_probs, y) for reading, log_probs, y in steps]
 
 
@@ -148,7 +151,8 @@ def calibrated(model: ebmeta.EmpiricalBayes, seen: list[list[Seen]]) -> ebmeta.E
             each = []
             for f, r, label in zip(factor.split([len(v) for v in y]), log_probs, y, strict=True):
                 scaled = torch.log_softmax(f[:, None, None] * r, -1)
-                each.append(-scaled.gather(-1, label.unsqueeze(-1)).squeeze(-1).mean(1))
+                lost = -scaled.gather(-1, label.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+                each.append((lost * (label >= 0)).sum(1) / (label >= 0).sum(1))
             return torch.cat(each).mean()
 
         model.refiner.temperature.fit(k, reading, nll)

@@ -112,6 +112,13 @@ def encode_wordllama() -> None:
             save(f"{name}_wordllama", features=np.asarray(model.embed(texts), np.float32), label=label, names=names)
 
 
+def loud(size: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return units of features, a few of which are 3 to 30 times as large as the others."""
+    unit = np.ones(size, np.float32)
+    unit[rng.permutation(size)[: rng.integers(1, max(2, size // 20))]] = np.exp(rng.uniform(np.log(3), np.log(30)))
+    return unit
+
+
 def simulated(rng: np.random.Generator) -> Classes:
     """Return 40 simulated classes of 60 rows; a third of the times their rows are normal and independent."""
     size, wide = int(np.exp(rng.uniform(np.log(2), np.log(1024)))), np.exp(rng.uniform(np.log(0.3), np.log(3)))
@@ -120,11 +127,12 @@ def simulated(rng: np.random.Generator) -> Classes:
     scales = np.exp(rng.normal(size=size) * (0 if clean else rng.uniform(0, 1)))
     factors, strength, offset = int(rng.integers(2, 12)), rng.uniform(0, 1), rng.normal(size=size) * rng.uniform(0, 2)
     tails = 1e6 if clean else rng.choice([3.0, 6.0, 100.0])
-    out = []
+    unit, out = loud(size, rng) if rng.random() < 0.2 else np.float32(1), []
     for mean in means:
         noise = rng.normal(size=(60, size)) * scales / scales.mean() / np.sqrt(rng.chisquare(tails, (60, 1)) / tails)
         shared = 0 if clean else rng.normal(size=(60, factors)) @ rng.normal(size=(factors, size)) * strength
-        out.append((mean + 0.19 * wide * np.sqrt(size) * noise + shared + offset).astype(np.float32))
+        rows = mean + 0.19 * wide * np.sqrt(size) * noise + shared + offset
+        out.append((unit * rows).astype(np.float32))
     return out
 
 
@@ -171,6 +179,8 @@ def changed(batch: ebmeta.TaskBatch, rng: np.random.Generator) -> ebmeta.TaskBat
         x = x.sign() * x.abs().pow(float(rng.choice([0.5, 2.0])))
     elif kind < 0.75:
         x = x * torch.exp(torch.randn(size, generator=source) * rng.uniform(0, 1.5))
+    elif kind < 0.9:
+        x = x * torch.from_numpy(loud(size, rng))
     scale = x.square().mean().sqrt()
     if rng.random() < 0.5:
         x = x + torch.randn(x.shape, generator=source) * scale * float(np.exp(rng.uniform(np.log(0.1), np.log(1.5))))
@@ -203,10 +213,11 @@ class Shape:
 
     Args:
         ways: classes.
-        shots: labelled rows of each.
+        shots: labelled rows of each, at most where they are ragged.
         queries: of all classes together.
         imbalance: Dirichlet concentration of class proportions; None for equal ones.
         told: whether the tasks state it.
+        ragged: whether classes have from one to `shots` labelled rows.
     """
 
     ways: int
@@ -214,25 +225,27 @@ class Shape:
     queries: int
     imbalance: float | None = None
     told: bool = True
+    ragged: bool = False
 
 
 def draw(rows: Classes, shape: Shape, num_tasks: int, rng: np.random.Generator) -> ebmeta.TaskBatch:
     """Draw tasks; where a class has too few rows for its share of the queries, others give more."""
-    supports, wanted, truths = [], [], []
+    supports, labels, wanted, truths = [], [], [], []
     for _ in range(num_tasks):
         chosen = rng.choice(len(rows), shape.ways, replace=False)
-        room = np.array([len(rows[c]) - shape.shots for c in chosen])
+        shots = rng.integers(1, shape.shots + 1, shape.ways) if shape.ragged else np.full(shape.ways, shape.shots)
+        room = np.array([len(rows[c]) for c in chosen]) - shots
         counts = shared(min(shape.queries, int(room.sum())), room, shape.imbalance, rng)
         support, query, truth = [], [], []
         for c, count in enumerate(counts):
             own = rng.permutation(len(rows[chosen[c]]))
-            support.append(rows[chosen[c]][own[: shape.shots]])
-            query.append(rows[chosen[c]][own[shape.shots : shape.shots + count]])
+            support.append(rows[chosen[c]][own[: shots[c]]])
+            query.append(rows[chosen[c]][own[shots[c] : shots[c] + count]])
             truth += [c] * count
         supports.append(torch.from_numpy(np.concatenate(support)))
+        labels.append(torch.arange(shape.ways).repeat_interleave(torch.from_numpy(shots)))
         wanted.append(torch.from_numpy(np.concatenate(query)))
         truths.append(torch.tensor(truth))
-    label = torch.arange(shape.ways).repeat_interleave(shape.shots)
     known = torch.full((num_tasks,), math.inf if shape.imbalance is None else shape.imbalance)
     stated = known if shape.told else None
-    return ebmeta.TaskBatch.from_tasks(supports, [label] * num_tasks, wanted, truths, concentration=stated)
+    return ebmeta.TaskBatch.from_tasks(supports, labels, wanted, truths, concentration=stated)
