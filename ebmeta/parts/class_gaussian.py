@@ -55,8 +55,8 @@ class ClassGaussian(Gaussian):
         counted: $w r$ of the rows that it was given last, shape `(T, N, C)`; None where it was given none.
         unlabelled: whether these rows are unlabelled; each is then left out by `log_odds` for itself.
         unknown: how many of the last classes are unknown ones, for rows of none of the others.
-        volume: share of the volume of a predictive density that beliefs take back, where each task has its own
-            (`ebmeta.refine.belief`), shape `(T, 1, 1)`; None for none.
+        volume: share of the volume of a predictive density that `log_odds` leaves out, where each task has its own,
+            shape `(T, 1, 1)`; None for none.
         trust: $w$, what an unlabelled row counts, where each task has its own, shape `(T, 1, 1)`; None for 1.
 
     Examples:
@@ -232,7 +232,8 @@ class ClassGaussian(Gaussian):
         v = self.spread + 1 / precision
         distance = (square - 2 * cross + length).clamp(min=0)
         shares = (self.shares.unsqueeze(1) - left).clamp(min=torch.finfo(x.dtype).tiny)
-        odds = shares.log() - (distance / v + rows.shape[-1] * v.log()) / 2
+        counted = rows.shape[-1] * (1 if self.volume is None else 1 - self.volume)
+        odds = shares.log() - (distance / v + counted * v.log()) / 2
         return odds.masked_fill(~self.real.unsqueeze(1), NEVER), v
 
     def input_evidence(self, before: Gaussian, x: Tensor) -> Tensor:

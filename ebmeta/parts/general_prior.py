@@ -15,7 +15,7 @@ Where `ClassPrior` takes its moments from training classes of the same features,
 encoders what the rows of a task say of them: hyperpriors in place of values. The factors of what is found are bounded,
 so that features unlike all that it was trained on get a prior near to what their own rows say.
 
-Beliefs take back the share $1 - k / D$ of the volume of a predictive density, so that it counts $k$ coordinates, too.
+A predictive density leaves out the share $1 - k / D$ of its volume, so that it counts $k$ coordinates, too.
 An unlabelled row counts as $w$ of a labelled one: where the rows of an encoder do not cluster by class, $w$ is small,
 and a posterior stays near that of the labelled rows.
 """

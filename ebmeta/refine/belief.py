@@ -79,19 +79,14 @@ class BeliefRefiner(Refiner):
 
     def start(self, setting: Setting) -> Gaussian:
         q0 = cast(ClassGaussian, setting.q0)
-        return started(q0, setting.real_x, setting.query_mask, self.taken_back(setting)) if setting.unknown else q0
-
-    def taken_back(self, setting: Setting) -> Tensor:
-        r"""Return $\omega$, a scalar or of shape `(T, 1, 1)`: what is trained, and what the prior says of the task."""
-        own = cast(ClassGaussian, setting.q0).volume
-        return self.volume if own is None else self.volume + own
+        return started(q0, setting.real_x, setting.query_mask, self.volume) if setting.unknown else q0
 
     def belief(self, state: QueryState) -> Tensor:
         r"""Return $\log r$ of the queries in nats, shape `(T, Q, C)`."""
         setting = state.setting
         reading = state.once(self.synthetic_gradient.read)
         confidence = torch.tanh(self.confidence(reading.by_task)).exp().unsqueeze(-1)
-        size = self.taken_back(setting) * (state.x.shape[-1] - 1) / 2
+        size = self.volume * (state.x.shape[-1] - 1) / 2
         odds = confidence * torch.log_softmax(
             state.loc + size * state.var.log(), -1
         ) + self.synthetic_gradient.correction(reading)

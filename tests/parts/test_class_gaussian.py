@@ -333,6 +333,14 @@ def test_rows_that_count_half_say_twice_what_rows_say_once():
     close(half.given(x[..., :-1], sure).precision, p.given(x[..., :-1], sure).precision)  # labels count in full
 
 
+def test_a_volume_that_is_left_out_does_not_count_for_all_coordinates():
+    p, x = prior(), rows()
+    q = replace(p, volume=torch.full((1, 1, 1), 0.25, dtype=torch.float64)).given_beliefs(x[..., :-1], beliefs())
+    whole, v = p.given_beliefs(x[..., :-1], beliefs()).log_odds(x)
+    size = x.shape[-1] - 1
+    close(q.log_odds(x)[0], whole + 0.25 * size / 2 * v.log())
+
+
 def test_tasks_may_have_spreads_of_their_own():
     """Two tasks with a spread each are as the tasks alone, in all that there is."""
     p, x, r = prior(shares=((2.0, 0.5), (1.0, 3.0))), rows(tasks=2), beliefs(tasks=2)
@@ -341,7 +349,7 @@ def test_tasks_may_have_spreads_of_their_own():
     q = whole.given_beliefs(x[..., :-1], r)
     g = torch.randn(2, 4, 2, generator=generator(9), dtype=torch.float64)
     for t in (0, 1):
-        one = replace(p[t : t + 1], spread=own[t, 0, 0])
+        one = replace(p[t : t + 1], spread=own[t, 0, 0], volume=own[t : t + 1] / 5)
         alone = one.given_beliefs(x[t : t + 1, :, :-1], r[t : t + 1])
         row, some = x[t : t + 1], q[t : t + 1]
         assert torch.equal(some.spread, own[t : t + 1])
