@@ -47,6 +47,23 @@ def test_features_of_any_number_unit_and_frame_are_classified(features):
     assert (p.argmax(1) == y[1::2]).mean() > {2: 0.4, 64: 0.95, 1280: 0.95}[features]  # chance is 0.25
 
 
+@pytest.mark.parametrize("num_steps", [0, None])
+@pytest.mark.parametrize("features", [16, 1024])
+def test_a_class_of_more_labels_has_no_more_rows_for_it(features, num_steps):
+    """Five classes of as many rows, one with three labels: its share of the answers over 40 tasks is about a fifth."""
+    share, right = [], []
+    for seed in range(40):
+        X, y = clusters(features, ways=5, seed=seed)
+        X = X + np.random.default_rng(seed).normal(size=X.shape)
+        labelled = [0, 1, 2, 30, 60, 90, 120]
+        clf = FewShotClassifier(num_steps=num_steps).fit(X[labelled], y[labelled])
+        p = clf.predict_proba(np.delete(X, labelled, 0))
+        share.append((p.argmax(1) == 0).mean())
+        right.append((p.argmax(1) == np.delete(y, labelled)).mean())
+    assert 0.12 < np.mean(share) < 0.28  # in each task it has 0.19 of the rows
+    assert np.mean(right) > 0.4  # chance is 0.2
+
+
 def test_unlabelled_rows_help_and_its_confidence_is_about_right():
     """Over 40 tasks of overlapping clusters: confidence within .08 of accuracy, 3 standard errors of .02 and a bias."""
     right, sure, alone = [], [], []
