@@ -164,6 +164,7 @@ class ClassGaussian(Gaussian):
             precision=torch.cat([self.precision, self.precision[:, :1].repeat(more)], 1),
             shares=torch.cat([self.shares, share.repeat(more[:2])], 1),
             unknown=number,
+            trust=None if self.trust is None else torch.where(outliers[:, None, None], 1.0, self.trust),
         )
 
     def given_beliefs(self, x: Tensor, r: Tensor) -> ClassGaussian:

@@ -21,6 +21,7 @@ __all__ = ["GEOMETRY", "TaskFeatures", "geometry"]
 
 GEOMETRY = 10  # numbers of `geometry`
 MOST = 512  # queries of a task that are compared with each other
+UNKNOWN = 3  # classes for rows of none
 MANY = 100.0  # rows of a class, from which on more of them say the same
 
 
@@ -61,15 +62,33 @@ def geometry(support: Tensor, query: Tensor, batch: TaskBatch) -> Tensor:
     own = (sums.square().sum((1, 2)) - counts.sum(1)) / (counts * (counts - 1)).sum(1).clamp(min=1)
     other = sums.sum(1).square().sum(-1) - sums.square().sum((1, 2))
     others = (counts.sum(1).square() - counts.square().sum(1)).clamp(min=1)
-    ways = batch.way_mask.sum(1).to(support.dtype)
+    ways = batch.way_mask.sum(1).to(support.dtype).clamp(min=2)
     shots, queries = counts.sum(1) / ways, batch.query_mask.sum(1) / ways
     repeated = ((counts * (counts - 1)).sum(1) > 0).to(support.dtype)
     numbers = [ways.log() - 1.6, (shots.clamp(max=MANY) + 0.1).log(), (queries.clamp(max=MANY) + 0.1).log() - 1]
     numbers += [3 * own, 3 * other / others, repeated, math.log(support.shape[2]) / 4 - 1 + torch.zeros_like(own)]
     rows, there = _some(query * batch.query_mask.unsqueeze(-1), batch.query_mask, sums.sum(1))
-    found = find_clusters(rows, there, sums, counts, batch.way_mask)
+    found = find_clusters(rows, there, *_with_unknown(rows, there, sums, counts, batch))
     numbers += [found.within.log(), found.coordinates.log(), 3 * found.certainty - 2]
     return torch.stack(numbers, -1)
+
+
+def _with_unknown(
+    rows: Tensor, mask: Tensor, sums: Tensor, counts: Tensor, batch: TaskBatch
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return sums, counts and mask of classes, with unknown ones about rows far from all where there may be such."""
+    ways = batch.way_mask
+    if batch.outliers is None or not bool(batch.outliers.any()):
+        return sums, counts, ways
+    near = functional.normalize(sums, dim=-1, eps=1e-6) @ rows.mT
+    nearest = near.masked_fill(~(ways & (counts > 0)).unsqueeze(-1), -1.0).amax(1)
+    for _ in range(UNKNOWN):
+        chosen = nearest.masked_fill(~mask, 2.0).argmin(1)
+        seed = rows.gather(1, chosen[:, None, None].expand(-1, -1, rows.shape[2]))
+        nearest = torch.maximum(nearest, (seed @ rows.mT).squeeze(1))
+        sums, counts = torch.cat([sums, seed], 1), torch.cat([counts, torch.ones_like(counts[:, :1])], 1)
+        ways = torch.cat([ways, batch.outliers.unsqueeze(1)], 1)
+    return sums, counts, ways
 
 
 def _some(rows: Tensor, mask: Tensor, toward: Tensor) -> tuple[Tensor, Tensor]:

@@ -102,6 +102,6 @@ def _frame(batch: TaskBatch, support: Tensor, query: Tensor) -> tuple[Tensor, Te
     labelled = (counts > 0).double()
     classes = (sums / counts.clamp(min=1e-300)).mul(labelled).sum(1, keepdim=True)
     share = labelled.sum(1, keepdim=True)
-    center = torch.where(share > 0, (everything + classes / share.clamp(min=1)) / 2, everything)
+    center = torch.where(share > 1, (everything + classes / share.clamp(min=1)) / 2, everything)
     reach = torch.cat([((x - center).abs() * mask).flatten(1) for x, mask in rows], 1).amax(1)[:, None, None]
     return center, torch.where(reach > 0, reach, 1.0)
