@@ -19,12 +19,12 @@ from ebmeta.mixed.terms import Terms, response_of, some_names, tidy, variables
 from ebmeta.tasks.columns import as_frame, read_column
 from ebmeta.tasks.frame_columns import numbers_of
 
-__all__ = ["Design", "Given", "frame_of"]
+__all__ = ["Design", "Extras", "frame_of"]
 
 Array = NDArray[np.float64]
 
 
-class Given(NamedTuple):
+class Extras(NamedTuple):
     """Columns or values that stand beside the formula.
 
     Args:
@@ -51,7 +51,7 @@ class Design:
         ValueError: if the formula is none, names a column that the frame lacks, or a column holds what it must not.
     """
 
-    def __init__(self, formula: str, data: Any, given: Given, na: str) -> None:
+    def __init__(self, formula: str, data: Any, given: Extras, na: str) -> None:
         frame = frame_of("data", data)
         self.formula, self.text, self.given, self.na = parse(formula), formula, given, na
         self.columns = _columns_of(self.formula, frame)
@@ -104,7 +104,7 @@ class Design:
             )
         return names, blocks
 
-    def new(self, data: Any, given: Given) -> tuple[Rows, NDArray[np.bool_]]:
+    def new(self, data: Any, given: Extras) -> tuple[Rows, NDArray[np.bool_]]:
         """Return new rows, their groups numbered after the known ones, and which of the frame's rows they are.
 
         Args:
@@ -194,7 +194,7 @@ def _columns_of(formula: Formula, frame: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _extra(given: Given, frame: pd.DataFrame) -> pd.DataFrame:
+def _extra(given: Extras, frame: pd.DataFrame) -> pd.DataFrame:
     """Return the columns beside the formula."""
     out = pd.DataFrame(index=frame.index)
     for name, value in given._asdict().items():

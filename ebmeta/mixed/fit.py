@@ -11,7 +11,7 @@ from ebmeta.foundation.checks import checked, found
 from ebmeta.likelihood import LIKELIHOODS
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.crossed import CrossedEngine
-from ebmeta.mixed.design import Design, Given
+from ebmeta.mixed.design import Design, Extras
 from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.normal import NormalEngine
 from ebmeta.mixed.quadrature import QuadratureEngine
@@ -75,7 +75,7 @@ def mixed_model(
     """
     if likelihood not in FAMILIES:
         raise ValueError(f"likelihood: expected one of {', '.join(FAMILIES)}, got {found(likelihood)}")
-    design = Design(formula, data, Given(size, offset, weights), na)
+    design = Design(formula, data, Extras(size, offset, weights), na)
     rows = design.rows
     _check_labels(likelihood, rows)
     factors = [

@@ -16,7 +16,7 @@ from ebmeta.likelihood.base import Likelihood
 from ebmeta.mixed.as_model import as_model, feature_names, features_of
 from ebmeta.mixed.boundary import Boundary, boundary_tests
 from ebmeta.mixed.covariance import Factor
-from ebmeta.mixed.design import Design, Given
+from ebmeta.mixed.design import Design, Extras
 from ebmeta.mixed.engine import Effects, Engine, Estimate, Optimum
 from ebmeta.mixed.predictive import intervals, moments
 from ebmeta.mixed.propagation import Draws, draw
@@ -200,7 +200,7 @@ class MixedModel:
             ValueError: if a column is absent or holds what training rows did not.
         """
         kept = self.design.given
-        given = Given(kept.size if size is None else size, kept.offset if offset is None else offset, kept.weights)
+        given = Extras(kept.size if size is None else size, kept.offset if offset is None else offset, kept.weights)
         rows, whole = self.design.new(new_data, given)
         out = np.full((4, len(whole)), np.nan)
         if len(rows):
@@ -251,7 +251,7 @@ class MixedModel:
             ValueError: as for `predict`, or if there are several grouping factors.
         """
         factor, names = self._only_factor("features"), self.design.common.names
-        rows, whole = self.design.new(data, Given())
+        rows, whole = self.design.new(data, Extras())
         columns = feature_names(names, factor)
         return pd.DataFrame(features_of(rows, names, factor), columns=columns, index=np.flatnonzero(whole))
 

@@ -22,6 +22,8 @@ __all__ = ["GEOMETRY", "TaskFeatures", "geometry"]
 GEOMETRY = 10  # numbers of `geometry`
 MOST = 512  # queries of a task that are compared with each other
 UNKNOWN = 3  # classes for rows of none
+FULL = 0.98  # largest variance of a unit vector about its centre: some is left between classes
+WIDER = 1.7  # times the variance about centres where these may split a class; chosen on simulated classes
 MANY = 100.0  # rows of a class, from which on more of them say the same
 
 
@@ -48,8 +50,8 @@ def geometry(support: Tensor, query: Tensor, batch: TaskBatch) -> Tensor:
 
     How many classes, labelled rows and queries there are; the mean cosine of labelled rows of one class, that of two,
     and whether a class has several; how many features there are; and of a rough clustering of up to 512 queries
-    (`ebmeta.parts.clusters`) $\log \hat s$, $\log \hat k$ and how certain it is. More would say more of encoders that
-    the prior knows, and mislead on others.
+    (`ebmeta.parts.clusters`) $\log \hat s$, $\log \hat k$ and how certain it is, with more clusters where rows may be
+    of none of the classes. More would say more of encoders that the prior knows, and mislead on others.
 
     Args:
         support: unit vectors of the labelled rows, zero for padding, shape `(T, S, D)`.
@@ -69,7 +71,8 @@ def geometry(support: Tensor, query: Tensor, batch: TaskBatch) -> Tensor:
     numbers += [3 * own, 3 * other / others, repeated, math.log(support.shape[2]) / 4 - 1 + torch.zeros_like(own)]
     rows, there = _some(query * batch.query_mask.unsqueeze(-1), batch.query_mask, sums.sum(1))
     found = find_clusters(rows, there, *_with_unknown(rows, there, sums, counts, batch))
-    numbers += [found.within.log(), found.coordinates.log(), 3 * found.certainty - 2]
+    within = found.within if batch.outliers is None else torch.where(batch.outliers, WIDER, 1.0) * found.within
+    numbers += [within.clamp(max=FULL).log(), found.coordinates.log(), 3 * found.certainty - 2]
     return torch.stack(numbers, -1)
 
 

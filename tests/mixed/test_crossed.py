@@ -9,7 +9,7 @@ from scipy import stats
 
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.crossed import CrossedEngine
-from ebmeta.mixed.design import Design, Given
+from ebmeta.mixed.design import Design, Extras
 from ebmeta.mixed.fit import mixed_model
 
 
@@ -30,7 +30,7 @@ FORMULAS = [
 
 
 def build(formula: str, reml: bool = False, hyperprior: bool = False) -> tuple[CrossedEngine, Design]:
-    design = Design(formula, ratings(), Given(weights="w"), "drop")
+    design = Design(formula, ratings(), Extras(weights="w"), "drop")
     pairs = zip(design.factors, design.rows.groupings, strict=True)
     factors = [Factor(":".join(name), *design.terms_of(name), g.z) for name, g in pairs]
     return CrossedEngine(design.rows, factors, design.common.names, reml, hyperprior), design
@@ -97,7 +97,7 @@ def test_effects_of_several_factors_vary_together(formula):
     exact = Dense(engine, at, False)
     new = ratings(3)[:20].assign(y=np.nan)
     new.loc[:3, "user"], new.loc[2:6, "item"] = 77, 88
-    rows, _ = design.new(new, Given())
+    rows, _ = design.new(new, Extras())
     loc, var = engine.linear(at, engine.effects(at), rows)
     Z = exact.columns(rows)
     wanted = np.einsum("nq,qr,nr->n", Z, exact.covariance, Z)
@@ -145,7 +145,7 @@ def test_one_factor_beside_a_spread_of_0_is_that_factor_alone():
     data = ratings()
     one = mixed_model("y ~ x + (1 + x | user)", data)
     two, _ = build("y ~ x + (1 + x | user) + (1 | item)")
-    rows = Design("y ~ x + (1 + x | user) + (1 | item)", data, Given(), "drop").rows
+    rows = Design("y ~ x + (1 + x | user) + (1 | item)", data, Extras(), "drop").rows
     two = CrossedEngine(rows, two.factors, two.names, False, False)
     at = np.insert(one.optimum.at, 3, 0.0)
     assert two.log_likelihood(at) == pytest.approx(one.log_likelihood, abs=1e-8)

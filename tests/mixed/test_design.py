@@ -8,7 +8,7 @@ import polars
 import pyarrow
 import pytest
 
-from ebmeta.mixed.design import Design, Given
+from ebmeta.mixed.design import Design, Extras
 
 DATA = pd.DataFrame(
     {
@@ -24,7 +24,7 @@ DATA = pd.DataFrame(
 
 
 def design(formula: str, data=DATA, na: str = "drop", **given) -> Design:
-    return Design(formula, data, Given(**given), na)
+    return Design(formula, data, Extras(**given), na)
 
 
 @pytest.mark.parametrize("make", [lambda d: d, polars.from_pandas, pyarrow.Table.from_pandas])
@@ -64,11 +64,11 @@ def test_what_stands_beside_the_formula():
 
 def test_new_rows_have_the_columns_of_the_training_rows():
     found = design("y ~ poly(x, 2) + kind + (1 | g)")
-    again, whole = found.new(DATA, Given())
+    again, whole = found.new(DATA, Extras())
     assert whole.tolist() == [True] * 4 + [False, True]
     np.testing.assert_allclose(again.x[:4], found.rows.x, atol=1e-12)
     np.testing.assert_array_equal(np.isnan(again.y), [False] * 4 + [True])
-    fresh, _ = found.new(DATA[["x", "kind"]].assign(g=["z", "a", "z", "c", "a", "a"]), Given())
+    fresh, _ = found.new(DATA[["x", "kind"]].assign(g=["z", "a", "z", "c", "a", "a"]), Extras())
     assert fresh.groupings[0].labels.tolist() == ["a", "b", "z", "c"]
     np.testing.assert_array_equal(fresh.groupings[0].codes, [2, 0, 2, 3, 0])
     assert np.isnan(fresh.y).all()
@@ -123,9 +123,9 @@ def test_what_is_refused_is_named_in_one_line(formula, given, said):
 def test_new_rows_are_refused_by_column_and_level():
     found = design("y ~ x + kind + (1 | g)")
     with pytest.raises(ValueError, match="new_data: expected a column 'kind', which the formula names, got x, g"):
-        found.new(DATA[["x", "g"]], Given())
+        found.new(DATA[["x", "g"]], Extras())
     with pytest.raises(ValueError, match="formula: expected terms that can be computed, got 'x [+] kind': .*new.*kind"):
-        found.new(DATA.assign(kind="new"), Given())
+        found.new(DATA.assign(kind="new"), Extras())
 
 
 def test_missing_values_are_refused_on_request():

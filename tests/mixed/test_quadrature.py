@@ -11,7 +11,7 @@ from scipy import special, stats
 
 from ebmeta.likelihood import LIKELIHOODS
 from ebmeta.mixed.covariance import Factor
-from ebmeta.mixed.design import Design, Given
+from ebmeta.mixed.design import Design, Extras
 from ebmeta.mixed.quadrature import QuadratureEngine
 from tests.mixed.worlds import dense, engine_of
 
@@ -40,7 +40,7 @@ def counts(seed: int = 0, num_groups: int = 10) -> pd.DataFrame:
 
 def build(kind: str, terms: str = "1", hyperprior: bool = False, weights: str | None = None, fineness: int = 0):
     size = None if kind in ("bernoulli", "student_t") else "n"
-    design = Design(f"{kind} ~ x + ({terms} | g)", counts(), Given(size=size, weights=weights), "drop")
+    design = Design(f"{kind} ~ x + ({terms} | g)", counts(), Extras(size=size, weights=weights), "drop")
     factor = Factor("g", *design.terms_of(("g",)), design.rows.groupings[0].z)
     likelihood = LIKELIHOODS[kind]()
     return QuadratureEngine(design.rows, [factor], design.common.names, likelihood, hyperprior, fineness)
@@ -112,7 +112,7 @@ def test_two_random_terms_are_those_of_the_normal_likelihood_where_counts_are_la
     b = rng.normal(size=(15, 2)) * 0.01
     y = rng.poisson(1e6 * np.exp(b[g, 0] + b[g, 1] * x))
     data = pd.DataFrame({"y": y, "log": np.log(y), "w": y, "x": x, "g": g})
-    design = Design("y ~ x + (x | g)", data, Given(), "drop")
+    design = Design("y ~ x + (x | g)", data, Extras(), "drop")
     factor = Factor("g", *design.terms_of(("g",)), design.rows.groupings[0].z)
     engine = QuadratureEngine(design.rows, [factor], design.common.names, LIKELIHOODS["poisson"](), False)
     near = engine_of("log ~ x + (x | g)", data, weights="w")

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import linalg, stats
 
 from ebmeta.mixed.covariance import Factor
-from ebmeta.mixed.design import Design, Given
+from ebmeta.mixed.design import Design, Extras
 from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.normal import NormalEngine
 
@@ -28,7 +28,7 @@ def engine_of(
     formula: str, data: pd.DataFrame, reml: bool = False, hyperprior: bool = False, weights: str | None = None
 ) -> NormalEngine:
     """Return the criterion of normal labels of a formula."""
-    design = Design(formula, data, Given(weights=weights), "drop")
+    design = Design(formula, data, Extras(weights=weights), "drop")
     pairs = zip(design.factors, design.rows.groupings, strict=True)
     factors = [Factor(":".join(name), *design.terms_of(name), g.z) for name, g in pairs]
     return NormalEngine(design.rows, factors, design.common.names, reml, hyperprior)

@@ -11,7 +11,7 @@ from builders import class_tasks, close
 
 from ebmeta import TaskBatch
 from ebmeta.parts.clusters import find_clusters
-from ebmeta.parts.task_features import GEOMETRY, MOST
+from ebmeta.parts.task_features import FULL, GEOMETRY, MOST, UNKNOWN, WIDER
 from ebmeta.parts.task_head import TaskHead
 
 
@@ -75,3 +75,19 @@ def test_tasks_of_other_sizes_change_nothing():
 def test_many_rows_are_like_some_of_them():
     many, few = read(one_task(5000, 20))[0], read(one_task(500, 20))[0]
     assert (many - few)[-3:].abs().max() < 0.1
+
+
+def test_rows_that_may_be_of_none_have_rough_clusters_of_their_own():
+    """Those begin at the rows that are farthest from all classes and from each other; variances are taken for wider."""
+    batch = one_task(9)
+    other = replace(batch, outliers=torch.tensor([True]))
+    features = TaskHead().double().of_task(batch)
+    u, s = features.query[0, :, :-1], features.support[0, :, :-1]
+    sums = [s[0] + s[2], s[1] + s[3]]
+    for _ in range(UNKNOWN):
+        nearest = torch.stack([u @ (c / c.norm()) for c in sums]).amax(0)
+        sums.append(u[nearest.argmin()])
+    counts = torch.tensor([[2.0, 2.0, 1.0, 1.0, 1.0]]).double()
+    found = find_clusters(u[None], torch.ones(1, 9).bool(), torch.stack(sums)[None], counts, counts > 0)
+    wanted = [(WIDER * found.within).clamp(max=FULL).log(), found.coordinates.log(), 3 * found.certainty - 2]
+    close(read(other)[0, -3:], torch.cat(wanted))
