@@ -71,7 +71,7 @@ def geometry(support: Tensor, query: Tensor, batch: TaskBatch) -> Tensor:
     numbers += [3 * own, 3 * other / others, repeated, math.log(support.shape[2]) / 4 - 1 + torch.zeros_like(own)]
     rows, there = _some(query * batch.query_mask.unsqueeze(-1), batch.query_mask, sums.sum(1))
     found = find_clusters(rows, there, *_with_unknown(rows, there, sums, counts, batch))
-    within = found.within if batch.outliers is None else torch.where(batch.outliers, WIDER, 1.0) * found.within
+    within = found.within if batch.outliers is None else WIDER ** batch.outliers.to(found.within) * found.within
     numbers += [within.clamp(max=FULL).log(), found.coordinates.log(), 3 * found.certainty - 2]
     return torch.stack(numbers, -1)
 
