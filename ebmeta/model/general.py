@@ -28,6 +28,6 @@ def general_classifier() -> EmpiricalBayes:
     Examples:
         >>> model = general_classifier()
         >>> model.joint, model.num_steps, model.predictor.any_features
-        (True, 2, True)
+        (True, 3, True)
     """
     return load(FOLDER)
