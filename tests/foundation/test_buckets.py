@@ -214,6 +214,7 @@ def test_the_measured_peaks_keep_their_limits():
     assert {name: case["limit_gb"] for name, case in cases.items()} == {
         "one_large_group": 0.5,
         "many_ways": 2.0,
+        "large_pile": 2.0,
         "many_groups": 1.5,
         "many_groups_of_counts": 1.5,
     }
