@@ -16,10 +16,10 @@ from ebmeta.foundation.checks import found
 from ebmeta.mixed.grammar import Formula, parse
 from ebmeta.mixed.rows import Grouping, Rows
 from ebmeta.mixed.terms import Terms, response_of, some_names, tidy, variables
-from ebmeta.tasks.columns import as_frame, read_column
-from ebmeta.tasks.frame_columns import numbers_of
+from ebmeta.tasks.columns import read_column
+from ebmeta.tasks.frame_columns import frame_of, numbers_of
 
-__all__ = ["Design", "Extras", "frame_of"]
+__all__ = ["Design", "Extras", "rows_of"]
 
 Array = NDArray[np.float64]
 
@@ -52,7 +52,7 @@ class Design:
     """
 
     def __init__(self, formula: str, data: Any, given: Extras, na: str) -> None:
-        frame = frame_of("data", data)
+        frame = rows_of("data", data)
         self.formula, self.text, self.given, self.na = parse(formula), formula, given, na
         self.columns = _columns_of(self.formula, frame)
         self.response_columns = variables(self.formula.response, frame)
@@ -114,7 +114,7 @@ class Design:
         Raises:
             ValueError: if a column is absent, or holds what training rows did not.
         """
-        frame = frame_of("new_data", data)
+        frame = rows_of("new_data", data)
         for column in self.columns:
             if column not in frame.columns:
                 raise ValueError(
@@ -168,15 +168,9 @@ class Design:
             )
 
 
-def frame_of(name: str, data: Any) -> pd.DataFrame:
+def rows_of(name: str, data: Any) -> pd.DataFrame:
     """Return the rows of a frame of pandas, polars or pyarrow, numbered from 0."""
-    frame = as_frame(data)
-    if frame is None:
-        raise ValueError(f"{name}: expected a data frame, got {found(data)}")
-    if not frame.columns.is_unique:
-        raise ValueError(
-            f"{name}: expected columns of distinct names, got {frame.columns[frame.columns.duplicated()][0]!r} twice"
-        )
+    frame = frame_of(name, data)
     if not len(frame):
         raise ValueError(f"{name}: expected at least one row, got none")
     return frame.reset_index(drop=True)

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import special
 
 from ebmeta.foundation.checks import at_least, checked, found
-from ebmeta.mixed.design import frame_of
+from ebmeta.mixed.design import rows_of
 from ebmeta.mixed.result import MixedModel
 from ebmeta.plots.axes import axes_or_new
 
@@ -102,7 +102,7 @@ def group_lines(fit: MixedModel, data: Any, x: str, *, num_groups: int = 12, ax:
     """
     import seaborn as sns
 
-    data = frame_of("data", data)
+    data = rows_of("data", data)
     factor, response = ":".join(fit.design.factors[0]), fit.design.formula.response
     for column in (x, response, *fit.design.factors[0]):
         if column not in data.columns:

@@ -8,11 +8,38 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["levels_of", "numbers_of", "refuse_missing", "texts_of"]
+from ebmeta.tasks.columns import as_frame
+
+__all__ = ["frame_of", "levels_of", "numbers_of", "refuse_missing", "texts_of"]
 
 NUMBERS = ("floating", "integer", "mixed-integer-float", "decimal", "boolean")
 MOST_LEVELS = 50  # a text of more is likelier a name than a feature
 MARKED = r"\s*[-+]?\d+(?:[,'\u2019 ]\d+)+(?:[.,]\d+)?\s*"  # 1,5 and 1,234.5 and 1'234
+
+
+def frame_of(name: str, data: Any) -> pd.DataFrame:
+    """Return a pandas frame of a frame of pandas, polars or pyarrow whose columns have names of their own.
+
+    Args:
+        name: how an error calls it.
+        data: the frame.
+
+    Raises:
+        ValueError: if it is none, or two columns have one name.
+
+    Examples:
+        >>> frame_of("data", {"price": [1.0]})
+        Traceback (most recent call last):
+        ValueError: data: expected a data frame of pandas, polars or pyarrow, got dict
+    """
+    frame = as_frame(data)
+    if frame is None:
+        raise ValueError(f"{name}: expected a data frame of pandas, polars or pyarrow, got {type(data).__name__}")
+    if not frame.columns.is_unique:
+        raise ValueError(
+            f"{name}: expected columns of distinct names, got {frame.columns[frame.columns.duplicated()][0]!r} twice"
+        )
+    return frame
 
 
 def refuse_missing(name: str, column: pd.Series[Any]) -> None:

@@ -20,8 +20,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ebmeta.foundation.checks import checked, found as shown, kind_of
-from ebmeta.tasks.columns import as_frame, read_keys
-from ebmeta.tasks.frame_columns import levels_of, numbers_of, refuse_missing, texts_of
+from ebmeta.tasks.columns import read_keys
+from ebmeta.tasks.frame_columns import frame_of, levels_of, numbers_of, refuse_missing, texts_of
 from ebmeta.tasks.frame_files import row_ids
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class FrameEncoder:
         Raises:
             ValueError: if a column is absent, without any value, or of neither numbers nor texts.
         """
-        frame = _frame(frame)
+        frame = frame_of("frame", frame)
         if not len(frame):
             raise ValueError("frame: expected at least one row, got none")
         if self.features is None:
@@ -149,7 +149,7 @@ class FrameEncoder:
         Raises:
             ValueError: if a column is absent, a value is missing, or a level was not in the training rows.
         """
-        frame = _frame(frame)
+        frame = frame_of("frame", frame)
         return self._apply(0, frame) if self._names(0) else np.zeros((len(frame), 0))
 
     def group_rows(self, frame: Frame) -> NDArray[np.float64]:
@@ -158,7 +158,7 @@ class FrameEncoder:
         Raises:
             ValueError: as for `transform`, or if they differ within a group.
         """
-        frame = _frame(frame)
+        frame = frame_of("frame", frame)
         if not self._names(1):
             return np.zeros((len(frame), 0))
         values, labels = self._apply(1, frame), self.labels(frame)
@@ -175,14 +175,14 @@ class FrameEncoder:
 
     def group_x(self, frame: Frame) -> dict[Any, NDArray[np.float64]] | None:
         """Return the covariates of each group by its label, for `FewShotRegressor.fit`; None where there are none."""
-        frame = _frame(frame)
+        frame = frame_of("frame", frame)
         if not self.group_features:
             return None
         return dict(zip(self.labels(frame), self.group_rows(frame), strict=True))
 
     def labels(self, frame: Frame) -> list[Any]:
         """Return the group of each row."""
-        column = _column(_frame(frame), self.groups)
+        column = _column(frame_of("frame", frame), self.groups)
         refuse_missing(self.groups, column)
         return read_keys(f"column {self.groups!r}", column)
 
@@ -193,7 +193,7 @@ class FrameEncoder:
         Raises:
             ValueError: if it is absent or holds something else than finite numbers.
         """
-        return numbers_of(column, _column(_frame(frame), column))
+        return numbers_of(column, _column(frame_of("frame", frame), column))
 
     def _apply(self, which: int, frame: pd.DataFrame) -> NDArray[np.float64]:
         assert self._transformers is not None  # for the type checker: names were asked for
@@ -288,17 +288,6 @@ def _check_names(levels: Levels) -> None:
                     "rename a column"
                 )
             known[name] = source
-
-
-def _frame(frame: Any) -> pd.DataFrame:
-    found = as_frame(frame)
-    if found is None:
-        raise ValueError(f"frame: expected a data frame of pandas, polars or pyarrow, got {type(frame).__name__}")
-    if not found.columns.is_unique:
-        raise ValueError(
-            f"frame: expected columns of distinct names, got {found.columns[found.columns.duplicated()][0]!r} twice"
-        )
-    return found
 
 
 def _column(frame: pd.DataFrame, name: str) -> pd.Series[Any]:
