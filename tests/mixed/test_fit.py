@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,14 +9,10 @@ import pytest
 from ebmeta.mixed.fit import mixed_model
 from tests.mixed.worlds import frame
 
-SHARED = Path(os.environ.get("EBMETA_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "regression"
 
-
-@pytest.fixture(scope="module")
-def sleep() -> pd.DataFrame:
-    if not SHARED.is_dir():
-        pytest.skip(f"{SHARED}: no such folder")
-    return pd.read_csv(SHARED / "sleepstudy.csv")
+@pytest.fixture
+def sleep(shared_data) -> pd.DataFrame:
+    return pd.read_csv(shared_data / "regression" / "sleepstudy.csv")
 
 
 def test_sleepstudy_by_reml_is_as_lme4_publishes_it(sleep):
@@ -41,11 +34,9 @@ def test_sleepstudy_by_maximum_likelihood_is_as_lme4_publishes_it(sleep):
     assert len(apart.variance_components) == 3
 
 
-def test_cbpp_is_as_lme4_publishes_it():
+def test_cbpp_is_as_lme4_publishes_it(shared_data):
     """lme4's `glmer(cbind(incidence, size - incidence) ~ period + (1 | herd), nAGQ = 9)`, from its help page."""
-    if not SHARED.is_dir():
-        pytest.skip(f"{SHARED}: no such folder")
-    data = pd.read_csv(SHARED / "cbpp.csv").astype({"period": str})
+    data = pd.read_csv(shared_data / "regression" / "cbpp.csv").astype({"period": str})
     fit = mixed_model("cbind(incidence, size - incidence) ~ period + (1 | herd)", data, "binomial")
     np.testing.assert_allclose(fit.fixed_effects["estimate"], [-1.3992, -0.9914, -1.1278, -1.5795], atol=3e-4)
     assert fit.variance_components.loc[("herd", "sd(Intercept)"), "estimate"] == pytest.approx(0.6475, abs=3e-4)
