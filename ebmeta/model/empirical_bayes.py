@@ -106,7 +106,7 @@ class EmpiricalBayes(PredictiveModel):
 
         Args:
             num_features: features per input, $D$ (after the embedder).
-            num_steps: refinement steps, $K$: 4 by default, and 2 of a pretrained model.
+            num_steps: refinement steps, $K$: 4 by default, and those of the weights of a pretrained model.
             beta: information-bottleneck weight $\beta$.
             synthetic_gradient: "joint" (one model of inputs and labels), or a model of labels alone: "mixture" (a
                 class-equivariant belief in mixture steps), "residual" (it in natural-gradient steps), or "mlp" (the

@@ -27,8 +27,8 @@ PLANNED = 1025  # weights of a class, where features may be any
 class TaskHead(Head):
     r"""Directions of features from the centre of their own task, and a constant.
 
-    Labelled classes count alike in the second half, whatever the class proportions of the queries. Where no row is
-    labelled, and no class has an anchor, the first half is all.
+    Labelled classes count alike in the second half, whatever the class proportions of the queries. Where fewer than two
+    classes have a label or an anchor, the first half is all: a lone class would be its own centre.
 
     Args:
         num_features: features per input, $D$, in a metric of their own; 0 for any number of them, without one.
