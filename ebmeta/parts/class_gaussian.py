@@ -150,7 +150,7 @@ class ClassGaussian(Gaussian):
         return replace(self.given(torch.where((size > 0).unsqueeze(-1), x, 0.0), torch.diag_embed(size)), counted=None)
 
     def with_unknown(self, outliers: Tensor, number: int) -> ClassGaussian:
-        r"""Return the prior of like classes with more of them, whose rows are of none of the others.
+        r"""Return the prior of like classes with more of them: these have unlabelled rows alone, which count in full.
 
         Args:
             outliers: in which tasks there may be such rows, shape `(T,)`.

@@ -333,6 +333,14 @@ def test_rows_that_count_half_say_twice_what_rows_say_once():
     close(half.given(x[..., :-1], sure).precision, p.given(x[..., :-1], sure).precision)  # labels count in full
 
 
+def test_unlabelled_rows_count_in_full_where_classes_may_be_unknown():
+    p = prior(shares=((2.0, 0.5), (1.0, 3.0)))
+    p = replace(p, trust=torch.full((2, 1, 1), 0.3, dtype=torch.float64))
+    trust = p.with_unknown(torch.tensor([True, False]), 3).trust
+    assert trust is not None
+    close(trust.flatten(), torch.tensor([1.0, 0.3], dtype=torch.float64))
+
+
 def test_a_volume_that_is_left_out_does_not_count_for_all_coordinates():
     p, x = prior(), rows()
     q = replace(p, volume=torch.full((1, 1, 1), 0.25, dtype=torch.float64)).given_beliefs(x[..., :-1], beliefs())

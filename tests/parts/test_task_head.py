@@ -38,6 +38,13 @@ def test_anchors_are_classes_of_the_middle_and_no_labels_leave_the_rows_alone():
     close(head.of_task(named).anchor[0, :, :-1], torch.nn.functional.normalize(stands[0] - center, dim=-1))
 
 
+def test_a_lone_class_does_not_pull_the_middle():
+    batch = class_tasks(ways=(1,), shots=(3,), queries=(4,), features=5)
+    rows = torch.cat([batch.support_x[0], batch.query_x[0]])
+    seen = TaskHead().double().of_task(batch).query[0, :, :-1]
+    close(seen, torch.nn.functional.normalize(batch.query_x[0] - rows.mean(0), dim=-1))
+
+
 def test_some_rows_of_a_task_have_no_features():
     with pytest.raises(ValueError, match="features: expected all rows of a task together"):
         TaskHead().features(torch.ones(1, 2, 3))
