@@ -20,6 +20,7 @@ from .model.empirical_bayes import EmpiricalBayes as EmpiricalBayes
 from .model.general import general_classifier as general_classifier
 from .model.storage import load as load, load_encoder as load_encoder, save as save
 from .model.units import in_units as in_units
+from .prediction.certificate import Certificate as Certificate, certify as certify
 from .prediction.conformal import ConformalSets as ConformalSets
 from .prediction.novelty import Novelty as Novelty
 from .prediction.scores import evaluate as evaluate

@@ -22,6 +22,7 @@ KINDS = {f"{shots}shot": Kind(5, shots) for shots in (1, 5)}
 UNTOLD = "untold"  # the default model, where tasks do not state their class proportions
 PLAIN, PLAIN_UNTOLD = "plain", "plain_untold"  # `fit` on plain tasks, and nothing else
 MIXTURE, MIXTURE_UNTOLD = "mixture", "mixture_untold"  # a model of labels alone, trained as the default model is
+BLIND = "blind"  # the default model, of the training classes alone: validation classes have no say in it
 #: The model that another name asks again.
 SAME = {UNTOLD: "default", PLAIN_UNTOLD: PLAIN, MIXTURE_UNTOLD: MIXTURE}
 #: Models: the kinds of task that each is meta-trained on, and those that it is tested on.
@@ -34,6 +35,7 @@ MODELS: dict[str, tuple[list[Kind], list[Kind]]] = {
     MIXTURE_UNTOLD: (DEFAULT, FIVE),
     **{f"specialist_{kind.name}": ([kind], [kind]) for kind in FIVE},
     "ways": (WAYS, MANY),
+    BLIND: (DEFAULT, []),
 }
 
 
@@ -50,7 +52,7 @@ def train(
         run = ebmeta.fit(model, kinds[0].sampler("train", 0), iterations, checkpoint=checkpoint, progress=show)
     else:
         model = ebmeta.EmpiricalBayes.classifier(256, profile=TRAIN_CLASSES, **options)
-        tasks, others = mixture(kinds, "train", 0), mixture(kinds, "val", 1)
+        tasks, others = mixture(kinds, "train", 0), None if name == BLIND else mixture(kinds, "val", 1)
         run = ebmeta.fit(model, tasks, iterations, validation=others, checkpoint=checkpoint, progress=show)
     facts = {
         "seconds": round(run.seconds, 1),

@@ -10,6 +10,7 @@ parts of the Brier score, infinitesimal jackknife for the area).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -29,6 +30,7 @@ from ebmeta.prediction.calibration import (
     calibration_interval,
     reliability_bins,
 )
+from ebmeta.prediction.class_jackknife import class_half_width
 from ebmeta.prediction.risk_coverage import area_under_risk_coverage
 from ebmeta.prediction.trees import assemble, marginals, predict
 from ebmeta.tasks.batch import TaskBatch
@@ -66,6 +68,16 @@ def task_batches(
         check_names(model.feature_names, source.feature_names, "when the model was trained")
         check_names(model.covariate_names, source.covariate_names, "when the model was trained", "covariate")
     return source.batches(num_tasks)
+
+
+def classes_of(batches: Sequence[TaskBatch]) -> np.ndarray | None:
+    """Return the numbers of the classes of every task, shape `(T, C)`, -1 for none; None where tasks name none."""
+    numbers = [batch.way_class for batch in batches]
+    if any(of is None or (of < 0).all() for of in numbers):
+        return None
+    known = [of.cpu().numpy() for of in numbers if of is not None]
+    width = max(of.shape[1] for of in known)
+    return np.concatenate([np.pad(of, ((0, 0), (0, width - of.shape[1])), constant_values=-1) for of in known])
 
 
 def repeats(tasks: TaskSampler | TaskBatch, num_tasks: int) -> float:
@@ -108,17 +120,19 @@ def evaluate(
 
     Returns:
         Over `step`: each metric and its half width of a 95% interval, `<metric>_half_width` (over groups, where the
-        source has fewer of them than tasks are drawn; see `repeats`). Over
-        `(step, task, query)`: `confidence` and `correct` of the top label (classes only), NaN for padding.
+        source has fewer of them than tasks are drawn; see `repeats`). Where tasks name their classes, means over tasks
+        also have the half width for other classes, `<metric>_half_width_classes` (`ebmeta.prediction.class_jackknife`).
+        Over `(step, task, query)`: `confidence` and `correct` of the top label (classes only), NaN for padding.
 
     Raises:
         ValueError: if the tasks are unlabelled or do not fit the model.
     """
-    parts = [task_scores(model, batch, num_steps) for batch in task_batches(tasks, num_tasks, model)]
+    batches = task_batches(tasks, num_tasks, model)
+    parts = [task_scores(model, batch, num_steps) for batch in batches]
     data = xr.concat(parts, "task", join="outer") if len(parts) > 1 else parts[0]
     data = data.assign_coords(task=np.arange(data.sizes["task"]))
     out: dict[str, xr.DataArray] = {}
-    repetition = repeats(tasks, data.sizes["task"])
+    repetition, classes = repeats(tasks, data.sizes["task"]), classes_of(batches)
     for name in [n for n in data if data[n].dims == ("step", "task")]:
         values = data[name]
         mean, error = values.mean("task"), values.std("task", ddof=1) * np.sqrt(repetition / values.sizes["task"])
@@ -127,6 +141,9 @@ def evaluate(
             out["rmse_half_width"] = Z95 * error / (2 * mean**0.5)
         else:
             out[str(name)], out[f"{name}_half_width"] = mean, Z95 * error
+            if classes is not None:
+                over = class_half_width(values.transpose("step", "task").values, classes)
+                out[f"{name}_half_width_classes"] = mean.copy(data=over)
     if "confidence" in data:
         out |= {"confidence": data["confidence"], "correct": data["correct"]}
         steps = [_calibration(data.isel(step=k), num_bootstrap, seed) for k in range(data.sizes["step"])]
@@ -135,6 +152,8 @@ def evaluate(
             out[f"{name}_half_width"] = xr.DataArray([step[name].half_width for step in steps], dims="step")
     result = xr.Dataset(out)
     result.attrs["num_tasks"] = data.sizes["task"]
+    if classes is not None:
+        result.attrs["num_classes"] = int(np.unique(classes[classes >= 0]).size)
     if repetition > 1:
         result.attrs["num_groups"] = round(data.sizes["task"] / repetition)
     for name, unit in {"nll": "nats per query", "rmse": "label", "accuracy": "1", "coverage": "1"}.items():
@@ -160,6 +179,7 @@ def table(evaluation: xr.Dataset) -> str:
         9 tasks, ± 95% interval over tasks
     """
     names = [str(n) for n in evaluation if f"{n}_half_width" in evaluation and n not in DETAIL]
+    over_classes = [n for n in names if f"{n}_half_width_classes" in evaluation]
     lines = ["  K" + "".join(f"{name:>17}" for name in names)]
     for k in range(evaluation.sizes["step"]):
         row = evaluation.isel(step=k)
@@ -171,6 +191,10 @@ def table(evaluation: xr.Dataset) -> str:
         else f"tasks of {groups} groups, ± 95% interval over groups"
     )
     lines.append(f"{evaluation.attrs['num_tasks']} {over}")
+    if over_classes:
+        last = evaluation.isel(step=-1)
+        widths = ", ".join(f"{n} ± {float(last[f'{n}_half_width_classes']):.4f}" for n in over_classes)
+        lines.append(f"for other classes than these {evaluation.attrs['num_classes']}, last row: {widths}")
     return "\n".join(lines)
 
 

@@ -32,6 +32,7 @@ from ebmeta.tasks.source import TaskSource
 
 __all__ = ["EpisodeSampler"]
 
+BLOCKS = 3  # stream of random numbers, after those of tasks and of proportions
 SEEN_AT_ONCE = 50  # rows of one transform, where rows are not those of a task
 
 
@@ -187,16 +188,36 @@ class EpisodeSampler(TaskSource):
         Raises:
             ValueError: if a feature read is not finite, or `num_tasks` is below 1.
         """
-        rng, unknown = generator(self.seed, index), generator(self.seed, index, PROPORTIONS)
+        return self._draw([len(self._members)] * num_tasks, generator(self.seed, index), index)
+
+    @checked()
+    def disjoint(self, index: int = 0) -> TaskBatch:
+        """Draw tasks no two of which share a class: partition number `index` of the classes into blocks.
+
+        A block has as many classes as the largest task, and the classes that are left over have no task. Over new draws
+        of independent classes, these tasks are independent.
+
+        Examples:
+            >>> tasks = EpisodeSampler(np.arange(40.0).reshape(20, 2), np.repeat(list("abcde"), 4), 2, 1, 1)
+            >>> tasks.disjoint().way_class.tolist()
+            [[3, 4], [1, 2]]
+        """
+        rng, size = generator(self.seed, index, BLOCKS), self.n_way[1]
+        order = rng.permutation(len(self._members))
+        return self._draw([order[i : i + size] for i in range(0, len(order) - size + 1, size)], rng, index)
+
+    def _draw(self, pools: Sequence[int | np.ndarray], rng: np.random.Generator, index: int) -> TaskBatch:
+        """Draw a task from each pool of classes: an array of their numbers, or how many there are."""
+        num_tasks, unknown = len(pools), generator(self.seed, index, PROPORTIONS)
         hide = hidden(num_tasks, index) & self._unknown
         rows: list[tuple[np.ndarray, np.ndarray]] = []
         labels: list[tuple[np.ndarray, np.ndarray]] = []
         classes: list[torch.Tensor] = []
-        for t in range(num_tasks):
+        for t, pool in enumerate(pools):
             way = int(rng.integers(self.n_way[0], self.n_way[1] + 1))
             shot = int(rng.integers(self.n_shot[0], self.n_shot[1] + 1))
             query = int(rng.integers(self.n_query[0], self.n_query[1] + 1))
-            chosen = rng.choice(len(self._members), way, replace=False)
+            chosen = rng.choice(pool, way, replace=False)
             if self.imbalance is None:
                 counts = np.full(way, query)
             else:

@@ -230,7 +230,15 @@ class GroupSampler(TaskSource):
         """
         rng = generator(self.seed, index)
         total = len(self._members)
-        chosen = rng.choice(total, num_tasks, replace=num_tasks > total)
+        return self._draw(rng.choice(total, num_tasks, replace=num_tasks > total), rng)
+
+    @checked()
+    def disjoint(self, index: int = 0) -> TaskBatch:
+        """Draw each group once, in the order of `groups`; `index` numbers the splits into support and query."""
+        return self._draw(np.arange(len(self._members)), generator(self.seed, index))
+
+    def _draw(self, chosen: np.ndarray, rng: np.random.Generator) -> TaskBatch:
+        """Split each of the chosen groups into support and query."""
         rows = []
         for g in chosen:
             own, (low, high) = self._members[g], self.n_support

@@ -17,7 +17,7 @@ FEW = 8
 SHARE = 0.5  # of the rows of a class, beyond which it is the class that they are found in
 
 
-def check_classes(tasks: TaskSource, validation: TaskSource | None) -> list[str]:
+def check_classes(tasks: TaskSource, validation: TaskSource | None, name: str = "validation") -> list[str]:
     """Refuse validation classes whose rows are those of a training class; return what to say of names that both have.
 
     Classes are often numbered anew in each file, so that equal numbers say nothing. A row counts where training has it
@@ -26,6 +26,7 @@ def check_classes(tasks: TaskSource, validation: TaskSource | None) -> list[str]
     Args:
         tasks: source of training tasks.
         validation: source of validation tasks.
+        name: how messages call it.
 
     Raises:
         ValueError: if a class is in both.
@@ -57,7 +58,7 @@ of training
             (which, of), count = (found.most_common(1) or [((0, 0), 0)])[0]
             if count > SHARE * len(rows):
                 raise ValueError(
-                    "validation: expected classes that training does not have, got the rows of its class "
+                    f"{name}: expected classes that training does not have, got the rows of its class "
                     f"{source.classes[code].item()!r} in class {known[which].classes[of].item()!r} of training"
                 )
     names = set.intersection(
@@ -66,10 +67,10 @@ of training
     if not names:
         return []
     more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-    return [f"validation: training has a class {min(names)!r}{more} too; expected other classes"]
+    return [f"{name}: training has a class {min(names)!r}{more} too; expected other classes"]
 
 
-def check_shared_groups(tasks: TaskSource, validation: TaskSource | None) -> None:
+def check_shared_groups(tasks: TaskSource, validation: TaskSource | None, name: str = "validation") -> None:
     """Raise `ValueError` where training and validation have groups of one label; arguments as of `check_classes`."""
     if tasks.groups is None or validation is None or validation.groups is None:
         return
@@ -77,7 +78,7 @@ def check_shared_groups(tasks: TaskSource, validation: TaskSource | None) -> Non
     if shared := [g for g in validation.groups if g in known]:
         more = f" (and {len(shared) - 1} more)" if len(shared) > 1 else ""
         raise ValueError(
-            f"validation: expected groups that training does not have, got {shared[0]!r}{more} in both; number "
+            f"{name}: expected groups that training does not have, got {shared[0]!r}{more} in both; number "
             "groups alike only where they are the same"
         )
 

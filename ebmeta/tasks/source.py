@@ -149,6 +149,19 @@ class TaskSource(ABC):
         """
         raise ValueError(f"tasks: expected a GroupSampler or a TaskBatch, all rows of which are known, got {self.name}")
 
+    def disjoint(self, index: int = 0) -> TaskBatch:
+        """Draw tasks no two of which share a class or a group, as many as there can be, or all of them where fixed.
+
+        Args:
+            index: number of the draw; each has as many tasks.
+
+        Raises:
+            ValueError: if the classes and groups of tasks are not known.
+        """
+        raise ValueError(
+            f"tasks: expected an EpisodeSampler or a GroupSampler, whose classes or groups are known, got {self.name}"
+        )
+
     @checked(num_tasks=at_least(1))
     def count(self, num_tasks: int) -> int:
         """Return how many different tasks there are, where so many are asked for."""
@@ -207,6 +220,11 @@ class FixedTasks(TaskSource):
         lengths = (self.batch.support.count + self.batch.query.count).clamp(min=least)
         for part in split(lengths.cpu().numpy(), rows):
             yield self.batch[torch.from_numpy(part)].trimmed()
+
+    @checked()
+    def disjoint(self, index: int = 0) -> TaskBatch:
+        """Return all tasks of groups, each of which counts as one; tasks of classes may share some, and are refused."""
+        return super().disjoint(index) if self.batch.way_mask.shape[1] > 1 else self.batch
 
     @checked(num_tasks=at_least(1))
     def count(self, num_tasks: int) -> int:

@@ -27,7 +27,8 @@ from ebmeta.parts.prior import DiagonalPrior, FullPrior
 from ebmeta.plots import axes
 from ebmeta.plots.curves import fitted_curve
 from ebmeta.plots.posteriors import ellipse, posterior_path
-from ebmeta.prediction import arviz as interop, calibration, conformal, risk_coverage, uniformity
+from ebmeta.prediction import arviz as interop, calibration, certificate, conformal, risk_coverage, uniformity
+from ebmeta.prediction.class_jackknife import class_half_width
 from ebmeta.prediction.trees import marginals, match_model
 from ebmeta.simulate import conjugate
 from ebmeta.simulate.gaussian_classes import GaussianClasses
@@ -585,6 +586,28 @@ def _scores(k: Kit) -> dict[str, Call]:
         "prediction.scores.task_scores": (
             evaluate_module().task_scores,
             {"model": k.regressor, "batch": k.batch, "num_steps": 1},
+        ),
+        "certify": (
+            ebmeta.certify,
+            {
+                "model": k.classifier,
+                "tasks": k.episodes,
+                "confidence": 0.5,
+                "score": "brier",
+                "num_partitions": 2,
+                "training": k.other_episodes,
+            },
+        ),
+        "EpisodeSampler.disjoint": (k.episodes.disjoint, {"index": 1}),
+        "GroupSampler.disjoint": (k.groups.disjoint, {"index": 1}),
+        "tasks.source.FixedTasks.disjoint": (FixedTasks(k.batch).disjoint, {"index": 1}),
+        "prediction.class_jackknife.class_half_width": (
+            class_half_width,
+            {"values": np.arange(4.0), "classes": np.array([[0, 1], [1, 2], [0, 2], [3, -1]]), "level": 0.5},
+        ),
+        "prediction.certificate.lower_bound": (
+            certificate.lower_bound,
+            {"scores": np.array([[0.5, 1.0], [0.25, 0.75]]), "confidence": 0.5, "bets": [0.5]},
         ),
         "ConformalSets": (
             ebmeta.ConformalSets,

@@ -9,8 +9,9 @@ from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 
 import ebmeta
 from ebmeta.prediction.calibration import calibration_interval
+from ebmeta.prediction.class_jackknife import class_half_width
 from ebmeta.prediction.risk_coverage import area_under_risk_coverage
-from ebmeta.prediction.scores import calibration_error, reliability_bins, table
+from ebmeta.prediction.scores import calibration_error, reliability_bins, table, task_scores
 
 
 def test_classification_metrics_agree_with_scikit_learn():
@@ -191,3 +192,19 @@ def test_batches_of_unequal_numbers_of_queries_are_scored_together():
     np.testing.assert_allclose(scores["nll"], mean, rtol=1e-5)
     assert bool(scores["confidence"][:, :64, 6:].isnull().all())
     np.testing.assert_array_equal(scores["confidence"][:, 64:], expected[1]["confidence"])
+
+
+def test_intervals_for_other_classes_stand_beside_those_over_tasks():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(120, 4)), np.repeat(np.arange(10), 12)
+    tasks = ebmeta.EpisodeSampler(X + 2 * rng.normal(size=(10, 4))[y], y, 3, 1, 4)
+    scores = ebmeta.evaluate(classifier(), tasks, 100, num_bootstrap=2)
+    batches = [tasks.sample(64, 0), tasks.sample(36, 1)]
+    values = np.concatenate([task_scores(classifier(), batch)["accuracy"].values for batch in batches], 1)
+    classes = np.concatenate([batch.way_class for batch in batches])
+    np.testing.assert_allclose(scores["accuracy_half_width_classes"], class_half_width(values, classes))
+    assert scores.attrs["num_classes"] == 10
+    assert "for other classes than these 10, last row: nll ± " in table(scores)
+    given = ebmeta.evaluate(classifier(), class_tasks(), num_bootstrap=2)  # whose classes nobody knows
+    assert "accuracy_half_width_classes" not in given
+    assert "other classes" not in table(given)

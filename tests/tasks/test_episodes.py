@@ -320,3 +320,18 @@ def test_prototypes_on_real_features_are_as_good_as_published(shared_data):
     error = 5 * accuracy.std() / 400**0.5  # 5 sigma: false alarms at 6e-7
     assert 0.614 - error < accuracy.mean() < 0.633 + error
     assert error < 0.03
+
+
+def test_disjoint_tasks_share_no_class() -> None:
+    rng = np.random.default_rng(0)
+    tasks = EpisodeSampler(rng.normal(size=(66, 2)), np.repeat(np.arange(11), 6), n_way=(2, 3), n_shot=1, n_query=2)
+    used = set()
+    for index in range(20):
+        numbers = tasks.disjoint(index).way_class
+        assert numbers is not None
+        assert len(numbers) == 3
+        real = numbers[numbers >= 0].tolist()
+        assert len(set(real)) == len(real)
+        used |= set(real)
+    assert used == set(range(11))
+    assert (tasks.disjoint(1).query_x == tasks.disjoint(1).query_x).all()

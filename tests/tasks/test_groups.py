@@ -73,3 +73,14 @@ def test_bad_groups_are_refused(kwargs, message):
 def test_groups_may_be_any_hashable_labels():
     pairs = [(int(c), "left" if c % 2 else "right") for c in CODES]
     assert equal(GroupSampler(X, ROWS / 8, pairs, (1, 3)).sample(4), groups().sample(4))
+
+
+def test_disjoint_tasks_are_every_group_once() -> None:
+    y = np.arange(12.0)
+    tasks = GroupSampler(y[:, None], y, np.repeat([3, 1, 2], 4), n_support=1)
+    first, second = tasks.disjoint(0), tasks.disjoint(1)
+    for batch in (first, second):
+        assert batch.query_y is not None
+        rows = np.c_[batch.support_y.numpy(), batch.query_y.numpy()]
+        assert np.sort(rows).tolist() == [[4, 5, 6, 7], [8, 9, 10, 11], [0, 1, 2, 3]]
+    assert (first.support_y != second.support_y).any()
