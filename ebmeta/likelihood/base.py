@@ -29,6 +29,8 @@ from ebmeta.tasks.training_rows import TrainingRows
 
 __all__ = ["Given", "Likelihood", "named"]
 
+Array = NDArray[np.float64]
+
 
 @dataclass(frozen=True, eq=False)
 class Given:
@@ -184,6 +186,16 @@ class Likelihood(nn.Module):
     def kernel(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
         r"""Return $\log p(y \mid \eta)$ of numbers up to terms without $\eta$, shape `(..., T, Q)` as `eta`."""
         raise self._no_number("kernel")
+
+    def expansion(self, y: Array, eta: Array, size: Array | float = 1.0) -> tuple[Array, Array, Array]:
+        r"""Return the kernel of numbers, its slope and its curvature in $\eta$, all of the shape of `eta`.
+
+        Args:
+            y: labels, of a shape that broadcasts with `eta`.
+            eta: linear predictor.
+            size: of the rows, of a shape that broadcasts with `eta`.
+        """
+        raise self._no_number("expansion")
 
     def expected_log_prob(
         self, y: Tensor, loc: Tensor, var: Tensor, way_mask: Tensor, noise: Tensor, given: Given | None = None

@@ -22,6 +22,7 @@ from ebmeta.likelihood.scalar import ScalarLikelihood, size_of, spread
 
 __all__ = ["Bernoulli", "Binomial", "NegativeBinomial", "Poisson"]
 
+Array = NDArray[np.float64]
 LARGEST_LOG = 60.0  # of a rate or a shape: beyond it nothing changes but the range of numbers
 TINY = 1e-300  # keeps logarithms of a rate finite
 
@@ -122,6 +123,10 @@ class Binomial(_Counts):
     def kernel(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
         return y * eta - size_of(given) * functional.softplus(eta)
 
+    def expansion(self, y: Array, eta: Array, size: Array | float = 1.0) -> tuple[Array, Array, Array]:
+        log_total, p, q = _log_odds(eta)
+        return y * eta - size * log_total, y - size * p, -size * (p * q)
+
 
 class Bernoulli(Binomial):
     r"""Yes or no, 1 or 0: $A(\eta) = \log(1 + e^\eta)$, $T(y) = y$."""
@@ -169,6 +174,10 @@ class Poisson(_Counts):
 
     def kernel(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
         return y * eta - Poisson.mean(self, eta, given)
+
+    def expansion(self, y: Array, eta: Array, size: Array | float = 1.0) -> tuple[Array, Array, Array]:
+        mean = size * np.exp(np.minimum(eta, LARGEST_LOG))
+        return y * eta - mean, y - mean, -mean
 
 
 @checked(shape=above(0))
@@ -234,3 +243,17 @@ class NegativeBinomial(Poisson):
     def kernel(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
         logit = self._logit(eta, given)
         return y * logit - (y + self.shape) * functional.softplus(logit)
+
+    def expansion(self, y: Array, eta: Array, size: Array | float = 1.0) -> tuple[Array, Array, Array]:
+        log_shape = min(float(self.log_shape.detach()), LARGEST_LOG)
+        logit = np.minimum(eta, LARGEST_LOG) - log_shape + np.log(size)
+        (log_total, p, q), total = _log_odds(logit), y + math.exp(log_shape)
+        return y * logit - total * log_total, y - total * p, -total * (p * q)
+
+
+def _log_odds(eta: Array) -> tuple[Array, Array, Array]:
+    r"""Return $\log(1 + e^\eta)$, and the probabilities that these log odds give to yes and to no."""
+    small = np.exp(-np.abs(eta))
+    least = small / (1 + small)
+    yes = eta >= 0
+    return np.maximum(eta, 0.0) + np.log1p(small), np.where(yes, 1 - least, least), np.where(yes, least, 1 - least)

@@ -22,11 +22,14 @@ from typing import ClassVar
 import numpy as np
 import pyro
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ebmeta.likelihood.base import Given, Likelihood
 
 __all__ = ["ScalarLikelihood"]
+
+Array = NDArray[np.float64]
 
 NODES = 20
 MODE_STEPS = 12
@@ -65,6 +68,8 @@ class ScalarLikelihood(Likelihood):
             cls.canonical = False
         if not {"distribution", "log_prob"}.isdisjoint(vars(cls)) and "kernel" not in vars(cls):
             cls.kernel = ScalarLikelihood.kernel  # type: ignore[method-assign]  # that of a base is of its own density
+        if "kernel" in vars(cls) and "expansion" not in vars(cls):
+            cls.expansion = ScalarLikelihood.expansion  # type: ignore[method-assign]  # and so here
         if "cdf" in vars(cls) and "has_cdf" not in vars(cls):
             cls.has_cdf = True
 
@@ -82,6 +87,15 @@ class ScalarLikelihood(Likelihood):
 
     def kernel(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
         return self.log_prob(y, eta.unsqueeze(-1), torch.ones(1, 1, dtype=torch.bool), given)
+
+    def expansion(self, y: Array, eta: Array, size: Array | float = 1.0) -> tuple[Array, Array, Array]:
+        given = Given(None if isinstance(size, float) else torch.from_numpy(size))
+        at = torch.from_numpy(eta).requires_grad_()
+        with torch.enable_grad(), pyro.validation_enabled(False):
+            value = self.kernel(torch.from_numpy(y), at, given)
+            (slope,) = torch.autograd.grad(value.sum(), at, create_graph=True)
+            (bend,) = torch.autograd.grad(slope.sum(), at)
+        return value.detach().numpy(), slope.detach().numpy(), bend.numpy()
 
     def information(self, eta: Tensor, given: Given | None = None) -> Tensor:
         r"""Return the Fisher information of $\eta$ times the dispersion, $A''(\eta)$ for a canonical link.

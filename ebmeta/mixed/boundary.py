@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ebmeta.mixed.engine import Engine, Optimum
+from ebmeta.mixed.ascent import Optimum
+from ebmeta.mixed.engine import Engine
 
 __all__ = ["Boundary", "boundary_tests"]
 

@@ -2,48 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
 
 from ebmeta.likelihood.base import Likelihood
+from ebmeta.mixed.ascent import ENOUGH, Criterion, Optimum
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.rows import Rows
 
-__all__ = ["Effects", "Engine", "Estimate", "Optimum", "orthonormal"]
+__all__ = ["Effects", "Engine", "Estimate", "orthonormal"]
 
 Array = NDArray[np.float64]
 
-STEP = 1e-4  # of the differences of gradients that give curvatures
 INSIDE = 0.1  # where an ascent starts again that ended with a spread of 0
 SMALL = 1e-4  # a relative spread below it stands for 0
-ENOUGH = 1e-6  # nats that are next to nothing
-CLOSE = 1e-3  # nats that a maximum may leave
 ROUNDING, TINY = 1e-12, 1e-300  # make positive definite what is singular but for rounding
-ROUNDS = 10  # of an optimiser, at most
-POLISH = 20  # Newton steps, and halvings of one, at most
-SINGULAR = 1e-10  # of the largest curvature: a direction that nothing is known of
 DEPENDENT = 1e-9  # of a term's length: less is left of one that is a combination of others
-
-
-class Optimum(NamedTuple):
-    """Where an ascent ended.
-
-    Args:
-        at: the parameters, shape `(D,)`.
-        value: minus the log criterion in nats.
-        converged: whether Newton's step would gain next to nothing.
-        evaluations: of the criterion.
-    """
-
-    at: Array
-    value: float
-    converged: bool
-    evaluations: int
 
 
 class Estimate(NamedTuple):
@@ -78,7 +55,7 @@ class Effects(NamedTuple):
     slope: Array
 
 
-class Engine(ABC):
+class Engine(Criterion):
     """The criterion of a mixed model as a function of its parameters, and all that follows from these.
 
     Args:
@@ -90,22 +67,16 @@ class Engine(ABC):
     method: str
     #: Whether the criterion has a hyperprior.
     hyperprior: bool
-    #: Number of parameters.
-    num_parameters: int
 
     def __init__(self, rows: Rows, factors: list[Factor]) -> None:
+        super().__init__()
         self.rows, self.factors = rows, factors
-        self._curved: tuple[Array, Array] | None = None
         self.num_theta = sum(f.size for f in factors)
         self.diagonal = np.concatenate([f.diagonal for f in factors])
 
     @abstractmethod
     def start(self) -> Array:
         """Return parameters to start from, those of the factors first."""
-
-    @abstractmethod
-    def loss(self, at: Array) -> tuple[float, Array]:
-        """Return minus the log criterion in nats, and its gradient."""
 
     @abstractmethod
     def scales(self, at: Array) -> tuple[float, dict[str, float]]:
@@ -201,14 +172,9 @@ class Engine(ABC):
         return out
 
     def lower_bounds(self) -> Array:
-        """Return the least values of the parameters."""
-        out = np.full(self.num_parameters, -math.inf)
+        out = super().lower_bounds()
         out[: self.num_theta][self.diagonal] = 0.0
         return out
-
-    def upper_bounds(self) -> Array:
-        """Return the largest values of the parameters."""
-        return np.full(self.num_parameters, math.inf)
 
     def maximise(self, start: Array | None = None, held: NDArray[np.bool_] | None = None) -> Optimum:
         """Go to the maximum; where a spread ends at 0, try again from inside, since the slope there says nothing.
@@ -220,80 +186,17 @@ class Engine(ABC):
         begin = self.start() if start is None else start.copy()
         held = np.zeros(len(begin), dtype=bool) if held is None else held
         begin[held] = 0.0
-        best = self._descend(begin, held)
+        best = self.ascend(begin, held)
         small = np.zeros(len(begin), dtype=bool)
         small[: self.num_theta] = self.diagonal & (best.at[: self.num_theta] < SMALL)
         small &= ~held
         if small.any():
             again = best.at.copy()
             again[small] = INSIDE
-            other = self._descend(again, held)
+            other = self.ascend(again, held)
             evaluations = best.evaluations + other.evaluations
             best = (other if other.value < best.value - ENOUGH else best)._replace(evaluations=evaluations)
-        return self._polished(best, held)
-
-    def _polished(self, found: Optimum, held: NDArray[np.bool_]) -> Optimum:
-        """Go on by Newton's steps until one would gain next to nothing."""
-        at, value, evaluations, gain = found.at, found.value, found.evaluations, math.inf
-        low, high = self.lower_bounds(), self.upper_bounds()
-        for _ in range(POLISH):
-            gradient, hessian = self.loss(at)[1], self.curvature(at)
-            evaluations += 2 * len(at) + 1
-            free = ~held & ((at > low) | (gradient < 0)) & ((at < high) | (gradient > 0))
-            step = np.zeros(len(at))
-            values, vectors = np.linalg.eigh(hessian[np.ix_(free, free)])
-            bend = np.abs(values).clip(SINGULAR * np.abs(values).max(initial=0.0))  # down from a saddle too
-            step[free] = -vectors @ (vectors.T @ gradient[free] / bend)
-            gain = -float(gradient @ step) / 2
-            if not ENOUGH < gain < math.inf:
-                break
-            for share in 0.5 ** np.arange(POLISH):
-                new = np.clip(at + share * step, low, high)
-                evaluations += 1
-                if (other := self.loss(new)[0]) < value:
-                    break
-            else:
-                break
-            at, value = new, other
-        return Optimum(at, value, abs(gain) < CLOSE, evaluations)
-
-    def _descend(self, begin: Array, held: NDArray[np.bool_]) -> Optimum:
-        at, low, high = begin.copy(), self.lower_bounds()[~held], self.upper_bounds()[~held]
-        if held.all():
-            return Optimum(at, self.loss(at)[0], True, 1)
-
-        def loss(values: Array) -> tuple[float, Array]:
-            at[~held] = values
-            value, gradient = self.loss(at)
-            return value, gradient[~held]
-
-        options = {"maxiter": 500, "maxls": 50, "ftol": 1e-13, "gtol": 1e-5, "maxcor": 30}
-        value, where, evaluations = math.inf, begin[~held], 0
-        for _ in range(ROUNDS):  # a step far too long may end a round; the next one has an empty memory
-            found = optimize.minimize(
-                loss, where, jac=True, method="L-BFGS-B", bounds=optimize.Bounds(low, high), options=options
-            )
-            gain, value, where = value - float(found.fun), float(found.fun), found.x
-            evaluations += int(found.nfev)
-            if gain < ENOUGH or (
-                found.success and np.abs(found.jac[(where > low) & (where < high)]).max(initial=0) < 1
-            ):
-                break
-        at[~held] = where
-        return Optimum(at, value, False, evaluations)
-
-    def curvature(self, at: Array) -> Array:
-        """Return the Hessian of the loss, from differences of gradients, shape `(D, D)`."""
-        if self._curved is not None and np.array_equal(self._curved[0], at):
-            return self._curved[1]
-        columns = []
-        for i in range(len(at)):
-            step = STEP * max(abs(at[i]), 1.0)
-            ends = [self.loss(at + sign * step * np.eye(len(at))[i])[1] for sign in (1, -1)]
-            columns.append((ends[0] - ends[1]) / (2 * step))
-        both: Array = np.stack(columns)
-        self._curved = at.copy(), (both + both.T) / 2
-        return self._curved[1]
+        return best
 
     def thetas(self, at: Array) -> list[Array]:
         """Return the parameters of each factor."""

@@ -6,30 +6,28 @@ curvature there,
 $$ \log p(y_g) \approx \log \sum_s w_s\, \frac{p(y_g \mid u_{gs})\, \mathcal N(u_{gs}; 0, I)}
    {|C_g|\, \mathcal N(z_s; 0, I)}, \qquad u_{gs} = \hat u_g + C_g^{-\top} z_s . $$
 
-All groups move together. The gradient is that of the sum at its nodes: how these move with the parameters changes an
-exact average by nothing. One node is Laplace's approximation. Sources: Pinheiro and Bates 1995, Approximations to the
+All groups move together. Gradient and Hessian are averages over the nodes (`averages`), so that Newton's steps lead to
+the maximum. One node is Laplace's approximation. Sources: Pinheiro and Bates 1995, Approximations to the
 log-likelihood function in the nonlinear mixed-effects model; Liu and Pierce 1994, A note on Gauss-Hermite quadrature.
 """
 
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import pyro
 import torch
 from numpy.typing import NDArray
-from scipy import special
-from torch import Tensor
 
 from ebmeta.likelihood.base import Given, Likelihood
-from ebmeta.mixed.batched import Segments, solve_upper
+from ebmeta.mixed.ascent import Expansion, Optimum, jacobian
+from ebmeta.mixed.averages import Average, Block, average, blocks_of, derivatives
+from ebmeta.mixed.batched import Segments
 from ebmeta.mixed.covariance import Factor, log_hyperprior
-from ebmeta.mixed.engine import Effects, Engine, Estimate, Optimum, orthonormal
+from ebmeta.mixed.engine import Effects, Engine, Estimate, orthonormal
 from ebmeta.mixed.modes import Labels
 from ebmeta.mixed.nodes import Nodes, nodes_of
 from ebmeta.mixed.rows import Rows
@@ -37,7 +35,6 @@ from ebmeta.mixed.rows import Rows
 __all__ = ["QuadratureEngine"]
 
 Array = NDArray[np.float64]
-CELLS = 3_000_000  # rows times nodes looked at together
 FARTHEST = 50.0  # bound of the spread of a linear predictor of counts
 ENDLESS = 12.0  # spread of one that stands for infinity: from chances of 1 in 100,000 to 99,999
 WIDE = 10.0  # standard error of a coefficient of a term of unit length that no label holds back
@@ -45,19 +42,6 @@ EXACT = 0.01  # nats that a finer rule may change the log likelihood by
 FINEST = 2  # rule
 FAR = 1e15  # stands for a loss that cannot be computed
 FAR_LOG = 20.0  # of a parameter of the likelihood on the scale of logarithms
-
-
-class _Average(NamedTuple):
-    """Nodes of some groups, and what there is at them."""
-
-    modes: Array  # of all groups, (K, G)
-    rows: slice
-    codes: NDArray[np.int64]  # of the rows, from 0, (n,)
-    u: Array  # (K, S, g)
-    log_evidence: Array  # (g,)
-    weight: Array  # of the nodes, in all 1, (S, g)
-    slope: Array  # of the log density, weighted, (S, n)
-    extra: list[float]  # the same for the parameters of the likelihood
 
 
 class QuadratureEngine(Engine):
@@ -72,6 +56,8 @@ class QuadratureEngine(Engine):
         fineness: of the rule, from 0 to 2.
     """
 
+    newton = True
+
     def __init__(
         self,
         rows: Rows,
@@ -84,7 +70,6 @@ class QuadratureEngine(Engine):
         super().__init__(rows, factors)
         self.names, self.hyperprior, self.family = names, hyperprior, copy.deepcopy(likelihood).double()
         self.extra = [p for p in self.family.parameters() if p.requires_grad]
-        self.fineness, self.nodes = fineness, nodes_of(len(factors[0].terms), fineness)
         self.unit = 1.0 if likelihood.discrete else float(np.std(rows.y - rows.offset)) or 1.0
         q, r = orthonormal(rows.x, names)
         self.num_common = rows.x.shape[1]
@@ -97,8 +82,16 @@ class QuadratureEngine(Engine):
         self.data = self._lay_out(rows, q @ np.linalg.inv(scale))
         self.num_parameters = self.num_theta + self.num_common + len(self.extra)
         self.modes = np.zeros((len(factors[0].terms), len(rows.groupings[0].labels)))
-        self.constant: Tensor | None = None
+        self.constant: tuple[float, Array, Array] | None = None
         self.error = 0.0
+        self._take(fineness)
+
+    def _take(self, fineness: int) -> None:
+        """Take a rule."""
+        self.fineness, self.nodes = fineness, nodes_of(len(self.factors[0].terms), fineness)
+        self.blocks = blocks_of(self.data, len(self.nodes.points))
+        self.last: tuple[Array, Expansion] | None = None
+        self._curved = None
 
     @property
     def method(self) -> str:  # type: ignore[override]
@@ -109,11 +102,10 @@ class QuadratureEngine(Engine):
         grouping = rows.groupings[0]
         segments = Segments(grouping.codes, len(grouping.labels))
         o = segments.order
-        size, weight = (None if v is None else torch.from_numpy(v[o]) for v in (rows.size, rows.weights))
+        size, weight = (None if v is None else v[o] for v in (rows.size, rows.weights))
         z = np.ascontiguousarray(self.factors[0].whiten(grouping.z)[o].T)
-        y, offset = (torch.from_numpy(v[o] / self.unit) for v in (rows.y, rows.offset))
-        codes = np.repeat(np.arange(len(segments.counts)), segments.counts)
-        return Labels(self.family, y, x[o], z, offset.numpy(), Given(size), weight, segments, codes)
+        y, offset = (v[o] / self.unit for v in (rows.y, rows.offset))
+        return Labels(self.family, y, x[o], z, offset, size, weight, segments)
 
     def start(self) -> Array:
         extra = [float(p.detach()) for p in self.extra]
@@ -138,81 +130,105 @@ class QuadratureEngine(Engine):
             p.data.fill_(float(value))
         return self.factors[0].lower(theta), beta
 
-    def _averages(self, data: Labels, lower: Array, fixed: Array, start: Array, nodes: Nodes) -> Iterator[_Average]:
-        """Yield the averages over some groups at a time; the first has the modes of all."""
-        modes, chol = data.modes(lower, fixed, start)
-        lz, starts = lower.T @ data.z, np.append(data.segments.starts, len(fixed))
-        for part in _parts(starts, len(nodes.points)):
-            rows = slice(int(starts[part.start]), int(starts[part.stop]))
-            codes = data.codes[rows] - part.start
-            z = np.broadcast_to(nodes.points.T[:, :, None], (*nodes.points.T.shape, part.stop - part.start))
-            u = modes[:, None, part] + solve_upper(chol[..., part], z.copy())
-            eta = fixed[rows] + sum(lz[k, rows] * u[k][:, codes] for k in range(len(u)))
-            at = torch.from_numpy(np.ascontiguousarray(eta)).requires_grad_()
-            value = data.log_density(at, rows)
-            joint = np.add.reduceat(value.detach().numpy(), starts[part] - rows.start, axis=-1)
-            joint += nodes.log_weights[:, None] + ((z**2).sum(0) - (u**2).sum(0)) / 2
-            joint -= sum(np.log(chol[k, k, part]) for k in range(len(u)))
-            top = special.logsumexp(joint, 0)
-            weight = np.exp(joint - top)
-            out = torch.from_numpy(weight[:, codes])
-            slope, *extra = torch.autograd.grad(value, [at, *self.extra], out)
-            yield _Average(modes, rows, codes, u, top, weight, slope.numpy(), [float(v) for v in extra])
+    def _averages(
+        self, data: Labels, lower: Array, beta: Array, start: Array, slopes: bool = False
+    ) -> Iterator[tuple[Block, Average]]:
+        """Yield the averages over some groups at a time, and keep the modes of all."""
+        fixed = data.fixed(beta)
+        found = data.modes(lower, fixed, start)
+        if data is self.data:
+            self.modes = found[0]  # where the next ascent starts
+        linear = lower.T @ data.z, fixed
+        for block in self.blocks if data is self.data else blocks_of(data, len(self.nodes.points)):
+            yield block, average(data, block, self.nodes, linear, found, slopes)
 
     def loss(self, at: Array) -> tuple[float, Array]:
+        return self.expansion(at)[:2]
+
+    def expansion(self, at: Array) -> Expansion:
+        if self.last is None or not np.array_equal(self.last[0], at):
+            self.last = at.copy(), self._expansion(at)
+        return self.last[1]
+
+    def _hessian(self, at: Array) -> Array:
+        return self.expansion(at).hessian
+
+    def _expansion(self, at: Array) -> Expansion:
         lower, beta = self._unpack(at)
-        data, fixed = self.data, self.data.fixed(beta)
-        value, slope, common = -len(fixed) * math.log(self.unit), np.zeros_like(lower), np.zeros(len(fixed))
-        extra = np.zeros(len(self.extra))
-        rest = self._rest(data)
-        for found in self._averages(data, lower, fixed, self.modes, self.nodes):
-            self.modes = found.modes  # where the next ascent starts
+        factor, size = self.factors[0], self.num_theta
+        value, gradient, hessian = (
+            -len(self.rows) * math.log(self.unit),
+            np.zeros(len(at)),
+            np.zeros((len(at), len(at))),
+        )
+        for block, found in self._averages(self.data, lower, beta, self.modes, slopes=True):
             value += float(found.log_evidence.sum())
-            common[found.rows] = found.slope.sum(0)
-            for k, u in enumerate(found.u):
-                slope[:, k] += data.z[:, found.rows] @ (found.slope * u[:, found.codes]).sum(0)
-            extra += found.extra
-        if self.extra:
-            extra += [float(v) for v in torch.autograd.grad(rest, self.extra)]
-        value += float(rest.detach())
-        gradient = np.concatenate([self.factors[0].read(slope), data.x.T @ common, extra])
+            slope, bend = derivatives(self.data, block, found, factor, self.extra)
+            gradient, hessian = gradient + slope, hessian + bend
+        rest, end = self._rest(), size + self.num_common
+        value += rest[0]
+        gradient[end:] += rest[1]
+        hessian[end:, end:] += rest[2]
         if self.hyperprior:
-            more, more_gradient = log_hyperprior(self.factors[0], at[: self.num_theta], 0.0)
-            value, gradient[: self.num_theta] = value + more, gradient[: self.num_theta] + more_gradient[:-1]
-        return (-value, -gradient) if np.isfinite(value) and np.isfinite(gradient).all() else (FAR, np.zeros_like(at))
+            more, slope = log_hyperprior(factor, at[:size], 0.0)
+            value, gradient[:size] = value + more, gradient[:size] + slope[:-1]
+            hessian[:size, :size] += jacobian(lambda theta: log_hyperprior(factor, theta, 0.0)[1][:-1], at[:size])
+        if not (np.isfinite(value) and np.isfinite(gradient).all() and np.isfinite(hessian).all()):
+            return Expansion(FAR, np.zeros(len(at)), np.eye(len(at)))
+        return Expansion(-value, -gradient, -hessian)
 
-    def _rest(self, data: Labels) -> Tensor:
-        """Return the terms of the log density without the linear predictor, of all rows together."""
-        if self.extra or self.constant is None:
-            zero = torch.zeros_like(data.y)
-            with pyro.validation_enabled(False):
-                ways = torch.ones(1, 1, dtype=torch.bool)
-                rest = self.family.log_prob(data.y, zero.unsqueeze(-1), ways, data.given)
-                rest = rest - self.family.kernel(data.y, zero, data.given)
-            total = (rest if data.weight is None else rest * data.weight).sum()
-            if self.extra:
-                return total
-            self.constant = total
-        return self.constant
+    def _rest(self) -> tuple[float, Array, Array]:
+        """Return the terms of the log density without the linear predictor, of all rows, and their derivatives."""
+        if self.constant is not None:
+            return self.constant
+        data, size = self.data, len(self.extra)
+        y, zero, ways = torch.from_numpy(data.y), torch.zeros(len(data.y)).double(), torch.ones(1, 1, dtype=torch.bool)
+        given = Given(None if data.size is None else torch.from_numpy(data.size))
+        with pyro.validation_enabled(False):
+            rest = self.family.log_prob(y, zero.unsqueeze(-1), ways, given) - self.family.kernel(y, zero, given)
+        total = (rest if data.weight is None else rest * torch.from_numpy(data.weight)).sum()
+        gradient, hessian = np.zeros(size), np.zeros((size, size))
+        if self.extra and total.requires_grad:
+            slopes = torch.autograd.grad(total, self.extra, create_graph=True, materialize_grads=True)
+            gradient = np.array([float(v.detach()) for v in slopes])
+            for i, slope in enumerate(slopes):
+                if slope.requires_grad:
+                    bends = torch.autograd.grad(slope, self.extra, retain_graph=True, materialize_grads=True)
+                    hessian[i] = [float(v) for v in bends]
+        out = float(total.detach()), gradient, hessian
+        if not self.extra:
+            self.constant = out
+        return out
 
-    def log_likelihood(self, at: Array, fineness: int | None = None) -> float:
+    def value(self, at: Array, nodes: Nodes | None = None) -> float:
         """Return the log likelihood in nats, by another rule where asked."""
-        kept = self.hyperprior, self.nodes
-        self.hyperprior = False
-        self.nodes = self.nodes if fineness is None else nodes_of(len(self.factors[0].terms), fineness)
-        value = -self.loss(at)[0]
-        self.hyperprior, self.nodes = kept
-        return value
+        lower, beta = self._unpack(at)
+        kept, self.nodes = self.nodes, self.nodes if nodes is None else nodes
+        value = sum(float(found.log_evidence.sum()) for _, found in self._averages(self.data, lower, beta, self.modes))
+        self.nodes = kept
+        return value + self._rest()[0] - len(self.rows) * math.log(self.unit)
+
+    def log_posterior(self, at: Array) -> float:
+        more = log_hyperprior(self.factors[0], at[: self.num_theta], 0.0)[0] if self.hyperprior else 0.0
+        return self.value(at) + more
+
+    def log_likelihood(self, at: Array) -> float:
+        """Return the log likelihood in nats."""
+        if self.last is None or not np.array_equal(self.last[0], at):
+            return self.value(at)
+        more = log_hyperprior(self.factors[0], at[: self.num_theta], 0.0)[0] if self.hyperprior else 0.0
+        return -self.last[1].value - more
 
     def maximise(self, start: Array | None = None, held: NDArray[np.bool_] | None = None) -> Optimum:
         """Go to the maximum, by a finer rule where the present one is not exact there."""
         best = super().maximise(start, held)
+        num_terms = len(self.factors[0].terms)
         while self.fineness < FINEST:
-            self.error = abs(self.log_likelihood(best.at, self.fineness + 1) - self.log_likelihood(best.at))
+            finer = nodes_of(num_terms, self.fineness + 1)
+            self.error = abs(self.value(best.at, finer) - self.log_likelihood(best.at))
             if self.error < EXACT:
                 break
-            self.fineness += 1
-            self.nodes = nodes_of(len(self.factors[0].terms), self.fineness)
+            self._take(self.fineness + 1)
             again = super().maximise(best.at, held)
             best = again._replace(evaluations=best.evaluations + again.evaluations)
         return best
@@ -230,7 +246,7 @@ class QuadratureEngine(Engine):
         modes, _ = self.data.modes(lower, self.data.fixed(beta), self.modes)
         eta = self.data.fixed(beta) + (lower.T @ self.data.z * self.data.segments.spread(modes)).sum(0)
         x = self.data.x @ self.basis
-        bend = self.data.slopes(eta)[2]
+        bend = np.maximum(-self.data.expansion(eta)[2], 0.0)
         error = np.sqrt(np.diag(np.linalg.inv(x.T @ ((bend[:, None] + 1e-12) * x))) * (x**2).mean(0))
         if (error > WIDE).any():
             name, sign = self.names[int(np.argmax(error))], np.sign((self.inverse @ beta)[int(np.argmax(error))])
@@ -263,14 +279,11 @@ class QuadratureEngine(Engine):
         data = self.data if rows is None else self._lay_out(rows, rows.x @ self.inverse)
         num_groups, num_terms = len(data.segments.counts), len(lower)
         mean, square = np.zeros((num_groups, num_terms)), np.zeros((num_groups, num_terms, num_terms))
-        fixed, done = data.fixed(beta), 0
         start = self.modes if rows is None else np.zeros((num_terms, num_groups))
-        for found in self._averages(data, lower, fixed, start, self.nodes):
-            part = slice(done, done + len(found.log_evidence))
-            mean[part] = np.einsum("sg,ksg->gk", found.weight, found.u)
-            gap = found.u - mean[part].T[:, None]
-            square[part] = np.einsum("sg,ksg,lsg->gkl", found.weight, gap, gap, optimize=True)
-            done = part.stop
+        for block, found in self._averages(data, lower, beta, start):
+            mean[block.groups] = np.einsum("gs,kgs->gk", found.weight, found.u)
+            gap = found.u - mean[block.groups].T[..., None]
+            square[block.groups] = np.einsum("gs,kgs,lgs->gkl", found.weight, gap, gap, optimize=True)
         spread = self.unit * self.factors[0].inverse @ lower
         covariance = np.einsum("ik,gkl,jl->gij", spread, square, spread, optimize=True)
         return [Effects(mean @ spread.T, covariance, np.zeros((*mean.shape, self.num_common)))]
@@ -286,10 +299,3 @@ class QuadratureEngine(Engine):
         if out.log_sigma is not None:
             out.log_sigma.data += math.log(self.unit)
         return out
-
-
-def _parts(starts: Array, num_nodes: int) -> list[slice]:
-    """Return groups that are looked at together."""
-    marks = np.arange(0, starts[-1], max(CELLS // num_nodes, 1))[1:]
-    cuts = np.unique([0, *np.searchsorted(starts, marks), len(starts) - 1])
-    return [slice(int(a), int(b)) for a, b in itertools.pairwise(cuts)]

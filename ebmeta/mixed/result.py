@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from ebmeta.foundation.checks import at_least, between, checked
 from ebmeta.likelihood.base import Likelihood
 from ebmeta.mixed.as_model import as_model, feature_names, features_of
+from ebmeta.mixed.ascent import Optimum
 from ebmeta.mixed.boundary import Boundary, boundary_tests
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.design import Design, Extras
-from ebmeta.mixed.engine import Effects, Engine, Estimate, Optimum
+from ebmeta.mixed.engine import Effects, Engine, Estimate
 from ebmeta.mixed.predictive import intervals, moments
 from ebmeta.mixed.propagation import Draws, draw
 from ebmeta.mixed.rows import Rows

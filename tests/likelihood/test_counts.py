@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ebmeta.likelihood import Bernoulli, Binomial, Given, NegativeBinomial, Poisson
+from ebmeta.likelihood import Bernoulli, Binomial, Given, NegativeBinomial, Poisson, ScalarLikelihood
 
 ONE = np.ones(4)
 
@@ -80,6 +80,16 @@ def test_a_kernel_is_the_log_probability_up_to_terms_without_the_linear_predicto
     torch.testing.assert_close(found, exact)
 
 
+@pytest.mark.parametrize("likelihood", [Bernoulli(), Binomial(), Poisson(), NegativeBinomial(3.0).double()])
+def test_slopes_and_curvatures_in_closed_form_are_those_of_the_kernel(likelihood):
+    y, size = np.array([[1.0], [0.0], [2.0]]), np.array([[1.0], [2.5], [3.0]])
+    eta = np.linspace(-19.0, 19.0, 15) + np.zeros((3, 1))  # beyond, torch leaves out what is below 2e-9
+    closed = likelihood.expansion(y, eta, size)
+    for found, exact in zip(closed, ScalarLikelihood.expansion(likelihood, y, eta, size), strict=True):
+        np.testing.assert_allclose(found, exact, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(likelihood.expansion(y, eta)[0], likelihood.expansion(y, eta, np.ones((3, 1)))[0])
+
+
 def test_a_density_of_ones_own_has_a_kernel_of_its_own():
     class Doubled(Poisson):
         def log_prob(self, y, eta, way_mask, given=None):
@@ -87,3 +97,5 @@ def test_a_density_of_ones_own_has_a_kernel_of_its_own():
 
     eta, y = torch.zeros(1, 3).double(), torch.arange(3).double()
     torch.testing.assert_close(Doubled().kernel(y, eta), 2 * Poisson().log_prob(y, eta.unsqueeze(-1), eta))
+    one, two = (v.expansion(y[None].numpy(), eta.numpy()) for v in (Poisson(), Doubled()))
+    np.testing.assert_allclose(two[1:], 2 * np.array(one[1:]))

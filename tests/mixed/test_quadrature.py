@@ -10,6 +10,7 @@ import pytest
 from scipy import special, stats
 
 from ebmeta.likelihood import LIKELIHOODS
+from ebmeta.mixed.ascent import jacobian
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.design import Design, Extras
 from ebmeta.mixed.quadrature import QuadratureEngine
@@ -105,6 +106,27 @@ def test_gradients_are_those_of_differences(kind, terms, hyperprior):
     np.testing.assert_allclose(engine.loss(at)[1], [(a - b) / 2e-4 for a, b in ends], rtol=1e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("hyperprior", [False, True])
+@pytest.mark.parametrize("terms", ["1", "1 + x", "x || g) + (0 + I(x**2)"])
+@pytest.mark.parametrize("kind", ["bernoulli", "negative_binomial"])
+def test_hessians_are_those_of_differences(kind, terms, hyperprior):
+    engine = build(kind, terms, hyperprior, fineness=1)
+    at = somewhere(engine)
+    found = jacobian(lambda point: engine.loss(point)[1], at)
+    np.testing.assert_allclose(engine.curvature(at), found, rtol=1e-3, atol=2e-3 * np.abs(found).max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_newtons_steps_end_where_an_ascent_by_gradients_does(kind, monkeypatch):
+    newton = build(kind, "1 + x" if kind == "poisson" else "1")
+    found = newton.maximise()
+    monkeypatch.setattr(QuadratureEngine, "newton", False)
+    other = build(kind, "1 + x" if kind == "poisson" else "1").maximise()
+    assert found.converged
+    assert found.evaluations < other.evaluations / 2
+    assert found.value == pytest.approx(other.value, abs=1e-6)
+
+
 def test_two_random_terms_are_those_of_the_normal_likelihood_where_counts_are_large():
     """Counts of means near 1e6 are nearly normal on the scale of logarithms, with variance 1 / mean."""
     rng = np.random.default_rng(0)
@@ -142,7 +164,7 @@ def test_no_more_rows_are_looked_at_together_than_fit_memory(monkeypatch):
     engine = build("poisson")
     at = somewhere(engine)
     whole = engine.loss(at)
-    monkeypatch.setattr("ebmeta.mixed.quadrature.CELLS", 40)
-    parts = engine.loss(at)
+    monkeypatch.setattr("ebmeta.mixed.averages.CELLS", 40)
+    parts = build("poisson").loss(at)
     assert parts[0] == pytest.approx(whole[0], rel=1e-12)
     np.testing.assert_allclose(parts[1], whole[1], rtol=1e-9)

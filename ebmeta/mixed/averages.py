@@ -1,0 +1,198 @@
+r"""Averages over the nodes of each group: the evidence of its labels, and its slope and curvature in the parameters.
+
+With the weights $w_{gs}$ of the nodes and the score $s_{gs}$ of labels and effects at each,
+
+$$ \nabla \log p(y_g) = \mathbb E_w[s_g], \qquad
+   \nabla^2 \log p(y_g) = \mathbb E_w[\nabla^2 \log p(y_g, u)] + \mathrm{Cov}_w[s_g] . $$
+
+How nodes move with the parameters changes an exact average by nothing. Sources: Fisher 1925, Theory of statistical
+estimation; Louis 1982, Finding the observed information matrix when using the EM algorithm.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from ebmeta.mixed.batched import solve_upper
+from ebmeta.mixed.covariance import Factor
+from ebmeta.mixed.modes import Labels
+from ebmeta.mixed.nodes import Nodes
+
+__all__ = ["Average", "Block", "average", "blocks_of", "derivatives"]
+
+Array = NDArray[np.float64]
+CELLS = 100_000  # rows times nodes looked at together: they fit a processor's cache
+STEP = 1e-4  # of the differences in the parameters of the likelihood
+
+
+class Block(NamedTuple):
+    """Some groups that are looked at together.
+
+    Args:
+        groups: which.
+        rows: their rows.
+        codes: number of the group of each row, from 0, shape `(n,)`.
+        total: sums of rows over groups, shape `(g, n)`.
+        scores: sums times random terms, then times common terms, shape `((K + P) g, n)`.
+    """
+
+    groups: slice
+    rows: slice
+    codes: NDArray[np.int64]
+    total: sparse.csr_matrix
+    scores: sparse.csr_matrix
+
+
+class Average(NamedTuple):
+    """Nodes of some groups, and what there is at them.
+
+    Args:
+        u: nodes, shape `(K, g, S)`.
+        own: those of the group of each row, shape `(K, n, S)`.
+        eta: linear predictor, shape `(n, S)`.
+        log_evidence: of the labels of each group up to terms without effects, shape `(g,)`.
+        weight: of the nodes, in all 1, shape `(g, S)`.
+        slopes: slope and curvature of the log density of the labels in the linear predictor, shape `(n, S)`, or None.
+    """
+
+    u: Array
+    own: Array
+    eta: Array
+    log_evidence: Array
+    weight: Array
+    slopes: tuple[Array, Array] | None
+
+
+def blocks_of(data: Labels, num_nodes: int) -> list[Block]:
+    """Return all groups, some at a time."""
+    counts = data.segments.counts
+    starts = np.append(data.segments.starts, len(data.y))
+    marks = np.arange(0, len(data.y), max(CELLS // num_nodes, 1))[1:]
+    cuts = np.unique([0, *np.searchsorted(starts, marks), len(counts)])
+    columns, out = [*data.z, *data.x.T], []
+    for a, b in itertools.pairwise(int(c) for c in cuts):
+        rows, ends = slice(int(starts[a]), int(starts[b])), (starts[a : b + 1] - starts[a]).astype(np.int32)
+        size, many = int(ends[-1]), len(columns)
+        each = np.arange(size, dtype=np.int32)
+        total = sparse.csr_matrix((np.ones(size), each, ends), shape=(b - a, size))
+        ends = np.append((np.arange(many)[:, None] * size + ends[:-1]).ravel(), many * size).astype(np.int32)
+        values = np.concatenate([c[rows] for c in columns])
+        scores = sparse.csr_matrix((values, np.tile(each, many), ends), shape=(many * (b - a), size))
+        out.append(Block(slice(a, b), rows, np.repeat(np.arange(b - a), counts[a:b]), total, scores))
+    return out
+
+
+def average(
+    data: Labels, block: Block, nodes: Nodes, linear: tuple[Array, Array], found: tuple[Array, Array], slopes: bool
+) -> Average:
+    r"""Return the nodes of the groups of a block with their weights.
+
+    Args:
+        data: the rows.
+        block: which groups.
+        nodes: of a standard normal distribution.
+        linear: random terms times the relative factor, shape `(K, N)`, and the linear predictor of the others, `(N,)`.
+        found: modes and factors of the curvatures of all groups.
+        slopes: whether they are asked for.
+    """
+    lz, fixed = linear
+    modes, chol = (v[..., block.groups, None] for v in found)
+    points = nodes.points.T[:, None]
+    u = modes + solve_upper(chol, np.broadcast_to(points, (len(modes), modes.shape[1], len(nodes.points))))
+    own = u.take(block.codes, 1)
+    eta = fixed[block.rows, None] + sum(a[:, None] * b for a, b in zip(lz[:, block.rows], own, strict=True))
+    value, *both = data.expansion(eta, block.rows) if slopes else (data.log_density(eta, block.rows),)
+    joint = block.total @ value + (nodes.log_weights + ((points**2).sum(0) - (u**2).sum(0)) / 2)
+    joint -= sum(np.log(chol[k, k]) for k in range(len(chol)))
+    top = joint.max(1, keepdims=True)
+    weight = np.exp(joint - top)
+    total = weight.sum(1, keepdims=True)
+    return Average(u, own, eta, (top + np.log(total))[:, 0], weight / total, (both[0], both[1]) if slopes else None)
+
+
+def derivatives(
+    data: Labels, block: Block, found: Average, factor: Factor, extra: Sequence[Tensor]
+) -> tuple[Array, Array]:
+    """Return gradient and Hessian of the log evidence of all groups of a block.
+
+    Args:
+        data: the rows.
+        block: which groups.
+        found: their averages, with slopes.
+        factor: the covariance of effects, whose parameters come first, and then the coefficients.
+        extra: parameters of the likelihood, which come last.
+    """
+    assert found.slopes is not None  # for the type checker
+    slope, bend = found.slopes
+    one, num_terms, weight = np.ones(found.weight.shape[1]), len(data.z), found.weight.take(block.codes, 0)
+    z, x = data.z[:, block.rows], data.x[block.rows]
+    parts = (block.scores @ slope).reshape(-1, *found.weight.shape)
+    moved = [_moved(data, block, found.eta, p) for p in extra]
+    scores = np.concatenate(
+        [
+            parts[:num_terms][factor.rows] * found.u[factor.columns],
+            parts[num_terms:],
+            *((block.total @ change.value)[None] for change in moved),
+        ]
+    )
+    weighted = scores * found.weight
+    mean = weighted @ one
+    hessian: Array = weighted.reshape(len(mean), -1) @ scores.reshape(len(mean), -1).T - mean @ mean.T
+
+    def spread(rows: Array) -> Array:
+        """Return averages of a number of each row and node times the terms, shape `(T + P, n)`."""
+        by_u = np.stack([(rows * u) @ one for u in found.own])
+        return np.concatenate([z[factor.rows] * by_u[factor.columns], x.T * (rows @ one)])
+
+    bent = weight * bend
+    linear, size = factor.size + x.shape[1], factor.size
+    lean = spread(bent) @ x
+    hessian[:linear, size:linear] += lean
+    hessian[size:linear, :size] += lean[:size].T
+    for column, u in enumerate(found.own):
+        here = np.flatnonzero(factor.columns == column)
+        hessian[:size, here] += spread(bent * u)[:size] @ z[factor.rows[here]].T
+    for i, change in enumerate(moved):
+        cross = spread(weight * change.slope).sum(1)
+        hessian[:linear, linear + i] += cross
+        hessian[linear + i, :linear] += cross
+        hessian[linear + i, linear + i] += float((weight * change.bend).sum())
+        for j in range(i):
+            mixed = float((weight * _mixed(data, block, found.eta, extra[i], extra[j])).sum())
+            hessian[linear + i, linear + j] += mixed
+            hessian[linear + j, linear + i] += mixed
+    return mean.sum(1), hessian
+
+
+class _Moved(NamedTuple):
+    value: Array  # slope of the log density in a parameter of the likelihood, (n, S)
+    bend: Array  # its curvature
+    slope: Array  # slope of that in the linear predictor
+
+
+def _moved(data: Labels, block: Block, eta: Array, parameter: Tensor) -> _Moved:
+    middle, kept, ends = data.log_density(eta, block.rows), parameter.data, []
+    for step in (STEP, -STEP):
+        parameter.data = kept + step
+        ends.append(data.expansion(eta, block.rows))
+    parameter.data = kept
+    (high, rise, _), (low, fall, _) = ends
+    return _Moved((high - low) / (2 * STEP), (high + low - 2 * middle) / STEP**2, (rise - fall) / (2 * STEP))
+
+
+def _mixed(data: Labels, block: Block, eta: Array, one: Tensor, other: Tensor) -> Array:
+    """Return the curvature of the log density in two parameters of the likelihood, shape `(n, S)`."""
+    out, kept = np.zeros_like(eta), (one.data, other.data)
+    for a, b in itertools.product((STEP, -STEP), repeat=2):
+        one.data, other.data = kept[0] + a, kept[1] + b
+        out += math.copysign(1.0, a * b) * data.log_density(eta, block.rows)
+    one.data, other.data = kept
+    return out / (4 * STEP**2)
