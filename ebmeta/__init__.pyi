@@ -9,6 +9,7 @@ from . import (
     prediction as prediction,
     reference as reference,
     refine as refine,
+    saved as saved,
     simulate as simulate,
     tasks as tasks,
     training as training,
@@ -18,13 +19,14 @@ from .estimators.regressor import FewShotRegressor as FewShotRegressor
 from .mixed.fit import mixed_model as mixed_model
 from .model.empirical_bayes import EmpiricalBayes as EmpiricalBayes
 from .model.general import general_classifier as general_classifier
-from .model.storage import load as load, load_encoder as load_encoder, save as save
+from .model.storage import load_encoder as load_encoder, save as save
 from .model.units import in_units as in_units
 from .prediction.certificate import Certificate as Certificate, certify as certify
 from .prediction.conformal import ConformalSets as ConformalSets
 from .prediction.novelty import Novelty as Novelty
 from .prediction.scores import evaluate as evaluate
 from .prediction.trees import predict as predict
+from .saved.loading import load as load
 from .tasks.batch import TaskBatch as TaskBatch
 from .tasks.episodes import EpisodeSampler as EpisodeSampler
 from .tasks.groups import GroupSampler as GroupSampler

@@ -6,6 +6,7 @@ and splines with what they learned.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,6 +63,7 @@ class Design:
         complete = ~table.isna().any(axis=1).to_numpy()
         self._refuse_missing(table, na)
         self.kept = complete & labelled
+        self.index = (data.index if isinstance(data, pd.DataFrame) else frame.index)[self.kept]
         self.num_rows, self.num_dropped, self.num_unlabelled = (
             len(frame),
             int((~complete).sum()),
@@ -70,6 +72,7 @@ class Design:
         if not self.kept.any():
             raise ValueError(f"data: expected rows with a value of every term and a label, got none of {len(frame)}")
         used = tidy(frame[[*dict.fromkeys([*self.columns, *self.response_columns])]][self.kept], self.factors)
+        self.used = used
         groups = {name for factor in self.factors for name in factor}
         self.numeric = [c for c in self.columns if c not in groups and pd.api.types.is_numeric_dtype(used[c])]
         self.common = Terms(self.formula.common, used)
@@ -83,7 +86,8 @@ class Design:
         if trials is not None and given.size is not None:
             raise ValueError(f"size: expected none next to {self.formula.response!r}, which gives the trials")
         self.labels: dict[tuple[str, ...], NDArray[np.object_]] = {}
-        self.rows = self._rows(used, extra[self.kept], labels, trials, new=False)
+        self.extra = extra[self.kept]
+        self.rows = self._rows(used, self.extra, labels, trials, new=False)
 
     @property
     def factors(self) -> list[tuple[str, ...]]:
@@ -149,7 +153,7 @@ class Design:
                 self.labels[factor] = names
             parts = [t.new(used) if new else t.first(len(used)) for bar, t in self.bars if bar.factor == factor]
             groupings.append(Grouping(codes, names, np.concatenate([p[0] for p in parts], 1)))
-        values: dict[str, Array] = {str(c): numbers_of(str(c), extra[c]) for c in extra}
+        values: dict[str, Array] = {str(c): np.array(numbers_of(str(c), extra[c])) for c in extra}
         for name in {"size", "weights"} & values.keys():
             if (bad := values[name] <= 0).any():
                 row = int(np.argmax(bad))
@@ -201,6 +205,8 @@ def _extra(given: Extras, frame: pd.DataFrame) -> pd.DataFrame:
                 )
             out[name] = frame[value]
             continue
+        if isinstance(value, Iterator):  # which could be read once
+            raise ValueError(f"{name}: expected a column, or a number for each row, got {found(value)}")
         out[name] = read_column(name, value, len(frame))
     return out
 

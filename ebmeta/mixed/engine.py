@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -67,6 +68,8 @@ class Engine(Criterion):
     method: str
     #: Whether the criterion has a hyperprior.
     hyperprior: bool
+    #: Whether the criterion is that of the residuals.
+    reml: bool = False
 
     def __init__(self, rows: Rows, factors: list[Factor]) -> None:
         super().__init__()
@@ -93,6 +96,17 @@ class Engine(Criterion):
     @abstractmethod
     def common_given(self, at: Array) -> Array:
         """Return the covariance of the same, the parameters of the criterion known, shape `(P, P)`."""
+
+    def settle(self, at: Array) -> None:
+        """Keep what predictions start from, so that they depend on nothing that was asked before."""
+
+    def state(self, at: Array) -> dict[str, Array]:
+        """Return what the engine has found beside the parameters `at`, to be given to `restore`."""
+        return {"curvature": self.curvature(at)}
+
+    def restore(self, at: Array, state: Mapping[str, Array]) -> None:
+        """Take over what an engine of the same rows has found at the parameters."""
+        self._curved = at.copy(), state["curvature"]
 
     def log_posterior(self, at: Array) -> float:
         """Return the log density of the parameters given all labels, up to a constant; see `propagation`."""

@@ -18,7 +18,7 @@ from ebmeta.mixed.quadrature import QuadratureEngine
 from ebmeta.mixed.result import MixedModel
 from ebmeta.mixed.rows import Grouping, Rows
 
-__all__ = ["mixed_model"]
+__all__ = ["engine_of", "mixed_model"]
 
 #: Likelihoods of one number a row, with parameters that all groups share.
 FAMILIES = tuple(name for name, kind in LIKELIHOODS.items() if not (kind.categorical or kind.has_level))
@@ -76,16 +76,32 @@ def mixed_model(
     if likelihood not in FAMILIES:
         raise ValueError(f"likelihood: expected one of {', '.join(FAMILIES)}, got {found(likelihood)}")
     design = Design(formula, data, Extras(size, offset, weights), na)
+    engine = engine_of(design, likelihood, reml, hyperprior)
+    optimum = engine.maximise()
+    engine.check(optimum.at)
+    engine.settle(optimum.at)
+    return MixedModel(design, engine, optimum, likelihood)
+
+
+def engine_of(design: Design, likelihood: str, reml: bool, hyperprior: bool) -> Engine:
+    """Return the criterion of the rows of a formula.
+
+    Args:
+        design: what columns became.
+        likelihood: name of the likelihood.
+        reml: as for `mixed_model`.
+        hyperprior: the same.
+
+    Raises:
+        ValueError: if labels or groups do not fit the likelihood.
+    """
     rows = design.rows
     _check_labels(likelihood, rows)
     factors = [
         _factor(name, *design.terms_of(name), grouping)
         for name, grouping in zip(design.factors, rows.groupings, strict=True)
     ]
-    engine = _engine(likelihood, rows, factors, design.common.names, reml, hyperprior)
-    optimum = engine.maximise()
-    engine.check(optimum.at)
-    return MixedModel(design, engine, optimum, likelihood)
+    return _engine(likelihood, rows, factors, design.common.names, reml, hyperprior)
 
 
 def _engine(

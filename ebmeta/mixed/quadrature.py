@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyro
@@ -82,6 +82,7 @@ class QuadratureEngine(Engine):
         self.data = self._lay_out(rows, q @ np.linalg.inv(scale))
         self.num_parameters = self.num_theta + self.num_common + len(self.extra)
         self.modes = np.zeros((len(factors[0].terms), len(rows.groupings[0].labels)))
+        self.settled = self.modes
         self.constant: tuple[float, Array, Array] | None = None
         self.error = 0.0
         self._take(fineness)
@@ -233,6 +234,20 @@ class QuadratureEngine(Engine):
             best = again._replace(evaluations=best.evaluations + again.evaluations)
         return best
 
+    def settle(self, at: Array) -> None:
+        lower, beta = self._unpack(at)
+        self.settled = self.data.modes(lower, self.data.fixed(beta), self.modes)[0]
+
+    def state(self, at: Array) -> dict[str, Array]:
+        rule = np.array([self.fineness, self.error])
+        return {**super().state(at), "settled": self.settled, "rule": rule}
+
+    def restore(self, at: Array, state: Mapping[str, Array]) -> None:
+        if self.fineness != int(state["rule"][0]):
+            self._take(int(state["rule"][0]))
+        super().restore(at, state)
+        self.modes, self.settled, self.error = state["settled"], state["settled"], float(state["rule"][1])
+
     def check(self, at: Array) -> None:
         lower, beta = self._unpack(at)
         if self.family.discrete and not self.hyperprior and at[: self.num_theta].max(initial=0.0) > ENDLESS:
@@ -279,7 +294,7 @@ class QuadratureEngine(Engine):
         data = self.data if rows is None else self._lay_out(rows, rows.x @ self.inverse)
         num_groups, num_terms = len(data.segments.counts), len(lower)
         mean, square = np.zeros((num_groups, num_terms)), np.zeros((num_groups, num_terms, num_terms))
-        start = self.modes if rows is None else np.zeros((num_terms, num_groups))
+        start = self.settled if rows is None else np.zeros((num_terms, num_groups))
         for block, found in self._averages(data, lower, beta, start):
             mean[block.groups] = np.einsum("gs,kgs->gk", found.weight, found.u)
             gap = found.u - mean[block.groups].T[..., None]

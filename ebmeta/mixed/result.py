@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from ebmeta.foundation.checks import at_least, between, checked
+from ebmeta.foundation.folders import write_folder
 from ebmeta.likelihood.base import Likelihood
 from ebmeta.mixed.as_model import as_model, feature_names, features_of
 from ebmeta.mixed.ascent import Optimum
 from ebmeta.mixed.boundary import Boundary, boundary_tests
+from ebmeta.mixed.content import content_of
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.design import Design, Extras
 from ebmeta.mixed.engine import Effects, Engine, Estimate
@@ -134,7 +138,10 @@ class MixedModel:
     @cached_property
     def boundary(self) -> list[Boundary]:
         """Tests of every spread against 0."""
-        return boundary_tests(self.engine, self.optimum, self.variance_components)
+        table, state = self.variance_components, self.engine.state(self.optimum.at)
+        out = boundary_tests(self.engine, self.optimum, table)
+        self.engine.restore(self.optimum.at, state)  # further fits leave no trace in what is asked later
+        return out
 
     def summary(self) -> str:
         """Return the fit in words and tables: terms, spreads, criterion, groups, and what the data cannot tell."""
@@ -201,7 +208,11 @@ class MixedModel:
             ValueError: if a column is absent or holds what training rows did not.
         """
         kept = self.design.given
-        given = Extras(kept.size if size is None else size, kept.offset if offset is None else offset, kept.weights)
+        for name, new, old in (("size", size, kept.size), ("offset", offset, kept.offset)):
+            if new is None and old is not None and not isinstance(old, str):
+                raise ValueError(f"{name}: expected a column, or a number for each new row as the fit had, got none")
+        weights = kept.weights if isinstance(kept.weights, str) else None  # a new row counts once
+        given = Extras(kept.size if size is None else size, kept.offset if offset is None else offset, weights)
         rows, whole = self.design.new(new_data, given)
         out = np.full((4, len(whole)), np.nan)
         if len(rows):
@@ -255,6 +266,28 @@ class MixedModel:
         rows, whole = self.design.new(data, Extras())
         columns = feature_names(names, factor)
         return pd.DataFrame(features_of(rows, names, factor), columns=columns, index=np.flatnonzero(whole))
+
+    @checked()
+    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Save the fit to a folder, as a whole or not at all; `ebmeta.load` reads it.
+
+        The folder holds the fitted rows of the columns that the formula names, as a frame of lme4 does.
+
+        Args:
+            folder: where to; made where it does not exist.
+            overwrite: replace also files `config.json` and `model.safetensors` that ebmeta did not write.
+
+        Returns:
+            The folder.
+
+        Raises:
+            OSError: if the folder cannot be written, or holds files of these names that are not of ebmeta.
+            ValueError: if a column holds neither numbers, texts, categories nor times.
+        """
+        folder = Path(folder)
+        config, tensors = content_of(self.design, self.engine, self.optimum, self.name, self.draws)
+        write_folder(folder, {"config": config}, tensors, overwrite)
+        return folder
 
     def _only_factor(self, name: str) -> Factor:
         factors = self.engine.factors

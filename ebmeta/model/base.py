@@ -17,8 +17,7 @@ __all__ = ["PredictiveModel"]
 class PredictiveModel(nn.Module, ABC):
     r"""The abstract model, with all that predictions, scores and estimators use.
 
-    Its members are `ebmeta.EmpiricalBayes`, and `ebmeta.PriorEnsemble`, which can be asked, and neither trained nor
-    saved.
+    Its members are `ebmeta.EmpiricalBayes`, and `ebmeta.PriorEnsemble`, which can be asked and saved, and not trained.
     """
 
     #: $p(y \mid \eta)$.

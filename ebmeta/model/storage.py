@@ -2,22 +2,14 @@
 
 A model folder holds `model.safetensors` (parameters and buffers) and `config.json` (the arguments that rebuild the
 model, what the columns of a data frame become, the version of this format, and a checksum of itself and of the
-tensors). The two belong together, and neither is used without the other.
-
-A folder is replaced as one: the new `config.json` tells of the old tensors too (`previous`) until the new ones are
-in place. So a reader at any moment, also after the writer was killed, finds one whole model, old or new. Writers
-wait for one another.
+tensors). The two belong together, and neither is used without the other (`ebmeta.foundation.folders`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 import os
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from types import UnionType
@@ -27,23 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from ebmeta.foundation.checks import checked
-from ebmeta.foundation.tensor_files import TensorFile, checksum, differing, load_tensors, read_tensors, write_tensors
-from ebmeta.foundation.writing import Kind, check_target, lock, to_json, write
+from ebmeta.foundation.folders import model_files, read_folder, write_folder
+from ebmeta.foundation.tensor_files import differing, load_tensors
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.recipes import RECIPES, ClassifierRecipe
 from ebmeta.tasks.frames import FrameEncoder
 
-__all__ = ["load", "load_encoder", "load_with_encoder", "model_files", "save"]
+__all__ = ["build", "load", "load_encoder", "load_with_encoder", "model_files", "read", "save", "save_members"]
 
-FORMAT_VERSION = 2
 #: Tensors that older folders lack, as they would have been there.
 ADDED = {"predictor.profile.one_each": torch.tensor(False)}
-ATTEMPTS = 1000  # of reading a folder that writers replace all the while
-
-
-def model_files(folder: Path) -> dict[Path, Kind]:
-    """Return the files of a model folder and what they are."""
-    return {folder / "config.json": "model", folder / "model.safetensors": "model"}
+MEMBERS = "members."  # before the names of tensors of an ensemble's members
 
 
 @checked()
@@ -70,137 +56,61 @@ def save(
         ValueError: if the model was built from parts, so that no arguments can rebuild it, or a parameter is not
             finite.
     """
+    folder = Path(folder)
+    write_folder(folder, *_content(model, encoder), overwrite)
+    return folder
+
+
+def save_members(
+    model: EmpiricalBayes, members: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path, overwrite: bool
+) -> None:
+    """Save a model with members that differ from it in some parameters.
+
+    Args:
+        model: about which the members are.
+        members: facts of them.
+        tensors: theirs, by name.
+        folder: as for `save`.
+        overwrite: as for `save`.
+
+    Raises:
+        OSError: as for `save`.
+        ValueError: as for `save`.
+    """
+    entry, own = _content(model, None)
+    more = {f"{MEMBERS}{name}": value.detach().cpu().clone() for name, value in tensors.items()}
+    write_folder(folder, {**entry, "members": dict(members)}, own | more, overwrite)
+
+
+def _content(model: EmpiricalBayes, encoder: FrameEncoder | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what a folder says of a model, and its tensors."""
     recipe = model.recipe
     if recipe is None:
         raise ValueError("save: expected a model from EmpiricalBayes.classifier or regressor, got one built from parts")
-    folder = Path(folder)
-    tensors = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    _check_finite(tensors, "save")
-    header = {"format_version": FORMAT_VERSION}
-    entry: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
+    entry = {
         "config": {"kind": recipe.kind, **asdict(recipe), "beta": model.beta},
         "embedder": type(model.predictor.embedder).__name__ if model.predictor.embedder is not None else None,
         "encoder": None if encoder is None else encoder.config(),
-        "tensors": checksum(tensors, header),
         "feature_names": model.feature_names,
         "covariate_names": model.covariate_names,
         "fitted": model.fitted,
     }
-    entry["checksum"] = _checksum(entry)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        for path, kind in model_files(folder).items():
-            check_target(path, kind, overwrite)
-        if old := _present(folder):
-            _write_config(folder, entry | {"previous": old}, overwrite)
-        else:
-            _write_config(folder, entry, overwrite)
-        write_tensors(folder / "model.safetensors", tensors, header, "model", overwrite)
-        if old:
-            _write_config(folder, entry, overwrite)
-    return folder
+    return entry, {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 
-def _write_config(folder: Path, stored: Mapping[str, Any], overwrite: bool) -> None:
-    text = to_json({"ebmeta": "model", **stored}) + "\n"
-    write(folder / "config.json", text.encode(), "model", overwrite)
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what the folder of a model or an ensemble says, and its tensors.
 
+    Raises:
+        OSError: as for `load`.
+        ValueError: as for `load`.
+    """
 
-def _checksum(entry: Mapping[str, Any]) -> str:
-    content = {k: v for k, v in entry.items() if k not in ("ebmeta", "checksum", "previous")}
-    text = json.dumps(content, sort_keys=True, default=lambda number: number.item())
-    return hashlib.sha256(text.encode()).hexdigest()
+    def explain(path: Path, stored: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str | None:
+        own = {name: value for name, value in tensors.items() if not name.startswith(MEMBERS)}
+        return None if stored.get("embedder") else differing(_shapes(path, stored["config"]), own)
 
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other writers of a folder waiting."""
-    if sys.platform == "win32":
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        lock(descriptor)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _present(folder: Path) -> dict[str, Any] | None:
-    """Return what `config.json` says of the tensors in its folder; None where there is no whole model."""
-    try:
-        _, stored = _read_config(folder)
-        return _entry(stored, read_tensors(folder / "model.safetensors", "model"))
-    except (OSError, ValueError):
-        return None
-
-
-def _entry(stored: dict[str, Any], file: TensorFile) -> dict[str, Any] | None:
-    """Return the part of `config.json` that is about a file of tensors; None where there is none."""
-    for part in (stored, stored.get("previous")):
-        if isinstance(part, dict) and part.get("format_version") == file.header.get("format_version"):
-            if part["format_version"] == 1 and file.checksum is None:  # the first format has no checksums
-                return {k: v for k, v in part.items() if k != "previous"}
-            if file.checksum is not None and part.get("tensors") == file.checksum:
-                return {k: v for k, v in part.items() if k != "previous"}
-    return None
-
-
-def _read_config(folder: Path) -> tuple[Path, dict[str, Any]]:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder}: expected a model folder with config.json, found none")
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        version, _ = stored["format_version"], dict(stored["config"] or {})
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: expected the JSON of an ebmeta model, got: {error!r:.200}") from None
-    if type(version) is not int or version < 1:
-        raise ValueError(f"{path}: expected a format_version of 1 or more, got {version!r:.40}")
-    if version > FORMAT_VERSION:
-        raise ValueError(
-            f"{path}: expected format version {FORMAT_VERSION} or older, got {version}; a newer ebmeta wrote it"
-        )
-    return path, stored
-
-
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read one whole model, also while others write to the folder."""
-    files = list(model_files(folder))
-    for _ in range(ATTEMPTS):
-        before = [_identity(path) for path in files]
-        path, stored = _read_config(folder)
-        file = read_tensors(folder / "model.safetensors", "model")
-        entry = _entry(stored, file)
-        if entry is not None:
-            break
-        if before == [_identity(path) for path in files]:
-            difference = None if stored.get("embedder") else differing(_shapes(path, stored["config"]), file.tensors)
-            wanted = difference or "expected the tensors that config.json was written with, got others"
-            raise ValueError(f"{folder}: {wanted}: another model")
-    else:
-        raise ValueError(f"{folder}: expected a folder that is left alone for a moment, got one written all the time")
-    _check_arguments(path, dict(entry["config"] or {}))
-    if entry["format_version"] > 1 and entry.get("checksum") != _checksum(entry):
-        raise ValueError(f"{path}: expected what was written, got a file that was changed or damaged")
-    _check_finite(file.tensors, str(folder / "model.safetensors"))
-    return entry, file.tensors
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns
-
-
-def _check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
-    for name, value in tensors.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            bad = value[~torch.isfinite(value)].flatten()[0].item()
-            raise ValueError(f"{source}: expected finite numbers in {name}, got {bad}")
+    return read_folder(folder, explain, _check_arguments)
 
 
 @checked()
@@ -212,7 +122,7 @@ def load_encoder(folder: str | os.PathLike[str]) -> FrameEncoder | None:
         ValueError: if a file is damaged or of a newer version.
     """
     folder = Path(folder)
-    return _encoder(folder, _read(folder)[0])
+    return _encoder(folder, read(folder)[0])
 
 
 def _encoder(folder: Path, entry: Mapping[str, Any]) -> FrameEncoder | None:
@@ -240,7 +150,7 @@ def load(folder: str | os.PathLike[str], embedder: nn.Module | None = None) -> E
             the embedder.
     """
     folder = Path(folder)
-    return _build(folder, *_read(folder), embedder)
+    return _alone(folder, *read(folder), embedder)
 
 
 @checked()
@@ -258,13 +168,27 @@ def load_with_encoder(
         ValueError: as for `load`.
     """
     folder = Path(folder)
-    entry, tensors = _read(folder)
-    return _build(folder, entry, tensors, embedder), _encoder(folder, entry)
+    entry, tensors = read(folder)
+    return _alone(folder, entry, tensors, embedder), _encoder(folder, entry)
 
 
-def _build(
+def _alone(
     folder: Path, entry: Mapping[str, Any], tensors: Mapping[str, Tensor], embedder: nn.Module | None
 ) -> EmpiricalBayes:
+    if entry.get("members") is not None:
+        raise ValueError(f"{folder}: expected one model, got an ensemble, which ebmeta.load reads")
+    return build(folder, entry, tensors, embedder)
+
+
+def build(
+    folder: Path, entry: Mapping[str, Any], tensors: Mapping[str, Tensor], embedder: nn.Module | None
+) -> EmpiricalBayes:
+    """Return a model, given what `read` returned; for an ensemble the one that its members are about.
+
+    Raises:
+        ValueError: as for `load`.
+    """
+    tensors = {name: value for name, value in tensors.items() if not name.startswith(MEMBERS)}
     path = folder / "config.json"
     config, needs = dict(entry["config"]), entry.get("embedder")
     if needs is not None and not (isinstance(needs, str) and needs.isidentifier()):

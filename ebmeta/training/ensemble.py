@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import warnings
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -30,6 +32,7 @@ from ebmeta.model.base import PredictiveModel
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.members import EnsembleInference, Members, chunk_size, pack, unpack
 from ebmeta.model.posterior import Inference
+from ebmeta.model.storage import save_members
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.groups import GroupSampler
 from ebmeta.training.evidence import Evidence, Hyperprior
@@ -49,8 +52,8 @@ FREEDOM = 5  # least degrees of freedom of the draws: tails wider than those of 
 class PriorEnsemble(PredictiveModel):
     """A model whose prior is a weighted sample; predictions are mixtures over it.
 
-    Takes the place of the model in `predict`, `evaluate` and `FewShotRegressor`. It cannot be trained further or saved;
-    save the model that it was made from.
+    Takes the place of the model in `predict`, `evaluate` and `FewShotRegressor`. It cannot be trained further. `save`
+    writes it to a folder, and `ebmeta.load` reads it.
 
     Args:
         model: the fitted model.
@@ -112,6 +115,26 @@ class PriorEnsemble(PredictiveModel):
             out.append(copy.deepcopy(self.center))
             out[-1].load_state_dict(each.split(flat), strict=False)
         return out
+
+    @checked()
+    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Save the members to a folder, as a whole or not at all; `ebmeta.load` reads it.
+
+        Args:
+            folder: where to; made where it does not exist.
+            overwrite: replace also files that ebmeta did not write.
+
+        Returns:
+            The folder.
+
+        Raises:
+            OSError: as for `ebmeta.save`.
+            ValueError: as for `ebmeta.save`.
+        """
+        folder = Path(folder)
+        facts = {"names": list(self.names), "new_groups": self.new_groups}
+        save_members(self.center, facts, {"values": self.values, "log_weight": self.log_weight}, folder, overwrite)
+        return folder
 
     @checked(num_steps=at_least(0))
     def infer(self, batch: TaskBatch, num_steps: int | None = None) -> EnsembleInference:

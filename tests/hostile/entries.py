@@ -175,7 +175,9 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
             },
         ),
         "mixed_model": (
-            lambda **options: ebmeta.mixed_model(**options).predict(k.frame),
+            lambda size, offset, **options: ebmeta.mixed_model(size=size, offset=offset, **options).predict(
+                k.frame, size=size, offset=offset
+            ),
             {
                 "formula": "y ~ a + kind + (1 + a || g)",
                 "data": k.frame,
@@ -224,6 +226,7 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
                 "new_groups": True,
             },
         ),
+        "PriorEnsemble.save": (member.save, {"folder": folder / "ensemble"}),
         "PriorEnsemble.check": (member.check, {"batch": k.batch}),
         "PriorEnsemble.infer": (member.infer, {"batch": k.batch, "num_steps": 1}),
         "Objective": (ebmeta.Objective, {"kind": "gibbs", "num_draws": 2, "anytime": 0.5}),
@@ -545,6 +548,7 @@ def _files(k: Kit, folder: Path) -> dict[str, Call]:
     return {
         "save": (ebmeta.save, {"model": k.regressor, "folder": folder / "model", "encoder": k.encoder}),
         "load": (ebmeta.load, {"folder": saved}),
+        "mixed.MixedModel.save": (k.mixed.save, {"folder": folder / "mixed"}),
         "load_encoder": (ebmeta.load_encoder, {"folder": saved}),
         "app.demo.run": (
             demo.run,

@@ -16,7 +16,7 @@ from builders import class_tasks, real_tasks
 import ebmeta
 from ebmeta.app.cli import main
 from ebmeta.diagnostics import check_posteriors, diagnose
-from ebmeta.model.storage import _checksum
+from ebmeta.foundation.folders import checksum_of
 from ebmeta.training.objective import Objective
 
 MESSAGE = "^model: expected a trained one, got one with its initial parameters: ebmeta.fit trains it$"
@@ -89,7 +89,7 @@ def test_a_folder_from_before_counts_as_fitted_and_another_word_is_refused(tmp_p
     def put(change):
         stored = json.loads((folder / "config.json").read_text())
         change(stored)
-        stored["checksum"] = _checksum(stored)
+        stored["checksum"] = checksum_of(stored)
         (folder / "config.json").write_text(json.dumps(stored))
 
     put(lambda stored: stored.pop("fitted"))
