@@ -189,7 +189,7 @@ def row_loss(
         return ((eta.squeeze(-1) > 0) != (y > 0.5)).to(eta.dtype)
     each = -likelihood.log_prob(y.expand(eta.shape[:-1]), eta, way_mask, given)
     if not likelihood.discrete:
-        each = each + likelihood.log_prob(y, likelihood.statistic(y, 1), way_mask, given)
+        each = each + likelihood.log_prob(y, likelihood.peak(y).unsqueeze(-1), way_mask, given)
     return each
 
 

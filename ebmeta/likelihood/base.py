@@ -38,8 +38,8 @@ class Given:
 
     Args:
         size: how much each row counts: trials of a binomial, exposure of a Poisson or negative binomial, number of
-            readings averaged in a normal or Student-t label (its variance is $\sigma^2$ over it), shape `(T, N)`;
-            1 where None.
+            readings averaged in a normal, Student-t or gamma label, or in the logarithm of a log-normal one (the
+            variance is divided by it), shape `(T, N)`; 1 where None.
         level: noise level $z$ of each task, for likelihoods that have one, shape `(T,)`; 0 where None.
     """
 
@@ -59,13 +59,15 @@ class Likelihood(nn.Module):
     has_level: ClassVar[bool] = False
     #: True where a label has a probability and not a density: for counts and classes.
     discrete: ClassVar[bool] = False
+    #: True where labels, once `transformed`, are the linear predictor plus noise; elsewhere a link stands between.
+    located: ClassVar[bool] = False
     #: True where there is a `cdf`, which quantiles and intervals need.
     has_cdf: ClassVar[bool] = False
 
     #: True where sizes are inverse variances of the labels, so that no noise is left to learn.
     known: bool = False
 
-    #: Centre $a$ and unit $b$ of labels that are $a + b$ times the linear predictor; 0 and 1 elsewhere.
+    #: Centre $a$ and unit $b$ of $a + b$ times the linear predictor, on the scale of labels or of their logarithms.
     center: Tensor
     unit: Tensor
 
@@ -127,6 +129,18 @@ class Likelihood(nn.Module):
 
     def _no_number(self, what: str) -> ValueError:
         return ValueError(f"{what}: expected labels that are numbers, got a {self.name} likelihood")
+
+    def transformed(self, y: Tensor) -> Tensor:
+        """Return labels on the scale where they are the linear predictor plus noise, of their shape."""
+        return y
+
+    def log_jacobian(self, y: Tensor) -> Tensor:
+        """Return the log of the slope of `transformed`, of the shape of the labels."""
+        return torch.zeros_like(y, dtype=torch.float64)
+
+    def peak(self, y: Tensor) -> Tensor:
+        """Return the linear predictor under which a label that has a density is likeliest, of the shape of `y`."""
+        return self.statistic(y, 1).squeeze(-1)
 
     def statistic(self, y: Tensor, num_ways: int) -> Tensor:
         """Return $T(y)$, shape `(T, Q, C)`, for labels of shape `(T, Q)`."""

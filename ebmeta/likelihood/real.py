@@ -29,6 +29,7 @@ LOG_PRECISIONS = (-18.0, 4.0, 96)  # grid of log u over which a Student-t is a m
 class _Located(Exact, ScalarLikelihood):
     r"""Labels $y = a + b (\eta + \text{noise})$, with centre $a$ and scale $b$ of the training labels."""
 
+    located = True
     exact = ("center", "unit")
 
     def __init__(self, noise: float = 1.0) -> None:
@@ -71,7 +72,7 @@ class _Located(Exact, ScalarLikelihood):
         The noise starts at what it is, where known, and otherwise in proportion to the typical size of a row.
         """
         if rows.standardize:
-            center, unit = summary(rows.y.unsqueeze(1), "labels", ["y"])
+            center, unit = summary(self.transformed(rows.y).unsqueeze(1), "labels", ["y"])
             self.center.copy_(center[0])
             self.unit.copy_(unit[0])
             if self.known:
@@ -84,7 +85,7 @@ class _Located(Exact, ScalarLikelihood):
         return self.center + self.unit * eta.double()
 
     def statistic(self, y: Tensor, num_ways: int) -> Tensor:
-        return standard(y, self.center, self.unit).unsqueeze(-1)
+        return standard(self.transformed(y), self.center, self.unit).unsqueeze(-1)
 
     def moments(self, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None) -> tuple[Tensor, Tensor]:
         return loc, torch.ones_like(loc)

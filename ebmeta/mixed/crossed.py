@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 
+from ebmeta.likelihood.base import Likelihood
 from ebmeta.mixed.batched import cholesky, solve_lower, solve_upper
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.engine import Effects, Engine
@@ -51,8 +52,16 @@ class CrossedEngine(ScaledEngine):
         ValueError: if the smaller factors have too many effects together, or there are fewer rows than effects of one.
     """
 
-    def __init__(self, rows: Rows, factors: list[Factor], names: list[str], reml: bool, hyperprior: bool) -> None:
-        super().__init__(rows, factors, names, reml, hyperprior)
+    def __init__(
+        self,
+        rows: Rows,
+        factors: list[Factor],
+        names: list[str],
+        reml: bool,
+        hyperprior: bool,
+        family: Likelihood | None = None,
+    ) -> None:
+        super().__init__(rows, factors, names, reml, hyperprior, family)
         sizes = [len(g.labels) * len(f.terms) for g, f in zip(rows.groupings, factors, strict=True)]
         for factor, size in zip(factors, sizes, strict=True):
             if size >= len(rows):
@@ -238,7 +247,7 @@ class CrossedEngine(ScaledEngine):
         return slice(sum(sizes[:k]), sum(sizes[: k + 1]))
 
     def rebuild(self, rows: Rows, factors: list[Factor]) -> Engine:
-        return CrossedEngine(rows, factors, self.names, self.reml, False)
+        return CrossedEngine(rows, factors, self.names, self.reml, False, self.family)
 
 
 def _spread_out(z: Array, codes: NDArray[np.int64], num_groups: int) -> sparse.csr_matrix:

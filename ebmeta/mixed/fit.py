@@ -107,9 +107,10 @@ def engine_of(design: Design, likelihood: str, reml: bool, hyperprior: bool) -> 
 def _engine(
     likelihood: str, rows: Rows, factors: list[Factor], names: list[str], reml: bool, hyperprior: bool
 ) -> Engine:
-    if likelihood == "normal":
+    family = LIKELIHOODS[likelihood]()
+    if family.conjugate:
         kind = NormalEngine if len(factors) == 1 else CrossedEngine
-        return kind(rows, factors, names, reml, hyperprior)
+        return kind(rows, factors, names, reml, hyperprior, family)
     if len(factors) > 1:
         raise ValueError(
             "formula: expected one grouping factor for labels that are not normal, got "
@@ -117,7 +118,6 @@ def _engine(
         )
     if reml:
         raise ValueError(f"reml: expected False for labels that are not normal, got True for {likelihood!r}")
-    family = LIKELIHOODS[likelihood]()
     sizes = np.ones(len(rows)) if rows.size is None else rows.size
     if np.bincount(rows.groupings[0].codes).max() == 1 and family.alone(sizes):
         raise ValueError(

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ebmeta.likelihood.base import Likelihood
 from ebmeta.mixed.batched import Segments, cholesky, gram, solve_lower, solve_upper
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.engine import Effects, Engine
@@ -87,8 +88,16 @@ class _Split(NamedTuple):
 class NormalEngine(ScaledEngine):
     r"""The criterion of one grouping factor, as a function of $\Lambda$ and $\log \sigma$."""
 
-    def __init__(self, rows: Rows, factors: list[Factor], names: list[str], reml: bool, hyperprior: bool) -> None:
-        super().__init__(rows, factors, names, reml, hyperprior)
+    def __init__(
+        self,
+        rows: Rows,
+        factors: list[Factor],
+        names: list[str],
+        reml: bool,
+        hyperprior: bool,
+        family: Likelihood | None = None,
+    ) -> None:
+        super().__init__(rows, factors, names, reml, hyperprior, family)
         self.summaries = self._summarise(rows, *self.columns(rows))
         self._check_noise(factors[0])
 
@@ -158,4 +167,4 @@ class NormalEngine(ScaledEngine):
         return [Effects(mean, covariance, slope)]
 
     def rebuild(self, rows: Rows, factors: list[Factor]) -> Engine:
-        return NormalEngine(rows, factors, self.names, self.reml, False)
+        return NormalEngine(rows, factors, self.names, self.reml, False, self.family)

@@ -70,7 +70,7 @@ class QuadratureEngine(Engine):
         super().__init__(rows, factors)
         self.names, self.hyperprior, self.family = names, hyperprior, copy.deepcopy(likelihood).double()
         self.extra = [p for p in self.family.parameters() if p.requires_grad]
-        self.unit = 1.0 if likelihood.discrete else float(np.std(rows.y - rows.offset)) or 1.0
+        self.unit = (float(np.std(rows.y - rows.offset)) or 1.0) if likelihood.located else 1.0
         q, r = orthonormal(rows.x, names)
         self.num_common = rows.x.shape[1]
         self.data = self._lay_out(rows, q)
@@ -119,7 +119,7 @@ class QuadratureEngine(Engine):
 
     def upper_bounds(self) -> Array:
         out = super().upper_bounds()
-        if self.family.discrete:
+        if not self.family.located:
             out[: self.num_theta] = FARTHEST
         out[len(out) - len(self.extra) :] = FAR_LOG
         return out

@@ -10,11 +10,13 @@ REML adds $\log |X^\top V^{-1} X|$ and takes $n - P$ for $n$.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import abstractmethod
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import linalg
 
@@ -63,10 +65,20 @@ class ScaledEngine(Engine):
         names: of the common terms.
         reml: restricted maximum likelihood.
         hyperprior: add the log of a Gamma(2, 0.1) density of each spread.
+        family: the likelihood, of labels that are normal once they are transformed; a normal one by default.
     """
 
-    def __init__(self, rows: Rows, factors: list[Factor], names: list[str], reml: bool, hyperprior: bool) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        factors: list[Factor],
+        names: list[str],
+        reml: bool,
+        hyperprior: bool,
+        family: Likelihood | None = None,
+    ) -> None:
         super().__init__(rows, factors)
+        self.family = Normal() if family is None else family
         self.reml, self.hyperprior, self.names = reml, hyperprior, names
         self.method = "restricted maximum likelihood (REML)" if reml else "maximum likelihood"
         self.typical = math.exp(2 * float(np.log(_root(rows)).mean()))  # sizes may be very large or small
@@ -74,11 +86,13 @@ class ScaledEngine(Engine):
         self.num_rows, self.num_common = rows.x.shape
         q, self.basis = orthonormal(rows.x * root[:, None], names)
         self.inverse = linalg.inv(self.basis) if self.num_common else self.basis
-        self.center = q.T @ ((rows.y - rows.offset) * root)
-        self.unit = float(np.std(rows.y - rows.offset)) or 1.0
+        labels = self.labels(rows)
+        self.center = q.T @ (labels * root)
+        self.unit = float(np.std(labels)) or 1.0
         self.num_parameters = self.num_theta + 1
         self.free = self.num_rows - (self.num_common if reml else 0)
         log_units = self.free * 2 * math.log(self.unit) - 2 * float(np.log(root).sum())
+        log_units -= 2 * float(self.family.log_jacobian(torch.from_numpy(rows.y)).sum())
         self.constant = log_units + (2 * float(np.log(np.abs(np.diag(self.basis))).sum()) if reml else 0.0)
 
     @abstractmethod
@@ -89,7 +103,12 @@ class ScaledEngine(Engine):
         """Return common terms in the orthonormal basis, and labels less their least-squares fit, times the roots."""
         root = self.roots(rows)
         x = rows.x * root[:, None] @ self.inverse
-        return x, ((rows.y - rows.offset) * root - x @ self.center) / self.unit
+        return x, (self.labels(rows) * root - x @ self.center) / self.unit
+
+    def labels(self, rows: Rows) -> Array:
+        """Return the labels of rows on the scale where they are normal, without the offset."""
+        out: Array = self.family.transformed(torch.from_numpy(rows.y)).numpy() - rows.offset
+        return out
 
     def finished(self, at: Array, solved: Solved, slope: Array) -> tuple[float, Array]:
         """Return minus the log criterion and its gradient, given that of its likelihood in the factors."""
@@ -155,8 +174,9 @@ class ScaledEngine(Engine):
         return None if rows.size is None and rows.weights is None else _root(rows) ** 2
 
     def likelihood(self, at: Array) -> Likelihood:
-        out = Normal().double()
-        out.log_noise.data.fill_(math.log(self.scales(at)[1]["sd"]))
+        out = copy.deepcopy(self.family).double()
+        assert out.log_sigma is not None  # for the type checker: of normal noise
+        out.log_sigma.data.fill_(math.log(self.scales(at)[1]["sd"]))
         return out
 
 

@@ -5,6 +5,8 @@ name                      $y$ given $\eta$ and the size $n$ of its row          
 ========================  ================================================================  ================
 `"normal"`                $a + b\,(\eta + \sigma \varepsilon / \sqrt n)$                    `noise` $\sigma$
 `"student_t"`             the same with $\varepsilon \sim t_\nu$                            and `freedom` $\nu$
+`"log_normal"`            $\log y$ as of `"normal"`                                          `noise` $\sigma$
+`"gamma"`                 mean $\mu = e^{a + \eta}$, variance $\mu^2 / (n k)$              `shape` $k$
 `"bernoulli"`             1 with probability $1 / (1 + e^{-\eta})$                          none
 `"binomial"`              successes among $n$ trials of that probability                    none
 `"poisson"`               count of mean $n e^\eta$                                          none
@@ -60,6 +62,19 @@ def _student_t(eta: Any, size: Any, *, noise: Any, freedom: Any, center: Any = 0
     import numpyro.distributions as dist
 
     return dist.StudentT(freedom, center + unit * eta[..., 0], unit * noise / size**0.5)
+
+
+def _log_normal(eta: Any, size: Any, *, noise: Any, center: Any = 0.0, unit: Any = 1.0) -> Any:
+    import numpyro.distributions as dist
+
+    return dist.LogNormal(center + unit * eta[..., 0], unit * noise / size**0.5)
+
+
+def _gamma(eta: Any, size: Any, *, shape: Any, center: Any = 0.0) -> Any:
+    import jax.numpy as jnp
+    import numpyro.distributions as dist
+
+    return dist.Gamma(shape * size, shape * size * jnp.exp(-center - eta[..., 0]))
 
 
 def _bernoulli(eta: Any, size: Any) -> Any:
@@ -118,6 +133,8 @@ def _shape() -> dict[str, Any]:
 LIKELIHOODS: dict[str, NumpyroLikelihood] = {
     "normal": NumpyroLikelihood(_normal, _noise),
     "student_t": NumpyroLikelihood(_student_t, _noise_and_freedom),
+    "log_normal": NumpyroLikelihood(_log_normal, _noise),
+    "gamma": NumpyroLikelihood(_gamma, _shape),
     "bernoulli": NumpyroLikelihood(_bernoulli),
     "binomial": NumpyroLikelihood(_binomial),
     "poisson": NumpyroLikelihood(_poisson),

@@ -200,7 +200,7 @@ class Evidence:
         scales, prior = self.mask(self.model.prior.log_scale), self.model.prior
         # A spread of next to nothing is as good as a smaller one, whose precision would leave no digits to the rest.
         low[scales] = math.log(SMALLEST)
-        if self.model.likelihood.discrete:
+        if not self.model.likelihood.located:
             features = self.mask(prior.loc) & (torch.cumsum(self.mask(prior.loc), 0) < len(prior.loc))
             low[features], high[features], high[scales] = -FARTHEST, FARTHEST, math.log(FARTHEST)
         return low, high
@@ -252,7 +252,7 @@ class Evidence:
         held = {id(p): torch.zeros_like(p, dtype=torch.bool) for p in self.parameters}
         held[id(prior.log_scale)][weight] = True
         log_scale = float(prior.log_scale.data[weight])
-        unit = 0.0 if model.likelihood.discrete else log_scale  # a linear predictor of counts has a unit of its own
+        unit = log_scale if model.likelihood.located else 0.0  # elsewhere the linear predictor has a unit of its own
         low = max(min(unit, log_scale) + math.log(NEARLY_ZERO), math.log(SMALLEST))
         prior.log_scale.data[weight] = min(log_scale, low)
         lower = prior.correlations

@@ -200,8 +200,8 @@ def _unsure(evidence: Evidence, reached: float) -> list[str]:
 
 
 def _runaway(model: EmpiricalBayes) -> list[str]:
-    """Return a note on weights of counts, or of yes and no, that have no best value."""
-    if not model.likelihood.discrete:
+    """Return a note on weights on the scale of logarithms or log odds that have no best value."""
+    if model.likelihood.located:
         return []
     loc, scale, names = model.prior.loc.detach(), scales_of(model.prior).detach(), weight_names(model)
     far = torch.where(torch.arange(len(loc)) < len(loc) - 1, loc.abs(), 0.0) > RUNAWAY  # but a rate may be tiny

@@ -102,12 +102,12 @@ class NormalEvidence:
             )
             self.design = self.design.flatten(2)
         per_row = (log_size - self.typical).mean() / 2 - likelihood.unit.log() - math.log(2 * math.pi) / 2
-        self.constant = self.num_rows * float(per_row)
+        slopes = [likelihood.log_jacobian(_labels(part))[part.query_mask].sum() for part in pooled]
+        self.constant = self.num_rows * float(per_row) + float(sum(slopes))
 
     def _factor(self, model: EmpiricalBayes, part: TaskBatch) -> Tensor:
         """Return the triangular factor of each group's rows, shape `(T, P + 1, P + 1)`."""
-        y, mask = part.query_y, part.query_mask
-        assert y is not None  # for the type checker: pooling asks for labels
+        y, mask = _labels(part), part.query_mask
         rows = torch.cat([model.predictor.features(part.query_x, mask), self.likelihood.statistic(y, 1)], -1)
         weight = torch.where(mask, _size(part) / self.typical.exp(), 0.0).sqrt().unsqueeze(-1)
         found = torch.linalg.qr(torch.where(mask.unsqueeze(-1), rows, 0.0) * weight, mode="r").R
@@ -239,6 +239,11 @@ class NormalEvidence:
 def _size(batch: TaskBatch) -> Tensor:
     size = batch.query_size
     return torch.ones_like(batch.query_mask, dtype=torch.float64) if size is None else size.double()
+
+
+def _labels(batch: TaskBatch) -> Tensor:
+    assert batch.query_y is not None  # for the type checker: pooling asks for labels
+    return batch.query_y
 
 
 def log_gamma(scales: Tensor) -> Tensor:

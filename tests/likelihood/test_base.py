@@ -48,6 +48,8 @@ CAPABILITIES = {
     "normal": (False, False, True, True),
     "normal_per_task": (False, False, True, True),
     "student_t": (False, False, True, True),
+    "log_normal": (False, False, True, True),
+    "gamma": (False, False, True, False),
     "bernoulli": (False, True, True, False),
     "binomial": (False, True, True, False),
     "poisson": (False, True, True, False),
@@ -61,8 +63,10 @@ def test_every_likelihood_states_what_it_can_do():
         made = LIKELIHOODS[name]()
         noise = made.log_sigma is not None
         assert (made.categorical, made.discrete, made.has_cdf, noise) == wanted, name
+        assert made.located == noise, name
         assert (made.center.item(), made.unit.item()) == (0.0, 1.0)
-        assert ({"center", "unit"} <= set(made.state_dict())) == noise, name
+        kept = {"center", "unit"} & set(made.state_dict())  # what training measures; one of means has no unit
+        assert kept == ({"center", "unit"} if noise else {"center"} if name == "gamma" else set()), name
 
 
 def test_a_cdf_of_your_own_is_a_capability():

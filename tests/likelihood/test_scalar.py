@@ -14,7 +14,9 @@ from ebmeta.likelihood import (
     LIKELIHOODS,
     Bernoulli,
     Binomial,
+    Gamma,
     Given,
+    LogNormal,
     NegativeBinomial,
     Normal,
     NormalPerTask,
@@ -32,6 +34,7 @@ def moved(likelihood):
     likelihood = likelihood.double()
     if "center" in likelihood.state_dict():
         likelihood.center.fill_(0.7)
+    if "unit" in likelihood.state_dict():
         likelihood.unit.fill_(1.6)
     return likelihood
 
@@ -49,6 +52,18 @@ CASES = {
         [0.3, -2.0, 9.0],
         [1.0, 4.0, 2.0],
         lambda eta, n: stats.t(4.5, 0.7 + 1.6 * eta, 1.6 * 0.8 / math.sqrt(n)),
+    ),
+    "log_normal": (
+        lambda: moved(LogNormal(0.4)),
+        [0.3, 2.0, 30.0],
+        [1.0, 4.0, 2.0],
+        lambda eta, n: stats.lognorm(1.6 * 0.4 / math.sqrt(n), scale=np.exp(0.7 + 1.6 * eta)),
+    ),
+    "gamma": (
+        lambda: moved(Gamma(1.5)),
+        [0.3, 2.0, 30.0],
+        [1.0, 4.0, 2.0],
+        lambda eta, n: stats.gamma(1.5 * n, scale=np.exp(0.7 + eta) / (1.5 * n)),
     ),
     "bernoulli": (
         lambda: moved(Bernoulli()),
@@ -132,7 +147,7 @@ def test_gradients_are_those_of_the_log_density(name):
         close(h, second, 1e-8)
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if n not in ("student_t", "negative_binomial")])
+@pytest.mark.parametrize("name", [n for n, (build, *_) in CASES.items() if build().canonical])
 def test_exponential_families_have_the_residual_form(name):
     likelihood, y, loc, var, given, _, _ = columns(name)
     mean, curvature = likelihood.moments(loc, var, WAYS, given)
@@ -217,6 +232,14 @@ def test_the_importance_bound_closes_the_gap_of_the_evidence():
         ("bernoulli", 1.0, 2.0, "support_y: expected rows of one trial each .use 'binomial' for more., got sizes"),
         ("poisson", 1.0, 0.0, "support_size: expected numbers above 0, got 0 at task 0, row 1"),
         ("normal", 1.0, -2.0, "support_size: expected numbers above 0, got -2 at task 0, row 1"),
+        (
+            "log_normal",
+            0.0,
+            None,
+            "support_y: expected numbers above 0 for a log_normal likelihood, got 0 at task 0, row 1",
+        ),
+        ("gamma", -1.5, None, "support_y: expected numbers above 0 for a gamma likelihood, got -1.5 at task 0, row 1"),
+        ("gamma", 1.0, -2.0, "support_size: expected numbers above 0, got -2 at task 0, row 1"),
     ],
 )
 def test_impossible_labels_are_refused(name, y, size, message):
@@ -233,6 +256,8 @@ def test_impossible_labels_are_refused(name, y, size, message):
         (lambda: Normal(0.0), "noise: expected a finite number above 0, got 0.0"),
         (lambda: NormalPerTask(ratio=-1.0), "ratio: expected a finite number above 0, got -1.0"),
         (lambda: StudentT(freedom=2.0), "freedom: expected a finite number above 2, got 2.0"),
+        (lambda: LogNormal(0.0), "noise: expected a finite number above 0, got 0.0"),
+        (lambda: Gamma(-1.0), "shape: expected a finite number above 0, got -1.0"),
         (lambda: NegativeBinomial(0.0), "shape: expected a finite number above 0, got 0.0"),
     ],
 )

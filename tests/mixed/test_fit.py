@@ -54,7 +54,7 @@ def test_cbpp_is_as_lme4_publishes_it(shared_data):
         ("y ~ x + (1 | row)", {}, "groups: expected more rows than effects of 'row'"),
         ("c ~ 1 + (1 | g)", {"weights": "x0"}, "weights: expected numbers above 0, got -1 in row 0"),
         ("one ~ 1 + (1 | g)", {}, "labels: expected some that differ, got 1 in the first of"),
-        ("y ~ x + (1 | g)", {"likelihood": "gamma"}, "likelihood: expected one of normal, student_t, binomial, "),
+        ("y ~ x + (1 | g)", {"likelihood": "gumbel"}, "likelihood: expected one of normal, log_normal, "),
         ("y ~ x + (1 | g)", {"na": "keep"}, "na: expected 'drop' or 'raise', got 'keep'"),
         ("y ~ x + (1 | g)", {"reml": 1}, "reml: expected True or False, got 1"),
         ("up ~ kind + (1 | g)", {"likelihood": "bernoulli"}, "term 'kind[b]': expected labels of both kinds where"),
@@ -66,6 +66,9 @@ def test_cbpp_is_as_lme4_publishes_it(shared_data):
         ("up ~ 1 + (1 | row)", {"likelihood": "bernoulli"}, "groups: expected some of 'row' with several rows"),
         ("up ~ 1 + (1 | g)", {"likelihood": "bernoulli", "reml": True}, "reml: expected False for labels that are not"),
         ("up ~ 1 + (1 | g)", {"likelihood": "bernoulli", "size": "one"}, "labels: expected rows of one trial each"),
+        ("up ~ 1 + (1 | g)", {"likelihood": "gamma"}, "labels: expected numbers above 0 for a gamma likelihood, got 0"),
+        ("up ~ 1 + (1 | g)", {"likelihood": "log_normal"}, "labels: expected numbers above 0 for a log_normal"),
+        ("one ~ 1 + (1 | g)", {"likelihood": "gamma"}, "labels: expected some that differ, got 1 in the first of"),
         ("y ~ 1 + (1 | g)", {"likelihood": "poisson"}, "labels: expected counts 0, 1, 2, ..., got"),
         (3, {}, "formula: expected a text, got 3"),
     ],
@@ -89,6 +92,24 @@ def test_rows_that_lack_something_are_left_out():
     fit, whole = mixed_model("y ~ x + (1 | g)", holes), mixed_model("y ~ x + (1 | g)", data.drop(index=[3, 7, 9]))
     assert fit.log_likelihood == whole.log_likelihood
     assert f"rows            {len(data) - 3} of {len(data)} (2 lack a value, 1 have no label)" in fit.summary()
+
+
+@pytest.mark.parametrize("terms", ["(1 + x | g)", "(1 | g) + (1 | h)"])
+@pytest.mark.parametrize("reml", [False, True])
+def test_a_log_normal_fit_is_the_normal_one_of_logarithms(reml, terms):
+    data = frame(num_groups=20).reset_index(drop=True)
+    data = data.assign(log=data["y"] / 10, y=np.exp(data["y"] / 10), h=np.arange(len(data)) % 3)
+    found = mixed_model(f"y ~ x + {terms}", data, "log_normal", weights="w", reml=reml)
+    plain = mixed_model(f"log ~ x + {terms}", data, weights="w", reml=reml)
+    assert found.log_likelihood == pytest.approx(plain.log_likelihood - data["log"].sum(), abs=1e-6)
+    for name in ("fixed_effects", "variance_components", "group_effects"):
+        pd.testing.assert_frame_equal(getattr(found, name), getattr(plain, name), rtol=1e-4, atol=1e-6)
+    new = data[:6].assign(g=["g00", "g01", "new", "new", "new", "other"])
+    new.loc[[0, 1, 4, 5], ["y", "log"]] = np.nan
+    ours, logs = found.predict(new), plain.predict(new)
+    np.testing.assert_allclose(np.log(ours[["lower", "upper"]]), logs[["lower", "upper"]], rtol=1e-4)
+    np.testing.assert_allclose(ours["mean"], np.exp(logs["mean"] + logs["sd"] ** 2 / 2), rtol=1e-5)
+    np.testing.assert_allclose(ours["sd"], ours["mean"] * np.sqrt(np.expm1(logs["sd"] ** 2)), rtol=1e-4)
 
 
 def test_the_hyperprior_keeps_a_spread_from_0():

@@ -16,7 +16,8 @@ from ebmeta.mixed.design import Design, Extras
 from ebmeta.mixed.quadrature import QuadratureEngine
 from tests.mixed.worlds import dense, engine_of
 
-KINDS = ["bernoulli", "binomial", "poisson", "negative_binomial", "student_t"]
+KINDS = ["bernoulli", "binomial", "poisson", "negative_binomial", "student_t", "gamma"]
+UNSIZED = ("bernoulli", "student_t")
 
 
 def counts(seed: int = 0, num_groups: int = 10) -> pd.DataFrame:
@@ -31,6 +32,7 @@ def counts(seed: int = 0, num_groups: int = 10) -> pd.DataFrame:
             "poisson": rng.poisson(n * np.exp(eta)),
             "negative_binomial": rng.poisson(n * np.exp(eta) * rng.gamma(2.0, 0.5, len(g))),
             "student_t": 100 + 7 * (eta + rng.standard_t(4, len(g))),
+            "gamma": rng.gamma(1.5 * n, np.exp(3 + eta) / (1.5 * n)),
             "n": n,
             "x": x,
             "w": rng.uniform(0.5, 2, len(g)),
@@ -40,7 +42,7 @@ def counts(seed: int = 0, num_groups: int = 10) -> pd.DataFrame:
 
 
 def build(kind: str, terms: str = "1", hyperprior: bool = False, weights: str | None = None, fineness: int = 0):
-    size = None if kind in ("bernoulli", "student_t") else "n"
+    size = None if kind in UNSIZED else "n"
     design = Design(f"{kind} ~ x + ({terms} | g)", counts(), Extras(size=size, weights=weights), "drop")
     factor = Factor("g", *design.terms_of(("g",)), design.rows.groupings[0].z)
     likelihood = LIKELIHOODS[kind]()
@@ -65,6 +67,9 @@ def log_density(engine: QuadratureEngine, at: np.ndarray, eta: np.ndarray) -> np
     if engine.family.name == "negative_binomial":
         r = learned["shape"]
         return stats.nbinom.logpmf(rows.y, r, r / (r + n * np.exp(eta)))
+    if engine.family.name == "gamma":
+        k = n * learned["shape"]
+        return stats.gamma.logpdf(rows.y, k, scale=np.exp(eta) / k)
     return stats.t.logpdf(rows.y, learned["freedom"], eta, learned["noise"])
 
 
@@ -98,7 +103,7 @@ def test_likelihood_and_effects_are_those_of_a_fine_grid(kind):
 
 @pytest.mark.parametrize("hyperprior", [False, True])
 @pytest.mark.parametrize("terms", ["1", "1 + x", "x || g) + (0 + I(x**2)"])
-@pytest.mark.parametrize("kind", ["bernoulli", "negative_binomial"])
+@pytest.mark.parametrize("kind", ["bernoulli", "negative_binomial", "gamma"])
 def test_gradients_are_those_of_differences(kind, terms, hyperprior):
     engine = build(kind, terms, hyperprior, fineness=1)
     at = somewhere(engine)

@@ -9,12 +9,12 @@ from builders import class_tasks, classifier, close, number_tasks, regressor
 
 import ebmeta
 from ebmeta import EmpiricalBayes
-from ebmeta.likelihood import Given
+from ebmeta.likelihood import LIKELIHOODS, Given
 from ebmeta.model.members import Members, pack, unpack
 from ebmeta.training.ensemble import PriorEnsemble
 from ebmeta.training.evidence import Evidence
 
-LIKELIHOODS = ("normal", "normal_per_task", "student_t", "bernoulli", "binomial", "poisson", "negative_binomial")
+NUMBERS = [name for name, kind in LIKELIHOODS.items() if not kind.categorical]
 
 
 def ensemble(likelihood: str, batch: ebmeta.TaskBatch) -> PriorEnsemble:
@@ -29,7 +29,7 @@ def ensemble(likelihood: str, batch: ebmeta.TaskBatch) -> PriorEnsemble:
     return PriorEnsemble(model, names, values, torch.log_softmax(torch.arange(5.0, dtype=torch.float64), 0))
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", NUMBERS)
 def test_a_batch_of_members_is_each_of_them(likelihood):
     batch = number_tasks(likelihood, supports=(4, 0, 3), queries=(3, 2, 4), features=2)
     together = ensemble(likelihood, batch)

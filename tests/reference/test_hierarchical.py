@@ -125,7 +125,7 @@ def test_every_likelihood_can_be_sampled_with_its_default_hyperpriors(name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"likelihood": "gamma"}, r"likelihood: expected one of \['normal', .*\], got 'gamma'"),
+        ({"likelihood": "gumbel"}, r"likelihood: expected one of \['normal', .*\], got 'gumbel'"),
         ({"hyperpriors": {"tau": 1.0}}, r"hyperpriors: expected some of \['w_loc', .*\], got \['tau'\]"),
         ({"likelihood": "categorical"}, "y: expected integer class labels for a categorical likelihood, got float64"),
         ({"num_draws": 0}, "num_draws: expected at least 1, got 0"),

@@ -31,6 +31,18 @@ from ebmeta.reference.likelihoods import learned_parameters
             1.3,
             lambda e, n: stats.t.logpdf(1.3, 4, e, 0.7 / n**0.5),
         ),
+        (
+            "log_normal",
+            {"noise": 0.7, "center": 5.0, "unit": 2.0},
+            1.3,
+            lambda e, n: stats.lognorm.logpdf(1.3, 1.4 / n**0.5, scale=np.exp(5 + 2 * e)),
+        ),
+        (
+            "gamma",
+            {"shape": 1.5, "center": 0.5},
+            1.3,
+            lambda e, n: stats.gamma.logpdf(1.3, 1.5 * n, scale=np.exp(0.5 + e) / (1.5 * n)),
+        ),
         ("bernoulli", {}, 1, lambda e, n: stats.bernoulli.logpmf(1, 1 / (1 + np.exp(-e)))),
         ("binomial", {}, 2, lambda e, n: stats.binom.logpmf(2, n, 1 / (1 + np.exp(-e)))),
         ("poisson", {}, 2, lambda e, n: stats.poisson.logpmf(2, n * np.exp(e))),

@@ -30,6 +30,7 @@ TOLERANCE = 1e-4  # of a spread
 GROUPS, ROWS = 12, 6
 NUMBERS = [name for name, c in LIKELIHOODS.items() if not c.categorical]
 LOCATED = ["normal", "normal_per_task", "student_t"]
+POSITIVE = ["log_normal", "gamma"]  # labels of these have a unit, and their origin is 0
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ def data(likelihood: str) -> Data:
         y = rng.binomial(size.astype(int), 1 / (1 + np.exp(-eta))).astype(float)
     elif likelihood in LOCATED:
         y = eta + 0.9 * np.exp(0.5 * rng.normal(size=GROUPS + 1))[groups] * rng.standard_t(5, len(x)) / np.sqrt(size)
+    elif likelihood in POSITIVE:
+        y = np.exp(eta) * rng.gamma(0.3 * size, 1 / (0.3 * size))
     else:
         y = rng.negative_binomial(5, 5 / (5 + size * np.exp(eta))).astype(float)
     return Data(x[:, None], y, groups, size, g[groups][:, None])
@@ -155,7 +158,7 @@ def test_unit_and_origin_of_labels_enter_the_evidence_by_the_jacobian_alone(fitt
     old, model, reached, expected = fitted
     if model.likelihood.discrete:
         return  # counts have no unit
-    y, unit, shift = moved(old.y, *change)
+    y, unit, shift = moved(old.y, change[0], 0.0 if model.likelihood.name in POSITIVE else change[1])
     new = replace(old, y=y)
     other, jacobian = in_new_units(model, new), GROUPS * ROWS * np.log(unit)
     same(predictions(other, new), expected, old.y.std(), unit, shift)
