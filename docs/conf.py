@@ -10,7 +10,7 @@ sys.path.insert(0, str(HERE / "_ext"))
 project = "ebmeta"
 author = "The ebmeta developers"
 copyright = author
-release = version = installed("ebmeta")
+release = version = installed("ebmeta-bayes")
 
 extensions = [
     "myst_parser",

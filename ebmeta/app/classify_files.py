@@ -17,6 +17,7 @@ from ebmeta.app.predict_files import Columns, OfClasses, answer, check_output, t
 from ebmeta.app.sources import column_errors, refuse_numbers
 from ebmeta.app.tables import READS, Table, read_table
 from ebmeta.estimators.classifier import FewShotClassifier
+from ebmeta.foundation.extras import DISTRIBUTION
 from ebmeta.model.general import general_classifier
 from ebmeta.tasks.columns import NUMERIC, WRITTEN_MISSING, plain, read_rows
 from ebmeta.tasks.frame_files import as_ids
@@ -89,7 +90,7 @@ class Classified:
         return (
             f"{counted(int(self.labelled.sum()), 'labelled row')} of {counted(len(counts), 'class')} ({named}), "
             f"{counted(len(self.rows), 'row')} to classify, {counted(self.rows.shape[1], 'feature')}; general "
-            f"classifier of ebmeta {version('ebmeta')}, no training"
+            f"classifier of ebmeta {version(DISTRIBUTION)}, no training"
         )
 
     @property

@@ -29,6 +29,7 @@ from ebmeta.app.demo_digits import sort_pile
 from ebmeta.app.demo_groups import learn_patients
 from ebmeta.diagnostics import Diagnosis, diagnose
 from ebmeta.foundation.checks import at_least, checked
+from ebmeta.foundation.extras import DISTRIBUTION
 from ebmeta.foundation.writing import Kind, check_target, write_json, write_tree
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.general import general_classifier
@@ -60,7 +61,7 @@ FILES: dict[str, Kind] = {
     "tasks.png": "picture",
     "result.json": "result",
 }
-PACKAGES = ("ebmeta", "torch", "pyro-ppl", "numpy", "scikit-learn")
+PACKAGES = (DISTRIBUTION, "torch", "pyro-ppl", "numpy", "scikit-learn")
 NUM_STEPS, BETA, ANYTIME, LEARNING_RATE = 4, 0.01, 2.0, 0.03
 ITERATIONS = 200
 

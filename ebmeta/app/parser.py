@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 
 from ebmeta.app.errors import whole
 from ebmeta.app.files import Targets, check
+from ebmeta.foundation.extras import DISTRIBUTION
 
 __all__ = ["Whole", "app", "check_files"]
 
@@ -20,7 +21,7 @@ Whole = Annotated[int, Parameter(converter=whole)]
 app = App(
     name="ebmeta",
     help="Empirical Bayes across many small tasks: train, predict with calibrated probabilities, evaluate.",
-    version=lambda: installed("ebmeta"),
+    version=lambda: installed(DISTRIBUTION),
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ebmeta.app.npz import read_npz
+from ebmeta.foundation.extras import need
 from ebmeta.foundation.writing import marked, write
 from ebmeta.tasks.frame_columns import numbers_of
 from ebmeta.tasks.frame_files import FRAMES, check_readable, read_frame, row_ids, written
@@ -295,6 +296,7 @@ def write_table(path: Path, columns: dict[str, np.ndarray], overwrite: bool = Fa
         pd.DataFrame(columns).to_csv(buffer, index=False)
     else:
         frame = pd.DataFrame(columns)
+        need("pyarrow")
         frame.attrs["ebmeta"] = marked("table")
         frame.to_parquet(buffer, index=False)
     write(path, buffer.getvalue(), "table", overwrite)

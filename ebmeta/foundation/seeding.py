@@ -7,7 +7,6 @@ own programs under Pyro's own algorithms (SVI, Predictive, NUTS) draw from the g
 
 from __future__ import annotations
 
-import importlib
 import random
 import sys
 import threading
@@ -19,19 +18,25 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ebmeta.foundation.extras import need
+
 __all__ = ["Drawing", "blank_linear", "linear", "quietly", "stream"]
 
 _LOCK = threading.Lock()
 
 
 def quietly(name: str) -> None:
-    """Import a library that moves a global generator when it is first imported, and put that back."""
+    """Import a library that moves a global generator when it is first imported, and put that back.
+
+    Raises:
+        MissingPackageError: if an extra brings the library, and is not installed.
+    """
     if name in sys.modules:
         return
     with _LOCK:
         of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # the global state is the point
         try:
-            importlib.import_module(name)
+            need(name)
         finally:
             random.setstate(of_python)
             np.random.set_state(of_numpy)  # noqa: NPY002

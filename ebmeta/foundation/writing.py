@@ -26,6 +26,8 @@ from typing import Any, BinaryIO, Literal
 
 import xarray as xr
 
+from ebmeta.foundation.extras import need
+
 __all__ = [
     "Kind",
     "check_files",
@@ -111,9 +113,12 @@ def check_target(path: Path, kind: Kind, overwrite: bool = False) -> None:
         overwrite: replace whatever is there.
 
     Raises:
+        MissingPackageError: if a package that writes it is not installed.
         OSError: if there is no folder for it, the file is a folder or read-only, or it is not a `kind` that ebmeta
             wrote and `overwrite` is false.
     """
+    if path.suffix == ".parquet" and kind == "table":
+        need("pyarrow")
     target = Path(os.path.realpath(path))
     try:
         mode, size = (status := os.stat(path)).st_mode, status.st_size

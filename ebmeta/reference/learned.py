@@ -77,6 +77,7 @@ def numpyro_model(model: EmpiricalBayes) -> Callable[..., Any]:
         >>> w.shape  # task, output, weight
         (1, 1, 2)
     """
+    quietly("jax")
     if model.joint:
         return class_program(model)
     likelihood, parameters = get(model.likelihood.name), learned_parameters(model.likelihood)

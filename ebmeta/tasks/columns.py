@@ -16,10 +16,10 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import pandas as pd
-import pyarrow
 from torch import Tensor, bfloat16
 
 from ebmeta.foundation.checks import found as shown
+from ebmeta.foundation.extras import need
 
 __all__ = [
     "as_frame",
@@ -52,7 +52,8 @@ def as_frame(X: Any) -> pd.DataFrame | None:
     native = nw.from_native(X, pass_through=True)
     if isinstance(native, nw.LazyFrame):
         raise ValueError(f"expected a frame in memory, got a lazy {type(X).__module__.split('.')[0]} frame: collect it")
-    return native.to_pandas() if isinstance(native, nw.DataFrame) else None
+    frame = isinstance(native, nw.DataFrame) and need("pyarrow")  # with which polars makes one of pandas
+    return native.to_pandas() if frame else None
 
 
 def read_rows(name: str, X: Any, *, finite: bool = True) -> tuple[np.ndarray, list[str] | None]:
@@ -277,7 +278,7 @@ def _listed(values: Any) -> Any:
     """Return the values of a series of polars or pyarrow as a list, and others as they are (an iterator as a list)."""
     if isinstance(values, np.ndarray | list | tuple | Tensor | pd.Series | pd.DataFrame):
         return values.detach().cpu() if isinstance(values, Tensor) else values
-    if isinstance(values, pyarrow.Array):
+    if hasattr(values, "to_pylist"):  # an array of pyarrow
         return values.to_pylist()
     native = nw.from_native(values, pass_through=True, allow_series=True)
     if isinstance(native, nw.Series):

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ebmeta.foundation.extras import MissingPackageError, need
+
 __all__ = ["FRAMES", "as_ids", "check_readable", "read_frame", "row_ids", "written"]
 
 ROW_IDS = {"", "unnamed: 0", "rownames", "row_names", "row.names", "index", "id", "ids"}
@@ -47,6 +49,8 @@ def read_frame(path: Path, texts: Collection[str | None] = ()) -> pd.DataFrame:
         if error.errno is not None:  # of the system; the parquet reader calls damage an OSError too
             raise
         raise ValueError(f"{path}: expected a complete {path.suffix[1:]} file, got: {error!s:.200}") from None
+    except MissingPackageError:
+        raise
     except Exception as error:  # readers fail on damaged files in many ways
         if str(error).startswith(f"{path}: "):
             raise
@@ -113,6 +117,7 @@ def _check_lines(path: Path) -> list[str]:
 
 
 def _parquet(path: Path, _: Collection[str | None]) -> pd.DataFrame:
+    need("pyarrow")
     frame = pd.read_parquet(path)
     if isinstance(frame.index, pd.RangeIndex):
         return frame
