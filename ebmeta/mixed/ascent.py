@@ -19,7 +19,8 @@ STEP = 1e-4  # of the differences of gradients that give curvatures
 ENOUGH = 1e-6  # nats that are next to nothing
 CLOSE = 1e-3  # nats that a maximum may leave
 ROUNDS = 10  # of an optimiser, at most
-POLISH = 20  # Newton steps, and halvings of one, at most
+POLISH, HALVINGS = 20, 15  # Newton steps, and halvings of one, at most
+NOISE = 0.05  # nats that a value may rise by where the slope still falls: the rule of an average is rough
 SINGULAR = 1e-10  # of the largest curvature: a direction that nothing is known of
 
 
@@ -76,6 +77,10 @@ class Criterion(ABC):
         """Return the largest values of the parameters."""
         return np.full(self.num_parameters, math.inf)
 
+    def reach(self) -> Array:
+        """Return how far one of Newton's steps may go."""
+        return np.full(self.num_parameters, math.inf)
+
     def expansion(self, at: Array) -> Expansion:
         """Return the criterion near some parameters."""
         return Expansion(*self.loss(at), self.curvature(at))
@@ -93,36 +98,48 @@ class Criterion(ABC):
         """Go uphill by Newton's steps where these are cheap, and otherwise, or where they fail, first without."""
         found = Optimum(begin, math.inf, False, 0)
         if self.newton:
-            found = self._polished(found, held)
+            found = self.polished(found, held)
         if found.converged:
             return found
         other = self._descend(begin, held)
-        return self._polished(other._replace(evaluations=found.evaluations + other.evaluations), held)
+        return self.polished(other._replace(evaluations=found.evaluations + other.evaluations), held)
 
-    def _polished(self, found: Optimum, held: NDArray[np.bool_]) -> Optimum:
-        """Go on by Newton's steps until one would gain next to nothing."""
-        at, evaluations, gain = found.at, found.evaluations + self._price, math.inf
-        low, high = self.lower_bounds(), self.upper_bounds()
-        value, gradient, hessian = self.expansion(at)
+    def polished(self, found: Optimum, held: NDArray[np.bool_], enough: float = ENOUGH) -> Optimum:
+        """Go on by Newton's steps until one would gain next to nothing.
+
+        Args:
+            found: where to start.
+            held: True where a parameter stays as it is.
+            enough: nats that are next to nothing.
+        """
+        at, evaluations = found.at, found.evaluations + self._price
+        here = self.expansion(at)
+        step, gain = self._step(at, here, held)
         for _ in range(POLISH):
-            free = ~held & ((at > low) | (gradient < 0)) & ((at < high) | (gradient > 0))
-            step = np.zeros(len(at))
-            values, vectors = np.linalg.eigh(hessian[np.ix_(free, free)])
-            bend = np.abs(values).clip(SINGULAR * np.abs(values).max(initial=0.0))  # down from a saddle too
-            step[free] = -vectors @ (vectors.T @ gradient[free] / bend)
-            gain = -float(gradient @ step) / 2
-            if not ENOUGH < gain < math.inf:
+            if not enough < gain < math.inf:
                 break
-            for share in 0.5 ** np.arange(POLISH):
-                new = np.clip(at + share * step, low, high)
+            whole = 1 / max(1.0, float((np.abs(step) / self.reach()).max()))
+            for share in whole * 0.5 ** np.arange(HALVINGS):
+                new = np.clip(at + share * step, self.lower_bounds(), self.upper_bounds())
                 evaluations += self._price
-                trial = self.expansion(new)
-                if trial.value < value:
+                there = self.expansion(new)
+                ahead, left = self._step(new, there, held)
+                if there.value < here.value or (there.value < here.value + NOISE and left < gain):
                     break
             else:
                 break
-            at, (value, gradient, hessian) = new, trial
-        return Optimum(at, value, abs(gain) < CLOSE, evaluations)
+            at, here, step, gain = new, there, ahead, left
+        return Optimum(at, here.value, abs(gain) < CLOSE, evaluations)
+
+    def _step(self, at: Array, here: Expansion, held: NDArray[np.bool_]) -> tuple[Array, float]:
+        """Return Newton's step, and the nats that it promises."""
+        low, high = self.lower_bounds(), self.upper_bounds()
+        free = ~held & ((at > low) | (here.gradient < 0)) & ((at < high) | (here.gradient > 0))
+        step, slope = np.zeros(len(at)), here.gradient[free]
+        values, vectors = np.linalg.eigh(here.hessian[np.ix_(free, free)])
+        bend = np.abs(values).clip(SINGULAR * np.abs(values).max(initial=0.0))  # down from a saddle too
+        step[free] = -vectors @ (vectors.T @ slope / bend)
+        return step, -float(slope @ step[free]) / 2
 
     @property
     def _price(self) -> int:

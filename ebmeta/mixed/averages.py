@@ -29,7 +29,7 @@ from ebmeta.mixed.nodes import Nodes
 __all__ = ["Average", "Block", "average", "blocks_of", "derivatives"]
 
 Array = NDArray[np.float64]
-CELLS = 100_000  # rows times nodes looked at together: they fit a processor's cache
+CELLS = 40_000  # rows times nodes looked at together: they fit a processor's cache
 STEP = 1e-4  # of the differences in the parameters of the likelihood
 
 
@@ -41,13 +41,15 @@ class Block(NamedTuple):
         rows: their rows.
         codes: number of the group of each row, from 0, shape `(n,)`.
         total: sums of rows over groups, shape `(g, n)`.
-        scores: sums times random terms, then times common terms, shape `((K + P) g, n)`.
+        terms: random terms, then common terms, shape `(K + P, n)`.
+        scores: sums times each of these, shape `((K + P) g, n)`.
     """
 
     groups: slice
     rows: slice
     codes: NDArray[np.int64]
     total: sparse.csr_matrix
+    terms: Array
     scores: sparse.csr_matrix
 
 
@@ -84,9 +86,9 @@ def blocks_of(data: Labels, num_nodes: int) -> list[Block]:
         each = np.arange(size, dtype=np.int32)
         total = sparse.csr_matrix((np.ones(size), each, ends), shape=(b - a, size))
         ends = np.append((np.arange(many)[:, None] * size + ends[:-1]).ravel(), many * size).astype(np.int32)
-        values = np.concatenate([c[rows] for c in columns])
-        scores = sparse.csr_matrix((values, np.tile(each, many), ends), shape=(many * (b - a), size))
-        out.append(Block(slice(a, b), rows, np.repeat(np.arange(b - a), counts[a:b]), total, scores))
+        terms = np.stack([c[rows] for c in columns])
+        scores = sparse.csr_matrix((terms.ravel(), np.tile(each, many), ends), shape=(many * (b - a), size))
+        out.append(Block(slice(a, b), rows, np.repeat(np.arange(b - a), counts[a:b]), total, terms, scores))
     return out
 
 
@@ -133,43 +135,47 @@ def derivatives(
     assert found.slopes is not None  # for the type checker
     slope, bend = found.slopes
     one, num_terms, weight = np.ones(found.weight.shape[1]), len(data.z), found.weight.take(block.codes, 0)
-    z, x = data.z[:, block.rows], data.x[block.rows]
     parts = (block.scores @ slope).reshape(-1, *found.weight.shape)
     moved = [_moved(data, block, found.eta, p) for p in extra]
-    scores = np.concatenate(
-        [
-            parts[:num_terms][factor.rows] * found.u[factor.columns],
-            parts[num_terms:],
-            *((block.total @ change.value)[None] for change in moved),
-        ]
-    )
+    common = [parts[num_terms:], *((block.total @ change.value)[None] for change in moved)]
+    scores = np.concatenate([parts[:num_terms][factor.rows] * found.u[factor.columns], *common])
     weighted = scores * found.weight
     mean = weighted @ one
     hessian: Array = weighted.reshape(len(mean), -1) @ scores.reshape(len(mean), -1).T - mean @ mean.T
-
-    def spread(rows: Array) -> Array:
-        """Return averages of a number of each row and node times the terms, shape `(T + P, n)`."""
-        by_u = np.stack([(rows * u) @ one for u in found.own])
-        return np.concatenate([z[factor.rows] * by_u[factor.columns], x.T * (rows @ one)])
-
-    bent = weight * bend
-    linear, size = factor.size + x.shape[1], factor.size
-    lean = spread(bent) @ x
-    hessian[:linear, size:linear] += lean
-    hessian[size:linear, :size] += lean[:size].T
-    for column, u in enumerate(found.own):
-        here = np.flatnonzero(factor.columns == column)
-        hessian[:size, here] += spread(bent * u)[:size] @ z[factor.rows[here]].T
+    # Of the rows: terms times terms, of common terms times effects, of random terms times both.
+    bent, size, linear = weight * bend, factor.size, factor.size + len(parts) - num_terms
+    hessian[size:linear, size:linear] += _products(block.terms, bent @ one, block.terms)[num_terms:, num_terms:]
+    for k, u in enumerate(found.own):
+        by_u = bent * u
+        here = np.flatnonzero(factor.columns == k)
+        lean = _products(block.terms, by_u @ one, block.terms)[factor.rows[here], num_terms:]
+        hessian[here, size:linear] += lean
+        hessian[size:linear, here] += lean.T
+        for m, other in enumerate(found.own[: k + 1]):
+            there = np.flatnonzero(factor.columns == m)
+            both = _products(block.terms[:num_terms], (by_u * other) @ one, block.terms[:num_terms])
+            both = both[np.ix_(factor.rows[here], factor.rows[there])]
+            hessian[np.ix_(here, there)] += both
+            if m < k:
+                hessian[np.ix_(there, here)] += both.T
     for i, change in enumerate(moved):
-        cross = spread(weight * change.slope).sum(1)
-        hessian[:linear, linear + i] += cross
-        hessian[linear + i, :linear] += cross
+        cross = weight * change.slope
+        of_effects = np.stack([block.terms[:num_terms] @ ((cross * u) @ one) for u in found.own], 1)
+        lean = np.concatenate([factor.read(of_effects), block.terms[num_terms:] @ (cross @ one)])
+        hessian[:linear, linear + i] += lean
+        hessian[linear + i, :linear] += lean
         hessian[linear + i, linear + i] += float((weight * change.bend).sum())
         for j in range(i):
             mixed = float((weight * _mixed(data, block, found.eta, extra[i], extra[j])).sum())
             hessian[linear + i, linear + j] += mixed
             hessian[linear + j, linear + i] += mixed
     return mean.sum(1), hessian
+
+
+def _products(left: Array, weight: Array, right: Array) -> Array:
+    """Return the sums over rows of products of terms, shapes `(M, n)`, `(n,)` and `(L, n)` to `(M, L)`."""
+    out: Array = (left * weight) @ right.T
+    return out
 
 
 class _Moved(NamedTuple):

@@ -21,6 +21,7 @@ __all__ = ["Labels"]
 Array = NDArray[np.float64]
 STEPS = 60  # of Newton to a mode, at most
 CLOSE = 1e-5  # a step of this length is the last: what it leaves is far less
+FAR = 4.0  # twice the nats that a first step promises that starts far off
 SHORTER = 30  # times that a step is halved, at most
 ROUNDING = 1e-9  # of a log density
 LEAST = 1e-6  # of a curvature, and nats that are next to nothing
@@ -80,14 +81,15 @@ class Labels(NamedTuple):
             return segments.sum(value) - (u**2).sum(0) / 2, slope, bend
 
         u, (value, slope, bend) = start, look(start)
-        if start.any():  # the last mode may be far off by now
-            lost = value < segments.sum(self.log_density(fixed))
-            if lost.any():
+        for turn in range(STEPS):
+            gradient = segments.sum(lz * slope) - u
+            m = segments.sum(squares * np.maximum(-bend, 0.0)) + eye
+            if not turn and start.any() and (gradient**2 > FAR * np.einsum("kkg->kg", m)).any():
+                lost = value < segments.sum(self.log_density(fixed))  # the last mode may be far off by now
                 u = np.where(lost, 0.0, start)
                 value, slope, bend = look(u)
-        for _ in range(STEPS):
-            gradient = segments.sum(lz * slope) - u
-            chol = cholesky(segments.sum(squares * np.maximum(-bend, 0.0)) + eye)
+                continue
+            chol = cholesky(m)
             step = solve_upper(chol, solve_lower(chol, gradient[:, None]))[:, 0]
             if np.abs(step).max() < CLOSE:
                 return u + step, chol

@@ -29,7 +29,7 @@ from ebmeta.mixed.batched import Segments
 from ebmeta.mixed.covariance import Factor, log_hyperprior
 from ebmeta.mixed.engine import Effects, Engine, Estimate, orthonormal
 from ebmeta.mixed.modes import Labels
-from ebmeta.mixed.nodes import Nodes, nodes_of
+from ebmeta.mixed.nodes import Nodes, check_nodes, nodes_of, rough_nodes
 from ebmeta.mixed.rows import Rows
 
 __all__ = ["QuadratureEngine"]
@@ -40,6 +40,8 @@ ENDLESS = 12.0  # spread of one that stands for infinity: from chances of 1 in 1
 WIDE = 10.0  # standard error of a coefficient of a term of unit length that no label holds back
 EXACT = 0.01  # nats that a finer rule may change the log likelihood by
 FINEST = 2  # rule
+ROUGH = 1.0  # nats that are next to nothing while a rule is rough
+REACH = 5.0  # of a step of Newton, in spreads and logarithms
 FAR = 1e15  # stands for a loss that cannot be computed
 FAR_LOG = 20.0  # of a parameter of the likelihood on the scale of logarithms
 
@@ -122,6 +124,11 @@ class QuadratureEngine(Engine):
         if not self.family.located:
             out[: self.num_theta] = FARTHEST
         out[len(out) - len(self.extra) :] = FAR_LOG
+        return out
+
+    def reach(self) -> Array:
+        out = np.full(self.num_parameters, REACH)
+        out[self.num_theta : self.num_theta + self.num_common] = math.inf
         return out
 
     def _unpack(self, at: Array) -> tuple[Array, Array]:
@@ -222,10 +229,10 @@ class QuadratureEngine(Engine):
 
     def maximise(self, start: Array | None = None, held: NDArray[np.bool_] | None = None) -> Optimum:
         """Go to the maximum, by a finer rule where the present one is not exact there."""
-        best = super().maximise(start, held)
+        best = super().maximise(self._near() if start is None else start, held)
         num_terms = len(self.factors[0].terms)
         while self.fineness < FINEST:
-            finer = nodes_of(num_terms, self.fineness + 1)
+            finer = check_nodes(num_terms, self.fineness)
             self.error = abs(self.value(best.at, finer) - self.log_likelihood(best.at))
             if self.error < EXACT:
                 break
@@ -247,6 +254,16 @@ class QuadratureEngine(Engine):
             self._take(int(state["rule"][0]))
         super().restore(at, state)
         self.modes, self.settled, self.error = state["settled"], state["settled"], float(state["rule"][1])
+
+    def _near(self) -> Array:
+        """Return parameters near the maximum, by a rough rule."""
+        kept, begin, rough = self.nodes, Optimum(self.start(), math.inf, False, 0), rough_nodes(len(self.modes))
+        if rough is kept:
+            return begin.at
+        self.nodes, self.last = rough, None
+        found = self.polished(begin, np.zeros(len(begin.at), dtype=bool), ROUGH)
+        self.nodes, self.last = kept, None
+        return found.at
 
     def check(self, at: Array) -> None:
         lower, beta = self._unpack(at)

@@ -58,6 +58,30 @@ def test_newtons_steps_leave_a_saddle():
     np.testing.assert_allclose(found.at, [0.0, 0.5**0.5], atol=1e-3)
 
 
+def test_steps_are_no_longer_than_their_reach(monkeypatch):
+    seen = []
+
+    class Short(Newton):
+        def loss(self, at):
+            seen.append(at.copy())
+            return super().loss(at)
+
+        def reach(self):
+            return np.array([0.1, np.inf])
+
+    found = Short().ascend(np.array([0.0, 0.0]), FREE)
+    assert found.converged
+    assert np.abs(np.diff([at[0] for at in seen])).max() < 0.1 + 1e-12
+
+
+def test_a_value_may_rise_by_the_noise_of_its_rule_where_the_slope_falls():
+    class Uneven(Newton):
+        def loss(self, at):
+            return super().loss(at)[0] + 0.04 * (np.abs(at - 1).max() < 0.1), super().loss(at)[1]
+
+    np.testing.assert_allclose(Uneven().ascend(np.array([-1.2, 1.0]), FREE).at, 1.0, atol=2e-3)
+
+
 def test_newtons_steps_that_fail_are_followed_by_an_ascent_without():
     class Rough(Newton):
         def curvature(self, at):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ebmeta.mixed.nodes import nodes_of
+from ebmeta.mixed.nodes import check_nodes, nodes_of, rough_nodes
 
 
 @pytest.mark.parametrize("fineness", [0, 1, 2])
@@ -25,3 +25,14 @@ def test_draws_of_many_dimensions_are_even():
     np.testing.assert_allclose(weight @ rule.points, 0.0, atol=0.02)
     np.testing.assert_allclose(weight @ rule.points**2, 1.0, atol=0.03)
     np.testing.assert_array_equal(rule.points, nodes_of(5).points)
+
+
+@pytest.mark.parametrize("fineness", [0, 1])
+@pytest.mark.parametrize("num_dims", [1, 2, 3, 5])
+def test_a_rule_that_checks_another_is_finer_and_that_of_first_steps_is_no_finer(num_dims, fineness):
+    sizes = [
+        len(v.points) for v in (rough_nodes(num_dims), nodes_of(num_dims, fineness), check_nodes(num_dims, fineness))
+    ]
+    assert sizes[0] <= sizes[1] < sizes[2] <= len(nodes_of(num_dims, fineness + 1).points)
+    for rule in (rough_nodes(num_dims), check_nodes(num_dims, fineness)):
+        np.testing.assert_allclose(np.exp(rule.log_weights) @ rule.points**2, 1.0, atol=0.03)
