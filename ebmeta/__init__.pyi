@@ -16,6 +16,7 @@ from . import (
 )
 from .estimators.classifier import FewShotClassifier as FewShotClassifier
 from .estimators.regressor import FewShotRegressor as FewShotRegressor
+from .mixed.comparison import compare as compare
 from .mixed.fit import mixed_model as mixed_model
 from .model.empirical_bayes import EmpiricalBayes as EmpiricalBayes
 from .model.general import general_classifier as general_classifier

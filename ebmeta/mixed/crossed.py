@@ -200,6 +200,9 @@ class CrossedEngine(ScaledEngine):
         self._curved = at.copy(), out
         return out
 
+    def each_group(self, at: Array, rng: np.random.Generator) -> Array:
+        raise ValueError("each_group: expected one grouping factor, whose groups are independent, got several")
+
     def effects(self, at: Array, rows: Rows | None = None) -> list[Effects]:
         if rows is not None:
             raise ValueError("rows: expected none where there are several grouping factors")

@@ -113,6 +113,15 @@ class Engine(Criterion):
         return -self.loss(at)[0]
 
     @abstractmethod
+    def each_group(self, at: Array, rng: np.random.Generator) -> Array:
+        """Return the log density of the labels of each group, shape `(G,)`, in nats; for one grouping factor.
+
+        Args:
+            at: the parameters.
+            rng: of the coefficients of the common terms, which are drawn where these do not give them.
+        """
+
+    @abstractmethod
     def effects(self, at: Array, rows: Rows | None = None) -> list[Effects]:
         """Return the effects of the groups of each factor, of the fitted rows by default."""
 

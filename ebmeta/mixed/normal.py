@@ -24,7 +24,7 @@ from ebmeta.mixed.batched import Segments, cholesky, gram, solve_lower, solve_up
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.engine import Effects, Engine
 from ebmeta.mixed.rows import Rows
-from ebmeta.mixed.scaled import ScaledEngine, Solved, solved_of
+from ebmeta.mixed.scaled import LOG_2PI, ScaledEngine, Solved, solved_of
 
 __all__ = ["NormalEngine", "Summaries", "summarise"]
 
@@ -149,6 +149,20 @@ class NormalEngine(ScaledEngine):
             ru, au = np.einsum("jig,jpg->pig", r, u), np.einsum("jig,jpg->pig", split.a, u)
             slope -= np.einsum("pig,pq,qkg->ik", ru, inverse, au, optimize=True)
         return self.finished(at, p, self.factors[0].read(slope))
+
+    def each_group(self, at: Array, rng: np.random.Generator) -> Array:
+        rows, factor, root = self.rows, self.factors[0], self.roots(self.rows)
+        segments = Segments(rows.groupings[0].codes, len(rows.groupings[0].labels))
+        beta, covariance = self.inverse @ (self.center + self.unit * self.solve(at[:-1]).beta), self.common_given(at)
+        drawn = rng.multivariate_normal(beta, covariance) if self.num_common else beta
+        left = ((rows.y - rows.offset - rows.x @ drawn) * root / self.unit)[segments.order]
+        z = ((factor.whiten(rows.groupings[0].z) @ factor.lower(at[:-1])) * root[:, None])[segments.order].T
+        chol = cholesky(segments.sum(z[:, None] * z) + np.eye(len(z))[..., None])
+        half = solve_lower(chol, segments.sum(z * left)[:, None])[:, 0]
+        square = (segments.sum(left**2) - (half**2).sum(0)) * math.exp(-2 * at[-1])
+        log_det = 2 * sum(np.log(chol[k, k]) for k in range(len(z))) - 2 * segments.sum(np.log(root)[segments.order])
+        out: Array = -(log_det + square + segments.counts * (LOG_2PI + 2 * at[-1] + 2 * math.log(self.unit))) / 2
+        return out
 
     def effects(self, at: Array, rows: Rows | None = None) -> list[Effects]:
         factor, summaries, beta = self.factors[0], self.summaries, self.solve(at[:-1]).beta

@@ -21,6 +21,7 @@ import numpy as np
 import pyro
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ebmeta.likelihood.base import Given, Likelihood
 from ebmeta.mixed.ascent import Expansion, Optimum, jacobian
@@ -189,12 +190,7 @@ class QuadratureEngine(Engine):
         """Return the terms of the log density without the linear predictor, of all rows, and their derivatives."""
         if self.constant is not None:
             return self.constant
-        data, size = self.data, len(self.extra)
-        y, zero, ways = torch.from_numpy(data.y), torch.zeros(len(data.y)).double(), torch.ones(1, 1, dtype=torch.bool)
-        given = Given(None if data.size is None else torch.from_numpy(data.size))
-        with pyro.validation_enabled(False):
-            rest = self.family.log_prob(y, zero.unsqueeze(-1), ways, given) - self.family.kernel(y, zero, given)
-        total = (rest if data.weight is None else rest * torch.from_numpy(data.weight)).sum()
+        total, size = self._constants().sum(), len(self.extra)
         gradient, hessian = np.zeros(size), np.zeros((size, size))
         if self.extra and total.requires_grad:
             slopes = torch.autograd.grad(total, self.extra, create_graph=True, materialize_grads=True)
@@ -207,6 +203,22 @@ class QuadratureEngine(Engine):
         if not self.extra:
             self.constant = out
         return out
+
+    def _constants(self) -> Tensor:
+        """Return the terms of the log density of each row without the linear predictor."""
+        data = self.data
+        y, zero, ways = torch.from_numpy(data.y), torch.zeros(len(data.y)).double(), torch.ones(1, 1, dtype=torch.bool)
+        given = Given(None if data.size is None else torch.from_numpy(data.size))
+        with pyro.validation_enabled(False):
+            rest = self.family.log_prob(y, zero.unsqueeze(-1), ways, given) - self.family.kernel(y, zero, given)
+        return rest if data.weight is None else rest * torch.from_numpy(data.weight)
+
+    def each_group(self, at: Array, rng: np.random.Generator) -> Array:
+        lower, beta = self._unpack(at)
+        found = [each.log_evidence for _, each in self._averages(self.data, lower, beta, self.settled)]
+        segments = self.data.segments
+        rest: Array = segments.sum(self._constants().detach().numpy()) - segments.counts * math.log(self.unit)
+        return np.concatenate(found) + rest
 
     def value(self, at: Array, nodes: Nodes | None = None) -> float:
         """Return the log likelihood in nats, by another rule where asked."""

@@ -26,7 +26,7 @@ from ebmeta.mixed.covariance import Factor, log_hyperprior
 from ebmeta.mixed.engine import Engine, Estimate, orthonormal
 from ebmeta.mixed.rows import Rows
 
-__all__ = ["ScaledEngine", "Solved", "solved_of"]
+__all__ = ["LOG_2PI", "ScaledEngine", "Solved", "solved_of"]
 
 Array = NDArray[np.float64]
 LOG_2PI = math.log(2 * math.pi)

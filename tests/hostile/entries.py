@@ -194,6 +194,10 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
             k.mixed.predict,
             {"new_data": k.frame, "coverage": 0.5, "size": k.size, "offset": "b"},
         ),
+        "compare": (
+            lambda loo: ebmeta.compare(k.mixed, ebmeta.mixed_model("y ~ 1 + (1 | g)", k.frame), loo=loo),
+            {"loo": True},
+        ),
         "mixed.MixedModel.features": (k.mixed.features, {"data": k.frame}),
         "mixed.MixedModel.propagate": (
             lambda **options: k.mixed.propagate(**options).predict(k.frame[:2]),
