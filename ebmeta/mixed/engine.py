@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from ebmeta.mixed.rows import Rows
 __all__ = ["Effects", "Engine", "Estimate", "orthonormal"]
 
 Array = NDArray[np.float64]
+FOLDS = 20  # parts of a group that are left out, at most
 
 INSIDE = 0.1  # where an ascent starts again that ended with a spread of 0
 SMALL = 1e-4  # a relative spread below it stands for 0
@@ -161,6 +163,29 @@ class Engine(Criterion):
             slope += np.einsum("nk,nkp->np", z, slopes[g])
         if common:
             var += np.einsum("np,pq,nq->n", slope, self.common_given(at), slope)
+        return loc, var
+
+    def left_out(self, at: Array, effects: list[Effects]) -> tuple[Array, Array]:
+        """Return location and variance of the linear predictor of each fitted row, given the others of its group.
+
+        Of a group of more than `FOLDS` rows, as many parts are left out in turn.
+
+        Args:
+            at: the parameters.
+            effects: of the groups at these.
+        """
+        grouping, (loc, var) = self.rows.groupings[0], np.zeros((2, len(self.rows)))
+        order, place = np.argsort(grouping.codes, kind="stable"), np.empty(len(self.rows), dtype=np.int64)
+        counts = np.bincount(grouping.codes)
+        place[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+        for fold in range(min(int(counts.max()), FOLDS)):
+            out = place % FOLDS == fold
+            some = counts[grouping.codes] > fold
+            fresh = np.concatenate([grouping.labels, np.arange(len(grouping.labels))]).astype(object)
+            asked = replace(self.rows, y=np.where(out, np.nan, self.rows.y))
+            asked = asked.regrouped(0, grouping.codes + len(grouping.labels), fresh).take(some)
+            here = self.linear(at, effects, asked)
+            loc[out], var[out] = (v[out[some]] for v in here)
         return loc, var
 
     def _all_groups(self, at: Array, known: Effects, place: int, rows: Rows, prior: Array) -> Effects:

@@ -25,6 +25,7 @@ from ebmeta.mixed.design import Design, Extras
 from ebmeta.mixed.engine import Effects, Engine, Estimate
 from ebmeta.mixed.predictive import intervals, moments
 from ebmeta.mixed.propagation import Draws, draw
+from ebmeta.mixed.residuals import residual_table
 from ebmeta.mixed.rows import Rows
 from ebmeta.mixed.summary import text_of
 from ebmeta.mixed.tables import common_table, components, draws_table, effect_table, spread_table
@@ -134,6 +135,18 @@ class MixedModel:
     def group_effects(self) -> pd.DataFrame:
         """Posterior mean, standard deviation and 95% interval of each group's effects (BLUPs, the random effects)."""
         return effect_table(self.engine, self.effects, LEVEL)
+
+    @cached_property
+    def residuals(self) -> pd.DataFrame:
+        """Label, fitted mean, residuals and PIT of each fitted row, at the estimate.
+
+        `response` is the label less the mean, and `pearson` that over the standard deviation of labels. `pit` says
+        where the label lies among what the other rows of its group let expect, from 0 to 1 and evenly where the model
+        is right. `quantile` is the same as a standard normal number. Labels with gaps are spread at random, always in
+        the same way.
+        """
+        effects = self.engine.effects(self.optimum.at)
+        return residual_table(self.engine, self.optimum.at, effects, self.design.index)
 
     @cached_property
     def boundary(self) -> list[Boundary]:

@@ -23,7 +23,7 @@ from scipy import linalg
 from ebmeta.likelihood.base import Likelihood
 from ebmeta.likelihood.real import Normal
 from ebmeta.mixed.covariance import Factor, log_hyperprior
-from ebmeta.mixed.engine import Engine, Estimate, orthonormal
+from ebmeta.mixed.engine import Effects, Engine, Estimate, orthonormal
 from ebmeta.mixed.rows import Rows
 
 __all__ = ["LOG_2PI", "ScaledEngine", "Solved", "solved_of"]
@@ -148,6 +148,13 @@ class ScaledEngine(Engine):
     def roots(self, rows: Rows) -> Array:
         r"""Return the square root of the inverse variance of each row, that of a row of typical size being 1."""
         return _root(rows) / math.sqrt(self.typical)
+
+    def left_out(self, at: Array, effects: list[Effects]) -> tuple[Array, Array]:
+        """Return what the posterior of each row is without its label: one normal density over another."""
+        loc, var = self.linear(at, effects, self.rows)
+        noise = (self.scales(at)[0] / self.roots(self.rows)) ** 2
+        kept = 1 - var / noise
+        return self.rows.y - (self.rows.y - loc) / kept, var / kept
 
     def estimate(self, at: Array) -> Estimate:
         beta = self.inverse @ (self.center + self.unit * self.solve(at[:-1]).beta)
