@@ -61,6 +61,8 @@ class Criterion(ABC):
     num_parameters: int
     #: Whether a Hessian costs about as much as a gradient, so that Newton's steps lead to the maximum from the start.
     newton: ClassVar[bool] = False
+    #: Nats that are next to nothing: an ascent ends where one of Newton's steps promises no more.
+    enough: ClassVar[float] = ENOUGH
 
     def __init__(self) -> None:
         self._curved: tuple[Array, Array] | None = None
@@ -104,14 +106,15 @@ class Criterion(ABC):
         other = self._descend(begin, held)
         return self.polished(other._replace(evaluations=found.evaluations + other.evaluations), held)
 
-    def polished(self, found: Optimum, held: NDArray[np.bool_], enough: float = ENOUGH) -> Optimum:
+    def polished(self, found: Optimum, held: NDArray[np.bool_], enough: float | None = None) -> Optimum:
         """Go on by Newton's steps until one would gain next to nothing.
 
         Args:
             found: where to start.
             held: True where a parameter stays as it is.
-            enough: nats that are next to nothing.
+            enough: nats that are next to nothing, in place of those of the criterion.
         """
+        enough = self.enough if enough is None else enough
         at, evaluations = found.at, found.evaluations + self._price
         here = self.expansion(at)
         step, gain = self._step(at, here, held)

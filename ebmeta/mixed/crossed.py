@@ -158,7 +158,7 @@ class CrossedEngine(ScaledEngine):
             out.append(found.mean + found.slope @ shift + u.reshape(found.mean.shape) @ spread.T)
         return out
 
-    def solve(self, theta: Array) -> Solved:
+    def _solve(self, theta: Array) -> Solved:
         p = self._parts(theta)
         log_det = 2 * sum(float(np.log(p.chol[k, k]).sum()) for k in range(len(p.chol)))
         log_det += 2 * float(np.log(np.diag(p.chol_rest)).sum())

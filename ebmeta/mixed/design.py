@@ -58,10 +58,8 @@ class Design:
         self.columns = _columns_of(self.formula, frame)
         self.response_columns = variables(self.formula.response, frame)
         extra = _extra(given, frame)
-        table = pd.concat([frame[[*self.columns]], extra], axis=1)
-        labelled = ~frame[self.response_columns].isna().any(axis=1).to_numpy()
-        complete = ~table.isna().any(axis=1).to_numpy()
-        self._refuse_missing(table, na)
+        labelled = ~_missing(frame, self.response_columns)
+        complete = ~self._missing(frame, extra)
         self.kept = complete & labelled
         self.index = (data.index if isinstance(data, pd.DataFrame) else frame.index)[self.kept]
         self.num_rows, self.num_dropped, self.num_unlabelled = (
@@ -71,7 +69,8 @@ class Design:
         )
         if not self.kept.any():
             raise ValueError(f"data: expected rows with a value of every term and a label, got none of {len(frame)}")
-        used = tidy(frame[[*dict.fromkeys([*self.columns, *self.response_columns])]][self.kept], self.factors)
+        used = frame[[*dict.fromkeys([*self.columns, *self.response_columns])]]
+        used = tidy(used if self.kept.all() else used[self.kept], self.factors)
         self.used = used
         groups = {name for factor in self.factors for name in factor}
         self.numeric = [c for c in self.columns if c not in groups and pd.api.types.is_numeric_dtype(used[c])]
@@ -125,9 +124,7 @@ class Design:
                     f"new_data: expected a column {column!r}, which the formula names, got {some_names(frame)}"
                 )
         extra = _extra(given, frame)
-        table = pd.concat([frame[[*self.columns]], extra], axis=1)
-        self._refuse_missing(table, self.na)
-        whole = ~table.isna().any(axis=1).to_numpy()
+        whole = ~self._missing(frame, extra)
         used = tidy(frame[whole], self.factors)
         for column in self.numeric:
             if not pd.api.types.is_numeric_dtype(used[column]) and len(used):
@@ -136,7 +133,7 @@ class Design:
                 )
         labels, trials = np.full(len(used), np.nan), None
         if set(self.response_columns) <= set(used.columns):
-            known = ~used[self.response_columns].isna().any(axis=1).to_numpy()
+            known = ~_missing(used, self.response_columns)
             if known.any():
                 labels[known], some = response_of(self.formula.response, used[known])
                 trials = None if some is None else np.ones(len(used))
@@ -162,14 +159,25 @@ class Design:
         size = trials if trials is not None else values.get("size")
         return Rows(labels, x, tuple(groupings), offset, size, values.get("weights"))
 
-    def _refuse_missing(self, table: pd.DataFrame, na: str) -> None:
-        missing = table.isna().to_numpy()
-        if na == "raise" and missing.any():
-            row, column = (int(v[0]) for v in np.nonzero(missing))
+    def _missing(self, frame: pd.DataFrame, extra: pd.DataFrame) -> NDArray[np.bool_]:
+        """Return where a row lacks a value, or refuse such rows."""
+        missing = _missing(frame, self.columns) | _missing(extra, extra.columns.tolist())
+        if self.na == "raise" and missing.any():
+            row = int(np.argmax(missing))
+            column = next(c for table in (frame[self.columns], extra) for c in table if pd.isna(table[c].iloc[row]))
             raise ValueError(
-                f"column {table.columns[column]!r}: expected a value in every row, got none in row {row} (na='drop' "
-                "leaves such rows out)"
+                f"column {column!r}: expected a value in every row, got none in row {row} (na='drop' leaves such rows "
+                "out)"
             )
+        return missing
+
+
+def _missing(frame: pd.DataFrame, columns: list[str]) -> NDArray[np.bool_]:
+    """Return where a row lacks a value of some columns."""
+    out = np.zeros(len(frame), dtype=bool)
+    for column in columns:
+        out |= frame[column].isna().to_numpy()
+    return out
 
 
 def rows_of(name: str, data: Any) -> pd.DataFrame:
@@ -224,7 +232,6 @@ def _codes(
     codes, names = pd.factorize(
         np.asarray(column, dtype=object) if column.dtype.kind not in "iub" else column.to_numpy(), sort=False
     )
-    names = np.asarray(names, dtype=object)
     if known is None:
         try:
             order = np.argsort(names, kind="stable")
@@ -232,7 +239,8 @@ def _codes(
             order = np.arange(len(names))
         place = np.empty(len(names), dtype=np.int64)
         place[order] = np.arange(len(names))
-        return place[codes], names[order]
+        return place[codes], np.asarray(names, dtype=object)[order]
+    names = np.asarray(names, dtype=object)
     where = {name: i for i, name in enumerate(known.tolist())}
     fresh = [n for n in names.tolist() if n not in where]
     where |= {name: len(known) + i for i, name in enumerate(fresh)}

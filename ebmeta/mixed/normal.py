@@ -18,11 +18,14 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import linalg
 
 from ebmeta.likelihood.base import Likelihood
+from ebmeta.mixed.ascent import Expansion, jacobian
 from ebmeta.mixed.batched import Segments, cholesky, gram, solve_lower, solve_upper
-from ebmeta.mixed.covariance import Factor
+from ebmeta.mixed.covariance import Factor, log_hyperprior
 from ebmeta.mixed.engine import Effects, Engine
+from ebmeta.mixed.normal_curvature import turn_of
 from ebmeta.mixed.rows import Rows
 from ebmeta.mixed.scaled import LOG_2PI, ScaledEngine, Solved, solved_of
 
@@ -30,6 +33,7 @@ __all__ = ["NormalEngine", "Summaries", "summarise"]
 
 Array = NDArray[np.float64]
 NOTHING = 1e-10  # of a column's length within a group: less is left of one that the others give
+REACH = 1.0  # of a step of Newton in the log of the noise
 NO_NOISE = 1e-12  # of the sum of squares of labels
 
 
@@ -88,6 +92,9 @@ class _Split(NamedTuple):
 class NormalEngine(ScaledEngine):
     r"""The criterion of one grouping factor, as a function of $\Lambda$ and $\log \sigma$."""
 
+    newton = True
+    enough = 1e-10
+
     def __init__(
         self,
         rows: Rows,
@@ -100,6 +107,7 @@ class NormalEngine(ScaledEngine):
         super().__init__(rows, factors, names, reml, hyperprior, family)
         self.summaries = self._summarise(rows, *self.columns(rows))
         self._check_noise(factors[0])
+        self._last: tuple[Array, Expansion] | None = None
 
     def _summarise(self, rows: Rows, x: Array, y: Array) -> Summaries:
         grouping = rows.groupings[0]
@@ -135,20 +143,44 @@ class NormalEngine(ScaledEngine):
         total = gram(split.half, split.half) + self.summaries.within
         return solved_of(total, 2 * sum(float(np.log(split.chol[k, k]).sum()) for k in range(len(split.chol))))
 
-    def solve(self, theta: Array) -> Solved:
+    def _solve(self, theta: Array) -> Solved:
         return self._total(self._split(theta, self.summaries))
 
     def loss(self, at: Array) -> tuple[float, Array]:
-        split, r, precision = self._split(at[:-1], self.summaries), self.summaries.r, math.exp(-2 * at[-1])
-        p = self._total(split)
-        v = split.solved[:, -1] - np.einsum("kpg,p->kg", split.solved[:, :-1], p.beta)
-        rv, av = np.einsum("jig,jg->ig", r, v), np.einsum("jig,jg->ig", split.a, v)
-        slope = gram(r, solve_upper(split.chol, solve_lower(split.chol, split.a))) - precision * rv @ av.T
-        if self.reml and self.num_common:
-            u, inverse = split.solved[:, :-1], np.linalg.inv(p.normal)
-            ru, au = np.einsum("jig,jpg->pig", r, u), np.einsum("jig,jpg->pig", split.a, u)
-            slope -= np.einsum("pig,pq,qkg->ik", ru, inverse, au, optimize=True)
-        return self.finished(at, p, self.factors[0].read(slope))
+        return self.expansion(at)[:2]
+
+    def start(self) -> Array:
+        at = super().start()
+        at[-1] = math.log(max(self.solve(at[:-1]).square, NO_NOISE) / self.free) / 2  # the best noise for these spreads
+        return at
+
+    def reach(self) -> Array:
+        return np.append(np.full(self.num_theta, math.inf), REACH)
+
+    def expansion(self, at: Array) -> Expansion:
+        if self._last is None or not np.array_equal(self._last[0], at):
+            self._last = at.copy(), self._expansion(at)
+        return self._last[1]
+
+    def _hessian(self, at: Array) -> Array:
+        return self.expansion(at).hessian
+
+    def _expansion(self, at: Array) -> Expansion:
+        split, precision = self._split(at[:-1], self.summaries), math.exp(-2 * at[-1])
+        p, u = self._total(split), split.solved[:, :-1]
+        v = split.solved[:, -1] - np.einsum("kpg,p->kg", u, p.beta)
+        if self.num_common:
+            u = np.einsum("qp,kpg->kqg", np.linalg.inv(linalg.cholesky(p.normal, lower=True)), u)
+        both = np.concatenate([math.sqrt(precision) * v[:, None], u], 1)
+        turn = turn_of(self.factors[0], self.summaries.r, split.lower, split.chol, both, self.reml)
+        value, gradient = self.finished(at, p, turn.slope)
+        hessian = np.zeros((len(at), len(at)))
+        hessian[:-1, :-1] = turn.bend
+        hessian[:-1, -1] = hessian[-1, :-1] = 2 * turn.pull
+        hessian[-1, -1] = 2 * p.square * precision
+        if self.hyperprior:
+            hessian -= jacobian(lambda point: log_hyperprior(self.factors[0], point[:-1], float(point[-1]))[1], at)
+        return Expansion(value, gradient, hessian)
 
     def each_group(self, at: Array, rng: np.random.Generator) -> Array:
         rows, factor, root = self.rows, self.factors[0], self.roots(self.rows)

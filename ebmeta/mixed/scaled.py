@@ -79,6 +79,7 @@ class ScaledEngine(Engine):
     ) -> None:
         super().__init__(rows, factors)
         self.family = Normal() if family is None else family
+        self._solved: tuple[Array, Solved] | None = None
         self.reml, self.hyperprior, self.names = reml, hyperprior, names
         self.method = "restricted maximum likelihood (REML)" if reml else "maximum likelihood"
         self.typical = math.exp(2 * float(np.log(_root(rows)).mean()))  # sizes may be very large or small
@@ -95,9 +96,14 @@ class ScaledEngine(Engine):
         log_units -= 2 * float(self.family.log_jacobian(torch.from_numpy(rows.y)).sum())
         self.constant = log_units + (2 * float(np.log(np.abs(np.diag(self.basis))).sum()) if reml else 0.0)
 
-    @abstractmethod
     def solve(self, theta: Array) -> Solved:
         """Return what follows from the relative factors."""
+        if self._solved is None or not np.array_equal(self._solved[0], theta):
+            self._solved = theta.copy(), self._solve(theta)
+        return self._solved[1]
+
+    @abstractmethod
+    def _solve(self, theta: Array) -> Solved: ...
 
     def columns(self, rows: Rows) -> tuple[Array, Array]:
         """Return common terms in the orthonormal basis, and labels less their least-squares fit, times the roots."""

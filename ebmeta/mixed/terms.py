@@ -27,6 +27,7 @@ FUNCTIONS: dict[str, Any] = {
     name: getattr(np, name) for name in ("log", "log2", "log10", "log1p", "exp", "expm1", "sqrt", "abs", "sin", "cos")
 }
 ENVIRONMENT = Environment([{"np": np, **FUNCTIONS}])
+INTERCEPT = "1"
 COUNTS = ("cbind", "prop", "p", "proportion")
 MOST_SHOWN = 8  # names of columns in a message
 
@@ -41,11 +42,15 @@ class Terms:
 
     def __init__(self, text: str, frame: pd.DataFrame) -> None:
         self.text = text
-        self.matrix: CommonEffectsMatrix | None = _asked(text, lambda: _design(text, frame).common)
+        self.matrix: CommonEffectsMatrix | None = None
+        self.names, self.widths = ["Intercept"], [1]
+        self.offsets: list[str] = []
+        if text.strip() == INTERCEPT:
+            return
+        self.matrix = _asked(text, lambda: _design(text, frame).common)
         terms = {} if self.matrix is None else self.matrix.terms
         self.offsets = [name for name, term in terms.items() if term.kind == "offset"]
-        self.names: list[str] = []
-        self.widths: list[int] = []
+        self.names, self.widths = [], []
         for name, term in terms.items():
             if name not in self.offsets:
                 self.names += term.labels
@@ -63,8 +68,8 @@ class Terms:
         )
 
     def _columns(self, matrix: CommonEffectsMatrix | None, length: int) -> tuple[Array, Array]:
-        x, offset = np.zeros((length, len(self.names))), np.zeros(length)
-        if matrix is None:
+        x, offset = np.ones((length, len(self.names))), np.zeros(length)
+        if matrix is None:  # no columns, or the intercept alone
             return x, offset
         if np.iscomplexobj(matrix.design_matrix):
             raise ValueError(f"terms {self.text!r}: expected real numbers, got complex ones")
@@ -103,6 +108,10 @@ def some_names(frame: pd.DataFrame) -> str:
 
 def variables(text: str, frame: pd.DataFrame) -> list[str]:
     """Return the columns that a text of terms names."""
+    if text.strip() == INTERCEPT:
+        return []
+    if text.isidentifier() and text in frame.columns:
+        return [text]
     inner = text.partition("(")[2].rpartition(")")[0] if text.partition("(")[0].strip() in COUNTS else text
     parts = [part for part in inner.split(",") if part.strip()] if inner is not text else [text]
     names: dict[str, None] = {}
@@ -153,6 +162,8 @@ def response_of(text: str, frame: pd.DataFrame) -> tuple[Array, Array | None]:
         return first, first + second if head.strip() == "cbind" else second
     if text.strip().isdigit():
         return np.full(len(frame), float(text)), None
+    if text.isidentifier() and text in frame.columns and frame[text].dtype.kind in "iuf":
+        return _finite(text, np.array(frame[text], dtype=np.float64)), None
     matrix = _asked(text, lambda: _design(f"{text} ~ 1", frame).response)
     if matrix.kind != "numeric" and "[" not in text:
         level = None if matrix.levels is None else matrix.levels[-1]
@@ -163,7 +174,11 @@ def response_of(text: str, frame: pd.DataFrame) -> tuple[Array, Array | None]:
     values = np.array(matrix.design_matrix, dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(f"labels: expected one column, got {values.shape[1]} in {text!r}")
+    return _finite(text, values), None
+
+
+def _finite(text: str, values: Array) -> Array:
     if not np.isfinite(values).all():
         row = int(np.argmin(np.isfinite(values)))
         raise ValueError(f"labels: expected finite numbers, got {values[row]} of {text!r} in row {row}")
-    return values, None
+    return values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ebmeta.mixed.ascent import jacobian
 from ebmeta.mixed.covariance import log_hyperprior
 from tests.mixed.worlds import dense, engine_of, frame
 
@@ -38,6 +39,16 @@ def test_gradients_are_those_of_differences(formula, weights, reml, hyperprior):
     at = somewhere(engine)
     ends = [(engine.loss(at + step)[0], engine.loss(at - step)[0]) for step in 1e-5 * np.eye(len(at))]
     np.testing.assert_allclose(engine.loss(at)[1], [(a - b) / 2e-5 for a, b in ends], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("hyperprior", [False, True])
+@pytest.mark.parametrize("reml", [False, True])
+@pytest.mark.parametrize(("formula", "weights"), [*CASES, ("y ~ x + (1 + x + I(x**2) | g)", None)])
+def test_hessians_are_those_of_differences(formula, weights, reml, hyperprior):
+    engine = engine_of(formula, frame(sizes=(4, 9)), reml, hyperprior, weights)
+    at = somewhere(engine)
+    found = jacobian(lambda point: engine.loss(point)[1], at)
+    np.testing.assert_allclose(engine.curvature(at), found, rtol=1e-6, atol=1e-7 * np.abs(found).max())
 
 
 def test_effects_of_rows_that_were_not_fitted_are_those_of_the_same_rows_fitted():

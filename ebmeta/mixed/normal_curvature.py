@@ -1,0 +1,79 @@
+r"""Slope and curvature of the criterion of normal labels in the entries of the relative factor.
+
+With $\rho_a$ and $\alpha_a$ the columns of $R_g$ and of $A_g = R_g \Lambda$ that an entry joins, and
+$\langle x, y \rangle = x^\top M_g^{-1} y$, the matrix moves by
+$\dot M_a = \rho_a \alpha_a^\top + \alpha_a \rho_a^\top$, so that
+
+$$ \operatorname{tr} M^{-1} \dot M_a M^{-1} \dot M_b = 2 \big( \langle \alpha_a, \rho_b \rangle
+   \langle \alpha_b, \rho_a \rangle + \langle \alpha_a, \alpha_b \rangle \langle \rho_a, \rho_b \rangle \big) , $$
+
+and quadratic forms follow from the same products. The best coefficients move with the entries.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ebmeta.mixed.batched import solve_lower
+from ebmeta.mixed.covariance import Factor
+
+__all__ = ["Turn", "turn_of"]
+
+Array = NDArray[np.float64]
+
+
+class Turn(NamedTuple):
+    r"""How minus the log criterion turns, the noise being known.
+
+    Args:
+        slope: in the entries of the factor, shape `(T,)`.
+        bend: second derivatives, shape `(T, T)`.
+        pull: what the residuals give of the slope, shape `(T,)`.
+    """
+
+    slope: Array
+    bend: Array
+    pull: Array
+
+
+def turn_of(factor: Factor, r: Array, lower: Array, chol: Array, both: Array, reml: bool) -> Turn:
+    r"""Return slope and curvature, summed over groups.
+
+    Args:
+        factor: which entries are parameters.
+        r: $R_g$, shape `(K, K, G)`.
+        lower: $\Lambda$.
+        chol: factors of $M_g$, shape `(K, K, G)`.
+        both: $M_g^{-1} (a_g - B_g \beta) / \sigma$, then $M_g^{-1} B_g$ times the root of the covariance of the
+            coefficients over $\sigma$, shape `(K, 1 + P, G)`.
+        reml: add the slope of half the log determinant of the information of the coefficients.
+    """
+    a = np.einsum("ijg,jk->ikg", r, lower)
+    half_r, half_a = solve_lower(chol, r), solve_lower(chol, a)
+    rr, ra, aa = (np.einsum("kig,kjg->ijg", x, y) for x, y in ((half_r, half_r), (half_r, half_a), (half_a, half_a)))
+    rx, ax = (np.einsum("jig,jmg->img", m, both) for m in (r, a))
+    rows, columns, used = factor.rows, factor.columns, slice(None) if reml else slice(1)
+    pull = np.einsum("ag,ag->a", rx[rows, 0], ax[columns, 0])
+    slope = ra[rows, columns].sum(-1) - np.einsum("amg,amg->a", rx[rows, used], ax[columns, used])
+    lean = np.einsum("apg,ag->ap", rx[rows, 1:], ax[columns, 0]) + np.einsum("apg,ag->ap", ax[columns, 1:], rx[rows, 0])
+    bend = -lean @ lean.T
+    for i in range(factor.size):
+        for j in range(i + 1):
+            (k, m), (p, q) = (rows[i], columns[i]), (rows[j], columns[j])
+            xx, xy, yx, yy = (
+                np.einsum("mg,mg->g", one[used], other[used])
+                for one, other in ((ax[m], ax[q]), (ax[m], rx[p]), (rx[k], ax[q]), (rx[k], rx[p]))
+            )
+            total = (rr[k, p] * (xx - aa[m, q]) + ra[k, q] * (xy - ra[p, m]) + ra[p, m] * yx + aa[m, q] * yy).sum()
+            if m == q:
+                total += (rr[k, p] - yy).sum()
+            bend[i, j] += total
+            bend[j, i] += total if i != j else 0.0
+    if reml:
+        turned = np.einsum("apg,aqg->apq", rx[rows, 1:], ax[columns, 1:])
+        turned = (turned + turned.swapaxes(1, 2)).reshape(factor.size, -1)
+        bend -= turned @ turned.T / 2
+    return Turn(slope, bend, pull)
