@@ -9,8 +9,9 @@ from ebmeta.plots.diagnostics import (
     synthetic_gradient_plot,
     update_plot,
 )
-from ebmeta.plots.groups import caterpillar, group_lines, normal_quantiles
+from ebmeta.plots.groups import caterpillar, group_lines, normal_quantiles, shrinkage
 from ebmeta.plots.posteriors import ellipse, posterior_path
+from ebmeta.plots.residuals import observed_against_fitted, residual_quantiles
 from ebmeta.plots.scores import coverage_by_ways, history, refinement, reliability, risk_coverage, set_sizes
 from ebmeta.plots.uniformity import ecdf_difference, expected_coverage, pit_histogram
 
@@ -27,14 +28,17 @@ __all__ = [
     "history",
     "khat_by_step",
     "normal_quantiles",
+    "observed_against_fitted",
     "pit_histogram",
     "posterior_path",
     "rate_distortion_plot",
     "refinement",
     "reliability",
+    "residual_quantiles",
     "risk_coverage",
     "save_figure",
     "set_sizes",
+    "shrinkage",
     "synthetic_gradient_plot",
     "update_plot",
 ]

@@ -1,4 +1,4 @@
-"""Figures of mixed models: effects of groups with their intervals, their shrinkage, and the lines of groups."""
+"""Figures of the groups of mixed models: effects with their intervals, their shrinkage, and the lines of groups."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from ebmeta.plots.axes import axes_or_new
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["caterpillar", "group_lines", "normal_quantiles"]
+__all__ = ["caterpillar", "group_lines", "normal_quantiles", "shrinkage"]
 
 MOST_NAMES = 60  # of groups that a figure has room for
+TOLD = 1e-9  # of the information of the prior: less is none
 
 
 def _effects(fit: MixedModel, factor: str | None, term: str) -> pd.DataFrame:
@@ -59,10 +60,7 @@ def caterpillar(fit: MixedModel, term: str = "Intercept", *, factor: str | None 
     ax.errorbar(mean, place, xerr=[mean - low, high - mean], fmt="o", markersize=3, linewidth=1)
     ax.axvline(0.0, color="0.7", linewidth=1)
     ax.set(xlabel=f"effect of a group on {term}, 95% interval", ylim=(-1, len(table)))
-    if len(table) <= MOST_NAMES:
-        ax.set_yticks(place, [str(name) for name in table.index], fontsize="small")
-    else:
-        ax.set_yticks([])
+    _name(ax, table.index)
     return ax
 
 
@@ -81,6 +79,69 @@ def normal_quantiles(
     ax.plot(normal, table.mean() + table.std() * normal, color="0.7", linewidth=1)
     ax.set(xlabel="normal quantile", ylabel=f"effect of a group on {term}")
     return ax
+
+
+@checked()
+def shrinkage(fit: MixedModel, term: str = "Intercept", *, ax: Axes | None = None) -> Axes:
+    r"""Plot what each group says by itself (no pooling), and where the model draws it (partial pooling).
+
+    With posterior mean $m$ and covariance $C$ of the effects of a group and their covariance $\Sigma$ between groups,
+    its own rows say $(C^{-1} - \Sigma^{-1})^{-1} C^{-1} m$: for normal labels the least-squares estimate of the group,
+    the common terms known. Groups whose rows alone say nothing of the term have no such point.
+
+    Args:
+        fit: a fitted mixed model of one grouping factor.
+        term: random term.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes: open circles for no pooling, filled ones for partial pooling, and a line where all groups are alike.
+
+    Raises:
+        ValueError: if there is no such term, or there are several grouping factors.
+    """
+    table = _effects(fit, None, term)
+    if len(fit.engine.factors) > 1:
+        raise ValueError(f"fit: expected one grouping factor, got {', '.join(f.name for f in fit.engine.factors)}")
+    place = fit.engine.factors[0].terms.index(term)
+    common = fit.fixed_effects["estimate"].get(term, 0.0)
+    alone = pd.Series(_alone(fit)[:, place], index=fit.engine.rows.groupings[0].labels)[table.index] + common
+    pooled = table["mean"] + common
+    ax = axes_or_new(ax, 4.8, 1.2 + 0.16 * min(len(table), MOST_NAMES))
+    rows = np.arange(len(table))
+    ax.hlines(rows, alone, pooled, color="0.8", linewidth=1, zorder=1)
+    ax.plot(alone, rows, "o", markersize=4, markerfacecolor="none", color="0.5", label="no pooling")
+    ax.plot(pooled, rows, "o", markersize=4, label="partial pooling")
+    ax.axvline(common, color="0.7", linewidth=1, linestyle="--", label="all alike")
+    ax.set(xlabel=f"{term} of a group", ylim=(-1, len(table)))
+    ax.legend(frameon=False, fontsize="small", loc="lower right")
+    _name(ax, table.index)
+    return ax
+
+
+def _alone(fit: MixedModel) -> np.ndarray:
+    """Return the effects that the rows of each group say by themselves, NaN where they say nothing, `(G, K)`."""
+    (factor,), estimate, (effects,) = fit.engine.factors, fit.estimate, fit.engine.effects(fit.optimum.at)
+    prior = factor.covariance(estimate.theta, estimate.sigma)
+    own, vectors = np.linalg.eigh(prior)
+    kept = vectors[:, own > TOLD * own.max(initial=0.0)]  # a spread of 0 leaves nothing to say
+    inner = kept.T @ prior @ kept
+    covariance = np.einsum("ka,gkl,lb->gab", kept, effects.covariance, kept)
+    out = np.full(effects.mean.shape, np.nan)
+    for g, (mean, posterior) in enumerate(zip(effects.mean @ kept, covariance, strict=True)):
+        information = np.linalg.inv(posterior) - np.linalg.inv(inner)
+        values = np.linalg.eigvalsh(information)
+        if len(values) and values[0] > TOLD * np.abs(np.linalg.inv(inner)).max():
+            out[g] = kept @ np.linalg.solve(information, np.linalg.solve(posterior, mean))
+    return out
+
+
+def _name(ax: Axes, names: pd.Index[Any]) -> None:
+    """Name the rows of a figure, where there is room."""
+    if len(names) <= MOST_NAMES:
+        ax.set_yticks(np.arange(len(names)), [str(name) for name in names], fontsize="small")
+    else:
+        ax.set_yticks([])
 
 
 @checked(num_groups=at_least(1))

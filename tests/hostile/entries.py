@@ -205,6 +205,9 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
         ),
         "plots.groups.caterpillar": (plots.caterpillar, {"fit": k.mixed, "term": "Intercept", "factor": "g"}),
         "plots.groups.normal_quantiles": (plots.normal_quantiles, {"fit": k.mixed, "term": "Intercept"}),
+        "plots.groups.shrinkage": (plots.shrinkage, {"fit": k.mixed, "term": "Intercept"}),
+        "plots.residuals.observed_against_fitted": (plots.observed_against_fitted, {"fit": k.mixed}),
+        "plots.residuals.residual_quantiles": (plots.residual_quantiles, {"fit": k.mixed}),
         "plots.groups.group_lines": (
             plots.group_lines,
             {"fit": k.mixed, "data": k.frame, "x": "a", "num_groups": 3},

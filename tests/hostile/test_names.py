@@ -49,6 +49,7 @@ MODULES = [
     "model.storage",
     "mixed",
     "plots.groups",
+    "plots.residuals",
     "plots.axes",
     "plots.scores",
     "plots.diagnostics",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ebmeta.mixed.fit import mixed_model
-from ebmeta.plots.groups import caterpillar, group_lines, normal_quantiles
+from ebmeta.plots.groups import caterpillar, group_lines, normal_quantiles, shrinkage
 from tests.mixed.worlds import frame
 
 
@@ -35,6 +35,27 @@ def test_quantiles_of_effects(fit):
     np.testing.assert_allclose(points.get_ydata(), found)
     np.testing.assert_allclose(line.get_ydata(), found.mean() + found.std() * points.get_xdata())
     assert points.get_xdata()[0] == pytest.approx(-1.9599640)
+
+
+def test_open_circles_are_least_squares_and_filled_ones_the_model(data):
+    fit = mixed_model("y ~ x + (1 + x | g)", data.assign(x=data["x"] - 2000))
+    for k, term in enumerate(("Intercept", "x")):
+        alone, pooled = shrinkage(fit, term).lines[:2]
+        found = fit.group_effects.xs(term, level="term").sort_values("mean")["mean"].droplevel("factor")
+        common = fit.fixed_effects.loc[term, "estimate"]
+        np.testing.assert_allclose(pooled.get_xdata(), common + found)
+        for group, value in zip(found.index, alone.get_xdata(), strict=True):
+            own = data[data["g"] == group]
+            X = np.column_stack([np.ones(len(own)), own["x"] - 2000])
+            wanted = np.linalg.lstsq(X, own["y"], rcond=None)[0][k] if len(own) > 1 else np.nan
+            assert value == pytest.approx(wanted, rel=1e-6, nan_ok=True)
+    assert np.isnan(alone.get_xdata()).sum() == (data["g"].value_counts() == 1).sum() > 0
+
+
+def test_shrinkage_is_of_one_factor(data):
+    fit = mixed_model("y ~ 1 + (1 | g) + (1 | h)", data.assign(h=np.arange(len(data)) % 3))
+    with pytest.raises(ValueError, match="fit: expected one grouping factor, got g, h"):
+        shrinkage(fit)
 
 
 def test_lines_of_groups_are_their_predictions(fit, data):
