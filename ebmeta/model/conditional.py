@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ebmeta.foundation.softmax import log_softmax
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.refine.base import Iterate, Setting
 
@@ -61,7 +62,7 @@ class Conditional:
         if corrected is not None:
             return corrected
         odds = self.path[k].log_odds(self.setting.real_x)
-        return None if odds is None else torch.log_softmax(odds[0], -1)
+        return None if odds is None else log_softmax(odds[0])
 
     def marginal(self, k: int) -> tuple[Tensor, Tensor]:
         """Return location and variance of the linear predictor under $q_k$, both of shape `(N, Q, C)`.
@@ -94,7 +95,7 @@ class Conditional:
 
     def _of_classes(self, log_probs: Tensor) -> Tensor:
         """Return the log probabilities of classes given that a row is of one of them."""
-        return torch.log_softmax(self._named(log_probs), -1) if self.setting.unknown else log_probs
+        return log_softmax(self._named(log_probs)) if self.setting.unknown else log_probs
 
     def _named(self, of_classes: Tensor) -> Tensor:
         """Return what belongs to classes, along the last axis, without unknown ones."""

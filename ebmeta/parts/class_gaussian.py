@@ -177,7 +177,7 @@ class ClassGaussian(Gaussian):
         counted = r if self.trust is None else self.trust * r
         return replace(self.given(x, counted), shares=self.shares + counted.sum(1), unlabelled=True)
 
-    def with_doubt(self, before: Gaussian, x: Tensor) -> ClassGaussian:
+    def with_doubt(self, before: Gaussian, x: Tensor, distance: Tensor | None = None) -> ClassGaussian:
         r"""Return this posterior given beliefs with the widths that unsure beliefs leave.
 
         $$ \Lambda_c' = \max \Big( \Lambda_c,\; \Lambda_c + \frac1s \sum_i r_{ic}
@@ -188,15 +188,15 @@ class ClassGaussian(Gaussian):
         $$ \sum_c a_c' = \sum_c a_c + \Big[ N - \frac{\sum_{i, c} r_{ic} (1 - r_{ic})}{1 - \sum_c p_c^2} \Big]_+,
            \qquad p = \mathbb E[\pi], $$
 
-        with $\Lambda$ and $a$ of the posterior before the rows, $N$ rows, and expectations under this posterior. Means
-        and expected proportions stay. The information in inputs is that of inputs and labels, less what labels would
-        add to it: a label says most where the row is far from the class mean. Rows that lie nearer to their classes
-        than $s$ says fill fewer than $D$ coordinates independently, and distances are averaged over as many. Inputs
-        take no information away.
+        with $\Lambda$ and $a$ of the posterior before the $N$ rows, and expectations under this one. Means and expected
+        proportions stay. The information in inputs is that of inputs and labels, less what labels would add: a label
+        says most where the row is far from the class mean. Rows that lie nearer to their classes than $s$ says fill
+        fewer than $D$ coordinates independently, and distances are averaged over as many. None takes any away.
 
         Args:
             before: the posterior before these rows.
             x: features of the rows without the constant, shape `(T, N, D)`.
+            distance: `distances` of these, where known.
 
         Source: Louis 1982, Finding the observed information matrix when using the EM algorithm.
         """
@@ -204,10 +204,10 @@ class ClassGaussian(Gaussian):
             return self
         known, r, least = cast(ClassGaussian, before), self.counted, torch.finfo(x.dtype).tiny
         unsure, number = r * (1 - self._belief), r.sum((1, 2)).unsqueeze(1)
-        square = x.square().sum(-1, keepdim=True) + self.loc.square().sum(-1).unsqueeze(1)
-        distance = (square - 2 * x @ self.loc.mT).clamp(min=0) / x.shape[-1] + 1 / self._isotropic.unsqueeze(1)
-        usual = torch.minimum((r * distance).sum((1, 2)).unsqueeze(1) / number.clamp(min=least), self._of_class)
-        missing = (unsure * distance).sum(1) / usual.clamp(min=least)
+        off = self.distances(x, x.square().sum(-1)) if distance is None else distance
+        each = off / x.shape[-1] + 1 / self._isotropic.unsqueeze(1)
+        usual = torch.minimum((r * each).sum((1, 2)).unsqueeze(1) / number.clamp(min=least), self._of_class)
+        missing = (unsure * each).sum(1) / usual.clamp(min=least)
         precision = torch.maximum(self._isotropic - missing / self._of_class, known._isotropic)
         before_rows, total = known.shares.sum(1, keepdim=True), self.shares.sum(1, keepdim=True)
         several = (1 - (self.shares / total).square().sum(1, keepdim=True)).clamp(min=least)
@@ -220,22 +220,23 @@ class ClassGaussian(Gaussian):
             unlabelled=False,
         )
 
-    def log_odds(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def log_odds(self, x: Tensor, distance: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        left = self.counted if self.counted is not None and self.unlabelled else x.new_zeros(1, 1, 1)
+        before = self._isotropic.unsqueeze(1)
+        known = 1 / (before - left / self.spread)  # variance of the mean without the row itself
         rows = x[..., :-1]
-        left = self.counted if self.counted is not None and self.unlabelled else rows.new_zeros(())
-        weight = left / self.spread
-        precision = self._isotropic.unsqueeze(1) - weight
-        pull = self._isotropic.unsqueeze(-1) * self.loc
-        square = rows.square().sum(-1, keepdim=True)
-        dot, own = rows @ pull.mT, pull.square().sum(-1).unsqueeze(1)
-        cross = (dot - weight * square) / precision
-        length = (own - 2 * weight * dot + weight.square() * square) / precision.square()
-        v = self.spread + 1 / precision
-        distance = (square - 2 * cross + length).clamp(min=0)
+        off = (self.distances(rows, rows.square().sum(-1)) if distance is None else distance) * (
+            before * known
+        ).square()
+        v = self.spread + known
         shares = (self.shares.unsqueeze(1) - left).clamp(min=torch.finfo(x.dtype).tiny)
-        counted = rows.shape[-1] * (1 if self.volume is None else 1 - self.volume)
-        odds = shares.log() - (distance / v + counted * v.log()) / 2
-        return odds.masked_fill(~self.real.unsqueeze(1), NEVER), v
+        counted = (x.shape[-1] - 1) * (1 if self.volume is None else 1 - self.volume)
+        odds = shares.log() - (off / v + counted * v.log()) / 2
+        return odds.masked_fill(~self.real.unsqueeze(1), NEVER), v.expand_as(odds)
+
+    def distances(self, x: Tensor, square: Tensor) -> Tensor:
+        own = self.loc.square().sum(-1)
+        return (square.unsqueeze(1) - 2 * self.loc @ x.mT + own.unsqueeze(-1)).clamp(min=0).mT
 
     def input_evidence(self, before: Gaussian, x: Tensor) -> Tensor:
         r"""Return a bound of the evidence of the rows that it was given last in nats, exact for labels, shape `(T,)`.

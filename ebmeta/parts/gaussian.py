@@ -136,15 +136,25 @@ class Gaussian(ABC):
     def scale(self) -> Tensor:
         """Marginal standard deviations, shape `(T, C, P)`."""
 
-    def log_odds(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+    def log_odds(self, x: Tensor, distance: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
         r"""Return what it says of the classes of inputs by itself; None for weights, which need a likelihood.
 
         Args:
             x: features of inputs, shape `(T, N, P)`.
+            distance: `distances` of these without their constant, where they are known.
 
         Returns:
             $\log p(y_i = c, x_i \mid \text{the other rows})$ up to a constant of the row, in nats, and the predictive
             variance of a feature; both of shape `(T, N, C)`.
+        """
+        return None
+
+    def distances(self, x: Tensor, square: Tensor) -> Tensor | None:
+        """Return squared distances of rows from the means of classes, shape `(T, N, C)`; None for weights.
+
+        Args:
+            x: features without their constant, shape `(T, N, D)`.
+            square: their squared lengths, shape `(T, N)`.
         """
         return None
 

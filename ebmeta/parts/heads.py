@@ -244,9 +244,9 @@ class CosineHead(Head):
 
     def direction(self, x: Tensor) -> Tensor:
         """Return $u$ of raw features, in the metric and from the centre, shape `(..., D)`."""
-        off = x.double() - self.center
+        off = x.to(torch.float64, copy=True).sub_(self.center)
         reach = off.detach().abs().amax(-1, keepdim=True)  # the largest number becomes 1, whatever the unit
-        z = (off / torch.where(reach > 0, reach, 1.0)).to(self.metric.dtype)
+        z = off.div_(torch.where(reach > 0, reach, 1.0)).to(self.metric.dtype)
         return functional.normalize(z @ self.metric, dim=-1, eps=1e-6)
 
     def _take(self, rows: TrainingRows) -> None:

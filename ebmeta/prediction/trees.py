@@ -41,7 +41,7 @@ __all__ = ["Marginals", "ask", "assemble", "evaluating", "marginals", "match_mod
 Answer = TypeVar("Answer")
 Groups = dict[str, dict[str, tuple[tuple[str, ...], np.ndarray]]]
 
-CELLS = 2**15  # rows times classes per pass, padding included: bounds the memory of networks and integrals
+CELLS = 2**17  # rows times classes per pass, padding included: bounds the memory of networks and integrals
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ebmeta.foundation.softmax import softmax
 from ebmeta.likelihood import Given, Likelihood
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.tasks.training_rows import TrainingRows
@@ -30,6 +31,7 @@ from ebmeta.tasks.training_rows import TrainingRows
 __all__ = ["Iterate", "QueryState", "Refiner", "Setting", "SyntheticGradient"]
 
 Read = TypeVar("Read")
+LEAST = 1e-12  # of a variance
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,11 @@ class Setting:
         return self.x * self.query_mask.unsqueeze(-1)
 
     @cached_property
+    def square(self) -> Tensor:
+        """Squared lengths of the features of the queries without their constant, shape `(T, Q)`."""
+        return self.real_x[..., :-1].square().sum(-1)
+
+    @cached_property
     def strength(self) -> Tensor:
         """Information in the support set: mean log ratio of the precisions of q_0 and prior, shape `(T,)`."""
         ratio = (self.q0.scale / self.prior.scale).log().mean(-1) * -2
@@ -73,9 +80,9 @@ class Setting:
 
     @cached_property
     def balance(self) -> tuple[Tensor, Tensor]:
-        r"""Whether the concentration $a$ of class proportions is known, and $a / (1 + a)$ or 0; shape `(T, 1, 1)`."""
+        r"""Whether the concentration $a$ of class proportions is known, and $a / (1 + a)$ or 0; shape `(T, 1)`."""
         unknown = self.strength.new_full(self.strength.shape, math.nan)
-        a = (unknown if self.concentration is None else self.concentration.to(unknown))[:, None, None]
+        a = (unknown if self.concentration is None else self.concentration.to(unknown)).unsqueeze(1)
         known = (~a.isnan()).to(self.strength.dtype)
         return known, torch.where(a.isnan(), 0.0, 1 - 1 / (1 + a))
 
@@ -91,6 +98,7 @@ class QueryState:
 
     setting: Setting
     q: Gaussian
+    _path: dict[Callable[[QueryState], Any], Any] = field(default_factory=dict, repr=False)
     _known: dict[Callable[[QueryState], Any], Any] = field(init=False, default_factory=dict, repr=False)
 
     @property
@@ -101,7 +109,17 @@ class QueryState:
     @cached_property
     def log_odds(self) -> tuple[Tensor, Tensor] | None:
         """What a joint model says of each query from all other rows (`Gaussian.log_odds`); None for other models."""
-        return self.q.log_odds(self.x)
+        return self.q.log_odds(self.x, self.distance)
+
+    @cached_property
+    def distance(self) -> Tensor | None:
+        """Squared distances of the queries from the means of classes, shape `(T, Q, C)`; None for models of weights."""
+        return self.q.distances(self.x[..., :-1], self.setting.square)
+
+    @cached_property
+    def log_var(self) -> Tensor:
+        r"""Log variance of $\eta$, shape `(T, Q, C)`."""
+        return self.var.clamp(min=LEAST).log()
 
     @cached_property
     def marginal(self) -> tuple[Tensor, Tensor]:
@@ -112,7 +130,7 @@ class QueryState:
     def moments(self) -> tuple[Tensor, Tensor]:
         r"""$\mathbb E[A'(\eta)]$ and $\mathbb E[A''(\eta)]$, both of shape `(T, Q, C)`."""
         if self.log_odds is not None:
-            p = torch.softmax(self.log_odds[0], -1)
+            p = softmax(self.log_odds[0])
             return p, p * (1 - p)
         given = self.setting.given
         mean, curvature = self.setting.likelihood.moments(*self.marginal, self.setting.way_mask, given)
@@ -140,10 +158,15 @@ class QueryState:
 
     def once(self, read: Callable[[QueryState], Read]) -> Read:
         """Return the value of a function of this state, which is called once."""
-        if read not in self._known:
-            self._known[read] = read(self)
-        known: Read = self._known[read]
-        return known
+        return _once(self._known, read, self)
+
+    def once_a_path(self, read: Callable[[QueryState], Read]) -> Read:
+        """Return the value of a function that is the same for all states of a path, which is called once."""
+        return _once(self._path, read, self)
+
+    def then(self, q: Gaussian) -> QueryState:
+        """Return the next state of the path, under another posterior."""
+        return QueryState(self.setting, q, self._path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +249,7 @@ class Refiner(nn.Module):
         path = [Iterate(setting.q0)]
         for k in range(steps):
             trained = min(k, self.num_steps - 1)
-            state = QueryState(setting, self.step(trained, state))
+            state = state.then(self.step(trained, state))
             path.append(Iterate(state.q, self.report(trained, state), self.log_probs(trained, state)))
         return path
 
@@ -279,3 +302,10 @@ def _steps(value: int) -> int:
     if steps < 0:
         raise ValueError(f"num_steps: expected at least 0, got {steps}")
     return steps
+
+
+def _once(known: dict[Callable[[QueryState], Any], Any], read: Callable[[QueryState], Read], state: QueryState) -> Read:
+    if read not in known:
+        known[read] = read(state)
+    value: Read = known[read]
+    return value

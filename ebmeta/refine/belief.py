@@ -37,18 +37,18 @@ import torch
 from torch import Tensor, nn
 
 from ebmeta.foundation.seeding import blank_linear
+from ebmeta.foundation.softmax import log_softmax
 from ebmeta.likelihood import NEVER
 from ebmeta.parts.class_gaussian import ClassGaussian
 from ebmeta.parts.class_prior import EQUAL
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.refine.base import QueryState, Refiner, Setting
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
+from ebmeta.refine.equal_shares import equal_shares
 from ebmeta.refine.seeds import started
 from ebmeta.refine.temperature import TaskTemperature
 
-__all__ = ["BeliefRefiner", "equal_shares", "self_consistent"]
-
-ITERATIONS = 10  # of potentials; ten bring shares of beliefs within about a hundredth of equal ones
+__all__ = ["BeliefRefiner", "self_consistent"]
 
 
 class BeliefRefiner(Refiner):
@@ -87,9 +87,8 @@ class BeliefRefiner(Refiner):
         reading = state.once(self.synthetic_gradient.read)
         confidence = torch.tanh(self.confidence(reading.by_task)).exp().unsqueeze(-1)
         size = self.volume * (state.x.shape[-1] - 1) / 2
-        odds = confidence * torch.log_softmax(
-            state.loc + size * state.var.log(), -1
-        ) + self.synthetic_gradient.correction(reading)
+        known = log_softmax(state.loc + size * state.log_var)
+        odds = confidence * known + self.synthetic_gradient.correction(reading)
         return _with_known_shares(odds.masked_fill(~setting.way_mask.unsqueeze(1), NEVER), setting)
 
     def synthetic(self, state: QueryState) -> Tensor:
@@ -101,14 +100,14 @@ class BeliefRefiner(Refiner):
         return cast(ClassGaussian, setting.q0).given_beliefs(state.x[..., :-1], r)
 
     def report(self, k: int, state: QueryState) -> Gaussian:
-        return cast(ClassGaussian, state.q).with_doubt(state.setting.q0, state.x[..., :-1])
+        return cast(ClassGaussian, state.q).with_doubt(state.setting.q0, state.x[..., :-1], state.distance)
 
     def log_probs(self, k: int, state: QueryState) -> Tensor:
         believed = state.once(self.belief)
         if not self.temperature.fitted:
             return believed
         factor = self.temperature(k, state.once(self.synthetic_gradient.read).by_task)
-        return torch.log_softmax(factor[:, None, None] * believed, -1)
+        return log_softmax(factor[:, None, None] * believed)
 
     def forget(self) -> None:
         self.temperature.forget()
@@ -169,28 +168,4 @@ def _with_known_shares(odds: Tensor, setting: Setting) -> Tensor:
         equal = (even & (setting.concentration >= EQUAL))[:, None, None]
         if bool(equal.any()):
             odds = torch.where(equal, equal_shares(odds, setting.query_mask, setting.way_mask), odds)
-    return torch.log_softmax(odds, -1)
-
-
-def equal_shares(odds: Tensor, query_mask: Tensor, way_mask: Tensor, num_iterations: int = ITERATIONS) -> Tensor:
-    r"""Return log odds whose probabilities add up to equal shares of the classes.
-
-    Args:
-        odds: log odds, shape `(T, Q, C)`.
-        query_mask: True where a query is real, shape `(T, Q)`.
-        way_mask: True where a class exists, shape `(T, C)`.
-        num_iterations: of the potentials.
-
-    Examples:
-        >>> odds = torch.tensor([[[2.0, 0.0], [1.0, 0.0], [3.0, 0.0], [0.5, 0.0]]])
-        >>> real = torch.ones(1, 4, dtype=torch.bool)
-        >>> [round(v, 3) for v in equal_shares(odds, real, real[:, :2], 50).softmax(-1).sum(1)[0].tolist()]
-        [2.0, 2.0]
-    """
-    share = (query_mask.sum(1) / way_mask.sum(1)).to(odds.dtype).log()[:, None, None]
-    out = odds.masked_fill(~way_mask.unsqueeze(1), NEVER)
-    for _ in range(num_iterations):
-        of_query = torch.log_softmax(out, -1).masked_fill(~query_mask.unsqueeze(-1), NEVER)
-        potential = share - torch.logsumexp(of_query, 1, keepdim=True)
-        out = out + potential.masked_fill(~way_mask.unsqueeze(1), 0.0)
-    return out
+    return log_softmax(odds)

@@ -3,19 +3,21 @@ r"""The synthetic gradient for classes, a belief from a network that commutes wi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ebmeta.foundation.checks import at_least, check
 from ebmeta.foundation.seeding import linear, stream
+from ebmeta.foundation.softmax import softmax
 from ebmeta.likelihood import NEVER
 from ebmeta.refine.base import QueryState, SyntheticGradient
-from ebmeta.refine.exchangeable import ExchangeableLinear, mean_weights
+from ebmeta.refine.exchangeable import ExchangeableLinear, Table, Weights, mean_weights
 
 __all__ = ["ClassSyntheticGradient", "Reading"]
 
-CELL, TASK = 7, 8  # inputs of the network: per (query, class), and per task
+CELL, CLASS, TASK = 4, 3, 8  # inputs of the network: of each cell, of each class, and of the task
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +25,7 @@ class Reading:
     r"""The readings of a state by the network of classes.
 
     Args:
-        cells: the last layer, shape `(T, Q, C, width)`.
+        cells: the last layer, shape `(T, C, Q, width)`.
         by_class: its mean over queries, shape `(T, C, width)`.
         by_task: means over queries and classes of what the network sees and of its last layer, shape `(T, F)`.
     """
@@ -54,63 +56,73 @@ class ClassSyntheticGradient(SyntheticGradient):
         for name, size in {"width": width, "depth": depth}.items():
             check(name, size, int, at_least(1))
         source = generator or stream(0)
-        inputs = [CELL + TASK, *[width] * (depth - 1)]
+        inputs = [CELL + CLASS + TASK, *[width] * (depth - 1)]
         self.layers = nn.ModuleList(ExchangeableLinear(number, width, source) for number in inputs)
         self.readout = linear(width, 1, source)
         nn.init.zeros_(self.readout.weight)
         nn.init.zeros_(self.readout.bias)
 
     @staticmethod
-    def features(state: QueryState) -> Tensor:
-        """Return the inputs of the network, shape `(T, Q, C, CELL + TASK)`."""
-        p, ways = state.mean, state.setting.way_mask.unsqueeze(1)
-        real = ways.to(p.dtype)
-        queries = state.setting.query_mask.unsqueeze(-1).to(p.dtype)
-        num_ways, num_queries = real.sum(-1, keepdim=True), queries.sum(1, keepdim=True)
+    def features(state: QueryState) -> Table:
+        """Return the inputs of the network."""
+        p, ways = state.mean, state.setting.way_mask
+        real, queries = ways.to(p.dtype), state.setting.query_mask.to(p.dtype).unsqueeze(-1)
+        num_ways, num_queries = real.sum(1, keepdim=True), queries.sum(1)
         log_p = p.clamp(min=1e-12).log()
-        loc = state.loc.masked_fill(~ways, 0.0)
-        claimed = (p * queries).sum(1, keepdim=True)
+        loc = state.loc.masked_fill(~ways.unsqueeze(1), 0.0)
+        counted = p * queries
+        claimed = counted.sum(1)
         share = (claimed + 1) / (num_queries + num_ways) * num_ways
-        spread = ((share - 1).square() * real).sum(-1, keepdim=True) / num_ways
-        entropy = -(p * log_p * queries).sum((1, 2), keepdim=True) / num_queries / num_ways.log().clamp(min=1e-6)
-        resultant = (p * queries * real).mT @ state.x
-        length = resultant.norm(dim=-1, keepdim=True).clamp(min=1e-6)
-        tight = (length / claimed.mT.clamp(min=1e-6)).mT
-        direction = resultant / length
-        near = (direction @ direction.mT - torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)) * real.mT
-        near = near.sum(1, keepdim=True) / (num_ways - 1).clamp(min=1)
-        cell = [log_p / 3, p, (loc - loc.sum(-1, keepdim=True) / num_ways) / 5, state.var.clamp(min=1e-12).log()]
+        spread = ((share - 1).square() * real).sum(1, keepdim=True) / num_ways
+        entropy = -(counted * log_p).sum((1, 2)).unsqueeze(1) / num_queries / num_ways.log().clamp(min=1e-6)
+        resultant = counted.mT @ state.x
+        length = resultant.norm(dim=-1).clamp(min=1e-6)
+        tight = length / claimed.clamp(min=1e-6)
+        direction = resultant / length.unsqueeze(-1) * real.unsqueeze(-1)
+        near = ((direction * direction.sum(1, keepdim=True)).sum(-1) - real) / (num_ways - 1).clamp(min=1)
+        center = loc.sum(-1, keepdim=True) / num_ways.unsqueeze(1)
+        cell = [log_p / 3, p, (loc - center) / 5, state.log_var]
         task = [spread, (spread + 1e-3).log(), entropy, num_ways.log(), (num_queries / num_ways).log()]
-        task += [state.setting.strength[:, None, None], *state.setting.balance]
-        everything = [*cell, share.log(), 3 * tight, 3 * near, *task]
-        return torch.stack([v.expand_as(p) for v in everything], -1).masked_fill(~ways.unsqueeze(-1), 0.0)
+        task += [state.setting.strength.unsqueeze(1), *state.setting.balance]
+        return Table(
+            torch.stack([v.mT for v in cell], -1),
+            torch.stack([share.log(), 3 * tight, 3 * near], -1),
+            torch.cat([v.to(p.dtype) for v in task], -1),
+        )
 
     @property
     def num_readings(self) -> int:
         """Readings of a task, $F$."""
-        return CELL + TASK + self.readout.in_features
+        return CELL + CLASS + TASK + self.readout.in_features
 
     def read(self, state: QueryState) -> Reading:
         """Return the readings of a state."""
-        first = h = self.features(state)
-        query_weight, way_weight = (
-            mean_weights(m, h.dtype) for m in (state.setting.query_mask, state.setting.way_mask)
-        )
-        for layer in self.layers:
-            h = nn.functional.silu(layer(h, query_weight, way_weight))
-        inputs, by_class = ((query_weight.unsqueeze(1) @ v.flatten(2)).view(len(v), *v.shape[2:]) for v in (first, h))
-        by_task = (way_weight.unsqueeze(1) @ torch.cat([inputs, by_class], -1)).squeeze(1)
-        return Reading(h, by_class, by_task)
+        query_weight, way_weight, weights = state.once_a_path(self._weights)
+        table, means = self.features(state), []
+        for layer, own in zip(self.layers, weights, strict=True):
+            cells, mean = layer(table, query_weight, way_weight, own)
+            table = Table.of_cells(nn.functional.silu(cells))
+            means.append(mean)
+        by_class = table.over_queries(query_weight)
+        return Reading(table.cells, by_class, torch.cat([means[0], table.means(by_class, way_weight)], -1))
+
+    def _weights(self, state: QueryState) -> tuple[Tensor, Tensor, list[Weights]]:
+        """Return what all steps share: the weights of means, and those of the layers."""
+        masks = (state.setting.query_mask, state.setting.way_mask)
+        query_weight, way_weight = (mean_weights(m, state.x.dtype) for m in masks)
+        kinds = [(CELL, CLASS, TASK), *[(self.readout.in_features,)] * (len(self.layers) - 1)]
+        layers = [cast(ExchangeableLinear, layer) for layer in self.layers]
+        return query_weight, way_weight, [layer.weights(*kind) for layer, kind in zip(layers, kinds, strict=True)]
 
     def correction(self, reading: Reading) -> Tensor:
         r"""Return $g$ of a reading in nats, shape `(T, Q, C)`."""
-        out: Tensor = self.readout(reading.cells).squeeze(-1)
+        out: Tensor = self.readout(reading.cells).squeeze(-1).mT
         return out
 
     def belief(self, state: QueryState) -> Tensor:
         r"""Return $r$, the inferred class distribution of each query, shape `(T, Q, C)`."""
         logits = state.mean.clamp(min=1e-12).log() + self.correction(state.once(self.read))
-        return torch.softmax(logits.masked_fill(~state.setting.way_mask.unsqueeze(1), NEVER), -1)
+        return softmax(logits.masked_fill(~state.setting.way_mask.unsqueeze(1), NEVER))
 
     def forward(self, state: QueryState) -> Tensor:
         return state.mean - self.belief(state)

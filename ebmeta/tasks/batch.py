@@ -283,7 +283,7 @@ class TaskBatch:
 
     def unlabelled(self) -> TaskBatch:
         """Return the same tasks without query labels: all that inference may see."""
-        return replace(self, query_y=None)
+        return self._of(self.support, replace(self.query, y=None), self.facts)
 
     def pooled(self) -> TaskBatch:
         r"""Return tasks whose support *and* query are all labelled rows.

@@ -243,7 +243,14 @@ class EpisodeSampler(TaskSource):
         self, classes: np.ndarray, total: int, support: list[np.ndarray], rng: np.random.Generator
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Return the number of queries of each class of a task, and the rows of each, those of the support first."""
-        free = [np.setdiff1d(self._members[c], rows) for c, rows in zip(classes, support, strict=True)]
+        free = [_without(self._members[c], rows) for c, rows in zip(classes, support, strict=True)]
         counts = random_counts(total, np.array([len(rows) for rows in free]), rng)
         queries = [rng.choice(rows, n, replace=False) for rows, n in zip(free, counts, strict=True)]
         return counts, [np.concatenate(pair) for pair in zip(support, queries, strict=True)]
+
+
+def _without(members: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return ascending numbers without some of them."""
+    keep = np.ones(len(members), dtype=bool)
+    keep[np.searchsorted(members, rows)] = False
+    return members[keep]

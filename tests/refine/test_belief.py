@@ -12,7 +12,6 @@ from laws import MEMBERS
 from ebmeta.diagnostics.class_passes import ClassPass
 from ebmeta.model.conditional import Conditional
 from ebmeta.refine.base import QueryState
-from ebmeta.refine.belief import equal_shares
 from ebmeta.simulate.gaussian_classes import GaussianClasses
 
 
@@ -99,16 +98,6 @@ def test_known_equal_shares_hold_for_beliefs():
     probs = joint(scale=0.1).infer(told).predict(-1)["probs"]
     close(probs[0, :6].sum(0), torch.full((3,), 2.0, dtype=torch.float64), 0.02)
     assert float((probs[1, :4].sum(0)[:2] - 2.0).detach().abs().max()) > 0.02
-
-
-def test_equal_shares_are_those_of_balanced_labellings():
-    """Potentials give the maximum entropy form; certain rows stay, and the rest share what is left."""
-    odds = torch.tensor([[[9.0, 0.0], [9.0, 0.0], [0.0, 0.0], [0.0, 0.0]]], dtype=torch.float64)
-    real = torch.ones(1, 4, dtype=torch.bool)
-    probs = equal_shares(odds, real, real[:, :2], 500).softmax(-1)
-    close(probs.sum(1), torch.full((1, 2), 2.0, dtype=torch.float64), 1e-6)
-    assert float(probs[0, :2, 0].min()) > 0.98
-    assert float(probs[0, 2:, 1].min()) > 0.98
 
 
 def test_a_fitted_temperature_changes_predictions_and_no_step():

@@ -9,7 +9,7 @@ import torch
 from builders import class_tasks, classifier, close, perturb
 
 from ebmeta.refine.base import QueryState
-from ebmeta.refine.class_synthetic_gradient import CELL, TASK, ClassSyntheticGradient
+from ebmeta.refine.class_synthetic_gradient import CELL, CLASS, TASK, ClassSyntheticGradient
 
 
 def moved(module):
@@ -37,7 +37,7 @@ def test_the_class_network_sees_its_features():
     s = state(batch, model, torch.tensor([2.0, math.inf, math.nan, 0.5]).double())
     known = [[1, 2 / 3], [1, 1], [0, 0], [1, 1 / 3]]
     h = ClassSyntheticGradient.features(s)
-    assert h.shape[-1] == CELL + TASK
+    assert [v.shape[-1] for v in h] == [CELL, CLASS, TASK]
     for t in range(4):
         ways, rows = int(batch.way_mask[t].sum()), batch.query_mask[t]
         p, x, n = s.mean[t][rows][:, :ways], s.x[t][rows], int(rows.sum())
@@ -51,7 +51,20 @@ def test_the_class_network_sees_its_features():
         of_task += [s.setting.strength[t], *known[t]]
         logit = s.loc[t][rows][:, :ways]
         cell = [p.log() / 3, p, (logit - logit.mean(1, keepdim=True)) / 5, s.var[t][rows][:, :ways].log()]
-        expected = [*cell, *(v.expand_as(p) for v in of_class), *(torch.as_tensor(v).expand_as(p) for v in of_task)]
-        close(h[t][rows][:, :ways], torch.stack([v.double() for v in expected], -1), 1e-6)
-        assert not h[t][:, ways:].any()
-    assert not ClassSyntheticGradient.features(state(batch, model))[..., -2:].any()
+        close(h.cells[t, :ways].transpose(0, 1)[rows], torch.stack(cell, -1), 1e-6)
+        close(h.of_class[t, :ways], torch.stack(of_class, -1), 1e-6)
+        close(h.of_task[t], torch.stack([torch.as_tensor(v).double() for v in of_task]), 1e-6)
+    assert not ClassSyntheticGradient.features(state(batch, model)).of_task[:, -2:].any()
+
+
+def test_classes_and_queries_that_do_not_exist_change_no_reading():
+    batch, network = class_tasks(), moved(ClassSyntheticGradient(8))
+    s = state(batch, classifier())
+    whole = network.read(s)
+    for t in range(4):
+        ways, rows = int(batch.way_mask[t].sum()), batch.query_mask[t]
+        alone = network.read(state(batch[[t]].trimmed(), classifier()))
+        real = alone.cells[0, :ways, : int(rows.sum())]
+        close(whole.cells[t, :ways][:, rows], real)
+        close(whole.by_class[t, :ways], alone.by_class[0, :ways])
+        close(whole.by_task[t], alone.by_task[0])

@@ -5,25 +5,31 @@ from __future__ import annotations
 import torch
 from builders import close, generator, perturb
 
-from ebmeta.refine.exchangeable import ExchangeableLinear, mean_weights
+from ebmeta.refine.exchangeable import ExchangeableLinear, Table, mean_weights
 
 
 def test_the_exchangeable_layer_is_its_formula():
-    layer = ExchangeableLinear(3, 2).double()
+    layer = ExchangeableLinear(6, 2).double()
     perturb(layer, scale=0.5)
-    h = torch.randn(1, 4, 5, 3, generator=generator(0), dtype=torch.float64)
+    cells, of_class, of_task = (
+        torch.randn(*shape, generator=generator(0), dtype=torch.float64) for shape in ((1, 5, 4, 3), (1, 5, 2), (1, 1))
+    )
     queries, ways = torch.tensor([[0.5, 0.5, 0.0, 0.0]]).double(), torch.tensor([[0.25] * 4 + [0.0]]).double()
-    got = layer(h, queries, ways)
-    block = h[0, :2, :4]
+    got, means = layer(Table(cells, of_class, of_task), queries, ways)
+    wide = (of_class.unsqueeze(2).expand(-1, -1, 4, -1), of_task[:, None, None].expand(-1, 5, 4, -1))
+    whole = torch.cat([cells, *wide], -1)
+    close(layer(Table.of_cells(whole), queries, ways)[0], got)
+    block = whole[0, :4, :2]
+    close(means[0], block.mean((0, 1)))
     for i in range(2):
         for c in range(4):
             expected = (
-                layer.cell(block[i, c])
-                + layer.by_class(block[:, c].mean(0))
-                + layer.by_query(block[i].mean(0))
+                layer.cell(block[c, i])
+                + layer.by_class(block[c].mean(0))
+                + layer.by_query(block[:, i].mean(0))
                 + layer.overall(block.mean((0, 1)))
             )
-            close(got[0, i, c], expected)
+            close(got[0, c, i], expected)
 
 
 def test_means_run_over_real_entries():

@@ -19,7 +19,7 @@ from ebmeta.parts.gaussian import DiagonalGaussian, FullGaussian, Gaussian
 from ebmeta.prediction.calibration import bin_sums, brier_decomposition
 from ebmeta.refine.base import QueryState, Setting
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
-from ebmeta.refine.exchangeable import ExchangeableLinear
+from ebmeta.refine.exchangeable import ExchangeableLinear, Table
 from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
 from ebmeta.simulate.conjugate import posterior
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
@@ -354,11 +354,12 @@ def test_exchangeable_layer(rng: torch.Generator) -> None:
     h, queries, classes = randn(rng, 1, 5, 4, 2), 4, 3  # one query and one class are padding
     weights = torch.zeros(1, 5, dtype=torch.float64), torch.zeros(1, 4, dtype=torch.float64)
     weights[0][:, :queries], weights[1][:, :classes] = 1 / queries, 1 / classes
-    u, real = layer(h, *weights), h[0, :queries, :classes]
+    u, _ = layer(Table.of_cells(h.transpose(1, 2).contiguous()), *weights)
+    real = h[0, :queries, :classes]
     for i, c in itertools.product(range(queries), range(classes)):
         wanted = layer.cell.weight @ real[i, c] + layer.cell.bias + layer.by_class.weight @ real[:, c].mean(0)
         wanted = wanted + layer.by_query.weight @ real[i].mean(0) + layer.overall.weight @ real.mean((0, 1))
-        equal(u[0, i, c], wanted)
+        equal(u[0, c, i], wanted)
     # There are no others: the maps of a 3 x 4 table that commute with both groups have dimension 4.
     size = 12
     swaps = []

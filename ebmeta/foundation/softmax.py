@@ -1,0 +1,34 @@
+r"""Softmax over the classes of many rows, the last axis.
+
+There are a few classes and many rows. Where memory runs along the rows, class after class, all classes of several rows
+are worked on at once: some ten times faster than row by row. Tables of queries and classes of this package have shape
+`(T, Q, C)`, and most lie in memory as `(T, C, Q)`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["log_softmax", "softmax"]
+
+
+def log_softmax(odds: Tensor) -> Tensor:
+    """Return the log probabilities of classes in nats, of the shape of the log odds, `(..., Q, C)`.
+
+    Examples:
+        >>> log_softmax(torch.tensor([[0.0, 0.0], [1.0, 0.0]])).exp().sum(-1)
+        tensor([1., 1.])
+    """
+    return torch.log_softmax(odds.mT, -2).mT
+
+
+def softmax(odds: Tensor) -> Tensor:
+    """Return the probabilities of classes, of the shape of the log odds, `(..., Q, C)`.
+
+    Examples:
+        >>> softmax(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+        tensor([[0.5000, 0.5000],
+                [0.5000, 0.5000]])
+    """
+    return torch.softmax(odds.mT, -2).mT
