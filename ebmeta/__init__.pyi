@@ -23,7 +23,9 @@ from .model.general import general_classifier as general_classifier
 from .model.storage import load_encoder as load_encoder, save as save
 from .model.units import in_units as in_units
 from .prediction.certificate import Certificate as Certificate, certify as certify
+from .prediction.class_swap import ClassSwapSets as ClassSwapSets
 from .prediction.conformal import ConformalSets as ConformalSets
+from .prediction.conformal_intervals import ConformalIntervals as ConformalIntervals
 from .prediction.novelty import Novelty as Novelty
 from .prediction.scores import evaluate as evaluate
 from .prediction.trees import predict as predict

@@ -15,14 +15,16 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 
 from ebmeta.estimators.base import FewShot
-from ebmeta.estimators.rows import groups_of, names_of_row, sizes_of, targets_of
+from ebmeta.estimators.rows import covariates_of, groups_of, sizes_of, targets_of
 from ebmeta.foundation.buckets import by_group, split
-from ebmeta.foundation.checks import at_least, between, checked, real_array
+from ebmeta.foundation.checks import at_least, between, check, checked, real_array
 from ebmeta.foundation.seeding import stream
+from ebmeta.model.base import PredictiveModel
 from ebmeta.model.posterior import Mixture
+from ebmeta.prediction.conformal_intervals import ConformalIntervals
 from ebmeta.prediction.trees import CELLS
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.columns import check_names, kind_of_keys, read_column, read_keys, read_rows
+from ebmeta.tasks.columns import kind_of_keys, read_column
 
 __all__ = ["FewShotRegressor"]
 
@@ -38,6 +40,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
     Args:
         model: a meta-trained `EmpiricalBayes.regressor`.
         num_steps: refinement steps, $K$; those of training by default.
+        conformal: calibrated intervals of the model, which `interval` then gives.
 
     Examples:
         >>> from ebmeta import EmpiricalBayes
@@ -50,6 +53,15 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         >>> bool(low[0] < mean[0] < high[0])
         True
     """
+
+    def __init__(
+        self,
+        model: PredictiveModel | None = None,
+        num_steps: int | None = None,
+        conformal: ConformalIntervals | None = None,
+    ) -> None:
+        super().__init__(model, num_steps)
+        self.conformal = conformal
 
     def fit(
         self,
@@ -77,6 +89,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
             ValueError: if the model is no regressor, or the arrays are malformed.
         """
         self._check_model(categorical=False)
+        check("conformal", self.conformal, ConformalIntervals | None)
         labels = read_column("y", self._labelled(y)).astype(np.float64)
         self._remember(X, labels, 1)
         self.size_ = sizes_of(size, len(labels))
@@ -129,7 +142,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         keys = [None] if groups is None else list(dict.fromkeys(groups))
         rows = by_group(groups, keys, len(query))
         own = by_group(self.groups_, keys, len(self.support_y_))
-        task_x = self._covariates(keys)
+        task_x = covariates_of(self.group_x_, keys, self.model_)
         sizes: tuple[torch.Tensor | None, torch.Tensor | None] = None, None
         if self.size_ is not None or size is not None:
             known = torch.ones_like(self.support_y_) if self.size_ is None else self.size_
@@ -152,31 +165,6 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
                 ),
                 torch.cat(asked),
             )
-
-    def _covariates(self, keys: list[Any]) -> torch.Tensor | None:
-        wanted = self.model_.num_covariates
-        given = self.group_x_
-        if given is None:
-            if wanted:
-                raise ValueError(f"group_x: expected {wanted} covariates of each group, got none")
-            return None
-        if isinstance(given, Mapping):
-            known = dict(zip(read_keys("group_x", list(given)), given.values(), strict=True))
-            missing = [k for k in keys if k not in known]
-            if missing:
-                raise ValueError(
-                    f"group_x: expected covariates of every group, got none of {missing[0]!r} (there are those of "
-                    f"{', '.join(map(repr, list(known)[:3]))}, ...)"
-                )
-            rows = [known[k] for k in keys]
-        else:
-            rows = [given] * len(keys)
-        for row in rows:
-            check_names(self.model_.covariate_names, names_of_row(row), "when the model was trained", "covariate")
-        values = read_rows("group_x", rows, finite=False)[0].astype(np.float64)
-        if values.ndim != 2 or values.shape[1] != wanted or not np.isfinite(values).all():
-            raise ValueError(f"group_x: expected {wanted} finite covariates per group, got shape {values.shape[1:]}")
-        return torch.from_numpy(values)
 
     def tasks(self, X: ArrayLike, *, groups: ArrayLike | None = None, size: ArrayLike | None = None) -> TaskBatch:
         """Return one task per group, in the order in which queries name them, for `ebmeta.predict`."""
@@ -296,7 +284,19 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         groups: ArrayLike | None = None,
         size: ArrayLike | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return both ends of the central interval that holds a new label with this probability, shape `(Q,)`."""
+        """Return both ends of the interval that holds a new label with this probability, shape `(Q,)`.
+
+        It is the central one of the model, or, with `conformal`, one that holds for new groups whatever the model.
+        """
+        if self.conformal is not None:
+            batch, rows = self.placed(X, groups=groups, size=size)
+            found, real, ends = (
+                self.conformal.predict(batch, coverage),
+                batch.query_mask.numpy(),
+                np.empty((2, len(rows))),
+            )
+            ends[:, rows.numpy()] = found["lower"].values[real], found["upper"].values[real]
+            return ends[0], ends[1]
         out = self.quantiles(X, ((1 - coverage) / 2, (1 + coverage) / 2), groups=groups, size=size)
         return out[:, 0], out[:, 1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ebmeta.tasks.columns import read_column, read_keys
+from ebmeta.model.base import PredictiveModel
+from ebmeta.tasks.columns import check_names, read_column, read_keys, read_rows
 from ebmeta.tasks.rows import HUGE
 
-__all__ = ["groups_of", "names_of_row", "sizes_of", "staying", "targets_of"]
+__all__ = ["covariates_of", "groups_of", "names_of_row", "sizes_of", "staying", "targets_of"]
 
 
 def groups_of(groups: ArrayLike | None, length: int) -> list[Any] | None:
@@ -73,3 +75,33 @@ def staying(pool: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         stays.append(left[key] == 0)
         left[key] -= not stays[-1]
     return torch.tensor(stays, dtype=torch.bool)
+
+
+def covariates_of(given: Any, keys: list[Any], model: PredictiveModel) -> torch.Tensor | None:
+    """Return the covariates of each group, shape `(T, G)`, from one row or a mapping; None where the model has none.
+
+    Raises:
+        ValueError: if a group has none, or they do not fit the model.
+    """
+    wanted = model.num_covariates
+    if given is None:
+        if wanted:
+            raise ValueError(f"group_x: expected {wanted} covariates of each group, got none")
+        return None
+    if isinstance(given, Mapping):
+        known = dict(zip(read_keys("group_x", list(given)), given.values(), strict=True))
+        missing = [k for k in keys if k not in known]
+        if missing:
+            raise ValueError(
+                f"group_x: expected covariates of every group, got none of {missing[0]!r} (there are those of "
+                f"{', '.join(map(repr, list(known)[:3]))}, ...)"
+            )
+        rows = [known[k] for k in keys]
+    else:
+        rows = [given] * len(keys)
+    for row in rows:
+        check_names(model.covariate_names, names_of_row(row), "when the model was trained", "covariate")
+    values = read_rows("group_x", rows, finite=False)[0].astype(np.float64)
+    if values.ndim != 2 or values.shape[1] != wanted or not np.isfinite(values).all():
+        raise ValueError(f"group_x: expected {wanted} finite covariates per group, got shape {values.shape[1:]}")
+    return torch.from_numpy(values)

@@ -19,6 +19,7 @@ from ebmeta.likelihood.base import Likelihood
 from ebmeta.mixed.as_model import as_model, feature_names, features_of
 from ebmeta.mixed.ascent import Optimum
 from ebmeta.mixed.boundary import Boundary, boundary_tests
+from ebmeta.mixed.conformal import group_intervals
 from ebmeta.mixed.content import content_of
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.design import Design, Extras
@@ -200,7 +201,9 @@ class MixedModel:
         return self.summary()
 
     @checked(coverage=between(0, 1))
-    def predict(self, new_data: Any, coverage: float = 0.9, *, size: Any = None, offset: Any = None) -> pd.DataFrame:
+    def predict(
+        self, new_data: Any, coverage: float = 0.9, *, size: Any = None, offset: Any = None, conformal: bool = False
+    ) -> pd.DataFrame:
         """Return mean, standard deviation and interval of a new label for each row.
 
         Rows of a known group use what is known of it. Rows of a new group use its labelled rows, if there are any
@@ -213,13 +216,17 @@ class MixedModel:
             coverage: probability that a new label is in its interval.
             size: column, or a number for each row, in place of that of the fit.
             offset: the same.
+            conformal: whether intervals of new groups hold whatever the distribution of labels, by fits that leave out
+                folds of the known groups; infinite where these are too few. For one grouping factor.
 
         Returns:
             Columns `mean`, `sd`, `lower` and `upper`, in the order of the rows; NaN where a row lacks a value.
 
         Raises:
-            ValueError: if a column is absent or holds what training rows did not.
+            ValueError: if a column is absent or holds what training rows did not, or `conformal` of known groups.
         """
+        if conformal:
+            self._only_factor("conformal")
         kept = self.design.given
         for name, new, old in (("size", size, kept.size), ("offset", offset, kept.offset)):
             if new is None and old is not None and not isinstance(old, str):
@@ -233,6 +240,8 @@ class MixedModel:
             known = members, weight, loc, var, self.engine.precisions(rows)
             out[0, whole], out[1, whole] = moments(*known)
             out[2, whole], out[3, whole] = intervals(*known, coverage)
+            if conformal:
+                out[2:, whole] = group_intervals(self.engine, self.name, self.design.common.names, rows, coverage)
         index = new_data.index if isinstance(new_data, pd.DataFrame) else pd.RangeIndex(len(whole))
         return pd.DataFrame(dict(zip(("mean", "sd", "lower", "upper"), out, strict=True)), index=index)
 

@@ -215,7 +215,11 @@ def _scores(model: PredictiveModel, batch: TaskBatch, score: Score) -> np.ndarra
             raise ValueError(f"score: expected one of {_names(known)} for these labels, got {score!r}")
         values = 1 - known[score] / 2 if score == "brier" else known[score]
         return np.asarray(values, dtype=float)
-    found = score(predict(model, batch, num_draws=0)["predictive"].to_dataset().isel(step=-1), batch)
+    summaries = predict(model, batch, num_draws=0)["predictive"].to_dataset().isel(step=-1)
+    try:
+        found = score(summaries, batch)
+    except Exception as error:
+        raise ValueError(f"score: expected a function of summaries and tasks, got one that fails: {error}") from error
     own = np.asarray(found, dtype=float)
     if own.shape != (len(batch),) or not ((own >= 0) & (own <= 1)).all():
         raise ValueError(f"score: expected a number in [0, 1] for each of {len(batch)} tasks, got others")

@@ -22,30 +22,30 @@ from ebmeta.foundation.checks import array, between, checked
 __all__ = ["class_half_width"]
 
 
-@checked(values=array(), classes=array(ndim=2), level=between(0, 1))
-def class_half_width(values: np.ndarray, classes: np.ndarray, level: float = 0.95) -> np.ndarray:
+@checked(values=array(ndim=1), classes=array(ndim=2), level=between(0, 1))
+def class_half_width(values: np.ndarray, classes: np.ndarray, level: float = 0.95) -> float:
     """Return the half width of an interval of the mean over tasks, for other classes of the same kind.
 
     A comparison takes the differences of two methods on the same tasks for `values`.
 
     Args:
-        values: a score of each task, shape `(..., T)`.
+        values: a score of each task, shape `(T,)`.
         classes: numbers of the classes of each task, -1 for none, shape `(T, C)`: `TaskBatch.way_class`.
         level: coverage of the interval.
 
     Returns:
-        Half widths, shape `(...)`; NaN where a class is in every task, as where there is but one task.
+        The half width; NaN where a class is in every task, as where there is but one task.
 
     Raises:
         ValueError: if the shapes do not match, or a number of a class is no whole number.
 
     Examples:
         >>> pairs = np.array([[0, 1], [1, 2], [0, 2]])
-        >>> class_half_width(np.array([0.5, 0.6, 0.7]), pairs).round(3)
-        array(0.248)
+        >>> round(class_half_width(np.array([0.5, 0.6, 0.7]), pairs), 3)
+        0.248
     """
-    if values.ndim < 1 or values.shape[-1] != len(classes):
-        raise ValueError(f"classes: expected one row for each of {values.shape[-1:]} tasks, got {classes.shape}")
+    if len(values) != len(classes):
+        raise ValueError(f"classes: expected one row for each of {len(values)} tasks, got {classes.shape}")
     numbers, codes = np.unique(classes, return_inverse=True)
     if (numbers != np.round(numbers)).any():
         raise ValueError("classes: expected whole numbers, got others")
@@ -54,10 +54,10 @@ def class_half_width(values: np.ndarray, classes: np.ndarray, level: float = 0.9
     without = without[:, numbers >= 0]
     (tasks, number), count = without.shape, without.sum(0)
     if number < 2 or not count.all():
-        return np.full(values.shape[:-1], np.nan)
+        return float("nan")
     means = values @ without / count
-    spread = np.square(means - means.mean(-1, keepdims=True)).sum(-1)
-    variance = values.var(-1, ddof=1)
+    spread = float(np.square(means - means.mean()).sum())
+    variance = float(values.var(ddof=1))
     between_classes = (number - 1) / number * (spread - variance * (1 / count - 1 / tasks).sum())
-    total = np.maximum(between_classes, 0) + variance / tasks
-    return np.asarray(stats.t.ppf((1 + level) / 2, number - 1) * np.sqrt(total))
+    total = max(between_classes, 0.0) + variance / tasks
+    return float(stats.t.ppf((1 + level) / 2, number - 1) * np.sqrt(total))

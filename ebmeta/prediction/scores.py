@@ -142,7 +142,7 @@ def evaluate(
         else:
             out[str(name)], out[f"{name}_half_width"] = mean, Z95 * error
             if classes is not None:
-                over = class_half_width(values.transpose("step", "task").values, classes)
+                over = [class_half_width(v, classes) for v in values.transpose("step", "task").values]
                 out[f"{name}_half_width_classes"] = mean.copy(data=over)
     if "confidence" in data:
         out |= {"confidence": data["confidence"], "correct": data["correct"]}

@@ -167,3 +167,25 @@ def test_groups_that_do_not_fit():
         covered.fit(x, y, group_x=[1.0, np.nan])
     with pytest.raises(ValueError, match="y: expected counts 0, 1, 2, ..., got 0.5"):
         ebmeta.FewShotRegressor(regressor(likelihood="poisson")).fit(x, y).log_density(x, [1.0, 0.5])
+
+
+def test_conformal_intervals_take_the_place_of_the_model_s_own():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(40), 5)
+    X, y = rng.normal(size=(200, 1)), rng.normal(size=40)[groups] + rng.standard_t(3, 200)
+    held = groups >= 20
+    model = ebmeta.fit_evidence(
+        ebmeta.EmpiricalBayes.regressor(1, num_steps=0), ebmeta.GroupSampler(X[~held], y[~held], groups[~held], 1)
+    ).model
+    tasks = ebmeta.GroupSampler(X[held], y[held], groups[held], 1)
+    conformal = ebmeta.ConformalIntervals(model, 0.8).calibrate(tasks)
+    rows, of = rng.normal(size=(6, 1)), ["b", "a", "b", "c", "a", "a"]
+    reg = ebmeta.FewShotRegressor(model, conformal=conformal).fit([[0.5], [1.0]], [2.0, -1.0], groups=["a", "b"])
+    low, high = reg.interval(rows, 0.7, groups=of)
+    batch, place = reg.placed(rows, groups=of)
+    ends, real = conformal.predict(batch, 0.7), batch.query_mask.numpy()
+    np.testing.assert_array_equal(low[place.numpy()], ends["lower"].values[real])
+    np.testing.assert_array_equal(high[place.numpy()], ends["upper"].values[real])
+    plain = ebmeta.FewShotRegressor(model).fit([[0.5], [1.0]], [2.0, -1.0], groups=["a", "b"])
+    assert not np.allclose(plain.interval(rows, 0.7, groups=of)[1], high)
+    np.testing.assert_array_equal(plain.predict(rows, groups=of), reg.predict(rows, groups=of))

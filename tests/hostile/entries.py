@@ -27,7 +27,15 @@ from ebmeta.parts.prior import DiagonalPrior, FullPrior
 from ebmeta.plots import axes
 from ebmeta.plots.curves import fitted_curve
 from ebmeta.plots.posteriors import ellipse, posterior_path
-from ebmeta.prediction import arviz as interop, calibration, certificate, conformal, risk_coverage, uniformity
+from ebmeta.prediction import (
+    arviz as interop,
+    calibration,
+    certificate,
+    class_swap,
+    conformal,
+    risk_coverage,
+    uniformity,
+)
 from ebmeta.prediction.class_jackknife import class_half_width
 from ebmeta.prediction.trees import marginals, match_model
 from ebmeta.simulate import conjugate
@@ -192,7 +200,7 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
         ),
         "mixed.MixedModel.predict": (
             k.mixed.predict,
-            {"new_data": k.frame, "coverage": 0.5, "size": k.size, "offset": "b"},
+            {"new_data": k.frame, "coverage": 0.5, "size": k.size, "offset": "b", "conformal": False},
         ),
         "compare": (
             lambda loo: ebmeta.compare(k.mixed, ebmeta.mixed_model("y ~ 1 + (1 | g)", k.frame), loo=loo),
@@ -336,8 +344,12 @@ def _faces(k: Kit) -> dict[str, Call]:
             {"X": k.X, "y": k.y, "groups": k.codes, "size": k.size},
         ),
         "FewShotRegressor": (
-            lambda model, num_steps: ebmeta.FewShotRegressor(model, num_steps).fit(k.X, k.y).predict(rows),
-            {"model": k.regressor, "num_steps": 1},
+            lambda **options: ebmeta.FewShotRegressor(**options).fit(k.X, k.y).interval(rows),
+            {
+                "model": k.regressor,
+                "num_steps": 1,
+                "conformal": ebmeta.ConformalIntervals(k.regressor, 0.5).calibrate(k.groups),
+            },
         ),
         "FewShotRegressor.tasks": (k.reg.tasks, {"X": rows, **grouped}),
         "FewShotRegressor.placed": (k.reg.placed, {"X": rows, **grouped}),
@@ -600,6 +612,34 @@ def _scores(k: Kit) -> dict[str, Call]:
             evaluate_module().task_scores,
             {"model": k.regressor, "batch": k.batch, "num_steps": 1},
         ),
+        "ClassSwapSets": (
+            lambda **options: ebmeta.ClassSwapSets(**options).calibrate(k.episodes).predict(k.class_batch),
+            {"model": k.classifier, "level": 0.5, "num_queries": 2, "transductive": False, "seed": 1},
+        ),
+        "ClassSwapSets.calibrate": (
+            lambda tasks: ebmeta.ClassSwapSets(k.classifier, 0.5).calibrate(tasks).predict(k.class_batch),
+            {"tasks": k.episodes},
+        ),
+        "ClassSwapSets.predict": (
+            ebmeta.ClassSwapSets(k.classifier, 0.5).calibrate(k.episodes).predict,
+            {"batch": k.class_batch},
+        ),
+        "prediction.class_swap.swap_p_value": (
+            class_swap.swap_p_value,
+            {"calibration": np.array([[0.5, 1.0], [0.25, 0.75]]), "scores": np.array([0.5, 1.0])},
+        ),
+        "ConformalIntervals": (
+            lambda **options: ebmeta.ConformalIntervals(**options).calibrate(k.groups).predict(k.batch),
+            {"models": k.regressor, "level": 0.5, "strict": True},
+        ),
+        "ConformalIntervals.calibrate": (
+            lambda **options: ebmeta.ConformalIntervals(k.regressor, 0.5).calibrate(**options).predict(k.batch),
+            {"tasks": k.groups, "num_tasks": 4, "num_splits": 2},
+        ),
+        "ConformalIntervals.predict": (
+            ebmeta.ConformalIntervals(k.regressor, 0.5).calibrate(k.groups).predict,
+            {"batch": k.batch, "level": 0.25},
+        ),
         "certify": (
             ebmeta.certify,
             {
@@ -616,7 +656,11 @@ def _scores(k: Kit) -> dict[str, Call]:
         "tasks.source.FixedTasks.disjoint": (FixedTasks(k.batch).disjoint, {"index": 1}),
         "prediction.class_jackknife.class_half_width": (
             class_half_width,
-            {"values": np.arange(4.0), "classes": np.array([[0, 1], [1, 2], [0, 2], [3, -1]]), "level": 0.5},
+            {
+                "values": np.arange(4.0),
+                "classes": np.array([[0, 1], [1, 2], [0, 2], [3, 0]]),
+                "level": 0.5,
+            },
         ),
         "prediction.certificate.lower_bound": (
             certificate.lower_bound,

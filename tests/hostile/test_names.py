@@ -24,6 +24,8 @@ MODULES = [
     "prediction.conformal",
     "prediction.certificate",
     "prediction.class_jackknife",
+    "prediction.class_swap",
+    "prediction.conformal_intervals",
     "simulate.conjugate",
     "plots.curves",
     "app.demo",

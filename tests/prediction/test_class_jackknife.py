@@ -20,8 +20,7 @@ def test_half_width_by_hand() -> None:
     assert spread == pytest.approx(values.var(ddof=1) / 3)
     expected = 4.302652729911275 * np.sqrt(max(spread - noise, 0) + values.var(ddof=1) / 3)
     assert class_half_width(values, classes) == pytest.approx(expected)
-    both = class_half_width(np.stack([values, 2 * values]), classes, 0.95)
-    assert both == pytest.approx([expected, 2 * expected])
+    assert class_half_width(2 * values, classes, 0.95) == pytest.approx(2 * expected)
 
 
 @pytest.mark.parametrize("ways", [2, 5])
@@ -56,7 +55,7 @@ def test_padding_and_ragged_numbers_of_ways() -> None:
 
 
 def test_wrong_shapes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^classes: expected one row for each of \(3,\) tasks, got \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"^classes: expected one row for each of 3 tasks, got \(2, 1\)"):
         class_half_width(np.zeros(3), np.zeros((2, 1)))
     with pytest.raises(ValueError, match=r"^classes: expected whole numbers, got others"):
         class_half_width(np.zeros(2), np.array([[0.5], [1.0]]))

@@ -118,7 +118,8 @@ def test_the_jackknife_over_classes_has_the_variance_or_more() -> None:
         values = np.array([scores[np.array(pool)[pairs[:, 0]], np.array(pool)[pairs[:, 1]]] for pool, _ in pools(5)])
         means = values.mean(1)
         wanted = mass @ means**2 - (mass @ means) ** 2
-        found = mass @ (class_half_width(np.tile(values, (1, 2000)), tasks) / quantile) ** 2
+        half = np.array([class_half_width(row, tasks) for row in np.tile(values, (1, 2000))])
+        found = mass @ (half / quantile) ** 2
         assert found == pytest.approx(wanted, rel=1e-3) if exact else wanted < found < 1.5 * wanted
     # Few tasks: term by term.
     a, few = np.array([0.2, 0.9, 0.4, 0.7]), np.array([[0, 1], [1, 2], [0, 2], [3, 1]])

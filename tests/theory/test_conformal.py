@@ -7,11 +7,15 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from equations import checks
 from scipy import stats
 
+import ebmeta
 from ebmeta.prediction.calibration import Z95
+from ebmeta.prediction.class_swap import swap_p_value
 from ebmeta.prediction.conformal import ConformalSets, class_scores, set_coverage, task_quantile
+from ebmeta.prediction.conformal_intervals import ConformalIntervals, _Fold
 from tests.theory.test_calibration import close, equicorrelated
 
 
@@ -96,6 +100,89 @@ def test_a_random_query_of_a_random_task(rng: np.random.Generator) -> None:
         close(report["coverage"], sum((t <= s).mean() for t in tasks) / len(tasks))
     close(sum(mass.values()), 1)
     assert max(mass.values()) <= 1 / (len(tasks) * min(map(len, tasks))) + 1e-15
+
+
+@checks("eq-class-swap")
+def test_a_class_in_the_place_of_another() -> None:
+    # Five classes, each with its place in the same task; any of them is the new one, and any of its queries is asked.
+    rng = np.random.default_rng(0)
+    for scores in (rng.normal(size=(5, 3)) + 2 * np.arange(5)[:, None], rng.integers(0, 3, (9, 2)), np.ones((4, 2))):
+        p = np.array([swap_p_value(np.delete(scores, new, 0), own) for new, own in enumerate(scores)])
+        for alpha in (0.1, 0.2, 0.25, 0.4, 0.6, 0.9):
+            assert (p <= alpha + 1e-12).mean() <= alpha + 1e-12
+        for new, own in enumerate(scores):
+            others = [np.mean(row >= own[0]) for k, row in enumerate(scores) if k != new]
+            close(p[new, 0], (1 + sum(others)) / len(scores))
+
+
+def intervals(scores: list[np.ndarray], level: float, strict: bool) -> ConformalIntervals:
+    """Intervals whose calibration groups have these scores."""
+    found = ConformalIntervals(ebmeta.EmpiricalBayes.regressor(1, num_steps=0), level, strict=strict)
+    flat, weights = np.concatenate(scores), np.concatenate([np.full(len(s), 1 / len(s)) for s in scores])
+    order = np.argsort(flat)
+    found._folds, found.num_groups = [_Fold(flat[order], weights[order])], len(scores)
+    return found
+
+
+@checks("eq-interval-score")
+def test_intervals_are_the_labels_of_small_scores() -> None:
+    model = ebmeta.EmpiricalBayes.regressor(1, num_steps=0).double()
+    x, y = torch.zeros(4, 6, 1).double(), torch.linspace(-3, 4, 24).view(4, 6).double()
+    batch = ebmeta.TaskBatch(x[:, :1], y[:, :1], x, y)
+    found = ConformalIntervals(model, 0.8).calibrate(batch)
+    tree = ebmeta.predict(model, batch, num_draws=0, quantiles=(0.1, 0.5, 0.9))
+    low, middle, high = tree["predictive/quantile"].values
+    scores = np.maximum((middle - y.numpy()) / (middle - low), (y.numpy() - middle) / (high - middle))
+    close(found._folds[0].scores, np.sort(scores.ravel()))
+    limit = task_quantile(scores, 0.8)
+    ends = found.predict(batch)
+    close(ends["lower"], middle - limit * (middle - low))
+    close(ends["upper"], middle + limit * (high - middle))
+    held = (ends["lower"].values <= y.numpy()) & (y.numpy() <= ends["upper"].values)
+    np.testing.assert_array_equal(held, scores <= limit + 1e-12)
+
+
+@checks("eq-like-others")
+def test_a_new_group_like_the_others(rng: np.random.Generator) -> None:
+    batch = ebmeta.TaskBatch(torch.zeros(1, 0, 1), torch.zeros(1, 0), torch.zeros(1, 1, 1))
+    for tasks, level in itertools.product(populations(rng), (0.5, 0.8, 0.9)):
+        scores, covered = [np.abs(t) for t in tasks], 0.0
+        for new in scores:
+            others = [s for s in scores if s is not new]
+            ends = intervals(others, level, strict=False).predict(batch).isel(task=0, query=0)
+            unit = intervals([np.ones(1)], 0.5, strict=False)
+            unit.level = level
+            reach = float(unit.predict(batch, 0.5)["upper"][0, 0])
+            threshold = float(ends["upper"]) / reach
+            share = [sum((s <= c).mean() for s in others) / len(others) for c in np.sort(np.concatenate(others))]
+            enough = np.sort(np.concatenate(others))[np.array(share) >= level - 1e-9]
+            close(threshold, enough[0], 1e-6)
+            covered += float((new <= threshold + 1e-9).mean()) / len(scores)
+        assert covered >= level * (len(scores) - 1) / len(scores) - 1e-9
+
+
+@checks("eq-folds-interval")
+def test_ends_of_folds() -> None:
+    rng = np.random.default_rng(0)
+    groups, x = np.repeat(np.arange(8), 3), rng.normal(size=(24, 1))
+    y = x[:, 0] + rng.normal(size=8)[groups] + rng.normal(size=24)
+    halves = [ebmeta.GroupSampler(x[h], y[h], groups[h], 1) for h in (groups < 4, groups >= 4)]
+    models = [ebmeta.fit_evidence(ebmeta.EmpiricalBayes.regressor(1, num_steps=0), half).model for half in halves[::-1]]
+    found = ConformalIntervals(models, 0.75).calibrate(halves, num_splits=1)
+    batch = halves[0].sample(2)
+    ends, reached = found.predict(batch), []
+    for model, half in zip(models, halves, strict=True):
+        known = half.disjoint(0)
+        levels = (0.125, 0.5, 0.875)
+        low, middle, high = ebmeta.predict(model, known, num_draws=0, quantiles=levels)["predictive/quantile"].values
+        y_known = known.query_y.numpy()
+        scores = np.maximum((middle - y_known) / (middle - low), (y_known - middle) / (high - middle))
+        low, middle, high = ebmeta.predict(model, batch, num_draws=0, quantiles=levels)["predictive/quantile"].values
+        reached.append(middle[..., None] + scores.ravel() * (high - middle)[..., None])
+    together = np.sort(np.concatenate(reached, -1), -1)  # 16 ends of equal weight, and one group of infinite ones
+    close(ends["upper"], together[..., math.ceil(0.75 * 9 * 2) - 1], 1e-5)
+    one = ConformalIntervals(models[0], 0.75).calibrate(halves[0], num_splits=1).predict(batch)
+    assert (one["upper"] > one["lower"]).all()
 
 
 @checks("eq-pooled-coverage")

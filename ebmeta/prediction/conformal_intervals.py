@@ -1,0 +1,227 @@
+r"""Conformal intervals of numbers, which hold a label of a *new group* with a stated probability.
+
+Rows of a group share its effects, so that groups, and not rows, are exchangeable. Each calibration group is split into
+labelled and other rows as new groups will be. A model's own interval with ends $\ell < m < u$ ($m$ its median) is
+stretched until it holds the label, by
+
+$$ s = \max\Big\{ \frac{m - y}{m - \ell + h},\ \frac{y - m}{u - m + h} \Big\} , \qquad
+   \mathcal C(x) = \big[ m - \hat s\, (m - \ell + h),\ m + \hat s\, (u - m + h) \big] , $$
+
+where $h$ is 0, and one half for labels that are counts. With $T$ calibration groups of equal weight, $\hat s$ is the
+quantile of `ebmeta.prediction.conformal.task_quantile`, and a random row of a new group is covered with probability at
+least the level. Where calibration groups are few, that takes more than is needed: with `strict=False` the new group is
+supposed to be like the others, and what is proved falls to $T / (T + 1)$ of the level.
+
+To use all groups for both, give one model for each fold of groups, trained without it, with the groups of that fold
+(jackknife+ where each fold is a group): the ends are then quantiles over folds of the ends that each model gives.
+Derivation: `theory/conformal.md`. Sources: Lee, Barber and Willett 2023; Barber, Candès, Ramdas and Tibshirani 2021;
+Romano, Patterson and Candès 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from ebmeta.foundation.checks import at_least, between, checked
+from ebmeta.model.base import PredictiveModel
+from ebmeta.prediction.conformal import SLACK
+from ebmeta.prediction.scores import task_batches
+from ebmeta.prediction.trees import predict
+from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.source import TaskSampler, as_source
+
+__all__ = ["ConformalIntervals"]
+
+Array = NDArray[np.float64]
+LEAST, MOST = 0.5, 0.99  # coverage of the interval of a model that is stretched
+HALVINGS = 60  # of where an end may be
+HALF = 0.5  # between two counts
+ROUNDING = 1e-9  # of an end that is a count
+
+
+class _Ends(NamedTuple):
+    """Median of each query and how far the model's own interval reaches to both sides, shape `(T, Q)` each."""
+
+    middle: Array
+    below: Array
+    above: Array
+
+
+class _Fold(NamedTuple):
+    """Scores of the rows of calibration groups in rising order, and their weights, in all the number of groups."""
+
+    scores: Array
+    weights: Array
+
+
+@checked(level=between(0, 1))
+class ConformalIntervals:
+    r"""Intervals of a new label calibrated over groups.
+
+    Args:
+        models: a model whose labels are numbers, or one for each fold of the calibration groups, trained without it.
+        level: probability that an interval must hold a label of a new group, $1 - \alpha$.
+        strict: whether that is at least the level; else about the level, see above.
+
+    Raises:
+        ValueError: if an argument is out of range, or a model is a classifier or has no quantiles.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> groups = np.repeat(np.arange(80), 6)
+        >>> X, effect = rng.normal(size=(480, 1)), rng.normal(size=80)
+        >>> y = X[:, 0] + effect[groups] + rng.standard_t(3, 480)
+        >>> from ebmeta import EmpiricalBayes, GroupSampler, fit_evidence
+        >>> train, held_out = (GroupSampler(X[s], y[s], groups[s], n_support=1) for s in (groups < 40, groups >= 40))
+        >>> model = fit_evidence(EmpiricalBayes.regressor(1, num_steps=0), train).model
+        >>> intervals = ConformalIntervals(model, 0.8).calibrate(held_out)
+        >>> found = intervals.predict(held_out.sample(3))
+        >>> bool((found["lower"] < found["upper"]).all()), found["lower"].dims
+        (True, ('task', 'query'))
+    """
+
+    def __init__(
+        self, models: PredictiveModel | Sequence[PredictiveModel], level: float = 0.9, *, strict: bool = True
+    ) -> None:
+        self.models = (models,) if isinstance(models, PredictiveModel) else tuple(models)
+        if not self.models:
+            raise ValueError("models: expected at least one, got none")
+        for model in self.models:
+            if model.likelihood.categorical or not model.likelihood.has_cdf:
+                name = model.likelihood.name
+                raise ValueError(
+                    f"models: expected labels that are numbers and have quantiles, got a {name} likelihood"
+                )
+        self.level, self.strict, self._several = level, strict, not isinstance(models, PredictiveModel)
+        self._folds: list[_Fold] = []
+        #: Number of calibration groups.
+        self.num_groups = 0
+
+    @property
+    def _shape(self) -> float:
+        """The coverage of the model's own interval that is stretched; one without width has nothing to stretch."""
+        return min(max(self.level, LEAST), MOST)
+
+    @checked(num_tasks=at_least(1), num_splits=at_least(1))
+    def calibrate(
+        self,
+        tasks: TaskSampler | TaskBatch | Sequence[TaskSampler | TaskBatch],
+        num_tasks: int = 600,
+        *,
+        num_splits: int = 5,
+    ) -> ConformalIntervals:
+        """Score groups that training has not used, with as many labelled rows as new groups will have.
+
+        Args:
+            tasks: labelled groups, or a source of them; for several models one for each.
+            num_tasks: tasks to draw from a source that does not know its groups.
+            num_splits: splits of each group of a `GroupSampler` into labelled and other rows.
+
+        Returns:
+            This object.
+
+        Raises:
+            ValueError: if the tasks are unlabelled or do not fit the model, or there are not as many sources as models.
+        """
+        sources = [tasks] if isinstance(tasks, TaskBatch) or not isinstance(tasks, Sequence) else tasks
+        alone = sources is not tasks
+        if alone == self._several or len(sources) != len(self.models):
+            wanted = f"one for each of {len(self.models)} models" if self._several else "one source, for one model"
+            raise ValueError(f"tasks: expected {wanted}, got {'one source' if alone else f'a list of {len(sources)}'}")
+        folds = [
+            _fold(model, _draws(model, source, num_tasks, num_splits), self._shape)
+            for model, source in zip(self.models, sources, strict=True)
+        ]
+        self._folds, self.num_groups = folds, round(sum(float(fold.weights.sum()) for fold in folds))
+        return self
+
+    @checked(level=between(0, 1))
+    def predict(self, batch: TaskBatch, level: float | None = None) -> xr.Dataset:
+        """Return intervals of the query labels of a batch, which are not used.
+
+        Args:
+            batch: tasks, of new groups with as many labelled rows as those of calibration had.
+            level: another probability than that of this object.
+
+        Returns:
+            `lower` and `upper` over `(task, query)`, in the unit of the label and NaN for padding; infinite where there
+            are too few calibration groups for the level.
+
+        Raises:
+            ValueError: if there is no calibration, or the tasks do not fit the model.
+        """
+        if not self._folds:
+            raise ValueError("ConformalIntervals: expected a call of calibrate first, got none")
+        wanted = self.level if level is None else level
+        total, real = self.num_groups, batch.query_mask.cpu().numpy()
+        share = wanted * (total + 1) if self.strict else wanted * total
+        ends = [_ends(model, batch, self._shape) for model in self.models]
+        lower, upper = np.full(real.shape, np.nan), np.full(real.shape, np.nan)
+        lower[real] = -_stretched([(-end.middle[real], end.below[real]) for end in ends], self._folds, share)
+        upper[real] = _stretched([(end.middle[real], end.above[real]) for end in ends], self._folds, share)
+        if self.models[0].likelihood.discrete:
+            lower, upper = np.ceil(lower - ROUNDING).clip(0), np.floor(upper + ROUNDING)
+        cells = ("task", "query")
+        coords = {name: np.arange(n) for name, n in zip(cells, real.shape, strict=True)}
+        return xr.Dataset({"lower": (cells, lower), "upper": (cells, upper)}, coords, {"level": wanted})
+
+
+def _draws(
+    model: PredictiveModel, tasks: TaskSampler | TaskBatch, num_tasks: int, num_splits: int
+) -> list[list[TaskBatch]]:
+    """Return lists of batches, each of which has every group once."""
+    batches, source = task_batches(tasks, 1, model), as_source(tasks)  # the first looks at names of columns
+    if source.num_groups is None:
+        return [task_batches(tasks, num_tasks, model)]
+    return [[source.disjoint(i)] for i in range(num_splits)] if source.groups is not None else [batches]
+
+
+def _ends(model: PredictiveModel, batch: TaskBatch, level: float) -> _Ends:
+    tree = predict(model, batch.unlabelled(), num_draws=0, quantiles=((1 - level) / 2, 0.5, (1 + level) / 2))
+    low, middle, high = tree["predictive/quantile"].transpose("level", "task", "query").values.astype(float)
+    more = HALF if model.likelihood.discrete else 0.0
+    return _Ends(middle, middle - low + more, high - middle + more)
+
+
+def _fold(model: PredictiveModel, draws: list[list[TaskBatch]], level: float) -> _Fold:
+    """Return the scores of all rows of some groups; all draws have the same groups in the same order."""
+    scores, weights = [], []
+    for batches in draws:
+        for batch in batches:
+            if batch.query_y is None:
+                raise ValueError("calibrate: expected query labels, got unlabelled tasks")
+            end, y, real = _ends(model, batch, level), batch.query_y.cpu().numpy(), batch.query_mask.cpu().numpy()
+            with np.errstate(divide="ignore", invalid="ignore"):
+                off = np.maximum((end.middle - y) / end.below, (y - end.middle) / end.above)
+            scores.append(np.where(y == end.middle, 0.0, off)[real])
+            weights.append((real / (real.sum(1, keepdims=True) * len(draws)))[real])
+    flat = np.concatenate(scores)
+    order = np.argsort(flat, kind="stable")
+    return _Fold(flat[order], np.concatenate(weights)[order])
+
+
+def _stretched(ends: list[tuple[Array, Array]], folds: list[_Fold], share: float) -> Array:
+    """Return the weighted quantile of `middle + score * reach` over the scores of all folds, for each row."""
+    if len(folds) == 1:
+        (middle, reach), fold = ends[0], folds[0]
+        first = int(np.searchsorted(np.cumsum(fold.weights), share - SLACK * share))
+        end: Array = middle + reach * (fold.scores[first] if first < len(fold.scores) else np.inf)
+        return end
+    held = [np.concatenate([[0.0], np.cumsum(fold.weights)]) for fold in folds]
+    low = np.min([middle for middle, _ in ends], 0)
+    high = np.max([m + r * fold.scores[-1] for (m, r), fold in zip(ends, folds, strict=True)], 0)
+    enough = sum(of[-1] for of in held) >= share - SLACK * share
+    for _ in range(HALVINGS):
+        between, reached = (low + high) / 2, np.zeros(len(low))
+        for (middle, reach), fold, of in zip(ends, folds, held, strict=True):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                score = np.nan_to_num((between - middle) / reach, nan=0.0)  # where the end is the middle of a point
+            reached += of[np.searchsorted(fold.scores, score, side="right")]
+        found = reached >= share - SLACK * share
+        low, high = np.where(found, low, between), np.where(found, between, high)
+    return high if enough else np.full(len(low), np.inf)
