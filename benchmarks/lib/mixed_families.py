@@ -42,10 +42,11 @@ class Family:
         return {name: self.other.get(name, name) for name in self.learned}
 
     def flat(self) -> dict[str, Any]:
-        """Return nearly flat densities of the logarithms of the parameters of the likelihood, for NUTS."""
+        """Return nearly flat densities of the logarithms or log odds of the parameters of the likelihood, for NUTS."""
         import numpyro.distributions as dist
 
-        return {site: dist.LogNormal(0.0, WIDE) for site in self.sites.values()}
+        chance = dist.Beta(1 / WIDE**2, 1 / WIDE**2)  # flat in log odds
+        return {s: chance if s == "inflation" else dist.LogNormal(0.0, WIDE) for s in self.sites.values()}
 
 
 SD = {"sd": "noise"}
@@ -60,6 +61,18 @@ FAMILIES: dict[str, Family] = {
     "negative_binomial": Family(
         lambda eta, n, rng: rng.poisson(n * np.exp(eta) * rng.gamma(2.0, 0.5, len(eta))).astype(float),
         {"shape": 2.0},
+        True,
+    ),
+    "zero_inflated_poisson": Family(
+        lambda eta, n, rng: (rng.poisson(n * np.exp(eta)) * (rng.random(len(eta)) < 0.75)).astype(float),
+        {"inflation": 0.25},
+        True,
+    ),
+    "zero_inflated_negative_binomial": Family(
+        lambda eta, n, rng: (
+            rng.poisson(n * np.exp(eta) * rng.gamma(2.0, 0.5, len(eta))) * (rng.random(len(eta)) < 0.75)
+        ).astype(float),
+        {"shape": 2.0, "inflation": 0.25},
         True,
     ),
 }

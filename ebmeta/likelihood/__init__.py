@@ -6,6 +6,7 @@ r"""Likelihoods $p(y \mid \eta)$ of labels given the linear predictor, one small
 from ebmeta.likelihood.base import Given, Likelihood, named
 from ebmeta.likelihood.categorical import NEVER, Categorical
 from ebmeta.likelihood.counts import Bernoulli, Binomial, NegativeBinomial, Poisson
+from ebmeta.likelihood.inflated import ZeroInflatedNegativeBinomial, ZeroInflatedPoisson
 from ebmeta.likelihood.positive import Gamma, LogNormal
 from ebmeta.likelihood.real import Normal, NormalPerTask, StudentT
 from ebmeta.likelihood.scalar import ScalarLikelihood
@@ -27,6 +28,8 @@ __all__ = [
     "Poisson",
     "ScalarLikelihood",
     "StudentT",
+    "ZeroInflatedNegativeBinomial",
+    "ZeroInflatedPoisson",
     "gaussian_softmax",
 ]
 

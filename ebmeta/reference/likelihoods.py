@@ -11,6 +11,7 @@ name                      $y$ given $\eta$ and the size $n$ of its row          
 `"binomial"`              successes among $n$ trials of that probability                    none
 `"poisson"`               count of mean $n e^\eta$                                          none
 `"negative_binomial"`     count of mean $\mu = n e^\eta$ and variance $\mu + \mu^2 / r$     `shape` $r$
+`"zero_inflated_..."`     0 with probability $\pi$, else one of the two above               and `inflation` $\pi$
 `"categorical"`           class of probability $\mathrm{softmax}(\eta)$                     none
 ========================  ================================================================  ================
 
@@ -87,7 +88,7 @@ def _binomial(eta: Any, size: Any) -> Any:
     import jax.numpy as jnp
     import numpyro.distributions as dist
 
-    return dist.Binomial(jnp.broadcast_to(jnp.asarray(size, "int32"), eta.shape[:-1]), logits=eta[..., 0])
+    return dist.Binomial(jnp.broadcast_to(jnp.asarray(size, int), eta.shape[:-1]), logits=eta[..., 0])
 
 
 def _poisson(eta: Any, size: Any) -> Any:
@@ -102,6 +103,21 @@ def _negative_binomial(eta: Any, size: Any, *, shape: Any) -> Any:
     import numpyro.distributions as dist
 
     return dist.NegativeBinomial2(size * jnp.exp(jnp.minimum(eta[..., 0], 60.0)), shape)
+
+
+def _zero_inflated_poisson(eta: Any, size: Any, *, inflation: Any) -> Any:
+    import jax.numpy as jnp
+    import numpyro.distributions as dist
+
+    return dist.ZeroInflatedPoisson(inflation, size * jnp.exp(jnp.minimum(eta[..., 0], 60.0)))
+
+
+def _zero_inflated_negative_binomial(eta: Any, size: Any, *, shape: Any, inflation: Any) -> Any:
+    import jax.numpy as jnp
+    import numpyro.distributions as dist
+
+    mean = size * jnp.exp(jnp.minimum(eta[..., 0], 60.0))
+    return dist.ZeroInflatedNegativeBinomial2(mean, shape, gate=inflation)
 
 
 def _categorical(eta: Any, size: Any, *, way_mask: Any = True) -> Any:
@@ -129,6 +145,16 @@ def _shape() -> dict[str, Any]:
     return {"shape": dist.Gamma(2.0, 0.1)}
 
 
+def _inflation() -> dict[str, Any]:
+    import numpyro.distributions as dist
+
+    return {"inflation": dist.Beta(1.0, 1.0)}
+
+
+def _shape_and_inflation() -> dict[str, Any]:
+    return _shape() | _inflation()
+
+
 #: NumPyro likelihoods by name.
 LIKELIHOODS: dict[str, NumpyroLikelihood] = {
     "normal": NumpyroLikelihood(_normal, _noise),
@@ -139,6 +165,8 @@ LIKELIHOODS: dict[str, NumpyroLikelihood] = {
     "binomial": NumpyroLikelihood(_binomial),
     "poisson": NumpyroLikelihood(_poisson),
     "negative_binomial": NumpyroLikelihood(_negative_binomial, _shape),
+    "zero_inflated_poisson": NumpyroLikelihood(_zero_inflated_poisson, _inflation),
+    "zero_inflated_negative_binomial": NumpyroLikelihood(_zero_inflated_negative_binomial, _shape_and_inflation),
     "categorical": NumpyroLikelihood(_categorical, categorical=True),
 }
 

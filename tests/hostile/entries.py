@@ -16,7 +16,16 @@ from kit import Kit
 import ebmeta
 from ebmeta import diagnostics, plots, reference
 from ebmeta.diagnostics import check, predictions, verdicts
-from ebmeta.likelihood import Gamma, LogNormal, NegativeBinomial, Normal, NormalPerTask, StudentT
+from ebmeta.likelihood import (
+    Gamma,
+    LogNormal,
+    NegativeBinomial,
+    Normal,
+    NormalPerTask,
+    StudentT,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
+)
 from ebmeta.model.recipes import ClassifierRecipe, RegressorRecipe
 from ebmeta.model.storage import load_with_encoder
 from ebmeta.parts import basis
@@ -265,6 +274,8 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
         "likelihood.StudentT": (StudentT, {"noise": 0.5, "freedom": 4.0}),
         "likelihood.LogNormal": (LogNormal, {"noise": 0.5}),
         "likelihood.Gamma": (Gamma, {"shape": 2.0}),
+        "likelihood.ZeroInflatedPoisson": (ZeroInflatedPoisson, {"inflation": 0.2}),
+        "likelihood.ZeroInflatedNegativeBinomial": (ZeroInflatedNegativeBinomial, {"inflation": 0.2, "shape": 2.0}),
         "likelihood.NegativeBinomial": (NegativeBinomial, {"shape": 2.0}),
         "parts.class_prior.ClassPrior": (
             ClassPrior,

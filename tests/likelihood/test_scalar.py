@@ -23,6 +23,8 @@ from ebmeta.likelihood import (
     Poisson,
     ScalarLikelihood,
     StudentT,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
 )
 from ebmeta.model.posterior import Inference
 from ebmeta.refine.base import Iterate, Setting
@@ -90,6 +92,42 @@ CASES = {
         lambda eta, n: stats.nbinom(3.5, 3.5 / (3.5 + n * np.exp(eta))),
     ),
 }
+
+
+class Inflated:
+    """SciPy's counts, some of them replaced by 0."""
+
+    def __init__(self, base, inflation):
+        self.base, self.inflation = base, inflation
+
+    def logpmf(self, k):
+        rest = np.log1p(-self.inflation) + self.base.logpmf(k)
+        return np.logaddexp(rest, np.log(self.inflation)) if k == 0 else rest
+
+    def cdf(self, k):
+        return self.inflation + (1 - self.inflation) * self.base.cdf(k)
+
+    def mean(self):
+        return (1 - self.inflation) * self.base.mean()
+
+    def var(self):
+        return (1 - self.inflation) * (self.base.var() + self.base.mean() ** 2) - self.mean() ** 2
+
+
+CASES |= {
+    "zero_inflated_poisson": (
+        lambda: moved(ZeroInflatedPoisson(0.3)),
+        [0.0, 3.0, 170.0],
+        [1.0, 0.5, 60.0],
+        lambda eta, n: Inflated(stats.poisson(n * np.exp(eta)), 0.3),
+    ),
+    "zero_inflated_negative_binomial": (
+        lambda: moved(ZeroInflatedNegativeBinomial(0.3, 3.5)),
+        [0.0, 3.0, 170.0],
+        [1.0, 0.5, 60.0],
+        lambda eta, n: Inflated(stats.nbinom(3.5, 3.5 / (3.5 + n * np.exp(eta))), 0.3),
+    ),
+}
 LOC, VAR = [0.4, -0.8, 0.5], [0.3, 1.5, 0.8]
 
 
@@ -101,11 +139,9 @@ def columns(name):
 
 
 def log_density(distribution, y):
-    return (
-        distribution.logpmf(y)
-        if hasattr(distribution, "pmf") and hasattr(distribution.dist, "_pmf")
-        else (distribution.logpdf(y))
-    )
+    if isinstance(distribution, Inflated) or hasattr(distribution.dist, "_pmf"):
+        return distribution.logpmf(y)
+    return distribution.logpdf(y)
 
 
 def over_eta(f, m, v):
@@ -228,6 +264,8 @@ def test_the_importance_bound_closes_the_gap_of_the_evidence():
         ("negative_binomial", 1.5, None, r"support_y: expected counts 0, 1, 2, \.\.\., got 1.5 at task 0, row 1"),
         ("binomial", 3.0, 2.0, "support_y: expected at most as many successes as trials, got 3 of 2 at task 0, row 1"),
         ("binomial", 1.0, 2.5, "support_y: expected whole numbers of trials, got 2.5 of 2.5 at task 0, row 1"),
+        ("zero_inflated_poisson", 0.5, None, "support_y: expected counts 0, 1, 2, ..., got 0.5 at task 0, row 1"),
+        ("zero_inflated_negative_binomial", -1.0, None, "support_y: expected counts 0, 1, 2, ..., got -1 at task 0"),
         ("bernoulli", 2.0, None, "support_y: expected 0 or 1, got 2 at task 0, row 1"),
         ("bernoulli", 1.0, 2.0, "support_y: expected rows of one trial each .use 'binomial' for more., got sizes"),
         ("poisson", 1.0, 0.0, "support_size: expected numbers above 0, got 0 at task 0, row 1"),
@@ -258,6 +296,8 @@ def test_impossible_labels_are_refused(name, y, size, message):
         (lambda: StudentT(freedom=2.0), "freedom: expected a finite number above 2, got 2.0"),
         (lambda: LogNormal(0.0), "noise: expected a finite number above 0, got 0.0"),
         (lambda: Gamma(-1.0), "shape: expected a finite number above 0, got -1.0"),
+        (lambda: ZeroInflatedPoisson(0.0), "inflation: expected a number between 0 and 1, got 0.0"),
+        (lambda: ZeroInflatedNegativeBinomial(0.5, 0.0), "shape: expected a finite number above 0, got 0.0"),
         (lambda: NegativeBinomial(0.0), "shape: expected a finite number above 0, got 0.0"),
     ],
 )

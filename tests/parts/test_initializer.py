@@ -31,6 +31,9 @@ def test_prototypes_are_the_posterior_of_noisy_looks_at_each_weight():
 
 
 SCALARS = [name for name in LIKELIHOODS if name != "categorical"]
+#: Nats a task that the initializer may be off where a density is not log-concave. The fixed point of student_t is that
+#: of the augmented posterior, over every row's weight too; elsewhere a curvature below 0 is taken for 0.
+NOT_CONCAVE = {"student_t": 0.05, "zero_inflated_poisson": 0.01, "zero_inflated_negative_binomial": 0.01}
 
 
 @pytest.mark.parametrize("name", SCALARS)
@@ -60,7 +63,7 @@ def test_the_initializer_finds_the_best_gaussian(name):
     lower = torch.linalg.cholesky(q.covariance()).detach().contiguous().requires_grad_()
     found = loss(loc, lower)
     slopes = torch.autograd.grad(found, (loc, lower))
-    if name != "student_t":  # there the fixed point is that of the augmented posterior, over every row's weight too
+    if name not in NOT_CONCAVE:
         assert max(s.abs().max() for s in slopes) < 2e-3
     optimizer = torch.optim.LBFGS([loc, lower], max_iter=60, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
 
@@ -72,4 +75,4 @@ def test_the_initializer_finds_the_best_gaussian(name):
 
     optimizer.step(closure)
     best = loss(loc, torch.tril(lower))
-    assert 0 <= (found - best).item() / len(batch) < (0.05 if name == "student_t" else 1e-6)
+    assert 0 <= (found - best).item() / len(batch) < NOT_CONCAVE.get(name, 1e-6)

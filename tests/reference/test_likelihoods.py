@@ -43,6 +43,18 @@ from ebmeta.reference.likelihoods import learned_parameters
             1.3,
             lambda e, n: stats.gamma.logpdf(1.3, 1.5 * n, scale=np.exp(0.5 + e) / (1.5 * n)),
         ),
+        (
+            "zero_inflated_poisson",
+            {"inflation": 0.3},
+            0,
+            lambda e, n: np.log(0.3 + 0.7 * stats.poisson.pmf(0, n * np.exp(e))),
+        ),
+        (
+            "zero_inflated_negative_binomial",
+            {"inflation": 0.3, "shape": 1.5},
+            2,
+            lambda e, n: np.log(0.7 * stats.nbinom.pmf(2, 1.5, 1.5 / (1.5 + n * np.exp(e)))),
+        ),
         ("bernoulli", {}, 1, lambda e, n: stats.bernoulli.logpmf(1, 1 / (1 + np.exp(-e)))),
         ("binomial", {}, 2, lambda e, n: stats.binom.logpmf(2, n, 1 / (1 + np.exp(-e)))),
         ("poisson", {}, 2, lambda e, n: stats.poisson.logpmf(2, n * np.exp(e))),
@@ -61,6 +73,15 @@ def test_a_binomial_can_be_compiled():
     program = numpyro.handlers.seed(hierarchical_model(rows, "binomial"), 0)
     value = jax.jit(lambda mu: log_density(program, (), {}, {"w_loc": mu})[0])
     assert np.isfinite(value(np.full(1, 0.3, np.float32)))
+
+
+@pytest.mark.parametrize("bits", [False, True])
+def test_successes_can_be_drawn_in_either_precision(bits):
+    eta, size = np.array([-9.0, 0.0, 9.0]), np.array([4.0, 2.0, 7.0])
+    with jax.enable_x64(bits):
+        drawn = FORMS["binomial"].distribution(eta[:, None], size).sample(jax.random.PRNGKey(0), (50,))
+        assert (drawn >= 0).all()
+        assert drawn.max(0).tolist() == [0, 2, 7]  # false alarms: 50 * 11 chances of 1e-4
 
 
 #: Likelihoods without a NumPyro form, and why.
