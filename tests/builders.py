@@ -82,7 +82,7 @@ def number_tasks(likelihood, supports=(4, 2, 6, 3), queries=(6, 4, 7, 5), seed=0
         elif likelihood in ("poisson", "negative_binomial"):
             y = (y.abs() * size).round()
         elif likelihood in ("zero_inflated_poisson", "zero_inflated_negative_binomial"):
-            y = (y.abs() * size).round() * (torch.rand(y.shape, generator=g) < 0.7)
+            y = (y.abs() * size).round() * (torch.rand(y.shape, generator=g) < 0.9)
         elif likelihood in ("log_normal", "gamma"):
             y = (y / 2).exp()
         parts |= {f"{side}_y": y * mask, f"{side}_size": size if sizes and likelihood != "bernoulli" else None}

@@ -40,8 +40,8 @@ def mixed(
         output: folder of fixed_effects.csv, variance_components.csv, group_effects.csv and, with --predict,
             predictions.csv.
         predict: file of new rows of old or new groups; labels in it say something of new groups, and may be empty.
-        likelihood: what labels are: normal, student_t, log_normal, gamma, bernoulli, binomial, poisson or
-            negative_binomial.
+        likelihood: what labels are: normal, student_t, log_normal, gamma, bernoulli, binomial, poisson,
+            negative_binomial, zero_inflated_poisson or zero_inflated_negative_binomial.
         size: column of trials or exposure.
         offset: column of a known part of the linear predictor.
         weights: column of how much each row counts.

@@ -37,7 +37,7 @@ class Given:
     r"""What is known of rows in addition to their features.
 
     Args:
-        size: how much each row counts: trials of a binomial, exposure of a Poisson or negative binomial, number of
+        size: how much each row counts: trials of a binomial, exposure of counts, number of
             readings averaged in a normal, Student-t or gamma label, or in the logarithm of a log-normal one (the
             variance is divided by it), shape `(T, N)`; 1 where None.
         level: noise level $z$ of each task, for likelihoods that have one, shape `(T,)`; 0 where None.

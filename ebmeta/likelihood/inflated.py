@@ -57,7 +57,7 @@ class _Inflated(ScalarLikelihood):
         return self.rest.alone(size)
 
     def intercept(self, y: Tensor, size: Tensor | None) -> float:
-        return self.rest.intercept(y, size) - math.log(float(self._kept))
+        return self.rest.intercept(y, size) - math.log(float(self._kept.detach()))
 
     @property
     def _kept(self) -> Tensor:

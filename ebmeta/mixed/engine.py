@@ -99,6 +99,10 @@ class Engine(Criterion):
     def common_given(self, at: Array) -> Array:
         """Return the covariance of the same, the parameters of the criterion known, shape `(P, P)`."""
 
+    def unknown(self, at: Array) -> NDArray[np.bool_]:
+        """Return of which parameters the labels say next to nothing, shape `(D,)`."""
+        return np.zeros(len(at), dtype=bool)
+
     def settle(self, at: Array) -> None:
         """Keep what predictions start from, so that they depend on nothing that was asked before."""
 

@@ -44,6 +44,7 @@ FINEST = 2  # rule
 ROUGH = 1.0  # nats that are next to nothing while a rule is rough
 REACH = 5.0  # of a step of Newton, in spreads and logarithms
 FAR = 1e15  # stands for a loss that cannot be computed
+FLAT = 1e-4  # curvature, in nats, of a logarithm or log odds of which nothing is known
 FAR_LOG = 20.0  # of a parameter of the likelihood on the scale of logarithms
 
 
@@ -165,11 +166,7 @@ class QuadratureEngine(Engine):
     def _expansion(self, at: Array) -> Expansion:
         lower, beta = self._unpack(at)
         factor, size = self.factors[0], self.num_theta
-        value, gradient, hessian = (
-            -len(self.rows) * math.log(self.unit),
-            np.zeros(len(at)),
-            np.zeros((len(at), len(at))),
-        )
+        value, gradient, hessian = -len(self.rows) * math.log(self.unit), 0 * at, np.zeros((len(at), len(at)))
         for block, found in self._averages(self.data, lower, beta, self.modes, slopes=True):
             value += float(found.log_evidence.sum())
             slope, bend = derivatives(self.data, block, found, factor, self.extra)
@@ -310,10 +307,17 @@ class QuadratureEngine(Engine):
         theta, beta = at[: self.num_theta], at[self.num_theta : self.num_theta + self.num_common]
         return Estimate(self.unit * self.inverse @ beta, theta, *self.scales(at), self.log_likelihood(at))
 
+    def unknown(self, at: Array) -> NDArray[np.bool_]:
+        """Return which parameters of the likelihood ran off to an end: a shape that is infinite, an inflation of 0."""
+        out = super().unknown(at)
+        ends = self.num_theta + self.num_common
+        out[ends:] = np.abs(np.diag(self.curvature(at)))[ends:] < FLAT
+        return out
+
     def common_covariance(self, at: Array) -> Array:
-        part = slice(self.num_theta, self.num_theta + self.num_common)
-        out: Array = self.inverse @ np.linalg.pinv(self.curvature(at))[part, part] @ self.inverse.T
-        return self.unit**2 * out
+        part, known = slice(self.num_theta, self.num_theta + self.num_common), np.flatnonzero(~self.unknown(at))
+        out = np.linalg.pinv(self.curvature(at)[np.ix_(known, known)])[part, part]
+        return np.asarray(self.unit**2 * self.inverse @ out @ self.inverse.T)
 
     def common_given(self, at: Array) -> Array:
         return np.zeros((self.num_common, self.num_common))

@@ -92,11 +92,16 @@ class MixedModel:
 
     @cached_property
     def covariance(self) -> Array:
-        """Covariance of the parameters of the engine, the inverse curvature of the criterion, shape `(D, D)`."""
-        values, vectors = np.linalg.eigh(self.engine.curvature(self.optimum.at))
+        """Covariance of the parameters of the engine, the inverse curvature of the criterion, shape `(D, D)`.
+
+        The variance of a parameter of which the labels say nothing is NaN.
+        """
+        at, unknown = self.optimum.at, self.engine.unknown(self.optimum.at)
+        known, out = np.ix_(~unknown, ~unknown), np.diag(np.where(unknown, np.nan, 0.0))
+        values, vectors = np.linalg.eigh(self.engine.curvature(at)[known])
         kept = values > 1e-8 * max(values.max(), 1e-300)  # a direction of which nothing is known has no error to state
         inverse = np.where(kept, 1 / np.where(kept, values, 1.0), 0.0)
-        out: Array = vectors @ (inverse[:, None] * vectors.T)
+        out[known] = vectors @ (inverse[:, None] * vectors.T)
         return out
 
     @cached_property
@@ -195,6 +200,10 @@ class MixedModel:
             for test in self.boundary
             if test.p_value > UNCLEAR
         ]
+        rest = self.variance_components.loc[[key[0] == "residual" for key in self.variance_components.index]]
+        for name, estimate in rest.droplevel("factor")["estimate"][rest["std_error"].isna().to_numpy()].items():
+            size = "small" if estimate < 1 else "large"
+            out.append(f"residual {name}: the labels say no more than that it is very {size}.")
         return out if self.converged else [*out, "The optimiser did not end at a maximum: trust no number here."]
 
     def __repr__(self) -> str:

@@ -62,7 +62,8 @@ def spread_table(read: Callable[[Array], pd.Series], at: Array, covariance: Arra
     """Return estimate, standard error and interval of each component.
 
     Intervals are symmetric on the scale of logarithms, for correlations on that of Fisher; a spread that is not two
-    standard errors above 0 has a lower end of 0.
+    standard errors above 0 has a lower end of 0. A component has none where the variance of a parameter that it depends
+    on is NaN.
 
     Args:
         read: components as a function of the parameters.
@@ -71,18 +72,21 @@ def spread_table(read: Callable[[Array], pd.Series], at: Array, covariance: Arra
         level: of the intervals.
     """
     value = read(at)
-    scale = np.abs(value.to_numpy()[np.isfinite(value)]).max(initial=0.0)
+    spreads = np.array([name.startswith("sd(") for _, name in value.index])
+    scale = value.to_numpy()[spreads].max(initial=0.0)
     ends = [(read(at + step).to_numpy(), read(at - step).to_numpy()) for step in STEP * np.eye(len(at))]
     slope = np.nan_to_num(np.stack([(high - low) / (2 * STEP) for high, low in ends], 1))
+    unknown, covariance = np.isnan(np.diag(covariance)), np.nan_to_num(covariance)
     se = np.sqrt(np.einsum("ci,ij,cj->c", slope, covariance, slope).clip(0))
-    gone = np.array([name.startswith("sd(") for _, name in value.index]) & (value.to_numpy() <= GONE * scale)
+    se[(slope[:, unknown] != 0).any(1)] = np.nan
+    gone = spreads & (value.to_numpy() <= GONE * scale)
     if gone.any():  # a spread of 0 rises on either side
         rise = np.stack([(high + low) / (2 * STEP) for high, low in ends], 1)[gone]
         se[gone] = np.sqrt(np.einsum("ci,i->c", rise**2, np.diag(covariance)))
     rows = []
     for (_, name), v, s in zip(value.index, value.to_numpy(), se, strict=True):
         to, back = _scale(name)
-        if not np.isfinite(v):
+        if not np.isfinite(v + s):
             rows.append((v, np.nan, np.nan, np.nan))
             continue
         if not name.startswith("cor(") and v <= 2 * s:

@@ -163,8 +163,7 @@ class EmpiricalBayes(PredictiveModel):
 
         Args:
             num_features: features per input, $D$ (after the embedder); the intercept comes on top.
-            likelihood: "normal", "normal_per_task", "student_t", "log_normal", "gamma", "bernoulli", "binomial",
-                "poisson" or "negative_binomial", or the name of one added to `ebmeta.likelihood.LIKELIHOODS`.
+            likelihood: what labels are, a name of `ebmeta.likelihood.LIKELIHOODS` or of one added there.
             num_steps: refinement steps, $K$.
             beta: information-bottleneck weight $\beta$.
             num_covariates: covariates of a group as a whole, which move the prior's mean.

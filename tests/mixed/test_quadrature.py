@@ -13,10 +13,12 @@ from ebmeta.likelihood import LIKELIHOODS
 from ebmeta.mixed.ascent import jacobian
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.design import Design, Extras
+from ebmeta.mixed.fit import mixed_model
 from ebmeta.mixed.quadrature import QuadratureEngine
 from tests.mixed.worlds import dense, engine_of
 
 KINDS = ["bernoulli", "binomial", "poisson", "negative_binomial", "student_t", "gamma"]
+KINDS += ["zero_inflated_poisson", "zero_inflated_negative_binomial"]
 UNSIZED = ("bernoulli", "student_t")
 
 
@@ -33,6 +35,10 @@ def counts(seed: int = 0, num_groups: int = 10) -> pd.DataFrame:
             "negative_binomial": rng.poisson(n * np.exp(eta) * rng.gamma(2.0, 0.5, len(g))),
             "student_t": 100 + 7 * (eta + rng.standard_t(4, len(g))),
             "gamma": rng.gamma(1.5 * n, np.exp(3 + eta) / (1.5 * n)),
+            "zero_inflated_poisson": rng.poisson(n * np.exp(eta)) * (rng.random(len(g)) < 0.7),
+            "zero_inflated_negative_binomial": (
+                rng.poisson(n * np.exp(eta) * rng.gamma(2.0, 0.5, len(g))) * (rng.random(len(g)) < 0.7)
+            ),
             "n": n,
             "x": x,
             "w": rng.uniform(0.5, 2, len(g)),
@@ -67,6 +73,11 @@ def log_density(engine: QuadratureEngine, at: np.ndarray, eta: np.ndarray) -> np
     if engine.family.name == "negative_binomial":
         r = learned["shape"]
         return stats.nbinom.logpmf(rows.y, r, r / (r + n * np.exp(eta)))
+    if engine.family.name.startswith("zero_inflated"):
+        r, pi = learned.get("shape", 1e9), learned["inflation"]
+        rest = stats.poisson.logpmf(rows.y, n * np.exp(eta))
+        rest = stats.nbinom.logpmf(rows.y, r, r / (r + n * np.exp(eta))) if r < 1e9 else rest
+        return np.log1p(-pi) + np.where(rows.y == 0, np.logaddexp(rest, np.log(pi / (1 - pi))), rest)
     if engine.family.name == "gamma":
         k = n * learned["shape"]
         return stats.gamma.logpdf(rows.y, k, scale=np.exp(eta) / k)
@@ -103,7 +114,7 @@ def test_likelihood_and_effects_are_those_of_a_fine_grid(kind):
 
 @pytest.mark.parametrize("hyperprior", [False, True])
 @pytest.mark.parametrize("terms", ["1", "1 + x", "x || g) + (0 + I(x**2)"])
-@pytest.mark.parametrize("kind", ["bernoulli", "negative_binomial", "gamma"])
+@pytest.mark.parametrize("kind", ["bernoulli", "negative_binomial", "gamma", "zero_inflated_negative_binomial"])
 def test_gradients_are_those_of_differences(kind, terms, hyperprior):
     engine = build(kind, terms, hyperprior, fineness=1)
     at = somewhere(engine)
@@ -173,3 +184,21 @@ def test_no_more_rows_are_looked_at_together_than_fit_memory(monkeypatch):
     parts = build("poisson").loss(at)
     assert parts[0] == pytest.approx(whole[0], rel=1e-12)
     np.testing.assert_allclose(parts[1], whole[1], rtol=1e-9)
+
+
+def test_a_parameter_that_ran_off_has_no_standard_error():
+    """Counts that vary less than Poisson ones have an infinite shape and no inflation; all else is Poisson."""
+    rng = np.random.default_rng(0)
+    g = np.repeat(np.arange(40), 6)
+    data = pd.DataFrame({"y": rng.binomial(20, rng.uniform(0.1, 0.6, 40)[g]), "g": g})
+    plain, fit = (mixed_model("y ~ 1 + (1 | g)", data, k) for k in ("poisson", "zero_inflated_negative_binomial"))
+    table = fit.variance_components.droplevel("factor")
+    assert fit.converged
+    assert table.loc["shape", "estimate"] > 1e4
+    assert table.loc["inflation", "estimate"] < 1e-4
+    assert table.loc[["shape", "inflation"], ["std_error", "lower", "upper"]].isna().all(axis=None)
+    assert "residual shape: the labels say no more than that it is very large." in fit.notes()
+    assert "residual inflation: the labels say no more than that it is very small." in fit.notes()
+    assert fit.log_likelihood == pytest.approx(plain.log_likelihood, abs=1e-3)
+    pd.testing.assert_frame_equal(fit.fixed_effects, plain.fixed_effects, rtol=1e-3)
+    np.testing.assert_allclose(table.loc["sd(Intercept)"], plain.variance_components.iloc[0], rtol=1e-3)

@@ -175,7 +175,8 @@ def test_a_batch_of_any_type_goes_into_a_model_of_any_type(likelihood, of_model,
     if likelihood == "categorical":
         model, batch = classifier(dtype=of_model), class_tasks(dtype=of_batch)
     else:
-        model, batch = regressor(likelihood=likelihood, dtype=of_model), number_tasks(likelihood).to(of_batch)
+        model = regressor(likelihood=likelihood, scale=0.2, dtype=of_model)  # as in the laws of likelihoods
+        batch = number_tasks(likelihood).to(of_batch)
     model.prior.log_scale.data -= 1
     wide = copy.deepcopy(model).double()
     for k, q in enumerate(model.posterior(batch)):
