@@ -10,6 +10,7 @@ from . import (
     reference as reference,
     refine as refine,
     saved as saved,
+    scoring as scoring,
     simulate as simulate,
     tasks as tasks,
     training as training,
@@ -30,6 +31,8 @@ from .prediction.novelty import Novelty as Novelty
 from .prediction.scores import evaluate as evaluate
 from .prediction.trees import predict as predict
 from .saved.loading import load as load
+from .scoring.batches import score_batches as score_batches
+from .scoring.parts import ScoredParts as ScoredParts, score_parts as score_parts
 from .tasks.batch import TaskBatch as TaskBatch
 from .tasks.episodes import EpisodeSampler as EpisodeSampler
 from .tasks.groups import GroupSampler as GroupSampler

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ebmeta.app.predict_files import Columns, OfClasses, answer, check_output, tables_of
+from ebmeta.app.predict_files import answer, check_output, tables_of
+from ebmeta.app.questions import Columns, OfClasses
 from ebmeta.app.sources import column_errors, refuse_numbers
 from ebmeta.app.tables import READS, Table, read_table
 from ebmeta.estimators.classifier import FewShotClassifier

@@ -47,7 +47,8 @@ def demo(
         json: also write the result to this file.
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
-    from ebmeta.app.demo import FILES, one_thread, run
+    from ebmeta.app.demo import FILES, run
+    from ebmeta.foundation.threads import one_thread
     from ebmeta.model.storage import model_files
 
     files = {output / name: kind for name, kind in FILES.items()} | model_files(output / "model")

@@ -15,8 +15,6 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -278,20 +276,6 @@ def _plots(evaluation: xr.Dataset, folder: Path, overwrite: bool) -> None:
         plots.refinement(evaluation, metric, ax)
     save_figure(figure, folder / "refinement.png", overwrite, dpi=120)
     save_figure(plots.reliability(evaluation), folder / "reliability.png", overwrite)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let the process use one thread: quicker for tensors of this size, and the same sums on every machine.
-
-    For a process that does nothing else, such as the command's.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _picture(batch: TaskBatch, num_tasks: int = 3, num_queries: int = 10) -> Figure:

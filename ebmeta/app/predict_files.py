@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,157 +11,22 @@ import pandas as pd
 import xarray as xr
 
 from ebmeta.app.flags import Tasks
+from ebmeta.app.questions import Columns, OfClasses, OfNumbers, Question, Shared
 from ebmeta.app.sources import check_roles, column_errors, refuse_numbers, roles_of_encoder
-from ebmeta.app.tables import READS, Roles, Table, read_table, write_table
+from ebmeta.app.tables import READS, Table, read_table, write_table
 from ebmeta.estimators.classifier import FewShotClassifier
 from ebmeta.estimators.regressor import FewShotRegressor
-from ebmeta.estimators.rows import groups_of
 from ebmeta.foundation.writing import write_tree
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.storage import load_with_encoder
-from ebmeta.prediction.trees import predict
+from ebmeta.scoring.engines import Engine
 from ebmeta.tasks.columns import read_column
 from ebmeta.tasks.frame_files import as_ids, read_frame
 from ebmeta.tasks.frames import FrameEncoder
 
-__all__ = ["Columns", "OfClasses", "Question", "answer", "check_output", "predict_files", "tables_of"]
+__all__ = ["answer", "check_output", "predict_files", "tables_of"]
 
-QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 WRITES = (".nc", *READS)
-
-Columns = dict[str, np.ndarray]
-
-
-@dataclass
-class Question:
-    """Rows to predict, and an estimator fitted to the labelled rows; table and tree take one inference each.
-
-    Args:
-        estimator: fitted to the support file.
-        rows: the query file.
-        ids: the column that numbers or names the rows, by its name; empty where the file has none.
-        roles: what the columns of the support file are.
-        shown: group of each row, by the name of its column; empty where there is none to show.
-    """
-
-    estimator: FewShotClassifier | FewShotRegressor
-    rows: np.ndarray
-    ids: Columns
-    roles: Roles
-    shown: Columns
-
-    def columns(self) -> Columns:
-        """Return the predictions of the rows by name."""
-        raise NotImplementedError
-
-    def tree(self) -> xr.DataTree:
-        """Return the predictions of the tasks, with the row behind each query, -1 for padding."""
-        raise NotImplementedError
-
-    def facts(self) -> dict[str, Any]:
-        """Return facts of the files, for the machine-readable result."""
-        raise NotImplementedError
-
-    def certainty(self, found: xr.DataTree | Columns) -> dict[str, float]:
-        """Return the mean confidence or width of the predictions by name."""
-        raise NotImplementedError
-
-    def table(self, columns: Columns) -> Columns:
-        """Return all columns: row ids, groups, predictions; one whose name is taken is called `predicted_...`."""
-        name, values = next(iter(self.ids.items()), ("row", np.arange(len(self.rows))))
-        name = name or "row"
-        while name in self.shown:
-            name = f"{name}_number"
-        out = {name: values, **self.shown}
-        for called, predictions in columns.items():
-            while called in out:
-                called = f"predicted_{called}"
-            out[called] = predictions
-        return out
-
-
-@dataclass
-class OfClasses(Question):
-    """The question of the classes of rows; `sets` is the level of sets of them, or None, and `size` their mean size."""
-
-    estimator: FewShotClassifier
-    sets: float | None = None
-    size: float | None = None
-
-    def columns(self) -> Columns:
-        probs = self.estimator.predict_proba(self.rows)
-        names = [f"p_{c}" for c in self.estimator.classes_]
-        out = {"prediction": self.estimator.classes_[probs.argmax(1)], **dict(zip(names, probs.T, strict=True))}
-        if self.estimator.outliers:
-            out["outlier"] = self.estimator.outlier_proba(self.rows)
-        if self.sets is not None:
-            held = self.estimator.predict_sets(self.rows, self.sets)
-            self.size = float(held.sum(1).mean())
-            out["set"] = np.array(["|".join(map(str, self.estimator.classes_[row])) for row in held])
-        return out
-
-    def tree(self) -> xr.DataTree:
-        batch = self.estimator.tasks(self.rows)
-        tree = predict(self.estimator.model_, batch, num_steps=self.estimator.num_steps)
-        tree["predictive/row"] = xr.DataArray(np.arange(len(self.rows))[None], dims=("task", "query"))
-        return tree
-
-    def facts(self) -> dict[str, Any]:
-        return {"rows": len(self.rows), "classes": [str(c) for c in self.estimator.classes_]}
-
-    def certainty(self, found: xr.DataTree | Columns) -> dict[str, float]:
-        if isinstance(found, xr.DataTree):
-            probs = np.asarray(found["predictive/probs"].isel(step=-1, task=0))
-        else:
-            probs = np.stack([found[f"p_{c}"] for c in self.estimator.classes_], 1)
-        return {"mean_confidence": float(probs.max(1).mean())}
-
-
-@dataclass
-class _OfNumbers(Question):
-    estimator: FewShotRegressor
-    groups: list[Any] | None
-    size: np.ndarray | None = None
-
-    def __post_init__(self) -> None:
-        self.levels = list(QUANTILES.values()) if self.estimator.model_.likelihood.has_cdf else None
-
-    def columns(self) -> Columns:
-        with _silent():
-            found = self.estimator.summaries(self.rows, self.levels, groups=self.groups, size=self.size)
-        return dict(zip(("mean", "std", *QUANTILES), found, strict=False))
-
-    def tree(self) -> xr.DataTree:
-        with _silent():
-            batch, numbers = self.estimator.placed(self.rows, groups=self.groups, size=self.size)
-        tree = predict(self.estimator.model_, batch, num_steps=self.estimator.num_steps, quantiles=self.levels)
-        row = np.full(batch.query_mask.shape, -1)
-        row[batch.query_mask.numpy()] = numbers.numpy()
-        tree["predictive/row"] = xr.DataArray(row, dims=("task", "query"))
-        return tree
-
-    def facts(self) -> dict[str, Any]:
-        known, labelled = self.estimator.groups_, len(self.estimator.support_y_)
-        asked = set(groups_of(self.groups, len(self.rows)) or [None])
-        labelled_groups = asked & set(known) if known is not None else asked if labelled else set()
-        return {
-            "rows": len(self.rows),
-            "groups": len(asked),
-            "groups_with_labels": len(labelled_groups),
-            "labelled_rows": labelled,
-        }
-
-    def certainty(self, found: xr.DataTree | Columns) -> dict[str, float]:
-        std = found["predictive/std"].isel(step=-1) if isinstance(found, xr.DataTree) else found["std"]
-        return {"mean_std": float(std.mean())}
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Silence the warning that no group has labels, because the result says how many have."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "groups: none of the", UserWarning)
-        yield
 
 
 def predict_files(
@@ -177,6 +39,8 @@ def predict_files(
     groups: str | None = None,
     num_steps: int | None = None,
     concentration: float | None = None,
+    engine: Engine | None = None,
+    workers: int = 1,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Predict the rows of a query file from a labelled support file, and write the predictions.
@@ -190,6 +54,8 @@ def predict_files(
         groups: name of the groups, or None; a model of groups in named columns knows both.
         num_steps: refinement steps; those of training by default.
         concentration: of the classes of the queries, see `ebmeta.FewShotClassifier`.
+        engine: what shares groups among processes; None for this one alone.
+        workers: how many.
         overwrite: replace also a file that ebmeta did not write.
 
     Returns:
@@ -201,6 +67,10 @@ def predict_files(
     """
     check_output(output)
     model, encoder = load_with_encoder(folder)
+    if engine is not None and (model.likelihood.categorical or output.suffix == ".nc"):
+        got = "one of classes" if model.likelihood.categorical else f"a tree, {output}"
+        raise ValueError(f"--engine: expected a model of groups and a table for an output, got {got}")
+    shared = Shared(folder, engine, workers)
     if concentration is not None and not model.likelihood.categorical:
         raise ValueError(f"--concentration: expected a model of classes, got one of numbers and {concentration}")
     if model.likelihood.categorical:
@@ -219,11 +89,11 @@ def predict_files(
             reg = FewShotRegressor(model, num_steps).fit(labelled.X, y, groups=known)
         new = None if rows.groups is None else as_ids(rows.groups)
         shown = {} if groups is None or rows.groups is None else {groups: rows.groups}
-        question = _OfNumbers(reg, rows.X, rows.ids, labelled.roles, shown, new)
+        question = OfNumbers(reg, rows.X, rows.ids, labelled.roles, shown, new, shared)
     else:
         with column_errors(folder):
             check_roles(Tasks(label=label, groups=groups), encoder)
-        question = _frames(model, encoder, support, query, num_steps)
+        question = _frames(model, encoder, support, query, num_steps, shared)
     return answer(question, output, overwrite)[1]
 
 
@@ -297,8 +167,8 @@ def tables_of(
 
 
 def _frames(
-    model: EmpiricalBayes, encoder: FrameEncoder, support: Path, query: Path, num_steps: int | None
-) -> _OfNumbers:
+    model: EmpiricalBayes, encoder: FrameEncoder, support: Path, query: Path, num_steps: int | None, shared: Shared
+) -> OfNumbers:
     """Return the predictions of all groups of a query file.
 
     Where neither file has a group column, their rows are of one group.
@@ -337,4 +207,4 @@ def _frames(
     with column_errors(support, y=encoder.y, size=encoder.size, groups=encoder.groups):
         reg = FewShotRegressor(model, num_steps).fit(x, y, groups=known, size=size, group_x=group_x)
     print(f"{support}: {used}")
-    return _OfNumbers(reg, query_x, ids, used, shown, new, query_size)
+    return OfNumbers(reg, query_x, ids, used, shown, new, shared, query_size)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ebmeta.app.files import Targets, finish
 from ebmeta.app.parser import Whole, app, check_files
@@ -88,6 +89,8 @@ def predict(
     groups: str | None = None,
     num_steps: Whole | None = None,
     concentration: float | None = None,
+    engine: Literal["joblib", "dask"] | None = None,
+    workers: Whole | None = None,
     json: Path | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -106,11 +109,15 @@ def predict(
         num_steps: refinement steps; those of training by default.
         concentration: for classes, what is known of their proportions among the rows to predict: that they come
             from a Dirichlet distribution of this concentration, inf for as many rows of every class.
+        engine: share groups among processes by joblib or dask, which change no number.
+        workers: processes of the engine; all processors by default.
         json: also write a summary to this file.
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
     from ebmeta.app.predict_files import predict_files
 
+    if workers is not None and (engine is None or workers < 1):
+        raise ValueError(f"--workers: expected 1 or more, beside --engine, got {workers} and {engine}")
     kind: Kind = "tree" if output.suffix == ".nc" else "table"
     check_files([("--output", output, kind)], json, overwrite, MODEL=model, SUPPORT=support, QUERY=query)
     result = predict_files(
@@ -122,6 +129,8 @@ def predict(
         groups=groups,
         num_steps=num_steps,
         concentration=concentration,
+        engine=engine,
+        workers=workers or os.cpu_count() or 1,
         overwrite=overwrite,
     )
     known = result.get("groups_with_labels")

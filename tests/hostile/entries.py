@@ -582,6 +582,15 @@ def _files(k: Kit, folder: Path) -> dict[str, Call]:
         "load": (ebmeta.load, {"folder": saved}),
         "mixed.MixedModel.save": (k.mixed.save, {"folder": folder / "mixed"}),
         "load_encoder": (ebmeta.load_encoder, {"folder": saved}),
+        "score_batches": (
+            ebmeta.score_batches,
+            {"model": saved, "frames": [k.frame], "keep": ["a"], "num_steps": 1, "num_draws": 1, "seed": 1},
+        ),
+        "score_parts": (
+            ebmeta.score_parts,
+            {"model": saved, "frames": [k.frame], "output": folder / "parts", "total": 1, "progress": False},
+        ),
+        "ScoredParts": (ebmeta.ScoredParts, {"parts": 1, "kept": 0, "groups": 1, "rows": 2, "seconds": 0.5}),
         "app.demo.run": (
             demo.run,
             {"output": folder / "demo", "seed": 1, "num_iterations": 2, "progress": False, "num_tasks": 2},

@@ -1,0 +1,104 @@
+"""Groups in chunks of some thousands, each of which any process can predict by itself."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ebmeta.estimators.regressor import FewShotRegressor
+from ebmeta.foundation.buckets import by_group
+from ebmeta.foundation.threads import one_thread
+from ebmeta.scoring.batches import opened
+
+__all__ = ["GROUPS", "Chunk", "answer", "chunks"]
+
+GROUPS = 2000  # of a chunk: seconds of work, megabytes of rows
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Some groups to predict, with all that a process needs but the model.
+
+    Args:
+        folder: of the model.
+        reg: an estimator without a model, which knows the labelled rows of these groups.
+        x: rows to predict, shape `(Q, ...)`.
+        groups: group of each row, or None for one group.
+        size: size of each row, shape `(Q,)`, or None.
+        levels: of the quantiles, or None.
+        at: which rows these are of all, shape `(Q,)`.
+    """
+
+    folder: Path
+    reg: FewShotRegressor
+    x: NDArray[Any]
+    groups: list[Any] | None
+    size: NDArray[Any] | None
+    levels: list[float] | None
+    at: NDArray[np.int64]
+
+
+def answer(chunk: Chunk) -> NDArray[np.float64]:
+    """Return mean, standard deviation and quantiles of the rows of a chunk, shape `(2 + L, Q)`.
+
+    One thread computes them, so that they are the same to the bit in every process.
+    """
+    reg = copy.copy(chunk.reg)
+    reg.model = opened(chunk.folder)[0]
+    with one_thread(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "groups: none of the", UserWarning)  # a chunk may have no labelled group
+        return reg.summaries(chunk.x, chunk.levels, groups=chunk.groups, size=chunk.size)
+
+
+def chunks(
+    folder: Path,
+    reg: FewShotRegressor,
+    x: NDArray[Any],
+    groups: list[Any] | None,
+    size: NDArray[Any] | None = None,
+    levels: list[float] | None = None,
+) -> Iterator[Chunk]:
+    """Divide rows by whole groups, in the order in which the rows name them.
+
+    Args:
+        folder: of the model.
+        reg: an estimator that knows the labelled rows.
+        x: rows to predict, shape `(Q, ...)`.
+        groups: group of each row, or None for one group.
+        size: size of each row, shape `(Q,)`, or None.
+        levels: of the quantiles, or None.
+    """
+    if groups is None:
+        alone = copy.copy(reg)
+        alone.model = None
+        yield Chunk(folder, alone, x, None, size, levels, np.arange(len(x)))
+        return
+    number = {name: n // GROUPS for n, name in enumerate(dict.fromkeys(groups))}
+    keys = list(range(1 + max(number.values(), default=-1)))
+    asked = by_group([number[g] for g in groups], keys, len(x))
+    known = reg.groups_ or []
+    owned = by_group([number.get(g, -1) for g in known], keys, len(known))
+    for rows, own in zip(asked, owned, strict=True):
+        at = rows.numpy()
+        names = [groups[row] for row in at]
+        part = _of(reg, own.numpy(), set(names))
+        yield Chunk(folder, part, x[at], names, None if size is None else size[at], levels, at)
+
+
+def _of(reg: FewShotRegressor, rows: NDArray[np.int64], names: set[Any]) -> FewShotRegressor:
+    """Return an estimator without a model that knows some of the labelled rows alone."""
+    part = copy.copy(reg)
+    part.model = None
+    part.support_X_, part.support_y_ = reg.support_X_[rows], reg.support_y_[rows]
+    part.size_ = None if reg.size_ is None else reg.size_[rows]
+    part.groups_ = None if reg.groups_ is None else [reg.groups_[row] for row in rows]
+    if isinstance(reg.group_x_, Mapping):
+        part.group_x_ = {name: value for name, value in reg.group_x_.items() if name in names}
+    return part
