@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ebmeta.foundation.checks import found
 from ebmeta.mixed.grammar import Formula, parse
 from ebmeta.mixed.rows import Grouping, Rows
-from ebmeta.mixed.terms import Terms, response_of, some_names, tidy, variables
+from ebmeta.mixed.terms import Terms, response_of, some_names, tidy, trials_of, variables
 from ebmeta.tasks.columns import read_column
 from ebmeta.tasks.frame_columns import frame_of, numbers_of
 
@@ -65,7 +65,7 @@ class Design:
         self.num_rows, self.num_dropped, self.num_unlabelled = (
             len(frame),
             int((~complete).sum()),
-            int((~labelled).sum()),
+            int((complete & ~labelled).sum()),
         )
         if not self.kept.any():
             raise ValueError(f"data: expected rows with a value of every term and a label, got none of {len(frame)}")
@@ -131,12 +131,11 @@ class Design:
                 raise ValueError(
                     f"column {column!r}: expected numbers as in the training rows, got {used[column].dtype}"
                 )
-        labels, trials = np.full(len(used), np.nan), None
+        labels, trials = np.full(len(used), np.nan), trials_of(self.formula.response, self.response_columns, used)
         if set(self.response_columns) <= set(used.columns):
-            known = ~_missing(used, self.response_columns)
+            known = ~used[self.response_columns].isna().any(axis=1).to_numpy()
             if known.any():
                 labels[known], some = response_of(self.formula.response, used[known])
-                trials = None if some is None else np.ones(len(used))
                 if trials is not None and some is not None:
                     trials[known] = some
         return self._rows(used, extra[whole], labels, trials, new=True), whole

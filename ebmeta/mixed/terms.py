@@ -5,6 +5,7 @@ Names in a formula are columns and the functions of `FUNCTIONS`, and nothing els
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
@@ -18,7 +19,7 @@ from formulae.parser import Parser
 from formulae.scanner import Scanner
 from numpy.typing import NDArray
 
-__all__ = ["FUNCTIONS", "Terms", "response_of", "some_names", "tidy", "variables"]
+__all__ = ["FUNCTIONS", "Terms", "response_of", "some_names", "tidy", "trials_of", "variables"]
 
 Array = NDArray[np.float64]
 
@@ -149,6 +150,32 @@ def _asked(text: str, question: Any) -> Any:
     except Exception as error:  # of a parser, of functions that a formula names
         said = " ".join(str(error).split())
         raise ValueError(f"formula: expected terms that can be computed, got {text!r}: {said:.150}") from None
+
+
+def trials_of(text: str, names: list[str], frame: pd.DataFrame) -> Array | None:
+    """Return trials of rows with or without labels, 1 where nothing says how many; None for other responses.
+
+    Args:
+        text: the response.
+        names: columns of it.
+        frame: rows, which may lack some of them.
+
+    Examples:
+        >>> trials_of("prop(sick, of)", ["sick", "of"], pd.DataFrame({"of": [20.0, np.nan]}))
+        array([20.,  1.])
+    """
+    head, _, rest = text.partition("(")
+    if head.strip() not in COUNTS or not rest.endswith(")"):
+        return None
+    trials, number = np.ones(len(frame)), rest[:-1].split(",")[-1].strip()
+    if head.strip() == "cbind":
+        return trials
+    needed = [name for name in names if re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", number)]
+    if set(needed) <= set(frame.columns):
+        known = ~frame[needed].isna().any(axis=1).to_numpy()
+        if known.any():
+            trials[known] = response_of(number if number.isdigit() else f"I({number})", frame[known])[0]
+    return trials
 
 
 def response_of(text: str, frame: pd.DataFrame) -> tuple[Array, Array | None]:

@@ -139,3 +139,24 @@ def test_missing_values_are_refused_on_request():
 def test_what_is_no_frame_is_refused(data):
     with pytest.raises(ValueError, match="^data: expected"):
         design("y ~ x + (1 | g)", data)
+
+
+def test_rows_without_a_value_and_without_a_label_are_counted_once():
+    """Of six rows one lacks a feature, one a label, and one both."""
+    some = pd.DataFrame({"y": [1.0, np.nan, 2.0, np.nan, 4.0, 3.0], "x": [1.0, 2.0, np.nan, np.nan, 0.0, 1.0]})
+    found = design("y ~ x + (1 | g)", some.assign(g=list("aabbcc")))
+    assert (found.num_rows, found.num_dropped, found.num_unlabelled, len(found.rows)) == (6, 2, 1, 3)
+
+
+@pytest.mark.parametrize("response", ["prop(s, n)", "prop(s, 2 * n / 2)", "prop(s, 8)", "cbind(s, f)"])
+def test_rows_without_a_label_have_the_trials_that_the_response_gives(response):
+    data = pd.DataFrame({"s": [1.0, 2.0, 3.0, 0.0], "f": [7.0, 6.0, 5.0, 8.0], "n": 8.0, "g": list("aabb")})
+    known = design(f"{response} ~ 1 + (1 | g)", data)
+    new = data.assign(s=[np.nan, 2.0, 3.0, np.nan], n=[8.0, 8.0, 8.0, np.nan])
+    told = {"prop(s, 8)": [8, 8, 8, 8], "cbind(s, f)": [1, 8, 8, 1]}.get(response, [8, 8, 8, 1])
+    labelled = [False, True, True, False]
+    rows, _ = known.new(new, Extras())
+    assert rows.size.tolist() == told
+    assert np.isfinite(rows.y).tolist() == labelled
+    without, _ = known.new(new.drop(columns="s"), Extras())
+    assert without.size.tolist() == ([1, 1, 1, 1] if response == "cbind(s, f)" else told)
