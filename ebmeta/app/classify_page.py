@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ebmeta.app.classify_files import Classified, counted, share
+from ebmeta.app.pages import render
 from ebmeta.estimators.rows import staying
 from ebmeta.foundation.writing import write
 from ebmeta.plots.axes import embedded
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ClassPage", "plane", "write_page"]
 
-TEMPLATE = Path(__file__).with_name("classify.html")
 GREY = "#8a929e"
 ROWS, FEW = 3, 6  # surest and least sure ones of each of so many classes; of more classes, one less
 SUGGESTED = 5  # rows to label next
@@ -200,10 +200,7 @@ class ClassPage:
 
     def to_html(self) -> str:
         """Return one self-contained page, which needs no other file or address."""
-        import jinja2
-
-        environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-        return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(page=self)
+        return render("classify.html", self)
 
 
 def plane(rows: np.ndarray) -> np.ndarray:

@@ -32,13 +32,14 @@ def mixed(
     json: Path | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Fit a mixed model of a formula such as "y ~ x + (1 + x | g)" to a file, and write its tables.
+    """Fit a mixed model of a formula such as "y ~ x + (1 + x | g)" to a file; write tables, figures and a page.
 
     Args:
         data: CSV or parquet file with a row for each label.
         formula: response, common terms, and terms of groups in brackets with a bar, as in lme4.
-        output: folder of fixed_effects.csv, variance_components.csv, group_effects.csv and, with --predict,
-            predictions.csv.
+        output: folder of page.html with all that is below, fixed_effects.csv, variance_components.csv,
+            group_effects.csv, residuals.csv and, with --predict, predictions.csv; figures as PNG files; and the fit
+            itself in model/, which `ebmeta.load` reads.
         predict: file of new rows of old or new groups; labels in it say something of new groups, and may be empty.
         likelihood: what labels are: normal, student_t, log_normal, gamma, bernoulli, binomial, poisson,
             negative_binomial, zero_inflated_poisson or zero_inflated_negative_binomial.
@@ -53,6 +54,7 @@ def mixed(
         json: also write the estimates and the summary to this file.
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
+    from ebmeta.app.mixed_page import MixedPage, draw_figures, save_figures
     from ebmeta.app.tables import write_table
     from ebmeta.mixed.fit import mixed_model
     from ebmeta.mixed.grammar import parse
@@ -60,9 +62,7 @@ def mixed(
 
     if not 0 <= seed < 2**63:
         raise ValueError(f"--seed: expected a non-negative integer of at most 63 bits, got {seed}")
-    names = [*TABLES, *(["predictions"] if predict is not None else [])]
-    targets: Targets = [("--output", output / f"{name}.csv", "table") for name in names] if output.is_dir() else []
-    check_files(targets, json, overwrite, DATA=data, **{"--predict": predict})
+    check_files(_targets(output), json, overwrite, DATA=data, **{"--predict": predict})
     groups = list(dict.fromkeys(name for bar in parse(formula).bars for name in bar.factor))
     columns: dict[str, Any] = {"size": size, "offset": offset, "weights": weights}
     rows = read_frame(data, groups)
@@ -70,14 +70,20 @@ def mixed(
     new = None if predict is None else read_frame(predict, groups)
     fit = fit.propagate(seed=seed) if propagate else fit
     tables = {name: getattr(fit, name).reset_index() for name in TABLES}
+    tables["residuals"] = fit.residuals.reset_index(names="row")
     if new is not None:
         found = fit.predict(new, coverage).reset_index(names="row")
         tables["predictions"] = found[["row"]].join(new[groups]).join(found.drop(columns="row"))
+    figures = draw_figures(fit, rows)
     output.mkdir(exist_ok=True)
     for name, table in tables.items():
         write_table(output / f"{name}.csv", {str(c): table[c].to_numpy() for c in table}, overwrite)
+    save_figures(figures, output, overwrite)
+    fit.save(output / "model", overwrite=overwrite)
+    files = f"{', '.join(f'{name}.csv' for name in tables)}, {', '.join(f'{name}.png' for name in figures)}, model"
+    MixedPage(fit, figures, f"Beside this page: {files}.").write(output / "page.html", overwrite)
     summary = fit.summary()
-    print(summary, "", f"{output}: {', '.join(f'{name}.csv' for name in tables)}", sep="\n")
+    print(summary, "", f"{output}: page.html, {files}", sep="\n")
     result = {
         "formula": formula,
         "likelihood": likelihood,
@@ -88,3 +94,16 @@ def mixed(
         "summary": summary,
     }
     finish(result, json, overwrite)
+
+
+def _targets(output: Path) -> Targets:
+    """Return the files that are written, where their folder exists."""
+    from ebmeta.app.mixed_page import FIGURES
+    from ebmeta.model.storage import model_files
+
+    if not output.is_dir():
+        return []
+    names: Targets = [("--output", output / f"{name}.csv", "table") for name in (*TABLES, "residuals", "predictions")]
+    names += [("--output", output / f"{name}.png", "picture") for name in FIGURES]
+    names += [("--output", path, kind) for path, kind in model_files(output / "model").items()]
+    return [*names, ("--output", output / "page.html", "page")]

@@ -47,7 +47,12 @@ Kind = Literal["table", "tree", "result", "page", "picture", "model", "checkpoin
 KINDS: tuple[Kind, ...] = ("table", "tree", "result", "page", "picture", "model", "checkpoint")
 MAKE_FOLDERS = ("model", "picture", "checkpoint")  # kinds that make a missing folder
 NUMBERS = ["mean", "std", "q05", "q50", "q95"]
-ENDS = (["estimate", "std_error", "lower", "upper"], ["mean", "sd", "lower", "upper"])  # of a mixed model's tables
+#: Last columns of the tables of a mixed model.
+ENDS = (
+    ["estimate", "std_error", "lower", "upper"],
+    ["mean", "sd", "lower", "upper"],
+    ["response", "pearson", "pit", "quantile"],
+)
 BESIDE = ("outlier", "set")  # columns beside the probabilities of classes
 HEAD = 1 << 16  # bytes at either end of a file that are looked at
 

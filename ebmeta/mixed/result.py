@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.design import Design, Extras
 from ebmeta.mixed.engine import Effects, Engine, Estimate
 from ebmeta.mixed.predictive import intervals, moments
-from ebmeta.mixed.propagation import Draws, draw
+from ebmeta.mixed.propagation import Draws, averaged, draw
 from ebmeta.mixed.residuals import residual_table
 from ebmeta.mixed.rows import Rows
 from ebmeta.mixed.summary import text_of
@@ -135,7 +134,7 @@ class MixedModel:
             return self.engine.effects(self.optimum.at)
         members = [self.engine.effects(at) for at in self.draws.at]
         commons = [self.engine.common_given(at) for at in self.draws.at]
-        return [mixed(each, commons, self.draws.weight) for each in zip(*members, strict=True)]
+        return [averaged(each, commons, self.draws.weight) for each in zip(*members, strict=True)]
 
     @cached_property
     def group_effects(self) -> pd.DataFrame:
@@ -164,6 +163,17 @@ class MixedModel:
 
     def summary(self) -> str:
         """Return the fit in words and tables: terms, spreads, criterion, groups, and what the data cannot tell."""
+        return text_of(self.facts(), list(self.tables().items()), self.notes())
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the tables of the summary by their titles."""
+        return {
+            "Common terms (fixed effects), 95% intervals": self.fixed_effects,
+            "Spreads between groups, and the rest": self.variance_components,
+        }
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Return what else the summary says, by name: formula, criterion, rows, groups and convergence."""
         sizes = [
             f"{f.name} {len(g.labels)}" for f, g in zip(self.engine.factors, self.engine.rows.groupings, strict=True)
         ]
@@ -175,7 +185,7 @@ class MixedModel:
             )
             if count
         ]
-        facts = [
+        return [
             ("formula", self.formula),
             ("labels", self.name),
             ("fitted by", self.engine.method),
@@ -186,11 +196,6 @@ class MixedModel:
             ("AIC", f"{self.aic:.3f} ({self.num_parameters} parameters)"),
             ("converged", f"{'yes' if self.converged else 'NO'}, after {self.optimum.evaluations} evaluations"),
         ]
-        tables = [
-            ("Common terms (fixed effects), 95% intervals", self.fixed_effects),
-            ("Spreads between groups, and the rest", self.variance_components),
-        ]
-        return text_of(facts, tables, self.notes())
 
     def notes(self) -> list[str]:
         """Return what the data cannot tell, in sentences."""
@@ -334,25 +339,3 @@ class MixedModel:
         found = [self.engine.linear(at, self.engine.effects(at), rows, common=True) for at in self.draws.at]
         members = [self.engine.likelihood(at) for at in self.draws.at]
         return members, self.draws.weight, np.stack([f[0] for f in found]), np.stack([f[1] for f in found])
-
-
-def mixed(members: Sequence[Effects], commons: Sequence[Array], weight: Array) -> Effects:
-    """Return means and covariances of effects over draws of the parameters.
-
-    Args:
-        members: effects at each draw.
-        commons: covariance of the coefficients at each draw.
-        weight: of the draws, in all 1.
-    """
-    pairs = list(zip(weight, members, commons, strict=True))
-    mean = sum(w * each.mean for w, each, _ in pairs)
-    covariance = sum(
-        w
-        * (
-            each.covariance
-            + np.einsum("gkp,pq,glq->gkl", each.slope, common, each.slope, optimize=True)
-            + np.einsum("gk,gl->gkl", each.mean - mean, each.mean - mean)
-        )
-        for w, each, common in pairs
-    )
-    return Effects(np.asarray(mean), np.asarray(covariance), members[0].slope)

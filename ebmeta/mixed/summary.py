@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-__all__ = ["text_of"]
+__all__ = ["number", "shown", "text_of"]
 
 DIGITS = 4  # significant ones in a table
 
@@ -32,19 +32,20 @@ def text_of(facts: Sequence[tuple[str, str]], tables: Sequence[tuple[str, pd.Dat
     """
     width = max(len(name) for name, _ in facts)
     parts = ["\n".join(f"{name:<{width}}  {value}" for name, value in facts)]
-    parts += [f"{title}\n{_shown(table)}" for title, table in tables]
+    parts += [f"{title}\n{shown(table).to_string()}" for title, table in tables]
     return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])])
 
 
-def _shown(table: pd.DataFrame) -> str:
-    shown = table.copy()
-    if isinstance(shown.index, pd.MultiIndex):
-        shown.index = [" ".join(str(v) for v in key) for key in shown.index]
-    shown.index.name = None
-    return shown.map(_number).to_string()
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table as it is shown: one name a row, and numbers as text."""
+    out = table.copy()
+    if isinstance(out.index, pd.MultiIndex):
+        out.index = [" ".join(str(v) for v in key) for key in out.index]
+    out.index.name = None
+    return out.map(number)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Return a number with some significant digits, and no exponent where it needs none."""
     if not np.isfinite(value):
         return "-"

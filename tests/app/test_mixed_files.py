@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from commands import refused, run
 
+import ebmeta
 from ebmeta import mixed_model
 from ebmeta.foundation.writing import kind_of
 from tests.mixed.worlds import frame
@@ -32,7 +33,8 @@ def test_tables_are_those_of_the_frame(tmp_path, rows, capsys):
     options = ["--weights", "w", "--reml", "--coverage", "0.8", "--json", tmp_path / "result.json"]
     assert run(*command, *options) == 0
     fit = mixed_model(FORMULA, rows, weights="w", reml=True)
-    assert fit.summary() in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert fit.summary() in output
     fixed = pd.read_csv(out / "fixed_effects.csv", index_col="term")
     pd.testing.assert_frame_equal(fixed, fit.fixed_effects, rtol=1e-6)
     spreads = pd.read_csv(out / "variance_components.csv", index_col=["factor", "component"])
@@ -45,7 +47,16 @@ def test_tables_are_those_of_the_frame(tmp_path, rows, capsys):
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["log_likelihood"] == pytest.approx(fit.log_likelihood)
     assert result["fixed_effects"][1]["estimate"] == pytest.approx(fit.fixed_effects.loc["x", "estimate"])
-    assert {kind_of(path) for path in out.iterdir()} == {"table"}
+    rest = pd.read_csv(out / "residuals.csv", index_col="row")
+    pd.testing.assert_frame_equal(rest, fit.residuals, rtol=1e-6, check_names=False)
+    kinds = {path.name: kind_of(path) for path in out.iterdir() if path.is_file()}
+    tables = ("fixed_effects", "variance_components", "group_effects", "residuals", "predictions")
+    pictures = ("effects", "lines", "fitted", "residuals")
+    wanted = {f"{name}.csv": "table" for name in tables} | {f"{name}.png": "picture" for name in pictures}
+    assert kinds == wanted | {"page.html": "page"}
+    assert "page.html, fixed_effects.csv" in output.splitlines()[-1]
+    saved = ebmeta.load(out / "model")
+    np.testing.assert_allclose(saved.predict(new, 0.8), fit.predict(new, 0.8), rtol=1e-6)
     assert run(*command, *options) == 0  # its own tables are replaced
 
 
