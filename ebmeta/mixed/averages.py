@@ -17,16 +17,19 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyro
+import torch
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
+from ebmeta.likelihood.base import Given
 from ebmeta.mixed.batched import solve_upper
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.modes import Labels
 from ebmeta.mixed.nodes import Nodes
 
-__all__ = ["Average", "Block", "average", "blocks_of", "derivatives"]
+__all__ = ["Average", "Block", "average", "blocks_of", "constants_of", "derivatives", "rest_of"]
 
 Array = NDArray[np.float64]
 CELLS = 40_000  # rows times nodes looked at together: they fit a processor's cache
@@ -202,3 +205,31 @@ def _mixed(data: Labels, block: Block, eta: Array, one: Tensor, other: Tensor) -
         out += math.copysign(1.0, a * b) * data.log_density(eta, block.rows)
     one.data, other.data = kept
     return out / (4 * STEP**2)
+
+
+def constants_of(data: Labels) -> Tensor:
+    """Return the terms of the log density of each row without the linear predictor, shape `(N,)`."""
+    y, zero, ways = torch.from_numpy(data.y), torch.zeros(len(data.y)).double(), torch.ones(1, 1, dtype=torch.bool)
+    given = Given(None if data.size is None else torch.from_numpy(data.size))
+    with torch.enable_grad(), pyro.validation_enabled(False):
+        rest = data.family.log_prob(y, zero.unsqueeze(-1), ways, given) - data.family.kernel(y, zero, given)
+        return rest if data.weight is None else rest * torch.from_numpy(data.weight)
+
+
+def rest_of(data: Labels, extra: Sequence[Tensor]) -> tuple[float, Array, Array]:
+    """Return the terms of the log density of all rows without the linear predictor, their gradient and their Hessian.
+
+    Args:
+        data: the rows.
+        extra: parameters of the likelihood.
+    """
+    total = constants_of(data).sum()
+    gradient, hessian = np.zeros(len(extra)), np.zeros((len(extra), len(extra)))
+    if extra and total.requires_grad:
+        slopes = torch.autograd.grad(total, extra, create_graph=True, materialize_grads=True)
+        gradient = np.array([float(v.detach()) for v in slopes])
+        for i, slope in enumerate(slopes):
+            if slope.requires_grad:
+                bends = torch.autograd.grad(slope, extra, retain_graph=True, materialize_grads=True)
+                hessian[i] = [float(v) for v in bends]
+    return float(total.detach()), gradient, hessian

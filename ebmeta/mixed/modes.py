@@ -55,6 +55,16 @@ class Labels(NamedTuple):
         out: Array = self.x @ beta + self.offset
         return out
 
+    def some(self, step: int) -> Labels:
+        """Return the rows of one group of `step`."""
+        codes = np.repeat(np.arange(len(self.segments.counts)), self.segments.counts)
+        kept = codes % step == 0
+        size, weight = (None if v is None else v[kept] for v in (self.size, self.weight))
+        segments = Segments(codes[kept] // step, -(-len(self.segments.counts) // step))
+        return Labels(
+            self.family, self.y[kept], self.x[kept], self.z[:, kept], self.offset[kept], size, weight, segments
+        )
+
     def log_density(self, eta: Array, rows: slice = slice(None)) -> Array:
         """Return the log density of some rows, up to terms without `eta`, of the shape of `eta`, `(n, ...)`."""
         y, size, weight = (None if v is None else _column(v[rows], eta) for v in (self.y, self.size, self.weight))

@@ -18,14 +18,11 @@ import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import pyro
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from ebmeta.likelihood.base import Given, Likelihood
+from ebmeta.likelihood.base import Likelihood
 from ebmeta.mixed.ascent import Expansion, Optimum, jacobian
-from ebmeta.mixed.averages import Average, Block, average, blocks_of, derivatives
+from ebmeta.mixed.averages import Average, Block, average, blocks_of, constants_of, derivatives, rest_of
 from ebmeta.mixed.batched import Segments
 from ebmeta.mixed.covariance import Factor, log_hyperprior
 from ebmeta.mixed.engine import Effects, Engine, Estimate, orthonormal
@@ -41,7 +38,8 @@ ENDLESS = 12.0  # spread of one that stands for infinity: from chances of 1 in 1
 WIDE = 10.0  # standard error of a coefficient of a term of unit length that no label holds back
 EXACT = 0.01  # nats that a finer rule may change the log likelihood by
 FINEST = 2  # rule
-ROUGH = 1.0  # nats that are next to nothing while a rule is rough
+ROUGH = 1.0  # nats a parameter that are next to nothing at first: no more is known of what others say
+FEW, SPARSE = 125, 16  # groups that lead near a maximum, at least; of so many, one is taken at least
 REACH = 5.0  # of a step of Newton, in spreads and logarithms
 FAR = 1e15  # stands for a loss that cannot be computed
 FLAT = 1e-4  # curvature, in nats, of a logarithm or log odds of which nothing is known
@@ -55,7 +53,7 @@ class QuadratureEngine(Engine):
         rows: labelled rows.
         factors: the one grouping factor.
         names: of the common terms.
-        likelihood: of a kind that `fit` has looked at; changed by nothing here.
+        likelihood: of a kind that `fit` has looked at, whose parameters are the engine's from now on.
         hyperprior: add the log of a Gamma(2, 0.1) density of each spread.
         fineness: of the rule, from 0 to 2.
     """
@@ -72,7 +70,7 @@ class QuadratureEngine(Engine):
         fineness: int = 0,
     ) -> None:
         super().__init__(rows, factors)
-        self.names, self.hyperprior, self.family = names, hyperprior, copy.deepcopy(likelihood).double()
+        self.names, self.hyperprior, self.family = names, hyperprior, likelihood.double()
         self.extra = [p for p in self.family.parameters() if p.requires_grad]
         self.unit = (float(np.std(rows.y - rows.offset)) or 1.0) if likelihood.located else 1.0
         q, r = orthonormal(rows.x, names)
@@ -87,7 +85,7 @@ class QuadratureEngine(Engine):
         self.num_parameters = self.num_theta + self.num_common + len(self.extra)
         self.modes = np.zeros((len(factors[0].terms), len(rows.groupings[0].labels)))
         self.settled = self.modes
-        self.constant: tuple[float, Array, Array] | None = None
+        self.constant: tuple[Labels, tuple[float, Array, Array]] | None = None
         self.error = 0.0
         self._take(fineness)
 
@@ -184,37 +182,15 @@ class QuadratureEngine(Engine):
         return Expansion(-value, -gradient, -hessian)
 
     def _rest(self) -> tuple[float, Array, Array]:
-        """Return the terms of the log density without the linear predictor, of all rows, and their derivatives."""
-        if self.constant is not None:
-            return self.constant
-        total, size = self._constants().sum(), len(self.extra)
-        gradient, hessian = np.zeros(size), np.zeros((size, size))
-        if self.extra and total.requires_grad:
-            slopes = torch.autograd.grad(total, self.extra, create_graph=True, materialize_grads=True)
-            gradient = np.array([float(v.detach()) for v in slopes])
-            for i, slope in enumerate(slopes):
-                if slope.requires_grad:
-                    bends = torch.autograd.grad(slope, self.extra, retain_graph=True, materialize_grads=True)
-                    hessian[i] = [float(v) for v in bends]
-        out = float(total.detach()), gradient, hessian
-        if not self.extra:
-            self.constant = out
-        return out
-
-    def _constants(self) -> Tensor:
-        """Return the terms of the log density of each row without the linear predictor."""
-        data = self.data
-        y, zero, ways = torch.from_numpy(data.y), torch.zeros(len(data.y)).double(), torch.ones(1, 1, dtype=torch.bool)
-        given = Given(None if data.size is None else torch.from_numpy(data.size))
-        with pyro.validation_enabled(False):
-            rest = self.family.log_prob(y, zero.unsqueeze(-1), ways, given) - self.family.kernel(y, zero, given)
-        return rest if data.weight is None else rest * torch.from_numpy(data.weight)
+        if self.extra or self.constant is None or self.constant[0] is not self.data:
+            self.constant = self.data, rest_of(self.data, self.extra)
+        return self.constant[1]
 
     def each_group(self, at: Array, rng: np.random.Generator) -> Array:
         lower, beta = self._unpack(at)
         found = [each.log_evidence for _, each in self._averages(self.data, lower, beta, self.settled)]
         segments = self.data.segments
-        rest: Array = segments.sum(self._constants().detach().numpy()) - segments.counts * math.log(self.unit)
+        rest: Array = segments.sum(constants_of(self.data).detach().numpy()) - segments.counts * math.log(self.unit)
         return np.concatenate(found) + rest
 
     def value(self, at: Array, nodes: Nodes | None = None) -> float:
@@ -265,14 +241,19 @@ class QuadratureEngine(Engine):
         self.modes, self.settled, self.error = state["settled"], state["settled"], float(state["rule"][1])
 
     def _near(self) -> Array:
-        """Return parameters near the maximum, by a rough rule."""
-        kept, begin, rough = self.nodes, Optimum(self.start(), math.inf, False, 0), rough_nodes(len(self.modes))
-        if rough is kept:
+        """Return parameters near the maximum, from some of the groups by a rough rule."""
+        begin = Optimum(self.start(), math.inf, False, 0)
+        kept, rough = (self.data, self.nodes, self.blocks), rough_nodes(len(self.modes))
+        step = min(self.modes.shape[1] // FEW, SPARSE)
+        if step < 2 and rough is self.nodes:
             return begin.at
-        self.nodes, self.last = rough, None
-        found = self.polished(begin, np.zeros(len(begin.at), dtype=bool), ROUGH)
-        self.nodes, self.last = kept, None
-        return found.at
+        self.nodes, self.last, self.data = rough, None, self.data.some(max(step, 1))
+        self.modes, self.blocks = self.modes[:, :: max(step, 1)], blocks_of(self.data, len(rough.points))
+        found = self.polished(begin, np.zeros(len(begin.at), dtype=bool), ROUGH * len(begin.at))
+        (self.data, self.nodes, self.blocks), self.last = kept, None
+        self.modes = np.zeros((len(self.modes), len(self.data.segments.counts)))
+        far = np.abs(found.at - begin.at).max() > FARTHEST  # as of labels that few groups tell nothing of
+        return begin.at if far or not np.isfinite(found.value) else found.at
 
     def check(self, at: Array) -> None:
         lower, beta = self._unpack(at)
@@ -337,7 +318,7 @@ class QuadratureEngine(Engine):
         return [Effects(mean @ spread.T, covariance, np.zeros((*mean.shape, self.num_common)))]
 
     def rebuild(self, rows: Rows, factors: list[Factor]) -> Engine:
-        out = QuadratureEngine(rows, factors, self.names, self.family, False)
+        out = QuadratureEngine(rows, factors, self.names, copy.deepcopy(self.family), False)
         out.error = 0.0
         return out
 

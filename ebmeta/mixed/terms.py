@@ -42,16 +42,18 @@ class Terms:
     """
 
     def __init__(self, text: str, frame: pd.DataFrame) -> None:
-        self.text = text
+        self.text, self.plain = text, _plain(text, frame)
         self.matrix: CommonEffectsMatrix | None = None
-        self.names, self.widths = ["Intercept"], [1]
+        self.names: list[str] = []
+        self.widths: list[int] = []
         self.offsets: list[str] = []
-        if text.strip() == INTERCEPT:
+        if self.plain is not None:
+            self.names, self.widths = ["Intercept", *self.plain], [1] * (1 + len(self.plain))
+            self.values = self._stacked(self.plain, frame)
             return
         self.matrix = _asked(text, lambda: _design(text, frame).common)
         terms = {} if self.matrix is None else self.matrix.terms
         self.offsets = [name for name, term in terms.items() if term.kind == "offset"]
-        self.names, self.widths = [], []
         for name, term in terms.items():
             if name not in self.offsets:
                 self.names += term.labels
@@ -59,18 +61,29 @@ class Terms:
 
     def first(self, length: int) -> tuple[Array, Array]:
         """Return the columns of the training rows, and the sum of the offsets among them."""
-        return self._columns(self.matrix, length)
+        return self._columns(self.matrix, length) if self.plain is None else (self.values, np.zeros(length))
 
     def new(self, frame: pd.DataFrame) -> tuple[Array, Array]:
         """Return those of new rows."""
+        if self.plain is not None:
+            return self._stacked(self.plain, frame), np.zeros(len(frame))
         matrix = self.matrix
         return self._columns(
             None if matrix is None else _asked(self.text, lambda: matrix.evaluate_new_data(frame)), len(frame)
         )
 
+    def _stacked(self, plain: list[str], frame: pd.DataFrame) -> Array:
+        return self._finite(np.column_stack([np.ones(len(frame)), *(frame[n].to_numpy(dtype=float) for n in plain)]))
+
+    def _finite(self, x: Array) -> Array:
+        if not np.isfinite(x).all():
+            row, column = (int(v[0]) for v in np.nonzero(~np.isfinite(x)))
+            raise ValueError(f"term {self.names[column]!r}: expected finite numbers, got {x[row, column]} in row {row}")
+        return x
+
     def _columns(self, matrix: CommonEffectsMatrix | None, length: int) -> tuple[Array, Array]:
-        x, offset = np.ones((length, len(self.names))), np.zeros(length)
-        if matrix is None:  # no columns, or the intercept alone
+        x, offset = np.zeros((length, len(self.names))), np.zeros(length)
+        if matrix is None:
             return x, offset
         if np.iscomplexobj(matrix.design_matrix):
             raise ValueError(f"terms {self.text!r}: expected real numbers, got complex ones")
@@ -82,10 +95,15 @@ class Terms:
             width = part.stop - part.start
             x[:, start : start + width] = values[:, part]
             start += width
-        if not np.isfinite(x).all():
-            row, column = (int(v[0]) for v in np.nonzero(~np.isfinite(x)))
-            raise ValueError(f"term {self.names[column]!r}: expected finite numbers, got {x[row, column]} in row {row}")
-        return x, offset
+        return self._finite(x), offset
+
+
+def _plain(text: str, frame: pd.DataFrame) -> list[str] | None:
+    """Return the columns that a sum of nothing but columns of numbers names, as `1 + a + b`; None for other terms."""
+    parts = [part.strip() for part in text.split("+")]
+    names = parts[1:] if parts[0] == INTERCEPT else parts
+    known = all(name.isidentifier() and name in frame.columns and frame[name].dtype.kind in "iuf" for name in names)
+    return names if known and len(set(names)) == len(names) else None
 
 
 def tidy(frame: pd.DataFrame, groups: list[tuple[str, ...]]) -> pd.DataFrame:

@@ -47,3 +47,14 @@ def test_a_model_without_groups_is_fitted_to_where_its_score_is_0():
     mean = np.exp(data.fixed(beta))
     np.testing.assert_allclose(data.x.T @ (weight * (data.y - mean)), 0.0, atol=1e-3)
     np.testing.assert_allclose(information, data.x.T @ ((weight * mean)[:, None] * data.x), rtol=1e-3)
+
+
+def test_some_groups_are_those_of_the_same_rows():
+    data = labels("poisson")
+    some = data.some(4)
+    kept = np.isin(np.repeat(np.arange(6), 4), [0, 4])
+    np.testing.assert_array_equal(some.y, data.y[kept])
+    np.testing.assert_array_equal(some.z, data.z[:, kept])
+    np.testing.assert_array_equal(some.segments.counts, [4, 4])
+    beta = np.array([0.3, -0.2])
+    np.testing.assert_allclose(some.log_density(some.fixed(beta)), data.log_density(data.fixed(beta))[kept])

@@ -202,3 +202,14 @@ def test_a_parameter_that_ran_off_has_no_standard_error():
     assert fit.log_likelihood == pytest.approx(plain.log_likelihood, abs=1e-3)
     pd.testing.assert_frame_equal(fit.fixed_effects, plain.fixed_effects, rtol=1e-3)
     np.testing.assert_allclose(table.loc["sd(Intercept)"], plain.variance_components.iloc[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["poisson", "negative_binomial"])
+def test_first_steps_on_some_groups_change_nothing_of_the_end(kind, monkeypatch):
+    whole = build(kind).maximise()
+    monkeypatch.setattr("ebmeta.mixed.quadrature.FEW", 4)
+    engine = build(kind)
+    found = engine.maximise()
+    assert found.value == pytest.approx(whole.value, abs=1e-6)
+    assert engine.log_likelihood(found.at) == pytest.approx(on_a_grid(engine, found.at)[0], abs=1e-3)
+    assert len(engine.data.y) == len(engine.rows)

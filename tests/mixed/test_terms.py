@@ -62,3 +62,20 @@ def test_columns_that_terms_name():
     ):
         variables("x + z", DATA)
     assert some_names(pd.DataFrame(columns=range(20))) == "0, 1, 2, 3, 4, 5, 6, 7, ..."
+
+
+@pytest.mark.parametrize("text", ["1", "x", "1 + x", "n + x", "1 + x + n"])
+def test_plain_sums_are_those_of_formulae(text, monkeypatch):
+    found = Terms(text, DATA)
+    monkeypatch.setattr("ebmeta.mixed.terms._plain", lambda text, frame: None)
+    other = Terms(text, DATA)
+    assert (found.names, found.widths) == (other.names, other.widths)
+    for one, two in ((found.first(len(DATA)), other.first(len(DATA))), (found.new(DATA[:2]), other.new(DATA[:2]))):
+        np.testing.assert_allclose(one[0], two[0])
+        np.testing.assert_allclose(one[1], two[1])
+
+
+def test_sums_that_are_not_plain_are_left_to_formulae():
+    assert [Terms(text, DATA).plain for text in ("x + x", "kind", "0 + x", "x:n", "I(x)")] == [None] * 5
+    with pytest.raises(ValueError, match=r"term 'x': expected finite numbers, got inf in row 1"):
+        Terms("x", DATA.assign(x=np.where(np.arange(len(DATA)) == 1, np.inf, DATA["x"])))
