@@ -65,7 +65,7 @@ def nuts(name: str) -> dict[str, Any]:
     flat = {"w_loc": dist.Normal(0.0, WIDE), "fixed": dist.Normal(0.0, WIDE), "w_scale": dist.Uniform(0.0, WIDE)}
     rows = Rows(data["y"].to_numpy(), data["g"].to_numpy(), None, data[["x"]].to_numpy(), size)
     begin = time.process_time()
-    tree = hierarchical(rows, name, flat | FAMILIES[name].flat(), num_draws=1000, num_chains=4)
+    tree = hierarchical(rows, name, flat | FAMILIES[name].flat(), num_warmup=500, num_draws=500, num_chains=4)
     seconds = time.process_time() - begin
     drawn = tree["posterior"]
     names = {"Intercept": "w_loc", "x": "fixed", "sd(Intercept)": "w_scale"} | sites

@@ -67,6 +67,9 @@ def real_tasks(
     return TaskBatch.from_tasks(support_x, support_y, query_x, query_y)
 
 
+UNSIZED = ("bernoulli", "beta")  # whose rows have no sizes
+
+
 def number_tasks(likelihood, supports=(4, 2, 6, 3), queries=(6, 4, 7, 5), seed=0, sizes=True, **kwargs) -> TaskBatch:
     """Ragged tasks whose labels suit a likelihood, with trials or exposure where it takes any."""
     batch = real_tasks(supports, queries, seed=seed, **kwargs)
@@ -83,9 +86,11 @@ def number_tasks(likelihood, supports=(4, 2, 6, 3), queries=(6, 4, 7, 5), seed=0
             y = (y.abs() * size).round()
         elif likelihood in ("zero_inflated_poisson", "zero_inflated_negative_binomial"):
             y = (y.abs() * size).round() * (torch.rand(y.shape, generator=g) < 0.9)
+        elif likelihood == "beta":
+            y = (y / 2).sigmoid()
         elif likelihood in ("log_normal", "gamma"):
             y = (y / 2).exp()
-        parts |= {f"{side}_y": y * mask, f"{side}_size": size if sizes and likelihood != "bernoulli" else None}
+        parts |= {f"{side}_y": y * mask, f"{side}_size": size if sizes and likelihood not in UNSIZED else None}
     return replace(batch, **parts)
 
 

@@ -55,6 +55,7 @@ FAMILIES: dict[str, Family] = {
     "student_t": Family(lambda eta, n, rng: eta + 0.6 * rng.standard_t(5, len(eta)), {"noise": 0.6, "freedom": 5.0}),
     "log_normal": Family(lambda eta, n, rng: np.exp(eta + rng.normal(0, 0.8, len(eta))), {"sd": 0.8}, other=SD),
     "gamma": Family(lambda eta, n, rng: rng.gamma(1.5, np.exp(eta) / 1.5), {"shape": 1.5}),
+    "beta": Family(lambda eta, n, rng: rng.beta(4 * special.expit(eta), 4 * special.expit(-eta)), {"precision": 4.0}),
     "bernoulli": Family(lambda eta, n, rng: rng.binomial(1, special.expit(eta)).astype(float), {}),
     "binomial": Family(lambda eta, n, rng: rng.binomial(n.astype(int), special.expit(eta)).astype(float), {}, True),
     "poisson": Family(lambda eta, n, rng: rng.poisson(n * np.exp(eta)).astype(float), {}, True),

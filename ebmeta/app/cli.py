@@ -88,8 +88,8 @@ def train(
         output: folder of the model.
         validation: file of other classes or groups, for early stopping.
         tasks: how rows become tasks.
-        likelihood: with groups, what labels are: normal, normal_per_task, student_t, log_normal, gamma, bernoulli,
-            binomial, poisson, negative_binomial, zero_inflated_poisson or zero_inflated_negative_binomial.
+        likelihood: with groups, what labels are: normal, normal_per_task, student_t, log_normal, gamma, beta,
+            bernoulli, binomial, poisson, negative_binomial, zero_inflated_poisson or zero_inflated_negative_binomial.
         num_steps: refinement steps.
         beta: weight of the divergence from the prior.
         profile: training classes, or groups of them, whose probabilities join the features; from about 16 it pays.

@@ -10,12 +10,14 @@ from ebmeta.likelihood.inflated import ZeroInflatedNegativeBinomial, ZeroInflate
 from ebmeta.likelihood.positive import Gamma, LogNormal
 from ebmeta.likelihood.real import Normal, NormalPerTask, StudentT
 from ebmeta.likelihood.scalar import ScalarLikelihood
+from ebmeta.likelihood.shares import Beta
 from ebmeta.likelihood.softmax_integral import gaussian_softmax
 
 __all__ = [
     "LIKELIHOODS",
     "NEVER",
     "Bernoulli",
+    "Beta",
     "Binomial",
     "Categorical",
     "Gamma",

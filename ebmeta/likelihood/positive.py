@@ -70,7 +70,7 @@ class LogNormal(Normal):
 
     def distribution(self, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> TorchDistributionMixin:
         loc = self.center + self.unit * eta.squeeze(-1).double()
-        return dist.LogNormal(loc, self.unit * self.noise(given), validate_args=False)
+        return _LogNormal(loc, self.unit * self.noise(given), validate_args=False)
 
     def log_prob(self, y: Tensor, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> Tensor:
         return self._log_prob(y, eta, self.noise(given).square())
@@ -194,7 +194,13 @@ class Gamma(Exact, ScalarLikelihood):
         return total * (gap - ratio), total * (ratio - 1), -total * ratio
 
 
-class _Gamma(dist.Gamma):  # type: ignore[misc]  # Pyro ships no types
+class _LogNormal(dist.LogNormal):  # type: ignore[misc]  # Pyro ships no types
+    def log_prob(self, value: Tensor) -> Tensor:
+        out: Tensor = super().log_prob(value.double().clamp(min=TINY))
+        return out
+
+
+class _Gamma(dist.Gamma):  # type: ignore[misc]
     def log_prob(self, value: Tensor) -> Tensor:
         log_y, shape = value.double().clamp(min=TINY).log(), self.concentration
         out: Tensor = log_poisson(shape, self.rate.log() + log_y) + shape.log() - log_y

@@ -15,6 +15,7 @@ $\beta$                   `fixed`               coefficients that all tasks shar
 $\theta$: $\sigma$        `noise`               scale of the noise                        half-normal of scale 2.5
 $\theta$: $\nu$           `freedom`             degrees of freedom of Student-t noise     Gamma(2, rate 0.1)
 $\theta$: $\pi$           `inflation`           probability of a 0 beyond the count       Beta(1, 1)
+$\theta$: $\phi$          `precision`           of shares                                 Gamma(2, rate 0.1)
 $\theta$: $r$, $k$        `shape`               that of a negative binomial or a gamma    Gamma(2, rate 0.1)
 ========================  ====================  ========================================  ==========================
 

@@ -7,6 +7,7 @@ name                      $y$ given $\eta$ and the size $n$ of its row          
 `"student_t"`             the same with $\varepsilon \sim t_\nu$                            and `freedom` $\nu$
 `"log_normal"`            $\log y$ as of `"normal"`                                          `noise` $\sigma$
 `"gamma"`                 mean $\mu = e^{a + \eta}$, variance $\mu^2 / (n k)$              `shape` $k$
+`"beta"`                  share of mean $\mu = 1 / (1 + e^{-\eta})$, $\mu (1 - \mu) / (1 + \phi)$  `precision` $\phi$
 `"bernoulli"`             1 with probability $1 / (1 + e^{-\eta})$                          none
 `"binomial"`              successes among $n$ trials of that probability                    none
 `"poisson"`               count of mean $n e^\eta$                                          none
@@ -78,6 +79,13 @@ def _gamma(eta: Any, size: Any, *, shape: Any, center: Any = 0.0) -> Any:
     return dist.Gamma(shape * size, shape * size * jnp.exp(-center - eta[..., 0]))
 
 
+def _beta(eta: Any, size: Any, *, precision: Any) -> Any:
+    import jax
+    import numpyro.distributions as dist
+
+    return dist.Beta(precision * jax.nn.sigmoid(eta[..., 0]), precision * jax.nn.sigmoid(-eta[..., 0]))
+
+
 def _bernoulli(eta: Any, size: Any) -> Any:
     import numpyro.distributions as dist
 
@@ -145,6 +153,12 @@ def _shape() -> dict[str, Any]:
     return {"shape": dist.Gamma(2.0, 0.1)}
 
 
+def _precision() -> dict[str, Any]:
+    import numpyro.distributions as dist
+
+    return {"precision": dist.Gamma(2.0, 0.1)}
+
+
 def _inflation() -> dict[str, Any]:
     import numpyro.distributions as dist
 
@@ -161,6 +175,7 @@ LIKELIHOODS: dict[str, NumpyroLikelihood] = {
     "student_t": NumpyroLikelihood(_student_t, _noise_and_freedom),
     "log_normal": NumpyroLikelihood(_log_normal, _noise),
     "gamma": NumpyroLikelihood(_gamma, _shape),
+    "beta": NumpyroLikelihood(_beta, _precision),
     "bernoulli": NumpyroLikelihood(_bernoulli),
     "binomial": NumpyroLikelihood(_binomial),
     "poisson": NumpyroLikelihood(_poisson),

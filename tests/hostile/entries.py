@@ -17,6 +17,7 @@ import ebmeta
 from ebmeta import diagnostics, plots, reference
 from ebmeta.diagnostics import check, predictions, verdicts
 from ebmeta.likelihood import (
+    Beta,
     Gamma,
     LogNormal,
     NegativeBinomial,
@@ -272,6 +273,7 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
         "likelihood.Normal": (Normal, {"noise": 0.5, "known": True}),
         "likelihood.NormalPerTask": (NormalPerTask, {"noise": 0.5, "ratio": 0.25}),
         "likelihood.StudentT": (StudentT, {"noise": 0.5, "freedom": 4.0}),
+        "likelihood.Beta": (Beta, {"precision": 5.0}),
         "likelihood.LogNormal": (LogNormal, {"noise": 0.5}),
         "likelihood.Gamma": (Gamma, {"shape": 2.0}),
         "likelihood.ZeroInflatedPoisson": (ZeroInflatedPoisson, {"inflation": 0.2}),

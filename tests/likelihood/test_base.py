@@ -50,6 +50,7 @@ CAPABILITIES = {
     "student_t": (False, False, True, True),
     "log_normal": (False, False, True, True),
     "gamma": (False, False, True, False),
+    "beta": (False, False, True, False),
     "zero_inflated_poisson": (False, True, True, False),
     "zero_inflated_negative_binomial": (False, True, True, False),
     "bernoulli": (False, True, True, False),

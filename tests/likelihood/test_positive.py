@@ -96,5 +96,8 @@ def test_padding_may_be_0_and_labels_may_not(likelihood):
     likelihood.check("y", y, mask, None)
     g, h = likelihood.gradients(y, torch.zeros(1, 2, 1), torch.ones(1, 2, 1), WAYS)
     assert bool(g.isfinite().all() and h.isfinite().all())
+    eta = torch.zeros(1, 2, 1, requires_grad=True)
+    kept = torch.where(mask, likelihood.distribution(eta, WAYS).log_prob(y), 0.0).sum()
+    assert bool(torch.autograd.grad(kept, eta)[0].isfinite().all())
     with pytest.raises(ValueError, match=f"y: expected numbers above 0 for a {likelihood.name} likelihood, got 0 at"):
         likelihood.check("y", y, ~mask, None)

@@ -13,6 +13,7 @@ import ebmeta
 from ebmeta.likelihood import (
     LIKELIHOODS,
     Bernoulli,
+    Beta,
     Binomial,
     Gamma,
     Given,
@@ -66,6 +67,12 @@ CASES = {
         [0.3, 2.0, 30.0],
         [1.0, 4.0, 2.0],
         lambda eta, n: stats.gamma(1.5 * n, scale=np.exp(0.7 + eta) / (1.5 * n)),
+    ),
+    "beta": (
+        lambda: moved(Beta(4.0)),
+        [0.3, 0.02, 0.999],
+        None,
+        lambda eta, n: stats.beta(4 / (1 + np.exp(-eta)), 4 / (1 + np.exp(eta))),
     ),
     "bernoulli": (
         lambda: moved(Bernoulli()),
@@ -266,6 +273,13 @@ def test_the_importance_bound_closes_the_gap_of_the_evidence():
         ("binomial", 1.0, 2.5, "support_y: expected whole numbers of trials, got 2.5 of 2.5 at task 0, row 1"),
         ("zero_inflated_poisson", 0.5, None, "support_y: expected counts 0, 1, 2, ..., got 0.5 at task 0, row 1"),
         ("zero_inflated_negative_binomial", -1.0, None, "support_y: expected counts 0, 1, 2, ..., got -1 at task 0"),
+        (
+            "beta",
+            0.0,
+            None,
+            "support_y: expected shares between 0 and 1, neither of them, for a beta likelihood, got 0 at",
+        ),
+        ("beta", 0.5, 2.0, "support_y: expected shares without sizes .successes of trials want 'binomial'., got sizes"),
         ("bernoulli", 2.0, None, "support_y: expected 0 or 1, got 2 at task 0, row 1"),
         ("bernoulli", 1.0, 2.0, "support_y: expected rows of one trial each .use 'binomial' for more., got sizes"),
         ("poisson", 1.0, 0.0, "support_size: expected numbers above 0, got 0 at task 0, row 1"),
@@ -283,7 +297,8 @@ def test_the_importance_bound_closes_the_gap_of_the_evidence():
 def test_impossible_labels_are_refused(name, y, size, message):
     x = torch.zeros(1, 2, 1)
     sizes = None if size is None else torch.tensor([[1.0, size]])
-    batch = ebmeta.TaskBatch(x, torch.tensor([[1.0, y]]), x, support_size=sizes)
+    first = 0.5 if name == "beta" else 1.0
+    batch = ebmeta.TaskBatch(x, torch.tensor([[first, y]]), x, support_size=sizes)
     with pytest.raises(ValueError, match=message):
         ebmeta.EmpiricalBayes.regressor(1, name).posterior(batch)
 
@@ -298,6 +313,7 @@ def test_impossible_labels_are_refused(name, y, size, message):
         (lambda: Gamma(-1.0), "shape: expected a finite number above 0, got -1.0"),
         (lambda: ZeroInflatedPoisson(0.0), "inflation: expected a number between 0 and 1, got 0.0"),
         (lambda: ZeroInflatedNegativeBinomial(0.5, 0.0), "shape: expected a finite number above 0, got 0.0"),
+        (lambda: Beta(0.0), "precision: expected a finite number above 0, got 0.0"),
         (lambda: NegativeBinomial(0.0), "shape: expected a finite number above 0, got 0.0"),
     ],
 )

@@ -68,6 +68,8 @@ def test_cbpp_is_as_lme4_publishes_it(shared_data):
         ("up ~ 1 + (1 | g)", {"likelihood": "bernoulli", "size": "one"}, "labels: expected rows of one trial each"),
         ("up ~ 1 + (1 | g)", {"likelihood": "gamma"}, "labels: expected numbers above 0 for a gamma likelihood, got 0"),
         ("up ~ 1 + (1 | g)", {"likelihood": "log_normal"}, "labels: expected numbers above 0 for a log_normal"),
+        ("up ~ 1 + (1 | g)", {"likelihood": "beta"}, "labels: expected shares between 0 and 1, neither of them"),
+        ("y ~ 1 + (1 | g)", {"likelihood": "zero_inflated_poisson"}, "labels: expected counts 0, 1, 2, ..., got"),
         ("one ~ 1 + (1 | g)", {"likelihood": "gamma"}, "labels: expected some that differ, got 1 in the first of"),
         ("y ~ 1 + (1 | g)", {"likelihood": "poisson"}, "labels: expected counts 0, 1, 2, ..., got"),
         (3, {}, "formula: expected a text, got 3"),

@@ -55,6 +55,12 @@ from ebmeta.reference.likelihoods import learned_parameters
             2,
             lambda e, n: np.log(0.7 * stats.nbinom.pmf(2, 1.5, 1.5 / (1.5 + n * np.exp(e)))),
         ),
+        (
+            "beta",
+            {"precision": 4.0},
+            0.3,
+            lambda e, n: stats.beta.logpdf(0.3, 4 / (1 + np.exp(-e)), 4 / (1 + np.exp(e))),
+        ),
         ("bernoulli", {}, 1, lambda e, n: stats.bernoulli.logpmf(1, 1 / (1 + np.exp(-e)))),
         ("binomial", {}, 2, lambda e, n: stats.binom.logpmf(2, n, 1 / (1 + np.exp(-e)))),
         ("poisson", {}, 2, lambda e, n: stats.poisson.logpmf(2, n * np.exp(e))),

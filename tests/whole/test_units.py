@@ -68,6 +68,9 @@ def data(likelihood: str) -> Data:
         y = rng.binomial(size.astype(int), 1 / (1 + np.exp(-eta))).astype(float)
     elif likelihood in LOCATED:
         y = eta + 0.9 * np.exp(0.5 * rng.normal(size=GROUPS + 1))[groups] * rng.standard_t(5, len(x)) / np.sqrt(size)
+    elif likelihood == "beta":
+        chance = 1 / (1 + np.exp(-eta))
+        y, size = rng.beta(8 * chance, 8 * (1 - chance)), None
     elif likelihood in POSITIVE:
         y = np.exp(eta) * rng.gamma(0.3 * size, 1 / (0.3 * size))
     else:
@@ -156,8 +159,8 @@ def test_units_and_origins_of_features_and_covariates_change_nothing(fitted, cha
 @pytest.mark.parametrize("change", LABELS)
 def test_unit_and_origin_of_labels_enter_the_evidence_by_the_jacobian_alone(fitted, change):
     old, model, reached, expected = fitted
-    if model.likelihood.discrete:
-        return  # counts have no unit
+    if model.likelihood.discrete or model.likelihood.name == "beta":
+        return  # counts and shares have no unit
     y, unit, shift = moved(old.y, change[0], 0.0 if model.likelihood.name in POSITIVE else change[1])
     new = replace(old, y=y)
     other, jacobian = in_new_units(model, new), GROUPS * ROWS * np.log(unit)
