@@ -95,7 +95,8 @@ def train(
         profile: training classes, or groups of them, whose probabilities join the features; from about 16 it pays.
         num_iterations: optimiser steps.
         batch_size: tasks per step.
-        objective: what training minimises.
+        objective: what training minimises. The evidence of groups, without refinement steps, validation or a
+            checkpoint, is taken to its maximum by `ebmeta.fit_evidence`.
         learning_rate: peak learning rate.
         seed: seed of tasks, weights and draws.
         device: auto, cpu or cuda.
@@ -105,7 +106,7 @@ def train(
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
     from ebmeta.app.sources import sampler
-    from ebmeta.app.train_files import model_for, outcome
+    from ebmeta.app.train_files import at_maximum, model_for, outcome
     from ebmeta.model.storage import model_files, save
     from ebmeta.training.loop import fit
 
@@ -123,21 +124,25 @@ def train(
     options = {"seed": seed, "num_steps": num_steps, "beta": beta}
     model = model_for(data, source, likelihood, profile, options)
     output.mkdir(parents=True, exist_ok=True)
-    run = fit(
-        model,
-        source,
-        num_iterations,
-        batch_size,
-        validation=held_out,
-        objective=objective,
-        learning_rate=learning_rate,
-        seed=seed,
-        device=device,
-        checkpoint=checkpoint,
-        progress=progress,
-    )
+    alone = held_out is None and checkpoint is None and not model.num_steps
+    if objective == "evidence" and tasks.groups is not None and alone:
+        result, line = at_maximum(model, source, num_iterations, seed, output)
+    else:
+        run = fit(
+            model,
+            source,
+            num_iterations,
+            batch_size,
+            validation=held_out,
+            objective=objective,
+            learning_rate=learning_rate,
+            seed=seed,
+            device=device,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+        result, line = outcome(run, output)
     save(model, output, encoder, overwrite=overwrite)
-    result, line = outcome(run, output)
     print(line)
     finish(result, json, overwrite)
 

@@ -8,9 +8,10 @@ from typing import Any
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.episodes import EpisodeSampler
 from ebmeta.tasks.groups import GroupSampler
+from ebmeta.training.evidence_fit import fit_evidence
 from ebmeta.training.loop import FitResult
 
-__all__ = ["model_for", "outcome"]
+__all__ = ["at_maximum", "model_for", "outcome"]
 
 
 def model_for(
@@ -63,3 +64,31 @@ def outcome(run: FitResult, output: Path) -> tuple[dict[str, Any], str]:
         f"{output}: {name} NLL {path[0]:.3f} -> {path[-1]:.3f} over refinement (nats per query), {chosen} after "
         f"{run.best_iteration} iterations, {run.seconds:.0f} s" + "".join(f"; {note}" for note in run.notes)
     )
+
+
+def at_maximum(
+    model: EmpiricalBayes, source: EpisodeSampler | GroupSampler, num_iterations: int, seed: int, output: Path
+) -> tuple[dict[str, Any], str]:
+    """Take a model without refinement to the maximum of the evidence of all groups, and return what came of it.
+
+    Args:
+        model: the model, changed in place.
+        source: the groups.
+        num_iterations: of the optimiser, at most.
+        seed: of the draws, for labels that are not normal.
+        output: folder of the model.
+
+    Raises:
+        ValueError: as for `ebmeta.fit_evidence`.
+    """
+    assert isinstance(source, GroupSampler)  # for the type checker: rows with a column of groups
+    found = fit_evidence(model, source, boundary=False, max_iterations=num_iterations, seed=seed)
+    result: dict[str, Any] = {
+        "model": str(output),
+        "log_evidence": round(found.log_evidence, 6),
+        "converged": found.converged,
+        "notes": list(found.notes),
+    }
+    where = "at the maximum" if found.converged else "not at the maximum"
+    notes = "".join(f"; {note}" for note in found.notes)
+    return result, f"{output}: log evidence {found.log_evidence:.3f} of {source.num_groups} groups, {where}{notes}"

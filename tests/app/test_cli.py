@@ -282,3 +282,25 @@ def test_diagnose_writes_page_and_numbers(files, tmp_path, capsys):
     command = ("diagnose", files / "model", files / "new.csv", "--output")
     assert "expected a file of type .html" in refused(capsys, *command, tmp_path / "page.pdf")
     assert "expected an existing folder" in refused(capsys, *command, tmp_path / "nowhere" / "page.html")
+
+
+@pytest.mark.filterwarnings("default:fit_evidence. not converged")
+def test_evidence_of_groups_is_taken_to_its_maximum(tmp_path, capsys):
+    """A slope of 10 per day is found, however few steps a command allows."""
+    rng, person = np.random.default_rng(0), np.repeat(np.arange(18), 10)
+    days = np.tile(np.arange(10.0), 18)
+    own = rng.normal(size=(18, 2)) * [25, 6]
+    label = 250 + 10 * days + own[person, 0] + own[person, 1] * days + rng.normal(0, 25, 180)
+    rows = pd.DataFrame({"days": days, "person": person, "reaction": label})
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    columns = ["--groups", "person", "--label", "reaction", "--objective", "evidence", "--num-steps", "0"]
+    command = ["train", tmp_path / "rows.csv", *columns, "--output", tmp_path / "model", "--num-iterations"]
+    assert run(*command, "300") == 0
+    fit = ebmeta.mixed_model("reaction ~ days + (days | person)", rows)
+    said = f"log evidence {fit.log_likelihood:.1f}"
+    assert said in capsys.readouterr().out
+    model = ebmeta.load(tmp_path / "model")
+    loc, _ = ebmeta.in_units(model, model.prior(1, 1))
+    np.testing.assert_allclose(loc.detach().flatten(), fit.fixed_effects["estimate"].iloc[::-1], rtol=1e-3)
+    assert run(*command, "1") == 0
+    assert "not at the maximum; not converged after max_iterations=1" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import xarray as xr
 from builders import classifier
 
 import ebmeta
-from ebmeta.app.train_files import model_for, outcome
+from ebmeta.app.train_files import at_maximum, model_for, outcome
 
 RNG = np.random.default_rng(0)
 X, CODE = RNG.normal(size=(24, 3)), np.repeat(np.arange(4), 6)
@@ -52,3 +52,17 @@ def test_a_run_with_validation_is_told_by_its_best():
     result, line = outcome(run(validation_nll=score), Path("out"))
     assert result["validation_nll"] == [0.8, 0.7]
     assert line.startswith("out: validation NLL 0.800 -> 0.700 over refinement (nats per query), best after 60 iterat")
+
+
+def test_a_model_of_groups_ends_at_the_maximum():
+    label = X[:, 0] + np.array([0.0, 2.0, 4.0, 6.0])[CODE] + RNG.normal(size=24)
+    model, tasks = ebmeta.EmpiricalBayes.regressor(3, num_steps=0), ebmeta.GroupSampler(X, label, CODE, n_support=2)
+    result, line = at_maximum(model, tasks, 2000, 0, Path("out"))
+    again = ebmeta.fit_evidence(ebmeta.EmpiricalBayes.regressor(3, num_steps=0), tasks, boundary=False)
+    assert result == {
+        "model": "out",
+        "log_evidence": round(again.log_evidence, 6),
+        "converged": again.converged,
+        "notes": list(again.notes),
+    }
+    assert line.startswith(f"out: log evidence {again.log_evidence:.3f} of 4 groups, at the maximum")
