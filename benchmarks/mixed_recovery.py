@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from tqdm import tqdm
 
 import ebmeta
@@ -23,7 +24,7 @@ from lib.mixed_families import COMMON, FAMILIES, FORMULA, simulate, truth
 
 NAME = "mixed_recovery.json"
 SEEDS, DRAWS = 20, 512
-WIDE = 100.0  # a standard deviation that stands for a flat density
+WIDE = 20.0  # a standard deviation that stands for a flat density
 
 
 def table_of(fit: ebmeta.mixed.MixedModel) -> pd.DataFrame:
@@ -55,6 +56,13 @@ def fits(name: str) -> dict[str, Any]:
     }
 
 
+def site_of(drawn: xr.DataTree, name: str) -> np.ndarray:
+    """Return the draws of a site, or of one entry of it by its number after a point."""
+    site, _, place = name.partition(".")
+    values = drawn[site].to_numpy()
+    return values[..., int(place)].ravel() if place else values.ravel()
+
+
 def nuts(name: str) -> dict[str, Any]:
     """Return how far posterior means and standard deviations of `propagate` are from those of NUTS."""
     import numpyro.distributions as dist
@@ -62,7 +70,7 @@ def nuts(name: str) -> dict[str, Any]:
     data, options = simulate(name, 0)
     size = data["n"].to_numpy() if "size" in options else None
     sites = FAMILIES[name].sites
-    flat = {"w_loc": dist.Normal(0.0, WIDE), "fixed": dist.Normal(0.0, WIDE), "w_scale": dist.Uniform(0.0, WIDE)}
+    flat = {"w_loc": dist.Normal(0.0, WIDE), "fixed": dist.Normal(0.0, WIDE), "w_scale": dist.HalfNormal(WIDE)}
     rows = Rows(data["y"].to_numpy(), data["g"].to_numpy(), None, data[["x"]].to_numpy(), size)
     begin = time.process_time()
     tree = hierarchical(rows, name, flat | FAMILIES[name].flat(), num_warmup=500, num_draws=500, num_chains=4)
@@ -70,7 +78,7 @@ def nuts(name: str) -> dict[str, Any]:
     drawn = tree["posterior"]
     names = {"Intercept": "w_loc", "x": "fixed", "sd(Intercept)": "w_scale"} | sites
     found = table_of(ebmeta.mixed_model(FORMULA, data, name, **options).propagate(DRAWS)).loc[list(names)]
-    values = {ours: drawn[theirs].to_numpy().reshape(-1) for ours, theirs in names.items()}
+    values = {ours: site_of(drawn, theirs) for ours, theirs in names.items()}
     mean, sd = (np.array([f(v) for v in values.values()]) for f in (np.mean, np.std))
     far, wide = (found["estimate"] - mean) / sd, found["std_error"] / sd
     return {

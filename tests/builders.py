@@ -67,7 +67,7 @@ def real_tasks(
     return TaskBatch.from_tasks(support_x, support_y, query_x, query_y)
 
 
-UNSIZED = ("bernoulli", "beta")  # whose rows have no sizes
+UNSIZED = ("bernoulli", "beta", "ordinal")  # whose rows have no sizes
 
 
 def number_tasks(likelihood, supports=(4, 2, 6, 3), queries=(6, 4, 7, 5), seed=0, sizes=True, **kwargs) -> TaskBatch:
@@ -86,6 +86,8 @@ def number_tasks(likelihood, supports=(4, 2, 6, 3), queries=(6, 4, 7, 5), seed=0
             y = (y.abs() * size).round()
         elif likelihood in ("zero_inflated_poisson", "zero_inflated_negative_binomial"):
             y = (y.abs() * size).round() * (torch.rand(y.shape, generator=g) < 0.9)
+        elif likelihood == "ordinal":
+            y = (y > 0).to(y.dtype) + (y > 1)
         elif likelihood == "beta":
             y = (y / 2).sigmoid()
         elif likelihood in ("log_normal", "gamma"):

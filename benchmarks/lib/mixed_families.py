@@ -16,7 +16,7 @@ __all__ = ["COMMON", "FAMILIES", "FORMULA", "Family", "simulate", "truth"]
 
 Array = NDArray[np.float64]
 COMMON, SPREAD = {"Intercept": 0.5, "x": 0.4}, 0.6
-WIDE = 10.0  # standard deviation of a logarithm of which next to nothing is known
+WIDE = 3.0  # standard deviation of a logarithm of which next to nothing is known
 FORMULA = "y ~ x + (1 | g)"
 
 
@@ -45,6 +45,11 @@ class Family:
         """Return nearly flat densities of the logarithms or log odds of the parameters of the likelihood, for NUTS."""
         import numpyro.distributions as dist
 
+        if "thresholds.0" in self.sites.values():
+            number = len(self.learned)
+            gaps = dist.LogNormal(0.0, WIDE).expand([number]).to_event(1)
+            ordered = dist.transforms.LowerCholeskyAffine(np.zeros(number), np.tril(np.ones((number, number))))
+            return {"thresholds": dist.TransformedDistribution(gaps, ordered)}
         chance = dist.Beta(1 / WIDE**2, 1 / WIDE**2)  # flat in log odds
         return {s: chance if s == "inflation" else dist.LogNormal(0.0, WIDE) for s in self.sites.values()}
 
@@ -56,6 +61,11 @@ FAMILIES: dict[str, Family] = {
     "log_normal": Family(lambda eta, n, rng: np.exp(eta + rng.normal(0, 0.8, len(eta))), {"sd": 0.8}, other=SD),
     "gamma": Family(lambda eta, n, rng: rng.gamma(1.5, np.exp(eta) / 1.5), {"shape": 1.5}),
     "beta": Family(lambda eta, n, rng: rng.beta(4 * special.expit(eta), 4 * special.expit(-eta)), {"precision": 4.0}),
+    "ordinal": Family(
+        lambda eta, n, rng: (eta + rng.logistic(size=len(eta)) > np.array([[0.0], [0.8], [2.0]])).sum(0).astype(float),
+        {"threshold(1|2)": 0.8, "threshold(2|3)": 2.0},
+        other={"threshold(1|2)": "thresholds.0", "threshold(2|3)": "thresholds.1"},
+    ),
     "bernoulli": Family(lambda eta, n, rng: rng.binomial(1, special.expit(eta)).astype(float), {}),
     "binomial": Family(lambda eta, n, rng: rng.binomial(n.astype(int), special.expit(eta)).astype(float), {}, True),
     "poisson": Family(lambda eta, n, rng: rng.poisson(n * np.exp(eta)).astype(float), {}, True),

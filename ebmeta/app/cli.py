@@ -88,7 +88,7 @@ def train(
         output: folder of the model.
         validation: file of other classes or groups, for early stopping.
         tasks: how rows become tasks.
-        likelihood: with groups, what labels are: normal, normal_per_task, student_t, log_normal, gamma, beta,
+        likelihood: with groups, what labels are: normal, normal_per_task, student_t, log_normal, gamma, beta, ordinal,
             bernoulli, binomial, poisson, negative_binomial, zero_inflated_poisson or zero_inflated_negative_binomial.
         num_steps: refinement steps.
         beta: weight of the divergence from the prior.

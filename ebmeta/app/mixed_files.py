@@ -41,8 +41,8 @@ def mixed(
             group_effects.csv, residuals.csv and, with --predict, predictions.csv; figures as PNG files; and the fit
             itself in model/, which `ebmeta.load` reads.
         predict: file of new rows of old or new groups; labels in it say something of new groups, and may be empty.
-        likelihood: what labels are: normal, student_t, log_normal, gamma, beta, bernoulli, binomial,
-            poisson, negative_binomial, zero_inflated_poisson or zero_inflated_negative_binomial.
+        likelihood: what labels are: normal, student_t, log_normal, gamma, beta, ordinal, bernoulli,
+            binomial, poisson, negative_binomial, zero_inflated_poisson or zero_inflated_negative_binomial.
         size: column of trials or exposure.
         offset: column of a known part of the linear predictor.
         weights: column of how much each row counts.

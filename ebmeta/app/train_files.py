@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
 
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.episodes import EpisodeSampler
@@ -35,6 +37,8 @@ def model_for(
     if source.groups is None:
         return EmpiricalBayes.classifier(source.X.shape[1], profile=profile, **given)
     covariates = 0 if source.encoder is None else len(source.encoder.group_names)
+    if likelihood == "ordinal":
+        given["num_categories"] = max(int(np.max(cast(GroupSampler, source).y)) + 1, 2)
     return EmpiricalBayes.regressor(source.X.shape[1], likelihood or "normal", num_covariates=covariates, **given)
 
 

@@ -7,6 +7,7 @@ from ebmeta.likelihood.base import Given, Likelihood, named
 from ebmeta.likelihood.categorical import NEVER, Categorical
 from ebmeta.likelihood.counts import Bernoulli, Binomial, NegativeBinomial, Poisson
 from ebmeta.likelihood.inflated import ZeroInflatedNegativeBinomial, ZeroInflatedPoisson
+from ebmeta.likelihood.ordinal import Ordinal
 from ebmeta.likelihood.positive import Gamma, LogNormal
 from ebmeta.likelihood.real import Normal, NormalPerTask, StudentT
 from ebmeta.likelihood.scalar import ScalarLikelihood
@@ -27,6 +28,7 @@ __all__ = [
     "NegativeBinomial",
     "Normal",
     "NormalPerTask",
+    "Ordinal",
     "Poisson",
     "ScalarLikelihood",
     "StudentT",

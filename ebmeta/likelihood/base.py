@@ -64,6 +64,12 @@ class Likelihood(nn.Module):
     #: True where there is a `cdf`, which quantiles and intervals need.
     has_cdf: ClassVar[bool] = False
 
+    #: True where an intercept stands for a parameter of the likelihood, so that the linear predictor has to have one.
+    anchored: ClassVar[bool] = False
+
+    #: Number of labels, which are then 0, 1, ...; None where there is no end of them.
+    num_labels: int | None = None
+
     #: True where sizes are inverse variances of the labels, so that no noise is left to learn.
     known: bool = False
 
@@ -76,14 +82,23 @@ class Likelihood(nn.Module):
         self.register_buffer("center", torch.zeros((), dtype=torch.float64), persistent=False)
         self.register_buffer("unit", torch.ones((), dtype=torch.float64), persistent=False)
 
+    @classmethod
+    def of(cls, y: Array) -> Likelihood:
+        """Return a likelihood with as many parameters as labels of shape `(N,)` ask for."""
+        return cls()
+
     @property
     def log_sigma(self) -> nn.Parameter | None:
         r"""$\log \sigma$ of the noise of real labels, in units of the linear predictor; None where there is none."""
         return None
 
     def learned(self) -> dict[str, Tensor]:
-        """Return the learned parameters, if any, by the names of the formulas."""
+        """Return the learned parameters, if any, by the names of the formulas: scalars, or vectors of any length."""
         return {}
+
+    def numbers(self) -> dict[str, float]:
+        """Return the learned parameters one by one, by names for a reader."""
+        return {name: float(value.detach()) for name, value in self.learned().items()}
 
     def dispersion(self, given: Given | None = None) -> Tensor | float:
         r"""Return $\varphi$, a scalar or of a shape that broadcasts with `(T, Q, C)`."""

@@ -46,7 +46,8 @@ def as_model(engine: Engine, at: Array, likelihood: str, common: list[str]) -> E
     """
     factor, rows, estimate = engine.factors[0], engine.rows, engine.estimate(at)
     names, x = feature_names(common, factor), features_of(rows, common, factor)
-    model = EmpiricalBayes.regressor(len(names), likelihood, num_steps=0).double()
+    number = engine.likelihood(at).num_labels or 3  # which other likelihoods do not read
+    model = EmpiricalBayes.regressor(len(names), likelihood, num_steps=0, num_categories=number).double()
     places = [names.index(t) if t != INTERCEPT else len(names) for t in factor.terms]
     loc, spread = np.zeros(len(names) + 1), np.zeros((len(names) + 1, len(names) + 1))
     for name, value in zip(common, estimate.beta, strict=True):

@@ -81,7 +81,8 @@ class Design:
                 raise ValueError(
                     f"formula: expected terms on the left of the bar, as in (1 | g), got ({bar.terms} | ...)"
                 )
-        labels, trials = response_of(self.formula.response, used)
+        self.levels = _levels_of(self.formula.response, used)
+        labels, trials = self._response(used)
         if trials is not None and given.size is not None:
             raise ValueError(f"size: expected none next to {self.formula.response!r}, which gives the trials")
         self.labels: dict[tuple[str, ...], NDArray[np.object_]] = {}
@@ -135,10 +136,23 @@ class Design:
         if set(self.response_columns) <= set(used.columns):
             known = ~used[self.response_columns].isna().any(axis=1).to_numpy()
             if known.any():
-                labels[known], some = response_of(self.formula.response, used[known])
+                labels[known], some = self._response(used[known])
                 if trials is not None and some is not None:
                     trials[known] = some
         return self._rows(used, extra[whole], labels, trials, new=True), whole
+
+    def _response(self, used: pd.DataFrame) -> tuple[Array, Array | None]:
+        """Return labels, those that are ordered categories by their numbers, and trials where the response has some."""
+        if self.levels is None:
+            return response_of(self.formula.response, used)
+        column = used[self.formula.response]
+        codes = pd.Index(self.levels).get_indexer(pd.Index(column.to_numpy()))
+        if (codes < 0).any():
+            raise ValueError(
+                f"labels: expected categories among {', '.join(str(level) for level in self.levels)}, as in the "
+                f"training rows, got {column.to_numpy()[int(np.argmin(codes))]!r}"
+            )
+        return codes.astype(np.float64), None
 
     def _rows(self, used: pd.DataFrame, extra: pd.DataFrame, labels: Array, trials: Array | None, new: bool) -> Rows:
         x, offset = self.common.new(used) if new else self.common.first(len(used))
@@ -185,6 +199,12 @@ def rows_of(name: str, data: Any) -> pd.DataFrame:
     if not len(frame):
         raise ValueError(f"{name}: expected at least one row, got none")
     return frame.reset_index(drop=True)
+
+
+def _levels_of(response: str, used: pd.DataFrame) -> list[Any] | None:
+    """Return the categories of a response that is a column of ordered ones; None elsewhere."""
+    kind = used.dtypes.get(response)
+    return kind.categories.tolist() if isinstance(kind, pd.CategoricalDtype) and kind.ordered else None
 
 
 def _columns_of(formula: Formula, frame: pd.DataFrame) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ebmeta.foundation.checks import checked, found
-from ebmeta.likelihood import LIKELIHOODS
+from ebmeta.likelihood import LIKELIHOODS, Likelihood
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.crossed import CrossedEngine
 from ebmeta.mixed.design import Design, Extras
@@ -20,6 +20,7 @@ from ebmeta.mixed.rows import Grouping, Rows
 
 __all__ = ["engine_of", "mixed_model"]
 
+SPANNED = 1e-6  # of a row: less is left of an intercept that other terms give
 #: Likelihoods of one number a row, with parameters that all groups share.
 FAMILIES = tuple(name for name, kind in LIKELIHOODS.items() if not (kind.categorical or kind.has_level))
 
@@ -96,18 +97,23 @@ def engine_of(design: Design, likelihood: str, reml: bool, hyperprior: bool) -> 
         ValueError: if labels or groups do not fit the likelihood.
     """
     rows = design.rows
-    _check_labels(likelihood, rows)
+    if design.levels is not None and likelihood != "ordinal":
+        raise ValueError(
+            f"labels: expected numbers for a {likelihood} likelihood, got the ordered categories "
+            f"{', '.join(str(level) for level in design.levels)} (likelihood='ordinal' takes these)"
+        )
+    family = LIKELIHOODS[likelihood].of(rows.y)
+    _check_labels(family, rows)
     factors = [
         _factor(name, *design.terms_of(name), grouping)
         for name, grouping in zip(design.factors, rows.groupings, strict=True)
     ]
-    return _engine(likelihood, rows, factors, design.common.names, reml, hyperprior)
+    return _engine(family, rows, factors, design.common.names, reml, hyperprior)
 
 
 def _engine(
-    likelihood: str, rows: Rows, factors: list[Factor], names: list[str], reml: bool, hyperprior: bool
+    family: Likelihood, rows: Rows, factors: list[Factor], names: list[str], reml: bool, hyperprior: bool
 ) -> Engine:
-    family = LIKELIHOODS[likelihood]()
     if family.conjugate:
         kind = NormalEngine if len(factors) == 1 else CrossedEngine
         return kind(rows, factors, names, reml, hyperprior, family)
@@ -117,30 +123,37 @@ def _engine(
             f"{', '.join(f.name for f in factors)}"
         )
     if reml:
-        raise ValueError(f"reml: expected False for labels that are not normal, got True for {likelihood!r}")
+        raise ValueError(f"reml: expected False for labels that are not normal, got True for {family.name!r}")
     sizes = np.ones(len(rows)) if rows.size is None else rows.size
     if np.bincount(rows.groupings[0].codes).max() == 1 and family.alone(sizes):
         raise ValueError(
             f"groups: expected some of {factors[0].name!r} with several rows, got one row in each of {len(rows)}: the "
-            f"spread of groups cannot be told from what a {likelihood} label varies by itself"
+            f"spread of groups cannot be told from what a {family.name} label varies by itself"
         )
     return QuadratureEngine(rows, factors, names, family, hyperprior)
 
 
-def _check_labels(likelihood: str, rows: Rows) -> None:
-    """Raise `ValueError` where labels are impossible."""
+def _check_labels(family: Likelihood, rows: Rows) -> None:
+    """Raise `ValueError` where labels are impossible, or the common terms lack an intercept that they need."""
     y, size = (None if v is None else torch.from_numpy(v)[None] for v in (rows.y, rows.size))
     assert y is not None
     try:
-        LIKELIHOODS[likelihood]().check("labels", y, torch.ones_like(y, dtype=torch.bool), size)
+        family.check("labels", y, torch.ones_like(y, dtype=torch.bool), size)
     except ValueError as error:
         raise ValueError(str(error).replace("task 0, ", "")) from None
     ones = np.ones(len(rows)) if rows.size is None else rows.size
-    if LIKELIHOODS[likelihood]().extreme(rows.y, ones):
+    if family.extreme(rows.y, ones):
         raise ValueError(
             f"labels: expected some that differ, got {rows.y[0]:g} in the first of {len(rows)} rows, and the like in "
             "all others: no spread can be learned"
         )
+    if family.anchored:
+        left = np.ones(len(rows)) - rows.x @ np.linalg.lstsq(rows.x, np.ones(len(rows)), rcond=None)[0]
+        if np.abs(left).max() > SPANNED:
+            raise ValueError(
+                f"formula: expected an intercept among the common terms for an {family.name} likelihood, in the place "
+                "of its first threshold, got none"
+            )
 
 
 def _factor(name: tuple[str, ...], terms: list[str], blocks: list[int], grouping: Grouping) -> Factor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from ebmeta.likelihood.base import Given, Likelihood
 
-__all__ = ["cdf", "intervals", "moments"]
+__all__ = ["cdf", "chances", "intervals", "moments"]
 
 Array = NDArray[np.float64]
 BISECTIONS = 60
@@ -47,6 +48,16 @@ def cdf(y: Array, members: Sequence[Likelihood], weight: Array, loc: Array, var:
         with torch.no_grad():
             out += w * likelihood.predictive_cdf(torch.from_numpy(y)[None], laid, spread, _given(size)).numpy()[0]
     return out
+
+
+def chances(members: Sequence[Likelihood], weight: Array, loc: Array, var: Array, size: Array | None) -> list[Array]:
+    """Return the probability of each label, of shape `(N,)`, where there is an end of them; arguments as for `moments`.
+
+    Where there is none, the list is empty.
+    """
+    number = members[0].num_labels or 0
+    reached = [cdf(np.full(loc.shape[1], float(c)), members, weight, loc, var, size) for c in range(number)]
+    return [high - low for low, high in itertools.pairwise([np.zeros(loc.shape[1]), *reached])]
 
 
 def intervals(

@@ -279,7 +279,7 @@ class QuadratureEngine(Engine):
 
     def scales(self, at: Array) -> tuple[float, dict[str, float]]:
         self._unpack(at)
-        learned = {k: float(v.detach()) for k, v in self.family.learned().items() if k not in ("center", "unit")}
+        learned = {k: v for k, v in self.family.numbers().items() if k not in ("center", "unit")}
         if "noise" in learned:
             learned["noise"] *= self.unit
         return self.unit, learned

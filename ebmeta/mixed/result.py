@@ -23,12 +23,19 @@ from ebmeta.mixed.content import content_of
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.design import Design, Extras
 from ebmeta.mixed.engine import Effects, Engine, Estimate
-from ebmeta.mixed.predictive import intervals, moments
+from ebmeta.mixed.predictive import chances, intervals, moments
 from ebmeta.mixed.propagation import Draws, averaged, draw
 from ebmeta.mixed.residuals import residual_table
 from ebmeta.mixed.rows import Rows
 from ebmeta.mixed.summary import text_of
-from ebmeta.mixed.tables import common_table, components, draws_table, effect_table, spread_table
+from ebmeta.mixed.tables import (
+    common_table,
+    components,
+    draws_table,
+    effect_table,
+    prediction_table,
+    spread_table,
+)
 from ebmeta.mixed.tree import tree_of
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 
@@ -248,16 +255,18 @@ class MixedModel:
         weights = kept.weights if isinstance(kept.weights, str) else None  # a new row counts once
         given = Extras(kept.size if size is None else size, kept.offset if offset is None else offset, weights)
         rows, whole = self.design.new(new_data, given)
-        out = np.full((4, len(whole)), np.nan)
+        out = np.full((4 + (self.engine.likelihood(self.optimum.at).num_labels or 0), len(whole)), np.nan)
         if len(rows):
             members, weight, loc, var = self._linear(rows)
             known = members, weight, loc, var, self.engine.precisions(rows)
             out[0, whole], out[1, whole] = moments(*known)
             out[2, whole], out[3, whole] = intervals(*known, coverage)
             if conformal:
-                out[2:, whole] = group_intervals(self.engine, self.name, self.design.common.names, rows, coverage)
+                out[2:4, whole] = group_intervals(self.engine, self.name, self.design.common.names, rows, coverage)
+            for place, chance in enumerate(chances(*known), 4):
+                out[place, whole] = chance
         index = new_data.index if isinstance(new_data, pd.DataFrame) else pd.RangeIndex(len(whole))
-        return pd.DataFrame(dict(zip(("mean", "sd", "lower", "upper"), out, strict=True)), index=index)
+        return prediction_table(out, index, self.design.levels)
 
     @checked(num_draws=at_least(2))
     def propagate(self, num_draws: int = 128, seed: int = 0) -> MixedModel:

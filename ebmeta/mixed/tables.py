@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from scipy import special
 from ebmeta.mixed.covariance import Factor, correlations_of
 from ebmeta.mixed.engine import Effects, Engine
 
-__all__ = ["common_table", "components", "draws_table", "effect_table", "spread_table"]
+__all__ = ["common_table", "components", "draws_table", "effect_table", "prediction_table", "spread_table"]
 
 Array = NDArray[np.float64]
 STEP = 1e-5  # of the differences that give the slope of a component
@@ -111,6 +112,24 @@ def draws_table(values: Sequence[pd.Series], weight: Array, level: float) -> pd.
         mean = w @ v
         rows.append((mean, np.sqrt(w @ (v - mean) ** 2), *ends))
     return pd.DataFrame(rows, index=values[0].index, columns=["estimate", "std_error", "lower", "upper"])
+
+
+def prediction_table(values: Array, index: pd.Index, levels: Sequence[Any] | None) -> pd.DataFrame:
+    """Return mean, standard deviation and interval of new labels, and the probability of each where there is an end.
+
+    Args:
+        values: shape `(4 + C, N)`.
+        index: of the rows.
+        levels: names of the labels 0, 1, ... where these are ordered categories, by which the ends are then named.
+    """
+    names = range(len(values) - 4) if levels is None else levels
+    out = pd.DataFrame(
+        dict(zip(["mean", "sd", "lower", "upper", *(f"p({name})" for name in names)], values, strict=True)), index=index
+    )
+    if levels is not None:
+        for end in ("lower", "upper"):
+            out[end] = [levels[int(v)] if np.isfinite(v) else np.nan for v in out[end]]
+    return out
 
 
 def effect_table(engine: Engine, effects: Sequence[Effects], level: float) -> pd.DataFrame:

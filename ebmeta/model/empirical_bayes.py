@@ -154,6 +154,7 @@ class EmpiricalBayes(PredictiveModel):
         basis: Basis | Mapping[str, Any] | None = None,
         standardize: bool = True,
         known_noise: bool = False,
+        num_categories: int = 3,
         width: int = 32,
         embedder: nn.Module | None = None,
         freeze_embedder: bool = False,
@@ -170,8 +171,8 @@ class EmpiricalBayes(PredictiveModel):
             basis: functions of the features that take their place, from `ebmeta.parts.basis`.
             standardize: let training take the units of features, covariates and labels from its groups; otherwise
                 they have to come at about unit scale.
-            known_noise: take the sizes of rows for inverse variances of their labels ("normal" alone), and learn no
-                noise.
+            known_noise: take the sizes of rows for inverse variances ("normal" alone), and learn no noise.
+            num_categories: number of labels ("ordinal" alone).
             width: hidden units of the synthetic-gradient network.
             embedder: optional network from raw inputs to features.
             freeze_embedder: keep the embedder as it is.

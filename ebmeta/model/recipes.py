@@ -17,7 +17,7 @@ from torch import nn
 from ebmeta.foundation.checks import at_least, checked, found
 from ebmeta.foundation.kinds import Range
 from ebmeta.foundation.seeding import stream
-from ebmeta.likelihood import LIKELIHOODS, Likelihood, Normal
+from ebmeta.likelihood import LIKELIHOODS, Likelihood, Normal, Ordinal
 from ebmeta.parts.basis import Basis, build_basis
 from ebmeta.parts.class_prior import ClassPrior
 from ebmeta.parts.general_prior import GeneralPrior
@@ -50,6 +50,7 @@ REGRESSOR: dict[str, Range] = {
     "num_features": at_least(0),
     "num_steps": at_least(0),
     "num_covariates": at_least(0),
+    "num_categories": at_least(2),
     "width": at_least(1),
 }
 
@@ -170,6 +171,7 @@ class RegressorRecipe(Recipe):
         basis: arguments of `ebmeta.parts.basis.build_basis`, for functions that take the place of the features.
         standardize: let training take the units of features, covariates and labels from its groups.
         known_noise: take the sizes of rows for inverse variances of their labels ("normal" alone).
+        num_categories: number of labels ("ordinal" alone).
         width: hidden units of the synthetic-gradient network.
         freeze_embedder: keep the embedder as it is.
 
@@ -190,6 +192,7 @@ class RegressorRecipe(Recipe):
     basis: Mapping[str, Any] | None = None
     standardize: bool = True
     known_noise: bool = False
+    num_categories: int = 3
     width: int = 32
     freeze_embedder: bool = False
 
@@ -217,11 +220,16 @@ class RegressorRecipe(Recipe):
         network = RealSyntheticGradient(head.num_weights, self.width, stream(seed))
         return Parts(
             FullPrior(head.num_weights, num_covariates=self.num_covariates),
-            Normal(known=True) if self.known_noise else LIKELIHOODS[self.likelihood](),
+            self._likelihood(),
             head,
             ConjugateInitializer(),
             GradientRefiner(network, self.num_steps),
         )
+
+    def _likelihood(self) -> Likelihood:
+        if self.likelihood == "ordinal":
+            return Ordinal(self.num_categories)
+        return Normal(known=True) if self.known_noise else LIKELIHOODS[self.likelihood]()
 
 
 @checked(num_features=at_least(0), num_steps=at_least(0), width=at_least(1))

@@ -16,6 +16,7 @@ $\theta$: $\sigma$        `noise`               scale of the noise              
 $\theta$: $\nu$           `freedom`             degrees of freedom of Student-t noise     Gamma(2, rate 0.1)
 $\theta$: $\pi$           `inflation`           probability of a 0 beyond the count       Beta(1, 1)
 $\theta$: $\phi$          `precision`           of shares                                 Gamma(2, rate 0.1)
+$\theta$: $\tau$          `thresholds`          of ordered categories, from the second    distances log-normal(0, 1)
 $\theta$: $r$, $k$        `shape`               that of a negative binomial or a gamma    Gamma(2, rate 0.1)
 ========================  ====================  ========================================  ==========================
 
@@ -129,7 +130,7 @@ def _hyperpriors(rows: Rows, form: NumpyroLikelihood, given: Mapping[str, Any]) 
     known["w_correlation"] = dist.LKJCholesky(size, 2.0) if size > 1 and not form.categorical else None
     if rows.fixed.shape[1]:
         known["fixed"] = dist.Normal(0.0, 5.0)
-    known |= form.hyperpriors()
+    known |= form.hyperpriors(rows.y)
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise ValueError(f"hyperpriors: expected some of {list(known)}, got {unknown}")
@@ -206,7 +207,7 @@ def hierarchical_model(
         import jax.numpy as jnp
         import numpyro
 
-        parameters = {name: site(name) for name in form.hyperpriors()}
+        parameters = {name: site(name) for name in form.hyperpriors(rows.y)}
         eta = jnp.einsum("np,ncp->nc", rows.random, coefficients()[group])
         if num_fixed:
             shape = (ways, num_fixed) if form.categorical else (num_fixed,)
@@ -277,6 +278,7 @@ def hierarchical(
     dims = {
         "w": ("task", "way", "feature"),
         "w_loc": ("feature",),
+        "thresholds": ("threshold",),
         "w_scale": ("feature",),
         "w_correlation": ("feature", "other_feature"),
         "fixed": ("way", "column") if get(likelihood).categorical else ("column",),

@@ -13,6 +13,7 @@ name                      $y$ given $\eta$ and the size $n$ of its row          
 `"poisson"`               count of mean $n e^\eta$                                          none
 `"negative_binomial"`     count of mean $\mu = n e^\eta$ and variance $\mu + \mu^2 / r$     `shape` $r$
 `"zero_inflated_..."`     0 with probability $\pi$, else one of the two above               and `inflation` $\pi$
+`"ordinal"`               $c$ or more with probability $1 / (1 + e^{\tau_c - \eta})$       `thresholds` $\tau_2, \dots$
 `"categorical"`           class of probability $\mathrm{softmax}(\eta)$                     none
 ========================  ================================================================  ================
 
@@ -45,12 +46,12 @@ class NumpyroLikelihood:
     Args:
         distribution: from the linear predictor $\eta$, shape `(..., N, C)`, the size of each row (a number or shape
             `(..., N)`) and parameters by name, to the distribution of labels of batch shape `(..., N)`.
-        hyperpriors: no arguments, to the default hyperprior of every parameter.
+        hyperpriors: from the labels of all rows to the default hyperprior of every parameter.
         categorical: True where labels are class numbers.
     """
 
     distribution: Callable[..., Any]
-    hyperpriors: Callable[[], Mapping[str, Any]] = field(default=dict)
+    hyperpriors: Callable[[Any], Mapping[str, Any]] = field(default_factory=lambda: _none)
     categorical: bool = False
 
 
@@ -128,6 +129,17 @@ def _zero_inflated_negative_binomial(eta: Any, size: Any, *, shape: Any, inflati
     return dist.ZeroInflatedNegativeBinomial2(mean, shape, gate=inflation)
 
 
+def _ordinal(eta: Any, size: Any, *, thresholds: Any = ()) -> Any:
+    import jax.numpy as jnp
+    import numpyro.distributions as dist
+
+    class Ordered(dist.OrderedLogistic):  # type: ignore[misc]
+        def log_prob(self, value: Any) -> Any:
+            return super().log_prob(jnp.asarray(value, int))
+
+    return Ordered(eta[..., 0], jnp.concatenate([jnp.zeros(1), jnp.asarray(thresholds, float).reshape(-1)]))
+
+
 def _categorical(eta: Any, size: Any, *, way_mask: Any = True) -> Any:
     import jax.numpy as jnp
     import numpyro.distributions as dist
@@ -135,38 +147,55 @@ def _categorical(eta: Any, size: Any, *, way_mask: Any = True) -> Any:
     return dist.Categorical(logits=jnp.where(way_mask, eta, NEVER))
 
 
-def _noise() -> dict[str, Any]:
+def _none(labels: Any) -> dict[str, Any]:
+    return {}
+
+
+def _noise(labels: Any) -> dict[str, Any]:
     import numpyro.distributions as dist
 
     return {"noise": dist.HalfNormal(2.5)}
 
 
-def _noise_and_freedom() -> dict[str, Any]:
+def _noise_and_freedom(labels: Any) -> dict[str, Any]:
     import numpyro.distributions as dist
 
-    return _noise() | {"freedom": dist.Gamma(2.0, 0.1)}
+    return _noise(labels) | {"freedom": dist.Gamma(2.0, 0.1)}
 
 
-def _shape() -> dict[str, Any]:
+def _shape(labels: Any) -> dict[str, Any]:
     import numpyro.distributions as dist
 
     return {"shape": dist.Gamma(2.0, 0.1)}
 
 
-def _precision() -> dict[str, Any]:
+def _precision(labels: Any) -> dict[str, Any]:
     import numpyro.distributions as dist
 
     return {"precision": dist.Gamma(2.0, 0.1)}
 
 
-def _inflation() -> dict[str, Any]:
+def _inflation(labels: Any) -> dict[str, Any]:
     import numpyro.distributions as dist
 
     return {"inflation": dist.Beta(1.0, 1.0)}
 
 
-def _shape_and_inflation() -> dict[str, Any]:
-    return _shape() | _inflation()
+def _shape_and_inflation(labels: Any) -> dict[str, Any]:
+    return _shape(labels) | _inflation(labels)
+
+
+def _thresholds(labels: Any) -> dict[str, Any]:
+    r"""Return standard normal logarithms of the distances of the thresholds."""
+    import numpy as np
+    import numpyro.distributions as dist
+
+    number = int(np.max(labels)) - 1
+    if number < 1:
+        return {}
+    gaps = dist.LogNormal(0.0, 1.0).expand([number]).to_event(1)
+    ordered = dist.transforms.LowerCholeskyAffine(np.zeros(number), np.tril(np.ones((number, number))))
+    return {"thresholds": dist.TransformedDistribution(gaps, ordered)}
 
 
 #: NumPyro likelihoods by name.
@@ -182,6 +211,7 @@ LIKELIHOODS: dict[str, NumpyroLikelihood] = {
     "negative_binomial": NumpyroLikelihood(_negative_binomial, _shape),
     "zero_inflated_poisson": NumpyroLikelihood(_zero_inflated_poisson, _inflation),
     "zero_inflated_negative_binomial": NumpyroLikelihood(_zero_inflated_negative_binomial, _shape_and_inflation),
+    "ordinal": NumpyroLikelihood(_ordinal, _thresholds),
     "categorical": NumpyroLikelihood(_categorical, categorical=True),
 }
 
@@ -197,11 +227,11 @@ def get(name: str) -> NumpyroLikelihood:
     return LIKELIHOODS[name]
 
 
-def learned_parameters(likelihood: Likelihood) -> dict[str, float]:
+def learned_parameters(likelihood: Likelihood) -> dict[str, Any]:
     """Return the learned values of a torch likelihood's parameters, for its NumPyro form.
 
     Raises:
         ValueError: if it has no NumPyro form.
     """
     get(likelihood.name)
-    return {name: value.item() for name, value in likelihood.learned().items()}
+    return {name: v.detach().cpu().numpy() if v.dim() else v.item() for name, v in likelihood.learned().items()}

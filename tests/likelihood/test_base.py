@@ -51,6 +51,7 @@ CAPABILITIES = {
     "log_normal": (False, False, True, True),
     "gamma": (False, False, True, False),
     "beta": (False, False, True, False),
+    "ordinal": (False, True, True, False),
     "zero_inflated_poisson": (False, True, True, False),
     "zero_inflated_negative_binomial": (False, True, True, False),
     "bernoulli": (False, True, True, False),

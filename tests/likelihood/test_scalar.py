@@ -21,6 +21,7 @@ from ebmeta.likelihood import (
     NegativeBinomial,
     Normal,
     NormalPerTask,
+    Ordinal,
     Poisson,
     ScalarLikelihood,
     StudentT,
@@ -101,6 +102,33 @@ CASES = {
 }
 
 
+class Ordered:
+    """Categories by the differences of log odds."""
+
+    def __init__(self, eta, thresholds):
+        ends = np.array([-np.inf, *thresholds, np.inf])
+        self.p = np.diff(1 / (1 + np.exp(np.asarray(eta)[..., None] - ends)))
+
+    def logpmf(self, k):
+        return np.log(self.p[..., int(k)])
+
+    def cdf(self, k):
+        return self.p[..., : int(k) + 1].sum(-1)
+
+    def mean(self):
+        return self.p @ np.arange(self.p.shape[-1])
+
+    def var(self):
+        return self.p @ np.arange(self.p.shape[-1]) ** 2 - self.mean() ** 2
+
+
+def ordinal():
+    likelihood = Ordinal(4).double()
+    for gap, distance in zip(likelihood.log_gaps, (0.7, 1.2), strict=True):
+        gap.data.fill_(math.log(distance))
+    return likelihood
+
+
 class Inflated:
     """SciPy's counts, some of them replaced by 0."""
 
@@ -122,6 +150,7 @@ class Inflated:
 
 
 CASES |= {
+    "ordinal": (ordinal, [0.0, 2.0, 3.0], None, lambda eta, n: Ordered(eta, [0.0, 0.7, 1.9])),
     "zero_inflated_poisson": (
         lambda: moved(ZeroInflatedPoisson(0.3)),
         [0.0, 3.0, 170.0],
@@ -146,7 +175,7 @@ def columns(name):
 
 
 def log_density(distribution, y):
-    if isinstance(distribution, Inflated) or hasattr(distribution.dist, "_pmf"):
+    if isinstance(distribution, Inflated | Ordered) or hasattr(distribution.dist, "_pmf"):
         return distribution.logpmf(y)
     return distribution.logpdf(y)
 
@@ -279,6 +308,13 @@ def test_the_importance_bound_closes_the_gap_of_the_evidence():
             None,
             "support_y: expected shares between 0 and 1, neither of them, for a beta likelihood, got 0 at",
         ),
+        (
+            "ordinal",
+            3.0,
+            None,
+            r"support_y: expected categories 0, ..., 2 for an ordinal likelihood of 3 .*, got 3 at task",
+        ),
+        ("ordinal", 1.0, 2.0, "support_y: expected ordered categories without sizes, got sizes"),
         ("beta", 0.5, 2.0, "support_y: expected shares without sizes .successes of trials want 'binomial'., got sizes"),
         ("bernoulli", 2.0, None, "support_y: expected 0 or 1, got 2 at task 0, row 1"),
         ("bernoulli", 1.0, 2.0, "support_y: expected rows of one trial each .use 'binomial' for more., got sizes"),
@@ -313,6 +349,7 @@ def test_impossible_labels_are_refused(name, y, size, message):
         (lambda: Gamma(-1.0), "shape: expected a finite number above 0, got -1.0"),
         (lambda: ZeroInflatedPoisson(0.0), "inflation: expected a number between 0 and 1, got 0.0"),
         (lambda: ZeroInflatedNegativeBinomial(0.5, 0.0), "shape: expected a finite number above 0, got 0.0"),
+        (lambda: Ordinal(1), "num_categories: expected at least 2, got 1"),
         (lambda: Beta(0.0), "precision: expected a finite number above 0, got 0.0"),
         (lambda: NegativeBinomial(0.0), "shape: expected a finite number above 0, got 0.0"),
     ],

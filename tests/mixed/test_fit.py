@@ -68,6 +68,11 @@ def test_cbpp_is_as_lme4_publishes_it(shared_data):
         ("up ~ 1 + (1 | g)", {"likelihood": "bernoulli", "size": "one"}, "labels: expected rows of one trial each"),
         ("up ~ 1 + (1 | g)", {"likelihood": "gamma"}, "labels: expected numbers above 0 for a gamma likelihood, got 0"),
         ("up ~ 1 + (1 | g)", {"likelihood": "log_normal"}, "labels: expected numbers above 0 for a log_normal"),
+        ("y ~ 1 + (1 | g)", {"likelihood": "ordinal"}, "labels: expected categories 0, 1, 2, ... for an ordinal"),
+        ("gap ~ 1 + (1 | g)", {"likelihood": "ordinal"}, "labels: expected rows of each of the categories 0, ..., 2"),
+        ("up ~ 0 + x + (1 | g)", {"likelihood": "ordinal"}, "formula: expected an intercept among the common terms"),
+        ("up ~ 1 + (1 | g)", {"likelihood": "ordinal", "size": "one"}, "labels: expected ordered categories without"),
+        ("grade ~ 1 + (1 | g)", {}, "got the ordered categories low, high (likelihood='ordinal' takes these)"),
         ("up ~ 1 + (1 | g)", {"likelihood": "beta"}, "labels: expected shares between 0 and 1, neither of them"),
         ("y ~ 1 + (1 | g)", {"likelihood": "zero_inflated_poisson"}, "labels: expected counts 0, 1, 2, ..., got"),
         ("one ~ 1 + (1 | g)", {"likelihood": "gamma"}, "labels: expected some that differ, got 1 in the first of"),
@@ -80,6 +85,7 @@ def test_what_is_refused_is_named_in_one_line(formula, options, said):
     kind = np.where(np.arange(len(data)) % 2, "a", "b")
     up = np.where(kind == "b", 1, np.arange(len(data)) // 2 % 2)
     data = data.assign(kind=kind, up=up, own=(data["g"] > "g05").astype(int))
+    data = data.assign(gap=2 * up, grade=pd.Categorical.from_codes(up, ["low", "high"], ordered=True))
     data = data.assign(c=data["g"].str[1:].astype(float), one=1, twice=2 * data["x"], row=np.arange(len(data)), x0=-1.0)
     with pytest.raises(ValueError) as error:
         mixed_model(formula, data, **options)

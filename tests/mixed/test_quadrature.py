@@ -18,8 +18,8 @@ from ebmeta.mixed.quadrature import QuadratureEngine
 from tests.mixed.worlds import dense, engine_of
 
 KINDS = ["bernoulli", "binomial", "poisson", "negative_binomial", "student_t", "gamma"]
-KINDS += ["beta", "zero_inflated_poisson", "zero_inflated_negative_binomial"]
-UNSIZED = ("bernoulli", "student_t", "beta")
+KINDS += ["beta", "ordinal", "zero_inflated_poisson", "zero_inflated_negative_binomial"]
+UNSIZED = ("bernoulli", "student_t", "beta", "ordinal")
 
 
 def counts(seed: int = 0, num_groups: int = 10) -> pd.DataFrame:
@@ -36,6 +36,7 @@ def counts(seed: int = 0, num_groups: int = 10) -> pd.DataFrame:
             "student_t": 100 + 7 * (eta + rng.standard_t(4, len(g))),
             "gamma": rng.gamma(1.5 * n, np.exp(3 + eta) / (1.5 * n)),
             "beta": rng.beta(4 * special.expit(eta), 4 * special.expit(-eta)),
+            "ordinal": (eta + rng.logistic(size=len(g)) > np.array([[0.0], [1.0], [1.5]])).sum(0),
             "zero_inflated_poisson": rng.poisson(n * np.exp(eta)) * (rng.random(len(g)) < 0.7),
             "zero_inflated_negative_binomial": (
                 rng.poisson(n * np.exp(eta) * rng.gamma(2.0, 0.5, len(g))) * (rng.random(len(g)) < 0.7)
@@ -52,7 +53,7 @@ def build(kind: str, terms: str = "1", hyperprior: bool = False, weights: str | 
     size = None if kind in UNSIZED else "n"
     design = Design(f"{kind} ~ x + ({terms} | g)", counts(), Extras(size=size, weights=weights), "drop")
     factor = Factor("g", *design.terms_of(("g",)), design.rows.groupings[0].z)
-    likelihood = LIKELIHOODS[kind]()
+    likelihood = LIKELIHOODS[kind].of(design.rows.y)
     return QuadratureEngine(design.rows, [factor], design.common.names, likelihood, hyperprior, fineness)
 
 
@@ -77,6 +78,10 @@ def log_density(engine: QuadratureEngine, at: np.ndarray, eta: np.ndarray) -> np
     if engine.family.name == "beta":
         phi = learned["precision"]
         return stats.beta.logpdf(rows.y, phi * special.expit(eta), phi * special.expit(-eta))
+    if engine.family.name == "ordinal":
+        tau = np.array([-np.inf, 0.0, learned["threshold(1|2)"], learned["threshold(2|3)"], np.inf])
+        c = rows.y.astype(int)
+        return np.log(special.expit(tau[c + 1] - eta) - special.expit(tau[c] - eta))
     if engine.family.name.startswith("zero_inflated"):
         r, pi = learned.get("shape", 1e9), learned["inflation"]
         rest = stats.poisson.logpmf(rows.y, n * np.exp(eta))
@@ -118,7 +123,9 @@ def test_likelihood_and_effects_are_those_of_a_fine_grid(kind):
 
 @pytest.mark.parametrize("hyperprior", [False, True])
 @pytest.mark.parametrize("terms", ["1", "1 + x", "x || g) + (0 + I(x**2)"])
-@pytest.mark.parametrize("kind", ["bernoulli", "negative_binomial", "gamma", "beta", "zero_inflated_negative_binomial"])
+@pytest.mark.parametrize(
+    "kind", ["bernoulli", "negative_binomial", "gamma", "beta", "ordinal", "zero_inflated_negative_binomial"]
+)
 def test_gradients_are_those_of_differences(kind, terms, hyperprior):
     engine = build(kind, terms, hyperprior, fineness=1)
     at = somewhere(engine)

@@ -115,7 +115,7 @@ def test_every_likelihood_can_be_sampled_with_its_default_hyperpriors(name):
     assert values["w"].shape == (2, ways, 2)
     assert values["fixed"].shape == ((2, 3) if form.categorical else (3,))
     assert values["y"].shape == (4,)
-    assert set(form.hyperpriors()) <= set(values)
+    assert set(form.hyperpriors(rows.y)) <= set(values)
     assert ("w_correlation" in values) == (not form.categorical)
     loc, scale = values["w_loc"], values["w_scale"]
     factor = np.eye(2) if form.categorical else values["w_correlation_cholesky"]

@@ -61,6 +61,12 @@ from ebmeta.reference.likelihoods import learned_parameters
             0.3,
             lambda e, n: stats.beta.logpdf(0.3, 4 / (1 + np.exp(-e)), 4 / (1 + np.exp(e))),
         ),
+        (
+            "ordinal",
+            {"thresholds": np.array([1.5, 2.0])},
+            1,
+            lambda e, n: np.log(1 / (1 + np.exp(-e)) - 1 / (1 + np.exp(1.5 - e))),
+        ),
         ("bernoulli", {}, 1, lambda e, n: stats.bernoulli.logpmf(1, 1 / (1 + np.exp(-e)))),
         ("binomial", {}, 2, lambda e, n: stats.binom.logpmf(2, n, 1 / (1 + np.exp(-e)))),
         ("poisson", {}, 2, lambda e, n: stats.poisson.logpmf(2, n * np.exp(e))),
@@ -107,8 +113,8 @@ def test_a_form_takes_what_the_likelihood_has_learned(name):
     learned = learned_parameters(likelihood)
     taken = set(inspect.signature(form.distribution).parameters) - {"eta", "size", "way_mask"}
     assert learned.keys() == taken
-    assert form.hyperpriors().keys() == taken - {"center", "unit"}
-    assert all(isinstance(value, float) for value in learned.values())
+    assert form.hyperpriors([0, 1, 2]).keys() == taken - {"center", "unit"}
+    assert all(isinstance(value, np.ndarray if name == "thresholds" else float) for name, value in learned.items())
 
 
 def test_learned_values_are_those_of_the_formulas():

@@ -68,6 +68,8 @@ def data(likelihood: str) -> Data:
         y = rng.binomial(size.astype(int), 1 / (1 + np.exp(-eta))).astype(float)
     elif likelihood in LOCATED:
         y = eta + 0.9 * np.exp(0.5 * rng.normal(size=GROUPS + 1))[groups] * rng.standard_t(5, len(x)) / np.sqrt(size)
+    elif likelihood == "ordinal":
+        y, size = (eta + rng.logistic(size=len(x)) > np.array([[0.0], [1.0]])).sum(0).astype(float), None
     elif likelihood == "beta":
         chance = 1 / (1 + np.exp(-eta))
         y, size = rng.beta(8 * chance, 8 * (1 - chance)), None
