@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
@@ -20,3 +23,11 @@ def test_numbers_are_shown_with_four_digits_and_what_is_unknown_as_a_dash():
         ["g", "cor(x,", "y)", "0.1235", "-1e-07"],
     ]
     assert lines[-2:] == ["One.", "Two."]
+
+
+def test_the_page_shows_what_its_lines_print(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "mixed_models.md").read_text(encoding="utf-8")
+    code, shown = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.S).groups()
+    exec(compile(code, "mixed_models.md", "exec"), {})
+    found = re.sub(r"after \d+ eval", "after 9 eval", capsys.readouterr().out)
+    assert found == re.sub(r"after \d+ eval", "after 9 eval", shown)
