@@ -29,6 +29,7 @@ from .prediction.conformal import ConformalSets as ConformalSets
 from .prediction.conformal_intervals import ConformalIntervals as ConformalIntervals
 from .prediction.novelty import Novelty as Novelty
 from .prediction.scores import evaluate as evaluate
+from .prediction.shift import ShiftWarning as ShiftWarning
 from .prediction.trees import predict as predict
 from .saved.loading import load as load
 from .scoring.batches import score_batches as score_batches

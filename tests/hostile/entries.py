@@ -665,6 +665,22 @@ def _scores(k: Kit) -> dict[str, Call]:
             ebmeta.ConformalIntervals(k.regressor, 0.5).calibrate(k.groups).predict,
             {"batch": k.batch, "level": 0.25},
         ),
+        "ShiftWarning": (
+            lambda model: ebmeta.ShiftWarning(model).fit(k.groups, 8).calibrate(k.groups, 8).check(k.batch),
+            {"model": k.regressor},
+        ),
+        "ShiftWarning.fit": (
+            lambda **options: ebmeta.ShiftWarning(k.regressor).fit(**options).calibrate(k.groups, 8).check(k.batch),
+            {"tasks": k.groups, "num_tasks": 8},
+        ),
+        "ShiftWarning.calibrate": (
+            lambda **options: ebmeta.ShiftWarning(k.regressor).fit(k.groups, 8).calibrate(**options).check(k.batch),
+            {"tasks": k.groups, "num_tasks": 8},
+        ),
+        "ShiftWarning.check": (
+            ebmeta.ShiftWarning(k.regressor).fit(k.groups, 8).calibrate(k.groups, 8).check,
+            {"batch": k.batch, "level": 0.5},
+        ),
         "certify": (
             ebmeta.certify,
             {

@@ -47,6 +47,7 @@ MODULES = [
     "tasks.mixed",
     "model.empirical_bayes",
     "prediction.novelty",
+    "prediction.shift",
     "training.objective",
     "model.storage",
     "mixed",
