@@ -14,7 +14,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +47,10 @@ from ebmeta.training.schedule import Schedule
 from ebmeta.training.temperature import fit_task_temperature
 from ebmeta.training.validation import Validation
 
-__all__ = ["FitResult", "fit", "resolve_device"]
+__all__ = ["Callback", "FitResult", "fit", "resolve_device"]
 
+#: Told of an iteration: its number, and what was measured, by name.
+Callback = Callable[[int, Mapping[str, float]], None]
 TEMPERATURE_TASKS = 1024
 WASTE = 2  # rows of a batch over its real rows, beyond which tasks of similar size are computed together
 
@@ -126,6 +128,7 @@ def fit(
     patience: int | None = 6,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 100,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> FitResult:
     """Train a model on a stream of tasks, in place.
@@ -157,6 +160,8 @@ def fit(
         checkpoint: file to which the whole state goes, and from which a run continues where it exists. It knows
             the tasks of its run, and is refused with others.
         checkpoint_every: iterations between checkpoints.
+        callbacks: functions that are told of every iteration: its number, from 1 on, and the terms of the history by
+            name, those after the last refinement step.
         progress: show a progress bar.
 
     Returns:
@@ -200,12 +205,11 @@ def fit(
             prepare(model, drawn, batch_size, target)
         elif progress:
             bar.write(f"fit: continuing after {state.iteration} iterations of {file.path}", file=sys.stderr)
-        _iterate(state, settings, source, file, bar)
+        _iterate(state, settings, source, file, bar, callbacks=callbacks)
         held_out.restore(model)
         fit_task_temperature(model, _unseen(settings, [s for s in (source, unseen) if s is not None], target))
     model.eval()
-    notes = tuple(still_rising(model, drawn, goal))
-    for note in notes:
+    for note in (notes := tuple(still_rising(model, drawn, goal))):
         warnings.warn(f"fit: {note}", UserWarning, stacklevel=3)
     best = held_out.best_iteration if held_out.best else state.iteration
     return FitResult(model, _history(state), best, held_out.stopped, time.perf_counter() - started, notes)
@@ -220,7 +224,13 @@ def _look_at(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSource | 
 
 
 def _iterate(
-    state: TrainingState, settings: RunSettings, tasks: TaskSource, checkpoint: Checkpoint | None, bar: tqdm
+    state: TrainingState,
+    settings: RunSettings,
+    tasks: TaskSource,
+    checkpoint: Checkpoint | None,
+    bar: tqdm,
+    *,
+    callbacks: Sequence[Callback],
 ) -> None:
     """Train to the last iteration, or to where validation ends the run; nothing where no parameter is trained."""
     model, goal, held_out = state.model, settings.objective, state.validation
@@ -235,11 +245,14 @@ def _iterate(
         terms = _terms(goal, model, batch, settings.seed, n)
         loss = goal.total(terms) / terms.num_queries.sum()
         rate = schedule.step(model, state.optimizer, loss, n)
-        state.record({"loss": loss.item(), "learning_rate": rate, **terms.means()})
+        state.record(row := {"loss": loss.item(), "learning_rate": rate, **terms.means()})
         state.iteration = n + 1
         last = state.iteration == settings.num_iterations
         if held_out.due(state.iteration, last):
-            state.record(held_out.look(model, state.iteration))
+            state.record(seen := held_out.look(model, state.iteration))
+            row |= {name: value for name, value in seen.items() if name != "validation_iteration"}
+        for callback in callbacks:
+            callback(state.iteration, {name: float(np.ravel(value)[-1]) for name, value in row.items()})
         bar.update()
         if n % 20 == 0:
             bar.set_postfix(nll=f"{state.rows['nll'][-1][-1]:.3f}", refresh=False)

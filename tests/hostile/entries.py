@@ -179,6 +179,7 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
                 "harder": 0.5,
                 "patience": 2,
                 "checkpoint_every": 1,
+                "callbacks": [_ignore],
                 "progress": False,
             },
         ),
@@ -317,6 +318,10 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
         "simulate.conjugate.log_evidence": (conjugate.log_evidence, _linear(k)),
         "training.ensemble.temper": (temper, {"log_ratio": torch.tensor([0.0, 0.5, 3.0, -2.0]), "least": 2.0}),
     }
+
+
+def _ignore(iteration: int, numbers: object) -> None:
+    """Do nothing with what `fit` says of an iteration."""
 
 
 def _linear(k: Kit) -> dict[str, Any]:

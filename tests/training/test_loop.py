@@ -352,3 +352,38 @@ def test_the_few_numbers_move_in_larger_steps(kind, learning_rate, quick):
     assert few == {n for n in moved if n.startswith(named)}
     assert moved[one] == pytest.approx(quick, rel=1e-3)
     assert moved[other] == pytest.approx(learning_rate, rel=1e-3)
+
+
+def test_callbacks_are_told_of_every_iteration():
+    told = []
+    model = ebmeta.EmpiricalBayes.classifier(8, width=8)
+    run = short(
+        model,
+        blobs(n_way=3),
+        4,
+        validation=blobs(n_way=3, classes=4),
+        validate_every=2,
+        validation_tasks=4,
+        callbacks=[lambda n, numbers: told.append((n, dict(numbers)))],
+    )
+    assert [n for n, _ in told] == [1, 2, 3, 4]
+    for name in ("loss", "learning_rate"):
+        assert [numbers[name] for _, numbers in told] == run.history[name].values.tolist()
+    assert [numbers["nll"] for _, numbers in told] == run.history["nll"][:, -1].values.tolist()
+    seen = [numbers for _, numbers in told if "validation_nll" in numbers]
+    assert [numbers["validation_loss"] for numbers in seen] == run.history["validation_loss"].values.tolist()
+    assert told[1][1].keys() >= {"validation_nll", "validation_kl"}
+    assert not any("validation_iteration" in numbers for _, numbers in told)
+
+
+def test_a_callback_that_fails_ends_the_run_with_its_own_error(tmp_path):
+    def fail(iteration, numbers):
+        if iteration == 7:
+            raise RuntimeError("full disk")
+
+    file = tmp_path / "run.checkpoint"
+    with pytest.raises(RuntimeError, match="full disk"):
+        short(ebmeta.EmpiricalBayes.classifier(8, width=8), blobs(n_way=3), checkpoint=file, callbacks=[fail])
+    whole = short(ebmeta.EmpiricalBayes.classifier(8, width=8), blobs(n_way=3))
+    again = short(ebmeta.EmpiricalBayes.classifier(8, width=8), blobs(n_way=3), checkpoint=file)
+    assert again.history.equals(whole.history)
