@@ -1,8 +1,8 @@
 """Mixed models beside mixedlm, mixedlm-rs, gpboost and statsmodels: the same estimates, and the time of one thread.
 
-Estimates on data sets of the field, and seconds of whole calls (formula and frame in, standard errors out) on simulated
-groups of some five rows. Peers run in an interpreter of their own. Resumable: each set and each size is a piece.
-`OMP_NUM_THREADS=1 python benchmarks/mixed_models.py --peers PYTHON [--only sets crossed time]`
+Estimates on data sets of the field, and processor seconds of whole calls (formula and frame in, standard errors out) on
+simulated groups of some five rows. Peers run in an interpreter of their own. Resumable: each set and size is a piece.
+`OMP_NUM_THREADS=1 python benchmarks/mixed_models.py --peers PYTHON [--only sets crossed time growth]`
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import resource
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +46,10 @@ SIZES = {"normal": (1_000, 20_000, 125_066), "poisson": (1_000, 5_000), "bernoul
 CROSSED = {"small": (200, 50, 5_000), "large": (20_000, 2_000, 1_000_000)}
 TRUE, LARGE = (0.6, 0.4), 100_000  # spreads of users and items; rows from which no peer is asked
 RESPONSES = {"normal": "y", "poisson": "c", "bernoulli": "z"}
-PIECES = ["sets", "crossed", "time"]
-REPEATS, SLOW, WARM = 3, 20.0, 60  # a peer that takes longer than SLOW seconds runs once
+NESTED = "normexam ~ standLRT + (1 | school/intake)"  # of exam, by REML
+GROWTH = (1_000, 10_000, 100_000, 1_000_000)
+PIECES = ["sets", "crossed", "time", "growth"]
+REPEATS, SLOW, WARM = 5, 20.0, 60  # a peer that takes longer than SLOW seconds runs once
 
 
 def load(name: str) -> pd.DataFrame:
@@ -130,12 +134,12 @@ def clock(likelihood: str, num_groups: int, peers: Path, folder: Path) -> dict[s
     packages += ["statsmodels"] if likelihood == "normal" and num_groups == 1_000 else []
     seconds: dict[str, list[float]] = {name: [] for name in ("ebmeta", *packages)}
     answers: dict[str, dict[str, Any]] = {}
-    ebmeta.mixed_model(formula, data[:WARM], likelihood)
     for _ in range(REPEATS):
-        begin = time.perf_counter()
+        ebmeta.mixed_model(formula, data[:WARM], likelihood)
+        begin = time.process_time()
         fit = ebmeta.mixed_model(formula, data, likelihood)
         _ = fit.fixed_effects
-        seconds["ebmeta"].append(time.perf_counter() - begin)
+        seconds["ebmeta"].append(time.process_time() - begin)
         for name in packages:
             if max(seconds[name], default=0.0) > SLOW or "error" in answers.get(name, {}):
                 continue
@@ -149,7 +153,11 @@ def clock(likelihood: str, num_groups: int, peers: Path, folder: Path) -> dict[s
         "log_likelihood": round(fit.log_likelihood, 4),
     }
     out["median"] = {name: round(float(np.median(times)), 4) for name, times in seconds.items() if times}
-    out["ratio"] = {name: round(out["median"]["ebmeta"] / value, 3) for name, value in out["median"].items()}
+    out["ratio"] = {  # of turns
+        name: round(float(np.median([a / b for a, b in zip(seconds["ebmeta"], times, strict=False)])), 3)
+        for name, times in seconds.items()
+        if times
+    }
     out["peers"] = {
         name: {
             k: round(v, 5) if isinstance(v, float) else v
@@ -190,6 +198,42 @@ def crossed(name: str, peers: Path, folder: Path) -> dict[str, Any]:
     return out
 
 
+def nested(peers: Path, folder: Path) -> dict[str, Any]:
+    """Return estimates of groups within groups, and how far they are from the peer's."""
+    data = load("exam")
+    data.to_csv(folder / "data.csv", index=False)
+    fit = ebmeta.mixed_model(NESTED, data, reml=True)
+    peer = ask(peers, package="mixedlm", file=str(folder / "data.csv"), formula=NESTED, likelihood="normal", reml=True)
+    return {
+        "estimate": fit.fixed_effects["estimate"].round(6).tolist(),
+        "spread": fit.variance_components["estimate"].round(6).tolist(),
+        "log_likelihood": round(fit.log_likelihood, 5),
+        "peer_log_likelihood": round(peer["log_likelihood"], 5),
+        "far": {
+            "estimate": far(fit.estimate.beta, peer["beta"]),
+            "std_error": far(fit.fixed_effects["std_error"], peer["std_error"]),
+            "spread": far(fit.variance_components["estimate"].iloc[0], np.sqrt(peer["covariance"][0][0])),
+        },
+    }
+
+
+def grow(num_groups: int) -> dict[str, float]:
+    """Return processor seconds and peak memory of one fit of normal labels, in a process of its own."""
+    data = simulated(num_groups)[["y", "x", "g"]]
+    ebmeta.mixed_model("y ~ x + (1 | g)", data[:WARM])
+    begin = time.process_time()
+    fit = ebmeta.mixed_model("y ~ x + (1 | g)", data)
+    _ = fit.fixed_effects
+    seconds = time.process_time() - begin
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {
+        "rows": len(data),
+        "cpu_seconds": round(seconds, 4),
+        "peak_gigabytes": round(peak, 2),
+        "spread": round(float(fit.variance_components["estimate"].iloc[0]), 5),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -205,6 +249,13 @@ def main() -> None:
             write(NAME, result)
         for each in tqdm([c for c in CROSSED if c not in result["crossed"] and "crossed" in arguments.only]):
             result["crossed"] |= {each: crossed(each, arguments.peers, folder)}
+            write(NAME, result)
+        if "exam" not in result["crossed"] and "crossed" in arguments.only:
+            result["crossed"] |= {"exam": nested(arguments.peers, folder)}
+            write(NAME, result)
+        for size in tqdm([n for n in GROWTH if str(n) not in result["growth"] and "growth" in arguments.only]):
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                result["growth"] |= {str(size): pool.submit(grow, size).result()}
             write(NAME, result)
         for likelihood, sizes in SIZES.items() if "time" in arguments.only else ():
             part = result["time"].setdefault(likelihood, {})

@@ -32,7 +32,7 @@ from ebmeta.mixed.nodes import Nodes
 __all__ = ["Average", "Block", "average", "blocks_of", "constants_of", "derivatives", "rest_of"]
 
 Array = NDArray[np.float64]
-CELLS = 40_000  # rows times nodes looked at together: they fit a processor's cache
+CELLS = 60_000  # rows times nodes looked at together: they fit a processor's cache
 STEP = 1e-4  # of the differences in the parameters of the likelihood
 
 

@@ -38,7 +38,7 @@ ENDLESS = 12.0  # spread of one that stands for infinity: from chances of 1 in 1
 WIDE = 10.0  # standard error of a coefficient of a term of unit length that no label holds back
 EXACT = 0.01  # nats that a finer rule may change the log likelihood by
 FINEST = 2  # rule
-ROUGH = 1.0  # nats a parameter that are next to nothing at first: no more is known of what others say
+NEAR, ROUGH = 1.0, 0.1  # nats a parameter that are not worth a first step, and nats that end first steps
 FEW, SPARSE = 125, 16  # groups that lead near a maximum, at least; of so many, one is taken at least
 REACH = 5.0  # of a step of Newton, in spreads and logarithms
 FAR = 1e15  # stands for a loss that cannot be computed
@@ -85,7 +85,7 @@ class QuadratureEngine(Engine):
         self.num_parameters = self.num_theta + self.num_common + len(self.extra)
         self.modes = np.zeros((len(factors[0].terms), len(rows.groupings[0].labels)))
         self.settled = self.modes
-        self.constant: tuple[Labels, tuple[float, Array, Array]] | None = None
+        self.constant: tuple[float, Array, Array] | None = None  # where it is one
         self.error = 0.0
         self._take(fineness)
 
@@ -182,9 +182,11 @@ class QuadratureEngine(Engine):
         return Expansion(-value, -gradient, -hessian)
 
     def _rest(self) -> tuple[float, Array, Array]:
-        if self.extra or self.constant is None or self.constant[0] is not self.data:
-            self.constant = self.data, rest_of(self.data, self.extra)
-        return self.constant[1]
+        if self.extra:
+            return rest_of(self.data, self.extra)
+        if self.constant is None:
+            self.constant = rest_of(self.data, self.extra)
+        return self.constant
 
     def each_group(self, at: Array, rng: np.random.Generator) -> Array:
         lower, beta = self._unpack(at)
@@ -247,9 +249,13 @@ class QuadratureEngine(Engine):
         step = min(self.modes.shape[1] // FEW, SPARSE)
         if step < 2 and rough is self.nodes:
             return begin.at
+        self._rest()  # of all groups
         self.nodes, self.last, self.data = rough, None, self.data.some(max(step, 1))
         self.modes, self.blocks = self.modes[:, :: max(step, 1)], blocks_of(self.data, len(rough.points))
-        found = self.polished(begin, np.zeros(len(begin.at), dtype=bool), ROUGH * len(begin.at))
+        held = np.zeros(len(begin.at), dtype=bool)
+        found = self.polished(begin, held, NEAR * len(held))  # of so few groups the maximum is no nearer to that of all
+        if (found.at != begin.at).any():
+            found = self.polished(found, held, ROUGH)
         (self.data, self.nodes, self.blocks), self.last = kept, None
         self.modes = np.zeros((len(self.modes), len(self.data.segments.counts)))
         far = np.abs(found.at - begin.at).max() > FARTHEST  # as of labels that few groups tell nothing of
