@@ -229,7 +229,9 @@ class Engine(Criterion):
         return out
 
     def maximise(self, start: Array | None = None, held: NDArray[np.bool_] | None = None) -> Optimum:
-        """Go to the maximum; where a spread ends at 0, try again from inside, since the slope there says nothing.
+        """Go to the maximum; where a spread ends at 0, try again from inside, with the other sign of its column.
+
+        The slope at 0 says nothing, or that more is to be gained beyond, where all signs of the column are turned.
 
         Args:
             start: the parameters to start from.
@@ -243,12 +245,22 @@ class Engine(Criterion):
         small[: self.num_theta] = self.diagonal & (best.at[: self.num_theta] < SMALL)
         small &= ~held
         if small.any():
-            again = best.at.copy()
+            again = best.at * self._mirrored(small)
             again[small] = INSIDE
             other = self.ascend(again, held)
             evaluations = best.evaluations + other.evaluations
             best = (other if other.value < best.value - ENOUGH else best)._replace(evaluations=evaluations)
         return best
+
+    def _mirrored(self, small: NDArray[np.bool_]) -> Array:
+        """Return the signs that turn the columns of the factors of some spreads."""
+        signs, start = np.ones(len(small)), 0
+        for factor in self.factors:
+            own = slice(start, start + factor.size)
+            turned = np.isin(factor.columns, factor.columns[small[own] & factor.diagonal])
+            signs[own] = np.where(turned, -1.0, 1.0)
+            start += factor.size
+        return signs
 
     def thetas(self, at: Array) -> list[Array]:
         """Return the parameters of each factor."""

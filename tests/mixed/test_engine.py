@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ebmeta.mixed.engine import orthonormal
@@ -28,6 +29,21 @@ def test_an_ascent_leaves_a_spread_of_0_where_there_is_more_to_gain():
     held = engine.maximise(best.at, np.array([True, False]))
     assert held.at[0] == 0
     assert held.value > best.value + 1
+
+
+def test_an_ascent_that_ends_at_an_edge_goes_on_beyond_with_the_other_sign():
+    """Entries of a column change their signs together, so that 0 is an edge of the search and not of the likelihood."""
+    rng = np.random.default_rng(0)
+    g, x = np.repeat(np.arange(40), 4), rng.normal(size=160)
+    own = rng.normal(size=40)[g]
+    data = pd.DataFrame({"y": 0.5 * own + own * x + rng.normal(size=160), "x": x, "g": g})
+    best = engine_of("y ~ x + (1 + x | g)", data).maximise()
+    engine = engine_of("y ~ x + (1 + x | g)", data)
+    turned = best.at * np.array([0, -1, 1, 1])
+    assert engine.loss(turned)[1][0] > 1  # uphill on this side
+    again = engine.maximise(turned)
+    assert again.value == pytest.approx(best.value, abs=1e-6)
+    np.testing.assert_allclose(again.at, best.at, atol=1e-4)
 
 
 def test_a_spread_that_is_not_there_ends_at_0():
