@@ -17,6 +17,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import linalg
 
@@ -187,12 +188,13 @@ class NormalEngine(ScaledEngine):
         segments = Segments(rows.groupings[0].codes, len(rows.groupings[0].labels))
         beta, covariance = self.inverse @ (self.center + self.unit * self.solve(at[:-1]).beta), self.common_given(at)
         drawn = rng.multivariate_normal(beta, covariance) if self.num_common else beta
-        left = ((rows.y - rows.offset - rows.x @ drawn) * root / self.unit)[segments.order]
+        left = ((self.labels(rows) - rows.x @ drawn) * root / self.unit)[segments.order]
         z = ((factor.whiten(rows.groupings[0].z) @ factor.lower(at[:-1])) * root[:, None])[segments.order].T
         chol = cholesky(segments.sum(z[:, None] * z) + np.eye(len(z))[..., None])
         half = solve_lower(chol, segments.sum(z * left)[:, None])[:, 0]
         square = (segments.sum(left**2) - (half**2).sum(0)) * math.exp(-2 * at[-1])
-        log_det = 2 * sum(np.log(chol[k, k]) for k in range(len(z))) - 2 * segments.sum(np.log(root)[segments.order])
+        more = np.log(root) + self.family.log_jacobian(torch.from_numpy(rows.y)).numpy()
+        log_det = 2 * sum(np.log(chol[k, k]) for k in range(len(z))) - 2 * segments.sum(more[segments.order])
         out: Array = -(log_det + square + segments.counts * (LOG_2PI + 2 * at[-1] + 2 * math.log(self.unit))) / 2
         return out
 

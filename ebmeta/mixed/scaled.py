@@ -160,7 +160,8 @@ class ScaledEngine(Engine):
         loc, var = self.linear(at, effects, self.rows)
         noise = (self.scales(at)[0] / self.roots(self.rows)) ** 2
         kept = 1 - var / noise
-        return self.rows.y - (self.rows.y - loc) / kept, var / kept
+        y = self.labels(self.rows) + self.rows.offset
+        return y - (y - loc) / kept, var / kept
 
     def estimate(self, at: Array) -> Estimate:
         beta = self.inverse @ (self.center + self.unit * self.solve(at[:-1]).beta)

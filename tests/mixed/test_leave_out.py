@@ -45,6 +45,13 @@ def test_groups_of_known_parameters_add_up_to_the_log_likelihood(weights):
     assert each.sum() == pytest.approx(dense(engine, at, False)["log_likelihood"], rel=1e-9)
 
 
+def test_groups_of_log_normal_labels_add_up_to_the_log_likelihood():
+    data = frame(1, 9, (2, 7)).assign(y=lambda d: np.exp(d.y / 3))
+    fit = mixed_model("y ~ 0 + (1 | g)", data, "log_normal", weights="w")
+    each = fit.engine.each_group(fit.optimum.at, np.random.default_rng(0))
+    assert each.sum() == pytest.approx(fit.log_likelihood, rel=1e-9)
+
+
 @pytest.mark.parametrize("name", ["poisson", "student_t", "negative_binomial"])
 def test_groups_of_other_labels_add_up_to_the_log_likelihood(name):
     data = frame(1, 9, (4, 9))

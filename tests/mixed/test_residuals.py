@@ -120,3 +120,12 @@ def test_gaps_are_filled_in_the_same_way_each_time():
     one, two = (ebmeta.mixed_model("y ~ 1 + (1 | g)", data, "bernoulli", hyperprior=True).residuals for _ in range(2))
     pd.testing.assert_frame_equal(one, two)
     assert one["pit"].nunique() == 40
+
+
+def test_log_normal_labels_have_the_quantiles_of_their_logarithms():
+    data = frame(3, 12, (2, 7)).assign(x=lambda d: d.x - 2000)
+    data["y"] /= 3.0
+    found = ebmeta.mixed_model("I(exp(y)) ~ x + (1 + x | g)", data, "log_normal", offset="w").residuals
+    wanted = ebmeta.mixed_model("y ~ x + (1 + x | g)", data, offset="w").residuals
+    np.testing.assert_allclose(found["quantile"], wanted["quantile"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found["label"], np.exp(wanted["label"]))
