@@ -7,6 +7,7 @@ a TOML file with a table per command whose values lie under the flags. Errors ar
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -83,6 +84,9 @@ def train(
 ) -> None:
     """Meta-train a model on a labelled file and save it.
 
+    With `torchrun --nproc-per-node N -m ebmeta train ...` N processes share each batch of tasks; they reach the
+    parameters of one, up to rounding, and continue each other's checkpoints.
+
     Args:
         data: npz, CSV or parquet file of training classes or groups.
         output: folder of the model.
@@ -118,9 +122,11 @@ def train(
         raise ValueError(f"--likelihood: expected --groups beside it, got {likelihood!r} for classes")
     if profile and tasks.groups is not None:
         raise ValueError(f"--profile: expected 0 for numbers of groups, got {profile}")
-    source = sampler(data, tasks, seed)
-    encoder = source.encoder
-    held_out = None if validation is None else sampler(validation, tasks, seed + 1, encoder, source.feature_names)
+    first = os.environ.get("RANK", "0") == "0"  # of the processes of `torchrun` one writes and speaks
+    say = print if first else lambda _: None
+    source = sampler(data, tasks, seed, say=say)
+    encoder, names = source.encoder, source.feature_names
+    held_out = None if validation is None else sampler(validation, tasks, seed + 1, encoder, names, say)
     options = {"seed": seed, "num_steps": num_steps, "beta": beta}
     model = model_for(data, source, likelihood, profile, options)
     output.mkdir(parents=True, exist_ok=True)
@@ -128,23 +134,14 @@ def train(
     if objective == "evidence" and tasks.groups is not None and alone:
         result, line = at_maximum(model, source, num_iterations, seed, output)
     else:
-        run = fit(
-            model,
-            source,
-            num_iterations,
-            batch_size,
-            validation=held_out,
-            objective=objective,
-            learning_rate=learning_rate,
-            seed=seed,
-            device=device,
-            checkpoint=checkpoint,
-            progress=progress,
-        )
+        asked: dict[str, Any] = {"objective": objective, "learning_rate": learning_rate, "seed": seed, "device": device}
+        asked |= {"checkpoint": checkpoint, "progress": progress, "distributed": "auto"}
+        run = fit(model, source, num_iterations, batch_size, validation=held_out, **asked)
         result, line = outcome(run, output)
-    save(model, output, encoder, overwrite=overwrite)
-    print(line)
-    finish(result, json, overwrite)
+    if first:
+        save(model, output, encoder, overwrite=overwrite)
+        print(line)
+        finish(result, json, overwrite)
 
 
 @app.command

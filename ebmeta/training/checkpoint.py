@@ -24,6 +24,7 @@ from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.source import TaskSource
 from ebmeta.training.objective import Objective
 from ebmeta.training.validation import Validation
+from ebmeta.training.world import World
 
 __all__ = ["Checkpoint", "RunSettings", "TrainingState"]
 
@@ -122,6 +123,17 @@ class TrainingState:
     validation: Validation
     iteration: int = 0
     rows: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)
+
+    def copy_first(self, world: World) -> None:
+        """Take over iteration, optimiser, history and validation of the first process."""
+        held = self.validation
+        known = {name: getattr(held, name) for name in (*COUNTERS, "best")}
+        state = world.of_first((self.optimizer.state_dict(), self.iteration, self.rows, known))
+        if not world.first:
+            slopes, self.iteration, self.rows, known = state
+            self.optimizer.load_state_dict(slopes)
+            for name, value in known.items():
+                setattr(held, name, value)
 
     def record(self, values: Mapping[str, Any]) -> None:
         """Append values to the history."""

@@ -46,6 +46,7 @@ from ebmeta.training.rising import still_rising
 from ebmeta.training.schedule import Schedule
 from ebmeta.training.temperature import fit_task_temperature
 from ebmeta.training.validation import Validation
+from ebmeta.training.world import World, check_world, joined, own_device
 
 __all__ = ["Callback", "FitResult", "fit", "resolve_device"]
 
@@ -130,6 +131,7 @@ def fit(
     checkpoint_every: int = 100,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
+    distributed: Literal["auto"] | None = None,
 ) -> FitResult:
     """Train a model on a stream of tasks, in place.
 
@@ -163,6 +165,9 @@ def fit(
         callbacks: functions that are told of every iteration: its number, from 1 on, and the terms of the history by
             name, those after the last refinement step.
         progress: show a progress bar.
+        distributed: "auto" trains on all processes that `torchrun` started, each of which takes its share of the tasks
+            of a batch: the parameters of one process, up to rounding, on every one of them. The first writes the
+            checkpoint, from which any number of processes continues. None is this process alone.
 
     Returns:
         The trained model and the history of every term.
@@ -172,6 +177,7 @@ def fit(
             validation has the classes or groups of training, the checkpoint is of another run, or the loss stops
             being finite.
         OSError: if the checkpoint cannot be written.
+        ChildProcessError: if another process of the run has ended.
     """
     started = time.perf_counter()
     drawn, other = as_source(tasks), None if validation is None else as_source(validation)
@@ -195,19 +201,18 @@ def fit(
     held_out = Validation(
         tasks=unseen, objective=goal, num_tasks=validation_tasks, every=validate_every, patience=patience, seed=seed
     )
-    target = resolve_device(device)
-    with _training(model, target), tqdm(total=num_iterations, desc="fit", unit="it", disable=not progress) as bar:
+    target = own_device(resolve_device(device), distributed)
+    with joined(distributed, target) as world, _training(model, target), _bar(num_iterations, progress, world) as bar:
+        check_world(model, batch_size, world)
         state = TrainingState(model, Schedule(num_iterations, learning_rate).optimizer(model), held_out)
         file = None
         if checkpoint is not None:
             file = Checkpoint(Path(checkpoint), checkpoint_every, settings.identity(model, source, unseen))
-        if file is None or not file.resume(state):
-            prepare(model, drawn, batch_size, target)
-        elif progress:
-            bar.write(f"fit: continuing after {state.iteration} iterations of {file.path}", file=sys.stderr)
-        _iterate(state, settings, source, file, bar, callbacks=callbacks)
+        _start(state, file, drawn, batch_size, world, bar)
+        _iterate(state, settings, source, file, bar, world=world, callbacks=callbacks)
         held_out.restore(model)
         fit_task_temperature(model, _unseen(settings, [s for s in (source, unseen) if s is not None], target))
+        world.copy_first(model)
     model.eval()
     for note in (notes := tuple(still_rising(model, drawn, goal))):
         warnings.warn(f"fit: {note}", UserWarning, stacklevel=3)
@@ -223,6 +228,24 @@ def _look_at(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSource | 
     return [*check_classes(tasks, validation), *(f"fit: {note}" for note in notes_on_groups(model, tasks))]
 
 
+def _start(
+    state: TrainingState, file: Checkpoint | None, tasks: TaskSource, batch_size: int, world: World, bar: tqdm
+) -> None:
+    """Continue the run of a file where it exists, or else measure the model; the same in all processes."""
+    model, resumed = state.model, world.first and file is not None and file.resume(state)
+    if resumed and file is not None and not bar.disable:
+        bar.write(f"fit: continuing after {state.iteration} iterations of {file.path}", file=sys.stderr)
+    if world.of_first(resumed):
+        state.copy_first(world)
+    else:
+        prepare(model, tasks, batch_size, next(model.parameters()).device)
+    world.copy_first(model)
+
+
+def _bar(num_iterations: int, progress: bool, world: World) -> tqdm:
+    return tqdm(total=num_iterations, desc="fit", unit="it", disable=not (progress and world.first))
+
+
 def _iterate(
     state: TrainingState,
     settings: RunSettings,
@@ -230,6 +253,7 @@ def _iterate(
     checkpoint: Checkpoint | None,
     bar: tqdm,
     *,
+    world: World,
     callbacks: Sequence[Callback],
 ) -> None:
     """Train to the last iteration, or to where validation ends the run; nothing where no parameter is trained."""
@@ -242,21 +266,21 @@ def _iterate(
     while state.iteration < settings.num_iterations and not held_out.stopped:
         n = state.iteration
         batch = tasks.sample(settings.batch_size, n).to(device)
-        terms = _terms(goal, model, batch, settings.seed, n)
-        loss = goal.total(terms) / terms.num_queries.sum()
-        rate = schedule.step(model, state.optimizer, loss, n)
-        state.record(row := {"loss": loss.item(), "learning_rate": rate, **terms.means()})
+        terms = _terms(goal, model, batch, settings.seed, n, world)
+        loss = goal.total(terms) / world.total(terms.num_queries.sum())
+        rate = schedule.step(model, state.optimizer, loss, n, world)
+        state.record(row := {"loss": world.total(loss).item(), "learning_rate": rate, **terms.means(world.total)})
         state.iteration = n + 1
         last = state.iteration == settings.num_iterations
         if held_out.due(state.iteration, last):
-            state.record(seen := held_out.look(model, state.iteration))
+            state.record(seen := held_out.look(model, state.iteration, world))
             row |= {name: value for name, value in seen.items() if name != "validation_iteration"}
-        for callback in callbacks:
+        for callback in callbacks if world.first else ():
             callback(state.iteration, {name: float(np.ravel(value)[-1]) for name, value in row.items()})
         bar.update()
         if n % 20 == 0:
             bar.set_postfix(nll=f"{state.rows['nll'][-1][-1]:.3f}", refresh=False)
-        if checkpoint is not None and checkpoint.due(state.iteration, last or held_out.stopped):
+        if checkpoint is not None and world.first and checkpoint.due(state.iteration, last or held_out.stopped):
             checkpoint.save(state)
 
 
@@ -284,16 +308,26 @@ def _training(model: EmpiricalBayes, device: torch.device) -> Iterator[None]:
         model.to(home)
 
 
-def _terms(goal: Objective, model: EmpiricalBayes, batch: TaskBatch, seed: int, iteration: int) -> Terms:
-    """Return the terms of one iteration, whose draws (those of dropout too) depend on no other iteration."""
+def _terms(goal: Objective, model: EmpiricalBayes, batch: TaskBatch, seed: int, iteration: int, world: World) -> Terms:
+    """Return the terms of this process's tasks, whose draws (those of dropout too) depend on no other iteration."""
     source = stream(seed, 0, iteration)
     if model.predictor.embedder is not None:
         with Drawing(stream(seed, 2, iteration)):
-            return goal.terms(model, batch, generator=source)  # as one batch, whose statistics it may take
+            mine = world.share(0, len(batch))
+            return goal.terms(model, batch, generator=source, share=mine)  # as one batch, whose statistics it may take
     masks, parts = (batch.support_mask, batch.query_mask), [batch]
     if sum(m.numel() for m in masks) > WASTE * sum(int(m.sum()) for m in masks):
         parts = [part for _, part in batch.parts(CELLS, model.predictor.num_weights)]
-    return Terms.join([goal.terms(model, part, generator=source) for part in parts])
+    found, first = [], 0
+    for part in parts:
+        mine = world.share(first, len(part))
+        first += len(part)
+        if len(mine):
+            found.append(goal.terms(model, part, generator=source, share=mine))
+        else:
+            with torch.no_grad():  # what it draws is drawn
+                goal.terms(model, part, generator=source, share=torch.zeros(1, dtype=torch.long))
+    return Terms.join(found)
 
 
 def _history(state: TrainingState) -> xr.Dataset:

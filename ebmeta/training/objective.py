@@ -22,7 +22,7 @@ a bound that draws close (Burda, Grosse and Salakhutdinov 2016, Importance weigh
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -73,10 +73,19 @@ class Terms:
         nll, kl = (torch.cat(values, 1) for values in ([p.nll for p in parts], [p.kl for p in parts]))
         return Terms(nll, kl, torch.cat([p.num_queries for p in parts]), parts[0].beta)
 
-    def means(self) -> dict[str, NDArray[Any]]:
-        """Return `nll` in nats per query and `kl` in nats per task, after each step."""
-        nll = self.nll.detach().sum(1) / self.num_queries.sum()
-        return {"nll": nll.cpu().numpy(), "kl": self.kl.detach().mean(1).cpu().numpy()}
+    def cpu(self) -> Terms:
+        """Return the same terms on the CPU."""
+        return Terms(self.nll.cpu(), self.kl.cpu(), self.num_queries.cpu(), self.beta)
+
+    def means(self, total: Callable[[Tensor], Tensor] = lambda value: value) -> dict[str, NDArray[Any]]:
+        """Return `nll` in nats per query and `kl` in nats per task, after each step.
+
+        Args:
+            total: sums a value over several processes, each of which has the terms of its own tasks.
+        """
+        nll, kl = total(self.nll.detach().sum(1)), total(self.kl.detach().sum(1))
+        queries, tasks = total(self.num_queries.sum()), total(torch.tensor(self.kl.shape[1], device=kl.device))
+        return {"nll": (nll / queries).cpu().numpy(), "kl": (kl / tasks).cpu().numpy()}
 
 
 @checked(num_draws=at_least(1), anytime=at_least(0))
@@ -107,6 +116,7 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
         batch: TaskBatch,
         num_steps: int | None = None,
         generator: torch.Generator | None = None,
+        share: Tensor | None = None,
     ) -> Terms:
         """Return each term of each task after each refinement step, in nats.
 
@@ -115,6 +125,7 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
             batch: $T$ labelled tasks.
             num_steps: $K$; that of training by default.
             generator: source of the draws, on the CPU; that of seed 0 by default.
+            share: numbers of the tasks to look at, all by default. Their draws are those that they have among all.
 
         Raises:
             ValueError: if the tasks are unlabelled or do not fit the model.
@@ -124,10 +135,17 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
             raise ValueError("objective: expected query labels, got unlabelled tasks")
         if self.kind == "evidence":
             batch, num_steps = batch.pooled(), 0
+        everyone = len(batch)
+        share = torch.arange(everyone) if share is None else share
+        batch = batch if len(share) == everyone else batch[share]
         y = batch.query_y
         assert y is not None  # for the type checker: pooling keeps labels
         inferred = model.infer(batch, num_steps)
-        of_predictor = self._noise(inferred.x, batch, model, generator)
+        if model.likelihood.categorical:
+            shape = self.num_draws, everyone, inferred.x.shape[1], batch.way_mask.shape[1]
+            of_predictor = _normal(shape, inferred.x, generator, share)
+        else:
+            of_predictor = torch.randn(1, generator=generator, dtype=inferred.x.dtype).to(inferred.x.device)
         nll = []
         for k in range(len(inferred.path)):
             logp = inferred.log_prob(k, y, of_predictor, predictive=self.kind == "predictive")
@@ -139,14 +157,9 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
         if model.likelihood.conjugate or model.likelihood.categorical:
             return terms
         q = inferred.path[-1]
-        noise = torch.randn(self.num_draws, *q.loc.shape, generator=generator, dtype=q.loc.dtype).to(q.loc.device)
+        noise = _normal((self.num_draws, everyone, *q.loc.shape[1:]), q.loc, generator, share)
         bound = importance_bound(inferred, batch, noise)
         return replace(terms, nll=-bound.unsqueeze(0) - terms.kl)
-
-    def _noise(self, x: Tensor, batch: TaskBatch, model: EmpiricalBayes, generator: torch.Generator) -> Tensor:
-        # Drawn on the CPU, so that training on a GPU sees the same numbers.
-        shape = (self.num_draws, *x.shape[:2], batch.way_mask.shape[1]) if model.likelihood.categorical else (1,)
-        return torch.randn(shape, generator=generator, dtype=x.dtype).to(x.device)
 
     def total(self, terms: Terms) -> Tensor:
         """Return the scalar that training minimises: last step plus weighted earlier steps, summed over tasks."""
@@ -175,6 +188,15 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
+
+
+def _normal(shape: Sequence[int], like: Tensor, generator: torch.Generator, share: Tensor) -> Tensor:
+    """Return standard normal numbers of some tasks, which lie along the second axis, among those of all.
+
+    They are drawn on the CPU and for all tasks, so that a GPU, or one of several processes, sees the same numbers.
+    """
+    noise = torch.randn(tuple(shape), generator=generator, dtype=like.dtype)
+    return (noise if shape[1] == len(share) else noise[:, share]).to(like.device)
 
 
 def importance_bound(inferred: Inference, batch: TaskBatch, noise: Tensor, others: Sequence[Gaussian] = ()) -> Tensor:

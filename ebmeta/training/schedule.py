@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.training.world import ALONE, World
 
 __all__ = ["Schedule"]
 
@@ -56,7 +57,9 @@ class Schedule:
         used = [group for group in groups if group[0]] or groups[:1]  # a model may be measured alone
         return torch.optim.Adam([{"params": parameters, "peak": peak} for parameters, peak in used])
 
-    def step(self, model: EmpiricalBayes, optimizer: torch.optim.Adam, loss: Tensor, iteration: int) -> float:
+    def step(
+        self, model: EmpiricalBayes, optimizer: torch.optim.Adam, loss: Tensor, iteration: int, world: World = ALONE
+    ) -> float:
         """Change the parameters by the gradient of a loss, cut to a norm of 5, and return the learning rate.
 
         Args:
@@ -64,6 +67,7 @@ class Schedule:
             optimizer: its optimiser.
             loss: what is minimised.
             iteration: $n$.
+            world: the processes whose losses add up to what is minimised; this one alone by default.
 
         Raises:
             ValueError: if the loss or its gradient is not finite; nothing has changed then.
@@ -73,6 +77,7 @@ class Schedule:
             group["lr"] = share * group["peak"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        world.add_gradients(list(model.trainable()))
         value, slope = loss.item(), torch.nn.utils.clip_grad_norm_(model.trainable(), CLIP).item()
         if not (math.isfinite(value) and math.isfinite(slope)):
             raise ValueError(

@@ -13,6 +13,7 @@ from ebmeta.foundation.seeding import stream
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.source import TaskSource
 from ebmeta.training.objective import Objective, Terms
+from ebmeta.training.world import ALONE, World
 
 __all__ = ["Validation"]
 
@@ -54,9 +55,15 @@ class Validation:
         """Return whether to validate after an iteration."""
         return self.tasks is not None and (last or iteration % self.every == 0)
 
-    def look(self, model: EmpiricalBayes, iteration: int) -> dict[str, Any]:
-        """Score a model; keep its parameters where they are the best; return a row of the history."""
-        terms = self.terms(model)
+    def look(self, model: EmpiricalBayes, iteration: int, world: World = ALONE) -> dict[str, Any]:
+        """Score a model; keep its parameters where they are the best; return a row of the history.
+
+        Args:
+            model: the model.
+            iteration: iterations done.
+            world: the processes that share the tasks; this one alone by default.
+        """
+        terms = self.terms(model, world)
         means, queries = terms.means(), terms.num_queries.sum()
         # The predictions after the last step count; for "evidence" the bound itself is the score.
         score = (terms.loss if self.objective.kind == "evidence" else terms.nll)[-1].sum() / queries
@@ -79,7 +86,7 @@ class Validation:
             model.load_state_dict(self.best)
 
     @torch.no_grad()
-    def terms(self, model: EmpiricalBayes) -> Terms:
+    def terms(self, model: EmpiricalBayes, world: World = ALONE) -> Terms:
         """Return the terms of the validation tasks under a model, and put it back into training mode."""
         assert self.tasks is not None  # for the type checker: `due` has checked
         sharp = Objective(self.objective.kind, max(DRAWS, self.objective.num_draws), self.objective.anytime)
@@ -87,7 +94,9 @@ class Validation:
         model.eval()
         parts = []
         for index, first in enumerate(range(0, self.num_tasks, BATCH)):
+            if index % world.size != world.rank:
+                continue
             batch = self.tasks.sample(min(BATCH, self.num_tasks - first), index).to(device)
-            parts.append(sharp.terms(model, batch, generator=stream(self.seed, 1, index)))
+            parts.append(sharp.terms(model, batch, generator=stream(self.seed, 1, index)).cpu())
         model.train()
-        return Terms.join(parts)
+        return Terms.join(world.all_of(parts))
