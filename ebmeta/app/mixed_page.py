@@ -115,7 +115,8 @@ def draw_figures(fit: MixedModel, rows: pd.DataFrame) -> dict[str, tuple[Axes, s
         else:
             out["effects"] = caterpillar(fit, term), f"Effects of {factor.name} on {term}, with 95% intervals."
     columns = [c for c in fit.design.numeric if c in rows]
-    if columns and fit.design.formula.response in rows:
+    response = rows.get(fit.design.formula.response)
+    if columns and response is not None and pd.api.types.is_numeric_dtype(response):
         ax = group_lines(fit, rows, columns[0], num_groups=LINES)
         out["lines"] = ax, FIGURES["lines"].format(column=columns[0])
     out["fitted"] = observed_against_fitted(fit), FIGURES["fitted"]

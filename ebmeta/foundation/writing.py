@@ -93,9 +93,16 @@ def kind_of(path: Path) -> Kind | None:
     chances = [name for name in names[at + 1 :] if name not in BESIDE]
     return (
         "table"
-        if names[-5:] == NUMBERS or names[-4:] in ENDS or (chances and all(c.startswith("p_") for c in chances))
+        if names[-5:] == NUMBERS
+        or _without_categories(names)[-4:] in ENDS
+        or (chances and all(c.startswith("p_") for c in chances))
         else None
     )
+
+
+def _without_categories(names: list[str]) -> list[str]:
+    """Leave out the probabilities of ordered categories, `p(...)`, which end a table of predictions."""
+    return [name for name in names if not (name.startswith("p(") and name.endswith(")"))]
 
 
 def _kind_of_json(path: Path) -> Kind | None:

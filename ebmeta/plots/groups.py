@@ -168,6 +168,8 @@ def group_lines(fit: MixedModel, data: Any, x: str, *, num_groups: int = 12, ax:
     for column in (x, response, *fit.design.factors[0]):
         if column not in data.columns:
             raise ValueError(f"data: expected a column {found(column)}, got {', '.join(map(str, data.columns[:8]))}")
+    if not pd.api.types.is_numeric_dtype(data[response]):
+        raise ValueError(f"data: expected numbers in column {response!r}, got {data[response].dtype}")
     names = data[list(fit.design.factors[0])].astype(str).agg(":".join, axis=1)
     rows = data[names.isin(names.unique()[:num_groups])].sort_values(x)
     mean = fit.predict(rows)["mean"]

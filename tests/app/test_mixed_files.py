@@ -67,6 +67,16 @@ def test_propagated_tables_are_wider(tmp_path, rows):
     assert (wide["sd"] > few["sd"]).mean() > 0.9
 
 
+def test_tables_of_ordered_categories_are_replaced_too(tmp_path, rows):
+    rows.assign(y=pd.qcut(rows["y"], 3, labels=False)).to_csv(tmp_path / "rows.csv", index=False)
+    options = ["--likelihood", "ordinal", "--output", tmp_path / "out", "--predict", tmp_path / "rows.csv"]
+    for _ in range(2):
+        assert run("mixed", tmp_path / "rows.csv", "y ~ w + (1 | g)", *options) == 0
+    found = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert list(found)[-3:] == ["p(0)", "p(1)", "p(2)"]
+    assert kind_of(tmp_path / "out" / "predictions.csv") == "table"
+
+
 def test_what_is_wrong_is_one_line(tmp_path, rows, capsys):
     path, out = tmp_path / "rows.csv", ["--output", tmp_path / "out"]
     assert "expected names of columns, got 'z'" in refused(capsys, "mixed", path, "y ~ z + (1 | g)", *out)

@@ -48,6 +48,7 @@ def test_without_a_number_or_with_several_factors_or_many_groups_there_are_fewer
     figures = draw_figures(crossed, rows)
     assert list(figures) == ["effects", "fitted", "residuals"]
     assert figures["effects"][1] == "Effects of g on Intercept, with 95% intervals."
+    assert "lines" not in draw_figures(ebmeta.mixed_model("y ~ x + (1 | g)", rows), rows.assign(y="text"))
     rng = np.random.default_rng(0)
     many = pd.DataFrame({"y": rng.normal(size=800), "g": np.arange(800) % 400})
     fit = ebmeta.mixed_model("y ~ 1 + (1 | g)", many)

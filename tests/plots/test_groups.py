@@ -73,5 +73,7 @@ def test_terms_factors_and_columns_are_checked(fit, data):
         normal_quantiles(fit, factor="h")
     with pytest.raises(ValueError, match="data: expected a column 'z', got y, x, w, g"):
         group_lines(fit, data, "z")
+    with pytest.raises(ValueError, match="data: expected numbers in column 'y', got (object|str)"):
+        group_lines(fit, data.assign(y="high"), "x")
     with pytest.raises(ValueError, match="fit: expected"):
         caterpillar(data)
