@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ebmeta.diagnostics.check import Check, Status, worst
+from ebmeta.diagnostics.new_classes import new_classes
 from ebmeta.diagnostics.predictions import few_labels, probabilities
 from ebmeta.diagnostics.verdicts import exactness, information, refinement, simulation, width
 from ebmeta.foundation.checks import at_least, checked
@@ -20,7 +21,7 @@ from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.plots.axes import embedded
 from ebmeta.prediction.scores import repeats, task_batches, task_scores
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.source import TaskSampler
+from ebmeta.tasks.source import TaskSampler, as_source
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -186,6 +187,8 @@ def diagnose(
         lambda: probabilities(model, batches, seed, scores, repetition),
         lambda: few_labels(model, batches, scores, repetition),
     ]
+    if (source := as_source(tasks)).class_rows and model.likelihood.categorical:
+        steps.append(lambda: new_classes(model, source, batches, scores))
     if model.num_steps:
         steps.append(lambda: refinement(model, tasks, num_tasks))
     steps.append(lambda: width(model, tasks, num_tasks))

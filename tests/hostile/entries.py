@@ -16,6 +16,7 @@ from kit import Kit
 import ebmeta
 from ebmeta import diagnostics, plots, reference
 from ebmeta.diagnostics import check, predictions, verdicts
+from ebmeta.diagnostics.new_classes import new_classes
 from ebmeta.likelihood import (
     Beta,
     Gamma,
@@ -880,6 +881,10 @@ def _checks(k: Kit) -> dict[str, Call]:
                 "numbers": {"a": 1.0},
                 "caption": "caption",
             },
+        ),
+        "diagnostics.new_classes.new_classes": (
+            new_classes,
+            {"model": k.classifier, "tasks": k.episodes, "batches": [k.class_batch], "num_partitions": 2},
         ),
         "diagnostics.predictions.few_labels": (
             predictions.few_labels,

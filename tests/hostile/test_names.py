@@ -31,6 +31,7 @@ MODULES = [
     "app.demo",
     "diagnostics",
     "diagnostics.check",
+    "diagnostics.new_classes",
     "diagnostics.predictions",
     "prediction.uniformity",
     "diagnostics.verdicts",

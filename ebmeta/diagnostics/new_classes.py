@@ -1,0 +1,71 @@
+"""What can be promised for classes that nobody has seen, in words for readers who do not know the methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from ebmeta.diagnostics.check import Check
+from ebmeta.foundation.checks import at_least, checked, some
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.prediction.certificate import certify
+from ebmeta.prediction.class_jackknife import class_half_width
+from ebmeta.prediction.scores import classes_of, task_scores
+from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.source import TaskSource
+
+__all__ = ["new_classes"]
+
+
+@checked(batches=some(TaskBatch), num_partitions=at_least(1))
+def new_classes(
+    model: EmpiricalBayes,
+    tasks: TaskSource,
+    batches: Sequence[TaskBatch],
+    scores: Sequence[xr.Dataset] | None = None,
+    num_partitions: int = 20,
+) -> Check:
+    """Say how far accuracy may move with other classes, and what it does not fall below.
+
+    Args:
+        model: a classifier.
+        tasks: a source of tasks drawn from rows of classes.
+        batches: labelled tasks of it.
+        scores: what `task_scores` says of them; found here by default.
+        num_partitions: partitions of the classes behind the certificate.
+
+    Raises:
+        ValueError: as for `certify`.
+    """
+    found = certify(model, tasks, num_partitions=num_partitions)
+    known = [task_scores(model, b) for b in batches] if scores is None else scores
+    accuracy, classes = np.concatenate([s["accuracy"].isel(step=-1).values for s in known]), classes_of(batches)
+    half = float("nan") if classes is None else class_half_width(accuracy.astype(float), classes)
+    moves = f", and {100 * half:.0f} points more or less with other classes" if np.isfinite(half) else ""
+    finding = f"Here it is right in {accuracy.mean():.1%} of rows{moves}. "
+    if found.vacuous:
+        enough = "" if found.needed is None else f"; about {found.needed} would do"
+        finding += f"These {found.num_used} classes are too few to promise anything of classes that are new{enough}."
+    else:
+        finding += (
+            f"If none of these {found.num_used} classes was used before, it is right in at least {found.bound:.1%} of "
+            "the rows of tasks of new classes, with 95% confidence."
+        )
+    return Check(
+        "new_classes",
+        "What can be promised for other classes?",
+        "unclear" if found.vacuous else "good",
+        finding,
+        "Tasks that share classes say little of classes that they do not have. Classes are the units here, and nothing "
+        "is assumed but that new ones come from where these came from. Few classes promise little, however good the "
+        "model is.",
+        "Try it on more classes that nothing was chosen on." if found.vacuous else "",
+        {
+            "accuracy": float(accuracy.mean()),
+            "half_width_classes": half if np.isfinite(half) else None,
+            "certified": found.bound,
+            "num_classes": found.num_used,
+        },
+    )
