@@ -57,10 +57,10 @@ def fits(name: str) -> dict[str, Any]:
 
 
 def site_of(drawn: xr.DataTree, name: str) -> np.ndarray:
-    """Return the draws of a site, or of one entry of it by its number after a point."""
+    """Return the draws of a site, or of the sum of its first entries, as many as stand after a point."""
     site, _, place = name.partition(".")
     values = drawn[site].to_numpy()
-    return values[..., int(place)].ravel() if place else values.ravel()
+    return values[..., : int(place)].sum(-1).ravel() if place else values.ravel()
 
 
 def nuts(name: str) -> dict[str, Any]:

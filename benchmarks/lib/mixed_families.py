@@ -45,11 +45,8 @@ class Family:
         """Return nearly flat densities of the logarithms or log odds of the parameters of the likelihood, for NUTS."""
         import numpyro.distributions as dist
 
-        if "thresholds.0" in self.sites.values():
-            number = len(self.learned)
-            gaps = dist.LogNormal(0.0, WIDE).expand([number]).to_event(1)
-            ordered = dist.transforms.LowerCholeskyAffine(np.zeros(number), np.tril(np.ones((number, number))))
-            return {"thresholds": dist.TransformedDistribution(gaps, ordered)}
+        if "gaps.1" in self.sites.values():
+            return {"gaps": dist.LogNormal(0.0, WIDE).expand([len(self.learned)]).to_event(1)}
         chance = dist.Beta(1 / WIDE**2, 1 / WIDE**2)  # flat in log odds
         return {s: chance if s == "inflation" else dist.LogNormal(0.0, WIDE) for s in self.sites.values()}
 
@@ -64,7 +61,7 @@ FAMILIES: dict[str, Family] = {
     "ordinal": Family(
         lambda eta, n, rng: (eta + rng.logistic(size=len(eta)) > np.array([[0.0], [0.8], [2.0]])).sum(0).astype(float),
         {"threshold(1|2)": 0.8, "threshold(2|3)": 2.0},
-        other={"threshold(1|2)": "thresholds.0", "threshold(2|3)": "thresholds.1"},
+        other={"threshold(1|2)": "gaps.1", "threshold(2|3)": "gaps.2"},
     ),
     "bernoulli": Family(lambda eta, n, rng: rng.binomial(1, special.expit(eta)).astype(float), {}),
     "binomial": Family(lambda eta, n, rng: rng.binomial(n.astype(int), special.expit(eta)).astype(float), {}, True),

@@ -92,7 +92,7 @@ class Ordinal(ScalarLikelihood):
         return torch.stack([first, *gaps]).cumsum(0)
 
     def learned(self) -> dict[str, Tensor]:
-        return {"thresholds": self.thresholds[1:]}
+        return {"gaps": self.thresholds.diff()}
 
     def numbers(self) -> dict[str, float]:
         values = self.thresholds[1:].detach().tolist()

@@ -16,8 +16,8 @@ $\theta$: $\sigma$        `noise`               scale of the noise              
 $\theta$: $\nu$           `freedom`             degrees of freedom of Student-t noise     Gamma(2, rate 0.1)
 $\theta$: $\pi$           `inflation`           probability of a 0 beyond the count       Beta(1, 1)
 $\theta$: $\phi$          `precision`           of shares                                 Gamma(2, rate 0.1)
-$\theta$: $\tau$          `thresholds`          of ordered categories, from the second    distances log-normal(0, 1)
-$\theta$: $r$, $k$        `shape`               that of a negative binomial or a gamma    Gamma(2, rate 0.1)
+$\theta$                  `gaps`                of the thresholds of ordered categories   log-normal(0, 1)
+$\theta$: $r$, $k$        `shape`               of a negative binomial or a gamma         Gamma(2, rate 0.1)
 ========================  ====================  ========================================  ==========================
 
 The defaults suit inputs, and labels with noise, of about unit scale.
@@ -278,7 +278,7 @@ def hierarchical(
     dims = {
         "w": ("task", "way", "feature"),
         "w_loc": ("feature",),
-        "thresholds": ("threshold",),
+        "gaps": ("gap",),
         "w_scale": ("feature",),
         "w_correlation": ("feature", "other_feature"),
         "fixed": ("way", "column") if get(likelihood).categorical else ("column",),

@@ -93,7 +93,8 @@ def numpyro_model(model: EmpiricalBayes) -> Callable[..., Any]:
                 raise ValueError("way_mask: expected which classes exist, shape (T, C), got None")
             way_mask = np.ones((len(x), 1), bool)
         if isinstance(y, np.ndarray | list) and not likelihood.categorical:
-            _check_carried(np.asarray(y), float(np.finfo(jnp.asarray(0.0).dtype).eps), parameters.get("unit", 1.0))
+            carried = model.likelihood.transformed(torch.from_numpy(np.asarray(y, dtype=float))).cpu().numpy()
+            _check_carried(carried, float(np.finfo(jnp.asarray(0.0).dtype).eps), parameters.get("unit", 1.0))
         one = dist.Normal(loc, scale).to_event(1) if scale.ndim == 1 else dist.MultivariateNormal(loc, scale_tril=scale)
         with numpyro.plate("task", len(x)):
             w = numpyro.sample("w", one.expand([np.shape(way_mask)[-1]]).to_event(1))

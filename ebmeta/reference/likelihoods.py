@@ -5,15 +5,15 @@ name                      $y$ given $\eta$ and the size $n$ of its row          
 ========================  ================================================================  ================
 `"normal"`                $a + b\,(\eta + \sigma \varepsilon / \sqrt n)$                    `noise` $\sigma$
 `"student_t"`             the same with $\varepsilon \sim t_\nu$                            and `freedom` $\nu$
-`"log_normal"`            $\log y$ as of `"normal"`                                          `noise` $\sigma$
-`"gamma"`                 mean $\mu = e^{a + \eta}$, variance $\mu^2 / (n k)$              `shape` $k$
-`"beta"`                  share of mean $\mu = 1 / (1 + e^{-\eta})$, $\mu (1 - \mu) / (1 + \phi)$  `precision` $\phi$
+`"log_normal"`            $\log y$ as of `"normal"`                                         `noise` $\sigma$
+`"gamma"`                 mean $\mu = e^{a + \eta}$, variance $\mu^2 / (n k)$               `shape` $k$
+`"beta"`                  share of mean $\mu = 1 / (1 + e^{-\eta})$                         `precision` $\phi$
 `"bernoulli"`             1 with probability $1 / (1 + e^{-\eta})$                          none
 `"binomial"`              successes among $n$ trials of that probability                    none
 `"poisson"`               count of mean $n e^\eta$                                          none
 `"negative_binomial"`     count of mean $\mu = n e^\eta$ and variance $\mu + \mu^2 / r$     `shape` $r$
-`"zero_inflated_..."`     0 with probability $\pi$, else one of the two above               and `inflation` $\pi$
-`"ordinal"`               $c$ or more with probability $1 / (1 + e^{\tau_c - \eta})$       `thresholds` $\tau_2, \dots$
+`"zero_inflated_..."`     0 with probability $\pi$, else one of the two above               `inflation` $\pi$
+`"ordinal"`               $c$ or more with probability $1 / (1 + e^{\tau_c - \eta})$        `gaps` of $\tau$
 `"categorical"`           class of probability $\mathrm{softmax}(\eta)$                     none
 ========================  ================================================================  ================
 
@@ -129,7 +129,7 @@ def _zero_inflated_negative_binomial(eta: Any, size: Any, *, shape: Any, inflati
     return dist.ZeroInflatedNegativeBinomial2(mean, shape, gate=inflation)
 
 
-def _ordinal(eta: Any, size: Any, *, thresholds: Any = ()) -> Any:
+def _ordinal(eta: Any, size: Any, *, gaps: Any = ()) -> Any:
     import jax.numpy as jnp
     import numpyro.distributions as dist
 
@@ -137,7 +137,7 @@ def _ordinal(eta: Any, size: Any, *, thresholds: Any = ()) -> Any:
         def log_prob(self, value: Any) -> Any:
             return super().log_prob(jnp.asarray(value, int))
 
-    return Ordered(eta[..., 0], jnp.concatenate([jnp.zeros(1), jnp.asarray(thresholds, float).reshape(-1)]))
+    return Ordered(eta[..., 0], jnp.cumsum(jnp.concatenate([jnp.zeros(1), jnp.asarray(gaps, float).reshape(-1)])))
 
 
 def _categorical(eta: Any, size: Any, *, way_mask: Any = True) -> Any:
@@ -185,17 +185,12 @@ def _shape_and_inflation(labels: Any) -> dict[str, Any]:
     return _shape(labels) | _inflation(labels)
 
 
-def _thresholds(labels: Any) -> dict[str, Any]:
-    r"""Return standard normal logarithms of the distances of the thresholds."""
+def _gaps(labels: Any) -> dict[str, Any]:
     import numpy as np
     import numpyro.distributions as dist
 
     number = int(np.max(labels)) - 1
-    if number < 1:
-        return {}
-    gaps = dist.LogNormal(0.0, 1.0).expand([number]).to_event(1)
-    ordered = dist.transforms.LowerCholeskyAffine(np.zeros(number), np.tril(np.ones((number, number))))
-    return {"thresholds": dist.TransformedDistribution(gaps, ordered)}
+    return {"gaps": dist.LogNormal(0.0, 1.0).expand([number]).to_event(1)} if number > 0 else {}
 
 
 #: NumPyro likelihoods by name.
@@ -211,7 +206,7 @@ LIKELIHOODS: dict[str, NumpyroLikelihood] = {
     "negative_binomial": NumpyroLikelihood(_negative_binomial, _shape),
     "zero_inflated_poisson": NumpyroLikelihood(_zero_inflated_poisson, _inflation),
     "zero_inflated_negative_binomial": NumpyroLikelihood(_zero_inflated_negative_binomial, _shape_and_inflation),
-    "ordinal": NumpyroLikelihood(_ordinal, _thresholds),
+    "ordinal": NumpyroLikelihood(_ordinal, _gaps),
     "categorical": NumpyroLikelihood(_categorical, categorical=True),
 }
 

@@ -23,6 +23,8 @@ def test_the_model_is_that_of_the_rows():
     assert model.beta == ebmeta.EmpiricalBayes.classifier(3).beta
     assert model_for(Path("a"), GROUPS, None, 0, {}).likelihood.name == "normal"
     assert model_for(Path("a"), GROUPS, "student_t", 0, {"num_steps": 0}).likelihood.name == "student_t"
+    grades = ebmeta.GroupSampler(X, np.tile(np.arange(6.0), 4), CODE, n_support=2)
+    assert model_for(Path("a"), grades, "ordinal", 0, {}).likelihood.num_labels == 6
     images = ebmeta.EpisodeSampler(X.reshape(24, 3, 1), CODE, 2, 1, 2)
     with pytest.raises(ValueError, match=r"a.npz: expected one feature vector per row, got rows of shape \(3, 1\)"):
         model_for(Path("a.npz"), images, None, 0, {})

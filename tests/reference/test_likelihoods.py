@@ -63,7 +63,7 @@ from ebmeta.reference.likelihoods import learned_parameters
         ),
         (
             "ordinal",
-            {"thresholds": np.array([1.5, 2.0])},
+            {"gaps": np.array([1.5, 0.5])},
             1,
             lambda e, n: np.log(1 / (1 + np.exp(-e)) - 1 / (1 + np.exp(1.5 - e))),
         ),
@@ -114,7 +114,7 @@ def test_a_form_takes_what_the_likelihood_has_learned(name):
     taken = set(inspect.signature(form.distribution).parameters) - {"eta", "size", "way_mask"}
     assert learned.keys() == taken
     assert form.hyperpriors([0, 1, 2]).keys() == taken - {"center", "unit"}
-    assert all(isinstance(value, np.ndarray if name == "thresholds" else float) for name, value in learned.items())
+    assert all(isinstance(value, np.ndarray if name == "gaps" else float) for name, value in learned.items())
 
 
 def test_learned_values_are_those_of_the_formulas():
