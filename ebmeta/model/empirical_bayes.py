@@ -169,8 +169,7 @@ class EmpiricalBayes(PredictiveModel):
             beta: information-bottleneck weight $\beta$.
             num_covariates: covariates of a group as a whole, which move the prior's mean.
             basis: functions of the features that take their place, from `ebmeta.parts.basis`.
-            standardize: let training take the units of features, covariates and labels from its groups; otherwise
-                they have to come at about unit scale.
+            standardize: let training take the units of its groups; otherwise numbers have to come at about unit scale.
             known_noise: take the sizes of rows for inverse variances ("normal" alone), and learn no noise.
             num_categories: number of labels ("ordinal" alone).
             width: hidden units of the synthetic-gradient network.
@@ -194,6 +193,7 @@ class EmpiricalBayes(PredictiveModel):
             basis=None if functions is None else functions.config(),
             standardize=standardize,
             known_noise=known_noise,
+            num_categories=num_categories,
             width=width,
             freeze_embedder=freeze_embedder,
         )

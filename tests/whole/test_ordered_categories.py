@@ -55,6 +55,9 @@ def test_probabilities_are_those_of_a_fine_grid(data):
 def test_a_new_group_is_predicted_by_the_estimator_too(data):
     fit = mixed_model("code ~ x + (1 | g)", data, "ordinal")
     assert fit.model.likelihood.num_labels == 3
+    four = mixed_model("code ~ x + (1 | g)", data.assign(code=data["code"] + (data.index % 9 == 0)), "ordinal")
+    thresholds = four.variance_components.loc["residual", "estimate"].to_dict()
+    assert four.model.likelihood.numbers() == pytest.approx(thresholds, rel=1e-6)
     new = data[:4].assign(g=-1, code=np.nan)
     none = ebmeta.FewShotRegressor(fit.model).fit(np.zeros((0, 1)), np.zeros(0))
     np.testing.assert_allclose(none.predict(fit.features(new).to_numpy()), fit.predict(new)["mean"], rtol=1e-3)
