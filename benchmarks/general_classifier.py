@@ -30,10 +30,11 @@ import ebmeta
 from ebmeta.model.general import FOLDER
 from ebmeta.model.recipes import GeneralRecipe
 from ebmeta.refine.base import QueryState
-from ebmeta.refine.class_synthetic_gradient import CELL, TASK
+from ebmeta.refine.class_synthetic_gradient import INPUTS
 from ebmeta.training.schedule import Schedule
 from lib.common import model_folder, read, write
 from lib.corpus import ENCODERS, Nearer, Shape, changed, classes, draw, encode_wordllama, simulated, united
+from lib.kinds import FIVE, draw as draw_kind
 from lib.peers import make
 from lib.scoring import fit_temperature, rounded, score, temper
 
@@ -45,6 +46,7 @@ SIMULATED, FRESH = 0.15, 10  # share of simulated batches, and batches of the sa
 UNITED, NEARER, CHANGED, RAGGED = 0.05, 0.3, 0.15, 0.3  # shares of batches
 EQUAL = 0.4  # share of batches whose classes have equal shares of the queries
 TEST_TASKS = 300
+NEW_TASKS, NEW_SEED = 2000, 12  # of the comparison with models of CIFAR-FS
 COLUMNS = {
     "5way_1shot": Shape(5, 1, 75),
     "5way_5shot": Shape(5, 5, 75),
@@ -127,7 +129,7 @@ def look(model: ebmeta.EmpiricalBayes, encoder: str) -> list[Seen]:
         inferred = model.infer(batch)
         for iterate, (readings, log_probs, y) in zip(inferred.iterates[1:], steps, strict=True):
             state = QueryState(inferred.setting, iterate.q)
-            readings.append(model.refiner.synthetic_gradient.read(state).by_task[:, : CELL + TASK])
+            readings.append(model.refiner.synthetic_gradient.read(state).by_task[:, :INPUTS])
             log_probs.append(iterate.log_probs)
             y.append(batch.query_y.masked_fill(~batch.query_mask, -1))
     return [Seen(torch.cat(reading), log_probs, y) for reading, log_probs, y in steps]
@@ -259,6 +261,14 @@ def overall(cells: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, 
     return out
 
 
+def new_classes(model: ebmeta.EmpiricalBayes) -> dict[str, Any]:
+    """Return scores on the test classes of CIFAR-FS, the tasks of the models that 64 of its classes have trained."""
+    found = {}
+    for kind in FIVE:
+        found[kind.name] = rounded(ours(model, draw_kind(kind, "test", NEW_TASKS, NEW_SEED)))
+    return found
+
+
 def last(piece: dict[str, Any]) -> dict[str, float]:
     """Return accuracy, NLL and calibration error of a method, after refinement where it refines."""
     scores = piece.get("end", piece)
@@ -295,6 +305,8 @@ def main() -> None:
                 cell[name] = rounded(found)
                 write(NAME, result)
                 print(encoder, column, name, json.dumps(cell[name]), flush=True)
+    if "new_classes" not in read(NAME):
+        write(NAME, read(NAME) | {"new_classes": new_classes(calibrated(left_out["conv4"], [*seen.values()][1:]))})
     result = read(NAME)
     whole = {e: cells for e, cells in result["left_out"].items() if set(cells) == {*COLUMNS}}
     write(NAME, result | {"encoders": len(whole), "overall": rounded(overall(whole))})

@@ -31,7 +31,7 @@ extensions = [
     "stages",
     "suggestions",
 ]
-exclude_patterns = ["_build", "_generated", "_ext"]
+exclude_patterns = ["_build", "_generated", "_ext", "pages"]
 default_role = "py:obj"
 
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]

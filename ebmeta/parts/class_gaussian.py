@@ -17,7 +17,7 @@ What it says of the class of one of these rows leaves that row out, and is again
 $$ \log r^*_{ic} = \log \big( a_c' - r_{ic} \big) - \frac{D}{2} \log v_{ic}
    - \frac{\lVert x_i - \mu_c^{-i} \rVert^2}{2 v_{ic}} + \text{const}, \qquad v_{ic} = s + \frac{1}{\Lambda_c^{-i}} . $$
 
-Two matrix products give all of it: no tensor has an axis of rows, one of classes and one of features.
+Two matrix products give it: no tensor has an axis of rows, one of classes and one of features.
 """
 
 from __future__ import annotations
@@ -95,14 +95,13 @@ class ClassGaussian(Gaussian):
         return replace(parts[0], loc=loc, precision=precision, unlabelled=False, **joined)
 
     def double(self) -> ClassGaussian:
-        exact = {name: value.double() for name, value in (self._by_task() | {"spread": self.spread}).items()}
-        return replace(self, loc=self.loc.double(), precision=self.precision.double(), **exact)
+        parts = self._by_task() | {"loc": self.loc, "precision": self.precision, "spread": self.spread}
+        return replace(self, **{name: value.double() for name, value in parts.items()})
 
     def _by_task(self) -> dict[str, Any]:
         """Return what there is for every task, besides the Gaussian of the means."""
-        own = {"shares": self.shares, "counted": self.counted, "volume": self.volume, "trust": self.trust}
-        own |= {"spread": self.spread} if self.spread.dim() else {}
-        return {name: value for name, value in own.items() if value is not None}
+        names = ["shares", "counted", "volume", "trust", *(["spread"] if self.spread.dim() else [])]
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @cached_property
     def means(self) -> DiagonalGaussian:

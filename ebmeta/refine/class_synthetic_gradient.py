@@ -15,9 +15,10 @@ from ebmeta.likelihood import NEVER
 from ebmeta.refine.base import QueryState, SyntheticGradient
 from ebmeta.refine.exchangeable import ExchangeableLinear, Table, Weights, mean_weights
 
-__all__ = ["ClassSyntheticGradient", "Reading"]
+__all__ = ["INPUTS", "ClassSyntheticGradient", "Reading"]
 
 CELL, CLASS, TASK = 4, 3, 8  # inputs of the network: of each cell, of each class, and of the task
+INPUTS = CELL + CLASS + TASK
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ class ClassSyntheticGradient(SyntheticGradient):
         for name, size in {"width": width, "depth": depth}.items():
             check(name, size, int, at_least(1))
         source = generator or stream(0)
-        inputs = [CELL + CLASS + TASK, *[width] * (depth - 1)]
+        inputs = [INPUTS, *[width] * (depth - 1)]
         self.layers = nn.ModuleList(ExchangeableLinear(number, width, source) for number in inputs)
         self.readout = linear(width, 1, source)
         nn.init.zeros_(self.readout.weight)
@@ -93,7 +94,7 @@ class ClassSyntheticGradient(SyntheticGradient):
     @property
     def num_readings(self) -> int:
         """Readings of a task, $F$."""
-        return CELL + CLASS + TASK + self.readout.in_features
+        return INPUTS + self.readout.in_features
 
     def read(self, state: QueryState) -> Reading:
         """Return the readings of a state."""

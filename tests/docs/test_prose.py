@@ -11,7 +11,7 @@ import pytest
 from ebmeta.likelihood import LIKELIHOODS
 
 ROOT = Path(__file__).parents[2]
-BUILT = {"_build", "_generated"}
+BUILT = {"_build", "_generated", "pages"}
 PAGES = [
     page
     for pattern in ("README.md", "docs/**/*.md", "theory/*.md")

@@ -1,0 +1,161 @@
+"""How far classes are from the floor: predictions and training beside four bare EM steps, and beside peers.
+
+A bare step is two matrix products and a softmax on features as they are: no method that uses the queries does with
+less. Each figure is the median of several runs in processor time of one thread, per task of five classes, one labelled
+row each, and 75 queries. With a git revision, the package as it was there runs in turns with this one.
+`OMP_NUM_THREADS=1 python benchmarks/floor.py [REVISION]`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+NAME = "floor.json"
+WIDTHS = (64, 256, 640)  # features
+TASKS, STEPS, RUNS, TRAINED, BATCH = 256, 4, 7, 40, 16
+
+
+def sampler(width: int) -> Any:
+    """Return tasks of five classes, one labelled row each."""
+    import ebmeta
+
+    rng, y = np.random.default_rng(0), np.repeat(np.arange(40), 40)
+    x = rng.normal(size=(40, width))[y] + rng.normal(size=(len(y), width))
+    return ebmeta.EpisodeSampler(x.astype(np.float32), y, n_way=5, n_shot=1, n_query=15, seed=0)
+
+
+def milliseconds(run: Callable[[], object], tasks: int) -> float:
+    """Return the median processor time of a task."""
+    run(), run()
+    times = []
+    for _ in range(RUNS):
+        begin = time.process_time()
+        run()
+        times.append(time.process_time() - begin)
+    return 1e3 * statistics.median(times) / tasks
+
+
+@torch.no_grad()
+def bare(support: torch.Tensor, labels: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    """Return the beliefs after four EM steps of a mixture with equal spreads."""
+    told, number = labels.mT @ support, labels.sum(1).unsqueeze(-1)
+    mean = told / number
+    for _ in range(STEPS):
+        r = torch.softmax(10 * (query @ mean.mT) - 5 * mean.square().sum(-1).unsqueeze(1), -1)
+        mean = (told + r.mT @ query) / (number + r.sum(1).unsqueeze(-1))
+    return r
+
+
+def training(width: int) -> float:
+    """Return the processor time of a task in training: of many iterations less that of few."""
+    import ebmeta
+
+    model, tasks = ebmeta.EmpiricalBayes.classifier(width, num_steps=STEPS), sampler(width)
+    times = []
+    for number in (2, TRAINED // 4, TRAINED // 4 + TRAINED):  # the first is to warm up
+        begin = time.process_time()
+        ebmeta.fit(model, tasks, number, BATCH, seed=0, device="cpu", progress=False)
+        times.append(time.process_time() - begin)
+    return 1e3 * (times[2] - times[1]) / TRAINED / BATCH
+
+
+def peers(batch: Any) -> dict[str, float]:
+    """Return the times of other methods on features as they are, SIB's network untrained: it costs the same."""
+    from lib.peers.ptmap import PTMAP
+    from lib.peers.sib import SIB
+    from lib.peers.tim import TIM
+
+    given = batch.support_x, batch.support_y, batch.query_x, 5
+    sib = SIB(n_way=5, features=batch.query_x.shape[-1])
+    found = {
+        name: milliseconds(lambda p=p: p(*given), len(batch))
+        for name, p in (("tim", TIM()), ("pt_map", PTMAP(power=1.0)))
+    }
+
+    @torch.no_grad()
+    def adapt() -> object:
+        return sib.network(*given)
+
+    def step() -> None:  # as published: one task at a time
+        scores = sib.network(*(v[:1] for v in given[:3]), 5)
+        loss = torch.nn.functional.cross_entropy(scores[0], batch.query_y[0])
+        sib.optimizer.zero_grad()
+        loss.backward()
+        sib.optimizer.step()
+
+    def steps() -> None:
+        for _ in range(BATCH):
+            step()
+
+    return found | {"sib": milliseconds(adapt, len(batch)), "sib_training": milliseconds(steps, BATCH)}
+
+
+def here() -> None:
+    """Print the times of the package that is imported, and of what needs none."""
+    import ebmeta
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    out = {}
+    for width in WIDTHS:
+        batch, model = sampler(width).sample(TASKS), ebmeta.EmpiricalBayes.classifier(width, num_steps=STEPS)
+        unit = [torch.nn.functional.normalize(x, dim=-1) for x in (batch.support_x, batch.query_x)]
+        labels = torch.nn.functional.one_hot(batch.support_y, 5).float()
+        out[width] = {
+            "bare": milliseconds(lambda u=unit, y=labels: bare(u[0], y, u[1]), TASKS),
+            "predict": milliseconds(lambda m=model, b=batch: ebmeta.predict(m, b, num_draws=0), TASKS),
+            "training": training(width),
+            **peers(batch),
+        }
+    print(json.dumps(out))
+
+
+def side(package: Path) -> dict[str, dict[str, float]]:
+    """Return what a new process finds of the package in a folder."""
+    environment = os.environ | {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, "--here"]
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    return dict(json.loads(run.stdout.splitlines()[-1]))
+
+
+def main(revision: str | None) -> None:
+    """Measure, and write times and their ratios to the bare steps."""
+    from lib.common import write
+
+    with tempfile.TemporaryDirectory() as folder:
+        sides = {"now": ROOT}
+        if revision is not None:
+            files = subprocess.run(["git", "-C", ROOT, "archive", revision, "ebmeta"], check=True, capture_output=True)
+            subprocess.run(["tar", "-x", "-C", folder], check=True, input=files.stdout)
+            sides["before"] = Path(folder)
+        found = {name: side(package) for name, package in sides.items()}
+    ratio = {
+        name: {width: {k: round(v / each["bare"], 2) for k, v in each.items()} for width, each in widths.items()}
+        for name, widths in found.items()
+    }
+    rounded = {
+        name: {width: {k: round(v, 4) for k, v in each.items()} for width, each in widths.items()}
+        for name, widths in found.items()
+    }
+    write(NAME, {"before_is": revision, "milliseconds": rounded, "to_bare": ratio})
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--here"]:
+        here()
+    else:
+        main(sys.argv[1] if len(sys.argv) > 1 else None)
