@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import cyclopts
 
-from ebmeta.foundation.extras import MissingPackageError
+from ebmeta.foundation.extras import EXTRAS
 
 __all__ = ["as_line", "one_line_each", "whole"]
 
@@ -44,9 +44,9 @@ def as_line(error: BaseException) -> str:
         stated = re.search(rf"^ +{name[2:].replace('-', '_')}: (.*)$", error.target.__doc__ or "", re.MULTILINE)
         return f"{name}: expected {stated[1].rstrip('.;,') if stated else 'a value'}, got none"
     text = re.sub(r"^Invalid value for (\S+): expected", r"\1: expected", text)  # of `whole`
-    if isinstance(error, cyclopts.CycloptsError | OSError | MissingPackageError) or (
-        isinstance(error, ValueError) and text
-    ):
+    if isinstance(error, cyclopts.CycloptsError | OSError) or (isinstance(error, ValueError) and text):
+        return text
+    if isinstance(error, ImportError) and error.name in EXTRAS:
         return text
     return f"unexpected {type(error).__name__}: {text[:300] or 'no more is known'} (--debug shows where)"
 

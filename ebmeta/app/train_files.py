@@ -85,8 +85,8 @@ def at_maximum(
     Raises:
         ValueError: as for `ebmeta.fit_evidence`.
     """
-    assert isinstance(source, GroupSampler)  # for the type checker: rows with a column of groups
-    found = fit_evidence(model, source, boundary=False, max_iterations=num_iterations, seed=seed)
+    groups = cast(GroupSampler, source)  # rows with a column of groups
+    found = fit_evidence(model, groups, boundary=False, max_iterations=num_iterations, seed=seed)
     result: dict[str, Any] = {
         "model": str(output),
         "log_evidence": round(found.log_evidence, 6),
@@ -95,4 +95,4 @@ def at_maximum(
     }
     where = "at the maximum" if found.converged else "not at the maximum"
     notes = "".join(f"; {note}" for note in found.notes)
-    return result, f"{output}: log evidence {found.log_evidence:.3f} of {source.num_groups} groups, {where}{notes}"
+    return result, f"{output}: log evidence {found.log_evidence:.3f} of {groups.num_groups} groups, {where}{notes}"

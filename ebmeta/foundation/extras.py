@@ -44,5 +44,6 @@ def need(module: str) -> Any:
         if error.name not in EXTRAS:  # it is there, and lacks something else
             raise
         raise MissingPackageError(
-            f'{error.name}: expected the package, found none; pip install "{DISTRIBUTION}[{EXTRAS[error.name]}]"'
+            f'{error.name}: expected the package, found none; pip install "{DISTRIBUTION}[{EXTRAS[error.name]}]"',
+            name=error.name,
         ) from None

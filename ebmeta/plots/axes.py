@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ebmeta.foundation.checks import above, check, checked
+from ebmeta.foundation.checks import above, at_least, check, checked
 from ebmeta.foundation.writing import marked, write
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def save_figure(figure: Axes | Figure, path: Path, overwrite: bool = False, dpi:
     write(path, buffer.getvalue(), "picture", overwrite)
 
 
-@checked()
+@checked(dpi=at_least(1))
 def embedded(figure: Axes | Figure, dpi: int = 150) -> str:
     """Return a figure, or that of some axes, as the address of an SVG that the address itself contains.
 

@@ -88,7 +88,8 @@ class ConformalIntervals:
     def __init__(
         self, models: PredictiveModel | Sequence[PredictiveModel], level: float = 0.9, *, strict: bool = True
     ) -> None:
-        self.models = (models,) if isinstance(models, PredictiveModel) else tuple(models)
+        several = isinstance(models, Sequence)
+        self.models = tuple(models) if isinstance(models, Sequence) else (models,)
         if not self.models:
             raise ValueError("models: expected at least one, got none")
         for model in self.models:
@@ -97,7 +98,7 @@ class ConformalIntervals:
                 raise ValueError(
                     f"models: expected labels that are numbers and have quantiles, got a {name} likelihood"
                 )
-        self.level, self.strict, self._several = level, strict, not isinstance(models, PredictiveModel)
+        self.level, self.strict, self._several = level, strict, several
         self._folds: list[_Fold] = []
         #: Number of calibration groups.
         self.num_groups = 0
@@ -128,7 +129,7 @@ class ConformalIntervals:
         Raises:
             ValueError: if the tasks are unlabelled or do not fit the model, or there are not as many sources as models.
         """
-        sources = [tasks] if isinstance(tasks, TaskBatch) or not isinstance(tasks, Sequence) else tasks
+        sources = tasks if isinstance(tasks, Sequence) else [tasks]
         alone = sources is not tasks
         if alone == self._several or len(sources) != len(self.models):
             wanted = f"one for each of {len(self.models)} models" if self._several else "one source, for one model"

@@ -6,13 +6,15 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import narwhals as nw
 import numpy as np
 import pandas as pd
 
 from ebmeta.foundation.checks import at_least, checked
+from ebmeta.foundation.folders import kind_in
+from ebmeta.mixed.content import KIND
 from ebmeta.model.base import PredictiveModel
 from ebmeta.model.storage import load_encoder
 from ebmeta.saved.loading import load
@@ -121,7 +123,6 @@ def opened(folder: Path) -> tuple[PredictiveModel, FrameEncoder | None]:
 
 @lru_cache(maxsize=4)
 def _opened(folder: Path, written: int) -> tuple[PredictiveModel, FrameEncoder | None]:
-    model = load(folder)
-    if not isinstance(model, PredictiveModel):
-        raise ValueError(f"{folder}: expected a model of tasks, got a {type(model).__name__}")
-    return model, load_encoder(folder)
+    if kind_in(folder) == KIND:
+        raise ValueError(f"{folder}: expected a model of tasks, got a mixed model")
+    return cast(PredictiveModel, load(folder)), load_encoder(folder)

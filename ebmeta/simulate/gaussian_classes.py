@@ -122,6 +122,8 @@ class GaussianClasses(TaskSource):
             raise ValueError(f"exact: expected at most {MOST} labellings, got {ways} ** {queries}")
         if not bool(batch.support_mask.all() & batch.query_mask.all()):
             raise ValueError("exact: expected tasks of equal numbers of rows, got padded ones")
+        if batch.support_y.is_floating_point():
+            raise ValueError(f"exact: expected tasks of classes, got labels of type {batch.support_y.dtype}")
         every = torch.tensor(list(itertools.product(range(ways), repeat=queries)))
         x = torch.cat([batch.support_x, batch.query_x], 1).double()
         chosen = batch.support_y.unsqueeze(1).expand(-1, len(every), -1)

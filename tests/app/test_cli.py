@@ -153,7 +153,7 @@ def test_a_flag_that_counts_takes_whole_numbers_alone(value, capsys, tmp_path):
             line = refused(capsys, command, *given[command], flag, value)
             assert line == f"ebmeta: error: {flag}: expected a whole number, got {value!r}\n"
             tried += 1
-    assert tried == 15
+    assert tried == 16
     assert not list(tmp_path.iterdir())
 
 

@@ -71,7 +71,7 @@ def test_another_folder_is_refused(rows, tmp_path):
         score_batches(tmp_path / "absent", [rows])
     fit = ebmeta.mixed_model("sold ~ price + (1 | shop)", rows.dropna())
     fit.save(tmp_path / "mixed")
-    with pytest.raises(ValueError, match="mixed: expected a model of tasks, got a MixedModel$"):
+    with pytest.raises(ValueError, match="mixed: expected a model of tasks, got a mixed model$"):
         score_batches(tmp_path / "mixed", [rows])
 
 
