@@ -108,6 +108,7 @@ def compare(name: str, peers: Path, folder: Path) -> dict[str, Any]:
     covariance = factor.covariance(fit.estimate.theta, fit.estimate.sigma)
     effects = np.stack([peer["effects"][t] for t in peer["effects"]], 1)
     sd = np.sqrt(np.einsum("gkk->gk", fit.effects[0].covariance))
+    modes = fit.effects[0].mean if fit.effects[0].mode is None else fit.effects[0].mode  # which peers give
     return {
         "terms": list(fit.fixed_effects.index),
         "estimate": fit.fixed_effects["estimate"].round(6).tolist(),
@@ -120,7 +121,8 @@ def compare(name: str, peers: Path, folder: Path) -> dict[str, Any]:
             "std_error": far(fit.fixed_effects["std_error"], peer["std_error"]),
             "covariance": far(covariance, peer["covariance"]),
             "log_likelihood": abs(fit.log_likelihood - peer["log_likelihood"]),
-            "effects_in_sd": float((np.abs(fit.effects[0].mean - effects) / sd).max()),
+            "effects_in_sd": float((np.abs(modes - effects) / sd).max()),
+            "means_in_sd": float((np.abs(fit.effects[0].mean - effects) / sd).max()),
         },
     }
 

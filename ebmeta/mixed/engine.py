@@ -51,11 +51,13 @@ class Effects(NamedTuple):
         mean: shape `(G, K)`.
         covariance: shape `(G, K, K)`, the parameters known.
         slope: change of the mean with the coefficients of the common terms, shape `(G, K, P)`.
+        mode: most probable effects, shape `(G, K)`, where they are known and not the means: labels that are not normal.
     """
 
     mean: Array
     covariance: Array
     slope: Array
+    mode: Array | None = None
 
 
 class Engine(Criterion):
@@ -160,11 +162,11 @@ class Engine(Criterion):
         loc, var, slope = rows.x @ estimate.beta + rows.offset, np.zeros(len(rows)), rows.x.copy()
         for place, (factor, theta) in enumerate(zip(self.factors, self.thetas(at), strict=True)):
             prior = factor.covariance(theta, estimate.sigma)
-            means, covariances, slopes = self._all_groups(at, effects[place], place, rows, prior)
+            every = self._all_groups(at, effects[place], place, rows, prior)
             z, g = rows.groupings[place].z, rows.groupings[place].codes
-            loc += np.einsum("nk,nk->n", z, means[g])
-            var += np.einsum("nk,nkl,nl->n", z, covariances[g], z)
-            slope += np.einsum("nk,nkp->np", z, slopes[g])
+            loc += np.einsum("nk,nk->n", z, every.mean[g])
+            var += np.einsum("nk,nkl,nl->n", z, every.covariance[g], z)
+            slope += np.einsum("nk,nkp->np", z, every.slope[g])
         if common:
             var += np.einsum("np,pq,nq->n", slope, self.common_given(at), slope)
         return loc, var

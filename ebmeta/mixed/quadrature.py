@@ -321,7 +321,8 @@ class QuadratureEngine(Engine):
             square[block.groups] = np.einsum("gs,kgs,lgs->gkl", found.weight, gap, gap, optimize=True)
         spread = self.unit * self.factors[0].inverse @ lower
         covariance = np.einsum("ik,gkl,jl->gij", spread, square, spread, optimize=True)
-        return [Effects(mean @ spread.T, covariance, np.zeros((*mean.shape, self.num_common)))]
+        mode = self.modes.T @ spread.T if rows is None else None
+        return [Effects(mean @ spread.T, covariance, np.zeros((*mean.shape, self.num_common)), mode)]
 
     def rebuild(self, rows: Rows, factors: list[Factor]) -> Engine:
         out = QuadratureEngine(rows, factors, self.names, copy.deepcopy(self.family), False)

@@ -145,7 +145,7 @@ class MixedModel:
 
     @cached_property
     def group_effects(self) -> pd.DataFrame:
-        """Posterior mean, standard deviation and 95% interval of each group's effects (BLUPs, the random effects)."""
+        """Posterior mean, sd and 95% interval of each group's effects (BLUPs, random effects); modes as of lme4 too."""
         return effect_table(self.engine, self.effects, LEVEL)
 
     @cached_property

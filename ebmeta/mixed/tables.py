@@ -133,7 +133,7 @@ def prediction_table(values: Array, index: pd.Index, levels: Sequence[Any] | Non
 
 
 def effect_table(engine: Engine, effects: Sequence[Effects], level: float) -> pd.DataFrame:
-    """Return mean, standard deviation and interval of the effects of each group, by factor, group and term."""
+    """Return mean, standard deviation, interval and mode of effects, by factor, group and term (`Effects.mode`)."""
     parts = []
     for factor, grouping, found in zip(engine.factors, engine.rows.groupings, effects, strict=True):
         sd = np.sqrt(np.einsum("gkk->gk", found.covariance).clip(0))
@@ -142,5 +142,7 @@ def effect_table(engine: Engine, effects: Sequence[Effects], level: float) -> pd
         )
         mean, sd = found.mean.reshape(-1), sd.reshape(-1)
         reach = _z(level) * sd
-        parts.append(pd.DataFrame({"mean": mean, "sd": sd, "lower": mean - reach, "upper": mean + reach}, index=index))
+        columns = {"mean": mean, "sd": sd, "lower": mean - reach, "upper": mean + reach}
+        columns |= {} if found.mode is None else {"mode": found.mode.reshape(-1)}
+        parts.append(pd.DataFrame(columns, index=index))
     return pd.concat(parts)

@@ -224,3 +224,20 @@ def test_first_steps_on_some_groups_change_nothing_of_the_end(kind, monkeypatch)
     assert found.value == pytest.approx(whole.value, abs=1e-6)
     assert engine.log_likelihood(found.at) == pytest.approx(on_a_grid(engine, found.at)[0], abs=1e-3)
     assert len(engine.data.y) == len(engine.rows)
+
+
+def test_modes_are_where_the_density_of_effects_is_largest():
+    data = counts(num_groups=30)
+    fit = mixed_model("bernoulli ~ x + (1 | g)", data, "bernoulli")
+    table = fit.group_effects.xs("Intercept", level="term").droplevel("factor")
+    beta, sd = fit.fixed_effects["estimate"], fit.variance_components["estimate"].iloc[0]
+    own = table["mode"].loc[data["g"]].to_numpy()
+    left = data["bernoulli"] - special.expit(beta["Intercept"] + beta["x"] * data["x"] + own)
+    score = left.groupby(data["g"]).sum() - table["mode"].sort_index() / sd**2
+    np.testing.assert_allclose(score, 0, atol=1e-6)
+    assert np.abs(table["mean"] - table["mode"]).max() > 0.01
+
+
+def test_normal_effects_have_no_other_mode():
+    data = counts(num_groups=30)
+    assert "mode" not in mixed_model("student_t ~ x + (1 | g)", data).group_effects
