@@ -51,6 +51,7 @@ NUMBERS = ["mean", "std", "q05", "q50", "q95"]
 ENDS = (
     ["estimate", "std_error", "lower", "upper"],
     ["mean", "sd", "lower", "upper"],
+    ["sd", "lower", "upper", "mode"],
     ["response", "pearson", "pit", "quantile"],
 )
 BESIDE = ("outlier", "set")  # columns beside the probabilities of classes

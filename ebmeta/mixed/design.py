@@ -238,6 +238,18 @@ def _extra(given: Extras, frame: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
+def _check_kind(factor: tuple[str, ...], names: NDArray[np.object_], known: NDArray[np.object_]) -> None:
+    """Raise `ValueError` where groups are texts and the known ones numbers, or the reverse: none could be known."""
+    texts = [{isinstance(name, str) for name in some.tolist()} for some in (names, known)]
+    if texts in ([{True}, {False}], [{False}, {True}]):
+        words = {True: "texts", False: "numbers"}
+        (got,), (wanted,) = texts
+        raise ValueError(
+            f"column {factor[0]!r}: expected groups that are {words[wanted]}, as those of the fit are, got "
+            f"{words[got]} such as {names[0]!r}"
+        )
+
+
 def _codes(
     factor: tuple[str, ...], frame: pd.DataFrame, known: NDArray[np.object_] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.object_]]:
@@ -260,6 +272,7 @@ def _codes(
         place[order] = np.arange(len(names))
         return place[codes], np.asarray(names, dtype=object)[order]
     names = np.asarray(names, dtype=object)
+    _check_kind(factor, names, known)
     where = {name: i for i, name in enumerate(known.tolist())}
     fresh = [n for n in names.tolist() if n not in where]
     where |= {name: len(known) + i for i, name in enumerate(fresh)}

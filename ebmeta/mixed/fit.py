@@ -17,6 +17,7 @@ from ebmeta.mixed.normal import NormalEngine
 from ebmeta.mixed.quadrature import QuadratureEngine
 from ebmeta.mixed.result import MixedModel
 from ebmeta.mixed.rows import Grouping, Rows
+from ebmeta.mixed.terms import COUNTS
 
 __all__ = ["engine_of", "mixed_model"]
 
@@ -96,7 +97,9 @@ def engine_of(design: Design, likelihood: str, reml: bool, hyperprior: bool) -> 
     Raises:
         ValueError: if labels or groups do not fit the likelihood.
     """
-    rows = design.rows
+    rows, response = design.rows, design.formula.response
+    if response.partition("(")[0].strip() in COUNTS and response.endswith(")") and likelihood != "binomial":
+        raise ValueError(f"likelihood: expected 'binomial' for successes of trials, {response}, got {likelihood!r}")
     if design.levels is not None and likelihood != "ordinal":
         raise ValueError(
             f"labels: expected numbers for a {likelihood} likelihood, got the ordered categories "

@@ -63,7 +63,8 @@ def spread_table(read: Callable[[Array], pd.Series], at: Array, covariance: Arra
     """Return estimate, standard error and interval of each component.
 
     Intervals are symmetric on the scale of logarithms, for correlations on that of Fisher; a spread that is not two
-    standard errors above 0 has a lower end of 0. A component has none where the variance of a parameter that it depends
+    standard errors above 0 has a lower end of 0, and of a correlation that may be anything the interval says so. A
+    component has none where the variance of a parameter that it depends
     on is NaN.
 
     Args:
@@ -89,6 +90,9 @@ def spread_table(read: Callable[[Array], pd.Series], at: Array, covariance: Arra
         to, back = _scale(name)
         if not np.isfinite(v + s):
             rows.append((v, np.nan, np.nan, np.nan))
+            continue
+        if name.startswith("cor(") and s > 1:  # next to a spread of 0 it may be anything
+            rows.append((v, np.nan, -1.0, 1.0))
             continue
         if not name.startswith("cor(") and v <= 2 * s:
             rows.append((v, s, 0.0, v + _z(level) * s))

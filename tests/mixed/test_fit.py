@@ -129,3 +129,35 @@ def test_the_hyperprior_keeps_a_spread_from_0():
     assert kept.variance_components.loc[("g", "sd(Intercept)"), "estimate"] > 0.05
     assert "the spread of Intercept cannot be told from 0" in free.summary()
     assert "the spread of Intercept cannot be told from 0" in kept.summary()
+
+
+@pytest.mark.parametrize("response", ["cbind(a, b)", "prop(a, b)"])
+def test_successes_of_trials_are_binomial(response):
+    data = pd.DataFrame({"a": [1, 2, 3, 1], "b": [4, 5, 6, 7], "g": [0, 0, 1, 1]})
+    for likelihood in ("normal", "poisson"):
+        with pytest.raises(ValueError, match=r"^likelihood: expected 'binomial' for successes of trials, .*, got '"):
+            mixed_model(f"{response} ~ 1 + (1 | g)", data, likelihood)
+
+
+def test_groups_of_another_type_are_no_new_groups():
+    data = pd.DataFrame({"y": [1.0, 2.0, 4.0, 5.5, 2.5, 3.0], "g": [308, 308, 309, 309, 310, 310]})
+    fit = mixed_model("y ~ 1 + (1 | g)", data)
+    with pytest.raises(ValueError, match=r"^column 'g': expected groups that are numbers, .* got texts such as '308'$"):
+        fit.predict(pd.DataFrame({"g": ["308"]}))
+    assert len(fit.predict(pd.DataFrame({"g": [308.0, 311]}))) == 2
+
+
+def test_a_correlation_next_to_a_spread_of_nothing_may_be_anything():
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(20), 5)
+    x = rng.normal(size=100)
+    data = pd.DataFrame({"y": rng.normal(size=20)[group] + rng.normal(size=100), "x": x, "g": group})
+    for seed in range(20):  # until a spread of slopes ends at 0
+        data["y"] = np.random.default_rng(seed).normal(size=20)[group] + np.random.default_rng(seed + 99).normal(
+            size=100
+        )
+        table = mixed_model("y ~ x + (x | g)", data).variance_components
+        row = table[[name.startswith("cor(") for name in table.index.get_level_values(1)]].iloc[0]
+        if np.isnan(row["std_error"]):
+            break
+    assert (row["lower"], row["upper"]) == (-1.0, 1.0)
