@@ -16,6 +16,7 @@ from ebmeta.diagnostics.new_classes import new_classes
 from ebmeta.diagnostics.predictions import few_labels, probabilities
 from ebmeta.diagnostics.verdicts import exactness, information, refinement, simulation, width
 from ebmeta.foundation.checks import at_least, checked
+from ebmeta.foundation.extras import DISTRIBUTION
 from ebmeta.foundation.writing import check_target, write, write_json
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.plots.axes import embedded
@@ -121,7 +122,7 @@ class Diagnosis:
         pictures = {c.name: embedded(c.figure) for c in self.checks if c.figure is not None}
         page = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
         return page.render(
-            diagnosis=self, pictures=pictures, words=WORDS, number=_number, label=_label, version=version("ebmeta")
+            diagnosis=self, pictures=pictures, words=WORDS, number=_number, label=_label, version=version(DISTRIBUTION)
         )
 
     def save(self, path: Path, overwrite: bool = False) -> None:
