@@ -239,15 +239,16 @@ def _extra(given: Extras, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_kind(factor: tuple[str, ...], names: NDArray[np.object_], known: NDArray[np.object_]) -> None:
-    """Raise `ValueError` where groups are texts and the known ones numbers, or the reverse: none could be known."""
-    texts = [{isinstance(name, str) for name in some.tolist()} for some in (names, known)]
-    if texts in ([{True}, {False}], [{False}, {True}]):
-        words = {True: "texts", False: "numbers"}
-        (got,), (wanted,) = texts
-        raise ValueError(
-            f"column {factor[0]!r}: expected groups that are {words[wanted]}, as those of the fit are, got "
-            f"{words[got]} such as {names[0]!r}"
-        )
+    """Raise `ValueError` where a new group is a known one in another type, such as the text of a known number."""
+    same, spelled = set(known.tolist()), {_spelled(name) for name in known.tolist()}
+    for name in names.tolist():
+        if name not in same and _spelled(name) in spelled:
+            words = "a number, as in the fit, got the text" if isinstance(name, str) else "a text, as in the fit, got"
+            raise ValueError(f"column {factor[0]!r}: expected group {_spelled(name)} to be {words} {name!r}")
+
+
+def _spelled(name: Any) -> str:
+    return f"{name:g}" if isinstance(name, float) else str(name)
 
 
 def _codes(

@@ -142,9 +142,15 @@ def test_successes_of_trials_are_binomial(response):
 def test_groups_of_another_type_are_no_new_groups():
     data = pd.DataFrame({"y": [1.0, 2.0, 4.0, 5.5, 2.5, 3.0], "g": [308, 308, 309, 309, 310, 310]})
     fit = mixed_model("y ~ 1 + (1 | g)", data)
-    with pytest.raises(ValueError, match=r"^column 'g': expected groups that are numbers, .* got texts such as '308'$"):
+    with pytest.raises(
+        ValueError, match=r"^column 'g': expected group 308 to be a number, as in the fit, got the text '308'$"
+    ):
         fit.predict(pd.DataFrame({"g": ["308"]}))
     assert len(fit.predict(pd.DataFrame({"g": [308.0, 311]}))) == 2
+    assert len(fit.predict(pd.DataFrame({"g": ["new"]}))) == 1
+    other = mixed_model("y ~ 1 + (1 | g)", data.assign(g=data["g"].astype(str)))
+    with pytest.raises(ValueError, match=r"^column 'g': expected group 308 to be a text, as in the fit, got 308$"):
+        other.predict(data)
 
 
 def test_a_correlation_next_to_a_spread_of_nothing_may_be_anything():
