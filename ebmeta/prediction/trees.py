@@ -41,7 +41,8 @@ __all__ = ["Marginals", "ask", "assemble", "evaluating", "marginals", "match_mod
 Answer = TypeVar("Answer")
 Groups = dict[str, dict[str, tuple[tuple[str, ...], np.ndarray]]]
 
-CELLS = 2**17  # rows times classes per pass, padding included: bounds the memory of networks and integrals
+CELLS = 2**15  # rows times classes per pass, padding included: what fits a cache, and bounds the memory of networks
+SHARED = 4  # features of a row that cost as much as one more row of the tables of queries and classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +145,7 @@ def marginals(model: PredictiveModel, batch: TaskBatch, num_steps: int | None = 
     Raises:
         ValueError: if the tasks do not fit the model.
     """
-    parts = batch.unlabelled().parts(CELLS, model.predictor.num_weights)
+    parts = batch.unlabelled().parts(CELLS, max(1, model.predictor.num_weights // SHARED))
     numbers = iter([tasks for tasks, _ in parts])
 
     def summarise(inferred: Mixture, own: TaskBatch) -> Marginals:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from ebmeta.foundation.checks import above, at_least, checked, found, within
 from ebmeta.foundation.seeding import Drawing, stream
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.prediction.trees import CELLS
+from ebmeta.prediction.trees import CELLS, SHARED
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.held_out import check_classes
 from ebmeta.tasks.source import TaskSampler, TaskSource, as_source
@@ -317,7 +317,7 @@ def _terms(goal: Objective, model: EmpiricalBayes, batch: TaskBatch, seed: int, 
             return goal.terms(model, batch, generator=source, share=mine)  # as one batch, whose statistics it may take
     masks, parts = (batch.support_mask, batch.query_mask), [batch]
     if sum(m.numel() for m in masks) > WASTE * sum(int(m.sum()) for m in masks):
-        parts = [part for _, part in batch.parts(CELLS, model.predictor.num_weights)]
+        parts = [part for _, part in batch.parts(CELLS, max(1, model.predictor.num_weights // SHARED))]
     found, first = [], 0
     for part in parts:
         mine = world.share(first, len(part))
