@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 
-from ebmeta.likelihood.base import Likelihood
 from ebmeta.mixed.batched import cholesky, solve_lower, solve_upper
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.engine import Effects, Engine
@@ -52,16 +51,8 @@ class CrossedEngine(ScaledEngine):
         ValueError: if the smaller factors have too many effects together, or there are fewer rows than effects of one.
     """
 
-    def __init__(
-        self,
-        rows: Rows,
-        factors: list[Factor],
-        names: list[str],
-        reml: bool,
-        hyperprior: bool,
-        family: Likelihood | None = None,
-    ) -> None:
-        super().__init__(rows, factors, names, reml, hyperprior, family)
+    def _prepare(self, rows: Rows) -> None:
+        factors = self.factors
         sizes = [len(g.labels) * len(f.terms) for g, f in zip(rows.groupings, factors, strict=True)]
         for factor, size in zip(factors, sizes, strict=True):
             if size >= len(rows):

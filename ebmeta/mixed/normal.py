@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from scipy import linalg
 
-from ebmeta.likelihood.base import Likelihood
 from ebmeta.mixed.ascent import Expansion, jacobian
 from ebmeta.mixed.batched import Segments, cholesky, gram, solve_lower, solve_upper
 from ebmeta.mixed.covariance import Factor, log_hyperprior
@@ -96,18 +95,9 @@ class NormalEngine(ScaledEngine):
     newton = True
     enough = 1e-10
 
-    def __init__(
-        self,
-        rows: Rows,
-        factors: list[Factor],
-        names: list[str],
-        reml: bool,
-        hyperprior: bool,
-        family: Likelihood | None = None,
-    ) -> None:
-        super().__init__(rows, factors, names, reml, hyperprior, family)
+    def _prepare(self, rows: Rows) -> None:
         self.summaries = self._summarise(rows, *self.columns(rows))
-        self._check_noise(factors[0])
+        self._check_noise(self.factors[0])
         self._last: tuple[Array, Expansion] | None = None
 
     def _summarise(self, rows: Rows, x: Array, y: Array) -> Summaries:

@@ -95,6 +95,11 @@ class ScaledEngine(Engine):
         log_units = self.free * 2 * math.log(self.unit) - 2 * float(np.log(root).sum())
         log_units -= 2 * float(self.family.log_jacobian(torch.from_numpy(rows.y)).sum())
         self.constant = log_units + (2 * float(np.log(np.abs(np.diag(self.basis))).sum()) if reml else 0.0)
+        self._prepare(rows)
+
+    @abstractmethod
+    def _prepare(self, rows: Rows) -> None:
+        """Keep what the criterion needs of the rows."""
 
     def solve(self, theta: Array) -> Solved:
         """Return what follows from the relative factors."""
