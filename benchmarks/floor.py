@@ -9,21 +9,16 @@ row each, and 75 queries. With a git revision, the package as it was there runs 
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
 NAME = "floor.json"
 WIDTHS = (64, 256, 640)  # features
 TASKS, STEPS, RUNS, TRAINED, BATCH = 256, 4, 7, 40, 16
@@ -124,25 +119,15 @@ def here() -> None:
     print(json.dumps(out))
 
 
-def side(package: Path) -> dict[str, dict[str, float]]:
-    """Return what a new process finds of the package in a folder."""
-    environment = os.environ | {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, "--here"]
-    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    return dict(json.loads(run.stdout.splitlines()[-1]))
-
-
 def main(revision: str | None) -> None:
     """Measure, and write times and their ratios to the bare steps."""
     from lib.common import write
+    from lib.revisions import CLONE, checkout, printed
 
-    with tempfile.TemporaryDirectory() as folder:
-        sides = {"now": ROOT}
-        if revision is not None:
-            files = subprocess.run(["git", "-C", ROOT, "archive", revision, "ebmeta"], check=True, capture_output=True)
-            subprocess.run(["tar", "-x", "-C", folder], check=True, input=files.stdout)
-            sides["before"] = Path(folder)
-        found = {name: side(package) for name, package in sides.items()}
+    found = {"now": printed(__file__, CLONE)}
+    if revision is not None:
+        with checkout(revision) as package:
+            found["before"] = printed(__file__, package)
     ratio = {
         name: {width: {k: round(v / each["bare"], 2) for k, v in each.items()} for width, each in widths.items()}
         for name, widths in found.items()

@@ -11,19 +11,15 @@ from __future__ import annotations
 import json
 import os
 import resource
-import subprocess
 import sys
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
 ENOUGH = 1.0  # seconds of a job: a short one is run as often as that takes
 
 
@@ -129,30 +125,14 @@ def here(device: str) -> None:
     print(json.dumps(found))
 
 
-def side(package: Path, device: str) -> dict[str, float]:
-    """Return what one process finds of the package in a folder."""
-    path = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, "--here", device]
-    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    return dict(json.loads(run.stdout.splitlines()[-1]))
-
-
-@contextmanager
-def checkout(revision: str) -> Iterator[Path]:
-    """Yield a folder with the package as it was at a revision."""
-    with tempfile.TemporaryDirectory() as folder:
-        files = subprocess.run(["git", "-C", ROOT, "archive", revision, "ebmeta"], check=True, capture_output=True)
-        subprocess.run(["tar", "-x", "-C", folder], check=True, input=files.stdout)
-        yield Path(folder)
-
-
 def compare(sides: dict[str, tuple[Path, str]], rounds: int) -> dict[str, object]:
     """Return the least seconds and memory of each side, and the ratio of the second to the first."""
+    from lib.revisions import printed
+
     found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, (package, device) in sides.items():
-            found[name].append(side(package, device))
+            found[name].append(printed(__file__, package, device))
     least = {name: {key: min(run[key] for run in runs) for key in runs[0]} for name, runs in found.items()}
     first, second = least.values()
     ratio = {key: round(second[key] / first[key], 3) for key in first}
@@ -163,14 +143,15 @@ def compare(sides: dict[str, tuple[Path, str]], rounds: int) -> dict[str, object
 def main(revision: str, rounds: int) -> None:
     """Compare, and write the result."""
     from lib.common import read, write
+    from lib.revisions import CLONE, checkout
 
     result = read("speed.json")
     if revision == "cuda":
         facts = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "cores": os.cpu_count()}
-        result["devices"] = {**facts, **compare({"cpu": (ROOT, "cpu"), "cuda": (ROOT, "cuda")}, rounds)}
+        result["devices"] = {**facts, **compare({"cpu": (CLONE, "cpu"), "cuda": (CLONE, "cuda")}, rounds)}
     else:
         with checkout(revision) as before:
-            found = compare({"before": (before, "cpu"), "after": (ROOT, "cpu")}, rounds)
+            found = compare({"before": (before, "cpu"), "after": (CLONE, "cpu")}, rounds)
         result["revisions"] = {"before_is": revision, **found}
     write("speed.json", result)
 
