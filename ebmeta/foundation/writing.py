@@ -49,6 +49,7 @@ MAKE_FOLDERS = ("model", "picture", "checkpoint")  # kinds that make a missing f
 NUMBERS = ["mean", "std", "q05", "q50", "q95"]
 #: Last columns of the tables of a mixed model.
 ENDS = (
+    ["std_error", "z", "lower", "upper"],
     ["estimate", "std_error", "lower", "upper"],
     ["mean", "sd", "lower", "upper"],
     ["sd", "lower", "upper", "mode"],

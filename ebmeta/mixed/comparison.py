@@ -30,10 +30,10 @@ def compare(*fits: MixedModel, loo: bool = False) -> pd.DataFrame:
             parameters counted; for one grouping factor.
 
     Returns:
-        One row for each fit, by its formula: `parameters`, `log_likelihood`, `aic`, `statistic` (twice the gain over
-        the row above), `p_value` and `test` (the distribution that this comes of, or why there is none). With `loo`
-        also the sum of log densities of groups left out, `elpd` in nats, `elpd_diff` from the best, its standard error
-        `dse` over groups, and `doubtful`, the number of groups that the estimate cannot be trusted for.
+        One row for each fit, by its formula: `parameters`, `log_likelihood`, `aic`, `bic`, `statistic` (twice the gain
+        over the row above), `p_value` and `test` (the distribution that this comes of, or why there is none). With
+        `loo` also the sum of log densities of groups left out, `elpd` in nats, `elpd_diff` from the best, its standard
+        error `dse` over groups, and `doubtful`, the number of groups that the estimate cannot be trusted for.
 
     Raises:
         ValueError: if there are fewer than two, rows or labels differ, labels are whole numbers in one and not in the
@@ -64,6 +64,7 @@ def compare(*fits: MixedModel, loo: bool = False) -> pd.DataFrame:
             "parameters": [fit.num_parameters for fit in ordered],
             "log_likelihood": [fit.log_likelihood for fit in ordered],
             "aic": [fit.aic for fit in ordered],
+            "bic": [fit.bic for fit in ordered],
         },
         index=pd.Index(names, name="formula"),
     )

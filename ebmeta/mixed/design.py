@@ -56,6 +56,10 @@ class Design:
         frame = rows_of("data", data)
         self.formula, self.text, self.given, self.na = parse(formula), formula, given, na
         self.columns = _columns_of(self.formula, frame)
+        texts = self.formula.common, *(bar.terms for bar in self.formula.bars)
+        named = {name for text in texts for name in variables(text, frame)}
+        #: Columns of grouping factors that no term names.
+        self.alone = [name for factor in self.factors for name in factor if name not in named]
         self.response_columns = variables(self.formula.response, frame)
         extra = _extra(given, frame)
         labelled = ~_missing(frame, self.response_columns)
@@ -108,17 +112,30 @@ class Design:
             )
         return names, blocks
 
-    def new(self, data: Any, given: Extras) -> tuple[Rows, NDArray[np.bool_]]:
+    def given_to(self, size: Any, offset: Any) -> Extras:
+        """Return the columns or values beside the formula of new rows, those of the fit where none are given."""
+        for name, new, old in (("size", size, self.given.size), ("offset", offset, self.given.offset)):
+            if new is None and old is not None and not isinstance(old, str):
+                raise ValueError(f"{name}: expected a column, or a number for each new row as the fit had, got none")
+        weights = self.given.weights if isinstance(self.given.weights, str) else None  # a new row counts once
+        return Extras(
+            self.given.size if size is None else size, self.given.offset if offset is None else offset, weights
+        )
+
+    def new(self, data: Any, given: Extras, grouped: bool = True) -> tuple[Rows, NDArray[np.bool_]]:
         """Return new rows, their groups numbered after the known ones, and which of the frame's rows they are.
 
         Args:
             data: rows, with or without labels.
             given: columns or values beside the formula.
+            grouped: whether columns that say no more than the groups are needed.
 
         Raises:
             ValueError: if a column is absent, or holds what training rows did not.
         """
         frame = rows_of("new_data", data)
+        if not grouped:
+            frame = frame.assign(**{name: self.used[name].iloc[0] for name in self.alone if name not in frame})
         for column in self.columns:
             if column not in frame.columns:
                 raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +24,11 @@ from ebmeta.mixed.content import content_of
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.design import Design, Extras
 from ebmeta.mixed.engine import Effects, Engine, Estimate
-from ebmeta.mixed.predictive import chances, intervals, moments
+from ebmeta.mixed.new_rows import Groups, as_asked, forecast
 from ebmeta.mixed.propagation import Draws, averaged, draw
 from ebmeta.mixed.residuals import residual_table
 from ebmeta.mixed.rows import Rows
-from ebmeta.mixed.summary import text_of
+from ebmeta.mixed.summary import sizes, text_of, warnings_of
 from ebmeta.mixed.tables import (
     common_table,
     components,
@@ -44,7 +45,6 @@ __all__ = ["MixedModel"]
 Array = NDArray[np.float64]
 LEVEL = 0.95  # of the intervals of tables
 TREE = 256  # draws of a tree
-UNCLEAR = 0.05  # p-value above which a spread cannot be told from 0
 
 
 class MixedModel:
@@ -96,6 +96,11 @@ class MixedModel:
         """Akaike's criterion, twice the number of parameters minus twice the log likelihood."""
         return 2 * self.num_parameters - 2 * self.log_likelihood
 
+    @property
+    def bic(self) -> float:
+        """The Bayesian information criterion: parameters times the log of rows, minus twice the log likelihood."""
+        return math.log(len(self.engine.rows)) * self.num_parameters - 2 * self.log_likelihood
+
     @cached_property
     def covariance(self) -> Array:
         """Covariance of the parameters of the engine, the inverse curvature of the criterion, shape `(D, D)`.
@@ -111,17 +116,25 @@ class MixedModel:
         return out
 
     @cached_property
+    def _common(self) -> tuple[Array, Array]:
+        """Estimates of the common terms, and their covariance."""
+        if self.draws is None:
+            return self.estimate.beta, self.engine.common_covariance(self.optimum.at)
+        each, weight = np.stack([self.engine.estimate(at).beta for at in self.draws.at]), self.draws.weight
+        inner = sum(w * self.engine.common_given(at) for at, w in zip(self.draws.at, weight, strict=True))
+        mean = weight @ each
+        return mean, inner + np.einsum("d,dp,dq->pq", weight, each - mean, each - mean)
+
+    @cached_property
     def fixed_effects(self) -> pd.DataFrame:
-        """Estimate, standard error and 95% interval of every common term, the fixed effects."""
-        mean, covariance = self.estimate.beta, self.engine.common_covariance(self.optimum.at)
-        if self.draws is not None:
-            each = np.stack([self.engine.estimate(at).beta for at in self.draws.at])
-            inner = sum(
-                w * self.engine.common_given(at) for at, w in zip(self.draws.at, self.draws.weight, strict=True)
-            )
-            mean = self.draws.weight @ each
-            covariance = inner + np.einsum("d,dp,dq->pq", self.draws.weight, each - mean, each - mean)
-        return common_table(self.design.common.names, mean, covariance, LEVEL)
+        """Estimate, standard error, their ratio `z` and 95% interval of every common term, the fixed effects."""
+        return common_table(self.design.common.names, *self._common, LEVEL)
+
+    @cached_property
+    def fixed_effects_covariance(self) -> pd.DataFrame:
+        """Covariance of the estimates of the common terms."""
+        names = pd.Index(self.design.common.names, name="term")
+        return pd.DataFrame(self._common[1], index=names, columns=names)
 
     @cached_property
     def variance_components(self) -> pd.DataFrame:
@@ -181,49 +194,35 @@ class MixedModel:
 
     def facts(self) -> list[tuple[str, str]]:
         """Return what else the summary says, by name: formula, criterion, rows, groups and convergence."""
-        sizes = [
-            f"{f.name} {len(g.labels)}" for f, g in zip(self.engine.factors, self.engine.rows.groupings, strict=True)
-        ]
-        left = [
-            f"{count} {words}"
-            for count, words in (
-                (self.design.num_dropped, "lack a value"),
-                (self.design.num_unlabelled, "have no label"),
-            )
-            if count
-        ]
         return [
             ("formula", self.formula),
             ("labels", self.name),
             ("fitted by", self.engine.method),
             *([] if self.draws is None else [("draws", f"{len(self.draws.at)}, worth {self.draws.size:.0f}")]),
-            ("rows", f"{len(self.engine.rows)}" + (f" of {self.design.num_rows} ({', '.join(left)})" if left else "")),
-            ("groups", ", ".join(sizes)),
+            *sizes(self.design, self.engine),
             ("log likelihood", f"{self.log_likelihood:.4f}"),
             ("AIC", f"{self.aic:.3f} ({self.num_parameters} parameters)"),
+            ("BIC", f"{self.bic:.3f}"),
             ("converged", f"{'yes' if self.converged else 'NO'}, after {self.optimum.evaluations} evaluations"),
         ]
 
     def notes(self) -> list[str]:
         """Return what the data cannot tell, in sentences."""
-        out = [
-            f"{test.factor}: the spread of {test.term} cannot be told from 0 (it gains {test.gain:.2f} nats, "
-            f"p = {test.p_value:.2g})."
-            for test in self.boundary
-            if test.p_value > UNCLEAR
-        ]
-        rest = self.variance_components.loc[[key[0] == "residual" for key in self.variance_components.index]]
-        for name, estimate in rest.droplevel("factor")["estimate"][rest["std_error"].isna().to_numpy()].items():
-            size = "small" if estimate < 1 else "large"
-            out.append(f"residual {name}: the labels say no more than that it is very {size}.")
-        return out if self.converged else [*out, "The optimiser did not end at a maximum: trust no number here."]
+        return warnings_of(self.boundary, self.variance_components, self.converged)
 
     def __repr__(self) -> str:
         return self.summary()
 
     @checked(coverage=between(0, 1))
     def predict(
-        self, new_data: Any, coverage: float = 0.9, *, size: Any = None, offset: Any = None, conformal: bool = False
+        self,
+        new_data: Any,
+        coverage: float = 0.9,
+        *,
+        groups: Groups = "known",
+        size: Any = None,
+        offset: Any = None,
+        conformal: bool = False,
     ) -> pd.DataFrame:
         """Return mean, standard deviation and interval of a new label for each row.
 
@@ -235,6 +234,8 @@ class MixedModel:
             new_data: rows, a frame of pandas, polars or pyarrow, with the columns that the formula names; that of the
                 labels may be absent or have gaps.
             coverage: probability that a new label is in its interval.
+            groups: "known" uses what is known of groups. "typical" takes all group effects for 0, as `re.form = NA` of
+                lme4 does; a column of groups may be absent. "new" takes every group for one of which nothing is known.
             size: column, or a number for each row, in place of that of the fit.
             offset: the same.
             conformal: whether intervals of new groups hold whatever the distribution of labels, by fits that leave out
@@ -244,27 +245,20 @@ class MixedModel:
             Columns `mean`, `sd`, `lower` and `upper`, in the order of the rows; NaN where a row lacks a value.
 
         Raises:
-            ValueError: if a column is absent or holds what training rows did not, or `conformal` of known groups.
+            ValueError: if a column is absent or holds what training rows did not, or `conformal` of other than new
+                groups.
         """
         if conformal:
             self._only_factor("conformal")
-        kept = self.design.given
-        for name, new, old in (("size", size, kept.size), ("offset", offset, kept.offset)):
-            if new is None and old is not None and not isinstance(old, str):
-                raise ValueError(f"{name}: expected a column, or a number for each new row as the fit had, got none")
-        weights = kept.weights if isinstance(kept.weights, str) else None  # a new row counts once
-        given = Extras(kept.size if size is None else size, kept.offset if offset is None else offset, weights)
-        rows, whole = self.design.new(new_data, given)
+        given, known = self.design.given_to(size, offset), [len(g.labels) for g in self.engine.rows.groupings]
+        rows, whole = self.design.new(new_data, given, groups != "typical")
+        rows = as_asked(rows, known, groups)
         out = np.full((4 + (self.engine.likelihood(self.optimum.at).num_labels or 0), len(whole)), np.nan)
         if len(rows):
-            members, weight, loc, var = self._linear(rows)
-            known = members, weight, loc, var, self.engine.precisions(rows)
-            out[0, whole], out[1, whole] = moments(*known)
-            out[2, whole], out[3, whole] = intervals(*known, coverage)
+            asked = *self._linear(rows), self.engine.precisions(rows)
+            out[:, whole] = forecast(asked, coverage)
             if conformal:
                 out[2:4, whole] = group_intervals(self.engine, self.name, self.design.common.names, rows, coverage)
-            for place, chance in enumerate(chances(*known), 4):
-                out[place, whole] = chance
         index = new_data.index if isinstance(new_data, pd.DataFrame) else pd.RangeIndex(len(whole))
         return prediction_table(out, index, self.design.levels)
 

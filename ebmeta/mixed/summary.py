@@ -7,8 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-__all__ = ["number", "shown", "text_of"]
+from ebmeta.mixed.boundary import Boundary
+from ebmeta.mixed.design import Design
+from ebmeta.mixed.engine import Engine
 
+__all__ = ["number", "shown", "sizes", "text_of", "warnings_of"]
+
+UNCLEAR = 0.05  # p-value above which a spread cannot be told from 0
 DIGITS = 4  # significant ones in a table
 
 
@@ -34,6 +39,36 @@ def text_of(facts: Sequence[tuple[str, str]], tables: Sequence[tuple[str, pd.Dat
     parts = ["\n".join(f"{name:<{width}}  {value}" for name, value in facts)]
     parts += [f"{title}\n{shown(table).to_string()}" for title, table in tables]
     return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])])
+
+
+def sizes(design: Design, engine: Engine) -> list[tuple[str, str]]:
+    """Return how many rows and groups were fitted, and why rows were not, by name."""
+    told = ((design.num_dropped, "lack a value"), (design.num_unlabelled, "have no label"))
+    left = ", ".join(f"{count} {words}" for count, words in told if count)
+    groups = [f"{f.name} {len(g.labels)}" for f, g in zip(engine.factors, engine.rows.groupings, strict=True)]
+    rows = f"{len(engine.rows)}" + (f" of {design.num_rows} ({left})" if left else "")
+    return [("rows", rows), ("groups", ", ".join(groups))]
+
+
+def warnings_of(boundary: Sequence[Boundary], spreads: pd.DataFrame, converged: bool) -> list[str]:
+    """Return what the data cannot tell, in sentences.
+
+    Args:
+        boundary: tests of the spreads against 0.
+        spreads: table of the components.
+        converged: whether the optimiser ended at a maximum.
+    """
+    out = [
+        f"{test.factor}: the spread of {test.term} cannot be told from 0 (it gains {test.gain:.2f} nats, "
+        f"p = {test.p_value:.2g})."
+        for test in boundary
+        if test.p_value > UNCLEAR
+    ]
+    rest = spreads.loc[[key[0] == "residual" for key in spreads.index]]
+    for name, estimate in rest.droplevel("factor")["estimate"][rest["std_error"].isna().to_numpy()].items():
+        size = "small" if estimate < 1 else "large"
+        out.append(f"residual {name}: the labels say no more than that it is very {size}.")
+    return out if converged else [*out, "The optimiser did not end at a maximum: trust no number here."]
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:

@@ -25,12 +25,13 @@ def _z(level: float) -> float:
 
 
 def common_table(names: Sequence[str], beta: Array, covariance: Array, level: float) -> pd.DataFrame:
-    """Return estimate, standard error and interval of each common term."""
+    """Return estimate, standard error, their ratio and interval of each common term."""
     se = np.sqrt(np.diag(covariance))
     reach = _z(level) * se
     columns = {
         "estimate": beta,
         "std_error": se,
+        "z": beta / se,
         "lower": beta - reach,
         "upper": beta + reach,
     }

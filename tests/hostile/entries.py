@@ -214,7 +214,14 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
         ),
         "mixed.MixedModel.predict": (
             k.mixed.predict,
-            {"new_data": k.frame, "coverage": 0.5, "size": k.size, "offset": "b", "conformal": False},
+            {
+                "new_data": k.frame,
+                "coverage": 0.5,
+                "groups": "new",
+                "size": k.size,
+                "offset": "b",
+                "conformal": False,
+            },
         ),
         "compare": (
             lambda loo: ebmeta.compare(k.mixed, ebmeta.mixed_model("y ~ 1 + (1 | g)", k.frame), loo=loo),

@@ -21,14 +21,27 @@ def test_sleepstudy_by_reml_is_as_lme4_publishes_it(sleep):
     assert -2 * fit.log_likelihood == pytest.approx(1743.628, abs=1e-3)
     np.testing.assert_allclose(fit.fixed_effects["estimate"], [251.405, 10.467], atol=1e-3)
     np.testing.assert_allclose(fit.fixed_effects["std_error"], [6.825, 1.546], atol=1e-3)
+    np.testing.assert_allclose(fit.fixed_effects["z"], [36.838, 6.771], atol=1e-3)
     np.testing.assert_allclose(fit.variance_components["estimate"], [24.741, 5.922, 0.066, 25.592], atol=1e-3)
     assert fit.converged
+
+
+def test_the_covariance_of_balanced_coefficients_is_that_of_means_over_people(sleep):
+    """Each person's own least squares has covariance Sigma + sigma^2 (X'X)^-1, and 18 of them are averaged."""
+    fit = mixed_model("Reaction ~ Days + (Days | Subject)", sleep, reml=True)
+    x = np.column_stack([np.ones(10), np.arange(10)])
+    sigma, prior = fit.estimate.sigma, fit.engine.factors[0].covariance(fit.estimate.theta, fit.estimate.sigma)
+    found = fit.fixed_effects_covariance
+    np.testing.assert_allclose(found, (prior + sigma**2 * np.linalg.inv(x.T @ x)) / 18, rtol=1e-8)
+    assert found.loc["Days", "Intercept"] / np.sqrt(np.prod(np.diag(found))) == pytest.approx(-0.138, abs=5e-4)
+    np.testing.assert_allclose(np.diag(fit.propagate(16).fixed_effects_covariance), np.diag(found), rtol=0.5)
 
 
 def test_sleepstudy_by_maximum_likelihood_is_as_lme4_publishes_it(sleep):
     fit = mixed_model("Reaction ~ Days + (Days | Subject)", sleep)
     assert fit.log_likelihood == pytest.approx(-875.9697, abs=1e-4)
     assert fit.aic == pytest.approx(1763.9393, abs=1e-3)
+    assert fit.bic == pytest.approx(1783.1, abs=0.05)
     apart = mixed_model("Reaction ~ Days + (Days || Subject)", sleep)
     assert apart.log_likelihood == pytest.approx(-876.0016, abs=1e-3)
     assert len(apart.variance_components) == 3

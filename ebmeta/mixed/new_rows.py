@@ -1,0 +1,56 @@
+"""Rows that are asked about: what is taken for known of their groups, and the table of their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ebmeta.likelihood.base import Likelihood
+from ebmeta.mixed.predictive import chances, intervals, moments
+from ebmeta.mixed.rows import Rows
+
+__all__ = ["Groups", "as_asked", "forecast"]
+
+Array = NDArray[np.float64]
+Groups = Literal["known", "typical", "new"]
+
+
+def as_asked(rows: Rows, known: Sequence[int], groups: Groups) -> Rows:
+    """Return rows whose effects are what is taken for them.
+
+    Args:
+        rows: rows whose new groups are numbered after the known ones.
+        known: number of known groups of each grouping factor.
+        groups: "known" leaves the rows as they are. "typical" takes the effects for 0. "new" takes every group for
+            a new one. Both leave labels out of account.
+    """
+    if groups != "known":
+        rows = replace(rows, y=np.full(len(rows), np.nan))
+    if groups == "typical":
+        for place, grouping in enumerate(rows.groupings):
+            rows = rows.with_terms(place, np.zeros_like(grouping.z))
+    if groups == "new":
+        for place, number in enumerate(known):
+            own = rows.groupings[place]
+            rows = rows.regrouped(place, own.codes + number, np.concatenate([own.labels[:number], own.labels]))
+    return rows
+
+
+def forecast(
+    asked: tuple[Sequence[Likelihood], Array, Array, Array, Array | None], coverage: float
+) -> NDArray[np.float64]:
+    """Return mean, standard deviation, both ends of the interval, and the chance of each label where these end.
+
+    Args:
+        asked: likelihoods, weights, location and variance of the linear predictor, and sizes, as for
+            `predictive.moments`.
+        coverage: probability that a label is in its interval.
+
+    Returns:
+        Shape `(4 + C, N)`.
+    """
+    return np.stack([*moments(*asked), *intervals(*asked, coverage), *chances(*asked)])
