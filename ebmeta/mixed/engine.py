@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ FOLDS = 20  # parts of a group that are left out, at most
 INSIDE = 0.1  # where an ascent starts again that ended with a spread of 0
 SMALL = 1e-4  # a relative spread below it stands for 0
 ROUNDING, TINY = 1e-12, 1e-300  # make positive definite what is singular but for rounding
+NO_ERROR = 1e-8  # of the largest curvature: a direction of which nothing is known has no error to state
 DEPENDENT = 1e-9  # of a term's length: less is left of one that is a combination of others
 
 
@@ -94,6 +96,10 @@ class Engine(Criterion):
         """Return the parameters in the units of the labels."""
 
     @abstractmethod
+    def coefficients(self, at: Array) -> Array:
+        """Return the coefficients of the common terms, shape `(P,)`."""
+
+    @abstractmethod
     def common_covariance(self, at: Array) -> Array:
         """Return the covariance of the coefficients of the common terms, shape `(P, P)`."""
 
@@ -105,6 +111,19 @@ class Engine(Criterion):
         """Return of which parameters the labels say next to nothing, shape `(D,)`."""
         return np.zeros(len(at), dtype=bool)
 
+    def covariance(self, at: Array) -> Array:
+        """Return the covariance of the parameters, the inverse curvature of the criterion, shape `(D, D)`.
+
+        The variance of a parameter of which the labels say nothing is NaN.
+        """
+        unknown = self.unknown(at)
+        known, out = np.ix_(~unknown, ~unknown), np.diag(np.where(unknown, np.nan, 0.0))
+        values, vectors = np.linalg.eigh(self.curvature(at)[known])
+        kept = values > NO_ERROR * max(values.max(), TINY)
+        inverse = np.where(kept, 1 / np.where(kept, values, 1.0), 0.0)
+        out[known] = vectors @ (inverse[:, None] * vectors.T)
+        return out
+
     def settle(self, at: Array) -> None:
         """Keep what predictions start from, so that they depend on nothing that was asked before."""
 
@@ -115,6 +134,19 @@ class Engine(Criterion):
     def restore(self, at: Array, state: Mapping[str, Array]) -> None:
         """Take over what an engine of the same rows has found at the parameters."""
         self._curved = at.copy(), state["curvature"]
+
+    @contextmanager
+    def unmoved(self, at: Array) -> Iterator[None]:
+        """Leave no trace of further fits in what is asked later."""
+        state = self.state(at)
+        try:
+            yield
+        finally:
+            self.restore(at, state)
+
+    def plain(self) -> Engine:
+        """Return the criterion of the same rows that is a likelihood: itself where it is one."""
+        return self.rebuild(self.rows, self.factors) if self.hyperprior else self
 
     def log_posterior(self, at: Array) -> float:
         """Return the log density of the parameters given all labels, up to a constant; see `propagation`."""

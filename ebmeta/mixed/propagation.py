@@ -14,16 +14,15 @@ Ionides 2008, Truncated importance sampling.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from ebmeta.mixed.engine import Effects, Engine
+from ebmeta.mixed.engine import Engine
 
-__all__ = ["Draws", "averaged", "draw"]
+__all__ = ["Draws", "draw"]
 
 Array = NDArray[np.float64]
 FREEDOM = 5.0  # of the Student-t distribution
@@ -101,25 +100,3 @@ def _signs(engine: Engine, length: int) -> list[Array]:
         np.prod([c for c, taken in zip(columns, pick, strict=False) if taken], axis=0) * np.ones(length)
         for pick in chosen
     ]
-
-
-def averaged(members: Sequence[Effects], commons: Sequence[Array], weight: Array) -> Effects:
-    """Return means and covariances of effects over draws of the parameters.
-
-    Args:
-        members: effects at each draw.
-        commons: covariance of the coefficients at each draw.
-        weight: of the draws, in all 1.
-    """
-    pairs = list(zip(weight, members, commons, strict=True))
-    mean = sum(w * each.mean for w, each, _ in pairs)
-    covariance = sum(
-        w
-        * (
-            each.covariance
-            + np.einsum("gkp,pq,glq->gkl", each.slope, common, each.slope, optimize=True)
-            + np.einsum("gk,gl->gkl", each.mean - mean, each.mean - mean)
-        )
-        for w, each, common in pairs
-    )
-    return Effects(np.asarray(mean), np.asarray(covariance), members[0].slope)

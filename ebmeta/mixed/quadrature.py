@@ -290,9 +290,12 @@ class QuadratureEngine(Engine):
             learned["noise"] *= self.unit
         return self.unit, learned
 
+    def coefficients(self, at: Array) -> Array:
+        out: Array = self.unit * self.inverse @ at[self.num_theta : self.num_theta + self.num_common]
+        return out
+
     def estimate(self, at: Array) -> Estimate:
-        theta, beta = at[: self.num_theta], at[self.num_theta : self.num_theta + self.num_common]
-        return Estimate(self.unit * self.inverse @ beta, theta, *self.scales(at), self.log_likelihood(at))
+        return Estimate(self.coefficients(at), at[: self.num_theta], *self.scales(at), self.log_likelihood(at))
 
     def unknown(self, at: Array) -> NDArray[np.bool_]:
         """Return which parameters of the likelihood ran off to an end: a shape that is infinite, an inflation of 0."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 
 from ebmeta.foundation.checks import at_least, between, checked
 from ebmeta.foundation.folders import write_folder
-from ebmeta.likelihood.base import Likelihood
 from ebmeta.mixed.as_model import as_model, feature_names, features_of
 from ebmeta.mixed.ascent import Optimum
 from ebmeta.mixed.boundary import Boundary, boundary_tests
@@ -25,9 +25,10 @@ from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.design import Design, Extras
 from ebmeta.mixed.engine import Effects, Engine, Estimate
 from ebmeta.mixed.new_rows import Groups, as_asked, forecast
-from ebmeta.mixed.propagation import Draws, averaged, draw
+from ebmeta.mixed.over_draws import common_of, effects_of, linear_of
+from ebmeta.mixed.profile import Region, profiled
+from ebmeta.mixed.propagation import Draws, draw
 from ebmeta.mixed.residuals import residual_table
-from ebmeta.mixed.rows import Rows
 from ebmeta.mixed.summary import sizes, text_of, warnings_of
 from ebmeta.mixed.tables import (
     common_table,
@@ -103,27 +104,13 @@ class MixedModel:
 
     @cached_property
     def covariance(self) -> Array:
-        """Covariance of the parameters of the engine, the inverse curvature of the criterion, shape `(D, D)`.
-
-        The variance of a parameter of which the labels say nothing is NaN.
-        """
-        at, unknown = self.optimum.at, self.engine.unknown(self.optimum.at)
-        known, out = np.ix_(~unknown, ~unknown), np.diag(np.where(unknown, np.nan, 0.0))
-        values, vectors = np.linalg.eigh(self.engine.curvature(at)[known])
-        kept = values > 1e-8 * max(values.max(), 1e-300)  # a direction of which nothing is known has no error to state
-        inverse = np.where(kept, 1 / np.where(kept, values, 1.0), 0.0)
-        out[known] = vectors @ (inverse[:, None] * vectors.T)
-        return out
+        """Covariance of the parameters of the engine, shape `(D, D)`."""
+        return self.engine.covariance(self.optimum.at)
 
     @cached_property
     def _common(self) -> tuple[Array, Array]:
         """Estimates of the common terms, and their covariance."""
-        if self.draws is None:
-            return self.estimate.beta, self.engine.common_covariance(self.optimum.at)
-        each, weight = np.stack([self.engine.estimate(at).beta for at in self.draws.at]), self.draws.weight
-        inner = sum(w * self.engine.common_given(at) for at, w in zip(self.draws.at, weight, strict=True))
-        mean = weight @ each
-        return mean, inner + np.einsum("d,dp,dq->pq", weight, each - mean, each - mean)
+        return common_of(self.engine, self.optimum.at, self.draws)
 
     @cached_property
     def fixed_effects(self) -> pd.DataFrame:
@@ -150,11 +137,7 @@ class MixedModel:
     @cached_property
     def effects(self) -> list[Effects]:
         """The effects of the groups of each grouping factor."""
-        if self.draws is None:
-            return self.engine.effects(self.optimum.at)
-        members = [self.engine.effects(at) for at in self.draws.at]
-        commons = [self.engine.common_given(at) for at in self.draws.at]
-        return [averaged(each, commons, self.draws.weight) for each in zip(*members, strict=True)]
+        return effects_of(self.engine, self.optimum.at, self.draws)
 
     @cached_property
     def group_effects(self) -> pd.DataFrame:
@@ -176,10 +159,38 @@ class MixedModel:
     @cached_property
     def boundary(self) -> list[Boundary]:
         """Tests of every spread against 0."""
-        table, state = self.variance_components, self.engine.state(self.optimum.at)
-        out = boundary_tests(self.engine, self.optimum, table)
-        self.engine.restore(self.optimum.at, state)  # further fits leave no trace in what is asked later
-        return out
+        with self.engine.unmoved(self.optimum.at):
+            return boundary_tests(self.engine, self.optimum, self.variance_components)
+
+    @checked(coverage=between(0, 1))
+    def confint(self, coverage: float = 0.95, names: str | Sequence[str] = ()) -> pd.DataFrame:
+        """Return intervals of common terms, spreads and correlations by the profile of the likelihood.
+
+        Those of the tables are by standard errors. These need none: they hold all values with which some parameters
+        are likely enough, and are the better ones where groups are few. As in lme4, the likelihood is the plain one
+        for a fit by REML too, and so are the estimates.
+
+        Args:
+            coverage: of the intervals.
+            names: one or several terms and components, as in the tables; all by default.
+
+        Returns:
+            Columns `estimate`, `lower` and `upper` by factor, which is "common" for common terms, and component. An
+            end is infinite where the labels set none, and NaN where none was found.
+
+        Raises:
+            ValueError: if there is no such name, or the fit has a hyperprior.
+        """
+        if self.engine.hyperprior:
+            raise ValueError("confint: expected a fit without a hyperprior, got one (propagate() has its intervals)")
+        plain, optimum = self.engine.plain(), self.optimum
+        if plain is not self.engine:
+            optimum = plain.maximise(optimum.at)
+        fit = MixedModel(self.design, plain, optimum, self.name)
+        spreads, boundary = fit.variance_components, fit.boundary
+        with plain.unmoved(optimum.at):
+            wanted = [names] if isinstance(names, str) else names
+            return profiled(Region(plain, optimum, coverage), self.design.common.names, boundary, spreads, wanted)
 
     def summary(self) -> str:
         """Return the fit in words and tables: terms, spreads, criterion, groups, and what the data cannot tell."""
@@ -255,8 +266,8 @@ class MixedModel:
         rows = as_asked(rows, known, groups)
         out = np.full((4 + (self.engine.likelihood(self.optimum.at).num_labels or 0), len(whole)), np.nan)
         if len(rows):
-            asked = *self._linear(rows), self.engine.precisions(rows)
-            out[:, whole] = forecast(asked, coverage)
+            linear = linear_of(self.engine, self.optimum.at, self.draws, self.effects, rows)
+            out[:, whole] = forecast((*linear, self.engine.precisions(rows)), coverage)
             if conformal:
                 out[2:4, whole] = group_intervals(self.engine, self.name, self.design.common.names, rows, coverage)
         index = new_data.index if isinstance(new_data, pd.DataFrame) else pd.RangeIndex(len(whole))
@@ -333,12 +344,3 @@ class MixedModel:
         if len(factors) > 1:
             raise ValueError(f"{name}: expected one grouping factor, got {', '.join(f.name for f in factors)}")
         return factors[0]
-
-    def _linear(self, rows: Rows) -> tuple[list[Likelihood], Array, Array, Array]:
-        """Return likelihoods, weights, and location and variance of the linear predictor of new rows."""
-        if self.draws is None:
-            loc, var = self.engine.linear(self.optimum.at, self.effects, rows)
-            return [self.engine.likelihood(self.optimum.at)], np.ones(1), loc[None], var[None]
-        found = [self.engine.linear(at, self.engine.effects(at), rows, common=True) for at in self.draws.at]
-        members = [self.engine.likelihood(at) for at in self.draws.at]
-        return members, self.draws.weight, np.stack([f[0] for f in found]), np.stack([f[1] for f in found])

@@ -168,9 +168,12 @@ class ScaledEngine(Engine):
         y = self.labels(self.rows) + self.rows.offset
         return y - (y - loc) / kept, var / kept
 
+    def coefficients(self, at: Array) -> Array:
+        out: Array = self.inverse @ (self.center + self.unit * self.solve(at[:-1]).beta)
+        return out
+
     def estimate(self, at: Array) -> Estimate:
-        beta = self.inverse @ (self.center + self.unit * self.solve(at[:-1]).beta)
-        return Estimate(beta, at[:-1], *self.scales(at), self.log_likelihood(at))
+        return Estimate(self.coefficients(at), at[:-1], *self.scales(at), self.log_likelihood(at))
 
     def common_covariance(self, at: Array) -> Array:
         out: Array = self.inverse @ np.linalg.inv(self.solve(at[:-1]).normal) @ self.inverse.T
@@ -178,6 +181,11 @@ class ScaledEngine(Engine):
 
     def common_given(self, at: Array) -> Array:
         return self.common_covariance(at)
+
+    def plain(self) -> Engine:
+        if not (self.reml or self.hyperprior):
+            return self
+        return type(self)(self.rows, self.factors, self.names, False, False, self.family)
 
     def log_posterior(self, at: Array) -> float:
         kept = self.reml, self.free

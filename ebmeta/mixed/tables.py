@@ -13,10 +13,19 @@ from scipy import special
 from ebmeta.mixed.covariance import Factor, correlations_of
 from ebmeta.mixed.engine import Effects, Engine
 
-__all__ = ["common_table", "components", "draws_table", "effect_table", "prediction_table", "spread_table"]
+__all__ = [
+    "common_table",
+    "component_values",
+    "components",
+    "draws_table",
+    "effect_table",
+    "prediction_table",
+    "spread_table",
+]
 
 Array = NDArray[np.float64]
 STEP = 1e-5  # of the differences that give the slope of a component
+ALIKE = 1 - 1e-6  # a correlation that is 1
 GONE = 1e-6  # of the largest component: a spread below it is 0
 
 
@@ -38,9 +47,9 @@ def common_table(names: Sequence[str], beta: Array, covariance: Array, level: fl
     return pd.DataFrame(columns, index=pd.Index(list(names), name="term"))
 
 
-def components(
+def component_values(
     factors: Sequence[Factor], thetas: Sequence[Array], sigma: float, learned: dict[str, float]
-) -> pd.Series:
+) -> dict[tuple[str, str], float]:
     """Return spreads, correlations and what else the likelihood has learned, by factor and name."""
     values: dict[tuple[str, str], float] = {}
     for factor, theta in zip(factors, thetas, strict=True):
@@ -50,7 +59,14 @@ def components(
             (factor.name, f"cor({factor.terms[i]}, {factor.terms[j]})"): float(correlation[i, j])
             for i, j in factor.pairs()
         }
-    values |= {("residual", name): value for name, value in learned.items()}
+    return values | {("residual", name): value for name, value in learned.items()}
+
+
+def components(
+    factors: Sequence[Factor], thetas: Sequence[Array], sigma: float, learned: dict[str, float]
+) -> pd.Series:
+    """Return the same as a series."""
+    values = component_values(factors, thetas, sigma, learned)
     index = pd.MultiIndex.from_tuples(list(values), names=["factor", "component"])
     return pd.Series(list(values.values()), index=index, dtype=float)
 
@@ -64,9 +80,9 @@ def spread_table(read: Callable[[Array], pd.Series], at: Array, covariance: Arra
     """Return estimate, standard error and interval of each component.
 
     Intervals are symmetric on the scale of logarithms, for correlations on that of Fisher; a spread that is not two
-    standard errors above 0 has a lower end of 0, and of a correlation that may be anything the interval says so. A
-    component has none where the variance of a parameter that it depends
-    on is NaN.
+    standard errors above 0 has a lower end of 0. A correlation next to a spread of 0, or one that is 1 or -1, may be
+    anything, and the interval says so. A component has none where the variance of a parameter that it depends on is
+    NaN.
 
     Args:
         read: components as a function of the parameters.
@@ -92,7 +108,7 @@ def spread_table(read: Callable[[Array], pd.Series], at: Array, covariance: Arra
         if not np.isfinite(v + s):
             rows.append((v, np.nan, np.nan, np.nan))
             continue
-        if name.startswith("cor(") and s > 1:  # next to a spread of 0 it may be anything
+        if name.startswith("cor(") and (s > 1 or abs(v) > ALIKE):  # next to a spread of 0, or at its end
             rows.append((v, np.nan, -1.0, 1.0))
             continue
         if not name.startswith("cor(") and v <= 2 * s:

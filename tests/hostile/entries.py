@@ -227,6 +227,7 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
             lambda loo: ebmeta.compare(k.mixed, ebmeta.mixed_model("y ~ 1 + (1 | g)", k.frame), loo=loo),
             {"loo": True},
         ),
+        "mixed.MixedModel.confint": (k.mixed.confint, {"coverage": 0.5, "names": ["a"]}),
         "mixed.MixedModel.features": (k.mixed.features, {"data": k.frame}),
         "mixed.MixedModel.propagate": (
             lambda **options: k.mixed.propagate(**options).predict(k.frame[:2]),

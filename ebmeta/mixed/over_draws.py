@@ -1,0 +1,84 @@
+"""Coefficients, effects and linear predictors of a fit, over draws of the parameters where there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ebmeta.likelihood.base import Likelihood
+from ebmeta.mixed.engine import Effects, Engine
+from ebmeta.mixed.propagation import Draws
+from ebmeta.mixed.rows import Rows
+
+__all__ = ["averaged", "common_of", "effects_of", "linear_of"]
+
+Array = NDArray[np.float64]
+
+
+def common_of(engine: Engine, at: Array, draws: Draws | None) -> tuple[Array, Array]:
+    """Return the coefficients of the common terms and their covariance, shapes `(P,)` and `(P, P)`.
+
+    Args:
+        engine: the criterion.
+        at: its maximum.
+        draws: of the parameters.
+    """
+    if draws is None:
+        return engine.coefficients(at), engine.common_covariance(at)
+    each, weight = np.stack([engine.coefficients(one) for one in draws.at]), draws.weight
+    inner = sum(w * engine.common_given(one) for one, w in zip(draws.at, weight, strict=True))
+    mean = weight @ each
+    return mean, inner + np.einsum("d,dp,dq->pq", weight, each - mean, each - mean)
+
+
+def effects_of(engine: Engine, at: Array, draws: Draws | None) -> list[Effects]:
+    """Return the effects of the groups of each grouping factor; arguments as for `common_of`."""
+    if draws is None:
+        return engine.effects(at)
+    members = [engine.effects(one) for one in draws.at]
+    commons = [engine.common_given(one) for one in draws.at]
+    return [averaged(each, commons, draws.weight) for each in zip(*members, strict=True)]
+
+
+def linear_of(
+    engine: Engine, at: Array, draws: Draws | None, effects: list[Effects], rows: Rows
+) -> tuple[list[Likelihood], Array, Array, Array]:
+    """Return likelihoods, weights, and location and variance of the linear predictor of new rows, one for each draw.
+
+    Args:
+        engine: the criterion.
+        at: its maximum.
+        draws: of the parameters.
+        effects: of the known groups at the maximum.
+        rows: rows whose new groups are numbered after the known ones.
+    """
+    if draws is None:
+        loc, var = engine.linear(at, effects, rows)
+        return [engine.likelihood(at)], np.ones(1), loc[None], var[None]
+    pairs = [engine.linear(one, engine.effects(one), rows, common=True) for one in draws.at]
+    members = [engine.likelihood(one) for one in draws.at]
+    return members, draws.weight, np.stack([loc for loc, _ in pairs]), np.stack([var for _, var in pairs])
+
+
+def averaged(members: Sequence[Effects], commons: Sequence[Array], weight: Array) -> Effects:
+    """Return means and covariances of effects over draws of the parameters.
+
+    Args:
+        members: effects at each draw.
+        commons: covariance of the coefficients at each draw.
+        weight: of the draws, in all 1.
+    """
+    pairs = list(zip(weight, members, commons, strict=True))
+    mean = sum(w * each.mean for w, each, _ in pairs)
+    covariance = sum(
+        w
+        * (
+            each.covariance
+            + np.einsum("gkp,pq,glq->gkl", each.slope, common, each.slope, optimize=True)
+            + np.einsum("gk,gl->gkl", each.mean - mean, each.mean - mean)
+        )
+        for w, each, common in pairs
+    )
+    return Effects(np.asarray(mean), np.asarray(covariance), members[0].slope)

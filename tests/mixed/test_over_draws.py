@@ -1,0 +1,42 @@
+"""Averages over draws of the parameters: moments of mixtures, worked out draw by draw."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ebmeta.mixed.engine import Effects
+from ebmeta.mixed.over_draws import averaged, common_of, effects_of, linear_of
+from ebmeta.mixed.propagation import Draws
+from tests.mixed.worlds import engine_of, frame
+
+
+def test_effects_of_two_draws_have_the_moments_of_their_mixture():
+    slope = np.ones((1, 1, 1))
+    members = [Effects(np.array([[m]]), np.array([[[v]]]), slope) for m, v in ((1.0, 2.0), (3.0, 4.0))]
+    found = averaged(members, [np.array([[0.5]]), np.array([[0.25]])], np.array([0.25, 0.75]))
+    assert found.mean[0, 0] == 2.5
+    assert found.covariance[0, 0, 0] == 0.25 * 2.5 + 0.75 * 4.25 + 0.25 * 1.5**2 + 0.75 * 0.5**2
+
+
+def test_coefficients_over_draws_have_the_moments_of_their_mixture():
+    engine = engine_of("y ~ x + (1 | g)", frame())
+    at = engine.maximise().at
+    draws = Draws(np.stack([at, at + 0.2]), np.array([0.25, 0.75]))
+    mean, covariance = common_of(engine, at, draws)
+    each = np.stack([engine.coefficients(one) for one in draws.at])
+    np.testing.assert_allclose(mean, 0.25 * each[0] + 0.75 * each[1])
+    inner = 0.25 * engine.common_given(at) + 0.75 * engine.common_given(at + 0.2)
+    gap = each[1] - each[0]
+    np.testing.assert_allclose(covariance, inner + 0.25 * 0.75 * np.outer(gap, gap))
+
+
+def test_one_draw_at_the_maximum_differs_by_what_is_known_of_the_coefficients():
+    engine = engine_of("y ~ x + (1 | g)", frame())
+    at = engine.maximise().at
+    plain, one = effects_of(engine, at, None)[0], effects_of(engine, at, Draws(at[None], np.ones(1)))[0]
+    np.testing.assert_allclose(one.mean, plain.mean)
+    more = np.einsum("gkp,pq,glq->gkl", plain.slope, engine.common_given(at), plain.slope)
+    np.testing.assert_allclose(one.covariance, plain.covariance + more)
+    members, weight, loc, var = linear_of(engine, at, None, [plain], engine.rows)
+    assert (len(members), weight.tolist()) == (1, [1.0])
+    np.testing.assert_allclose((loc[0], var[0]), engine.linear(at, [plain], engine.rows))
