@@ -34,7 +34,7 @@ from ebmeta.refine.class_synthetic_gradient import INPUTS
 from ebmeta.training.schedule import Schedule
 from lib.common import model_folder, read, write
 from lib.corpus import ENCODERS, Nearer, Shape, changed, classes, draw, encode_wordllama, simulated, united
-from lib.kinds import FIVE, draw as draw_kind
+from lib.kinds import FIVE, class_numbers, draw as draw_kind
 from lib.peers import make
 from lib.scoring import fit_temperature, rounded, score, temper
 
@@ -174,13 +174,15 @@ def tasks_of(encoder: str, column: str, num_tasks: int) -> list[ebmeta.TaskBatch
 
 
 @torch.no_grad()
-def ours(model: ebmeta.EmpiricalBayes, batches: list[ebmeta.TaskBatch]) -> dict[str, Any]:
-    """Score a model before refinement and after it."""
+def ours(
+    model: ebmeta.EmpiricalBayes, batches: list[ebmeta.TaskBatch], classes: Tensor | None = None
+) -> dict[str, Any]:
+    """Score a model before refinement and after it; with an interval over classes where tasks name theirs."""
     started = time.process_time()
     inferred = [model.infer(batch) for batch in batches]
     probs = [torch.cat([i.predict(k)["probs"] for i in inferred]) for k in (0, -1)]
     milliseconds = 1000 * (time.process_time() - started) / len(probs[0])
-    first, last = (summary(p, truth(batches)) for p in probs)
+    first, last = (summary(p, truth(batches), classes) for p in probs)
     return {"start": first, "end": last, "ms_per_task": round(milliseconds, 2)}
 
 
@@ -189,10 +191,10 @@ def truth(batches: list[ebmeta.TaskBatch]) -> Tensor:
     return torch.cat([batch.query_y for batch in batches])
 
 
-def summary(probs: Tensor, y: Tensor) -> dict[str, list[float]]:
+def summary(probs: Tensor, y: Tensor, classes: Tensor | None = None) -> dict[str, Any]:
     """Return accuracy, NLL and calibration error with the half widths of their 95% intervals."""
-    found = score(probs, y)
-    return {name: found[name] for name in ("accuracy", "nll", "ece")}
+    found = score(probs, y, classes)
+    return {name: found[name] for name in ("accuracy", "accuracy_classes", "nll", "ece") if name in found}
 
 
 def prototypes(support: Tensor, y: Tensor, query: Tensor, ways: int) -> Tensor:
@@ -265,7 +267,8 @@ def new_classes(model: ebmeta.EmpiricalBayes) -> dict[str, Any]:
     """Return scores on the test classes of CIFAR-FS, the tasks of the models that 64 of its classes have trained."""
     found = {}
     for kind in FIVE:
-        found[kind.name] = rounded(ours(model, draw_kind(kind, "test", NEW_TASKS, NEW_SEED)))
+        batches = draw_kind(kind, "test", NEW_TASKS, NEW_SEED)
+        found[kind.name] = rounded(ours(model, batches, class_numbers(batches)))
     return found
 
 

@@ -63,13 +63,18 @@ def train(
     return model, facts
 
 
+def kept(name: str, iterations: int, cache: Path) -> bool:
+    """Return whether a model was trained before."""
+    return (cache / f"{SAME.get(name, name)}_{iterations}_recipe{RECIPE}" / "run.json").is_file()
+
+
 def trained(
     name: str, iterations: int, cache: Path, widths: str = "trained"
 ) -> tuple[ebmeta.EmpiricalBayes, dict[str, Any]]:
     """Train a model, or load it where it was trained before."""
     name = SAME.get(name, name)
-    kept = name if widths == "trained" else f"{name}_{widths}"
-    folder = cache / f"{kept}_{iterations}_recipe{RECIPE}"
+    kind = name if widths == "trained" else f"{name}_{widths}"
+    folder = cache / f"{kind}_{iterations}_recipe{RECIPE}"
     if not (folder / "run.json").is_file():
         options = {} if widths == "trained" else {"widths": widths}
         model, facts = train(name, iterations, folder.with_suffix(".checkpoint"), **options)

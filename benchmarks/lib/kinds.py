@@ -63,3 +63,8 @@ def draw(kind: Kind, split: str, num_tasks: int, seed: int) -> list[ebmeta.TaskB
 def labels(batches: list[ebmeta.TaskBatch]) -> Tensor:
     """Return the true classes of the queries, shape `(T, Q)`."""
     return torch.cat([batch.query_y for batch in batches])
+
+
+def class_numbers(batches: list[ebmeta.TaskBatch]) -> Tensor:
+    """Return the numbers of the classes of each task, shape `(T, C)`."""
+    return torch.cat([batch.way_class for batch in batches])

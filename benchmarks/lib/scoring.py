@@ -16,6 +16,7 @@ from ebmeta.prediction.calibration import (
     calibration_interval,
     reliability_bins,
 )
+from ebmeta.prediction.class_jackknife import class_half_width
 from ebmeta.prediction.conformal import ConformalSets, set_coverage
 from ebmeta.prediction.risk_coverage import area_under_risk_coverage
 from ebmeta.prediction.scores import query_scores
@@ -46,12 +47,23 @@ def _interval(per_task: np.ndarray) -> list[float]:
     return [float(per_task.mean()), float(Z95 * per_task.std(ddof=1) / len(per_task) ** 0.5)]
 
 
-def score(probs: Tensor, y: Tensor) -> dict[str, list[float] | float]:
+def over_classes(probs: Tensor, y: Tensor, classes: Tensor) -> float:
+    """Return the half width of the 95% interval of accuracy over classes, numbers of those of each task `(T, C)`.
+
+    It is NaN where every task has all classes.
+    """
+    right = query_scores(probs.numpy(), y.numpy(), TINY)["accuracy"].mean(1)
+    return class_half_width(right.astype(float), classes.numpy())
+
+
+def score(probs: Tensor, y: Tensor, classes: Tensor | None = None) -> dict[str, list[float] | float]:
     """Return each score with the half width of its 95% interval over tasks.
 
     Args:
         probs: class probabilities, shape `(T, Q, C)`.
         y: true classes, shape `(T, Q)`.
+        classes: numbers of the classes of each task, shape `(T, C)`; with them `accuracy_classes` is the half width
+            for other classes, where tasks differ in theirs.
     """
     each = query_scores(probs.numpy(), y.numpy(), TINY)
     right, sure = each["accuracy"], np.clip(each["confidence"], 0, 1)
@@ -60,7 +72,8 @@ def score(probs: Tensor, y: Tensor) -> dict[str, list[float] | float]:
     hits = torch.nn.functional.one_hot(y, probs.shape[-1]).numpy().reshape(1, -1)
     parts = brier_decomposition(bin_sums(pairs, hits, bin_edges(pairs))[0] / y.numel())
     area = area_under_risk_coverage(sure, right)
-    return {
+    over = float("nan") if classes is None else over_classes(probs, y, classes)
+    return ({} if np.isnan(over) else {"accuracy_classes": over}) | {
         "accuracy": _interval(right.mean(1)),
         "nll": _interval(each["nll"].mean(1)),
         "brier": _interval(each["brier"].mean(1)),

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["figures", "on_features", "setup", "tables"]
+__all__ = ["beside_general", "figures", "on_features", "setup", "tables"]
 
 SOURCE = "few_shot_classification.json"
 FEATURES = "peers_with_profile.json"
+GENERAL = "general_classifier.json"
 FIVE = ["5way_1shot_balanced", "5way_1shot_dirichlet2", "5way_5shot_balanced", "5way_5shot_dirichlet2"]
 MANY = ["10way_1shot_balanced", "10way_5shot_balanced", "20way_1shot_balanced", "20way_5shot_balanced"]
 TITLES = {
@@ -33,6 +34,15 @@ TITLES = {
     "simpleshot": "SimpleShot",
     "prototypes": "prototypes",
 }
+#: Beside the general classifier, with what each has seen.
+BESIDE = {
+    "default": "64 classes, default model",
+    "pt_map": "PT-MAP, tuned",
+    "tim": "TIM, tuned",
+    "bavardage": "BAVARDAGE, tuned",
+    "prototypes": "prototypes",
+}
+INTERVALS = "%, ± over tasks (over classes)"  # the head of a table of accuracies
 OURS = list(TITLES)[:7]
 PEERS = list(TITLES)[8:]
 
@@ -66,28 +76,31 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join([_row(head), _row(["---"] * len(head)), *map(_row, rows)]) + "\n"
 
 
-def _percent(value: list[float] | None) -> str:
-    return "" if value is None else f"{100 * value[0]:.1f} ± {100 * value[1]:.1f}"
+def accuracy(scores: dict[str, Any]) -> str:
+    """Return accuracy in per cent with its interval over tasks and, in brackets where it is known, over classes."""
+    (value, half), over = last(scores, "accuracy"), scores["test"].get("accuracy_classes")
+    known = "" if over is None else f" ({100 * (over[-1] if isinstance(over, list) else over):.1f})"
+    return f"{100 * value:.1f} ± {100 * half:.1f}{known}"
 
 
-def _compare(result: dict[str, Any], names: list[str], kinds: list[str], metric: str, form: Any) -> str:
+def _compare(result: dict[str, Any], names: list[str], kinds: list[str], head: str, form: Any) -> str:
     rows = []
     for name in names:
         found = [entry(result, name, kind) for kind in kinds]
         if any(found):
-            rows.append([title(name), *("" if e is None else form(last(e, metric)) for e in found)])
-    return _table(["", *(_words(kind) for kind in kinds)], rows)
+            rows.append([title(name), *("" if e is None else form(e) for e in found)])
+    return _table([head, *(_words(kind) for kind in kinds)], rows)
 
 
 def tables(result: dict[str, Any]) -> dict[str, str]:
     """Return every table as Markdown, by name."""
     ours, published = OURS, [f"{name}_published" for name in PEERS]
-    number = lambda value: f"{value[0]:.3f}"  # noqa: E731
-    out = {"accuracy": _compare(result, [*ours, *PEERS, *published], FIVE, "accuracy", _percent)}
+    number = lambda metric: lambda scores: f"{last(scores, metric)[0]:.3f}"  # noqa: E731
+    out = {"accuracy": _compare(result, [*ours, *PEERS, *published], FIVE, INTERVALS, accuracy)}
     for metric in ("nll", "ece", "ece_mass", "brier", "aurc"):
-        out[metric] = _compare(result, [*ours, *PEERS], FIVE, metric, number)
-    out["ways"] = _compare(result, ["ways", *PEERS], MANY, "accuracy", _percent)
-    out["ways_nll"] = _compare(result, ["ways", *PEERS], MANY, "nll", number)
+        out[metric] = _compare(result, [*ours, *PEERS], FIVE, "", number(metric))
+    out["ways"] = _compare(result, ["ways", *PEERS], MANY, INTERVALS, accuracy)
+    out["ways_nll"] = _compare(result, ["ways", *PEERS], MANY, "", number("nll"))
     model = result["default"]
     for split in ("val", "test"):
         kinds = [kind for kind in model if "way" in kind]
@@ -111,6 +124,14 @@ def tables(result: dict[str, Any]) -> dict[str, str]:
     ]
     out["cost"] = _table(["ms per task", *(_words(kind) for kind in FIVE)], rows)
     return out
+
+
+def beside_general(result: dict[str, Any], general: dict[str, Any]) -> dict[str, str]:
+    """Return the table of general weights beside methods that have seen classes of the same features, by name."""
+    rows = [["general weights, no training", *(accuracy({"test": general["new_classes"][k]["end"]}) for k in FIVE)]]
+    for name, words in BESIDE.items():
+        rows.append([words, *(accuracy(result[name][kind]) for kind in FIVE)])
+    return {"general": _table([INTERVALS, *(_words(kind) for kind in FIVE)], rows)}
 
 
 def on_features(result: dict[str, Any]) -> dict[str, str]:
@@ -183,10 +204,11 @@ def _panels(result: dict[str, Any], axes: Any, names: list[str]) -> Iterator[tup
 
 def _generate(app: Any) -> None:
     results = Path(app.config.results_folder)
-    result, features = (json.loads((results / name).read_text(encoding="utf-8")) for name in (SOURCE, FEATURES))
+    names = (SOURCE, FEATURES, GENERAL)
+    result, features, general = (json.loads((results / name).read_text(encoding="utf-8")) for name in names)
     folder = Path(app.srcdir) / "_generated" / "few_shot"
     figures(result, folder)
-    for name, text in (tables(result) | on_features(features)).items():
+    for name, text in (tables(result) | on_features(features) | beside_general(result, general)).items():
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
 
 

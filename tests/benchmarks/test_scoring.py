@@ -33,6 +33,17 @@ def test_scores_are_those_of_the_library():
         assert got[name] == pytest.approx(float(expected[name][-1]), abs=1e-6), name
 
 
+def test_the_interval_over_classes_is_that_of_the_library():
+    rng, names = np.random.default_rng(0), np.repeat(np.arange(8), 20)
+    tasks = ebmeta.EpisodeSampler(rng.normal(size=(8, 4))[names] + rng.normal(size=(160, 4)), names, n_way=3, n_query=4)
+    model, batch = ebmeta.EmpiricalBayes.classifier(4, seed=0).eval(), tasks.sample(40)
+    probs = torch.cat([m.summaries["probs"] for m in marginals(model, batch)], 1)[-1]
+    expected = float(ebmeta.evaluate(model, batch)["accuracy_half_width_classes"][-1])
+    assert score(probs, batch.query_y, batch.way_class)["accuracy_classes"] == pytest.approx(expected, rel=1e-6)
+    assert expected > 0.01
+    assert "accuracy_classes" not in score(probs, batch.query_y)
+
+
 def test_nll_is_that_of_scikit_learn():
     probs, y = forecasts()
     assert score(probs, y)["nll"][0] == pytest.approx(log_loss(y.flatten(), probs.flatten(0, 1).numpy()), rel=1e-9)

@@ -227,16 +227,20 @@ def test_comparison_tables_and_figures(tmp_path: Path) -> None:
         "test_tasks": 2000,
         "default": {"training": {"seconds": 1.0}} | {kind: piece(0.75, steps=2) for kind in kinds},
         f"specialist_{kinds[0]}": {kinds[0]: piece(0.76, steps=2)},
-        "tim": {kinds[0]: piece(0.7)},
+        "tim": {kinds[0]: piece(0.7) | {"test": piece(0.7)["test"] | {"accuracy_classes": 0.0525}}},
         "tim_published": {kinds[0]: piece(0.6)},
     }
     tables = comparison.tables(result)
     rows = tables["accuracy"].splitlines()
-    assert rows[0] == "|  | 5way 1shot balanced | 5way 1shot imbalanced | 5way 5shot balanced | 5way 5shot imbalanced |"
+    head = "%, ± over tasks (over classes)"
+    assert (
+        rows[0]
+        == f"| {head} | 5way 1shot balanced | 5way 1shot imbalanced | 5way 5shot balanced | 5way 5shot imbalanced |"
+    )
     assert rows[2] == "| ebmeta, one default model | 75.0 ± 1.0 | 75.0 ± 1.0 | 75.0 ± 1.0 | 75.0 ± 1.0 |"
     assert rows[3:] == [
         "| ebmeta, labels alone, a specialist for each column | 76.0 ± 1.0 |  |  |  |",
-        "| TIM | 70.0 ± 1.0 |  |  |  |",
+        "| TIM | 70.0 ± 1.0 (5.2) |  |  |  |",
         "| TIM, published settings | 60.0 ± 1.0 |  |  |  |",
     ]
     assert tables["path_test"].splitlines()[2] == "| 5way 1shot balanced | 0.7300 | 0.7400 | 0.7500 |"
@@ -244,6 +248,17 @@ def test_comparison_tables_and_figures(tmp_path: Path) -> None:
     comparison.figures(result, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"cost.png", "reliability.png", "risk.png"}
     assert all(path.stat().st_size > 5000 for path in tmp_path.iterdir())
+
+
+def test_general_weights_stand_beside_methods_that_have_seen_classes() -> None:
+    result = {name: {kind: piece(0.7, steps=2) for kind in comparison.FIVE} for name in comparison.BESIDE}
+    result["prototypes"] = {kind: piece(0.6) for kind in comparison.FIVE}
+    end = {"accuracy": [0.65, 0.005], "accuracy_classes": 0.08}
+    general = {"new_classes": {kind: {"end": end} for kind in comparison.FIVE}}
+    rows = comparison.beside_general(result, general)["general"].splitlines()[2:]
+    assert rows[0] == "| general weights, no training |" + 4 * " 65.0 ± 0.5 (8.0) |"
+    assert rows[1] == "| 64 classes, default model |" + 4 * " 70.0 ± 1.0 |"
+    assert rows[-1] == "| prototypes |" + 4 * " 60.0 ± 1.0 |"
 
 
 def test_tables_of_peers_on_other_features() -> None:

@@ -13,7 +13,8 @@ def row(name: str, numbers: dict[str, list[float]], step: int) -> str:
     cells = []
     for metric, scale, digits in (("accuracy", 100, 1), ("nll", 1, 3), ("brier", 1, 3), ("ece", 1, 3)):
         value, half = (scale * numbers[key][step] for key in (metric, f"{metric}_half_width"))
-        cells.append(f"{value:.{digits}f} ± {half:.{digits}f}")
+        others = f" ({100 * numbers['accuracy_half_width_classes'][step]:.1f})" if metric == "accuracy" else ""
+        cells.append(f"{value:.{digits}f} ± {half:.{digits}f}{others}")
     return f"| {name} | {' | '.join(cells)} |"
 
 
