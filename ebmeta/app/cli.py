@@ -123,6 +123,7 @@ def train(
     if profile and tasks.groups is not None:
         raise ValueError(f"--profile: expected 0 for numbers of groups, got {profile}")
     first = os.environ.get("RANK", "0") == "0"  # of the processes of `torchrun` one writes and speaks
+    processes = "auto" if "WORLD_SIZE" in os.environ else None
     say = print if first else lambda _: None
     source = sampler(data, tasks, seed, say=say)
     encoder, names = source.encoder, source.feature_names
@@ -135,7 +136,7 @@ def train(
         result, line = at_maximum(model, source, num_iterations, seed, output)
     else:
         asked: dict[str, Any] = {"objective": objective, "learning_rate": learning_rate, "seed": seed, "device": device}
-        asked |= {"checkpoint": checkpoint, "progress": progress, "distributed": "auto"}
+        asked |= {"checkpoint": checkpoint, "progress": progress, "distributed": processes}
         run = fit(model, source, num_iterations, batch_size, validation=held_out, **asked)
         result, line = outcome(run, output)
     if first:

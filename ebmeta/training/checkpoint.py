@@ -114,6 +114,7 @@ class TrainingState:
         model: the model in training.
         optimizer: its optimiser.
         validation: the best parameters so far.
+        shares: how many shares a batch has (`ebmeta.training.batch_gradient`).
         iteration: iterations done.
         rows: the history, a list of values per name.
     """
@@ -121,16 +122,17 @@ class TrainingState:
     model: EmpiricalBayes
     optimizer: torch.optim.Adam
     validation: Validation
+    shares: int = 1
     iteration: int = 0
     rows: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)
 
     def copy_first(self, world: World) -> None:
-        """Take over iteration, optimiser, history and validation of the first process."""
+        """Take over shares, iteration, optimiser, history and validation of the first process."""
         held = self.validation
         known = {name: getattr(held, name) for name in (*COUNTERS, "best")}
-        state = world.of_first((self.optimizer.state_dict(), self.iteration, self.rows, known))
+        state = world.of_first((self.optimizer.state_dict(), self.shares, self.iteration, self.rows, known))
         if not world.first:
-            slopes, self.iteration, self.rows, known = state
+            slopes, self.shares, self.iteration, self.rows, known = state
             self.optimizer.load_state_dict(slopes)
             for name, value in known.items():
                 setattr(held, name, value)
@@ -162,6 +164,8 @@ class Checkpoint:
     def resume(self, state: TrainingState) -> bool:
         """Continue the run of the file where it exists, and return whether it does.
 
+        A run in shares goes on in as many, whatever continues it.
+
         Raises:
             ValueError: if the file is truncated, or of another run or model.
             OSError: if it could not be written.
@@ -170,7 +174,7 @@ class Checkpoint:
             check_target(self.path, "checkpoint")
             return False
         stored = read_tensors(self.path, "checkpoint")
-        if stored.checksum is None or "parts" not in stored.header["settings"]:
+        if stored.checksum is None or "shares" not in stored.header:
             raise ValueError(
                 f"{self.path}: expected a checkpoint of this version, got one of an older ebmeta; start again"
             )
@@ -187,6 +191,7 @@ class Checkpoint:
         state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": slots})
         state.rows = {k: list(v.numpy()) for k, v in groups["rows"].items()}
         state.iteration = stored.header["iteration"]
+        state.shares = stored.header["shares"] if stored.header["shares"] > 1 else state.shares
         for name in COUNTERS:
             setattr(state.validation, name, stored.header[name])
         lowest = stored.header["best_loss"]
@@ -220,6 +225,7 @@ class Checkpoint:
         for i, slots in state.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{i}.{k}": v for k, v in slots.items()}
         tensors |= {f"rows.{k}": torch.from_numpy(np.stack(v)) for k, v in state.rows.items()}
-        header = {"settings": self.identity, "iteration": state.iteration, **{k: getattr(best, k) for k in COUNTERS}}
+        header = {"settings": self.identity, "iteration": state.iteration, "shares": state.shares}
+        header |= {k: getattr(best, k) for k in COUNTERS}
         header["best_loss"] = None if math.isinf(best.best_loss) else best.best_loss
         write_tensors(self.path, tensors, header, "checkpoint")

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,14 +26,13 @@ import xarray as xr
 from tqdm import tqdm
 
 from ebmeta.foundation.checks import above, at_least, checked, found, within
-from ebmeta.foundation.seeding import Drawing, stream
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.prediction.trees import CELLS, SHARED
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.held_out import check_classes
 from ebmeta.tasks.source import TaskSampler, TaskSource, as_source
+from ebmeta.training.batch_gradient import BatchGradient
 from ebmeta.training.checkpoint import Checkpoint, RunSettings, TrainingState
-from ebmeta.training.objective import Kind, Objective, Terms
+from ebmeta.training.objective import Kind, Objective
 from ebmeta.training.preparation import (
     check_columns,
     check_groups,
@@ -53,7 +52,6 @@ __all__ = ["Callback", "FitResult", "fit", "resolve_device"]
 #: Told of an iteration: its number, and what was measured, by name.
 Callback = Callable[[int, Mapping[str, float]], None]
 TEMPERATURE_TASKS = 1024
-WASTE = 2  # rows of a batch over its real rows, beyond which tasks of similar size are computed together
 
 
 @checked(best_iteration=at_least(0), seconds=at_least(0))
@@ -165,9 +163,11 @@ def fit(
         callbacks: functions that are told of every iteration: its number, from 1 on, and the terms of the history by
             name, those after the last refinement step.
         progress: show a progress bar.
-        distributed: "auto" trains on all processes that `torchrun` started, each of which takes its share of the tasks
-            of a batch: the parameters of one process, up to rounding, on every one of them. The first writes the
-            checkpoint, from which any number of processes continues. None is this process alone.
+        distributed: "auto" trains on all processes that `torchrun` started. A batch is computed in four shares, and in
+            more on more than four processes. So the parameters are the same, to the bit, for one to four processes
+            with as many threads each, and up to rounding for more, and without. The first process writes the
+            checkpoint, from which any number continues to the same parameters. None is this process alone, a batch
+            at once, which is quicker.
 
     Returns:
         The trained model and the history of every term.
@@ -232,6 +232,7 @@ def _start(
     state: TrainingState, file: Checkpoint | None, tasks: TaskSource, batch_size: int, world: World, bar: tqdm
 ) -> None:
     """Continue the run of a file where it exists, or else measure the model; the same in all processes."""
+    state.shares = world.shares(state.model, batch_size)
     model, resumed = state.model, world.first and file is not None and file.resume(state)
     if resumed and file is not None and not bar.disable:
         bar.write(f"fit: continuing after {state.iteration} iterations of {file.path}", file=sys.stderr)
@@ -257,19 +258,18 @@ def _iterate(
     callbacks: Sequence[Callback],
 ) -> None:
     """Train to the last iteration, or to where validation ends the run; nothing where no parameter is trained."""
-    model, goal, held_out = state.model, settings.objective, state.validation
+    model, held_out = state.model, state.validation
     schedule = Schedule(settings.num_iterations, settings.learning_rate)
     device = next(model.parameters()).device
+    gradient = BatchGradient(settings.objective, model, settings.seed, world, state.shares)
     bar.update(state.iteration)
     if not any(True for _ in model.trainable()):
         return
     while state.iteration < settings.num_iterations and not held_out.stopped:
         n = state.iteration
-        batch = tasks.sample(settings.batch_size, n).to(device)
-        terms = _terms(goal, model, batch, settings.seed, n, world)
-        loss = goal.total(terms) / world.total(terms.num_queries.sum())
-        rate = schedule.step(model, state.optimizer, loss, n, world)
-        state.record(row := {"loss": world.total(loss).item(), "learning_rate": rate, **terms.means(world.total)})
+        row: dict[str, Any] = gradient.of(tasks.sample(settings.batch_size, n).to(device), n)
+        row["learning_rate"] = schedule.step(model, state.optimizer, float(row["loss"]), n)
+        state.record(row)
         state.iteration = n + 1
         last = state.iteration == settings.num_iterations
         if held_out.due(state.iteration, last):
@@ -306,28 +306,6 @@ def _training(model: EmpiricalBayes, device: torch.device) -> Iterator[None]:
         raise
     finally:
         model.to(home)
-
-
-def _terms(goal: Objective, model: EmpiricalBayes, batch: TaskBatch, seed: int, iteration: int, world: World) -> Terms:
-    """Return the terms of this process's tasks, whose draws (those of dropout too) depend on no other iteration."""
-    source = stream(seed, 0, iteration)
-    if model.predictor.embedder is not None:
-        with Drawing(stream(seed, 2, iteration)):
-            mine = world.share(0, len(batch))
-            return goal.terms(model, batch, generator=source, share=mine)  # as one batch, whose statistics it may take
-    masks, parts = (batch.support_mask, batch.query_mask), [batch]
-    if sum(m.numel() for m in masks) > WASTE * sum(int(m.sum()) for m in masks):
-        parts = [part for _, part in batch.parts(CELLS, max(1, model.predictor.num_weights // SHARED))]
-    found, first = [], 0
-    for part in parts:
-        mine = world.share(first, len(part))
-        first += len(part)
-        if len(mine):
-            found.append(goal.terms(model, part, generator=source, share=mine))
-        else:
-            with torch.no_grad():  # what it draws is drawn
-                goal.terms(model, part, generator=source, share=torch.zeros(1, dtype=torch.long))
-    return Terms.join(found)
 
 
 def _history(state: TrainingState) -> xr.Dataset:

@@ -22,7 +22,7 @@ a bound that draws close (Burda, Grosse and Salakhutdinov 2016, Importance weigh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -77,15 +77,10 @@ class Terms:
         """Return the same terms on the CPU."""
         return Terms(self.nll.cpu(), self.kl.cpu(), self.num_queries.cpu(), self.beta)
 
-    def means(self, total: Callable[[Tensor], Tensor] = lambda value: value) -> dict[str, NDArray[Any]]:
-        """Return `nll` in nats per query and `kl` in nats per task, after each step.
-
-        Args:
-            total: sums a value over several processes, each of which has the terms of its own tasks.
-        """
-        nll, kl = total(self.nll.detach().sum(1)), total(self.kl.detach().sum(1))
-        queries, tasks = total(self.num_queries.sum()), total(torch.tensor(self.kl.shape[1], device=kl.device))
-        return {"nll": (nll / queries).cpu().numpy(), "kl": (kl / tasks).cpu().numpy()}
+    def means(self) -> dict[str, NDArray[Any]]:
+        """Return `nll` in nats per query and `kl` in nats per task, after each step."""
+        nll = self.nll.detach().sum(1) / self.num_queries.sum()
+        return {"nll": nll.cpu().numpy(), "kl": self.kl.detach().mean(1).cpu().numpy()}
 
 
 @checked(num_draws=at_least(1), anytime=at_least(0))
@@ -116,7 +111,7 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
         batch: TaskBatch,
         num_steps: int | None = None,
         generator: torch.Generator | None = None,
-        share: Tensor | None = None,
+        noise: Tensor | None = None,
     ) -> Terms:
         """Return each term of each task after each refinement step, in nats.
 
@@ -125,27 +120,18 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
             batch: $T$ labelled tasks.
             num_steps: $K$; that of training by default.
             generator: source of the draws, on the CPU; that of seed 0 by default.
-            share: numbers of the tasks to look at, all by default. Their draws are those that they have among all.
+            noise: the draws where they are known, those of these tasks from `noise`.
 
         Raises:
             ValueError: if the tasks are unlabelled or do not fit the model.
         """
-        generator = generator or stream(0)
-        if batch.query_y is None:
-            raise ValueError("objective: expected query labels, got unlabelled tasks")
-        if self.kind == "evidence":
-            batch, num_steps = batch.pooled(), 0
-        everyone = len(batch)
-        share = torch.arange(everyone) if share is None else share
-        batch = batch if len(share) == everyone else batch[share]
+        noise = self.noise(model, batch, generator) if noise is None else noise
+        batch, num_steps = (batch.pooled(), 0) if self.kind == "evidence" else (batch, num_steps)
         y = batch.query_y
-        assert y is not None  # for the type checker: pooling keeps labels
+        assert y is not None  # for the type checker: drawing has looked
         inferred = model.infer(batch, num_steps)
-        if model.likelihood.categorical:
-            shape = self.num_draws, everyone, inferred.x.shape[1], batch.way_mask.shape[1]
-            of_predictor = _normal(shape, inferred.x, generator, share)
-        else:
-            of_predictor = torch.randn(1, generator=generator, dtype=inferred.x.dtype).to(inferred.x.device)
+        drawn = noise.to(inferred.x)
+        of_predictor = drawn[:, :, : y.shape[1]] if model.likelihood.categorical else drawn[:0]
         nll = []
         for k in range(len(inferred.path)):
             logp = inferred.log_prob(k, y, of_predictor, predictive=self.kind == "predictive")
@@ -156,10 +142,41 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
         terms = replace(terms, beta=1.0)
         if model.likelihood.conjugate or model.likelihood.categorical:
             return terms
-        q = inferred.path[-1]
-        noise = _normal((self.num_draws, everyone, *q.loc.shape[1:]), q.loc, generator, share)
-        bound = importance_bound(inferred, batch, noise)
+        bound = importance_bound(inferred, batch, drawn)
         return replace(terms, nll=-bound.unsqueeze(0) - terms.kl)
+
+    @checked()
+    def noise(self, model: EmpiricalBayes, batch: TaskBatch, generator: torch.Generator | None = None) -> Tensor:
+        """Draw the standard normal numbers that `terms` takes of tasks, shape `(num_draws, T, ...)`.
+
+        They are drawn on the CPU and for all tasks together, so that a GPU, or one of several processes, sees the same
+        numbers. Where there is a closed form there are no draws.
+
+        Args:
+            model: the model.
+            batch: $T$ labelled tasks.
+            generator: source of the draws, on the CPU; that of seed 0 by default.
+
+        Raises:
+            ValueError: if the tasks are unlabelled.
+        """
+        if batch.query_y is None:
+            raise ValueError("objective: expected query labels, got unlabelled tasks")
+        (tasks, rows), ways, likelihood = batch.query_y.shape, batch.way_mask.shape[1], model.likelihood
+        if self.kind == "evidence":
+            rows += batch.support_y.shape[1]
+        if likelihood.categorical:
+            draws = 0 if model.joint and self.kind == "predictive" else self.num_draws
+            shape = draws, tasks, rows, ways
+        else:
+            draws = self.num_draws if self.kind == "evidence" and not likelihood.conjugate else 0
+            shape = draws, tasks, ways, model.predictor.num_weights
+        return torch.randn(shape, generator=generator or stream(0), dtype=next(model.parameters()).dtype)
+
+    def num_rows(self, batch: TaskBatch) -> Tensor:
+        """Return the number of rows that are scored in all tasks: queries, or all rows for "evidence"."""
+        queries = batch.num_queries.sum()
+        return queries + batch.support.count.sum() if self.kind == "evidence" else queries
 
     def total(self, terms: Terms) -> Tensor:
         """Return the scalar that training minimises: last step plus weighted earlier steps, summed over tasks."""
@@ -188,15 +205,6 @@ class Objective(ELBO):  # type: ignore[misc]  # Pyro ships no types
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
-
-
-def _normal(shape: Sequence[int], like: Tensor, generator: torch.Generator, share: Tensor) -> Tensor:
-    """Return standard normal numbers of some tasks, which lie along the second axis, among those of all.
-
-    They are drawn on the CPU and for all tasks, so that a GPU, or one of several processes, sees the same numbers.
-    """
-    noise = torch.randn(tuple(shape), generator=generator, dtype=like.dtype)
-    return (noise if shape[1] == len(share) else noise[:, share]).to(like.device)
 
 
 def importance_bound(inferred: Inference, batch: TaskBatch, noise: Tensor, others: Sequence[Gaussian] = ()) -> Tensor:

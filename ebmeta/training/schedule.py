@@ -12,10 +12,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.training.world import ALONE, World
 
 __all__ = ["Schedule"]
 
@@ -57,17 +55,14 @@ class Schedule:
         used = [group for group in groups if group[0]] or groups[:1]  # a model may be measured alone
         return torch.optim.Adam([{"params": parameters, "peak": peak} for parameters, peak in used])
 
-    def step(
-        self, model: EmpiricalBayes, optimizer: torch.optim.Adam, loss: Tensor, iteration: int, world: World = ALONE
-    ) -> float:
-        """Change the parameters by the gradient of a loss, cut to a norm of 5, and return the learning rate.
+    def step(self, model: EmpiricalBayes, optimizer: torch.optim.Adam, loss: float, iteration: int) -> float:
+        """Change the parameters by their gradients, cut to a norm of 5, and return the learning rate.
 
         Args:
-            model: the model in training.
+            model: the model in training, whose parameters have the gradient of the loss.
             optimizer: its optimiser.
             loss: what is minimised.
             iteration: $n$.
-            world: the processes whose losses add up to what is minimised; this one alone by default.
 
         Raises:
             ValueError: if the loss or its gradient is not finite; nothing has changed then.
@@ -75,13 +70,10 @@ class Schedule:
         share = self.share(iteration)
         for group in optimizer.param_groups:
             group["lr"] = share * group["peak"]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        world.add_gradients(list(model.trainable()))
-        value, slope = loss.item(), torch.nn.utils.clip_grad_norm_(model.trainable(), CLIP).item()
-        if not (math.isfinite(value) and math.isfinite(slope)):
+        slope = torch.nn.utils.clip_grad_norm_(model.trainable(), CLIP).item()
+        if not (math.isfinite(loss) and math.isfinite(slope)):
             raise ValueError(
-                f"the loss became {value} (gradient {slope}) at iteration {iteration}; expected finite: lower "
+                f"the loss became {loss} (gradient {slope}) at iteration {iteration}; expected finite: lower "
                 f"learning_rate ({self.learning_rate}), or bring the inputs to unit scale"
             )
         optimizer.step()

@@ -1,17 +1,16 @@
-r"""Training on several processes, each of which takes every N-th task of a batch.
+"""The processes of a training run, which take the shares of a batch by turns.
 
-$$ \nabla \frac{\sum_t \mathcal L_t}{\sum_t Q_t}
-   = \sum_{r=1}^N \nabla \frac{\sum_{t \in T_r} \mathcal L_t}{\sum_t Q_t}, \qquad T_1 \cup \dots \cup T_N = T . $$
-
-Losses are divided by the queries of the whole batch, so that the sum of the gradients of all processes is that of one
-process, whatever the number of processes. All of them draw the whole batch and the numbers of all its tasks, and use
-their own.
+A batch has a number of shares that depends on the number of processes only beyond four of them. All processes draw the
+whole batch and the numbers of all its tasks, compute the shares that are theirs, and sum all in the same order
+(`ebmeta.training.batch_gradient`). So one to four processes reach the same parameters, to the bit where they have as
+many threads each.
 """
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
@@ -23,9 +22,10 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 
-__all__ = ["ALONE", "World", "check_world", "joined", "own_device"]
+__all__ = ["ALONE", "World", "check_world", "joined", "mixes", "own_device"]
 
 Value = TypeVar("Value")
+SHARES = 4  # of a batch at least, where it has as many tasks
 #: Layers whose output for a row depends on the other rows of a batch, or on chance.
 MIXING: tuple[type[nn.Module], ...] = (_BatchNorm, _DropoutNd)
 
@@ -36,48 +36,48 @@ class World:
     Args:
         rank: number of this process.
         size: how many there are, $N$.
+        in_shares: whether batches are divided, so that their number does not matter.
 
     Examples:
-        >>> World().share(0, 3).tolist(), World(1, 2).share(0, 5).tolist(), World(1, 2).share(5, 5).tolist()
-        ([0, 1, 2], [1, 3], [0, 2, 4])
+        >>> World(1, 2).mine(5), World().sum(3, lambda share: torch.tensor(2.0**share))
+        ([1, 3], tensor(7.))
     """
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
-        self.rank, self.size = rank, size
+    def __init__(self, rank: int = 0, size: int = 1, in_shares: bool = True) -> None:
+        self.rank, self.size, self.in_shares = rank, size, in_shares
 
     @property
     def first(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0
 
-    def share(self, first: int, count: int) -> Tensor:
-        """Return which of some tasks are those of this process.
+    def shares(self, model: EmpiricalBayes, batch_size: int) -> int:
+        """Return into how many shares a run divides its batches: as many for one to four processes."""
+        if not self.in_shares or mixes(model):
+            return 1
+        return min(batch_size, max(SHARES, 1 << (self.size - 1).bit_length()))
+
+    def mine(self, count: int) -> list[int]:
+        """Return which of so many shares are those of this process; it may be none."""
+        return list(range(self.rank, count, self.size))
+
+    def sum(self, count: int, share: Callable[[int], Tensor]) -> Tensor:
+        """Return the sum of all shares of a batch, added in their order.
 
         Args:
-            first: tasks of the batch before them.
-            count: how many they are.
+            count: how many there are.
+            share: returns a share by its number, all of one shape, on the device of the model.
         """
-        return torch.arange(count)[(self.rank - first) % self.size :: self.size]
-
-    def total(self, value: Tensor) -> Tensor:
-        """Return the sum of a value of every process."""
         if self.size == 1:
-            return value
-        out = value.detach().clone()
-        self._together(lambda: dist.all_reduce(out))
-        return out
-
-    def add_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Give every parameter the sum of its gradients; one that no process used keeps none."""
-        if self.size == 1 or not parameters:
-            return
-        slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        used = torch.tensor([float(p.grad is not None) for p in parameters])
-        flat = torch.cat([*(s.double().flatten() for s in slopes), used.to(slopes[0]).double()])
-        self._together(lambda: dist.all_reduce(flat))
-        *sums, counts = torch.split(flat, [*(p.numel() for p in parameters), len(parameters)])
-        for parameter, own, count in zip(parameters, sums, counts.tolist(), strict=True):
-            parameter.grad = own.view_as(parameter).to(parameter.dtype) if count else None
+            return functools.reduce(torch.add, map(share, range(count)))
+        mine = self.mine(count)
+        own = {number: share(number) for number in mine or [self.rank % count]}  # one at least, to know the shape
+        total = torch.zeros_like(next(iter(own.values())))
+        for number in range(count):
+            part = own[number] if number in mine else torch.empty_like(total)
+            self._together(functools.partial(dist.broadcast, part, number % self.size))
+            total = part if number == 0 else total + part
+        return total
 
     def of_first(self, value: Value) -> Value:
         """Return what the first process has, on the devices of this one."""
@@ -140,14 +140,19 @@ def check_world(model: EmpiricalBayes, batch_size: int, world: World) -> None:
         return
     if batch_size < world.size:
         raise ValueError(f"batch_size: expected at least a task for each of {world.size} processes, got {batch_size}")
-    embedder = model.predictor.embedder
-    layers: list[nn.Module] = [] if embedder is None else list(embedder.modules())
-    mixing = [type(each).__name__ for each in layers if isinstance(each, MIXING)]
-    if mixing and embedder is not None and any(p.requires_grad for p in embedder.parameters()):
+    if found := mixes(model):
         raise ValueError(
             f"embedder: expected layers that look at each row by itself and draw nothing, for {world.size} processes, "
-            f"got {mixing[0]}: freeze the embedder, or train it in one process"
+            f"got {found}: freeze the embedder, or train it in one process"
         )
+
+
+def mixes(model: EmpiricalBayes) -> str:
+    """Return the kind of a trained layer whose output for a row depends on other rows or on chance, "" for none."""
+    embedder = model.predictor.embedder
+    if embedder is None or not any(p.requires_grad for p in embedder.parameters()):
+        return ""
+    return next((type(each).__name__ for each in embedder.modules() if isinstance(each, MIXING)), "")
 
 
 @contextmanager
@@ -159,7 +164,7 @@ def joined(distributed: Literal["auto"] | None, device: torch.device) -> Iterato
         device: of the model, on which gradients are summed: by gloo on a CPU, by NCCL on CUDA.
     """
     if distributed is None or not dist.is_available():
-        yield World()
+        yield World(in_shares=distributed is not None)
         return
     ours = not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1
     if ours:
