@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ebmeta.app.files import Targets, finish
 from ebmeta.app.parser import Whole, app, check_files
 
-__all__ = ["TABLES", "mixed"]
+if TYPE_CHECKING:
+    import pandas as pd
 
+    from ebmeta.mixed.result import MixedModel
+
+__all__ = ["TABLES", "mixed", "predict_rows"]
+
+COVERAGE = 0.9  # of the intervals of a saved model
 TABLES = ("fixed_effects", "variance_components", "group_effects")
 
 
@@ -21,6 +27,7 @@ def mixed(
     output: Path,
     predict: Path | None = None,
     likelihood: str = "normal",
+    levels: str | None = None,
     size: str | None = None,
     offset: str | None = None,
     weights: str | None = None,
@@ -43,6 +50,7 @@ def mixed(
         predict: file of new rows of old or new groups; labels in it say something of new groups, and may be empty.
         likelihood: what labels are: normal, student_t, log_normal, gamma, beta, ordinal, bernoulli,
             binomial, poisson, negative_binomial, zero_inflated_poisson or zero_inflated_negative_binomial.
+        levels: for ordinal labels that are texts, these from the lowest to the highest, such as low,mid,high.
         size: column of trials or exposure.
         offset: column of a known part of the linear predictor.
         weights: column of how much each row counts.
@@ -66,14 +74,15 @@ def mixed(
     groups = list(dict.fromkeys(name for bar in parse(formula).bars for name in bar.factor))
     columns: dict[str, Any] = {"size": size, "offset": offset, "weights": weights}
     rows = read_frame(data, groups)
+    if levels is not None:
+        rows = _in_order(rows, parse(formula).response, levels)
     fit = mixed_model(formula, rows, likelihood, reml=reml, hyperprior=hyperprior, **columns)
     new = None if predict is None else read_frame(predict, groups)
     fit = fit.propagate(seed=seed) if propagate else fit
     tables = {name: getattr(fit, name).reset_index() for name in TABLES}
     tables["residuals"] = fit.residuals.reset_index(names="row")
     if new is not None:
-        found = fit.predict(new, coverage).reset_index(names="row")
-        tables["predictions"] = found[["row"]].join(new[groups]).join(found.drop(columns="row"))
+        tables["predictions"] = _predictions(fit, new, coverage)
     figures = draw_figures(fit, rows)
     output.mkdir(exist_ok=True)
     for name, table in tables.items():
@@ -94,6 +103,59 @@ def mixed(
         "summary": summary,
     }
     finish(result, json, overwrite)
+
+
+def predict_rows(folder: Path, rows: Path, output: Path, overwrite: bool) -> dict[str, Any]:
+    """Predict the rows of a file by a saved mixed model, and write mean, sd and 90% interval of a label for each.
+
+    Args:
+        folder: of the model.
+        rows: CSV or parquet file; labels in it say something of new groups, and may be empty.
+        output: npz, CSV or parquet.
+        overwrite: replace also a file that ebmeta did not write.
+
+    Returns:
+        A summary for a machine.
+
+    Raises:
+        OSError: if a file cannot be read or written.
+        ValueError: if a file does not fit the model, or the output is of an unknown type.
+    """
+    from ebmeta.app.predict_files import check_output
+    from ebmeta.app.sources import column_errors
+    from ebmeta.app.tables import READS, write_table
+    from ebmeta.mixed.storage import load_fit
+    from ebmeta.tasks.frame_files import read_frame
+
+    check_output(output, READS)
+    fit = load_fit(folder)
+    factors = [name for factor in fit.design.factors for name in factor]
+    new = read_frame(rows, [name for name in factors if fit.design.used[name].dtype.kind not in "iufb"])
+    with column_errors(rows):
+        table = _predictions(fit, new, COVERAGE)
+    write_table(output, {str(c): table[c].to_numpy() for c in table}, overwrite)
+    return {"output": str(output), "rows": len(table), "formula": fit.formula, "coverage": COVERAGE}
+
+
+def _predictions(fit: MixedModel, new: pd.DataFrame, coverage: float) -> pd.DataFrame:
+    """Return number, groups and prediction of each row."""
+    found = fit.predict(new, coverage).reset_index(names="row")
+    groups = list(dict.fromkeys(name for factor in fit.design.factors for name in factor))
+    return found[["row"]].join(new[groups]).join(found.drop(columns="row"))
+
+
+def _in_order(rows: pd.DataFrame, response: str, levels: str) -> pd.DataFrame:
+    """Return rows whose labels are categories in the order of `levels`."""
+    import pandas as pd
+
+    from ebmeta.app.sources import listed
+
+    names = listed(levels)
+    if response not in rows or rows[response].dtype.kind in "iufb":
+        raise ValueError(f"--levels: expected a column of texts as the response, got {response!r}")
+    if strange := sorted(set(rows[response].dropna()) - set(names)):
+        raise ValueError(f"--levels: expected all labels of {response!r} among {', '.join(names)}, got {strange[0]!r}")
+    return rows.assign(**{response: pd.Categorical(rows[response], names, ordered=True)})
 
 
 def _targets(output: Path) -> Targets:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ebmeta.app.files import Targets, finish
+from ebmeta.app.mixed_files import predict_rows
 from ebmeta.app.parser import Whole, app, check_files
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def classify(
 def predict(
     model: Path,
     support: Path,
-    query: Path,
+    query: Path | None = None,
     *,
     output: Path,
     label: str = "y",
@@ -97,13 +98,14 @@ def predict(
     """Predict the rows of one new task, or of many groups, from a labelled support file.
 
     Args:
-        model: folder of the model.
+        model: folder of the model; of a mixed model, model/ in the folder of `ebmeta mixed`.
         support: labelled file (npz, CSV or parquet); it may hold any number of classes, or of groups. A group
-            of the query file that it lacks is predicted without labels.
+            of the query file that it lacks is predicted without labels. For a mixed model, the one file of rows: those
+            with a label say something of new groups, and all are predicted.
         query: file of rows to predict, those of a task all together; a label column in it is ignored.
         output: npz, CSV or parquet for predicted labels with class probabilities (or group, mean, standard
             deviation and quantiles q05, q50, q95), after the row's number or its id in the query file; nc for the
-            whole tree of draws and summaries.
+            whole tree of draws and summaries. For a mixed model mean, sd and both ends of a 90% interval.
         label: name of the label column or array; a model of groups in named columns knows it.
         groups: name of the group column or array; a model of groups in named columns knows it.
         num_steps: refinement steps; those of training by default.
@@ -115,11 +117,24 @@ def predict(
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
     from ebmeta.app.predict_files import predict_files
+    from ebmeta.foundation.folders import kind_in
+    from ebmeta.mixed.content import KIND
 
     if workers is not None and (engine is None or workers < 1):
         raise ValueError(f"--workers: expected 1 or more, beside --engine, got {workers} and {engine}")
     kind: Kind = "tree" if output.suffix == ".nc" else "table"
     check_files([("--output", output, kind)], json, overwrite, MODEL=model, SUPPORT=support, QUERY=query)
+    if kind_in(model) == KIND:
+        others = {"QUERY": query, "--groups": groups, "--num-steps": num_steps, "--concentration": concentration}
+        for name, value in (others | {"--engine": engine}).items():
+            if value is not None:
+                raise ValueError(f"{name}: expected none for a mixed model, which knows its columns, got {value}")
+        result = predict_rows(model, support, output, overwrite)
+        print(f"{output}: predictions of {result['rows']} rows by {result['formula']}")
+        finish(result, json, overwrite)
+        return
+    if query is None:
+        raise ValueError("QUERY: expected a file of rows to predict, got none")
     result = predict_files(
         model,
         support,

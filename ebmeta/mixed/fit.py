@@ -12,6 +12,7 @@ from ebmeta.likelihood import LIKELIHOODS, Likelihood
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.crossed import CrossedEngine
 from ebmeta.mixed.design import Design, Extras
+from ebmeta.mixed.elsewhere import named_here, words_of_likelihood
 from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.normal import NormalEngine
 from ebmeta.mixed.quadrature import QuadratureEngine
@@ -26,6 +27,7 @@ SPANNED = 1e-6  # of a row: less is left of an intercept that other terms give
 FAMILIES = tuple(name for name, kind in LIKELIHOODS.items() if not (kind.categorical or kind.has_level))
 
 
+@named_here
 @checked(size=None, offset=None, weights=None)
 def mixed_model(
     formula: str,
@@ -76,7 +78,8 @@ def mixed_model(
         {'estimate': 3.0, 'std_error': 0.946, 'lower': 1.145, 'upper': 4.855}
     """
     if likelihood not in FAMILIES:
-        raise ValueError(f"likelihood: expected one of {', '.join(FAMILIES)}, got {found(likelihood)}")
+        words = f"{', '.join(FAMILIES)}, got {found(likelihood)}{words_of_likelihood(likelihood)}"
+        raise ValueError(f"likelihood: expected one of {words}")
     design = Design(formula, data, Extras(size, offset, weights), na)
     engine = engine_of(design, likelihood, reml, hyperprior)
     optimum = engine.maximise()

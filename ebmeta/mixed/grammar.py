@@ -14,7 +14,7 @@ from ebmeta.foundation.checks import found
 __all__ = ["Bar", "Formula", "parse"]
 
 NAME = re.compile(r"`[^`]+`|[A-Za-z_.][\w.]*")
-WRAPPED = re.compile(r"(?:factor|C)\((.*)\)")
+WRAPPED = re.compile(r"(?:factor|as\.factor|C)\((.*)\)")
 EXAMPLE = "'y ~ x + (1 + x | g)'"
 
 

@@ -42,6 +42,7 @@ WIDEST = 5.0  # half length of the region in a direction that little is known of
 CLOSE = 1e-3  # of half the length of an interval: an end may be so far off
 FLAT = 1e-8  # slope of a quantity that has none
 ALIKE = 1 - 1e-6  # a correlation that is 1
+LEAST = 1e-9  # nats of a region
 STEPS = 50  # of the optimiser, at most
 ENOUGH = 1e-7  # of half the length of an interval: an optimiser that gains no more has ended
 
@@ -57,7 +58,7 @@ class Region:
 
     def __init__(self, engine: Engine, optimum: Optimum, coverage: float) -> None:
         self.engine, self.optimum = engine, optimum
-        self.nats = float(stats.chi2.ppf(coverage, 1)) / 2
+        self.nats = max(float(stats.chi2.ppf(coverage, 1)) / 2, LEAST)
         self.reach = math.sqrt(2 * self.nats)
         self.ended = engine.unknown(optimum.at)  # parameters that ran off, on the scale of logarithms
         self.scale, known = np.diag(np.abs(optimum.at)), np.ix_(~self.ended, ~self.ended)

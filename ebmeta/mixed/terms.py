@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from formulae.model_description import model_description
 from formulae.parser import Parser
 from formulae.scanner import Scanner
 from numpy.typing import NDArray
+
+from ebmeta.mixed.elsewhere import term_here
 
 __all__ = ["FUNCTIONS", "Terms", "response_of", "some_names", "tidy", "trials_of", "variables"]
 
@@ -143,6 +146,7 @@ def variables(text: str, frame: pd.DataFrame) -> list[str]:
         if name not in frame.columns and name not in FUNCTIONS:
             raise ValueError(
                 f"formula: expected names of columns, got {name!r}, and the columns are {some_names(frame)}"
+                f"{term_here(text)}"
             )
     return [n for n in names if n in frame.columns]
 
@@ -163,11 +167,11 @@ def _asked(text: str, question: Any) -> Any:
         return question()
     except KeyError as error:
         raise ValueError(
-            f"formula: expected names of columns or functions in {text!r}, got {error.args[0]!r}"
+            f"formula: expected names of columns or functions in {text!r}, got {error.args[0]!r}{term_here(text)}"
         ) from None
     except Exception as error:  # of a parser, of functions that a formula names
-        said = " ".join(str(error).split())
-        raise ValueError(f"formula: expected terms that can be computed, got {text!r}: {said:.150}") from None
+        said = f"{' '.join(str(error).split()):.150}{term_here(text)}"
+        raise ValueError(f"formula: expected terms that can be computed, got {text!r}: {said}") from None
 
 
 def trials_of(text: str, names: list[str], frame: pd.DataFrame) -> Array | None:
@@ -211,15 +215,21 @@ def response_of(text: str, frame: pd.DataFrame) -> tuple[Array, Array | None]:
         return _finite(text, np.array(frame[text], dtype=np.float64)), None
     matrix = _asked(text, lambda: _design(f"{text} ~ 1", frame).response)
     if matrix.kind != "numeric" and "[" not in text:
-        level = None if matrix.levels is None else matrix.levels[-1]
-        raise ValueError(
-            f"labels: expected numbers, got texts in {text!r}"
-            + (f" (write {text}[{level!r}] for 1 where it is {level!r} and 0 elsewhere)" if level is not None else "")
-        )
+        raise ValueError(f"labels: expected numbers, got texts in {text!r}{_for_texts(text, matrix.levels, frame)}")
     values = np.array(matrix.design_matrix, dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(f"labels: expected one column, got {values.shape[1]} in {text!r}")
     return _finite(text, values), None
+
+
+def _for_texts(text: str, levels: Sequence[Any] | None, frame: pd.DataFrame) -> str:
+    """Return what to write for labels that are texts, in brackets."""
+    if levels is None:
+        return ""
+    words = f"write {text}[{levels[-1]!r}] for 1 where it is {levels[-1]!r} and 0 elsewhere"
+    if text in frame.columns and frame[text].nunique() > 2:
+        words += f", or tell their order by pd.Categorical(data[{text!r}], [...], ordered=True) or --levels"
+    return f" ({words})"
 
 
 def _finite(text: str, values: Array) -> Array:

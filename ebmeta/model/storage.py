@@ -10,15 +10,15 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
-from ebmeta.foundation.checks import checked
+from ebmeta.foundation.checks import Kind, checked, kind_of
 from ebmeta.foundation.folders import model_files, read_folder, write_folder
 from ebmeta.foundation.tensor_files import differing, load_tensors
 from ebmeta.model.empirical_bayes import EmpiricalBayes
@@ -30,9 +30,14 @@ __all__ = ["build", "load", "load_encoder", "load_with_encoder", "model_files", 
 #: Tensors that older folders lack, as they would have been there.
 ADDED = {"predictor.profile.one_each": torch.tensor(False)}
 MEMBERS = "members."  # before the names of tensors of an ensemble's members
+#: What `save` takes.
+STORED = replace(
+    cast(Kind, kind_of(EmpiricalBayes)),
+    words="an EmpiricalBayes (an ensemble and a mixed model have a save of their own: write fit.save(folder))",
+)
 
 
-@checked()
+@checked(model=STORED)
 def save(
     model: EmpiricalBayes,
     folder: str | os.PathLike[str],

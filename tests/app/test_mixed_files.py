@@ -87,3 +87,51 @@ def test_what_is_wrong_is_one_line(tmp_path, rows, capsys):
     (tmp_path / "out" / "fixed_effects.csv").write_text("my,own\n1,2\n")
     assert "fixed_effects.csv" in refused(capsys, "mixed", path, FORMULA, *out)
     assert run("mixed", path, FORMULA, *out, "--overwrite") == 0
+
+
+def test_a_saved_fit_predicts_the_rows_of_a_file(tmp_path, rows, capsys):
+    new = rows[:4].assign(y=[np.nan, np.nan, 3.0, np.nan], g=["07", "new", "other", "other"])
+    new.to_csv(tmp_path / "new.csv", index=False)
+    fit = mixed_model(FORMULA, rows, weights="w")
+    fit.save(tmp_path / "model")
+    command = ["predict", tmp_path / "model", tmp_path / "new.csv", "--output", tmp_path / "p.csv"]
+    assert run(*command, "--json", tmp_path / "p.json") == 0
+    assert f"predictions of 4 rows by {FORMULA}" in capsys.readouterr().out
+    found = pd.read_csv(tmp_path / "p.csv", dtype={"g": str})
+    assert found["g"].tolist() == ["07", "new", "other", "other"]
+    np.testing.assert_allclose(found[["mean", "sd", "lower", "upper"]], fit.predict(new, 0.9), rtol=1e-6)
+    assert json.loads((tmp_path / "p.json").read_text())["coverage"] == 0.9
+    assert "QUERY: expected none for a mixed model" in refused(capsys, *command, "--query", tmp_path / "new.csv")
+    assert "--groups: expected none for a mixed model" in refused(capsys, *command, "--groups", "g")
+    new.drop(columns="x").to_csv(tmp_path / "new.csv", index=False)
+    assert "new_data: expected a column 'x'" in refused(capsys, *command)
+
+
+def test_groups_that_are_numbers_stay_numbers(tmp_path, rows):
+    fit = mixed_model(FORMULA, rows.assign(g=rows["g"].astype(int)))
+    fit.save(tmp_path / "model")
+    new = rows[:3].assign(g=[7, 99, 3])
+    new.to_csv(tmp_path / "new.csv", index=False)
+    assert run("predict", tmp_path / "model", tmp_path / "new.csv", "--output", tmp_path / "p.csv") == 0
+    found = pd.read_csv(tmp_path / "p.csv")
+    np.testing.assert_allclose(found[["mean", "sd", "lower", "upper"]], fit.predict(new), rtol=1e-6)
+
+
+def test_the_order_of_labels_that_are_texts_is_told(tmp_path, rows, capsys):
+    names = ["low", "mid", "high"]
+    grade = pd.cut(rows["y"], [-np.inf, *rows["y"].quantile([0.3, 0.7]), np.inf], labels=names)
+    rows = rows.assign(grade=grade, x=rows["x"] - 2000)
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    command = ["mixed", tmp_path / "rows.csv", "grade ~ x + (1 | g)", "--likelihood", "ordinal"]
+    command += ["--output", tmp_path / "out"]
+    assert "or --levels" in refused(capsys, *command)
+    assert "--levels: expected all labels of 'grade' among low, mid, got 'high'" in refused(
+        capsys, *command, "--levels", "low,mid"
+    )
+    assert run(*command, "--levels", "low,mid,high") == 0
+    fit = mixed_model("grade ~ x + (1 | g)", rows, "ordinal")
+    found = pd.read_csv(tmp_path / "out" / "fixed_effects.csv", index_col="term")
+    pd.testing.assert_frame_equal(found, fit.fixed_effects, rtol=1e-5)
+    assert "--levels: expected a column of texts" in refused(
+        capsys, "mixed", tmp_path / "rows.csv", FORMULA, *command[-2:], "--levels", "1,2"
+    )

@@ -9,6 +9,7 @@ import pytest
 
 import ebmeta
 from ebmeta.mixed.storage import load_fit
+from tests.mixed.worlds import frame
 
 RNG = np.random.default_rng(3)
 GROUP = RNG.integers(0, 20, 200)
@@ -121,3 +122,11 @@ def test_numbers_given_for_rows_of_the_fit_are_not_taken_for_those_of_others(tmp
         ):
             one.predict(ROWS)
         assert one.predict(NEW, offset=np.ones(30)).notna().all(axis=1).sum() == 29
+
+
+def test_the_save_of_models_says_who_saves_a_fit(tmp_path):
+    fit = ebmeta.mixed_model("y ~ x + (1 | g)", frame())
+    with pytest.raises(
+        ValueError, match=r"a mixed model have a save of their own: write fit.save\(folder\)\), got Mixed"
+    ):
+        ebmeta.save(fit, tmp_path)
