@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from ebmeta.app.classify_files import Classified, counted, share
-from ebmeta.app.pages import render
 from ebmeta.estimators.rows import staying
+from ebmeta.foundation.pages import render
 from ebmeta.foundation.writing import write
 from ebmeta.plots.axes import embedded
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClassPage", "plane", "write_page"]
 
+TEMPLATE = Path(__file__).with_name("classify.html")
 GREY = "#8a929e"
 ROWS, FEW = 3, 6  # surest and least sure ones of each of so many classes; of more classes, one less
 SUGGESTED = 5  # rows to label next
@@ -200,7 +201,7 @@ class ClassPage:
 
     def to_html(self) -> str:
         """Return one self-contained page, which needs no other file or address."""
-        return render("classify.html", self)
+        return render(TEMPLATE, self)
 
 
 def plane(rows: np.ndarray) -> np.ndarray:

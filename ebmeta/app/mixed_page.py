@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ebmeta.app.classify_files import counted
-from ebmeta.app.pages import render
+from ebmeta.foundation.pages import render
 from ebmeta.foundation.writing import write
 from ebmeta.mixed.result import MixedModel
 from ebmeta.mixed.summary import shown
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FIGURES", "MixedPage", "draw_figures", "save_figures"]
 
+TEMPLATE = Path(__file__).with_name("mixed.html")
 #: Files of figures, and what they show.
 FIGURES = {
     "effects": "What each group says by itself, and where the model draws it: {term}.",
@@ -93,7 +94,7 @@ class MixedPage:
         Raises:
             OSError: if it cannot be written, or may not be replaced.
         """
-        write(path, render("mixed.html", self).encode(), "page", overwrite)
+        write(path, render(TEMPLATE, self).encode(), "page", overwrite)
 
 
 def draw_figures(fit: MixedModel, rows: pd.DataFrame) -> dict[str, tuple[Axes, str]]:

@@ -10,6 +10,8 @@ import xarray as xr
 from ebmeta.diagnostics.check import Check
 from ebmeta.foundation.checks import at_least, checked, some
 from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.plots.reports import promises
+from ebmeta.prediction.calibration import Z95
 from ebmeta.prediction.certificate import certify
 from ebmeta.prediction.class_jackknife import class_half_width
 from ebmeta.prediction.scores import classes_of, task_scores
@@ -43,6 +45,7 @@ def new_classes(
     known = [task_scores(model, b) for b in batches] if scores is None else scores
     accuracy, classes = np.concatenate([s["accuracy"].isel(step=-1).values for s in known]), classes_of(batches)
     half = float("nan") if classes is None else class_half_width(accuracy.astype(float), classes)
+    over_tasks = Z95 * float(accuracy.std(ddof=1)) / len(accuracy) ** 0.5
     moves = f", and {100 * half:.0f} points more or less with other classes" if np.isfinite(half) else ""
     finding = f"Here it is right in {accuracy.mean():.1%} of rows{moves}. "
     if found.vacuous:
@@ -68,4 +71,14 @@ def new_classes(
             "certified": found.bound,
             "num_classes": found.num_used,
         },
+        promises(
+            float(accuracy.mean()),
+            over_tasks,
+            half if np.isfinite(half) else None,
+            None if found.vacuous else found.bound,
+        ).get_figure(root=True),
+        "The dashed line is the share that it gets right here. Dark blue: how well that is known for tasks of these "
+        "classes. "
+        "Light blue: how far it may move with other classes. Grey: what is promised for new classes, at least its left "
+        "end. Good is short bars, far to the right.",
     )

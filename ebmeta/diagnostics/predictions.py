@@ -14,6 +14,7 @@ import xarray as xr
 from ebmeta.diagnostics.check import ORDER, Check, Status, interval
 from ebmeta.foundation.checks import at_least, checked, some
 from ebmeta.model.base import PredictiveModel
+from ebmeta.plots.reports import factor_histogram
 from ebmeta.plots.scores import reliability
 from ebmeta.plots.uniformity import pit_histogram
 from ebmeta.prediction.calibration import Z95, calibration_interval
@@ -91,8 +92,9 @@ def _confidence(scores: Sequence[xr.Dataset], seed: int) -> Check:
             "ece_half_width": error.half_width,
         },
         axes.get_figure(root=True),
-        "How often the model was right, against how sure it was. On the dashed line the two agree. K counts the "
-        "refinement steps on the unlabelled rows; ECE is the calibration error.",
+        "How often the model was right, against how sure it was. Good is near the dashed line, where the two agree; "
+        "below "
+        "it the model is too sure. K counts the refinement steps on the unlabelled rows; ECE is the calibration error.",
     )
 
 
@@ -124,8 +126,9 @@ def _coverage(model: PredictiveModel, batches: Sequence[TaskBatch], seed: int, r
         _advice(status, "intervals", held < LEVEL),
         {"coverage": held, "coverage_half_width": half, "mean_pit": tilt + 0.5, "mean_pit_half_width": tilt_half},
         axes.get_figure(root=True),
-        "How often labels fall into each tenth of what was predicted. All bars should reach the dashed line: high ends "
-        "mean intervals too narrow, a high middle too wide, a slope a bias.",
+        "How often labels fall into each tenth of what was predicted. Good is when all bars reach the line, give or "
+        "take "
+        "their whiskers: high ends mean intervals too narrow, a high middle too wide, a slope a bias.",
     )
 
 
@@ -193,11 +196,18 @@ def few_labels(
         "Do a task's few labels help?",
         status,
         finding,
-        "Factors are averaged over rows by their logarithm, the gain in log score (nats per row). 1 would be no gain.",
+        "Without its labels a task is like any other. With them, what came true should get more probability. The "
+        "factor "
+        "is a mean over rows, by its logarithm, which is the gain among the numbers (nats per row). 1 would be no "
+        "gain.",
         ""
         if status == "good"
         else "Tasks may differ less, or in other ways, than those of training; see the next checks.",
         {"nll": float(np.mean(nll)), "nll_without": float(np.mean(blind)), "gain": gain, "gain_half_width": half},
+        factor_histogram((blind - nll).astype(float), "without the task's labels").get_figure(root=True),
+        "Each task is in one of the bars: how many times as much probability what came true gets with the labels of "
+        "the task as "
+        "without. Good is green, right of 1.",
     )
 
 

@@ -17,6 +17,7 @@ from ebmeta.diagnostics.predictions import few_labels, probabilities
 from ebmeta.diagnostics.verdicts import exactness, information, refinement, simulation, width
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.foundation.extras import DISTRIBUTION
+from ebmeta.foundation.pages import render
 from ebmeta.foundation.writing import check_target, write, write_json
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.plots.axes import embedded
@@ -92,10 +93,14 @@ class Diagnosis:
         return f"It was tried on {self.num_tasks} tasks{of} whose answers are known."
 
     @property
+    def sentences(self) -> list[str]:
+        """What the headline rests on."""
+        return [" ".join([self.tried, *(c.finding for c in self.decisive)])]
+
+    @property
     def summary(self) -> str:
         """The verdict and its reasons, for readers who know none of the methods."""
-        parts = [self.headline, self.tried]
-        parts += [c.finding for c in self.decisive]
+        parts = [self.headline, *self.sentences]
         parts += [f"{c.question} {c.finding}" for c in self.warnings]
         return " ".join(parts)
 
@@ -116,13 +121,9 @@ class Diagnosis:
 
     def to_html(self) -> str:
         """Return one self-contained page, which needs no other file or address."""
-        import jinja2
-
-        environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
         pictures = {c.name: embedded(c.figure) for c in self.checks if c.figure is not None}
-        page = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-        return page.render(
-            diagnosis=self, pictures=pictures, words=WORDS, number=_number, label=_label, version=version(DISTRIBUTION)
+        return render(
+            TEMPLATE, self, pictures=pictures, words=WORDS, number=_number, label=_label, version=version(DISTRIBUTION)
         )
 
     def save(self, path: Path, overwrite: bool = False) -> None:

@@ -16,7 +16,8 @@ from ebmeta.diagnostics.simulation import simulation_based_calibration
 from ebmeta.diagnostics.updates import posterior_updates
 from ebmeta.foundation.checks import at_least, checked, some
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.plots.diagnostics import gap_plot, khat_by_step, synthetic_gradient_plot, update_plot
+from ebmeta.plots.diagnostics import gap_plot, update_plot
+from ebmeta.plots.reports import effective_draws, factor_histogram
 from ebmeta.plots.uniformity import ecdf_difference
 from ebmeta.prediction.arviz import USABLE
 from ebmeta.prediction.calibration import Z95
@@ -30,6 +31,7 @@ SLIGHT = 0.15  # of a posterior's width, or of its centre in that unit: an error
 FALSE_ALARM = 0.001  # of the simulation: how often it may doubt an exact posterior
 FAR = 0.5  # of a posterior's width: an error that matters
 SMALL_GAP, LARGE_GAP = 0.05, 0.5  # nats from the exact posterior
+EXACT = 0.9999  # effective share of draws: the posterior is the right one
 LEAST_GAIN = 0.002  # nats per query: below this, refinement changes nothing that matters
 
 
@@ -73,9 +75,10 @@ def refinement(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks:
         "Do the unlabelled rows help?",
         status,
         finding,
-        "Refinement moves the posterior by what the rows without labels look like, in steps. With their labels the "
-        "best direction would be known; the picture shows how close each step comes to it (1: the same direction, "
-        "0: no relation, below 0: away from it).",
+        "Refinement moves what is believed of a task by how its rows without labels lie, in steps. With their "
+        "labels the "
+        "best direction would be known: the cosine among the numbers says how close the steps come to it (1: the same "
+        "direction, 0: no relation, below 0: away from it).",
         advice,
         {
             "gain": gain,
@@ -84,8 +87,10 @@ def refinement(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks:
             "harmed": harmed,
             "move_cosine": cosine,
         },
-        synthetic_gradient_plot(found).get_figure(root=True),
-        "Direction of each step beside that of a step that knows the labels, over tasks.",
+        factor_histogram(total, "before refinement").get_figure(root=True),
+        "Each task is in one of the bars: how many times as much probability what came true gets after refinement "
+        "as before. "
+        "Good is green, right of 1.",
     )
 
 
@@ -131,7 +136,9 @@ def simulation(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks:
             "shift": off,
         },
         ecdf_difference(found).get_figure(root=True),
-        "Each line is one question about the weights. Lines that stay within the grey band show no error.",
+        "Each line is one question about the weights. Good is when all of them stay within the grey band; one that "
+        "leaves "
+        "it shows an error.",
     )
 
 
@@ -187,7 +194,9 @@ def width(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks: int)
             **numbers,
         },
         update_plot(found).get_figure(root=True),
-        "Each dot is a task: how far the model moved, against how far it expected to. On the dashed line they agree.",
+        "Each pale dot is a task: how far the model moved, against how far it expected to. The dark ones are means "
+        "of a fifth "
+        "of the tasks each. Good is when the dark ones lie on the dashed line, give or take their whiskers.",
     )
 
 
@@ -209,24 +218,31 @@ def exactness(model: EmpiricalBayes, batches: Sequence[TaskBatch], seed: int = 0
     fine = float(((khat < USABLE) | (share > NEARLY_EVEN)).mean())
     mean = float(gap.mean())
     status: Status = "good" if mean < SMALL_GAP and fine > ENOUGH else "caution" if mean < LARGE_GAP else "bad"
-    finding = (
-        f"Its posteriors are {abs(mean):.3f} nats from the exact ones on average (0 would be exact), and stand for "
-    )
-    finding += f"them, at least with weights, in {fine:.0%} of {len(gap)} tasks."
+    if share.min() > EXACT:
+        finding = f"It is exact, to rounding, in all {len(gap)} tasks."
+    else:
+        finding = (
+            f"Its posteriors are {abs(mean):.3f} nats from the exact ones on average (0 would be exact), and stand for "
+            f"them, at least with weights, in {fine:.0%} of {len(gap)} tasks."
+        )
     mend = "ebmeta.diagnostics.correct predicts with such weights; ebmeta.reference.nuts is slow and nearly exact."
     return Check(
         "exactness",
         "Is the posterior calculated well?",
         status,
         finding,
-        "The model approximates the answer of Bayes' rule by a Gaussian. Draws from it are weighed by what the rule "
-        "says of them: where all weights are alike, the two agree. k-hat says how unequal the weights are: below 0.7 "
-        "they can mend what is wrong.",
+        "What follows from the labels of a task has a right answer, by Bayes' rule, and the model calculates an "
+        "approximation "
+        "of it (a Gaussian). Draws from the approximation are weighed by what the rule says of them: where all "
+        "weights are alike, the two agree, and all draws count. Where few count, k-hat says whether weights can "
+        "mend it: "
+        "below 0.7 they can.",
         "" if status == "good" else mend,
         {"gap": mean, "usable": fine, "effective_share": float(share.mean()), "khat_median": float(np.median(khat))},
-        khat_by_step(parts[0].expand_dims("step")).get_figure(root=True),
-        "k-hat of some of the tasks: below the lines draws can be used, or mended. Where nearly all weights are "
-        "alike there is nothing to mend, whatever it is.",
+        None if share.min() > NEARLY_EVEN else effective_draws(share, NEARLY_EVEN).get_figure(root=True),
+        "Each task is in one of the bars: how many in a hundred draws count, once they are weighed. Good is right "
+        "of the dashed "
+        "line, where there is nothing to mend.",
     )
 
 
@@ -277,6 +293,7 @@ def information(model: EmpiricalBayes, tasks: TaskSampler | TaskBatch, num_tasks
             "expected_nll": float(rate["expected_nll"]),
             "predictive_nll": float(rate["predictive_nll"]),
         },
-        gap_plot(gap).get_figure(root=True),
-        "What new rows cost beyond rows seen, and the bound on it, after each refinement step.",
+        gap_plot(gap, bounds=not says_nothing).get_figure(root=True) if model.num_steps else None,
+        "What new rows cost beyond the labelled rows that the model has seen, after each refinement step. Good is low"
+        + ("." if says_nothing else ", and below the bound."),
     )

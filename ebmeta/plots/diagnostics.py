@@ -10,6 +10,7 @@ import xarray as xr
 from ebmeta.foundation.checks import checked, dataset
 from ebmeta.plots.axes import axes_or_new
 from ebmeta.prediction.arviz import GOOD, USABLE
+from ebmeta.prediction.calibration import Z95
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,13 +76,16 @@ def rate_distortion_plot(data: xr.Dataset, distortion: Distortion = "predictive_
         bound_rate=("rows", "step"),
     )
 )
-def gap_plot(data: xr.Dataset, rows: Literal["support", "query"] = "support", ax: Axes | None = None) -> Axes:
+def gap_plot(
+    data: xr.Dataset, rows: Literal["support", "query"] = "support", ax: Axes | None = None, *, bounds: bool = True
+) -> Axes:
     """Plot the gap and its bounds against the refinement step.
 
     Args:
         data: what `generalization_gap` returned.
         rows: "support" or "query".
         ax: where to draw; a new figure by default.
+        bounds: draw the bounds too, which say nothing where they are far above.
 
     Returns:
         The axes.
@@ -94,13 +98,15 @@ def gap_plot(data: xr.Dataset, rows: Literal["support", "query"] = "support", ax
     ax = axes_or_new(ax)
     part, steps = data.sel(rows=rows), data["step"].values
     names = {"bound_rate": "bound by the rate", "bound_information": "bound by the information", "gap": "gap"}
-    shown = {key: text for key, text in names.items() if key in part}
+    shown = {key: text for key, text in names.items() if key in part and (bounds or key == "gap")}
     for (key, text), color in zip(shown.items(), sns.color_palette("deep"), strict=False):
         sns.lineplot(x=steps, y=part[key].values, marker="o", label=text, color=color, ax=ax)
         if key == "gap":
             ax.errorbar(steps, part["gap"].values, part["gap_half_width"].values, fmt="none", color=color)
     unit = data["gap"].attrs["units"].replace("1", "share of wrong answers")
     ax.set(xlabel="refinement step", ylabel=f"extra cost of new rows ({unit})", xticks=steps)
+    if not bounds:
+        ax.set_ylim(min(0.0, ax.get_ylim()[0]), None)
     ax.legend(frameon=False)
     sns.despine(ax=ax)
     return ax
@@ -151,6 +157,9 @@ def synthetic_gradient_plot(data: xr.Dataset, ax: Axes | None = None) -> Axes:
 def update_plot(data: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Plot how far the posterior of each task moved against how far it should move; on the line the two agree.
 
+    A single task moves by chance more or less than it should. So there are also means over fifths of the tasks, in
+    order of how far they should move, with 95% intervals.
+
     Args:
         data: what `posterior_updates` returned.
         ax: where to draw; a new figure by default.
@@ -159,18 +168,30 @@ def update_plot(data: xr.Dataset, ax: Axes | None = None) -> Axes:
         The axes, with both root mean squares on logarithmic scales, after the last step.
     """
     import seaborn as sns
-    from matplotlib.ticker import NullFormatter
+    from matplotlib.ticker import LogLocator
 
     ax = axes_or_new(ax)
     last = data.isel(step=-1)
-    expected, moved = (last[name].clip(min=1e-12).values ** 0.5 for name in ("expected", "moved"))
-    sns.scatterplot(x=expected, y=moved, s=12, alpha=0.5, linewidth=0, ax=ax)
-    ends = np.array([min(expected.min(), moved.min()), max(expected.max(), moved.max())])
+    squares = [last[name].clip(min=1e-12).values for name in ("expected", "moved")]
+    expected, moved = (v**0.5 for v in squares)
+    sns.scatterplot(x=expected, y=moved, s=12, alpha=0.35, linewidth=0, ax=ax)
+    parts = [part for part in np.array_split(np.argsort(expected, kind="stable"), 5) if len(part) > 1]
+    for part in parts:
+        x, y = (float(v[part].mean()) for v in squares)
+        half = Z95 * float(squares[1][part].std(ddof=1)) / len(part) ** 0.5
+        low, high = max(y - half, y / 100) ** 0.5, (y + half) ** 0.5
+        error = [[y**0.5 - low], [high - y**0.5]]
+        ax.errorbar(x**0.5, y**0.5, error, fmt="o", color="#1c2330", markersize=6, capsize=3, zorder=3)
+    ends = np.array([min(expected.min(), np.quantile(moved, 0.05)), max(expected.max(), moved.max())])
+    ends = ends * np.array([1 / 1.2, 1.2])
     ax.plot(ends, ends, color="0.5", linestyle="--", linewidth=1)
-    ax.set(xscale="log", yscale="log")
+    ax.set(xscale="log", yscale="log", ylim=ends, xlim=(expected.min() / 1.2, expected.max() * 1.2))
+    for x, y, side, words in ((0.02, 0.98, "left", "too sure"), (0.98, 0.02, "right", "too modest")):
+        ax.text(x, y, words, transform=ax.transAxes, ha=side, va="top" if y > 0.5 else "bottom", color="0.4")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter("{x:.3g}")
-        axis.set_minor_formatter("{x:.2g}" if ends[1] < 10 * ends[0] else NullFormatter())
+        axis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axis.set_minor_formatter("{x:.3g}")
     ax.set(xlabel="move that the posterior expects", ylabel="move when labels are known")
     sns.despine(ax=ax)
     return ax

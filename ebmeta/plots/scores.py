@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["coverage_by_ways", "history", "refinement", "reliability", "risk_coverage", "set_sizes"]
 
+RARE = 0.005  # share of predictions below which the accuracy of a bin is chance
 NAMES = {"nll": "NLL", "ece": "ECE", "rmse": "RMSE", "brier": "Brier score"}
 TOP_LABELS = {"confidence": ("step", "task", "query"), "correct": ("step", "task", "query")}  # of an evaluation
 
@@ -69,7 +70,8 @@ def reliability(evaluation: xr.Dataset, ax: Axes | None = None) -> Axes:
         ax: where to draw; a new figure by default.
 
     Returns:
-        The axes; marker areas grow with the share of predictions in the bin.
+        The axes; marker areas grow with the share of predictions in the bin. The line leaves out bins with less than
+        one prediction in 200, where accuracy is chance.
 
     Raises:
         ValueError: if the evaluation has no confidences.
@@ -95,7 +97,8 @@ def reliability(evaluation: xr.Dataset, ax: Axes | None = None) -> Axes:
             ax=ax,
         )
         label = f"K = {step}: ECE {float(evaluation['ece'].isel(step=step)):.3f}"
-        ax.plot(bins["confidence"].values[full], bins["accuracy"].values[full], color=color, label=label)
+        many = bins["count"].values >= RARE * bins["count"].values.sum()
+        ax.plot(bins["confidence"].values[many], bins["accuracy"].values[many], color=color, label=label)
     ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     ax.legend(frameon=False, loc="upper left")
     sns.despine(ax=ax)

@@ -92,6 +92,19 @@ def test_a_classifier_is_judged_by_confidence_and_accuracy():
     assert check.figure is not None
 
 
+def test_every_picture_says_something_and_its_caption_what_is_good():
+    model, tasks = classifier()
+    found = {check.name: check for check in diagnose(model, tasks, 60, progress=False).checks}
+    assert found["new_classes"].figure is not None
+    assert found["information"].figure is None  # one step has no course
+    numbers = {check.name: check for check in diagnose(exact(), TASKS, 60, progress=False).checks}
+    assert numbers["exactness"].figure is None  # all draws count
+    assert numbers["exactness"].finding == "It is exact, to rounding, in all 60 tasks."
+    drawn = [c for c in (*found.values(), *numbers.values()) if c.figure is not None]
+    assert len(drawn) == 8
+    assert all("Good is" in check.caption for check in drawn)
+
+
 @pytest.mark.parametrize(("steps", "status"), [(16, "good"), (1, "caution")])
 def test_a_posterior_is_well_calculated_where_it_is_near_the_exact_one(steps, status):
     """Counts: the best Gaussian has heavy-tailed ratios that hardly differ; one step of the initializer is far off."""
@@ -103,6 +116,7 @@ def test_a_posterior_is_well_calculated_where_it_is_near_the_exact_one(steps, st
     model.initializer.num_steps = steps
     check = exactness(model, [batch])
     assert check.status == status
+    assert check.figure is not None or status == "good"
     assert (check.numbers["gap"] < 0.02) == (check.numbers["khat_median"] > 0.7) == (status == "good")
 
 

@@ -998,7 +998,11 @@ def _plots(k: Kit, folder: Path) -> dict[str, Call]:
         "diagnostics.expected_coverage": (diagnostics.expected_coverage, {"found": k.calibration}),
         "diagnostics.gap_plot": (
             diagnostics.gap_plot,
-            {"data": diagnostics.generalization_gap(k.regressor, k.groups, 6, num_draws=4), "rows": "support"},
+            {
+                "data": diagnostics.generalization_gap(k.regressor, k.groups, 6, num_draws=4),
+                "rows": "support",
+                "bounds": False,
+            },
         ),
         "diagnostics.khat_by_step": (
             diagnostics.khat_by_step,

@@ -32,6 +32,9 @@ def test_the_gap_stands_against_its_bound():
     ax = gap_plot(data, "query")
     np.testing.assert_allclose(ax.lines[0].get_ydata(), data["bound_rate"].sel(rows="query"))
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["bound by the rate", "gap"]
+    ax = gap_plot(data, "query", bounds=False)
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["gap"]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), data["gap"].sel(rows="query"))
     with pytest.raises(ValueError, match="rows: expected 'support' or 'query', got 'new'"):
         gap_plot(data, "new")
 
@@ -53,6 +56,9 @@ def test_moves_stand_against_expected_moves_of_the_last_step():
     last = data.isel(step=-1)
     wanted = np.sqrt(np.stack([np.maximum(last["expected"], 1e-12), np.maximum(last["moved"], 1e-12)], 1))
     np.testing.assert_allclose(ax.collections[0].get_offsets(), wanted)
+    means = np.array([line.get_xydata()[0] for line in ax.lines if line.get_marker() == "o"])
+    fifths = np.array_split(wanted[np.argsort(wanted[:, 0], kind="stable")], 5)
+    np.testing.assert_allclose(means, [np.sqrt((part**2).mean(0)) for part in fifths if len(part) > 1])
 
 
 def test_importance_weights_have_a_box_for_each_step():

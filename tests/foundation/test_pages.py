@@ -1,11 +1,15 @@
 """Pages share a head, are whole by themselves, and escape what they show."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from ebmeta.app.pages import render
+import ebmeta.app
+from ebmeta.foundation.pages import render
 from ebmeta.foundation.writing import kind_of
+
+TEMPLATE = Path(ebmeta.app.__file__).with_name("mixed.html")
 
 
 @dataclass
@@ -19,7 +23,7 @@ class Page:
 
 
 def test_texts_are_escaped_and_the_head_is_that_of_ebmeta(tmp_path):
-    text = render("mixed.html", Page())
+    text = render(TEMPLATE, Page())
     assert text.startswith("<!DOCTYPE html>")
     assert "<title>&lt;script&gt;alert(1)&lt;/script&gt;</title>" in text
     assert all(part in text for part in ("5 &lt; 6", "A &amp; B", '<td class="number">1.5</td>', ".grid {", "h1 {"))
@@ -30,4 +34,4 @@ def test_texts_are_escaped_and_the_head_is_that_of_ebmeta(tmp_path):
 
 def test_a_page_that_lacks_a_part_is_an_error():
     with pytest.raises(Exception, match="headline"):
-        render("mixed.html", object())
+        render(TEMPLATE, object())
