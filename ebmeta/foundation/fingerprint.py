@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ebmeta.foundation.memory_maps import take
+
 __all__ = ["fingerprint"]
 
 LARGEST = 1 << 30  # bytes up to which an array is read in full; larger ones are read at equally spaced rows
@@ -41,7 +43,7 @@ def _add(digest: Any, array: np.ndarray) -> None:
         digest.update(array.tobytes())
         return
     if array.nbytes > LARGEST:
-        array = array[np.linspace(0, len(array) - 1, min(len(array), ROWS)).astype(int)]
+        array = take(array, np.linspace(0, len(array) - 1, min(len(array), ROWS)).astype(int))
     step = max(1, CHUNK * len(array) // array.nbytes)
     for first in range(0, len(array), step):
         digest.update(array[first : first + step].tobytes())

@@ -1,8 +1,14 @@
-"""Rows of classes with labels as codes, the rows of each class, and how far classes spread."""
+"""Rows of classes with labels as codes, the rows of each class, and how far classes spread.
+
+Means and spreads of classes are those of all their rows where these fit into 256 MB. Elsewhere they are those of a
+fixed random choice of the rows of each class: of as many as fit, and of at least 16. So features may be a file larger
+than memory.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,10 +18,14 @@ from sklearn.utils.multiclass import type_of_target
 
 from ebmeta.foundation.checks import checked
 from ebmeta.foundation.fingerprint import fingerprint
+from ebmeta.foundation.memory_maps import take
 from ebmeta.tasks.columns import read_keys
+from ebmeta.tasks.drawing import generator
 
 __all__ = ["ClassRows", "class_codes", "members"]
 
+READ = 1 << 28  # bytes of the rows that are read for means and spreads
+LEAST = 16  # rows of a class that are read in any case
 MOST_CLASS = 2.0**53  # floats from here on are not distinct
 
 
@@ -51,18 +61,37 @@ class ClassRows:
     def _checksum(self) -> str:
         return fingerprint(self.X)
 
+    def _read(self) -> Iterator[np.ndarray]:
+        """Yield the rows of each class in 64-bit floats, or some of them (see the head of this module)."""
+        each = (
+            len(self.X)
+            if self.X.nbytes <= READ
+            else max(LEAST, READ * len(self.X) // self.X.nbytes // len(self.members))
+        )
+        for code, rows in enumerate(self.members):
+            some = rows if len(rows) <= each else np.sort(generator(0, code).choice(rows, each, replace=False))
+            yield np.asarray(take(self.X, some), dtype=np.float64)
+
     @cached_property
+    def _moments(self) -> tuple[np.ndarray, float]:
+        """Return the mean of each class, and the mean square of the distance of a row from that of its class."""
+        means, within, freedom = [], 0.0, 0
+        for rows in self._read():
+            means.append(rows.mean(0))
+            within += float(np.square(rows - means[-1]).sum())
+            freedom += len(rows) - 1
+        return np.stack(means), within / max(1, freedom)
+
+    @property
     def means(self) -> np.ndarray:
         r"""Mean of each class in 64-bit floats, $\bar x_c$, shape `(C, ...)`."""
-        return np.stack([np.asarray(self.X[m], dtype=np.float64).mean(0) for m in self.members])
+        return self._moments[0]
 
     @cached_property
     def difficulty(self) -> float:
         r"""Spread of a class's members over the spread of the classes, $\sqrt{\mathrm{tr} S_w / \mathrm{tr} S_b}$."""
-        within = [float(np.square(self.X[m] - mean).sum()) for m, mean in zip(self.members, self.means, strict=True)]
-        freedom = max(1, len(self.codes) - len(self.members))
         between = float(self.means.var(0, ddof=1).sum()) if len(self.means) > 1 else 0.0
-        return math.sqrt(sum(within) / freedom / between) if between > 0 else math.inf
+        return math.sqrt(self._moments[1] / between) if between > 0 else math.inf
 
 
 @checked()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ebmeta.foundation.checks import MOST_COUNT, WHOLE, at_least, checked, found
+from ebmeta.foundation.memory_maps import take
 from ebmeta.tasks.columns import refuse_not_finite
 
 __all__ = ["Change", "Range", "Transform", "check_range", "exact", "gather", "generator"]
@@ -60,7 +61,7 @@ def gather(
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Read each task's rows (support, query), change them as asked, and turn them into tensors."""
     flat = np.concatenate([np.concatenate(pair) for pair in rows])
-    read = exact(X[flat])
+    read = exact(take(X, flat))
     refuse_not_finite("X", read, names, flat)
     out, start = [], 0
     for support, query in rows:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ebmeta.foundation.memory_maps import take
 from ebmeta.tasks.classes import ClassRows
 from ebmeta.tasks.source import TaskSource
 
@@ -87,5 +88,5 @@ def _rows(source: ClassRows) -> Iterator[tuple[int, set[bytes]]]:
     """Yield the code of each class and its distinct rows."""
     everything = source.X.nbytes <= ALL
     for code, members in enumerate(source.members):
-        rows = np.asarray(source.X[members if everything else members[:FEW]], dtype=np.float64)
+        rows = np.asarray(take(source.X, members if everything else members[:FEW]), dtype=np.float64)
         yield code, {row.tobytes() for row in rows + 0.0}  # of minus zero too

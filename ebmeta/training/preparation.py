@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
@@ -33,6 +34,8 @@ EXCESS = 2.4  # times the excess difficulty of the validation classes; chosen on
 ROWS = 20  # rows per feature behind the metric
 MOST_BATCHES = 64
 PART = 8192  # rows of a part of grouped data
+LOOKED_AT = 1 << 24  # numbers of grouped data that are all looked at for notes; of more, those of random groups
+GROUPS = 64  # of a draw of them
 PROFILE_ROWS = 40_000  # training rows behind a profile, at most
 UNIT_SCALE = 10.0  # root mean square beyond which linear features or labels are refused
 LEAST_REACH = 0.05  # largest distance from the mean below which varying features or labels are refused
@@ -101,7 +104,18 @@ def notes_on_groups(model: EmpiricalBayes, tasks: TaskSource) -> list[str]:
     """Return notes on labels or features that never vary within a group; see `ebmeta.training.identification`."""
     if not tasks.has_fixed_rows or model.predictor.embedder is not None:
         return []
-    return alike_within_groups(model, list(tasks.parts(PART)))
+    labels = tasks.labels()
+    large = labels is not None and len(labels[0]) * model.predictor.num_features > LOOKED_AT
+    return alike_within_groups(model, list(_some(tasks) if large else tasks.parts(PART)))
+
+
+def _some(tasks: TaskSource) -> Iterator[TaskBatch]:
+    """Yield draws of groups until their rows are as many as are looked at."""
+    seen = 0
+    while seen < LOOKED_AT:
+        batch = tasks.sample(GROUPS, seen)
+        yield batch
+        seen += batch.support_x.numel() + batch.query_x.numel()
 
 
 def _check_rows(model: EmpiricalBayes, y: np.ndarray, size: np.ndarray | None) -> None:

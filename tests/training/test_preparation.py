@@ -17,7 +17,7 @@ from ebmeta.parts.initializer import ConjugateInitializer
 from ebmeta.parts.prior import FullPrior
 from ebmeta.refine.gradient import GradientRefiner
 from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
-from ebmeta.training.preparation import hardening, prepare
+from ebmeta.training.preparation import hardening, notes_on_groups, prepare
 
 
 def episodes(spread: float, seed: int = 0) -> EpisodeSampler:
@@ -103,3 +103,20 @@ def test_a_model_built_from_parts_trains_on_raw_units():
         assert torch.equal(one, other)
     with pytest.raises(ValueError, match="expected features and labels of about unit scale"):
         fit(from_parts(standardize=False), tasks, 3, batch_size=4, device="cpu", progress=False)
+
+
+def test_of_many_rows_random_groups_are_looked_at(monkeypatch):
+    """Feature 1 is the same within every group. Draws of 64 groups go on until 2,000 numbers are seen."""
+    rng, group = np.random.default_rng(0), np.repeat(np.arange(400), 5)
+    X = np.stack([rng.normal(size=2000), rng.normal(size=400)[group]], 1)
+    tasks, model = GroupSampler(X, rng.normal(size=2000), group, n_support=2), EmpiricalBayes.regressor(2)
+    wanted = notes_on_groups(model, tasks)
+    assert [note[:42] for note in wanted] == ["feature 1 never varies within a group, so "]
+    monkeypatch.setattr("ebmeta.training.preparation.LOOKED_AT", 2000)
+    monkeypatch.setattr(GroupSampler, "parts", None)  # which would read all rows
+    drawn = []
+    monkeypatch.setattr(
+        GroupSampler, "sample", lambda *args, old=GroupSampler.sample: drawn.append(old(*args)) or drawn[-1]
+    )
+    assert notes_on_groups(model, tasks) == wanted
+    assert sum(len(batch) for batch in drawn) == 256
