@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,9 +26,22 @@ class Segments:
     """
 
     def __init__(self, codes: NDArray[np.int64], num_groups: int) -> None:
-        self.order = np.argsort(codes, kind="stable")
+        ordered = bool((codes[:-1] <= codes[1:]).all())
+        self.order = np.arange(len(codes)) if ordered else np.argsort(codes, kind="stable")
         self.counts = np.bincount(codes, minlength=num_groups)
         self.starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
+
+    @classmethod
+    def of(cls, counts: NDArray[np.int64]) -> Segments:
+        """Return rows that are in the order of their groups already, so many of each."""
+        return cls(np.repeat(np.arange(len(counts)), counts), len(counts))
+
+    def parts(self, most: int) -> Iterator[tuple[slice, slice]]:
+        """Yield groups and rows in the order of `order`, about `most` rows at a time."""
+        ends = np.append(self.starts, len(self.order))
+        cuts = np.unique([0, *np.searchsorted(ends, np.arange(0, len(self.order), most)[1:]), len(self.counts)])
+        for a, b in itertools.pairwise(int(c) for c in cuts):
+            yield slice(a, b), slice(int(ends[a]), int(ends[b]))
 
     def sum(self, rows: Array) -> Array:
         """Return the sums over each group of rows in the order of `order`, shape `(..., N)` to `(..., G)`."""
@@ -74,5 +90,5 @@ def solve_upper(lower: Array, right: Array) -> Array:
 
 def gram(left: Array, right: Array) -> Array:
     r"""Return $\sum_g A_g^\top B_g$, shapes `(K, M, G)` and `(K, L, G)` to `(M, L)`."""
-    out: Array = np.einsum("kmg,klg->ml", left, right, optimize=True)
+    out: Array = sum((a @ b.T for a, b in zip(left, right, strict=True)), np.zeros((left.shape[1], right.shape[1])))
     return out

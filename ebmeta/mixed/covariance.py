@@ -15,6 +15,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from ebmeta.mixed.tall import parts_of, triangle
+
 __all__ = ["Factor", "correlations_of", "log_hyperprior"]
 
 Array = NDArray[np.float64]
@@ -41,7 +43,9 @@ class Factor:
         self.slices = [slice(int(e) - b, int(e)) for e, b in zip(ends, blocks, strict=True)]
         self.basis = np.zeros((len(terms), len(terms)))  # upper: z = q basis
         for part in self.slices:
-            r: Array = np.linalg.qr(z[:, part]).R / math.sqrt(max(len(z), 1))
+            width = part.stop - part.start
+            rows = (z[some, part] for some in parts_of(len(z), width))
+            r = triangle(rows, width) / math.sqrt(max(len(z), 1))
             lengths = np.sqrt((r**2).sum(0))
             bad = np.abs(np.diag(r)) <= DEPENDENT * lengths
             if len(r) < r.shape[1] or bad.any():

@@ -145,7 +145,7 @@ class Design:
         whole = ~self._missing(frame, extra)
         used = tidy(frame[whole], self.factors)
         for column in self.numeric:
-            if not pd.api.types.is_numeric_dtype(used[column]) and len(used):
+            if used[column].dtype.kind not in "iufb" and len(used):
                 raise ValueError(
                     f"column {column!r}: expected numbers as in the training rows, got {used[column].dtype}"
                 )

@@ -16,7 +16,7 @@ from ebmeta.mixed.ascent import ENOUGH, Criterion, Optimum
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.rows import Rows
 
-__all__ = ["Effects", "Engine", "Estimate", "orthonormal"]
+__all__ = ["Effects", "Engine", "Estimate", "check_terms", "orthonormal"]
 
 Array = NDArray[np.float64]
 FOLDS = 20  # parts of a group that are left out, at most
@@ -305,14 +305,19 @@ def orthonormal(x: Array, names: list[str]) -> tuple[Array, Array]:
     """Return orthonormal columns that span those of `x`, and the triangular factor that gives `x` back.
 
     Raises:
-        ValueError: if a column is a combination of those before it.
+        ValueError: as for `check_terms`.
     """
     q, r = np.linalg.qr(x)
-    bad = np.abs(np.diag(r)) <= DEPENDENT * np.sqrt((r**2).sum(0))
-    if len(r) < x.shape[1] or bad.any():
+    check_terms(r, names)
+    return q, r
+
+
+def check_terms(r: Array, names: list[str]) -> None:
+    """Raise `ValueError` where a term is a combination of those before it, by the triangular factor of all."""
+    bad = np.abs(np.diag(r)) <= DEPENDENT * np.sqrt((r**2).sum(0))[: len(r)]
+    if len(r) < r.shape[1] or bad.any():
         name = names[int(np.argmax(bad)) if bad.any() else len(r)]
         raise ValueError(
             f"term {name!r}: expected one that is no combination of the terms before it, got values that these "
             "determine (leave it out)"
         )
-    return q, r

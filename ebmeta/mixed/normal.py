@@ -14,6 +14,7 @@ linear mixed-effects models using lme4.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ from ebmeta.mixed.engine import Effects, Engine
 from ebmeta.mixed.normal_curvature import turn_of
 from ebmeta.mixed.rows import Rows
 from ebmeta.mixed.scaled import LOG_2PI, ScaledEngine, Solved, solved_of
+from ebmeta.mixed.tall import CELLS, parts_of
 
 __all__ = ["NormalEngine", "Summaries", "summarise"]
 
@@ -82,7 +84,8 @@ def summarise(z: Array, w: Array, segments: Segments) -> Summaries:
 
 
 class _Split(NamedTuple):
-    lower: Array  # Lambda
+    some: slice  # which groups
+    r: Array
     a: Array  # R Lambda
     chol: Array  # of M
     half: Array  # root of the inverse of M, times the coefficients
@@ -96,15 +99,23 @@ class NormalEngine(ScaledEngine):
     enough = 1e-10
 
     def _prepare(self, rows: Rows) -> None:
-        self.summaries = self._summarise(rows, *self.columns(rows))
+        self.summaries = self._summarise(rows)
         self._check_noise(self.factors[0])
         self._last: tuple[Array, Expansion] | None = None
 
-    def _summarise(self, rows: Rows, x: Array, y: Array) -> Summaries:
-        grouping = rows.groupings[0]
+    def _summarise(self, rows: Rows) -> Summaries:
+        """Return the summaries of all groups, some of them at a time."""
+        grouping, found = rows.groupings[0], []
         segments = Segments(grouping.codes, len(grouping.labels))
-        z = (self.factors[0].whiten(grouping.z) * self.roots(rows)[:, None])[segments.order].T
-        return summarise(np.ascontiguousarray(z), np.vstack([x.T, y])[:, segments.order], segments)
+        width = grouping.z.shape[1] + self.num_common + 1
+        for groups, part in segments.parts(max(CELLS // width, 1)):
+            some = segments.order[part]
+            x, y = self.columns(rows, some)
+            z = self.factors[0].whiten(grouping.z[some]) * self.roots(rows, some)[:, None]
+            own = Segments.of(segments.counts[groups])
+            found.append(summarise(np.ascontiguousarray(z.T), np.vstack([x.T, y]), own))
+        r, w = (np.concatenate([getattr(part, name) for part in found], -1) for name in ("r", "w"))
+        return Summaries(r, w, sum((part.within for part in found), np.zeros(1)), sum(part.rank for part in found))
 
     def _check_noise(self, factor: Factor) -> None:
         if self.summaries.rank >= self.num_rows:
@@ -121,21 +132,28 @@ class NormalEngine(ScaledEngine):
                 "common terms give every label, and the noise is 0"
             )
 
-    def _split(self, theta: Array, summaries: Summaries) -> _Split:
+    def _splits(self, theta: Array, summaries: Summaries) -> Iterator[_Split]:
+        """Yield what follows of the factor for some groups at a time."""
         lower = self.factors[0].lower(theta)
-        a = np.einsum("ijg,jk->ikg", summaries.r, lower)
-        m = np.einsum("ikg,jkg->ijg", a, a)
-        m[np.arange(len(m)), np.arange(len(m))] += 1.0
-        chol = cholesky(m)
-        half = solve_lower(chol, summaries.w)
-        return _Split(lower, a, chol, half, solve_upper(chol, half))
+        num_terms, columns, groups = summaries.w.shape
+        for some in parts_of(groups, num_terms * (num_terms + columns)):
+            r, w = summaries.r[..., some], summaries.w[..., some]
+            a = np.einsum("ijg,jk->ikg", r, lower)
+            m = np.einsum("ikg,jkg->ijg", a, a)
+            m[np.arange(len(m)), np.arange(len(m))] += 1.0
+            chol = cholesky(m)
+            half = solve_lower(chol, w)
+            yield _Split(some, r, a, chol, half, solve_upper(chol, half))
 
-    def _total(self, split: _Split) -> Solved:
-        total = gram(split.half, split.half) + self.summaries.within
-        return solved_of(total, 2 * sum(float(np.log(split.chol[k, k]).sum()) for k in range(len(split.chol))))
+    def _total(self, splits: Iterable[_Split]) -> Solved:
+        total, log_det = self.summaries.within, 0.0
+        for split in splits:
+            total = total + gram(split.half, split.half)
+            log_det += 2 * sum(float(np.log(split.chol[k, k]).sum()) for k in range(len(split.chol)))
+        return solved_of(total, log_det)
 
     def _solve(self, theta: Array) -> Solved:
-        return self._total(self._split(theta, self.summaries))
+        return self._total(self._splits(theta, self.summaries))
 
     def loss(self, at: Array) -> tuple[float, Array]:
         return self.expansion(at)[:2]
@@ -157,13 +175,11 @@ class NormalEngine(ScaledEngine):
         return self.expansion(at).hessian
 
     def _expansion(self, at: Array) -> Expansion:
-        split, precision = self._split(at[:-1], self.summaries), math.exp(-2 * at[-1])
-        p, u = self._total(split), split.solved[:, :-1]
-        v = split.solved[:, -1] - np.einsum("kpg,p->kg", u, p.beta)
-        if self.num_common:
-            u = np.einsum("qp,kpg->kqg", np.linalg.inv(linalg.cholesky(p.normal, lower=True)), u)
-        both = np.concatenate([math.sqrt(precision) * v[:, None], u], 1)
-        turn = turn_of(self.factors[0], self.summaries.r, split.lower, split.chol, both, self.reml)
+        splits, precision = list(self._splits(at[:-1], self.summaries)), math.exp(-2 * at[-1])
+        p = self._total(splits)
+        root = np.linalg.inv(linalg.cholesky(p.normal, lower=True)) if self.num_common else p.normal
+        parts = ((each.r, each.chol, self._both(each, p.beta, root, math.sqrt(precision))) for each in splits)
+        turn = turn_of(self.factors[0], self.factors[0].lower(at[:-1]), parts, self.reml)
         value, gradient = self.finished(at, p, turn.slope)
         hessian = np.zeros((len(at), len(at)))
         hessian[:-1, :-1] = turn.bend
@@ -172,6 +188,12 @@ class NormalEngine(ScaledEngine):
         if self.hyperprior:
             hessian -= jacobian(lambda point: log_hyperprior(self.factors[0], point[:-1], float(point[-1]))[1], at)
         return Expansion(value, gradient, hessian)
+
+    def _both(self, split: _Split, beta: Array, root: Array, scale: float) -> Array:
+        """Return what the residuals of some groups leave, and then their common terms, as `turn_of` takes both."""
+        u = split.solved[:, :-1]
+        v = split.solved[:, -1] - np.einsum("kpg,p->kg", u, beta)
+        return np.concatenate([scale * v[:, None], np.einsum("qp,kpg->kqg", root, u)], 1)
 
     def each_group(self, at: Array, rng: np.random.Generator) -> Array:
         rows, factor, root = self.rows, self.factors[0], self.roots(self.rows)
@@ -191,17 +213,20 @@ class NormalEngine(ScaledEngine):
     def effects(self, at: Array, rows: Rows | None = None) -> list[Effects]:
         factor, summaries, beta = self.factors[0], self.summaries, self.solve(at[:-1]).beta
         if rows is not None:
-            summaries = self._summarise(rows, *self.columns(rows))
-        split = self._split(at[:-1], summaries)
-        spread = factor.inverse @ split.lower  # to the terms of the formula
-        pull = np.einsum("ik,jkg->ijg", spread, split.a)
-        v = split.solved[:, -1] - np.einsum("kpg,p->kg", split.solved[:, :-1], beta)
-        mean = self.unit * np.einsum("ijg,jg->gi", pull, v)
-        root_left = solve_lower(split.chol, split.a)
-        left = np.eye(len(split.a))[..., None] - np.einsum("jig,jkg->ikg", root_left, root_left)
-        sigma = self.unit * math.exp(at[-1])
-        covariance = sigma**2 * np.einsum("ij,jkg,lk->gil", spread, left, spread, optimize=True)
-        slope = -np.einsum("ijg,jpg,pq->giq", pull, split.solved[:, :-1], self.basis, optimize=True)
+            summaries = self._summarise(rows)
+        sigma, spread = self.unit * math.exp(at[-1]), factor.inverse @ factor.lower(at[:-1])  # to the formula's terms
+        num_terms, _, groups = summaries.w.shape
+        mean, covariance = np.zeros((groups, num_terms)), np.zeros((groups, num_terms, num_terms))
+        slope = np.zeros((groups, num_terms, self.num_common))
+        for split in self._splits(at[:-1], summaries):
+            pull = np.einsum("ik,jkg->ijg", spread, split.a)
+            v = split.solved[:, -1] - np.einsum("kpg,p->kg", split.solved[:, :-1], beta)
+            mean[split.some] = self.unit * np.einsum("ijg,jg->gi", pull, v)
+            root_left = solve_lower(split.chol, split.a)
+            left = np.eye(num_terms)[..., None] - np.einsum("jig,jkg->ikg", root_left, root_left)
+            covariance[split.some] = sigma**2 * np.einsum("ij,jkg,lk->gil", spread, left, spread, optimize=True)
+            by_basis = np.einsum("jpg,pq->jqg", split.solved[:, :-1], self.basis)
+            slope[split.some] = -np.einsum("ijg,jqg->giq", pull, by_basis)
         return [Effects(mean, covariance, slope)]
 
     def rebuild(self, rows: Rows, factors: list[Factor]) -> Engine:

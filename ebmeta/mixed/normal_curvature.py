@@ -12,6 +12,7 @@ and quadratic forms follow from the same products. The best coefficients move wi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -39,18 +40,30 @@ class Turn(NamedTuple):
     pull: Array
 
 
-def turn_of(factor: Factor, r: Array, lower: Array, chol: Array, both: Array, reml: bool) -> Turn:
+def turn_of(factor: Factor, lower: Array, parts: Iterable[tuple[Array, Array, Array]], reml: bool) -> Turn:
     r"""Return slope and curvature, summed over groups.
 
     Args:
         factor: which entries are parameters.
-        r: $R_g$, shape `(K, K, G)`.
         lower: $\Lambda$.
-        chol: factors of $M_g$, shape `(K, K, G)`.
-        both: $M_g^{-1} (a_g - B_g \beta) / \sigma$, then $M_g^{-1} B_g$ times the root of the covariance of the
-            coefficients over $\sigma$, shape `(K, 1 + P, G)`.
+        parts: of some groups at a time $R_g$ and the factors of $M_g$, each of shape `(K, K, G)`, and with shape
+            `(K, 1 + P, G)` first $M_g^{-1} (a_g - B_g \beta) / \sigma$, then $M_g^{-1} B_g$ times the root of the
+            covariance of the coefficients over $\sigma$.
         reml: add the slope of half the log determinant of the information of the coefficients.
     """
+    found = [_turn_of(factor, r, lower, chol, both, reml) for r, chol, both in parts]
+    slope, pull, bend, lean, turned = (np.sum(each, axis=0) for each in zip(*found, strict=True))
+    bend = bend - lean @ lean.T
+    if reml:
+        turned = (turned + turned.swapaxes(1, 2)).reshape(factor.size, -1)
+        bend -= turned @ turned.T / 2
+    return Turn(slope, bend, pull)
+
+
+def _turn_of(
+    factor: Factor, r: Array, lower: Array, chol: Array, both: Array, reml: bool
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Return the sums over some groups that slope and curvature are made of."""
     a = np.einsum("ijg,jk->ikg", r, lower)
     half_r, half_a = solve_lower(chol, r), solve_lower(chol, a)
     rr, ra, aa = (np.einsum("kig,kjg->ijg", x, y) for x, y in ((half_r, half_r), (half_r, half_a), (half_a, half_a)))
@@ -59,7 +72,7 @@ def turn_of(factor: Factor, r: Array, lower: Array, chol: Array, both: Array, re
     pull = np.einsum("ag,ag->a", rx[rows, 0], ax[columns, 0])
     slope = ra[rows, columns].sum(-1) - np.einsum("amg,amg->a", rx[rows, used], ax[columns, used])
     lean = np.einsum("apg,ag->ap", rx[rows, 1:], ax[columns, 0]) + np.einsum("apg,ag->ap", ax[columns, 1:], rx[rows, 0])
-    bend = -lean @ lean.T
+    bend = np.zeros((factor.size, factor.size))
     for i in range(factor.size):
         for j in range(i + 1):
             (k, m), (p, q) = (rows[i], columns[i]), (rows[j], columns[j])
@@ -72,8 +85,5 @@ def turn_of(factor: Factor, r: Array, lower: Array, chol: Array, both: Array, re
                 total += (rr[k, p] - yy).sum()
             bend[i, j] += total
             bend[j, i] += total if i != j else 0.0
-    if reml:
-        turned = np.einsum("apg,aqg->apq", rx[rows, 1:], ax[columns, 1:])
-        turned = (turned + turned.swapaxes(1, 2)).reshape(factor.size, -1)
-        bend -= turned @ turned.T / 2
-    return Turn(slope, bend, pull)
+    turned = np.einsum("apg,aqg->apq", rx[rows, 1:], ax[columns, 1:]) if reml else np.zeros(0)
+    return slope, pull, bend, lean, turned

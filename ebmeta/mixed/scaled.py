@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -23,12 +24,15 @@ from scipy import linalg
 from ebmeta.likelihood.base import Likelihood
 from ebmeta.likelihood.real import Normal
 from ebmeta.mixed.covariance import Factor, log_hyperprior
-from ebmeta.mixed.engine import Effects, Engine, Estimate, orthonormal
+from ebmeta.mixed.engine import Effects, Engine, Estimate, check_terms
 from ebmeta.mixed.rows import Rows
+from ebmeta.mixed.tall import parts_of, triangle
 
-__all__ = ["LOG_2PI", "ScaledEngine", "Solved", "solved_of"]
+__all__ = ["LOG_2PI", "ScaledEngine", "Solved", "Some", "solved_of"]
 
 Array = NDArray[np.float64]
+Some = slice | NDArray[np.int64]  # of rows
+ALL = slice(None)
 LOG_2PI = math.log(2 * math.pi)
 SPREAD, NOISE = 0.5, 0.7  # where an ascent starts: relative to the noise, and in standard deviations of the labels
 
@@ -82,17 +86,18 @@ class ScaledEngine(Engine):
         self._solved: tuple[Array, Solved] | None = None
         self.reml, self.hyperprior, self.names = reml, hyperprior, names
         self.method = "restricted maximum likelihood (REML)" if reml else "maximum likelihood"
-        self.typical = math.exp(2 * float(np.log(_root(rows)).mean()))  # sizes may be very large or small
-        root = self.roots(rows)
+        root = _root(rows)
+        self.typical = 1.0 if root is None else math.exp(2 * float(np.log(root).mean()))  # may be very large or small
         self.num_rows, self.num_common = rows.x.shape
-        q, self.basis = orthonormal(rows.x * root[:, None], names)
+        total = triangle(self._measured(rows), self.num_common + 1)
+        check_terms(total[: self.num_common, : self.num_common], names)
+        self.basis, self.center = total[: self.num_common, :-1], total[: self.num_common, -1]
         self.inverse = linalg.inv(self.basis) if self.num_common else self.basis
-        labels = self.labels(rows)
-        self.center = q.T @ (labels * root)
-        self.unit = float(np.std(labels)) or 1.0
+        self.unit = float(np.std(self.labels(rows))) or 1.0
         self.num_parameters = self.num_theta + 1
         self.free = self.num_rows - (self.num_common if reml else 0)
-        log_units = self.free * 2 * math.log(self.unit) - 2 * float(np.log(root).sum())
+        log_roots = 0.0 if root is None else float(np.log(self.roots(rows)).sum())
+        log_units = self.free * 2 * math.log(self.unit) - 2 * log_roots
         log_units -= 2 * float(self.family.log_jacobian(torch.from_numpy(rows.y)).sum())
         self.constant = log_units + (2 * float(np.log(np.abs(np.diag(self.basis))).sum()) if reml else 0.0)
         self._prepare(rows)
@@ -110,16 +115,26 @@ class ScaledEngine(Engine):
     @abstractmethod
     def _solve(self, theta: Array) -> Solved: ...
 
-    def columns(self, rows: Rows) -> tuple[Array, Array]:
-        """Return common terms in the orthonormal basis, and labels less their least-squares fit, times the roots."""
-        root = self.roots(rows)
-        x = rows.x * root[:, None] @ self.inverse
-        return x, (self.labels(rows) * root - x @ self.center) / self.unit
+    def columns(self, rows: Rows, some: Some = ALL) -> tuple[Array, Array]:
+        """Return common terms in the orthonormal basis, and labels less their least-squares fit, times the roots.
 
-    def labels(self, rows: Rows) -> Array:
-        """Return the labels of rows on the scale where they are normal, without the offset."""
-        out: Array = self.family.transformed(torch.from_numpy(rows.y)).numpy() - rows.offset
+        Args:
+            rows: all of them.
+            some: which are wanted.
+        """
+        root = self.roots(rows, some)
+        x = rows.x[some] @ self.inverse * root[:, None]
+        return x, (self.labels(rows, some) * root - x @ self.center) / self.unit
+
+    def labels(self, rows: Rows, some: Some = ALL) -> Array:
+        """Return the labels of some rows on the scale where they are normal, without the offset."""
+        out: Array = self.family.transformed(torch.from_numpy(rows.y[some])).numpy() - rows.offset[some]
         return out
+
+    def _measured(self, rows: Rows) -> Iterator[Array]:
+        """Yield common terms and labels times the roots, some rows at a time."""
+        for some in parts_of(len(rows), self.num_common + 1):
+            yield np.column_stack([rows.x[some], self.labels(rows, some)]) * self.roots(rows, some)[:, None]
 
     def finished(self, at: Array, solved: Solved, slope: Array) -> tuple[float, Array]:
         """Return minus the log criterion and its gradient, given that of its likelihood in the factors."""
@@ -156,9 +171,10 @@ class ScaledEngine(Engine):
         sigma = self.unit * math.exp(at[-1])
         return sigma, {"sd": sigma * math.sqrt(self.typical)}
 
-    def roots(self, rows: Rows) -> Array:
-        r"""Return the square root of the inverse variance of each row, that of a row of typical size being 1."""
-        return _root(rows) / math.sqrt(self.typical)
+    def roots(self, rows: Rows, some: Some = ALL) -> Array:
+        r"""Return the square root of the inverse variance of some rows, that of a row of typical size being 1."""
+        root = _root(rows, some)
+        return np.ones(len(rows.y[some])) if root is None else root / math.sqrt(self.typical)
 
     def left_out(self, at: Array, effects: list[Effects]) -> tuple[Array, Array]:
         """Return what the posterior of each row is without its label: one normal density over another."""
@@ -198,7 +214,8 @@ class ScaledEngine(Engine):
         pass  # the coefficients of normal labels are finite, and so are the spreads
 
     def precisions(self, rows: Rows) -> Array | None:
-        return None if rows.size is None and rows.weights is None else _root(rows) ** 2
+        root = _root(rows)
+        return None if root is None else root**2
 
     def likelihood(self, at: Array) -> Likelihood:
         out = copy.deepcopy(self.family).double()
@@ -207,9 +224,7 @@ class ScaledEngine(Engine):
         return out
 
 
-def _root(rows: Rows) -> Array:
-    r"""Return the square root of the inverse variance of each row, in units of $1 / \sigma$."""
-    out = np.ones(len(rows))
-    for part in (rows.size, rows.weights):
-        out = out if part is None else out * np.sqrt(part)
-    return out
+def _root(rows: Rows, some: Some = ALL) -> Array | None:
+    r"""Return the square root of the inverse variance of some rows, in units of $1 / \sigma$; None where all are 1."""
+    parts = [part for part in (rows.size, rows.weights) if part is not None]
+    return np.asarray(math.prod(np.sqrt(part[some]) for part in parts)) if parts else None

@@ -216,6 +216,8 @@ def response_of(text: str, frame: pd.DataFrame) -> tuple[Array, Array | None]:
     matrix = _asked(text, lambda: _design(f"{text} ~ 1", frame).response)
     if matrix.kind != "numeric" and "[" not in text:
         raise ValueError(f"labels: expected numbers, got texts in {text!r}{_for_texts(text, matrix.levels, frame)}")
+    if np.iscomplexobj(matrix.design_matrix):
+        raise ValueError(f"labels: expected real numbers, got complex ones in {text!r}")
     values = np.array(matrix.design_matrix, dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(f"labels: expected one column, got {values.shape[1]} in {text!r}")

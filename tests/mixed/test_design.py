@@ -9,6 +9,7 @@ import pyarrow
 import pytest
 
 from ebmeta.mixed.design import Design, Extras
+from tests.mixed.worlds import frame
 
 DATA = pd.DataFrame(
     {
@@ -160,3 +161,15 @@ def test_rows_without_a_label_have_the_trials_that_the_response_gives(response):
     assert np.isfinite(rows.y).tolist() == labelled
     without, _ = known.new(new.drop(columns="s"), Extras())
     assert without.size.tolist() == ([1, 1, 1, 1] if response == "cbind(s, f)" else told)
+
+
+def test_complex_numbers_are_refused_everywhere():
+    data = frame(num_groups=5).reset_index(drop=True)
+    design = Design("y ~ x + (1 | g)", data, Extras(), "drop")
+    wrong = data.assign(x=data["x"] + 1j)
+    with pytest.raises(ValueError, match=r"^column 'x': expected numbers as in the training rows, got complex128"):
+        design.new(wrong, Extras())
+    with pytest.raises(ValueError, match=r"^terms 'x': expected real numbers, got complex ones"):
+        Design("y ~ x + (1 | g)", wrong, Extras(), "drop")
+    with pytest.raises(ValueError, match=r"^labels: expected real numbers, got complex ones in 'x'"):
+        Design("x ~ y + (1 | g)", wrong, Extras(), "drop")

@@ -31,7 +31,8 @@ def test_slope_and_curvature_are_those_of_differences(blocks, reml):
     theta = rng.uniform(0.3, 0.9, factor.size)
     m, e, normal, _ = parts(theta)
     both = np.column_stack([np.linalg.solve(m, e), np.linalg.solve(m, b) / np.sqrt(normal)])
-    turn = turn_of(factor, r[..., None], factor.lower(theta), cholesky(m[..., None]), both[..., None], reml)
+    part = r[..., None], cholesky(m[..., None]), both[..., None]
+    turn = turn_of(factor, factor.lower(theta), [part], reml)
     h = 1e-4 * np.eye(factor.size)
     slope = [(loss(theta + x) - loss(theta - x)) / 2e-4 for x in h]
     bend = [
