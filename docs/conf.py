@@ -18,6 +18,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
     "sphinxcontrib.bibtex",
     "comparison",
     "counts",
@@ -31,7 +32,7 @@ extensions = [
     "stages",
     "suggestions",
 ]
-exclude_patterns = ["_build", "_generated", "_ext", "pages"]
+exclude_patterns = ["_build", "_generated", "_ext", "examples", "pages"]
 default_role = "py:obj"
 
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
@@ -52,6 +53,16 @@ copybutton_exclude = ".linenos, .gp, .go"
 
 results_folder = str(HERE.parent / "benchmarks" / "results")
 run_blocks_pages = ["tutorial", "groups", "information_bottleneck"]
+
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "gallery",
+    "within_subsection_order": "FileNameSortKey",
+    "abort_on_example_error": True,
+    "show_memory": False,
+    "show_signature": False,
+    "write_computation_times": False,
+}
 
 html_math_renderer = "mathml"
 html_static_path = ["_static/math"]
