@@ -65,7 +65,7 @@ sphinx_gallery_conf = {
 }
 
 html_math_renderer = "mathml"
-html_static_path = ["_static/math"]
-html_css_files = ["math.css"]
+html_static_path = ["_static/math", "_static/narrow"]
+html_css_files = ["math.css", "narrow.css"]
 html_theme = "furo"
 html_title = f"ebmeta {release}"
