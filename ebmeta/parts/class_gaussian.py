@@ -290,7 +290,21 @@ class ClassGaussian(Gaussian):
 
     @checked()
     def kl(self, other: Gaussian) -> Tensor:
-        return self.means.kl(other) + dirichlet_kl(self.shares, cast(ClassGaussian, other).shares)
+        prior = cast(ClassGaussian, other)
+        return self._kl_of_means(prior) + dirichlet_kl(self.shares, prior.shares)
+
+    def _kl_of_means(self, prior: ClassGaussian) -> Tensor:
+        ratio = prior._isotropic / self._isotropic
+        distance = prior._isotropic * (self.loc - prior.loc).square().sum(-1)
+        return ((self.loc.shape[-1] * (ratio - 1 - ratio.log()) + distance) / 2).sum(-1)
+
+    @staticmethod
+    def kl_of_all(path: Sequence[Gaussian], prior: Gaussian) -> Tensor:
+        classes = [cast(ClassGaussian, q) for q in path]
+        known = cast(ClassGaussian, prior)
+        means = torch.stack([q._kl_of_means(known) for q in classes])
+        shares = torch.cat([q.shares for q in classes])
+        return means + dirichlet_kl(shares, known.shares.repeat(len(path), 1)).view_as(means)
 
     def draw(self, num_draws: int, generator: torch.Generator) -> dict[str, Tensor]:
         noise = torch.randn(num_draws, *self.loc.shape, generator=generator, dtype=self.loc.dtype)

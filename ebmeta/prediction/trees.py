@@ -42,7 +42,7 @@ Answer = TypeVar("Answer")
 Groups = dict[str, dict[str, tuple[tuple[str, ...], np.ndarray]]]
 
 CELLS = 2**15  # rows times classes per pass, padding included: what fits a cache, and bounds the memory of networks
-SHARED = 4  # features of a row that cost as much as one more row of the tables of queries and classes
+SHARED = 16  # features of a row that cost as much as one more row of the tables of queries and classes
 
 
 @dataclass(frozen=True, eq=False)

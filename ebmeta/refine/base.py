@@ -23,7 +23,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ebmeta.foundation.softmax import softmax
+from ebmeta.foundation.softmax import log_softmax, softmax
 from ebmeta.likelihood import Given, Likelihood
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.tasks.training_rows import TrainingRows
@@ -65,7 +65,7 @@ class Setting:
     @cached_property
     def real_x(self) -> Tensor:
         """Features of the queries, zero for padding, shape `(T, Q, P)`."""
-        return self.x * self.query_mask.unsqueeze(-1)
+        return self.x if bool(self.query_mask.all()) else self.x * self.query_mask.unsqueeze(-1)
 
     @cached_property
     def square(self) -> Tensor:
@@ -246,7 +246,7 @@ class Refiner(nn.Module):
         if steps and not self.num_steps:
             raise ValueError(f"num_steps: this model was built with no refinement steps, got {steps}")
         state = QueryState(setting, self.start(setting))
-        path = [Iterate(setting.q0)]
+        path = [Iterate(setting.q0, log_probs=self.first_log_probs(state) if steps else None)]
         for k in range(steps):
             trained = min(k, self.num_steps - 1)
             state = state.then(self.step(trained, state))
@@ -256,6 +256,11 @@ class Refiner(nn.Module):
     def start(self, setting: Setting) -> Gaussian:
         """Return the posterior that the first step looks at the queries with; $q_0$ by default."""
         return setting.q0
+
+    def first_log_probs(self, state: QueryState) -> Tensor | None:
+        """Return log probabilities of classes under $q_0$, `(T, Q, C)`, where the first step computes them too."""
+        known = state.log_odds if state.q is state.setting.q0 else None
+        return None if known is None else log_softmax(known[0])
 
     def measure(self, rows: TrainingRows) -> TrainingRows:
         """Take what the refiner needs of training rows; nothing by default."""

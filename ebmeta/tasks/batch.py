@@ -252,8 +252,9 @@ class TaskBatch:
         if self.num_tasks * max(rows, least) * ways <= cells:
             return [(torch.arange(self.num_tasks), self)]
         lengths = (self.support.count + self.query.count).clamp(min=least) * ways
-        numbers = (torch.from_numpy(part) for part in split(np.asarray(lengths.cpu()), cells))
-        return [(number, self[number].trimmed()) for number in numbers]
+        return [
+            (torch.from_numpy(part), self[_run(part)].trimmed()) for part in split(np.asarray(lengths.cpu()), cells)
+        ]
 
     def __len__(self) -> int:
         return self.num_tasks
@@ -306,6 +307,12 @@ class TaskBatch:
             f"features={tuple(self.support_x.shape[2:])}, "
             f"{'un' if self.query_y is None else ''}labelled)"
         )
+
+
+def _run(numbers: np.ndarray) -> slice | torch.Tensor:
+    """Return consecutive numbers as a slice, which copies nothing."""
+    first, last = int(numbers[0]), int(numbers[-1])
+    return slice(first, last + 1) if (np.diff(numbers) == 1).all() else torch.from_numpy(numbers)
 
 
 def _labels(support: Rows, query: Rows) -> list[Tensor]:

@@ -36,6 +36,17 @@ def test_the_metric_is_a_power_of_the_covariance_within_classes():
     assert torch.equal(single.metric, torch.eye(3, dtype=torch.float64))
 
 
+def test_blocks_of_rows_are_the_rows(monkeypatch):
+    head, x = CosineHead(3), 3 + normal(4, 5, 3).float()
+    head.measure(rows(x.flatten(0, 1).double(), torch.arange(20) % 4))
+    whole = head.features(x)
+    monkeypatch.setattr("ebmeta.parts.heads.CACHE", 3 * 7)  # seven rows
+    close(head.features(x), whole, 1e-6)
+    close(whole[..., :-1], head.direction(x), 1e-6)
+    assert bool((whole[..., -1] == whole[0, 0, -1]).all())
+    close(head.features(x.requires_grad_()).detach(), whole, 1e-6)
+
+
 def test_a_linear_head_takes_the_units_of_its_training_rows():
     x = 5 + 3 * normal(50, 2)
     x = torch.cat([x, torch.full((50, 1), 7.0, dtype=torch.float64)], 1)  # a feature that never changes
