@@ -35,7 +35,7 @@ from torch import Tensor
 from ebmeta.foundation.checks import checked
 from ebmeta.foundation.seeding import Drawing
 from ebmeta.likelihood import NEVER
-from ebmeta.parts.class_inputs import ClassInputs, ClassProportions, dirichlet_kl
+from ebmeta.parts.class_inputs import ClassInputs, ClassProportions, dirichlet_kl, isotropic_kl
 from ebmeta.parts.gaussian import DiagonalGaussian, Gaussian
 
 __all__ = ["ClassGaussian"]
@@ -224,10 +224,8 @@ class ClassGaussian(Gaussian):
         before = self._isotropic.unsqueeze(1)
         known = 1 / (before - left / self.spread)  # variance of the mean without the row itself
         rows = x[..., :-1]
-        off = (self.distances(rows, rows.square().sum(-1)) if distance is None else distance) * (
-            before * known
-        ).square()
-        v = self.spread + known
+        off = self.distances(rows, rows.square().sum(-1)) if distance is None else distance
+        off, v = off * (before * known).square(), self.spread + known
         shares = (self.shares.unsqueeze(1) - left).clamp(min=torch.finfo(x.dtype).tiny)
         counted = (x.shape[-1] - 1) * (1 if self.volume is None else 1 - self.volume)
         odds = shares.log() - (off / v + counted * v.log()) / 2
@@ -284,27 +282,14 @@ class ClassGaussian(Gaussian):
         loc = (dot - square / 2 - size * own / 2) / self.spread + (of_share - total).unsqueeze(1)
         off = (rows.square().sum(-1, keepdim=True) - 2 * dot + square).clamp(min=0)
         var = (own * off + size * own.square() / 2) / self.spread.square()
-        return loc, var + (torch.polygamma(1, shares) - torch.polygamma(1, self.shares.sum(1, keepdim=True))).unsqueeze(
-            1
-        )
+        of_all = torch.polygamma(1, self.shares.sum(1, keepdim=True))
+        return loc, var + (torch.polygamma(1, shares) - of_all).unsqueeze(1)
 
     @checked()
     def kl(self, other: Gaussian) -> Tensor:
         prior = cast(ClassGaussian, other)
-        return self._kl_of_means(prior) + dirichlet_kl(self.shares, prior.shares)
-
-    def _kl_of_means(self, prior: ClassGaussian) -> Tensor:
-        ratio = prior._isotropic / self._isotropic
-        distance = prior._isotropic * (self.loc - prior.loc).square().sum(-1)
-        return ((self.loc.shape[-1] * (ratio - 1 - ratio.log()) + distance) / 2).sum(-1)
-
-    @staticmethod
-    def kl_of_all(path: Sequence[Gaussian], prior: Gaussian) -> Tensor:
-        classes = [cast(ClassGaussian, q) for q in path]
-        known = cast(ClassGaussian, prior)
-        means = torch.stack([q._kl_of_means(known) for q in classes])
-        shares = torch.cat([q.shares for q in classes])
-        return means + dirichlet_kl(shares, known.shares.repeat(len(path), 1)).view_as(means)
+        means = isotropic_kl(self.loc, self._isotropic, prior.loc, prior._isotropic)
+        return means + dirichlet_kl(self.shares, prior.shares)
 
     def draw(self, num_draws: int, generator: torch.Generator) -> dict[str, Tensor]:
         noise = torch.randn(num_draws, *self.loc.shape, generator=generator, dtype=self.loc.dtype)

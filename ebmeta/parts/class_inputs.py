@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ebmeta.likelihood import NEVER
 
-__all__ = ["ClassInputs", "ClassProportions", "dirichlet_kl"]
+__all__ = ["ClassInputs", "ClassProportions", "dirichlet_kl", "isotropic_kl"]
 
 
 class ClassProportions(TorchDistribution):  # type: ignore[misc]  # Pyro ships no types
@@ -132,3 +132,9 @@ def dirichlet_kl(a: Tensor, b: Tensor) -> Tensor:
     one, other = torch.where(real, mine, 1.0), torch.where(real, theirs, 1.0)
     each = other.lgamma() - one.lgamma() + (one - other) * (one.digamma() - mine.sum(1, keepdim=True).digamma())
     return torch.where(real, each, 0.0).sum(1) + mine.sum(1).lgamma() - theirs.sum(1).lgamma()
+
+
+def isotropic_kl(loc: Tensor, precision: Tensor, other_loc: Tensor, other_precision: Tensor) -> Tensor:
+    """Return the divergence of normal class means of shape `(T, C, D)`, precisions `(T, C)`, in nats, shape `(T,)`."""
+    ratio, distance = other_precision / precision, other_precision * (loc - other_loc).square().sum(-1)
+    return ((loc.shape[-1] * (ratio - 1 - ratio.log()) + distance) / 2).sum(-1)

@@ -123,11 +123,6 @@ class Gaussian(ABC):
     def kl(self, other: Gaussian) -> Tensor:
         r"""Return $\mathrm{KL}(q \Vert p)$ in nats, summed over outputs, shape `(T,)`."""
 
-    @staticmethod
-    def kl_of_all(path: Sequence[Gaussian], prior: Gaussian) -> Tensor:
-        """Return the divergences of several posteriors of the same tasks from their prior in nats, `(len(path), T)`."""
-        return torch.stack([q.kl(prior) for q in path])
-
     @abstractmethod
     def color(self, noise: Tensor) -> Tensor:
         r"""Return $\Lambda^{-1/2} \varepsilon$ for standard normal `noise` of shape `(..., T, C, P)`."""

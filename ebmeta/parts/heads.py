@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ebmeta.foundation.blocks import by_blocks
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.foundation.standardization import Exact, standard, summary
 from ebmeta.parts.basis import Basis
@@ -40,7 +41,6 @@ from ebmeta.tasks.training_rows import TrainingRows
 __all__ = ["CONSTANT", "CosineHead", "Head", "LinearHead"]
 
 CONSTANT = 0.3  # the constant feature of a cosine head; its square is the prior variance of a log proportion
-CACHE = 2**19  # numbers of a block of rows: fits a cache, and is no short product
 PART = 1000  # inputs at a time behind a profile
 
 
@@ -238,22 +238,12 @@ class CosineHead(Head):
 
     def of_embedded(self, x: Tensor, own: Tensor | None = None) -> Tensor:
         if self.profile is None and not x.requires_grad:
-            return self._direction_in_blocks(x)
+            return by_blocks(self.direction, x, CONSTANT)
         u = self.direction(x)
         if self.profile is not None:
             length = self.profile.length
             u = torch.cat([u, length * self.profile(u, own)], -1) / (1 + length**2) ** 0.5
         return functional.pad(u, (0, 1), value=CONSTANT)
-
-    @torch.no_grad()
-    def _direction_in_blocks(self, x: Tensor) -> Tensor:
-        """Return the directions and the constant, by blocks of rows that fit a processor's cache."""
-        rows = x.flatten(0, -2)
-        out = rows.new_full((len(rows), self.num_features + 1), CONSTANT, dtype=self.metric.dtype)
-        step = max(1, CACHE // max(1, self.num_features)) if x.device.type == "cpu" else max(1, len(rows))
-        for first in range(0, len(rows), step):
-            out[first : first + step, :-1] = self.direction(rows[first : first + step])
-        return out.view(*x.shape[:-1], self.num_features + 1)
 
     def direction(self, x: Tensor) -> Tensor:
         """Return $u$ of raw features, in the metric and from the centre, shape `(..., D)`."""

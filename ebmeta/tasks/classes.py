@@ -14,7 +14,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from sklearn.utils.multiclass import type_of_target
 
 from ebmeta.foundation.checks import checked
 from ebmeta.foundation.fingerprint import fingerprint
@@ -128,6 +127,8 @@ def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
     elif array.ndim == 1 and (array.dtype.kind != "f" or (array == array.round()).all()):
         kind = "multiclass"  # one label of each of many classes is no regression, as scikit-learn would warn
     else:
+        from sklearn.utils.multiclass import type_of_target  # here: its import takes as long as half of torch's
+
         kind = type_of_target(array)
     if array.ndim != 1 or kind not in ("binary", "multiclass"):
         raise ValueError(f"{wanted}, got {kind} labels of shape {array.shape} and type {array.dtype}")

@@ -40,7 +40,7 @@ def test_blocks_of_rows_are_the_rows(monkeypatch):
     head, x = CosineHead(3), 3 + normal(4, 5, 3).float()
     head.measure(rows(x.flatten(0, 1).double(), torch.arange(20) % 4))
     whole = head.features(x)
-    monkeypatch.setattr("ebmeta.parts.heads.CACHE", 3 * 7)  # seven rows
+    monkeypatch.setattr("ebmeta.foundation.blocks.CACHE", 3 * 7)  # seven rows
     close(head.features(x), whole, 1e-6)
     close(whole[..., :-1], head.direction(x), 1e-6)
     assert bool((whole[..., -1] == whole[0, 0, -1]).all())
