@@ -1,7 +1,9 @@
 """Peak memory: it follows the rows, not the largest group, and not the square of the number of classes.
 
 Each case runs in a process of its own; what is reported is the peak of its resident memory above that after all
-imports, in GB. `python benchmarks/memory.py` (a few minutes); with names of cases it does these anew.
+imports, in GB. Files of 20 GB are trained on, evaluated and predicted with less than 1 GB resident, imports and
+pages of files included: a memory map whose holes take no disk, and parquet of few different numbers.
+`python benchmarks/memory.py` (ten minutes); with names of cases it does these anew.
 """
 
 from __future__ import annotations
@@ -10,17 +12,29 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow
+from pyarrow import parquet
 
 import ebmeta
-from ebmeta import EmpiricalBayes, FewShotClassifier, FewShotRegressor, GroupSampler
+from ebmeta import EmpiricalBayes, EpisodeSampler, FewShotClassifier, FewShotRegressor, GroupSampler, TaskBatch
 from ebmeta.training.evidence import Evidence
 from lib.common import read, write
 
+FILES = Path(tempfile.gettempdir()) / "ebmeta_larger_than_memory"
+CLASSES, ROWS, WIDTH = 200, 40_000, 640  # a memory map of 20.5 GB
+WRITTEN = 400  # rows of each class that are not a hole of the file
+FRAMES, GROUPS, LENGTH, COLUMNS = 240, 20, 5000, 105  # parquet of 20.3 GB
+USED = ["group", "x0", "x1", "x2", "x3", "x4"]  # columns of it: a file is wider than a model
 LIMITS = {"one_large_group": 0.5, "many_ways": 2.0, "large_pile": 2.0, "many_groups": 1.5, "many_groups_of_counts": 1.5}
+LIMITS |= {"larger_map": 0.7, "larger_parquet": 0.7}
 
 
 def counts(sizes: np.ndarray, likelihood: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -78,7 +92,79 @@ def many_groups_of_counts() -> None:
     evidence.gradient(evidence.read())
 
 
-CASES = {case.__name__: case for case in (one_large_group, many_ways, large_pile, many_groups, many_groups_of_counts)}
+def larger_map() -> None:
+    """Train, evaluate and predict classes whose features are a memory map of 20 GB."""
+    size, half = CLASSES * ROWS, CLASSES * ROWS // 2
+    X, y = np.memmap(map_file(), np.float32, "r", shape=(size, WIDTH)), np.arange(CLASSES, dtype=np.int16).repeat(ROWS)
+    tasks, new = (EpisodeSampler(X[rows], y[rows], n_way=5) for rows in (slice(half), slice(half, size)))
+    model, place = EmpiricalBayes.classifier(WIDTH), FILES / "run.safetensors"
+    place.unlink(missing_ok=True)
+    ebmeta.fit(model, tasks, 40, validation=new, validation_tasks=64, checkpoint=place, progress=False)
+    ebmeta.evaluate(model, new, 128)
+    few = FewShotClassifier(model).fit(X[half::ROWS], y[half::ROWS])
+    for start in range(0, size, size // 50):  # pieces from the first row to the last
+        few.predict_proba(X[start : start + 500])
+
+
+def map_file() -> Path:
+    """Return a file of features of classes, most rows of which are a hole: zeros that take no disk."""
+    path, rng = FILES / "features", np.random.default_rng(0)
+    if not path.exists():
+        FILES.mkdir(exist_ok=True)
+        with path.open("wb") as file:
+            file.truncate(CLASSES * ROWS * WIDTH * 4)
+            for start in range(0, CLASSES * ROWS, ROWS):
+                center = rng.normal(size=WIDTH)
+                file.seek((start + int(rng.integers(ROWS - WRITTEN))) * WIDTH * 4)
+                file.write((center + rng.normal(size=(WRITTEN, WIDTH))).astype(np.float32).tobytes())
+    return path
+
+
+def larger_parquet() -> None:
+    """Train, evaluate and predict groups of a parquet file of 20 GB by some of its columns."""
+    file = parquet.ParquetFile(parquet_file())
+
+    class Rows:
+        """Tasks from one row group of the file at a time: any object with this method is a source of tasks."""
+
+        def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
+            number = int(np.random.default_rng(index).integers(FRAMES))
+            frame = file.read_row_group(number, columns=USED).to_pandas()
+            some = frame.groupby("group").head(200)  # rows of a task
+            return GroupSampler.from_frame(some, y="x0", groups="group", n_support=100).sample(num_tasks, index)
+
+    model = EmpiricalBayes.regressor(len(USED) - 2, num_steps=1)
+    ebmeta.fit(model, Rows(), 20, 8, validation=Rows(), validation_tasks=32, progress=False)
+    ebmeta.evaluate(model, Rows(), 64)
+    ebmeta.save(model, FILES / "model", overwrite=True)
+
+    def frames() -> Iterator[pd.DataFrame]:
+        for number in range(FRAMES):
+            frame = file.read_row_group(number, columns=USED).to_pandas().rename(columns={"x0": "y"})
+            some = frame.groupby("group").head(100)
+            yield some.assign(y=some["y"].where(np.arange(len(some)) % 100 < 50))
+
+    rows = sum(map(len, ebmeta.score_batches(FILES / "model", frames(), groups="group")))
+    assert rows == FRAMES * GROUPS * 50
+
+
+def parquet_file() -> Path:
+    """Return a file of groups whose columns are numbers of eight values, so that it takes little disk."""
+    path, names, rng = FILES / "rows.parquet", [f"x{i}" for i in range(COLUMNS)], np.random.default_rng(0)
+    if not path.exists():
+        FILES.mkdir(exist_ok=True)
+        frame = pd.DataFrame(rng.integers(8, size=(GROUPS * LENGTH, COLUMNS)) / 4.0, columns=names)
+        frame["group"] = np.repeat(np.arange(GROUPS), LENGTH)
+        with parquet.ParquetWriter(path, pyarrow.Table.from_pandas(frame).schema) as writer:
+            for number in range(FRAMES):
+                writer.write_table(pyarrow.Table.from_pandas(frame.assign(group=frame["group"] + number * GROUPS)))
+    return path
+
+
+CASES = {
+    case.__name__: case
+    for case in (one_large_group, many_ways, large_pile, many_groups, many_groups_of_counts, larger_map, larger_parquet)
+}
 
 
 def peak() -> float:
@@ -93,13 +179,17 @@ def main() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # fits that are stopped early say so
             CASES[sys.argv[-1]]()
-        print(json.dumps({"peak_gb": round(peak() - before, 3), "seconds": round(time.perf_counter() - started, 1)}))
+        found = {"peak_gb": round(peak() - before, 3), "resident_gb": round(peak(), 3)}
+        print(json.dumps(found | {"seconds": round(time.perf_counter() - started, 1)}))
         return
     result = read("memory.json").get("cases", {})
+    map_file(), parquet_file()
     for name in sys.argv[1:] or CASES:
         run = subprocess.run([sys.executable, __file__, "--here", name], capture_output=True, text=True, check=True)
         result[name] = {"limit_gb": LIMITS[name], **json.loads(run.stdout)}
         print(name, result[name], flush=True)
+    sizes = {path.name: round(path.stat().st_size / 2**30, 1) for path in (map_file(), parquet_file())}
+    print(sizes)
     write("memory.json", {"cases": {name: result[name] for name in CASES if name in result}})
 
 

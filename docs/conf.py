@@ -24,6 +24,7 @@ extensions = [
     "counts",
     "few_classes",
     "groups",
+    "growth",
     "docstrings",
     "mathml",
     "offline",

@@ -28,6 +28,7 @@ MAKERS = {
     "counts": ("counts.json",),
     "few_classes": ("fine_tuning.json",),
     "groups": ("hierarchical_regression.json", "shrinkage.json"),
+    "growth": ("growth.json",),
     "suggestions": ("suggest.json",),
 }
 LEFT_OUT = {"index.md", "references.md"}  # a list of pages, and one of references, which only a build has

@@ -15,6 +15,8 @@ __all__ = ["Engine", "sharing"]
 Engine = Literal["joblib", "dask"]
 Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
+#: How long processes of one machine wait for each other, which is busy where there is much work.
+PATIENCE = {f"distributed.comm.timeouts.{name}": "300s" for name in ("connect", "tcp")}
 AHEAD = 2  # pieces of work that wait for each worker: it never idles, and few are in memory
 RETRIES = 3  # of a piece whose worker died
 
@@ -56,6 +58,7 @@ def sharing(engine: Engine | None, workers: int) -> Iterator[Mapper]:
         place = need("dask.config").get("scheduler-address", None)
         with ExitStack() as stack:
             if place is None:
+                stack.enter_context(need("dask.config").set(PATIENCE))
                 cluster = distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
                 place = stack.enter_context(cluster)
             client = stack.enter_context(distributed.Client(place))

@@ -34,6 +34,12 @@ def dies_once(item: tuple[int, str]) -> int:
     return n
 
 
+def patience(n: int) -> str:
+    from dask import config
+
+    return config.get("distributed.comm.timeouts.connect")
+
+
 def always_dies(n: int) -> int:
     os.kill(os.getpid(), signal.SIGKILL)
     return n
@@ -71,10 +77,15 @@ def test_joblib_works_in_other_processes_and_tells_of_those_that_died():
 
 
 def test_dask_does_the_work_of_a_killed_worker_again_and_no_item_is_lost_or_doubled(tmp_path):
-    mark = tmp_path / "killed"
+    pytest.importorskip("distributed")  # whose import sets what Dask is told by default
+    from dask import config
+
+    mark, before = tmp_path / "killed", dict(config.get("distributed.comm.timeouts"))
     with sharing("dask", 2) as mapped:
         elsewhere(mapped)
+        assert set(mapped(patience, range(4))) == {"300s"}
         assert list(mapped(dies_once, [(n, str(mark)) for n in range(10)])) == list(range(10))
         assert mark.exists()
         with pytest.raises(ChildProcessError, match="^dask: expected workers that live, got some that died: "):
             list(mapped(always_dies, [0]))
+    assert config.get("distributed.comm.timeouts") == before
