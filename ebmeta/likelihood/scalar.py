@@ -20,11 +20,11 @@ from functools import cache
 from typing import ClassVar
 
 import numpy as np
-import pyro
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ebmeta.foundation.guarding import unvalidated
 from ebmeta.likelihood.base import Given, Likelihood
 
 __all__ = ["ScalarLikelihood"]
@@ -91,7 +91,7 @@ class ScalarLikelihood(Likelihood):
     def expansion(self, y: Array, eta: Array, size: Array | float = 1.0) -> tuple[Array, Array, Array]:
         given = Given(None if isinstance(size, float) else torch.from_numpy(size))
         at = torch.from_numpy(eta).requires_grad_()
-        with torch.enable_grad(), pyro.validation_enabled(False):
+        with torch.enable_grad(), unvalidated():
             value = self.kernel(torch.from_numpy(y), at, given)
             (slope,) = torch.autograd.grad(value.sum(), at, create_graph=True)
             (bend,) = torch.autograd.grad(slope.sum(), at)
@@ -111,7 +111,7 @@ class ScalarLikelihood(Likelihood):
     def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
         eta = torch.zeros(*y.shape, 1, dtype=torch.float64, device=y.device)
         ways = torch.ones(len(y), 1, dtype=torch.bool, device=y.device)
-        with pyro.validation_enabled(False):
+        with unvalidated():
             distribution = self.distribution(eta, ways, Given(None if size is None else torch.where(mask, size, 1.0)))
         possible = distribution.support.check(y.double()).expand(y.shape)
         if bool((mask & ~possible).any()):
@@ -148,7 +148,7 @@ class ScalarLikelihood(Likelihood):
             return g.sum(), g
 
         eta, weight = spread(loc.squeeze(-1), var.squeeze(-1))
-        with pyro.validation_enabled(False):  # labels have been checked, and padding may be none
+        with unvalidated():  # labels have been checked, and padding may be none
             h, g = torch.func.grad(slope, has_aux=True)(eta)
         mean, curvature = ((weight * torch.nan_to_num(v)).sum(0).unsqueeze(-1) for v in (g, h))
         return mean.to(loc.dtype), curvature.clamp(min=0).to(loc.dtype)

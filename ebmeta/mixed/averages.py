@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pyro
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
+from ebmeta.foundation.guarding import unvalidated
 from ebmeta.likelihood.base import Given
 from ebmeta.mixed.batched import solve_upper
 from ebmeta.mixed.covariance import Factor
@@ -211,7 +211,7 @@ def constants_of(data: Labels) -> Tensor:
     """Return the terms of the log density of each row without the linear predictor, shape `(N,)`."""
     y, zero, ways = torch.from_numpy(data.y), torch.zeros(len(data.y)).double(), torch.ones(1, 1, dtype=torch.bool)
     given = Given(None if data.size is None else torch.from_numpy(data.size))
-    with torch.enable_grad(), pyro.validation_enabled(False):
+    with torch.enable_grad(), unvalidated():
         rest = data.family.log_prob(y, zero.unsqueeze(-1), ways, given) - data.family.kernel(y, zero, given)
         return rest if data.weight is None else rest * torch.from_numpy(data.weight)
 

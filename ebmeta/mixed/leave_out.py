@@ -38,8 +38,9 @@ def groups_left_out(fit: MixedModel, num_draws: int = DRAWS, seed: int = 0) -> t
     if len(engine.factors) > 1:
         names = ", ".join(f.name for f in engine.factors)
         raise ValueError(f"loo: expected one grouping factor, whose groups are independent, got {names}")
-    draws, rng = draw(engine, fit.optimum.at, num_draws, seed), np.random.default_rng(seed)
-    scores = np.stack([engine.each_group(at, rng) for at in draws.at], 1)
+    with fit.lock:
+        draws, rng = draw(engine, fit.optimum.at, num_draws, seed), np.random.default_rng(seed)
+        scores = np.stack([engine.each_group(at, rng) for at in draws.at], 1)
     with np.errstate(divide="ignore"):
         ratios = np.log(draws.weight) - scores
     kept = np.isfinite(ratios).all(0)  # a draw of no weight says nothing

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import pyro
 import torch
 from numpy.typing import NDArray
 
+from ebmeta.foundation.guarding import unvalidated
 from ebmeta.likelihood.base import Given, Likelihood
 from ebmeta.mixed.batched import Segments, cholesky, solve_lower, solve_upper
 
@@ -69,7 +69,7 @@ class Labels(NamedTuple):
         """Return the log density of some rows, up to terms without `eta`, of the shape of `eta`, `(n, ...)`."""
         y, size, weight = (None if v is None else _column(v[rows], eta) for v in (self.y, self.size, self.weight))
         given = Given(None if size is None else torch.from_numpy(size))
-        with torch.no_grad(), pyro.validation_enabled(False):
+        with torch.no_grad(), unvalidated():
             out: Array = self.family.kernel(torch.from_numpy(y), torch.from_numpy(eta), given).numpy()
         return out if weight is None else out * weight
 

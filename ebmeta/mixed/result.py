@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from ebmeta.foundation.checks import at_least, between, checked
 from ebmeta.foundation.folders import write_folder
+from ebmeta.foundation.guarding import Guarded, guarded, once
 from ebmeta.mixed.as_model import as_model, feature_names, features_of
 from ebmeta.mixed.ascent import Optimum
 from ebmeta.mixed.boundary import Boundary, boundary_tests
@@ -48,7 +48,7 @@ LEVEL = 0.95  # of the intervals of tables
 TREE = 256  # draws of a tree
 
 
-class MixedModel:
+class MixedModel(Guarded):
     r"""What `ebmeta.mixed_model` returns.
 
     The labels of a group depend on common terms $x$ (fixed effects) and on terms $z$ whose effects differ between
@@ -65,6 +65,7 @@ class MixedModel:
     """
 
     def __init__(self, design: Design, engine: Engine, optimum: Optimum, name: str, draws: Draws | None = None) -> None:
+        super().__init__()
         self.design, self.engine, self.optimum, self.name, self.draws = design, engine, optimum, name, draws
 
     @property
@@ -77,7 +78,7 @@ class MixedModel:
         """Whether the optimiser ended at a maximum."""
         return self.optimum.converged
 
-    @cached_property
+    @once
     def estimate(self) -> Estimate:
         """The parameters in the units of the labels."""
         return self.engine.estimate(self.optimum.at)
@@ -102,28 +103,28 @@ class MixedModel:
         """The Bayesian information criterion: parameters times the log of rows, minus twice the log likelihood."""
         return math.log(len(self.engine.rows)) * self.num_parameters - 2 * self.log_likelihood
 
-    @cached_property
+    @once
     def covariance(self) -> Array:
         """Covariance of the parameters of the engine, shape `(D, D)`."""
         return self.engine.covariance(self.optimum.at)
 
-    @cached_property
+    @once
     def _common(self) -> tuple[Array, Array]:
         """Estimates of the common terms, and their covariance."""
         return common_of(self.engine, self.optimum.at, self.draws)
 
-    @cached_property
+    @once
     def fixed_effects(self) -> pd.DataFrame:
         """Estimate, standard error, their ratio `z` and 95% interval of every common term, the fixed effects."""
         return common_table(self.design.common.names, *self._common, LEVEL)
 
-    @cached_property
+    @once
     def fixed_effects_covariance(self) -> pd.DataFrame:
         """Covariance of the estimates of the common terms."""
         names = pd.Index(self.design.common.names, name="term")
         return pd.DataFrame(self._common[1], index=names, columns=names)
 
-    @cached_property
+    @once
     def variance_components(self) -> pd.DataFrame:
         """Estimate, standard error and 95% interval of every spread (a standard deviation) and correlation."""
 
@@ -134,17 +135,17 @@ class MixedModel:
             return draws_table([read(at) for at in self.draws.at], self.draws.weight, LEVEL)
         return spread_table(read, self.optimum.at, self.covariance, LEVEL)
 
-    @cached_property
+    @once
     def effects(self) -> list[Effects]:
         """The effects of the groups of each grouping factor."""
         return effects_of(self.engine, self.optimum.at, self.draws)
 
-    @cached_property
+    @once
     def group_effects(self) -> pd.DataFrame:
         """Posterior mean, sd and 95% interval of each group's effects (BLUPs, random effects); modes as of lme4 too."""
         return effect_table(self.engine, self.effects, LEVEL)
 
-    @cached_property
+    @once
     def residuals(self) -> pd.DataFrame:
         """Label, fitted mean, residuals and PIT of each fitted row, at the estimate.
 
@@ -156,13 +157,14 @@ class MixedModel:
         effects = self.engine.effects(self.optimum.at)
         return residual_table(self.engine, self.optimum.at, effects, self.design.index)
 
-    @cached_property
+    @once
     def boundary(self) -> list[Boundary]:
         """Tests of every spread against 0."""
         with self.engine.unmoved(self.optimum.at):
             return boundary_tests(self.engine, self.optimum, self.variance_components)
 
     @checked(coverage=between(0, 1))
+    @guarded
     def confint(self, coverage: float = 0.95, names: str | Sequence[str] = ()) -> pd.DataFrame:
         """Return intervals of common terms, spreads and correlations by the profile of the likelihood.
 
@@ -225,6 +227,7 @@ class MixedModel:
         return self.summary()
 
     @checked(coverage=between(0, 1))
+    @guarded
     def predict(
         self,
         new_data: Any,
@@ -242,8 +245,7 @@ class MixedModel:
         there are several grouping factors no new labels are.
 
         Args:
-            new_data: rows, a frame of pandas, polars or pyarrow, with the columns that the formula names; that of the
-                labels may be absent or have gaps.
+            new_data: rows, a frame of pandas, polars or pyarrow with the formula's columns; labels may be absent.
             coverage: probability that a new label is in its interval.
             groups: "known" uses what is known of groups. "typical" takes all group effects for 0, as `re.form = NA` of
                 lme4 does; a column of groups may be absent. "new" takes every group for one of which nothing is known.
@@ -274,11 +276,11 @@ class MixedModel:
         return prediction_table(out, index, self.design.levels)
 
     @checked(num_draws=at_least(2))
+    @guarded
     def propagate(self, num_draws: int = 128, seed: int = 0) -> MixedModel:
         """Return the fit with draws of its parameters, so that tables and predictions carry their uncertainty.
 
-        A fit alone takes the estimated spreads and coefficients for the true ones. With few groups its intervals are
-        too short.
+        A fit alone takes its estimates for the truth. With few groups its intervals are too short.
 
         Args:
             num_draws: number of draws; predictions take as many times as long.
@@ -287,13 +289,13 @@ class MixedModel:
         draws = draw(self.engine, self.optimum.at, num_draws, seed)
         return MixedModel(self.design, self.engine, self.optimum, self.name, draws)
 
-    @cached_property
+    @once
     def tree(self) -> xr.DataTree:
         """Draws of parameters, group effects and labels, with log likelihoods, as a tree that ArviZ reads."""
         draws = draw(self.engine, self.optimum.at, TREE, 0) if self.draws is None else self.draws
         return tree_of(self.engine, draws, self.design.common.names, TREE, 0)
 
-    @cached_property
+    @once
     def model(self) -> EmpiricalBayes:
         """The fit as an `EmpiricalBayes` regressor, whose features are those of `features`; for one grouping factor.
 
@@ -318,6 +320,7 @@ class MixedModel:
         return pd.DataFrame(features_of(rows, names, factor), columns=columns, index=np.flatnonzero(whole))
 
     @checked()
+    @guarded
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Save the fit to a folder, as a whole or not at all; `ebmeta.load` reads it.
 

@@ -6,6 +6,7 @@ Names in a formula are columns and the functions of `FUNCTIONS`, and nothing els
 from __future__ import annotations
 
 import re
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -32,6 +33,7 @@ FUNCTIONS: dict[str, Any] = {
 }
 ENVIRONMENT = Environment([{"np": np, **FUNCTIONS}])
 INTERCEPT = "1"
+LOCK = threading.Lock()
 COUNTS = ("cbind", "prop", "p", "proportion")
 MOST_SHOWN = 8  # names of columns in a message
 
@@ -156,7 +158,7 @@ def _design(text: str, frame: pd.DataFrame) -> Any:
     parser.parse()
     if not parser.at_end():  # what follows would be left out without a word
         raise ValueError(f"expected an operator before {parser.peek().lexeme!r}")
-    with warnings.catch_warnings():
+    with LOCK, warnings.catch_warnings():  # which belong to the process and not to a thread
         warnings.simplefilter("ignore")  # of pandas, inside formulae
         return design_matrices(text, frame, na_action="pass", env=ENVIRONMENT)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from builders import number_tasks
@@ -60,6 +62,40 @@ def test_a_model_with_uncertain_parameters_serves_threads(likelihood):
         reg = FewShotRegressor(unsure).fit(x[part][::2], y[part][::2], groups=group[part][::2])
         rows, own = x[part][1::2], group[part][1::2]
         return [*reg.predict(rows, return_std=True, groups=own), reg.interval(rows, groups=own)[1]]
+
+    alone = [serve(i) for i in range(2)]
+    for found, expected in zip(at_once(serve), alone * (THREADS // 2), strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "poisson", "negative_binomial"])
+def test_mixed_models_are_fitted_at_once(likelihood):
+    """Formulas with what is learned of columns, and nothing of the process is changed for good."""
+    checks, filters = torch.distributions.Distribution._validate_args, list(warnings.filters)
+
+    def work(seed: int) -> list[np.ndarray]:
+        x, y, group = groups("normal" if likelihood == "normal" else "poisson", seed)
+        rows = pd.DataFrame({"y": y, "a": x[:, 0], "b": x[:, 1], "g": group})
+        fit = ebmeta.mixed_model("y ~ scale(a) + poly(b, 2) + (1 | g)", rows, likelihood)
+        tables = fit.fixed_effects, fit.variance_components, fit.group_effects, fit.residuals, fit.predict(rows)
+        return [np.array([fit.log_likelihood]), *(table.to_numpy() for table in tables)]
+
+    alone = [work(i) for i in range(2)]
+    for found, expected in zip(at_once(work), alone * (THREADS // 2), strict=True):
+        assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(found, expected, strict=True))
+    assert torch.distributions.Distribution._validate_args == checks
+    assert warnings.filters == filters
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "poisson"])
+def test_a_mixed_model_serves_threads(likelihood):
+    x, y, group = groups(likelihood)
+    rows = pd.DataFrame({"y": y, "x": x[:, 0], "g": group})
+    unsure = ebmeta.mixed_model("y ~ x + (1 | g)", rows, likelihood).propagate(4)
+    new = [rows.assign(g=group + 4), rows.assign(x=rows["x"] + 1, y=np.nan)]
+
+    def serve(index: int) -> list[np.ndarray]:
+        return [unsure.predict(new[index]).to_numpy(), unsure.group_effects.to_numpy()]
 
     alone = [serve(i) for i in range(2)]
     for found, expected in zip(at_once(serve), alone * (THREADS // 2), strict=True):

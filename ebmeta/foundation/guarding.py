@@ -1,0 +1,98 @@
+"""What several threads do at once to one object, or to what a process has one of."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast, overload
+
+import pyro
+
+from ebmeta.foundation.kinds import found
+
+__all__ = ["Guarded", "guarded", "once", "unvalidated"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+G = TypeVar("G", bound="Guarded")
+
+_LOCK = threading.Lock()
+_inside: list[Any] = []  # contexts of the threads that are inside: what the first one found is restored by the last
+
+
+@contextmanager
+def unvalidated() -> Iterator[None]:
+    """Let distributions check nothing; when the last thread has left, they check what they did before.
+
+    `pyro.validation_enabled` alone leaves them unchecked for good where two threads leave in the order that they came.
+
+    Examples:
+        >>> with unvalidated(), unvalidated():
+        ...     pyro.distributions.Distribution is not None
+        True
+    """
+    with _LOCK:
+        if not _inside:
+            first = pyro.validation_enabled(False)
+            first.__enter__()
+            _inside.append(first)
+        _inside.append(None)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _inside.pop()
+            if len(_inside) == 1:
+                _inside.pop().__exit__(None, None, None)
+
+
+class Guarded:
+    """The abstract object that answers one question at a time, whichever thread asks."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"lock": threading.RLock()}
+
+
+def guarded(method: Callable[Concatenate[G, P], T]) -> Callable[Concatenate[G, P], T]:
+    """Let a method of a `Guarded` object answer one thread at a time."""
+
+    @functools.wraps(method)
+    def call(self: G, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self.lock:
+            return method(self, *args, **kwargs)
+
+    return cast(Callable[Concatenate[G, P], T], call)
+
+
+class once(cached_property[T]):  # noqa: N801 (as the one of functools)
+    """A property of a `Guarded` object that is worked out once, and is there to be read.
+
+    `functools.cached_property` has a lock of its own in Python 3.11, for which threads would wait in two orders.
+    """
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any] | None = None) -> Self: ...
+
+    @overload
+    def __get__(self, instance: object, owner: type[Any] | None = None) -> T: ...
+
+    def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
+        if instance is None:
+            return self
+        with instance.lock:
+            name = self.func.__name__
+            if name not in instance.__dict__:
+                instance.__dict__[name] = self.func(instance)
+            return instance.__dict__[name]
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        raise AttributeError(f"{self.func.__name__}: expected to be read, got {found(value)}")
