@@ -61,7 +61,7 @@ def no_network(model: ebmeta.EmpiricalBayes) -> None:
 
 def no_volume(model: ebmeta.EmpiricalBayes) -> None:
     """Count every coordinate in the volume of a class."""
-    model.refiner.volume.requires_grad_(False)
+    model.prior.volume.requires_grad_(False)
 
 
 def no_metric(model: ebmeta.EmpiricalBayes) -> None:

@@ -39,7 +39,7 @@ from lib.peers import make
 from lib.scoring import fit_temperature, rounded, score, temper
 
 NAME = "general_classifier.json"
-VERSION, ITERATIONS, RATE, BATCH, SEED = 8, 1500, 4e-3, 25, 0
+VERSION, ITERATIONS, RATE, BATCH, SEED = 9, 1500, 4e-3, 25, 0
 CELLS = 12_000  # pairs of query and class in a batch
 LOOKS = 100  # batches of each encoder left out, for calibration
 SIMULATED, FRESH = 0.15, 10  # share of simulated batches, and batches of the same simulated classes

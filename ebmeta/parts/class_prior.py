@@ -6,8 +6,10 @@ $$ m_c \sim \mathcal N(\mu, b I), \qquad \pi \sim \mathrm{Dir}(\alpha), \qquad
 in the space of the head's features. $\mu$, $b$ and $s$ are moments of the training classes, and stay: labels of tasks
 say little of $b$, and a training that moves it fits the training classes alone. Trained are $\alpha$, for tasks of
 unknown proportions, and $\kappa$. The coordinates of real features are correlated and not normal, so that $D$ of them
-carry the evidence of fewer independent ones. How many says $\kappa$, the one visible number of this misfit: the power
-that the likelihood of inputs is raised to, 1 for a model that is right (theory: "One model of inputs and labels").
+carry the evidence of fewer independent ones. How many says $\kappa$, a visible number of this misfit: the power that
+the likelihood of inputs is raised to, 1 for a model that is right. Trained is also $\omega$, 0 for a model that is
+right: the predictive density of a class has a factor $v^{-D/2}$, of which the power $1 - \omega$ counts (theory: "One
+model of inputs and labels").
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ class ClassPrior(Prior):
         self.log_power = nn.Parameter(torch.zeros(()))
         self.log_concentration = nn.Parameter(torch.tensor(math.log(CONCENTRATION)))
         self.loc.requires_grad_(False)
+        self.volume = nn.Parameter(torch.zeros(()))
         self.register_buffer("log_between", torch.tensor(math.log(between), dtype=torch.float64))
         self.register_buffer("log_within", torch.tensor(math.log(within), dtype=torch.float64))
         self.constant = float(constant)
@@ -78,7 +81,7 @@ class ClassPrior(Prior):
         return self.log_power.exp()
 
     def fast(self) -> Iterator[nn.Parameter]:
-        yield from (self.log_power, self.log_concentration)
+        yield from (self.log_power, self.log_concentration, self.volume)
 
     @torch.no_grad()
     def measure(self, rows: TrainingRows) -> TrainingRows:
@@ -112,4 +115,5 @@ class ClassPrior(Prior):
             a = torch.where(concentration.isnan(), a, concentration.to(a.dtype).clamp(max=EQUAL))
         ways = torch.ones_like(means.loc[..., 0], dtype=torch.bool) if way_mask is None else way_mask
         shares = torch.where(ways, a.unsqueeze(1), 0.0)
-        return ClassGaussian(means.loc, means.precision, shares, self.within / self.power, self.constant)
+        volume = self.volume.expand(num_tasks, 1, 1)
+        return ClassGaussian(means.loc, means.precision, shares, self.within / self.power, self.constant, volume=volume)

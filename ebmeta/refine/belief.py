@@ -4,16 +4,17 @@ Given any belief $r$ about the queries, the posterior of class means and proport
 (`ebmeta.parts.class_gaussian`). What it says of each query from all other rows is a belief again, $r^*$. A step takes
 this belief, corrects it and counts the queries anew,
 
-$$ r_{ic} \propto \big( r^*_{ic}\, v_{ic}^{\, \omega D / 2} \big)^t\, e^{g_{ic}}, \qquad \xi = r^* - r, \qquad
+$$ r_{ic} \propto \bar r_{ic}^{\; t}\, e^{g_{ic}}, \qquad
+   \bar r_{ic} \propto r^*_{ic}\, v_{ic}^{\, \omega D / 2}, \qquad \xi = \bar r - r, \qquad
    q_{k+1} = q(m, \pi \mid r) , $$
 
-with a network's correction $g$ and confidence $t$, which see the unlabelled queries together, and a volume $\omega$:
-the predictive density of a class has a factor $v^{-D/2}$, which counts all $D$ coordinates, where features have fewer
-independent ones. Where the prior says that rows hardly cluster, they count with a weight $w < 1$
-(`ClassGaussian.trust`). Without corrections ($t = 1$, $g = \omega = 0$) the steps are collapsed mean-field inference;
-with them they learn what the model has wrong, and $L(r^*) - L(r)$ says in nats how much evidence that costs. All steps
-share their parameters, so that any number of them may be taken, and each step predicts: the probabilities after step
-$k$ are the belief that $q_k$ leads to.
+with a network's correction $g$ and confidence $t$, which see the unlabelled queries together. $\omega$ is of the prior
+(`ClassGaussian.volume`): the predictive density of a class has a factor $v^{-D/2}$, which counts all $D$ coordinates,
+where features have fewer independent ones. Where the prior says that rows hardly cluster, they count with a weight
+$w < 1$ (`ClassGaussian.trust`). Without corrections ($t = 1$, $g = \omega = 0$) the steps are collapsed mean-field
+inference; with them they learn what the model has wrong, and $L(r^*) - L(r)$ says in nats how much evidence that costs.
+All steps share their parameters, so that any number of them may be taken, and each step predicts: the probabilities
+after step $k$ are the belief that $q_k$ leads to.
 
 Counts of beliefs take the labels for known, and a posterior by them is too narrow. What a step reports has the widths
 that unsure beliefs leave (`ClassGaussian.with_doubt`); steps and predictions go on without. Last, a temperature of each
@@ -30,7 +31,8 @@ allocation; Cuturi 2013, Sinkhorn distances.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -71,24 +73,18 @@ class BeliefRefiner(Refiner):
         self.confidence = blank_linear(synthetic_gradient.num_readings, 1)
         nn.init.zeros_(self.confidence.weight)
         nn.init.zeros_(self.confidence.bias)
-        self.volume = nn.Parameter(torch.zeros(()))
         self.temperature = TaskTemperature(num_steps, synthetic_gradient.num_readings)
-
-    def fast(self) -> Iterator[nn.Parameter]:
-        yield self.volume
 
     def start(self, setting: Setting) -> Gaussian:
         q0 = cast(ClassGaussian, setting.q0)
-        return started(q0, setting.real_x, setting.query_mask, self.volume) if setting.unknown else q0
+        return started(q0, setting.real_x, setting.query_mask) if setting.unknown else q0
 
     def belief(self, state: QueryState) -> Tensor:
         r"""Return $\log r$ of the queries in nats, shape `(T, Q, C)`."""
         setting = state.setting
         reading = state.once(self.synthetic_gradient.read)
         confidence = torch.tanh(self.confidence(reading.by_task)).exp().unsqueeze(-1)
-        size = self.volume * (state.x.shape[-1] - 1) / 2
-        known = log_softmax(state.loc + size * state.log_var)
-        odds = confidence * known + self.synthetic_gradient.correction(reading)
+        odds = confidence * log_softmax(state.loc) + self.synthetic_gradient.correction(reading)
         return _with_known_shares(odds.masked_fill(~setting.way_mask.unsqueeze(1), NEVER), setting)
 
     def synthetic(self, state: QueryState) -> Tensor:
@@ -152,7 +148,7 @@ def self_consistent(setting: Setting, num_iterations: int) -> tuple[Tensor, Tens
         Probabilities of the classes of queries, zero for padding, shape `(T, Q, C)`, and the largest change of one of
         each task at the last step, shape `(T,)`.
     """
-    q0, mask = cast(ClassGaussian, setting.q0), setting.query_mask.unsqueeze(-1)
+    q0, mask = replace(cast(ClassGaussian, setting.q0), volume=None), setting.query_mask.unsqueeze(-1)
     q, r = q0, setting.real_x.new_zeros(*setting.query_mask.shape, setting.way_mask.shape[1])
     for _ in range(num_iterations):
         before = r

@@ -28,18 +28,16 @@ LEAST = 12.0  # nats that a seed has to explain more of others; chosen on the va
 
 
 @torch.no_grad()
-def find_seeds(q0: ClassGaussian, x: Tensor, mask: Tensor, volume: Tensor) -> tuple[Tensor, Tensor]:
+def find_seeds(q0: ClassGaussian, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return the number of the query that each unknown class starts at, and what it explains in nats, both `(T, U)`.
 
     Args:
         q0: the posterior from the support set, with unknown classes.
         x: features of the queries, zero for padding, shape `(T, Q, P)`.
         mask: True where a query is real, shape `(T, Q)`.
-        volume: share of the volume of a predictive density that beliefs take back, a scalar or of shape `(T, 1, 1)`.
     """
-    size = volume * (x.shape[-1] - 1) / 2
-    odds, var = q0.log_odds(x)
-    explained = (odds + size * var.log())[..., : -q0.unknown].amax(-1)
+    odds, _ = q0.log_odds(x)
+    explained = odds[..., : -q0.unknown].amax(-1)
     count = min(MOST, x.shape[1])
     each = explained.masked_fill(~mask, -NEVER).topk(count, largest=False).indices
     rows = x.gather(1, each.unsqueeze(-1).expand(-1, -1, x.shape[-1]))[..., :-1]
@@ -51,9 +49,9 @@ def find_seeds(q0: ClassGaussian, x: Tensor, mask: Tensor, volume: Tensor) -> tu
         shares=q0.shares[:, -1:].expand(-1, count),
         unknown=0,
     ).anchored(rows, torch.ones_like(rows[..., 0]))
-    odds, var = alone.log_odds(x)
+    odds, _ = alone.log_odds(x)
     other = torch.arange(x.shape[1], device=x.device)[:, None] != each.unsqueeze(1)
-    table = (odds + size * var.log()).masked_fill(~(other & mask.unsqueeze(-1)), NEVER)
+    table = odds.masked_fill(~(other & mask.unsqueeze(-1)), NEVER)
     possible = mask.gather(1, each)
     chosen, gained = [], []
     for _ in range(q0.unknown):
@@ -66,10 +64,10 @@ def find_seeds(q0: ClassGaussian, x: Tensor, mask: Tensor, volume: Tensor) -> tu
     return torch.cat(chosen, 1), torch.cat(gained, 1)
 
 
-def started(q0: ClassGaussian, x: Tensor, mask: Tensor, volume: Tensor) -> ClassGaussian:
+def started(q0: ClassGaussian, x: Tensor, mask: Tensor) -> ClassGaussian:
     """Return the posterior with unknown classes where the first step looks for them; arguments as of `find_seeds`."""
     known = q0.loc.shape[1] - q0.unknown
-    seeds, gained = find_seeds(q0, x, mask, volume)
+    seeds, gained = find_seeds(q0, x, mask)
     rows = x.gather(1, seeds.unsqueeze(-1).expand(-1, -1, x.shape[-1]))[..., :-1]
     stands = torch.cat([torch.zeros_like(q0.loc[:, :known]), rows], 1)
     worth = torch.cat([rows.new_zeros(len(rows), known), (gained > LEAST).to(rows.dtype)], 1)

@@ -27,7 +27,7 @@ from ebmeta.tasks.columns import read_rows
 from ebmeta.tasks.drawing import Range, Transform, check_range, gather, generator
 from ebmeta.tasks.facts import NO_CLASS
 from ebmeta.tasks.hardness import Hardening
-from ebmeta.tasks.proportions import PROPORTIONS, hidden, random_counts
+from ebmeta.tasks.proportions import MORE, PROPORTIONS, hidden, random_counts, random_shots
 from ebmeta.tasks.source import TaskSource
 
 __all__ = ["EpisodeSampler"]
@@ -161,8 +161,9 @@ class EpisodeSampler(TaskSource):
     def with_unknown_proportions(self) -> EpisodeSampler:
         """Return a sampler of the same tasks, every second of which has queries in random proportions that it hides.
 
-        Such a task has the support rows that it had, and as many queries as its classes have rows for; its
-        `concentration` is NaN. The others stay as they are.
+        Such a task has as many queries as its classes have rows for; its `concentration` is NaN. Half of them have the
+        support rows that they had, and half as many of each class as chance says (`ebmeta.tasks.proportions`). The
+        other tasks stay as they are.
 
         Examples:
             >>> X, y = np.arange(80.0).reshape(40, 2), np.repeat(["a", "b"], 20)
@@ -223,10 +224,12 @@ class EpisodeSampler(TaskSource):
             else:
                 counts = rng.multinomial(query, rng.dirichlet(np.full(way, self.imbalance)))
             picks = [rng.choice(self._members[c], shot + n, replace=False) for c, n in zip(chosen, counts, strict=True)]
+            support, queries = [p[:shot] for p in picks], [p[shot:] for p in picks]
             if hide[t]:
-                counts, picks = self._in_random_proportions(chosen, counts.sum(), [p[:shot] for p in picks], unknown)
-            rows.append((np.concatenate([p[:shot] for p in picks]), np.concatenate([p[shot:] for p in picks])))
-            labels.append((np.repeat(np.arange(way), shot), np.repeat(np.arange(way), counts)))
+                support = self._of_random_numbers(chosen, support, unknown)
+                queries = self._in_random_proportions(chosen, counts.sum(), support, unknown)
+            rows.append((np.concatenate(support), np.concatenate(queries)))
+            labels.append((_numbered(support), _numbered(queries)))
             classes.append(torch.from_numpy(chosen))
         inputs = gather(self.X, rows, self.transform, rng, self._hardening, self.feature_names)
         return TaskBatch.from_tasks(
@@ -239,14 +242,34 @@ class EpisodeSampler(TaskSource):
             way_class=pad_sequence(classes, batch_first=True, padding_value=NO_CLASS),
         )
 
+    def _of_random_numbers(
+        self, classes: np.ndarray, support: list[np.ndarray], rng: np.random.Generator
+    ) -> list[np.ndarray]:
+        """Return the labelled rows of each class of a task, fewer or more than it had in every second one."""
+        shots = np.array([len(rows) for rows in support])
+        room = np.array([len(self._members[c]) - self.n_query[1] for c in classes])
+        numbers, free = random_shots(shots, np.minimum(MORE * shots, room), rng), self._free(classes, support)
+        more = [
+            rng.choice(f, max(n - len(s), 0), replace=False) for s, f, n in zip(support, free, numbers, strict=True)
+        ]
+        return [np.concatenate([s[:n], m]) for s, n, m in zip(support, numbers, more, strict=True)]
+
     def _in_random_proportions(
         self, classes: np.ndarray, total: int, support: list[np.ndarray], rng: np.random.Generator
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Return the number of queries of each class of a task, and the rows of each, those of the support first."""
-        free = [_without(self._members[c], rows) for c, rows in zip(classes, support, strict=True)]
+    ) -> list[np.ndarray]:
+        """Return the queries of each class of a task."""
+        free = self._free(classes, support)
         counts = random_counts(total, np.array([len(rows) for rows in free]), rng)
-        queries = [rng.choice(rows, n, replace=False) for rows, n in zip(free, counts, strict=True)]
-        return counts, [np.concatenate(pair) for pair in zip(support, queries, strict=True)]
+        return [rng.choice(rows, n, replace=False) for rows, n in zip(free, counts, strict=True)]
+
+    def _free(self, classes: np.ndarray, taken: list[np.ndarray]) -> list[np.ndarray]:
+        """Return the members of each class without some of them, in ascending order."""
+        return [_without(self._members[c], rows) for c, rows in zip(classes, taken, strict=True)]
+
+
+def _numbered(rows: list[np.ndarray]) -> np.ndarray:
+    """Return the number of the class of each row, given the rows of each class."""
+    return np.repeat(np.arange(len(rows)), [len(own) for own in rows])
 
 
 def _without(members: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -42,8 +42,7 @@ def test_the_correction_of_the_network_is_the_synthetic_gradient():
     network = model.refiner.synthetic_gradient
     reading = network.read(state)
     confidence = torch.tanh(model.refiner.confidence(reading.by_task)).exp().unsqueeze(-1)
-    volume = model.refiner.volume * 4 / 2 * state.var.log()
-    odds = confidence * (state.loc + volume).log_softmax(-1) + network.correction(reading)
+    odds = confidence * state.loc.log_softmax(-1) + network.correction(reading)
     want = odds.masked_fill(~batch.way_mask.unsqueeze(1), -torch.inf).softmax(-1)
     mask = batch.query_mask.unsqueeze(-1)
     close(inferred.predict(1)["probs"] * mask, want * mask)

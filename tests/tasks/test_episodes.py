@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import subprocess
 import sys
 from collections import Counter
@@ -15,6 +16,7 @@ import torch
 from scipy import stats
 
 from ebmeta import EmpiricalBayes, EpisodeSampler, GroupSampler, TaskBatch
+from ebmeta.tasks.proportions import MORE
 
 SIZES = [12, 9, 15, 10, 11, 8]  # rows of each class or group
 CODES = np.random.default_rng(0).permutation(np.repeat(np.arange(6), SIZES))
@@ -115,14 +117,15 @@ def test_every_second_task_has_random_proportions_that_it_hides(imbalance):
         told = torch.arange(101) % 2 == index % 2
         assert torch.equal(after.concentration.isnan(), ~told)
         assert torch.equal(after.concentration[told], before.concentration[told])
-        for name in ("support_x", "support_y", "support_mask", "way_class"):
-            assert torch.equal(getattr(after, name), getattr(before, name))
-        for name in ("query_x", "query_y", "query_mask"):
+        assert torch.equal(after.way_class, before.way_class)
+        for name in ("support_x", "support_y", "support_mask", "query_x", "query_y", "query_mask"):
             width = min(getattr(v, name).shape[1] for v in (before, after))
             assert torch.equal(getattr(after, name)[told, :width], getattr(before, name)[told, :width])
         for t in (~told).nonzero()[:, 0].tolist():
             (s_rows, s_classes, s_y), (q_rows, q_classes, q_y) = real(after, t, "support"), real(after, t, "query")
             original = dict(zip(s_y.tolist(), s_classes, strict=True))
+            assert sorted(original) == list(range(5))  # no class without a labelled row
+            assert max(np.bincount(s_y)) <= MORE
             assert len({*s_rows, *q_rows}) == len(s_rows) + len(q_rows)  # no row twice
             assert all(original[y] == c for y, c in zip(q_y.tolist(), q_classes, strict=True))
             assert 1 <= len(q_y) <= int(before.query_mask[t].sum())
@@ -140,6 +143,23 @@ def test_unknown_proportions_take_as_many_queries_and_leave_classes_out():
     assert (counts[1::2].max(1).values > 37).double().mean() > 0.1
     one = EpisodeSampler(X, y, n_way=1, n_shot=0, n_query=3).with_unknown_proportions().sample(2)
     assert one.query_mask.sum(1).tolist() == [3, 3]
+
+
+def test_every_fourth_task_has_as_many_labelled_rows_of_each_class_as_chance_says():
+    X, y = np.arange(600.0)[:, None], np.repeat(np.arange(6), 100)
+    batch = EpisodeSampler(X, y, n_way=5, n_shot=3, n_query=15).with_unknown_proportions().sample(2000)
+    counts = (torch.nn.functional.one_hot(batch.support_y, 5) * batch.support_mask.unsqueeze(-1)).sum(1)
+    assert bool((counts[::2] == 3).all())
+    uneven = counts[1::2][(counts[1::2] != 3).any(1)]
+    assert abs(len(uneven) - 500) < 5 * 250**0.5  # 5 sigma: false alarms at 6e-7; all equal by chance at 3e-7
+    n = np.arange(1, 3 * MORE + 1)
+    seen = np.bincount(uneven.flatten().numpy(), minlength=3 * MORE + 1)[1:]
+    share = np.log((n + 1) / n) / math.log(3 * MORE + 1)
+    assert stats.chisquare(seen, share * seen.sum()).pvalue > 1e-6  # the rate of false alarms
+    rows = [batch.support_x[t, batch.support_mask[t], 0] for t in range(2000)]
+    assert all(len(own.unique()) == len(own) for own in rows)
+    queried = [batch.query_x[t, batch.query_mask[t], 0] for t in range(2000)]
+    assert not any(torch.isin(q, s).any() for q, s in zip(queried, rows, strict=True))
 
 
 def test_classes_that_are_just_large_enough_stay_so_with_unknown_proportions():

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from builders import class_tasks, classifier, close, real_tasks
+from scipy import stats
 
 from ebmeta import TaskBatch
-from ebmeta.tasks.proportions import LEAST, MOST, hidden, random_counts, thinned
+from ebmeta.tasks.proportions import LEAST, MOST, hidden, random_counts, random_shots, thinned
 
 INF = math.inf
 
@@ -50,6 +51,29 @@ def test_rows_of_one_class_alone_are_all_that_a_task_can_have():
     assert {random_counts(3, np.array([1, 1, 1]), rng).sum() for _ in range(100)} <= {1, 2, 3}
 
 
+def test_numbers_of_labelled_rows_are_log_uniform_in_half_of_the_tasks():
+    draws, rng, shots, most = 8000, np.random.default_rng(0), np.array([2, 2]), np.array([8, 3])
+    drawn = np.stack([random_shots(shots, most, rng) for _ in range(draws)])
+    for c, top in enumerate(most):
+        n = np.arange(1, top + 1)
+        share = np.log((n + 1) / n) / math.log(top + 1) / 2 + (n == 2) / 2
+        counts = np.bincount(drawn[:, c], minlength=top + 1)[1:]
+        assert stats.chisquare(counts, share * draws).pvalue > 1e-6  # the rate of false alarms
+    assert random_shots(np.zeros(3, int), np.zeros(3, int), rng).tolist() == [0, 0, 0]
+
+
+def test_thinning_leaves_labelled_rows_out_of_every_fourth_task_and_none_of_a_class_out():
+    y = torch.arange(2).repeat(400, 5)  # five rows of each class
+    batch = TaskBatch(torch.zeros(400, 10, 1), y, torch.zeros(400, 6, 1))
+    seen = thinned(batch, 0)
+    counts = (torch.nn.functional.one_hot(y, 2) * seen.support_mask.unsqueeze(-1)).sum(1)
+    assert bool((counts[::2] == 5).all())
+    assert (counts.min(), counts.max()) == (1, 5)
+    uneven = (counts[1::2] != 5).any(1).double().mean()
+    chance = (1 - (math.log(6 / 5) / math.log(6)) ** 2) / 2
+    assert abs(uneven - chance) < 5 * (chance * (1 - chance) / 200) ** 0.5  # 5 sigma: false alarms at 6e-7
+
+
 def told() -> TaskBatch:
     return replace(class_tasks(queries=(40, 40, 40, 40)), concentration=torch.tensor([INF, INF, 2.0, 2.0]).double())
 
@@ -65,8 +89,10 @@ def test_thinning_leaves_queries_out_of_every_second_task(index):
     assert bool((seen.query_mask <= batch.query_mask).all())
     assert bool((seen.num_queries[hide] < 40).all())
     assert bool((seen.num_queries[hide] >= 1).all())
-    for name in ("support_x", "support_y", "support_mask", "way_mask"):
-        assert torch.equal(getattr(seen, name), getattr(batch, name))
+    assert torch.equal(seen.support_mask[~hide], batch.support_mask[~hide])
+    assert bool((seen.support_mask <= batch.support_mask).all())
+    assert torch.equal(seen.support_x, batch.support_x * seen.support_mask.unsqueeze(-1))
+    assert torch.equal(seen.way_mask, batch.way_mask)
     assert torch.equal(seen.query_x, batch.query_x * seen.query_mask.unsqueeze(-1))
     assert torch.equal(seen.query_mask, thinned(batch, index).query_mask)
     assert not torch.equal(seen.query_mask, thinned(batch, index + 2).query_mask)

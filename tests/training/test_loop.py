@@ -336,7 +336,7 @@ def test_the_loss_of_ragged_tasks_is_per_query():
 #: The few numbers of each kind of model, one of them, and a parameter that is none of them.
 FEW = {
     "mixture": (("refiner.log_", "refiner.share", "refiner.adapt"), "refiner.log_scale", "prior.log_scale"),
-    "joint": (("refiner.volume", "prior.log_"), "refiner.volume", "refiner.synthetic_gradient.readout.weight"),
+    "joint": (("prior.volume", "prior.log_"), "prior.volume", "refiner.synthetic_gradient.readout.weight"),
 }
 
 
