@@ -9,7 +9,7 @@ from torch.distributions import Normal
 from ebmeta.parts.class_gaussian import ClassGaussian
 from ebmeta.refine.seeds import LEAST, find_seeds, started
 
-BETWEEN, SPREAD, NONE = 4.0, 0.25, torch.zeros(())
+BETWEEN, SPREAD = 4.0, 0.25
 
 
 def posterior(tasks: int = 1, unknown: int = 2) -> ClassGaussian:
@@ -33,7 +33,7 @@ def queries() -> torch.Tensor:
 def test_a_seed_is_in_each_group_that_no_class_explains():
     x = queries()
     mask = torch.ones(1, 17, dtype=torch.bool)
-    first, second = find_seeds(posterior(), x, mask, NONE)[0][0].tolist()
+    first, second = find_seeds(posterior(), x, mask)[0][0].tolist()
     assert sorted([first // 4, second // 4]) == [2, 3]
 
 
@@ -50,7 +50,7 @@ def test_the_first_seed_explains_most_by_the_densities_themselves():
     for j in range(17):
         more = (density(rows[j] / SPREAD / alone, alone) - known).clamp(min=0)
         gains.append(float(more.sum() - more[j]))
-    first, gained = (v[0, 0] for v in find_seeds(q, x, torch.ones(1, 17, dtype=torch.bool), NONE))
+    first, gained = (v[0, 0] for v in find_seeds(q, x, torch.ones(1, 17, dtype=torch.bool)))
     assert int(first) == max(range(17), key=gains.__getitem__)
     close(gained.double(), torch.tensor(max(gains), dtype=torch.float64), 1e-4)
 
@@ -59,15 +59,15 @@ def test_padding_is_no_seed_and_changes_none():
     x, mask = queries(), torch.ones(1, 17, dtype=torch.bool)
     far = torch.cat([x, torch.full((1, 5, 3), 9.0)], 1)
     padded = torch.nn.functional.pad(mask, (0, 5))
-    assert find_seeds(posterior(), far, padded, NONE)[0].tolist() == find_seeds(posterior(), x, mask, NONE)[0].tolist()
+    assert find_seeds(posterior(), far, padded)[0].tolist() == find_seeds(posterior(), x, mask)[0].tolist()
     few = torch.arange(17)[None] < 1
-    assert find_seeds(posterior(), x * few.unsqueeze(-1), few, NONE)[0].tolist() == [[0, 0]]
+    assert find_seeds(posterior(), x * few.unsqueeze(-1), few)[0].tolist() == [[0, 0]]
 
 
 def test_only_unknown_classes_with_something_to_explain_start_elsewhere():
     """The third group is one row, so that the third class has nothing to explain."""
     x, q, mask = queries(), posterior(unknown=3), torch.ones(1, 17, dtype=torch.bool)
-    start, (seeds, gained) = started(q, x, mask, NONE), find_seeds(q, x, mask, NONE)
+    start, (seeds, gained) = started(q, x, mask), find_seeds(q, x, mask)
     assert (gained[0] > LEAST).tolist() == [True, True, False]
     for name in ("loc", "precision"):
         close(getattr(start, name)[:, [0, 1, 4]], getattr(q, name)[:, [0, 1, 4]])
