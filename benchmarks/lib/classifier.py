@@ -33,7 +33,6 @@ MODELS: dict[str, tuple[list[Kind], list[Kind]]] = {
     PLAIN_UNTOLD: ([Kind(5, 1)], FIVE),
     MIXTURE: (DEFAULT, [*FIVE, *FEW]),
     MIXTURE_UNTOLD: (DEFAULT, FIVE),
-    **{f"specialist_{kind.name}": ([kind], [kind]) for kind in FIVE},
     "ways": (WAYS, MANY),
     BLIND: (DEFAULT, []),
 }
