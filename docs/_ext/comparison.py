@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["beside_general", "figures", "on_features", "setup", "tables"]
+__all__ = ["beside_general", "figures", "of_unequal", "on_features", "setup", "tables"]
 
 SOURCE = "few_shot_classification.json"
 FEATURES = "peers_with_profile.json"
 GENERAL = "general_classifier.json"
+UNEQUAL = "uneven.json"
 FIVE = ["5way_1shot_balanced", "5way_1shot_dirichlet2", "5way_5shot_balanced", "5way_5shot_dirichlet2"]
 MANY = ["10way_1shot_balanced", "10way_5shot_balanced", "20way_1shot_balanced", "20way_5shot_balanced"]
 TITLES = {
@@ -21,7 +22,6 @@ TITLES = {
     "plain_untold": "ebmeta, a plain call, not told the class proportions",
     "mixture": "ebmeta, a model of labels alone (`mixture`)",
     "mixture_untold": "ebmeta, a model of labels alone, not told the class proportions",
-    "specialist": "ebmeta, labels alone, a specialist for each column",
     "ways": "ebmeta, labels alone, one model for any number of ways",
     "sib": "SIB, as released",
     "unem": "UNEM",
@@ -43,8 +43,8 @@ BESIDE = {
     "prototypes": "prototypes",
 }
 INTERVALS = "%, ± over tasks (over classes)"  # the head of a table of accuracies
-OURS = list(TITLES)[:7]
-PEERS = list(TITLES)[8:]
+OURS = list(TITLES)[:6]
+PEERS = list(TITLES)[7:]
 
 
 def title(name: str) -> str:
@@ -54,7 +54,7 @@ def title(name: str) -> str:
 
 def entry(result: dict[str, Any], name: str, kind: str) -> dict[str, Any] | None:
     """Return the piece of a method and a kind of task, where it was run."""
-    found: dict[str, Any] | None = result.get(f"specialist_{kind}" if name == "specialist" else name, {}).get(kind)
+    found: dict[str, Any] | None = result.get(name, {}).get(kind)
     return found
 
 
@@ -134,6 +134,23 @@ def beside_general(result: dict[str, Any], general: dict[str, Any]) -> dict[str,
     return {"general": _table([INTERVALS, *(_words(kind) for kind in FIVE)], rows)}
 
 
+def of_unequal(result: dict[str, Any]) -> dict[str, str]:
+    """Return the table of classes with unequal numbers of labelled rows, by name."""
+    own = {"before": "ebmeta, before any step", "ebmeta": TITLES["default"], "general": "the general classifier"}
+    names, columns = [name for name in (own | TITLES) if name in result["few"]], list(result["shots"])
+    shots = [", ".join(map(str, result["shots"][column])) for column in columns]
+    expected = [result["shots"][column].count(max(result["shots"][column])) / 5 for column in columns]
+    rows = []
+    for name in names:
+        cells = [result[column][name] for column in columns]
+        each = [
+            f"{100 * cell['accuracy'][0]:.1f}, {cell['nll'][0]:.2f}, {100 * (cell['share'] - of):+.0f}"
+            for cell, of in zip(cells, expected, strict=True)
+        ]
+        rows.append([own.get(name) or TITLES[name], *each])
+    return {"unequal": _table(["accuracy (%), NLL, too many (%)", *shots], rows)}
+
+
 def on_features(result: dict[str, Any]) -> dict[str, str]:
     """Return the tables of peers on the features as they are, and on those of ebmeta, as Markdown, by name."""
     out = {}
@@ -204,11 +221,12 @@ def _panels(result: dict[str, Any], axes: Any, names: list[str]) -> Iterator[tup
 
 def _generate(app: Any) -> None:
     results = Path(app.config.results_folder)
-    names = (SOURCE, FEATURES, GENERAL)
-    result, features, general = (json.loads((results / name).read_text(encoding="utf-8")) for name in names)
+    names = (SOURCE, FEATURES, GENERAL, UNEQUAL)
+    result, features, general, unequal = (json.loads((results / name).read_text(encoding="utf-8")) for name in names)
     folder = Path(app.srcdir) / "_generated" / "few_shot"
     figures(result, folder)
-    for name, text in (tables(result) | on_features(features) | beside_general(result, general)).items():
+    made = tables(result) | on_features(features) | beside_general(result, general) | of_unequal(unequal)
+    for name, text in made.items():
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
 
 

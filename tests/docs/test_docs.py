@@ -226,7 +226,6 @@ def test_comparison_tables_and_figures(tmp_path: Path) -> None:
     result = {
         "test_tasks": 2000,
         "default": {"training": {"seconds": 1.0}} | {kind: piece(0.75, steps=2) for kind in kinds},
-        f"specialist_{kinds[0]}": {kinds[0]: piece(0.76, steps=2)},
         "tim": {kinds[0]: piece(0.7) | {"test": piece(0.7)["test"] | {"accuracy_classes": 0.0525}}},
         "tim_published": {kinds[0]: piece(0.6)},
     }
@@ -239,7 +238,6 @@ def test_comparison_tables_and_figures(tmp_path: Path) -> None:
     )
     assert rows[2] == "| ebmeta, one default model | 75.0 ± 1.0 | 75.0 ± 1.0 | 75.0 ± 1.0 | 75.0 ± 1.0 |"
     assert rows[3:] == [
-        "| ebmeta, labels alone, a specialist for each column | 76.0 ± 1.0 |  |  |  |",
         "| TIM | 70.0 ± 1.0 (5.2) |  |  |  |",
         "| TIM, published settings | 60.0 ± 1.0 |  |  |  |",
     ]
@@ -248,6 +246,16 @@ def test_comparison_tables_and_figures(tmp_path: Path) -> None:
     comparison.figures(result, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"cost.png", "reliability.png", "risk.png"}
     assert all(path.stat().st_size > 5000 for path in tmp_path.iterdir())
+
+
+def test_unequal_numbers_of_labelled_rows_stand_beside_the_share_that_is_too_large() -> None:
+    cell = {"accuracy": [0.7, 0.01], "nll": [0.8, 0.01], "share": 0.25}
+    result = {"shots": {"few": [1, 1, 1, 5, 5], "one": [1, 1, 1, 1, 20]}}
+    result |= {name: {"tim": cell, "ebmeta": cell} for name in ("few", "one")}
+    rows = comparison.of_unequal(result)["unequal"].splitlines()
+    assert rows[0] == "| accuracy (%), NLL, too many (%) | 1, 1, 1, 5, 5 | 1, 1, 1, 1, 20 |"
+    assert rows[2] == "| ebmeta, one default model | 70.0, 0.80, -15 | 70.0, 0.80, +5 |"
+    assert rows[3].startswith("| TIM |")
 
 
 def test_general_weights_stand_beside_methods_that_have_seen_classes() -> None:

@@ -349,6 +349,23 @@ def test_a_volume_that_is_left_out_does_not_count_for_all_coordinates():
     close(q.log_odds(x)[0], whole + 0.25 * size / 2 * v.log())
 
 
+def test_copies_of_coordinates_change_nothing_where_power_and_volume_say_how_many_there_are():
+    """Eight copies of each: an eighth of the power, and of the volume. Else the class with more labelled rows wins."""
+    p, x = prior(), rows()
+    labels = torch.nn.functional.one_hot(torch.tensor([[0, 0, 0, 1]]), 2).double()
+    copied = torch.cat([x[..., :-1].repeat_interleave(8, -1), x[..., -1:]], -1)
+    wide = replace(
+        p, loc=p.loc.repeat_interleave(8, -1), precision=p.precision.repeat_interleave(8, -1) / 8, spread=8 * p.spread
+    )
+    counted = replace(wide, volume=torch.full((1, 1, 1), 7 / 8, dtype=torch.float64))
+    one, same, other = (
+        q.given(v[..., :-1], labels).given_beliefs(v[..., :-1], beliefs()).log_odds(v)[0].softmax(-1)
+        for q, v in ((p, x), (counted, copied), (wide, copied))
+    )
+    close(one, same)
+    assert bool((other[..., 0] - one[..., 0] > 0.01).any())
+
+
 def test_tasks_may_have_spreads_of_their_own():
     """Two tasks with a spread each are as the tasks alone, in all that there is."""
     p, x, r = prior(shares=((2.0, 0.5), (1.0, 3.0))), rows(tasks=2), beliefs(tasks=2)
