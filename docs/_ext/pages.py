@@ -24,7 +24,12 @@ DOCS = Path(__file__).parents[1]
 RESULTS = DOCS.parent / "benchmarks" / "results"
 #: Extensions that make tables and figures before a build, and the results that they read.
 MAKERS = {
-    "comparison": ("few_shot_classification.json", "peers_with_profile.json", "general_classifier.json"),
+    "comparison": (
+        "few_shot_classification.json",
+        "peers_with_profile.json",
+        "general_classifier.json",
+        "uneven.json",
+    ),
     "counts": ("counts.json",),
     "few_classes": ("fine_tuning.json",),
     "groups": ("hierarchical_regression.json", "shrinkage.json"),

@@ -400,7 +400,8 @@ def beliefs_of(model: EmpiricalBayes, steps: int) -> tuple[list[ClassGaussian], 
         inferred = model.infer(batch, steps)
         states = [QueryState(inferred.setting, iterate.q) for iterate in inferred.iterates]
         probs = [inferred.predict(k)["probs"] for k in range(steps + 1)]
-    return [s.q for s in states], [s.mean for s in states], probs  # type: ignore[misc]
+        means = [s.mean for s in states]
+    return [s.q for s in states], means, probs  # type: ignore[misc]
 
 
 @checks("eq-joint-step")
