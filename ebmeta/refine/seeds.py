@@ -7,7 +7,9 @@ the next is the query $j$ of the largest
 
 $$ \sum_{i \ne j} \max \big( 0,\; \ell_i(j) - \ell_i \big) . $$
 
-Where this is little, the class starts without a row, and waits for rows that nothing else explains. Only the first look
+Where this is less than $30 / n$ nats, with $n$ labelled rows of a class on average, the class starts without a row, and
+waits for rows that nothing else explains: few rows leave a known class at a wrong place, so that a query of its own
+explains others better. Only the first look
 at the queries knows of seeds: what a step returns is the posterior given its beliefs and the prior.
 """
 
@@ -24,7 +26,7 @@ from ebmeta.parts.class_gaussian import ClassGaussian
 __all__ = ["find_seeds", "started"]
 
 MOST = 256  # queries that may be seeds, those that the classes explain worst
-LEAST = 12.0  # nats that a seed has to explain more of others; chosen on the validation classes of CIFAR-FS
+LEAST = 30.0  # nats that a seed has to explain more of others, times n; chosen on the validation classes of CIFAR-FS
 
 
 @torch.no_grad()
@@ -70,5 +72,8 @@ def started(q0: ClassGaussian, x: Tensor, mask: Tensor) -> ClassGaussian:
     seeds, gained = find_seeds(q0, x, mask)
     rows = x.gather(1, seeds.unsqueeze(-1).expand(-1, -1, x.shape[-1]))[..., :-1]
     stands = torch.cat([torch.zeros_like(q0.loc[:, :known]), rows], 1)
-    worth = torch.cat([rows.new_zeros(len(rows), known), (gained > LEAST).to(rows.dtype)], 1)
+    real, spread = q0.real[:, :known], q0.spread.reshape(-1, 1)
+    labelled = (q0.precision[:, :known, 0] - q0.precision[:, -1:, 0]) * spread * real  # rows of each class
+    number = (labelled.sum(1, keepdim=True) / real.sum(1, keepdim=True)).clamp(min=1)
+    worth = torch.cat([rows.new_zeros(len(rows), known), (gained > LEAST / number).to(rows.dtype)], 1)
     return q0.anchored(stands, worth * q0.real)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from builders import close, generator
 from torch.distributions import Normal
@@ -68,10 +70,25 @@ def test_only_unknown_classes_with_something_to_explain_start_elsewhere():
     """The third group is one row, so that the third class has nothing to explain."""
     x, q, mask = queries(), posterior(unknown=3), torch.ones(1, 17, dtype=torch.bool)
     start, (seeds, gained) = started(q, x, mask), find_seeds(q, x, mask)
-    assert (gained[0] > LEAST).tolist() == [True, True, False]
+    assert (gained[0] > LEAST / 5).tolist() == [True, True, False]  # of five labelled rows
     for name in ("loc", "precision"):
         close(getattr(start, name)[:, [0, 1, 4]], getattr(q, name)[:, [0, 1, 4]])
     close(start.shares, q.shares)
     precision = 1 / BETWEEN + 1 / SPREAD
     close(start.precision[:, 2:4], torch.full((1, 2, 2), precision))
     close(start.loc[0, 2:4], x[0, seeds[0, :2], :-1] / SPREAD / precision, 1e-6)
+
+
+def test_a_seed_has_to_explain_more_where_classes_have_fewer_labelled_rows():
+    """Two queries of each group, and classes with the weight of 1 to 40 labelled rows."""
+    x, begun = queries()[:, [0, 1, 4, 5, 8, 9, 12, 13]], []
+    mask = torch.ones(1, 8, dtype=torch.bool)
+    for rows in (1.0, 2.0, 40.0):
+        q = posterior()
+        unknown = q.precision[:, 2:]
+        q = replace(q, precision=torch.cat([unknown + rows / SPREAD, unknown], 1))
+        gained = find_seeds(q, x, mask)[1][0]
+        begun.append((started(q, x, mask).precision[0, 2:, 0] > unknown[0, :, 0]).tolist())
+        assert begun[-1] == (gained > LEAST / rows).tolist()
+    assert begun[0] == [False, False]
+    assert begun[1:] == [[True, True]] * 2
