@@ -20,6 +20,18 @@ from ebmeta.tasks.source import TaskSource
 
 __all__ = ["new_classes"]
 
+QUESTION = "What can be promised for other classes?"
+MEANING = (
+    "Tasks that share classes say little of classes that they do not have. Classes are the units here, and nothing "
+    "is assumed but that new ones come from where these came from. Few classes promise little, however good the "
+    "model is."
+)
+
+
+def _used_before(label: object) -> Check:
+    finding = f"Nothing: training or validation has used these classes, such as {label}; new ones are another matter."
+    return Check("new_classes", QUESTION, "unclear", finding, MEANING, "Try it on classes that nothing was chosen on.")
+
 
 @checked(batches=some(TaskBatch), num_partitions=at_least(1))
 def new_classes(
@@ -41,6 +53,8 @@ def new_classes(
     Raises:
         ValueError: as for `certify`.
     """
+    if model.marks is not None and (label := model.marks.known(tasks)) is not None:
+        return _used_before(label)
     found = certify(model, tasks, num_partitions=num_partitions)
     known = [task_scores(model, b) for b in batches] if scores is None else scores
     accuracy, classes = np.concatenate([s["accuracy"].isel(step=-1).values for s in known]), classes_of(batches)
@@ -58,12 +72,10 @@ def new_classes(
         )
     return Check(
         "new_classes",
-        "What can be promised for other classes?",
+        QUESTION,
         "unclear" if found.vacuous else "good",
         finding,
-        "Tasks that share classes say little of classes that they do not have. Classes are the units here, and nothing "
-        "is assumed but that new ones come from where these came from. Few classes promise little, however good the "
-        "model is.",
+        MEANING,
         "Try it on more classes that nothing was chosen on." if found.vacuous else "",
         {
             "accuracy": float(accuracy.mean()),

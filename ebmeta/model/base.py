@@ -10,6 +10,7 @@ from ebmeta.likelihood import Likelihood
 from ebmeta.model.posterior import Mixture
 from ebmeta.parts.heads import Head
 from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.marks import Marks
 
 __all__ = ["PredictiveModel"]
 
@@ -28,6 +29,8 @@ class PredictiveModel(nn.Module, ABC):
     feature_names: list[str] | None
     #: Names of the covariates of training groups, where they have names.
     covariate_names: list[str] | None
+    #: Marks of the classes that it was trained on, where its tasks were drawn from rows of classes.
+    marks: Marks | None = None
 
     @property
     @abstractmethod

@@ -24,6 +24,7 @@ from ebmeta.foundation.tensor_files import differing, load_tensors
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.recipes import RECIPES, ClassifierRecipe
 from ebmeta.tasks.frames import FrameEncoder
+from ebmeta.tasks.marks import Marks
 
 __all__ = ["build", "load", "load_encoder", "load_with_encoder", "model_files", "read", "save", "save_members"]
 
@@ -99,6 +100,7 @@ def _content(model: EmpiricalBayes, encoder: FrameEncoder | None) -> tuple[dict[
         "feature_names": model.feature_names,
         "covariate_names": model.covariate_names,
         "fitted": model.fitted,
+        "training": None if model.marks is None else model.marks.config(),
     }
     return entry, {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
@@ -217,6 +219,10 @@ def build(
     if not isinstance(fitted, bool):
         raise ValueError(f"{path}: expected true or false for fitted, got {fitted!r:.60}")
     model.fitted = fitted
+    try:
+        model.marks = Marks.from_config(entry.get("training"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return model.eval()
 
 

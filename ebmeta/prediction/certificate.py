@@ -151,8 +151,9 @@ def certify(
     """Bound from below the score of new tasks, from classes or groups that training never used.
 
     The bound holds if classes (or groups) are independent draws of where new ones come from, and if these were used for
-    nothing before: not to train, not to choose the model, and not to train an encoder of the features. A model does
-    not know its classes: name them by `training`, or see to it yourself.
+    nothing before: not to train, not to choose the model, and not to train an encoder of the features. A model
+    keeps marks of the rows of classes that it was trained and validated on, and is asked for them (`ebmeta.tasks.marks`
+    has what marks cannot tell); `training` names all of them.
 
     Args:
         model: the model.
@@ -180,16 +181,17 @@ def certify(
         >>> found = certify(model, new, num_partitions=20, training=train)
         >>> found.num_blocks, found.num_used, 0.05**0.1 * found.estimate - 0.02 < found.bound < found.estimate
         (10, 20, True)
-        >>> certify(model, train, training=train)
+        >>> certify(model, train)
         Traceback (most recent call last):
         ...
-        ValueError: tasks: expected classes that training does not have, got the rows of its class 0 in class 0 of \
-training
+        ValueError: tasks: expected classes that training never used, got rows of it in class 0
     """
     source, categorical = as_source(tasks), model.likelihood.categorical
     if training is not None:
         check_classes(as_source(training), source, "tasks")
         check_shared_groups(as_source(training), source, "tasks")
+    if model.marks is not None:
+        model.marks.check(source, "tasks")
     draws = [source.disjoint(index) for index in range(num_partitions)]
     task_batches(source, 1, model)  # whose columns it checks
     if any(batch.query_y is None for batch in draws):

@@ -110,7 +110,8 @@ class ClassSwapSets:
             This object.
 
         Raises:
-            ValueError: if the tasks are not drawn from rows of classes, or there are too few classes for the level.
+            ValueError: if the tasks are not drawn from rows of classes, there are too few classes for the level, or the
+                model was trained on them (see `ebmeta.tasks.marks`).
         """
         source = as_source(tasks)
         check_names(self.model.feature_names, source.feature_names, "when the model was trained")
@@ -120,6 +121,8 @@ class ClassSwapSets:
         least = int(np.ceil(self.level / (1 - self.level) - SLACK))
         if len(rows) < least:
             raise ValueError(f"tasks: expected at least {least} classes for a level of {self.level:g}, got {len(rows)}")
+        if self.model.marks is not None:
+            self.model.marks.check(source, "tasks")
         self._rows = rows
         return self
 

@@ -11,7 +11,7 @@ from ebmeta.foundation.memory_maps import take
 from ebmeta.tasks.classes import ClassRows
 from ebmeta.tasks.source import TaskSource
 
-__all__ = ["check_classes", "check_shared_groups"]
+__all__ = ["check_classes", "check_shared_groups", "distinct_rows"]
 
 ALL = 1 << 28  # bytes of the rows of a source that are all read; of larger ones, the first few of each class
 FEW = 8
@@ -49,12 +49,12 @@ of training
         return []
     owner: dict[bytes, tuple[int, int]] = {}
     for which, source in enumerate(known):
-        for code, rows in _rows(source):
+        for code, rows in distinct_rows(source):
             for row in rows:
                 if owner.setdefault(row, (which, code)) != (which, code):
                     owner[row] = (-1, -1)  # of several classes
     for source in new:
-        for code, rows in _rows(source):
+        for code, rows in distinct_rows(source):
             found = Counter(owner[row] for row in rows if owner.get(row, (-1, -1))[0] >= 0)
             (which, of), count = (found.most_common(1) or [((0, 0), 0)])[0]
             if count > SHARE * len(rows):
@@ -84,7 +84,7 @@ def check_shared_groups(tasks: TaskSource, validation: TaskSource | None, name: 
         )
 
 
-def _rows(source: ClassRows) -> Iterator[tuple[int, set[bytes]]]:
+def distinct_rows(source: ClassRows) -> Iterator[tuple[int, set[bytes]]]:
     """Yield the code of each class and its distinct rows."""
     everything = source.X.nbytes <= ALL
     for code, members in enumerate(source.members):

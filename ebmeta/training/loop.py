@@ -40,6 +40,7 @@ from ebmeta.training.preparation import (
     hardening,
     notes_on_groups,
     prepare,
+    remember_classes,
 )
 from ebmeta.training.rising import still_rising
 from ebmeta.training.schedule import Schedule
@@ -221,11 +222,13 @@ def fit(
 
 
 def _look_at(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSource | None) -> list[str]:
-    """Refuse tasks that a model cannot be trained on, and return notes on the others."""
+    """Refuse tasks that a model cannot be trained on, let it remember the others, and return notes on them."""
     check_groups(model, tasks, validation)
     check_columns(model, tasks, validation)
     check_labels(model, tasks)
-    return [*check_classes(tasks, validation), *(f"fit: {note}" for note in notes_on_groups(model, tasks))]
+    notes = [*check_classes(tasks, validation), *(f"fit: {note}" for note in notes_on_groups(model, tasks))]
+    remember_classes(model, [tasks] if validation is None else [tasks, validation])
+    return notes
 
 
 def _start(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Literal
 
@@ -16,6 +16,7 @@ from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.columns import check_names
 from ebmeta.tasks.drawing import exact
 from ebmeta.tasks.held_out import check_shared_groups
+from ebmeta.tasks.marks import Marks
 from ebmeta.tasks.source import TaskSource
 from ebmeta.tasks.training_rows import TrainingRows
 from ebmeta.training.identification import alike_within_groups, refuse_extreme
@@ -28,6 +29,7 @@ __all__ = [
     "measure",
     "notes_on_groups",
     "prepare",
+    "remember_classes",
 ]
 
 EXCESS = 2.4  # times the excess difficulty of the validation classes; chosen on the validation classes of CIFAR-FS
@@ -78,6 +80,12 @@ def check_columns(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSour
     check_names(model.covariate_names, covariates, "when the model was trained", "covariate")
     if covariates is not None and len(covariates) == model.prior.num_covariates:
         model.covariate_names = list(covariates)
+
+
+def remember_classes(model: EmpiricalBayes, sources: Iterable[TaskSource]) -> None:
+    """Let a model keep marks of the classes that it is trained or chosen on, beside those that it has."""
+    for marks in filter(None, map(Marks.of, sources)):
+        model.marks = marks if model.marks is None else model.marks | marks
 
 
 def check_groups(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSource | None = None) -> None:

@@ -11,15 +11,15 @@ from ebmeta.prediction.class_jackknife import class_half_width
 from ebmeta.prediction.scores import task_scores
 
 
-def source(classes: int, ways: int) -> ebmeta.EpisodeSampler:
-    rng = np.random.default_rng(0)
+def source(classes: int, ways: int, seed: int = 0) -> ebmeta.EpisodeSampler:
+    rng = np.random.default_rng(seed)
     y = np.repeat(np.arange(classes), 12)
     return ebmeta.EpisodeSampler(3 * rng.normal(size=(classes, 4))[y] + rng.normal(size=(len(y), 4)), y, ways, 2, 5)
 
 
 @pytest.fixture(scope="module")
 def model() -> ebmeta.EmpiricalBayes:
-    return ebmeta.fit(ebmeta.EmpiricalBayes.classifier(4, width=4), source(12, 3), 5, 4, progress=False).model
+    return ebmeta.fit(ebmeta.EmpiricalBayes.classifier(4, width=4), source(12, 3, seed=1), 5, 4, progress=False).model
 
 
 def test_the_certificate_and_the_interval_over_classes_are_said(model: ebmeta.EmpiricalBayes) -> None:
@@ -41,3 +41,10 @@ def test_too_few_classes_promise_nothing(model: ebmeta.EmpiricalBayes) -> None:
     assert check.status == "unclear"
     assert "These 6 classes are too few to promise anything" in check.finding
     assert check.advice
+
+
+def test_classes_of_training_promise_nothing(model: ebmeta.EmpiricalBayes) -> None:
+    tasks = source(12, 3, seed=1)
+    check = new_classes(model, tasks, [tasks.sample(30)])
+    assert check.status == "unclear"
+    assert check.finding.startswith("Nothing: training or validation has used these classes, such as 0;")

@@ -652,15 +652,15 @@ def _scores(k: Kit) -> dict[str, Call]:
             {"model": k.regressor, "batch": k.batch, "num_steps": 1},
         ),
         "ClassSwapSets": (
-            lambda **options: ebmeta.ClassSwapSets(**options).calibrate(k.episodes).predict(k.class_batch),
+            lambda **options: ebmeta.ClassSwapSets(**options).calibrate(k.other_episodes).predict(k.class_batch),
             {"model": k.classifier, "level": 0.5, "num_queries": 2, "transductive": False, "seed": 1},
         ),
         "ClassSwapSets.calibrate": (
             lambda tasks: ebmeta.ClassSwapSets(k.classifier, 0.5).calibrate(tasks).predict(k.class_batch),
-            {"tasks": k.episodes},
+            {"tasks": k.other_episodes},
         ),
         "ClassSwapSets.predict": (
-            ebmeta.ClassSwapSets(k.classifier, 0.5).calibrate(k.episodes).predict,
+            ebmeta.ClassSwapSets(k.classifier, 0.5).calibrate(k.other_episodes).predict,
             {"batch": k.class_batch},
         ),
         "prediction.class_swap.swap_p_value": (
@@ -699,11 +699,11 @@ def _scores(k: Kit) -> dict[str, Call]:
             ebmeta.certify,
             {
                 "model": k.classifier,
-                "tasks": k.episodes,
+                "tasks": k.other_episodes,
                 "confidence": 0.5,
                 "score": "brier",
                 "num_partitions": 2,
-                "training": k.other_episodes,
+                "training": k.episodes,
             },
         ),
         "EpisodeSampler.disjoint": (k.episodes.disjoint, {"index": 1}),
@@ -892,7 +892,7 @@ def _checks(k: Kit) -> dict[str, Call]:
         ),
         "diagnostics.new_classes.new_classes": (
             new_classes,
-            {"model": k.classifier, "tasks": k.episodes, "batches": [k.class_batch], "num_partitions": 2},
+            {"model": k.classifier, "tasks": k.other_episodes, "batches": [k.class_batch], "num_partitions": 2},
         ),
         "diagnostics.predictions.few_labels": (
             predictions.few_labels,

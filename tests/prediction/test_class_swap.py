@@ -50,7 +50,8 @@ def test_every_row_is_asked_by_itself(model: ebmeta.EmpiricalBayes, held_out: eb
 
 def test_the_place_of_a_class_is_taken_by_rows_of_one_calibration_class(held_out: ebmeta.EpisodeSampler) -> None:
     """A candidate whose support is the calibration class's own rows has its scores among those of the others."""
-    model = ebmeta.fit(ebmeta.EmpiricalBayes.classifier(3, width=4), held_out, 5, 4, progress=False).model
+    tasks = ebmeta.EpisodeSampler(*data(12, 5), 3, 1, 4)
+    model = ebmeta.fit(ebmeta.EmpiricalBayes.classifier(3, width=4), tasks, 5, 4, progress=False).model
     batch = ebmeta.EpisodeSampler(*data(9, 2), 3, 1, 4).sample(1)
     sets = ClassSwapSets(model, 0.8, num_queries=2).calibrate(held_out)
     rng = ebmeta.tasks.drawing.generator(0, 0)

@@ -1,0 +1,150 @@
+"""Marks of the rows and names of training classes, by which a model knows classes that it was trained on.
+
+A mark is a hash. Of the rows of classes those of the least hashes are kept, so that the same rows are marked wherever
+they come again: a class all of whose $n$ rows were among the $N$ of training has about $n M / N$ of the $M$ marked
+ones. Rows are known by their values. What marks cannot tell: other rows of a class of training under another name, rows
+that are encoded anew or rescaled, and what an encoder was trained on. Names count where they are texts, since classes
+are often numbered anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from ebmeta.tasks.held_out import SHARE, distinct_rows
+from ebmeta.tasks.source import TaskSource
+
+__all__ = ["Marks"]
+
+SIZE = 6  # bytes of a mark: of 10^6 rows, two differ and are marked alike with a probability of .002
+END = 1 << 8 * SIZE
+MOST = 1024  # marked rows that are kept
+LEAST = 3  # marked rows that do not meet by chance
+
+
+def _mark(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=SIZE).digest(), "big")
+
+
+def _text(marks: frozenset[int]) -> str:
+    return "".join(f"{mark:0{2 * SIZE}x}" for mark in sorted(marks))
+
+
+def _read(text: Any) -> frozenset[int]:
+    if not isinstance(text, str) or len(text) % (2 * SIZE) or not set(text) <= set("0123456789abcdef"):
+        raise ValueError(f"expected marks of {2 * SIZE} hexadecimal digits each, got {text!r:.60}")
+    return frozenset(int(text[i : i + 2 * SIZE], 16) for i in range(0, len(text), 2 * SIZE))
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What is kept of the classes of training.
+
+    Args:
+        rows: marks of rows that one class alone has.
+        limit: all rows of marks below it were kept, and none of others.
+        names: marks of the names of classes that are texts.
+
+    Examples:
+        >>> import numpy as np
+        >>> from ebmeta.tasks.episodes import EpisodeSampler
+        >>> X, y = np.arange(24.0).reshape(12, 2), np.repeat([0, 1, 2, 3], 3)
+        >>> train, other = (EpisodeSampler(x, y[:6], 2, 1, 2) for x in (X[:6], X[6:]))
+        >>> kept = Marks.of(train)
+        >>> kept.check(other, "tasks")
+        >>> kept.check(EpisodeSampler(X[3:9], y[:6], 2, 1, 2), "tasks")
+        Traceback (most recent call last):
+        ...
+        ValueError: tasks: expected classes that training never used, got rows of it in class 0
+    """
+
+    rows: frozenset[int]
+    limit: int
+    names: frozenset[int]
+
+    @classmethod
+    def of(cls, tasks: TaskSource) -> Marks | None:
+        """Return the marks of the classes of a source; None where tasks are not drawn from rows of classes."""
+        if not tasks.class_rows:
+            return None
+        owner: dict[int, int] = {}
+        limit, number, names = END, 0, set()
+        for source in tasks.class_rows:
+            names |= {_mark(label.encode()) for label in source.classes.tolist() if isinstance(label, str)}
+            for _, rows in distinct_rows(source):
+                number += 1
+                for mark in map(_mark, rows):
+                    if mark < limit and owner.setdefault(mark, number) != number:
+                        owner[mark] = 0  # of several classes
+                if len(owner) > 4 * MOST:
+                    limit = heapq.nsmallest(2 * MOST + 1, owner)[-1]
+                    owner = {mark: of for mark, of in owner.items() if mark < limit}
+        kept = sorted(mark for mark, of in owner.items() if of)
+        return cls(frozenset(kept[:MOST]), kept[MOST] if len(kept) > MOST else limit, frozenset(names))
+
+    def __or__(self, other: Marks) -> Marks:
+        """Return the marks of both, of a model that was trained twice."""
+        limit = min(self.limit, other.limit)
+        rows = sorted(mark for mark in self.rows | other.rows if mark < limit)
+        limit = rows[MOST] if len(rows) > MOST else limit
+        return Marks(frozenset(rows[:MOST]), limit, self.names | other.names)
+
+    def known(self, tasks: TaskSource) -> Any:
+        """Return the label of a class of a source whose rows were used before; None where there is none.
+
+        Most marked rows of the class have to be known, or else most of all its classes together: few of them may be
+        marked in a class.
+        """
+        marked = known = 0
+        first: Any = None
+        for source in tasks.class_rows:
+            for code, rows in distinct_rows(source):
+                below = [mark for mark in map(_mark, rows) if mark < self.limit]
+                found = len(self.rows.intersection(below))
+                marked, known = marked + len(below), known + found
+                first = source.classes[code].item() if found and first is None else first
+                if found >= LEAST and found > SHARE * len(below):
+                    return source.classes[code].item()
+        return first if known >= LEAST and known > SHARE * marked else None
+
+    def check(self, tasks: TaskSource, name: str) -> None:
+        """Refuse classes whose rows were used before, and warn of names that were.
+
+        Args:
+            tasks: source of tasks that nothing should have seen.
+            name: how messages call it.
+
+        Raises:
+            ValueError: as `known` says.
+        """
+        if (label := self.known(tasks)) is not None:
+            raise ValueError(f"{name}: expected classes that training never used, got rows of it in class {label!r}")
+        labels = [n for source in tasks.class_rows for n in source.classes.tolist() if isinstance(n, str)]
+        if names := [n for n in labels if _mark(n.encode()) in self.names]:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            told = f"{name}: expected classes that training never used, got the name {min(names)!r}{more} of one of it"
+            warnings.warn(told, UserWarning, stacklevel=4)
+
+    def config(self) -> dict[str, Any]:
+        """Return what a folder keeps, for JSON."""
+        return {"rows": _text(self.rows), "limit": self.limit, "names": _text(self.names)}
+
+    @classmethod
+    def from_config(cls, config: Any) -> Marks | None:
+        """Return the marks that a folder keeps; None where it keeps none.
+
+        Raises:
+            ValueError: if they are damaged.
+        """
+        if config is None:
+            return None
+        if not isinstance(config, dict) or set(config) != {"rows", "limit", "names"}:
+            raise ValueError(f"expected rows, limit and names of training, got {config!r:.60}")
+        limit = config["limit"]
+        if type(limit) is not int or not 0 <= limit <= END:
+            raise ValueError(f"expected a whole number up to {END} for limit, got {limit!r:.60}")
+        return cls(_read(config["rows"]), limit, _read(config["names"]))
