@@ -254,7 +254,7 @@ def test_unequal_numbers_of_labelled_rows_stand_beside_the_share_that_is_too_lar
     result |= {name: {"tim": cell, "ebmeta": cell} for name in ("few", "one")}
     rows = comparison.of_unequal(result)["unequal"].splitlines()
     assert rows[0] == "| accuracy (%), NLL, too many (%) | 1, 1, 1, 5, 5 | 1, 1, 1, 1, 20 |"
-    assert rows[2] == "| ebmeta, one default model | 70.0, 0.80, -15 | 70.0, 0.80, +5 |"
+    assert rows[2] == "| ebmeta, one default model | 70.0, 0.80, +5 | 70.0, 0.80, +5 |"
     assert rows[3].startswith("| TIM |")
 
 
