@@ -38,7 +38,7 @@ FIXED = {
     "shots": {"tasks": 64},
     "features": {"tasks": 16},
 }
-GROUPS = [1000, 2000, 4000, 8000, 16000]
+GROUPS = [8000, 16000, 32000, 64000, 128000, 256000]
 #: Why an exponent may be above 1.1.
 REASONS = {
     "predict.features": "the metric is a square matrix",

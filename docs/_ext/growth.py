@@ -32,17 +32,24 @@ def figure(result: dict[str, Any], folder: Path) -> None:
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     folder.mkdir(parents=True, exist_ok=True)
     figure, axes = plt.subplots(len(UNITS), len(JOBS), figsize=(10, 6), layout="constrained")
     for column, (job, found) in zip(axes.T, result["jobs"].items(), strict=True):
         for axis, (name, unit) in zip(column, UNITS.items(), strict=True):
             for grows, curve in found.items():
-                first = curve["sizes"][0]
-                relative = [size / first for size in curve["sizes"]]
-                axis.loglog(relative, curve[name], marker="o", ms=3, lw=1, label=grows)
-            lowest = min(curve[name][0] for curve in found.values())
-            axis.loglog(relative, [lowest * r for r in relative], "k:", lw=0.8)
+                relative = [size / curve["sizes"][0] for size in curve["sizes"]]
+                axis.plot(relative, curve[name], marker="o", ms=3, lw=1, label=grows)
+            lowest, steps = (
+                min(curve[name][0] for curve in found.values()),
+                max(len(c["sizes"]) for c in found.values()),
+            )
+            axis.plot([1, 2**steps / 2], [lowest, lowest * 2**steps / 2], "k:", lw=0.8)
+            axis.set_xscale("log", base=2)
+            axis.set_yscale("log")
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter(NullFormatter())
             axis.set_ylabel(unit)
         column[0].set_title(JOBS[job], fontsize=9)
         column[-1].set_xlabel("size over the least one")
