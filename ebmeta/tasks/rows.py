@@ -212,6 +212,7 @@ def _padded(rows: Sequence[Tensor], stop: int) -> Tensor:
 
 
 def _check_finite(name: str, x: Tensor | None, mask: Tensor) -> None:
+    x = None if x is None else x.detach()  # a network's output has gradients, which a number has not
     if x is None or not x.numel() or (float(x.amin()) > -HUGE and float(x.amax()) < HUGE):
         return
     largest = x.abs().flatten(2).amax(-1) if x.dim() > 2 else x.abs()

@@ -602,11 +602,11 @@ def _files(k: Kit, folder: Path) -> dict[str, Call]:
         "mixed.MixedModel.save": (k.mixed.save, {"folder": folder / "mixed"}),
         "load_encoder": (ebmeta.load_encoder, {"folder": saved}),
         "score_batches": (
-            ebmeta.score_batches,
+            lambda **options: list(ebmeta.score_batches(**options)),
             {"model": saved, "frames": [k.frame], "keep": ["a"], "num_steps": 1, "num_draws": 1, "seed": 1},
         ),
         "score_parts": (
-            ebmeta.score_parts,
+            lambda **options: ebmeta.score_parts(**options).parts,  # the rest says what was there before, and when
             {"model": saved, "frames": [k.frame], "output": folder / "parts", "total": 1, "progress": False},
         ),
         "ScoredParts": (ebmeta.ScoredParts, {"parts": 1, "kept": 0, "groups": 1, "rows": 2, "seconds": 0.5}),

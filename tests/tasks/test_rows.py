@@ -77,3 +77,10 @@ def test_trimming_counts_each_side_by_itself():
     wide = batch.with_rows(batch.support.map(lambda v: torch.cat([v, torch.zeros_like(v)], 1)))
     short = wide[[1]].trimmed()
     assert (short.support.width, short.query.width) == (1, 2)
+
+
+def test_rows_of_a_network_are_looked_at_without_its_gradients():
+    """Warnings are errors here: torch warns of numbers taken from tensors with gradients."""
+    x = torch.zeros(1, 3, 2, requires_grad=True)
+    batch = TaskBatch(x, torch.zeros(1, 3), torch.zeros(1, 4, 2), torch.zeros(1, 4, requires_grad=True))
+    assert batch.support_x.requires_grad
