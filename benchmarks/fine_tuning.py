@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import ebmeta
-from lib.common import cifar_fs, model_folder, read, write
+from lib.common import cifar_fs, model_new_to, read, write
 from lib.corpus import Classes, classes
 from lib.scoring import rounded, score
 
@@ -41,19 +41,11 @@ def sampler(rows: Classes, shots: int | tuple[int, int], seed: int) -> ebmeta.Ep
     return ebmeta.EpisodeSampler(np.concatenate(rows), y, 5, shots, min(15, min(map(len, rows)) - 5), seed=seed)
 
 
-def general(encoder: str) -> ebmeta.EmpiricalBayes:
-    """Return the newest model that was trained on the other encoders."""
-    kept = list(model_folder().glob(f"general_without_{encoder}_*/config.json"))
-    if not kept:
-        raise SystemExit(f"{encoder}: expected a model trained without it; run benchmarks/general_classifier.py first")
-    return ebmeta.load(max(kept, key=lambda path: path.stat().st_mtime).parent)
-
-
 def started(method: str, encoder: str, width: int) -> ebmeta.EmpiricalBayes:
     """Return a model before training; the pretrained one with the weights that do not know the encoder."""
     if method == "scratch":
         return ebmeta.EmpiricalBayes.classifier(width)
-    model, other = ebmeta.EmpiricalBayes.classifier(width, pretrained=True), general(encoder)
+    model, other = ebmeta.EmpiricalBayes.classifier(width, pretrained=True), ebmeta.load(model_new_to(encoder))
     model.prior.load_state_dict(other.prior.state_dict())
     model.refiner.load_state_dict(other.refiner.state_dict())
     return model
@@ -108,7 +100,7 @@ def main() -> None:
                     result = {"iterations": ITERATIONS, "tasks": TASKS} | read(NAME)
                     own = result.setdefault("pieces", {}).setdefault(encoder, {})
                     if "general" not in own:
-                        own["general"] = rounded(scores(general(encoder), split(encoder)[1]))
+                        own["general"] = rounded(scores(ebmeta.load(model_new_to(encoder)), split(encoder)[1]))
                     done = own.setdefault(method, {}).setdefault(str(number), {})
                     if str(draw) not in done:
                         done[str(draw)] = rounded(piece(method, encoder, number, draw))

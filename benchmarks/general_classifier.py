@@ -4,7 +4,7 @@ With `--ship` it trains on all encoders of `lib.corpus` and simulated classes, a
 `ebmeta/model/weights/general`; on one machine, the same to the bit. `python benchmarks/general_classifier.py` trains a
 model for each encoder, on all others, and scores it and the peers on tasks of that encoder. The temperature of a task
 is fitted to encoders left out: that of a model under test to what the others say of the encoders that they have not
-seen, so that its own has no part in it. Probabilities of peers are
+seen, so that its own has no part in it. Other scripts use these models, too. Probabilities of peers are
 rescaled by the temperature that is best on the very tasks that they are scored on, their best case; those of ebmeta are
 raw. WordLlama needs its package where its features are not kept: `pip install wordllama`.
 """
@@ -16,13 +16,11 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from tqdm import tqdm
 
@@ -30,9 +28,10 @@ import ebmeta
 from ebmeta.model.general import FOLDER
 from ebmeta.model.recipes import GeneralRecipe
 from ebmeta.refine.base import QueryState
-from ebmeta.refine.class_synthetic_gradient import INPUTS
+from ebmeta.refine.belief import with_equal_shares
 from ebmeta.training.schedule import Schedule
-from lib.common import model_folder, read, write
+from lib.baselines import BASELINES, Method
+from lib.common import model_folder, model_new_to, read, write
 from lib.corpus import ENCODERS, Nearer, Shape, changed, classes, draw, encode_wordllama, simulated, united
 from lib.kinds import FIVE, class_numbers, draw as draw_kind
 from lib.peers import make
@@ -41,11 +40,12 @@ from lib.scoring import fit_temperature, rounded, score, temper
 NAME = "general_classifier.json"
 VERSION, ITERATIONS, RATE, BATCH, SEED = 9, 1500, 4e-3, 25, 0
 CELLS = 12_000  # pairs of query and class in a batch
-LOOKS = 100  # batches of each encoder left out, for calibration
+LOOKS, SHAPED = 50, 9  # batches of each encoder left out, for calibration: of all shapes, and of each column
+POWERS = torch.linspace(-1, 1, 21).exp()  # of beliefs, the least and the largest that a temperature makes
 SIMULATED, FRESH = 0.15, 10  # share of simulated batches, and batches of the same simulated classes
 UNITED, NEARER, CHANGED, RAGGED = 0.05, 0.3, 0.15, 0.3  # shares of batches
 EQUAL = 0.4  # share of batches whose classes have equal shares of the queries
-TEST_TASKS = 300
+TEST_TASKS, TEST_SEED = 300, 99
 NEW_TASKS, NEW_SEED = 2000, 12  # of the comparison with models of CIFAR-FS
 COLUMNS = {
     "5way_1shot": Shape(5, 1, 75),
@@ -107,68 +107,62 @@ def trained(encoders: list[str], name: str, iterations: int) -> ebmeta.Empirical
 
 @dataclass(frozen=True)
 class Seen:
-    """What a model says of tasks of an encoder that it was not trained on, after one step.
+    """What a model says of tasks of an encoder that it was not trained on.
 
     Args:
-        reading: what its network sees of each task, shape `(T, F)`.
-        log_probs: of the classes of queries, shape `(T, Q, C)` for every batch.
-        y: the labels of each batch, -1 where a query is none, shape `(T, Q)`.
+        reading: what the temperature of each task depends on, shape `(T, F)`.
+        nll: of each task after every step, beliefs being taken to each power of `POWERS`, shape `(K, T, P)`.
     """
 
     reading: Tensor
-    log_probs: list[Tensor]
-    y: list[Tensor]
+    nll: Tensor
 
 
 @torch.no_grad()
-def look(model: ebmeta.EmpiricalBayes, encoder: str) -> list[Seen]:
-    """Return what a model says of an encoder, after each step."""
-    steps: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = [([], [], []) for _ in range(model.num_steps)]
-    for n in range(LOOKS):
-        batch = batch_of([encoder], n, SEED + 1, as_it_is=True)
+def look(model: ebmeta.EmpiricalBayes, encoder: str) -> Seen:
+    """Return what a model says of an encoder, on tasks of all shapes and about as many of those of the columns."""
+    batches = [batch_of([encoder], n, SEED + 1, as_it_is=True) for n in range(LOOKS)]
+    batches += [batch for column in COLUMNS for batch in tasks_of(encoder, column, BATCH * SHAPED, SEED + 1)]
+    readings, losses = [], []
+    for batch in batches:
         inferred = model.infer(batch)
-        for iterate, (readings, log_probs, y) in zip(inferred.iterates[1:], steps, strict=True):
-            state = QueryState(inferred.setting, iterate.q)
-            readings.append(model.refiner.synthetic_gradient.read(state).by_task[:, :INPUTS])
-            log_probs.append(iterate.log_probs)
-            y.append(batch.query_y.masked_fill(~batch.query_mask, -1))
-    return [Seen(torch.cat(reading), log_probs, y) for reading, log_probs, y in steps]
+        setting, y = inferred.setting, cast(Tensor, batch.query_y).unsqueeze(-1)
+        real = setting.query_mask
+        steps = []
+        for iterate in inferred.iterates[1:]:
+            powers = [power * cast(Tensor, iterate.log_probs) for power in POWERS]
+            said = [with_equal_shares(odds, setting.equal, real, setting.way_mask) for odds in powers]
+            lost = [-p.gather(-1, y.masked_fill(~real.unsqueeze(-1), 0)).squeeze(-1) * real for p in said]
+            steps.append(torch.stack(lost, -1).sum(1) / real.sum(1, keepdim=True))
+        readings.append(model.refiner.reading(QueryState(setting, inferred.iterates[-1].q)))
+        losses.append(torch.stack(steps))
+    return Seen(torch.cat(readings), torch.cat(losses, 1))
 
 
-def calibrated(model: ebmeta.EmpiricalBayes, seen: list[list[Seen]]) -> ebmeta.EmpiricalBayes:
-    """Return a model whose temperature of a task is fitted to what like models say of encoders new to them.
-
-    It depends on what the network sees, which means the same in all of these models, and not on its hidden units.
-    """
-    model = copy.deepcopy(model)
+def calibrated(model: ebmeta.EmpiricalBayes, seen: list[Seen]) -> ebmeta.EmpiricalBayes:
+    """Return a model whose temperature of a task is fitted to what like models say of encoders new to them."""
+    model, reading = copy.deepcopy(model), torch.cat([said.reading for said in seen])
     for k in range(model.num_steps):
-        given = torch.cat([encoder[k].reading for encoder in seen])
-        reading = torch.cat(
-            [given, given.new_zeros(len(given), model.refiner.synthetic_gradient.readout.in_features)], 1
-        )
-        log_probs = [r for encoder in seen for r in encoder[k].log_probs]
-        y = [label for encoder in seen for label in encoder[k].y]
+        losses = torch.cat([said.nll[k] for said in seen])
 
-        def nll(factor: Tensor, log_probs: list[Tensor] = log_probs, y: list[Tensor] = y) -> Tensor:
-            each = []
-            for f, r, label in zip(factor.split([len(v) for v in y]), log_probs, y, strict=True):
-                scaled = torch.log_softmax(f[:, None, None] * r, -1)
-                lost = -scaled.gather(-1, label.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-                each.append((lost * (label >= 0)).sum(1) / (label >= 0).sum(1))
-            return torch.cat(each).mean()
+        def nll(factor: Tensor, losses: Tensor = losses) -> Tensor:
+            place = (factor.log() + 1) / 2 * (len(POWERS) - 1)
+            low = place.detach().floor().clamp(0, len(POWERS) - 2).long()
+            two = losses.gather(1, torch.stack([low, low + 1], 1))
+            return torch.lerp(two[:, 0], two[:, 1], place - low).mean()
 
         model.refiner.temperature.fit(k, reading, nll)
     return model
 
 
-def tasks_of(encoder: str, column: str, num_tasks: int) -> list[ebmeta.TaskBatch]:
-    """Return the test tasks of an encoder, each set of its classes in turn."""
+def tasks_of(encoder: str, column: str, num_tasks: int, seed: int = TEST_SEED) -> list[ebmeta.TaskBatch]:
+    """Return tasks of an encoder, each set of its classes in turn; those of the test by default."""
     shape = COLUMNS[column]
     ways = min(shape.ways, max(map(len, classes(encoder))))
     sets = [rows for rows in classes(encoder) if len(rows) >= ways]
     out = []
     for n in range(math.ceil(num_tasks / BATCH)):
-        rows, rng = sets[n % len(sets)], np.random.default_rng([99, n])
+        rows, rng = sets[n % len(sets)], np.random.default_rng([seed, n])
         out.append(draw(rows, replace(shape, ways=ways), BATCH, rng))
     return out
 
@@ -197,25 +191,11 @@ def summary(probs: Tensor, y: Tensor, classes: Tensor | None = None) -> dict[str
     return {name: found[name] for name in ("accuracy", "accuracy_classes", "nll", "ece") if name in found}
 
 
-def prototypes(support: Tensor, y: Tensor, query: Tensor, ways: int) -> Tensor:
-    """Return probabilities by squared distance to class means."""
-    member = torch.nn.functional.one_hot(y, ways).to(support)
-    means = member.mT @ support / member.sum(1).unsqueeze(-1)
-    return torch.softmax(-torch.cdist(query, means).square(), -1)
-
-
-def regressions(support: Tensor, y: Tensor, query: Tensor, ways: int) -> Tensor:
-    """Return probabilities of a logistic regression of each task, of scikit-learn's default strength times ten."""
-    out = []
-    for s, labels, q in zip(support.numpy(), y.numpy(), query.numpy(), strict=True):
-        out.append(torch.from_numpy(LogisticRegression(C=10, max_iter=200).fit(s, labels).predict_proba(q)))
-    return torch.stack(out).to(support)
-
-
-def methods() -> dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]]:
+def methods() -> dict[str, Method]:
     """Return the peers, of one setting each, which know nothing but the task."""
-    peers = {name: make(name, "balanced") for name in ("bd_cspn", "tim", "alpha_tim", "pt_map")}
-    return {"prototypes": prototypes, "logistic_regression": regressions} | peers
+    peers: dict[str, Method] = {name: make(name, "balanced") for name in ("bd_cspn", "tim", "alpha_tim", "pt_map")}
+    graph = make("laplacianshot", "balanced", center=torch.zeros(1))  # rows come off the mean of the task
+    return BASELINES | {"laplacianshot": graph} | peers
 
 
 def framed(batch: ebmeta.TaskBatch, name: str) -> tuple[Tensor, Tensor]:
@@ -297,6 +277,7 @@ def main() -> None:
     for encoder in arguments.only:
         done = read(NAME).get("left_out", {}).get(encoder, {})
         model = calibrated(left_out[encoder], [said for e, said in seen.items() if e != encoder])
+        ebmeta.save(model, model_new_to(encoder), overwrite=True)
         for column in COLUMNS:
             batches = tasks_of(encoder, column, arguments.tasks)
             for name in ["ebmeta", *methods()]:
@@ -309,7 +290,7 @@ def main() -> None:
                 write(NAME, result)
                 print(encoder, column, name, json.dumps(cell[name]), flush=True)
     if "new_classes" not in read(NAME):
-        write(NAME, read(NAME) | {"new_classes": new_classes(calibrated(left_out["conv4"], [*seen.values()][1:]))})
+        write(NAME, read(NAME) | {"new_classes": new_classes(ebmeta.load(model_new_to("conv4")))})
     result = read(NAME)
     whole = {e: cells for e, cells in result["left_out"].items() if set(cells) == {*COLUMNS}}
     write(NAME, result | {"encoders": len(whole), "overall": rounded(overall(whole))})

@@ -20,7 +20,7 @@ from torch import Tensor
 import ebmeta
 from ebmeta.model.posterior import Inference
 from ebmeta.prediction.suggestion import suggest
-from lib.common import model_folder, read, write
+from lib.common import model_new_to, read, write
 from lib.corpus import ENCODERS, classes, shared
 from lib.scoring import rounded
 
@@ -145,14 +145,6 @@ def curve(model: ebmeta.EmpiricalBayes, tasks: Piles, rule: Rule, number: int, s
     return accuracy, nll
 
 
-def model_without(encoder: str) -> ebmeta.EmpiricalBayes:
-    """Return the newest model that was trained on the other encoders."""
-    kept = list(model_folder().glob(f"general_without_{encoder}_*/config.json"))
-    if not kept:
-        raise SystemExit(f"{encoder}: expected a model trained without it; run benchmarks/general_classifier.py first")
-    return ebmeta.load(max(kept, key=lambda path: path.stat().st_mtime).parent)
-
-
 def interval(values: Tensor) -> list[Any]:
     """Return means over tasks and half widths of their 95% intervals."""
     return [values.mean(0).tolist(), (1.96 * values.std(0) / len(values) ** 0.5).tolist()]
@@ -160,7 +152,7 @@ def interval(values: Tensor) -> list[Any]:
 
 def curves(encoder: str, kind: str, num_tasks: int) -> dict[str, Any]:
     """Return the learning curve of every rule, and its mean distance from that of random rows on the same tasks."""
-    model, (imbalance, number) = model_without(encoder), KINDS[kind]
+    model, (imbalance, number) = ebmeta.load(model_new_to(encoder)), KINDS[kind]
     sets = [piles(encoder, imbalance, BATCH, seed) for seed in range(0, num_tasks, BATCH)]
     found = {}
     for name, rule in RULES.items():

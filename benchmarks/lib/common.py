@@ -97,3 +97,11 @@ def model_folder() -> Path:
     folder = Path(os.environ.get("EBMETA_CACHE", ROOT / "cache"))
     folder.mkdir(exist_ok=True)
     return folder
+
+
+def model_new_to(encoder: str) -> Path:
+    """Return the folder of the general classifier whose training and calibration have not seen an encoder.
+
+    `general_classifier.py` writes it.
+    """
+    return model_folder() / f"general_new_to_{encoder}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ebmeta.foundation.tensor_files import read_tensors
 from ebmeta.model.recipes import ClassifierRecipe, GeneralRecipe, Parts
@@ -34,7 +35,11 @@ def pretrained_parts(wanted: ClassifierRecipe, embedder: nn.Module | None) -> tu
     recipe = GeneralRecipe(num_features=wanted.num_features, num_steps=steps, width=width)
     parts = recipe.build()
     for name, part in {"prior": parts.prior, "refiner": parts.refiner}.items():
-        own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-        fresh = {key: value for key, value in part.state_dict().items() if key.startswith("temperature.")}
-        part.load_state_dict(own | fresh)  # a temperature is fitted by training
+        part.load_state_dict({key: _own(tensors[f"{name}.{key}"], key, steps) for key in part.state_dict()})
     return recipe, parts
+
+
+def _own(value: Tensor, key: str, steps: int) -> Tensor:
+    """Return the weights of as many steps, where each has its own; further ones repeat the last."""
+    own = torch.arange(steps).clamp(max=len(value) - 1) if key.startswith("temperature.") else ...
+    return value[own]

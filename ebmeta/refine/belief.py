@@ -18,12 +18,17 @@ after step $k$ are the belief that $q_k$ leads to.
 
 Counts of beliefs take the labels for known, and a posterior by them is too narrow. What a step reports has the widths
 that unsure beliefs leave (`ClassGaussian.with_doubt`); steps and predictions go on without. Last, a temperature of each
-task is fitted to what is predicted (`ebmeta.refine.temperature`).
+task is fitted to what is predicted (`ebmeta.refine.temperature`). That of a classifier for any encoder depends on the
+design of a task (`Setting.design`) and on how many independent coordinates its features have, and on nothing else: what
+more readings say of one encoder misleads on another.
 
 Where the queries are known to be as many of every class, and can be by their number, exact posterior probabilities add
 up to these numbers. So do the beliefs, by potentials $u_c$ of the classes (Sinkhorn's iterations),
 
 $$ r_{ic} \leftarrow r_{ic}\, e^{u_c} \Big/ \sum_{c'} r_{ic'}\, e^{u_{c'}}, \qquad \sum_i r_{ic} = Q / C . $$
+
+These beliefs are too unsure where queries are few: potentials do not know that no two of as many queries as classes are
+of one class. So a temperature that depends on the design acts on odds, and equal shares are found anew.
 
 Source: Teh, Newman and Welling 2007, A collapsed variational Bayesian inference algorithm for latent Dirichlet
 allocation; Cuturi 2013, Sinkhorn distances.
@@ -42,15 +47,14 @@ from ebmeta.foundation.seeding import blank_linear
 from ebmeta.foundation.softmax import log_softmax
 from ebmeta.likelihood import NEVER
 from ebmeta.parts.class_gaussian import ClassGaussian
-from ebmeta.parts.class_prior import EQUAL
 from ebmeta.parts.gaussian import Gaussian
-from ebmeta.refine.base import QueryState, Refiner, Setting
+from ebmeta.refine.base import DESIGN, QueryState, Refiner, Setting
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
 from ebmeta.refine.equal_shares import equal_shares
 from ebmeta.refine.seeds import started
 from ebmeta.refine.temperature import TaskTemperature
 
-__all__ = ["BeliefRefiner", "self_consistent"]
+__all__ = ["BeliefRefiner", "self_consistent", "with_equal_shares"]
 
 
 class BeliefRefiner(Refiner):
@@ -59,6 +63,8 @@ class BeliefRefiner(Refiner):
     Args:
         synthetic_gradient: the network $\xi$ whose correction $g$ is used.
         num_steps: number of steps in training, $K$.
+        by_design: whether the temperature of a task depends on its design and the number of its coordinates, in place
+            of the network's readings.
 
     Raises:
         ValueError: if `num_steps` is negative.
@@ -68,12 +74,13 @@ class BeliefRefiner(Refiner):
 
     synthetic_gradient: ClassSyntheticGradient
 
-    def __init__(self, synthetic_gradient: ClassSyntheticGradient, num_steps: int) -> None:
+    def __init__(self, synthetic_gradient: ClassSyntheticGradient, num_steps: int, by_design: bool = False) -> None:
         super().__init__(synthetic_gradient, num_steps)
+        self.by_design = by_design
         self.confidence = blank_linear(synthetic_gradient.num_readings, 1)
         nn.init.zeros_(self.confidence.weight)
         nn.init.zeros_(self.confidence.bias)
-        self.temperature = TaskTemperature(num_steps, synthetic_gradient.num_readings)
+        self.temperature = TaskTemperature(num_steps, DESIGN + 1 if by_design else synthetic_gradient.num_readings)
 
     def start(self, setting: Setting) -> Gaussian:
         q0 = cast(ClassGaussian, setting.q0)
@@ -102,11 +109,25 @@ class BeliefRefiner(Refiner):
         believed = state.once(self.belief)
         if not self.temperature.fitted:
             return believed
-        factor = self.temperature(k, state.once(self.synthetic_gradient.read).by_task)
-        return log_softmax(factor[:, None, None] * believed)
+        setting = state.setting
+        odds = self.temperature(k, self.reading(state))[:, None, None] * believed
+        equal = setting.equal if self.by_design else None
+        return with_equal_shares(odds, equal, setting.query_mask, setting.way_mask)
+
+    def reading(self, state: QueryState) -> Tensor:
+        """Return what the temperature of each task depends on, shape `(T, F)`."""
+        if self.by_design:
+            coordinates = cast(ClassGaussian, state.setting.q0).coordinates
+            return torch.cat([state.setting.design, coordinates.log().unsqueeze(1)], 1)
+        return state.once(self.synthetic_gradient.read).by_task
+
+    def _is_kept(self) -> bool:
+        """Whether the network is kept, and then all of it."""
+        return not any(parameter.requires_grad for parameter in self.synthetic_gradient.parameters())
 
     def forget(self) -> None:
-        self.temperature.forget()
+        if not (self.by_design and self._is_kept()):  # it was fitted for features of any kind
+            self.temperature.forget()
 
     @torch.no_grad()
     def finish(self, tasks: Iterable[tuple[Sequence[QueryState], Tensor]]) -> None:
@@ -118,23 +139,25 @@ class BeliefRefiner(Refiner):
             tasks: as of `Refiner.finish`.
         """
         self.forget()
-        if not any(parameter.requires_grad for parameter in self.synthetic_gradient.parameters()):
-            return  # a network that is kept is kept as it is
+        if self._is_kept():
+            return
         kept = []
         for states, y in tasks if self.num_steps else ():
-            steps = [(s.once(self.belief), s.once(self.synthetic_gradient.read).by_task) for s in states]
-            kept.append((states[0].setting.query_mask, y, steps))
+            setting = states[0].setting
+            equal = setting.equal if self.by_design else None
+            steps = [(s.once(self.belief), self.reading(s)) for s in states]
+            kept.append((equal, setting.query_mask, setting.way_mask, y, steps))
         for k in range(self.num_steps):
 
             def nll(factor: Tensor, k: int = k) -> Tensor:
-                parts = torch.split(factor, [len(y) for _, y, _ in kept])
+                parts = torch.split(factor, [len(y) for *_, y, _ in kept])
                 lost = []
-                for (mask, y, steps), t in zip(kept, parts, strict=True):
-                    log_p = torch.log_softmax(t[:, None, None] * steps[k][0], -1)
+                for (equal, mask, ways, y, steps), t in zip(kept, parts, strict=True):
+                    log_p = with_equal_shares(t[:, None, None] * steps[k][0], equal, mask, ways)
                     lost.append(-log_p.gather(-1, y.unsqueeze(-1)).squeeze(-1)[mask])
                 return torch.cat(lost).mean()
 
-            self.temperature.fit(k, torch.cat([steps[k][1] for _, _, steps in kept]), nll)
+            self.temperature.fit(k, torch.cat([steps[k][1] for *_, steps in kept]), nll)
 
 
 def self_consistent(setting: Setting, num_iterations: int) -> tuple[Tensor, Tensor]:
@@ -157,11 +180,19 @@ def self_consistent(setting: Setting, num_iterations: int) -> tuple[Tensor, Tens
     return r, (r - before).abs().amax((1, 2))
 
 
-def _with_known_shares(odds: Tensor, setting: Setting) -> Tensor:
-    """Return log probabilities of log odds, which add up to equal shares where these are known and possible."""
-    if setting.concentration is not None:
-        even = setting.query_mask.sum(1) % setting.way_mask.sum(1) == 0  # one query of five classes is of one of them
-        equal = (even & (setting.concentration >= EQUAL))[:, None, None]
-        if bool(equal.any()):
-            odds = torch.where(equal, equal_shares(odds, setting.query_mask, setting.way_mask), odds)
+def with_equal_shares(odds: Tensor, equal: Tensor | None, query_mask: Tensor, way_mask: Tensor) -> Tensor:
+    """Return log probabilities of log odds, which add up to equal shares of the classes in some tasks.
+
+    Args:
+        odds: log odds, shape `(T, Q, C)`.
+        equal: in which tasks, shape `(T,)`; None for none.
+        query_mask: True where a query is real, shape `(T, Q)`.
+        way_mask: True where a class exists, shape `(T, C)`.
+    """
+    if equal is not None and bool(equal.any()):
+        odds = torch.where(equal[:, None, None], equal_shares(odds, query_mask, way_mask), odds)
     return log_softmax(odds)
+
+
+def _with_known_shares(odds: Tensor, setting: Setting) -> Tensor:
+    return with_equal_shares(odds, setting.equal, setting.query_mask, setting.way_mask)

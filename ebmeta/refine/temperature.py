@@ -3,8 +3,9 @@ r"""A temperature for every task, computed from its unlabelled queries.
 $$ \log t_k = \tanh\big( a_k^\top \psi(x^q, q_k) + b_k \big), \qquad q_k \leftarrow q_k \text{ with mean } t_k\, m_k, $$
 
 where $\psi$ holds the means over queries and classes of what the synthetic gradient's network reads and of its last
-layer. It changes how sure a prediction is and, classes being compared with each other alone, hardly which class wins.
-The steps of refinement go on from the posterior as it was.
+layer, or numbers of the task's design where features may be of any encoder (`ebmeta.refine.belief`). It changes how
+sure a prediction is and, classes being compared with each other alone, hardly which class wins. The steps of refinement
+go on from the posterior as it was.
 
 The network that takes the steps could learn the same, and does not: presumably the gain is too small compared with
 the noise of batches. Fitted by itself, to tasks that training has not drawn and to validation tasks, it is a smooth

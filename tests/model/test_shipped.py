@@ -22,16 +22,15 @@ def sets(seed: int = 0) -> tuple[EpisodeSampler, EpisodeSampler]:
 
 
 def test_before_training_it_is_the_general_one():
-    """But for the temperature, which belongs to training."""
+    """For any number of steps: those beyond the weights repeat the last."""
     _, new = sets()
-    plain = copy.deepcopy(general_classifier())
-    plain.refiner.forget()
-    model = EmpiricalBayes.classifier(40, pretrained=True).eval()
-    batch = new.sample(4)
-    assert not model.fitted
-    torch.testing.assert_close(model.infer(batch).predict(-1)["probs"], plain.infer(batch).predict(-1)["probs"])
-    assert model.num_steps == plain.num_steps
-    assert EmpiricalBayes.classifier(40, num_steps=3, pretrained=True).num_steps == 3
+    plain, batch = general_classifier(), new.sample(4)
+    for steps in (None, 1, 5):
+        model = EmpiricalBayes.classifier(40, steps, pretrained=True).eval()
+        assert not model.fitted
+        assert model.num_steps == (steps or plain.num_steps)
+        want = plain.infer(batch, model.num_steps).predict(-1)["probs"]
+        torch.testing.assert_close(model.infer(batch).predict(-1)["probs"], want)
 
 
 def test_training_takes_the_metric_and_keeps_the_weights(tmp_path):

@@ -45,6 +45,21 @@ def test_strength_is_the_mean_log_ratio_of_precisions_over_real_classes():
     close(setting.strength, torch.tensor([math.log(4 * 16 * 1 * 2) / 4], dtype=torch.float64))
 
 
+def test_shares_are_equal_where_that_is_known_and_possible():
+    """Three classes: six queries can have equal shares, five cannot; a concentration of 2 says nothing of the kind."""
+    queries = torch.arange(6) < torch.tensor([[6], [5], [6]])
+    known = torch.tensor([math.inf, math.inf, 2.0])
+    q0 = DiagonalGaussian(torch.zeros(3, 3, 2), torch.ones(3, 3, 2))
+    ways = torch.ones(3, 3, dtype=torch.bool)
+    setting = Setting(q0, q0, Normal(), torch.zeros(3, 6, 2), queries, ways, 1.0, concentration=known)
+    assert setting.equal is not None
+    assert setting.equal.tolist() == [True, False, False]
+    close(setting.design, torch.tensor([[1, 1 / 6, 1 / 6], [0, 1 / 5, 0], [0, 1 / 6, 0]]))
+    untold = replace(setting, concentration=None)
+    assert untold.equal is None
+    close(untold.design, setting.design * torch.tensor([0.0, 1.0, 0.0]))
+
+
 def test_padded_queries_change_nothing_whatever_their_features():
     model, batch = regressor(), real_tasks()
     setting = model.infer(batch).setting

@@ -6,12 +6,16 @@ import math
 from dataclasses import replace
 
 import torch
-from builders import class_tasks, classifier, close, joint_model
+from builders import class_tasks, classifier, close, joint_model, perturb
 from laws import MEMBERS
 
+from ebmeta import EmpiricalBayes
 from ebmeta.diagnostics.class_passes import ClassPass
 from ebmeta.model.conditional import Conditional
+from ebmeta.model.recipes import ClassifierRecipe
 from ebmeta.refine.base import QueryState
+from ebmeta.refine.belief import BeliefRefiner
+from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
 from ebmeta.simulate.gaussian_classes import GaussianClasses
 
 
@@ -115,6 +119,64 @@ def test_a_fitted_temperature_changes_predictions_and_no_step():
         assert sure[1] < sure[0] - 0.05
     model.refiner.forget()
     close(model.infer(batch).predict(-1)["probs"], before.predict(-1)["probs"], 0.0)
+
+
+def by_design(scale: float = 0.1) -> EmpiricalBayes:
+    """Return a model whose temperature depends on the design of a task, as that of the general classifier does."""
+    parts = ClassifierRecipe(num_features=4, num_steps=3, width=8).build()
+    refiner = BeliefRefiner(ClassSyntheticGradient(8), 3, by_design=True)
+    model = EmpiricalBayes(*parts._replace(refiner=refiner), beta=1.0).double().eval()
+    perturb(model, 0, scale)
+    model.refiner.forget()
+    return model
+
+
+def test_a_temperature_by_design_acts_before_equal_shares():
+    """Probabilities to a power lose their shares; these are found anew, so that each class keeps its two queries."""
+    model = by_design()
+    batch = class_tasks(ways=(3, 3), shots=(1, 1), queries=(6, 5), spread=2.0)
+    batch = replace(batch, concentration=torch.full((2,), math.inf, dtype=torch.float64))
+    before = model.infer(batch).predict(-1)["probs"]
+    model.refiner.temperature.bias.fill_(0.8)
+    after, factor = model.infer(batch).predict(-1)["probs"], math.exp(math.tanh(0.8))
+    powers = before**factor / (before**factor).sum(-1, keepdim=True)
+    close(after[1, :5], powers[1, :5], 1e-6)  # five queries of three classes cannot be shared
+    close(after[0].sum(0), torch.full((3,), 2.0, dtype=torch.float64), 1e-3)
+    ratio = (after[0].log() - factor * before[0].log()).detach()  # is one of a query and one of a class
+    ratio = ratio - ratio.mean(0) - ratio.mean(1, keepdim=True) + ratio.mean()
+    close(ratio, torch.zeros_like(ratio), 1e-6)
+    assert float((powers[0].sum(0) - 2).detach().abs().max()) > 0.02
+
+
+def test_a_temperature_by_design_is_fitted_to_the_shared_probabilities():
+    """No other factor of tasks with equal shares, and of those without, has a lower NLL."""
+    model, batch = by_design(), class_tasks(spread=1.0)
+    batch = replace(batch, concentration=torch.tensor([math.inf, 2.0] * 2, dtype=torch.float64))
+    inferred = model.infer(batch)
+    states = [QueryState(inferred.setting, q) for q in inferred.path[1:]]
+    model.refiner.finish(iter([(states, batch.query_y)]))
+    assert model.refiner.temperature.fitted
+
+    def nll() -> float:
+        log_p = model.infer(batch).predict(-1)["probs"].clamp(min=1e-30).log()
+        return -float(log_p.gather(-1, batch.query_y.unsqueeze(-1)).squeeze(-1)[batch.query_mask].mean())
+
+    with torch.no_grad():
+        best, bias = nll(), model.refiner.temperature.bias.clone()
+        for off in (-0.2, 0.2):
+            model.refiner.temperature.bias.copy_(bias + off)
+            assert nll() > best - 1e-3
+
+
+def test_a_kept_network_keeps_its_temperature_by_design():
+    model = by_design()
+    model.refiner.temperature.bias.fill_(0.3)
+    model.refiner.requires_grad_(False)
+    model.refiner.forget()
+    assert model.refiner.temperature.fitted
+    model.refiner.requires_grad_(True)
+    model.refiner.forget()
+    assert not model.refiner.temperature.fitted
 
 
 def test_members_of_the_laws_are_joint():
