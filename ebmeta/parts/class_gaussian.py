@@ -113,12 +113,6 @@ class ClassGaussian(Gaussian):
         """True where a class exists, shape `(T, C)`."""
         return self.shares > 0
 
-    @property
-    def coordinates(self) -> Tensor:
-        """How many coordinates a predictive density counts, shape `(T,)`."""
-        size = self.loc.shape[-1]
-        return self.loc.new_full((len(self.loc),), size) if self.volume is None else size * (1 - self.volume[:, 0, 0])
-
     @cached_property
     def _isotropic(self) -> Tensor:
         return self.precision[..., 0]

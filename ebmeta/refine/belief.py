@@ -117,7 +117,7 @@ class BeliefRefiner(Refiner):
     def reading(self, state: QueryState) -> Tensor:
         """Return what the temperature of each task depends on, shape `(T, F)`."""
         if self.by_design:
-            coordinates = cast(ClassGaussian, state.setting.q0).coordinates
+            coordinates = _coordinates(cast(ClassGaussian, state.setting.q0))
             return torch.cat([state.setting.design, coordinates.log().unsqueeze(1)], 1)
         return state.once(self.synthetic_gradient.read).by_task
 
@@ -192,6 +192,12 @@ def with_equal_shares(odds: Tensor, equal: Tensor | None, query_mask: Tensor, wa
     if equal is not None and bool(equal.any()):
         odds = torch.where(equal[:, None, None], equal_shares(odds, query_mask, way_mask), odds)
     return log_softmax(odds)
+
+
+def _coordinates(q: ClassGaussian) -> Tensor:
+    """Return how many coordinates a predictive density counts, shape `(T,)`."""
+    size = q.loc.shape[-1]
+    return q.loc.new_full((len(q.loc),), size) if q.volume is None else size * (1 - q.volume[:, 0, 0])
 
 
 def _with_known_shares(odds: Tensor, setting: Setting) -> Tensor:

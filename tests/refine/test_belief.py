@@ -168,6 +168,17 @@ def test_a_temperature_by_design_is_fitted_to_the_shared_probabilities():
             assert nll() > best - 1e-3
 
 
+def test_a_temperature_by_design_reads_the_coordinates_that_count():
+    """Four features, a quarter of whose volume is left out, are three; without a share left out they are four."""
+    model = by_design()
+    setting = model.infer(class_tasks()).setting
+    for volume, count in ((torch.full((4, 1, 1), 0.25, dtype=torch.float64), 3.0), (None, 4.0)):
+        given = replace(setting, q0=replace(setting.q0, volume=volume))
+        reading = model.refiner.reading(QueryState(given, given.q0))
+        close(reading[:, :3], setting.design)
+        close(reading[:, 3], torch.full((4,), math.log(count), dtype=torch.float64))
+
+
 def test_a_kept_network_keeps_its_temperature_by_design():
     model = by_design()
     model.refiner.temperature.bias.fill_(0.3)
