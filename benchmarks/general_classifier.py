@@ -16,13 +16,11 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from tqdm import tqdm
 
@@ -32,6 +30,7 @@ from ebmeta.model.recipes import GeneralRecipe
 from ebmeta.refine.base import QueryState
 from ebmeta.refine.belief import with_equal_shares
 from ebmeta.training.schedule import Schedule
+from lib.baselines import BASELINES, Method
 from lib.common import model_folder, model_new_to, read, write
 from lib.corpus import ENCODERS, Nearer, Shape, changed, classes, draw, encode_wordllama, simulated, united
 from lib.kinds import FIVE, class_numbers, draw as draw_kind
@@ -192,25 +191,11 @@ def summary(probs: Tensor, y: Tensor, classes: Tensor | None = None) -> dict[str
     return {name: found[name] for name in ("accuracy", "accuracy_classes", "nll", "ece") if name in found}
 
 
-def prototypes(support: Tensor, y: Tensor, query: Tensor, ways: int) -> Tensor:
-    """Return probabilities by squared distance to class means."""
-    member = torch.nn.functional.one_hot(y, ways).to(support)
-    means = member.mT @ support / member.sum(1).unsqueeze(-1)
-    return torch.softmax(-torch.cdist(query, means).square(), -1)
-
-
-def regressions(support: Tensor, y: Tensor, query: Tensor, ways: int) -> Tensor:
-    """Return probabilities of a logistic regression of each task, of scikit-learn's default strength times ten."""
-    out = []
-    for s, labels, q in zip(support.numpy(), y.numpy(), query.numpy(), strict=True):
-        out.append(torch.from_numpy(LogisticRegression(C=10, max_iter=200).fit(s, labels).predict_proba(q)))
-    return torch.stack(out).to(support)
-
-
-def methods() -> dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]]:
+def methods() -> dict[str, Method]:
     """Return the peers, of one setting each, which know nothing but the task."""
-    peers = {name: make(name, "balanced") for name in ("bd_cspn", "tim", "alpha_tim", "pt_map")}
-    return {"prototypes": prototypes, "logistic_regression": regressions} | peers
+    peers: dict[str, Method] = {name: make(name, "balanced") for name in ("bd_cspn", "tim", "alpha_tim", "pt_map")}
+    graph = make("laplacianshot", "balanced", center=torch.zeros(1))  # rows come off the mean of the task
+    return BASELINES | {"laplacianshot": graph} | peers
 
 
 def framed(batch: ebmeta.TaskBatch, name: str) -> tuple[Tensor, Tensor]:
