@@ -34,7 +34,7 @@ def test_refinement_costs_nothing_where_inputs_do_not_inform():
 def test_cifar_fs_one_shot():
     """A fifth of the training and a tenth of the test tasks: 400 iterations, 200 tasks (half width 1.9 points)."""
     kind = Kind(5, 1)
-    model, facts = train(f"specialist_{kind.name}", 400)
+    model, facts = train("default", 400)
     assert facts["iterations"] == 400
     scores = ebmeta.evaluate(model, kind.sampler("test", 5), 200)
     accuracy = scores["accuracy"].values

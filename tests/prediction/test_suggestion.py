@@ -42,6 +42,7 @@ def test_information_is_the_mean_divergence_that_a_label_causes():
             assert float(got[i, j - 4]) == pytest.approx(expected, abs=1e-12)
 
 
+@torch.no_grad()
 def test_information_is_what_labels_change_where_there_are_many_rows():
     """A task of 400 rows in one of two classes: each label says little, and beliefs move as they are said to."""
     family = GaussianClasses(2, between=1.0, within=1.0, concentration=3.0, n_way=2, n_shot=1, n_query=400)
