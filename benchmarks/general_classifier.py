@@ -97,7 +97,9 @@ def trained(encoders: list[str], name: str, iterations: int) -> ebmeta.Empirical
     for n in (bar := tqdm(range(iterations), desc=name)):
         terms = goal.terms(model, batch_of(encoders, n, SEED))
         loss = goal.total(terms) / terms.num_queries.sum()
-        schedule.step(model, optimizer, loss, n)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        schedule.step(model, optimizer, loss.item(), n)
         losses.append([float(v) for v in terms.means()["nll"]])
         if n % 100 == 99:
             bar.set_postfix_str(" ".join(f"{v:.3f}" for v in np.mean(losses[-500:], 0)))
