@@ -65,8 +65,15 @@ class Schedule:
             iteration: $n$.
 
         Raises:
-            ValueError: if the loss or its gradient is not finite; nothing has changed then.
+            ValueError: if no parameter has a gradient (some may have none), or the loss or its gradient is not finite;
+                nothing has changed then.
         """
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        if all(p.grad is None for p in trained):
+            raise ValueError(
+                f"gradient: expected one for some of the {len(trained)} trained parameters at iteration {iteration}, "
+                "got none: take that of a loss of this model first"
+            )
         share = self.share(iteration)
         for group in optimizer.param_groups:
             group["lr"] = share * group["peak"]

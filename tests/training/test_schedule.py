@@ -45,3 +45,17 @@ def test_a_step_cuts_the_gradient_and_refuses_one_that_is_not_finite():
     with pytest.raises(ValueError, match=r"the loss became -?inf .* at iteration 3; expected finite: .*\(0.01\)"):
         schedule.step(model, optimizer, math.inf, 3)
     assert torch.equal(model.prior.log_scale, now)
+
+
+def test_a_step_refuses_parameters_of_which_none_has_a_gradient():
+    model, other = ebmeta.EmpiricalBayes.classifier(4), ebmeta.EmpiricalBayes.classifier(4)
+    schedule = Schedule(20, 0.01)
+    optimizer, before = schedule.optimizer(model), [p.detach().clone() for p in model.trainable()]
+    torch.stack([p.sum() for p in other.trainable()]).sum().backward()  # of another model
+    number = len(before)
+    with pytest.raises(ValueError, match=rf"gradient: expected one for some of the {number} .* iteration 7, got none"):
+        schedule.step(model, optimizer, 1.0, 7)
+    assert all(map(torch.equal, before, model.trainable()))
+    model.prior.volume.square().backward()  # one has a gradient, of zero: enough
+    assert schedule.step(model, optimizer, 1.0, 7) > 0
+    assert all(map(torch.equal, before, model.trainable()))
