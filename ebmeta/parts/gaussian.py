@@ -271,10 +271,10 @@ class FullGaussian(Gaussian):
         return half.square().sum(-2).mT
 
     def gram(self, x: Tensor, h: Tensor) -> Tensor:
-        return torch.einsum("tqp,tqc,tqr->tcpr", x, h, x)
+        return (x.mT.unsqueeze(1) * h.mT.unsqueeze(2)) @ x.unsqueeze(1)  # an einsum seeks its order anew each time
 
     def times(self, v: Tensor) -> Tensor:
-        return torch.einsum("tcpr,tcr->tcp", self.precision, v)
+        return (self.precision @ v.unsqueeze(-1)).squeeze(-1)
 
     def solve(self, v: Tensor) -> Tensor:
         return torch.cholesky_solve(v.unsqueeze(-1), self._factor).squeeze(-1)

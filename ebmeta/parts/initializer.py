@@ -134,7 +134,7 @@ class PrototypeInitializer(Initializer):
     ) -> Gaussian:
         member = likelihood.statistic(y, prior.loc.shape[1]).to(x.dtype) * mask.unsqueeze(-1)
         looks = self.log_precision.exp()
-        total = self.log_amplitude.exp() * torch.einsum("tsc,tsp->tcp", member, x)
+        total = self.log_amplitude.exp() * (member.mT @ x)
         precision = prior.precision + member.sum(1).unsqueeze(-1) * looks
         return prior.with_((prior.times(prior.loc) + looks * total) / precision, precision)
 
@@ -183,7 +183,7 @@ class ConjugateInitializer(Initializer):
             slope, curvature = (
                 v.to(x.dtype) * mask.unsqueeze(-1) for v in likelihood.gradients(y, loc, var, ways, given)
             )
-            total = torch.einsum("tsp,tsc->tcp", x, slope) + prior.times(q.loc - prior.loc)
+            total = slope.mT @ x + prior.times(q.loc - prior.loc)
             precision = prior.precision + prior.gram(x, curvature)
             if not (searching or likelihood.conjugate):
                 precision = (3 * precision + q.precision) / 4  # damped: curvature and variance are coupled

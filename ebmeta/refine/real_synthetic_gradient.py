@@ -56,9 +56,9 @@ class RealSyntheticGradient(SyntheticGradient):
 
     def _context(self, state: QueryState) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return u, g, z, of shapes `(T, C, ...)`, and V, shape `(T, C, P, P)`."""
-        weight = mean_weights(state.setting.query_mask, state.x.dtype)
+        weight = mean_weights(state.setting.query_mask, state.x.dtype).unsqueeze(1)
         sets = (state.x, state.x.square(), self.left(state.x) * self.right(state.x))
-        means = [torch.einsum("tqp,tq->tp", x, weight).unsqueeze(1).expand(*state.q.loc.shape[:2], -1) for x in sets]
+        means = [(weight @ x).expand(*state.q.loc.shape[:2], -1) for x in sets]
         u = torch.cat([*means[:2], state.q.loc], -1)
         count = state.setting.query_mask.sum(1)[:, None, None].to(u.dtype).log().expand_as(u[..., :1])
         _, spread = state.q.marginal(self.left.weight.expand(len(u), -1, -1))
@@ -69,7 +69,7 @@ class RealSyntheticGradient(SyntheticGradient):
 
     def forward(self, state: QueryState) -> Tensor:
         _, shift, _, _ = self._context(state)
-        return -state.curvature * torch.einsum("tqp,tcp->tqc", state.x, shift)
+        return -state.curvature * (state.x @ shift.mT)
 
     def inputs(self, state: QueryState) -> tuple[Tensor, Tensor]:
         u, _, score, turn = self._context(state)
