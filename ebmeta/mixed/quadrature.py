@@ -82,6 +82,9 @@ class QuadratureEngine(Engine):
         self.basis, self.first = scale @ r, scale @ self.first
         self.inverse = np.linalg.inv(self.basis)
         self.data = self._lay_out(rows, q @ np.linalg.inv(scale))
+        counted = np.ones(len(rows)) if self.data.weight is None else self.data.weight
+        #: Of each group: its log density is lower by them in the units of the labels.
+        self.log_units: Array = self.data.segments.sum(counted) * math.log(self.unit)
         self.num_parameters = self.num_theta + self.num_common + len(self.extra)
         self.modes = np.zeros((len(factors[0].terms), len(rows.groupings[0].labels)))
         self.settled = self.modes
@@ -164,7 +167,7 @@ class QuadratureEngine(Engine):
     def _expansion(self, at: Array) -> Expansion:
         lower, beta = self._unpack(at)
         factor, size = self.factors[0], self.num_theta
-        value, gradient, hessian = -len(self.rows) * math.log(self.unit), 0 * at, np.zeros((len(at), len(at)))
+        value, gradient, hessian = -float(self.log_units.sum()), 0 * at, np.zeros((len(at), len(at)))
         for block, found in self._averages(self.data, lower, beta, self.modes, slopes=True):
             value += float(found.log_evidence.sum())
             slope, bend = derivatives(self.data, block, found, factor, self.extra)
@@ -191,9 +194,8 @@ class QuadratureEngine(Engine):
     def each_group(self, at: Array, rng: np.random.Generator) -> Array:
         lower, beta = self._unpack(at)
         found = [each.log_evidence for _, each in self._averages(self.data, lower, beta, self.settled)]
-        segments = self.data.segments
-        rest: Array = segments.sum(constants_of(self.data).detach().numpy()) - segments.counts * math.log(self.unit)
-        return np.concatenate(found) + rest
+        rest: Array = self.data.segments.sum(constants_of(self.data).detach().numpy())
+        return np.concatenate(found) + rest - self.log_units
 
     def value(self, at: Array, nodes: Nodes | None = None) -> float:
         """Return the log likelihood in nats, by another rule where asked."""
@@ -201,7 +203,7 @@ class QuadratureEngine(Engine):
         kept, self.nodes = self.nodes, self.nodes if nodes is None else nodes
         value = sum(float(found.log_evidence.sum()) for _, found in self._averages(self.data, lower, beta, self.modes))
         self.nodes = kept
-        return value + self._rest()[0] - len(self.rows) * math.log(self.unit)
+        return value + self._rest()[0] - float(self.log_units.sum())
 
     def log_posterior(self, at: Array) -> float:
         more = log_hyperprior(self.factors[0], at[: self.num_theta], 0.0)[0] if self.hyperprior else 0.0

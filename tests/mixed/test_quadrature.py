@@ -110,10 +110,11 @@ def on_a_grid(engine: QuadratureEngine, at: np.ndarray) -> tuple[float, np.ndarr
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_likelihood_and_effects_are_those_of_a_fine_grid(kind):
-    engine = build(kind, weights=None if kind == "student_t" else "w", fineness=2)
+    engine = build(kind, weights="w", fineness=2)
     at = somewhere(engine)
     value, mean, sd = on_a_grid(engine, at)
     assert engine.log_likelihood(at) == pytest.approx(value, abs=1e-5)
+    assert engine.each_group(at, np.random.default_rng(0)).sum() == pytest.approx(value, abs=1e-5)
     effects = engine.effects(at)[0]
     np.testing.assert_allclose(effects.mean[:, 0], mean, atol=1e-4 * sd.max())
     np.testing.assert_allclose(np.sqrt(effects.covariance[:, 0, 0]), sd, rtol=1e-3)
