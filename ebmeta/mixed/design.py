@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ebmeta.foundation.checks import found
 from ebmeta.mixed.grammar import Formula, parse
+from ebmeta.mixed.group_names import coded, placed
 from ebmeta.mixed.rows import Grouping, Rows
 from ebmeta.mixed.terms import Terms, response_of, some_names, tidy, trials_of, variables
 from ebmeta.tasks.columns import read_column
@@ -90,6 +91,7 @@ class Design:
         if trials is not None and given.size is not None:
             raise ValueError(f"size: expected none next to {self.formula.response!r}, which gives the trials")
         self.labels: dict[tuple[str, ...], NDArray[np.object_]] = {}
+        self.names: dict[str, list[Any]] = {}
         self.extra = extra[self.kept]
         self.rows = self._rows(used, self.extra, labels, trials, new=False)
 
@@ -175,9 +177,11 @@ class Design:
         x, offset = self.common.new(used) if new else self.common.first(len(used))
         groupings = []
         for factor in self.factors:
-            codes, names = _codes(factor, used, self.labels.get(factor) if new else None)
+            codes, names, own = coded(factor, used, self.names)
+            codes, names = placed(codes, names, self.labels.get(factor))
             if not new:
                 self.labels[factor] = names
+                self.names |= own
             parts = [t.new(used) if new else t.first(len(used)) for bar, t in self.bars if bar.factor == factor]
             groupings.append(Grouping(codes, names, np.concatenate([p[0] for p in parts], 1)))
         values: dict[str, Array] = {str(c): np.array(numbers_of(str(c), extra[c])) for c in extra}
@@ -253,48 +257,3 @@ def _extra(given: Extras, frame: pd.DataFrame) -> pd.DataFrame:
             raise ValueError(f"{name}: expected a column, or a number for each row, got {found(value)}")
         out[name] = read_column(name, value, len(frame))
     return out
-
-
-def _check_kind(factor: tuple[str, ...], names: NDArray[np.object_], known: NDArray[np.object_]) -> None:
-    """Raise `ValueError` where a new group is a known one in another type, such as the text of a known number."""
-    same, spelled = set(known.tolist()), {_spelled(name) for name in known.tolist()}
-    for name in names.tolist():
-        if name not in same and _spelled(name) in spelled:
-            words = "a number, as in the fit, got the text" if isinstance(name, str) else "a text, as in the fit, got"
-            raise ValueError(f"column {factor[0]!r}: expected group {_spelled(name)} to be {words} {name!r}")
-
-
-def _spelled(name: Any) -> str:
-    return f"{name:g}" if isinstance(name, float) else str(name)
-
-
-def _codes(
-    factor: tuple[str, ...], frame: pd.DataFrame, known: NDArray[np.object_] | None
-) -> tuple[NDArray[np.int64], NDArray[np.object_]]:
-    """Return the number of the group of each row and the names of groups, the known ones first."""
-    if len(factor) == 1:
-        column: Any = frame[factor[0]]
-    else:
-        column = frame[factor[0]].astype(str)
-        for name in factor[1:]:
-            column = column + ":" + frame[name].astype(str)
-    codes, names = pd.factorize(
-        np.asarray(column, dtype=object) if column.dtype.kind not in "iub" else column.to_numpy(), sort=False
-    )
-    if known is None:
-        try:
-            order = np.argsort(names, kind="stable")
-        except TypeError:  # names of several types
-            order = np.arange(len(names))
-        place = np.empty(len(names), dtype=np.int64)
-        place[order] = np.arange(len(names))
-        return place[codes], np.asarray(names, dtype=object)[order]
-    names = np.asarray(names, dtype=object)
-    _check_kind(factor, names, known)
-    where = {name: i for i, name in enumerate(known.tolist())}
-    fresh = [n for n in names.tolist() if n not in where]
-    where |= {name: len(known) + i for i, name in enumerate(fresh)}
-    place = np.array([where[n] for n in names.tolist()], dtype=np.int64)
-    return place[codes] if len(names) else np.zeros(0, dtype=np.int64), np.array(
-        [*known.tolist(), *fresh], dtype=object
-    )
