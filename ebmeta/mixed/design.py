@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from ebmeta.foundation.checks import found
 from ebmeta.mixed.grammar import Formula, parse
 from ebmeta.mixed.group_names import coded, placed
+from ebmeta.mixed.response import Response, columns_of_response
 from ebmeta.mixed.rows import Grouping, Rows
-from ebmeta.mixed.terms import Terms, response_of, some_names, tidy, trials_of, variables
+from ebmeta.mixed.terms import Terms, some_names, tidy, variables
 from ebmeta.tasks.columns import read_column
 from ebmeta.tasks.frame_columns import frame_of, numbers_of
 
@@ -61,7 +62,7 @@ class Design:
         named = {name for text in texts for name in variables(text, frame)}
         #: Columns of grouping factors that no term names.
         self.alone = [name for factor in self.factors for name in factor if name not in named]
-        self.response_columns = variables(self.formula.response, frame)
+        self.response_columns = columns_of_response(self.formula.response, frame)
         extra = _extra(given, frame)
         labelled = ~_missing(frame, self.response_columns)
         complete = ~self._missing(frame, extra)
@@ -86,8 +87,8 @@ class Design:
                 raise ValueError(
                     f"formula: expected terms on the left of the bar, as in (1 | g), got ({bar.terms} | ...)"
                 )
-        self.levels = _levels_of(self.formula.response, used)
-        labels, trials = self._response(used)
+        self.response = Response(self.formula.response, used)
+        labels, trials = self.response.first
         if trials is not None and given.size is not None:
             raise ValueError(f"size: expected none next to {self.formula.response!r}, which gives the trials")
         self.labels: dict[tuple[str, ...], NDArray[np.object_]] = {}
@@ -151,27 +152,14 @@ class Design:
                 raise ValueError(
                     f"column {column!r}: expected numbers as in the training rows, got {used[column].dtype}"
                 )
-        labels, trials = np.full(len(used), np.nan), trials_of(self.formula.response, self.response_columns, used)
+        labels, trials = np.full(len(used), np.nan), self.response.trials(used)
         if set(self.response_columns) <= set(used.columns):
             known = ~used[self.response_columns].isna().any(axis=1).to_numpy()
             if known.any():
-                labels[known], some = self._response(used[known])
+                labels[known], some = self.response.new(used[known])
                 if trials is not None and some is not None:
                     trials[known] = some
         return self._rows(used, extra[whole], labels, trials, new=True), whole
-
-    def _response(self, used: pd.DataFrame) -> tuple[Array, Array | None]:
-        """Return labels, those that are ordered categories by their numbers, and trials where the response has some."""
-        if self.levels is None:
-            return response_of(self.formula.response, used)
-        column = used[self.formula.response]
-        codes = pd.Index(self.levels).get_indexer(pd.Index(column.to_numpy()))
-        if (codes < 0).any():
-            raise ValueError(
-                f"labels: expected categories among {', '.join(str(level) for level in self.levels)}, as in the "
-                f"training rows, got {column.to_numpy()[int(np.argmin(codes))]!r}"
-            )
-        return codes.astype(np.float64), None
 
     def _rows(self, used: pd.DataFrame, extra: pd.DataFrame, labels: Array, trials: Array | None, new: bool) -> Rows:
         x, offset = self.common.new(used) if new else self.common.first(len(used))
@@ -220,12 +208,6 @@ def rows_of(name: str, data: Any) -> pd.DataFrame:
     if not len(frame):
         raise ValueError(f"{name}: expected at least one row, got none")
     return frame.reset_index(drop=True)
-
-
-def _levels_of(response: str, used: pd.DataFrame) -> list[Any] | None:
-    """Return the categories of a response that is a column of ordered ones; None elsewhere."""
-    kind = used.dtypes.get(response)
-    return kind.categories.tolist() if isinstance(kind, pd.CategoricalDtype) and kind.ordered else None
 
 
 def _columns_of(formula: Formula, frame: pd.DataFrame) -> list[str]:

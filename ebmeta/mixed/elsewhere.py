@@ -67,6 +67,8 @@ TERMS = {
     r"as\.numeric\(|cut\(": "make a column of it in the frame first",
     r"\bTRUE\b|\bFALSE\b": "write True and False",
     r"\^": "** is the power",
+    r"\d[eE][-+]?\d": "write numbers without an exponent, as 0.001",
+    r"//|%": "make a column of it in the frame first",
     r"\$": "name the column alone",
     r"(?<![\w.)])\.(?![\w.(])": "name the columns, as in 'y ~ a + b + (1 | g)'",
 }

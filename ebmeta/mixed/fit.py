@@ -18,7 +18,6 @@ from ebmeta.mixed.normal import NormalEngine
 from ebmeta.mixed.quadrature import QuadratureEngine
 from ebmeta.mixed.result import MixedModel
 from ebmeta.mixed.rows import Grouping, Rows
-from ebmeta.mixed.terms import COUNTS
 
 __all__ = ["engine_of", "mixed_model"]
 
@@ -100,13 +99,14 @@ def engine_of(design: Design, likelihood: str, reml: bool, hyperprior: bool) -> 
     Raises:
         ValueError: if labels or groups do not fit the likelihood.
     """
-    rows, response = design.rows, design.formula.response
-    if response.partition("(")[0].strip() in COUNTS and response.endswith(")") and likelihood != "binomial":
-        raise ValueError(f"likelihood: expected 'binomial' for successes of trials, {response}, got {likelihood!r}")
-    if design.levels is not None and likelihood != "ordinal":
+    rows, response = design.rows, design.response
+    if response.counts is not None and likelihood != "binomial":
+        words = f"'binomial' for successes of trials, {design.formula.response}"
+        raise ValueError(f"likelihood: expected {words}, got {likelihood!r}")
+    if response.levels is not None and likelihood != "ordinal":
         raise ValueError(
             f"labels: expected numbers for a {likelihood} likelihood, got the ordered categories "
-            f"{', '.join(str(level) for level in design.levels)} (likelihood='ordinal' takes these)"
+            f"{', '.join(str(level) for level in response.levels)} (likelihood='ordinal' takes these)"
         )
     family = LIKELIHOODS[likelihood].of(rows.y)
     _check_labels(family, rows)

@@ -76,7 +76,7 @@ Bar(terms='1 + x', factor=('school', 'class'), correlated=True))
                 f"formula: expected a term on both sides of every plus, as in {EXAMPLE}, got {found(text)}"
             )
         else:
-            common.append(part.strip())
+            common.append(_nested(part.strip()))
     if not bars:
         raise ValueError(f"formula: expected terms of groups, as in {EXAMPLE}, got none in {text!r}")
     return Formula(sides[0].strip(), " + ".join(common) or "1", tuple(bars))
@@ -120,10 +120,19 @@ def _bars(inner: str) -> list[Bar]:
     correlated = len(sides) == 2
     if len(sides) not in (2, 3) or (not correlated and sides[1]) or not all(s.strip() for s in (sides[0], sides[-1])):
         raise ValueError(f"formula: expected terms, one bar or two, and a grouping factor, got '({inner})'")
-    terms, factor = sides[0].strip(), sides[-1].strip()
+    terms, factor = " + ".join(_nested(part.strip()) for part in _split(sides[0], "+")), sides[-1].strip()
     levels = [_names(level, inner) for level in _split(factor, "/")]
     nested = [tuple(name for level in levels[: i + 1] for name in level) for i in range(len(levels))]
     return [Bar(terms, names, correlated) for names in nested]
+
+
+def _nested(term: str) -> str:
+    """Return `a + a:b` for `a/b`; a term without a slash, or of sums, products and numbers, as it is."""
+    levels = [level.strip() for level in _split(term, "/")]
+    sums = any(len(_split(term, mark)) > 1 for mark in "*-") or any(level.startswith("(") for level in levels)
+    if len(levels) == 1 or sums or any(not level or level[0].isdigit() for level in levels):
+        return term
+    return " + ".join(":".join(levels[: i + 1]) for i in range(len(levels)))
 
 
 def _names(text: str, inner: str) -> tuple[str, ...]:

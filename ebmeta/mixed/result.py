@@ -273,7 +273,7 @@ class MixedModel(Guarded):
             if conformal:
                 out[2:4, whole] = group_intervals(self.engine, self.name, self.design.common.names, rows, coverage)
         index = new_data.index if isinstance(new_data, pd.DataFrame) else pd.RangeIndex(len(whole))
-        return prediction_table(out, index, self.design.levels)
+        return prediction_table(out, index, self.design.response.levels)
 
     @checked(num_draws=at_least(2))
     @guarded

@@ -5,10 +5,8 @@ Names in a formula are columns and the functions of `FUNCTIONS`, and nothing els
 
 from __future__ import annotations
 
-import re
 import threading
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,13 +15,12 @@ from formulae import design_matrices
 from formulae.environment import Environment
 from formulae.matrices import CommonEffectsMatrix
 from formulae.model_description import model_description
-from formulae.parser import Parser
-from formulae.scanner import Scanner
 from numpy.typing import NDArray
 
 from ebmeta.mixed.elsewhere import term_here
+from ebmeta.mixed.syntax import parsed
 
-__all__ = ["FUNCTIONS", "Terms", "response_of", "some_names", "tidy", "trials_of", "variables"]
+__all__ = ["FUNCTIONS", "Terms", "asked", "some_names", "tidy", "variables"]
 
 Array = NDArray[np.float64]
 
@@ -34,7 +31,8 @@ FUNCTIONS: dict[str, Any] = {
 ENVIRONMENT = Environment([{"np": np, **FUNCTIONS}])
 INTERCEPT = "1"
 LOCK = threading.Lock()
-COUNTS = ("cbind", "prop", "p", "proportion")
+FINITE = "term {name!r}: expected finite numbers, got {value} in row {row}"
+CHECKED, CLOSE = 128, 1e-8  # rows that are computed again, and how far of the largest value they may be off
 MOST_SHOWN = 8  # names of columns in a message
 
 
@@ -44,10 +42,14 @@ class Terms:
     Args:
         text: the terms.
         frame: complete training rows.
+        finite: what an error says of a number that is not finite.
+
+    Raises:
+        ValueError: if they cannot be computed, a number is not finite, or the value of a row depends on other rows.
     """
 
-    def __init__(self, text: str, frame: pd.DataFrame) -> None:
-        self.text, self.plain = text, _plain(text, frame)
+    def __init__(self, text: str, frame: pd.DataFrame, finite: str = FINITE) -> None:
+        self.text, self.plain, self.finite = text, _plain(text, frame), finite
         self.matrix: CommonEffectsMatrix | None = None
         self.names: list[str] = []
         self.widths: list[int] = []
@@ -56,13 +58,14 @@ class Terms:
             self.names, self.widths = ["Intercept", *self.plain], [1] * (1 + len(self.plain))
             self.values = self._stacked(self.plain, frame)
             return
-        self.matrix = _asked(text, lambda: _design(text, frame).common)
+        self.matrix = asked(text, lambda: _design(text, frame).common)
         terms = {} if self.matrix is None else self.matrix.terms
         self.offsets = [name for name, term in terms.items() if term.kind == "offset"]
         for name, term in terms.items():
             if name not in self.offsets:
                 self.names += term.labels
                 self.widths.append(len(term.labels))
+        self._check_alone(frame)
 
     def first(self, length: int) -> tuple[Array, Array]:
         """Return the columns of the training rows, and the sum of the offsets among them."""
@@ -74,7 +77,7 @@ class Terms:
             return self._stacked(self.plain, frame), np.zeros(len(frame))
         matrix = self.matrix
         return self._columns(
-            None if matrix is None else _asked(self.text, lambda: matrix.evaluate_new_data(frame)), len(frame)
+            None if matrix is None else asked(self.text, lambda: matrix.evaluate_new_data(frame)), len(frame)
         )
 
     def _stacked(self, plain: list[str], frame: pd.DataFrame) -> Array:
@@ -83,7 +86,7 @@ class Terms:
     def _finite(self, x: Array) -> Array:
         if not np.isfinite(x).all():
             row, column = (int(v[0]) for v in np.nonzero(~np.isfinite(x)))
-            raise ValueError(f"term {self.names[column]!r}: expected finite numbers, got {x[row, column]} in row {row}")
+            raise ValueError(self.finite.format(name=self.names[column], value=x[row, column], row=row))
         return x
 
     def _columns(self, matrix: CommonEffectsMatrix | None, length: int) -> tuple[Array, Array]:
@@ -98,9 +101,27 @@ class Terms:
                 offset += values[:, part].sum(1)
                 continue
             width = part.stop - part.start
+            if width != len(matrix.terms[name].labels):
+                raise ValueError(f"term {name!r}: expected no product or sum next to a slash (write a + a:b for a/b)")
             x[:, start : start + width] = values[:, part]
             start += width
         return self._finite(x), offset
+
+    def _check_alone(self, frame: pd.DataFrame) -> None:
+        """Raise `ValueError` where the value of a row is another one next to other rows."""
+        some = np.arange(len(frame))[::-2][:CHECKED]
+        whole = np.column_stack(self.first(len(frame)))
+        try:
+            part = np.column_stack(self.new(frame.iloc[some]))
+        except ValueError:  # as of draws of one number for each training row
+            part = np.full((len(some), whole.shape[1]), np.inf)
+        apart = (np.abs(part - whole[some]) > CLOSE * np.abs(whole).max(0, initial=0.0)).any(0)
+        if apart.any():
+            name = [*self.names, *self.offsets][int(np.argmax(apart))] if np.isfinite(part).all() else self.text
+            raise ValueError(
+                f"term {name!r}: expected a value of each row by itself, got one that depends on the other rows (make "
+                "a column of it; scale, center, poly and bs keep what they learn of the training rows)"
+            )
 
 
 def _plain(text: str, frame: pd.DataFrame) -> list[str] | None:
@@ -136,14 +157,7 @@ def variables(text: str, frame: pd.DataFrame) -> list[str]:
         return []
     if text.isidentifier() and text in frame.columns:
         return [text]
-    inner = text.partition("(")[2].rpartition(")")[0] if text.partition("(")[0].strip() in COUNTS else text
-    parts = [part for part in inner.split(",") if part.strip()] if inner is not text else [text]
-    names: dict[str, None] = {}
-    for part in parts:
-        wrapped = part if inner is text else f"I({part})"
-        names |= dict.fromkeys(
-            sorted(str(n) for n in _asked(text, lambda w=wrapped: model_description(w).var_names) if n)
-        )
+    names = sorted(str(n) for n in asked(text, lambda: _described(text)) if n)
     for name in names:
         if name not in frame.columns and name not in FUNCTIONS:
             raise ValueError(
@@ -153,17 +167,20 @@ def variables(text: str, frame: pd.DataFrame) -> list[str]:
     return [n for n in names if n in frame.columns]
 
 
+def _described(text: str) -> set[Any]:
+    parsed(text)
+    found: set[Any] = model_description(text).var_names
+    return found
+
+
 def _design(text: str, frame: pd.DataFrame) -> Any:
-    parser = Parser(Scanner(text).scan())
-    parser.parse()
-    if not parser.at_end():  # what follows would be left out without a word
-        raise ValueError(f"expected an operator before {parser.peek().lexeme!r}")
+    parsed(text)
     with LOCK, warnings.catch_warnings():  # which belong to the process and not to a thread
         warnings.simplefilter("ignore")  # of pandas, inside formulae
         return design_matrices(text, frame, na_action="pass", env=ENVIRONMENT)
 
 
-def _asked(text: str, question: Any) -> Any:
+def asked(text: str, question: Any) -> Any:
     """Return an answer of `formulae`; what it refuses is refused in one line that names the terms."""
     try:
         return question()
@@ -174,70 +191,3 @@ def _asked(text: str, question: Any) -> Any:
     except Exception as error:  # of a parser, of functions that a formula names
         said = f"{' '.join(str(error).split()):.150}{term_here(text)}"
         raise ValueError(f"formula: expected terms that can be computed, got {text!r}: {said}") from None
-
-
-def trials_of(text: str, names: list[str], frame: pd.DataFrame) -> Array | None:
-    """Return trials of rows with or without labels, 1 where nothing says how many; None for other responses.
-
-    Args:
-        text: the response.
-        names: columns of it.
-        frame: rows, which may lack some of them.
-
-    Examples:
-        >>> trials_of("prop(sick, of)", ["sick", "of"], pd.DataFrame({"of": [20.0, np.nan]}))
-        array([20.,  1.])
-    """
-    head, _, rest = text.partition("(")
-    if head.strip() not in COUNTS or not rest.endswith(")"):
-        return None
-    trials, number = np.ones(len(frame)), rest[:-1].split(",")[-1].strip()
-    if head.strip() == "cbind":
-        return trials
-    needed = [name for name in names if re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", number)]
-    if set(needed) <= set(frame.columns):
-        known = ~frame[needed].isna().any(axis=1).to_numpy()
-        if known.any():
-            trials[known] = response_of(number if number.isdigit() else f"I({number})", frame[known])[0]
-    return trials
-
-
-def response_of(text: str, frame: pd.DataFrame) -> tuple[Array, Array | None]:
-    """Return labels, and trials where the response gives them."""
-    head, _, rest = text.partition("(")
-    if head.strip() in COUNTS and rest.endswith(")"):
-        parts = rest[:-1].split(",")
-        if len(parts) != 2:
-            raise ValueError(f"formula: expected two columns in {text!r}, such as cbind(successes, failures)")
-        first, second = (response_of(f"I({part})" if not part.strip().isdigit() else part, frame)[0] for part in parts)
-        return first, first + second if head.strip() == "cbind" else second
-    if text.strip().isdigit():
-        return np.full(len(frame), float(text)), None
-    if text.isidentifier() and text in frame.columns and frame[text].dtype.kind in "iuf":
-        return _finite(text, np.array(frame[text], dtype=np.float64)), None
-    matrix = _asked(text, lambda: _design(f"{text} ~ 1", frame).response)
-    if matrix.kind != "numeric" and "[" not in text:
-        raise ValueError(f"labels: expected numbers, got texts in {text!r}{_for_texts(text, matrix.levels, frame)}")
-    if np.iscomplexobj(matrix.design_matrix):
-        raise ValueError(f"labels: expected real numbers, got complex ones in {text!r}")
-    values = np.array(matrix.design_matrix, dtype=np.float64)
-    if values.ndim != 1:
-        raise ValueError(f"labels: expected one column, got {values.shape[1]} in {text!r}")
-    return _finite(text, values), None
-
-
-def _for_texts(text: str, levels: Sequence[Any] | None, frame: pd.DataFrame) -> str:
-    """Return what to write for labels that are texts, in brackets."""
-    if levels is None:
-        return ""
-    words = f"write {text}[{levels[-1]!r}] for 1 where it is {levels[-1]!r} and 0 elsewhere"
-    if text in frame.columns and frame[text].nunique() > 2:
-        words += f", or tell their order by pd.Categorical(data[{text!r}], [...], ordered=True) or --levels"
-    return f" ({words})"
-
-
-def _finite(text: str, values: Array) -> Array:
-    if not np.isfinite(values).all():
-        row = int(np.argmin(np.isfinite(values)))
-        raise ValueError(f"labels: expected finite numbers, got {values[row]} of {text!r} in row {row}")
-    return values

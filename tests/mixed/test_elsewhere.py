@@ -37,6 +37,8 @@ def test_families_are_named_as_here(name, words):
         ("ns(x, 3)", "bs(x, df=5) and poly(x, 2) are the curves that there are"),
         ("x^2", "** is the power"),
         ("poly(x, 2, raw=TRUE)", "write True and False"),
+        ("I(x * 1e-3)", "write numbers without an exponent, as 0.001"),
+        ("I(x // 2)", "make a column of it in the frame first"),
         ("data$x", "name the column alone"),
         ("a %in% b", "a:b is the interaction of a and b"),
         (".", "name the columns, as in 'y ~ a + b + (1 | g)'"),

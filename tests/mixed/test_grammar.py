@@ -22,6 +22,9 @@ from ebmeta.mixed.grammar import Bar, parse
         ),
         ("y ~ (1 | `my group`)", "1", [Bar("1", ("my group",), True)]),
         ("y ~ `a ~ b` + (1 | g)", "`a ~ b`", [Bar("1", ("g",), True)]),
+        ("y ~ a / b/c + (d/e | g)", "a + a:b + a:b:c", [Bar("d + d:e", ("g",), True)]),
+        ("y ~ log(a/b) + {a / b} + (1 | g)", "log(a/b) + {a / b}", [Bar("1", ("g",), True)]),
+        ("y ~ (a + b)/c + a*b/c + a/2 + (1 | g)", "(a + b)/c + a*b/c + a/2", [Bar("1", ("g",), True)]),
     ],
 )
 def test_parts(text, common, bars):

@@ -6,28 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ebmeta.mixed.terms import Terms, response_of, some_names, tidy, variables
+from ebmeta.mixed.terms import Terms, some_names, tidy, variables
 
 DATA = pd.DataFrame(
     {"y": [1.0, 2.0, 3.0, 4.0], "n": [2, 4, 6, 8], "x": [0.0, 1.0, 2.0, 4.0], "kind": ["u", "v", "w", "u"]}
 )
-
-
-@pytest.mark.parametrize(
-    ("response", "labels", "trials"),
-    [
-        ("cbind(y, n - y)", [1, 2, 3, 4], [2, 4, 6, 8]),
-        ("prop(y, n)", [1, 2, 3, 4], [2, 4, 6, 8]),
-        ("prop(y, 10)", [1, 2, 3, 4], [10] * 4),
-        ("log(y)", np.log([1, 2, 3, 4]), None),
-        ("I(n - y)", [1, 2, 3, 4], None),
-        ("kind['v']", [0, 1, 0, 0], None),
-    ],
-)
-def test_responses(response, labels, trials):
-    found, size = response_of(response, DATA)
-    np.testing.assert_allclose(found, labels)
-    np.testing.assert_array_equal(size, trials)
 
 
 def test_columns_of_training_rows_and_of_new_ones():
@@ -56,7 +39,6 @@ def test_categories_and_nullable_numbers_are_made_plain():
 
 def test_columns_that_terms_name():
     assert variables("x * log(n)", DATA) == ["n", "x"]
-    assert variables("cbind(y, n - y)", DATA) == ["y", "n"]
     with pytest.raises(
         ValueError, match="formula: expected names of columns, got 'z', and the columns are y, n, x, kind"
     ):
@@ -79,3 +61,38 @@ def test_sums_that_are_not_plain_are_left_to_formulae():
     assert [Terms(text, DATA).plain for text in ("x + x", "kind", "0 + x", "x:n", "I(x)")] == [None] * 5
     with pytest.raises(ValueError, match=r"term 'x': expected finite numbers, got inf in row 1"):
         Terms("x", DATA.assign(x=np.where(np.arange(len(DATA)) == 1, np.inf, DATA["x"])))
+
+
+@pytest.mark.parametrize(
+    "term", ["np.cumsum(x)", "I(x - np.mean(x))", "np.random.normal(0, 1, 4)", "offset(np.cumsum(x))", "np.argsort(x)"]
+)
+def test_a_term_that_other_rows_change_is_refused(term):
+    with pytest.raises(ValueError) as error:
+        Terms(f"n + {term}", DATA)
+    name = term if "random" not in term else f"n + {term}"
+    assert str(error.value).startswith(f"term {name!r}: expected a value of each row by itself, got one that depends")
+
+
+@pytest.mark.parametrize(
+    "term", ["scale(x)", "center(x)", "poly(x, 2)", "bs(n, df=4)", "log(n)", "I(x**2) * kind", "np.abs(x):kind", "C(n)"]
+)
+def test_what_a_term_learns_of_the_training_rows_is_kept(term):
+    frame = pd.concat([DATA] * 3, ignore_index=True).assign(x=np.arange(12.0) ** 1.5)
+    terms = Terms(term, frame)
+    for rows in ([3], [7, 2, 2], list(range(11, -1, -1))):
+        np.testing.assert_allclose(terms.new(frame.iloc[rows])[0], terms.first(12)[0][rows], atol=1e-12)
+
+
+def test_a_slash_after_a_product_is_refused():
+    with pytest.raises(
+        ValueError, match=r"^term 'kind': expected no product or sum next to a slash [(]write a [+] a:b"
+    ):
+        Terms("x*kind/n", DATA)
+    assert Terms("kind + kind:n", DATA).names == [
+        "Intercept",
+        "kind[v]",
+        "kind[w]",
+        "kind[u]:n",
+        "kind[v]:n",
+        "kind[w]:n",
+    ]
