@@ -53,7 +53,7 @@ def new_classes(
     Raises:
         ValueError: as for `certify`.
     """
-    if model.marks is not None and (label := model.marks.known(tasks)) is not None:
+    if model.marks is not None and (label := model.marks.known(tasks.class_rows)) is not None:
         return _used_before(label)
     found = certify(model, tasks, num_partitions=num_partitions)
     known = [task_scores(model, b) for b in batches] if scores is None else scores

@@ -29,6 +29,7 @@ from ebmeta.prediction.scores import task_batches, task_scores
 from ebmeta.prediction.trees import predict
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.held_out import check_classes, check_shared_groups
+from ebmeta.tasks.marks import refuse_known
 from ebmeta.tasks.source import TaskSampler, as_source
 
 __all__ = ["BETS", "Certificate", "Score", "certify", "lower_bound"]
@@ -190,8 +191,7 @@ def certify(
     if training is not None:
         check_classes(as_source(training), source, "tasks")
         check_shared_groups(as_source(training), source, "tasks")
-    if model.marks is not None:
-        model.marks.check(source, "tasks")
+    refuse_known(model.marks, tasks, "tasks")
     draws = [source.disjoint(index) for index in range(num_partitions)]
     task_batches(source, 1, model)  # whose columns it checks
     if any(batch.query_y is None for batch in draws):

@@ -32,6 +32,7 @@ from ebmeta.prediction.trees import predict
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.columns import check_names
 from ebmeta.tasks.drawing import exact, generator
+from ebmeta.tasks.marks import refuse_known
 from ebmeta.tasks.rows import Rows
 from ebmeta.tasks.source import TaskSampler, as_source
 
@@ -121,8 +122,7 @@ class ClassSwapSets:
         least = int(np.ceil(self.level / (1 - self.level) - SLACK))
         if len(rows) < least:
             raise ValueError(f"tasks: expected at least {least} classes for a level of {self.level:g}, got {len(rows)}")
-        if self.model.marks is not None:
-            self.model.marks.check(source, "tasks")
+        refuse_known(self.model.marks, tasks, "tasks")
         self._rows = rows
         return self
 

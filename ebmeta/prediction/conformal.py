@@ -30,6 +30,7 @@ from ebmeta.prediction.scores import task_batches
 from ebmeta.prediction.trees import predict
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.drawing import generator
+from ebmeta.tasks.marks import refuse_known
 from ebmeta.tasks.source import TaskSampler
 
 __all__ = ["ConformalSets", "class_scores", "set_coverage", "task_quantile"]
@@ -155,14 +156,16 @@ class ConformalSets:
             This object.
 
         Raises:
-            ValueError: if there is no model, or the tasks are unlabelled or do not fit it.
+            ValueError: if there is no model, the tasks are unlabelled or do not fit it, or it was trained or chosen on
+                their classes (see `ebmeta.tasks.marks`).
         """
-        batches = task_batches(tasks, num_tasks, self.model)
+        batches, model = task_batches(tasks, num_tasks, self.model), self._classifier()
         if any(batch.query_y is None for batch in batches):
             raise ValueError("calibrate: expected query labels, got unlabelled tasks")
+        refuse_known(model.marks, tasks, "tasks")
         parts = []
         for batch in batches:
-            tree = predict(self._classifier(), batch, num_draws=0)
+            tree = predict(model, batch, num_draws=0)
             probs, y = tree["predictive"].to_dataset()["probs"], tree["observed_data"].to_dataset()["query_y"]
             parts.append(xr.Dataset({"probs": probs.isel(step=-1, drop=True), "y": y}))
         data = xr.concat(parts, "task", join="outer", fill_value={"y": -1})

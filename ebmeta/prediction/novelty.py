@@ -38,6 +38,7 @@ from ebmeta.model.base import PredictiveModel
 from ebmeta.prediction.scores import task_batches
 from ebmeta.prediction.trees import evaluating, match_model, predict
 from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.marks import refuse_known
 from ebmeta.tasks.source import TaskSampler
 
 __all__ = ["Novelty"]
@@ -127,8 +128,10 @@ class Novelty:
             This object.
 
         Raises:
-            ValueError: if `fit` was not called, or tasks do not fit the model.
+            ValueError: if `fit` was not called, tasks do not fit the model, or it was trained or chosen on their
+                classes (see `ebmeta.tasks.marks`).
         """
+        refuse_known(self.model.marks, tasks, "tasks")
         self._reference = self._scores(self._numbers(task_batches(tasks, num_tasks, self.model)))
         return self
 

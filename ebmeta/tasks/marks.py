@@ -12,13 +12,18 @@ from __future__ import annotations
 import hashlib
 import heapq
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ebmeta.tasks.held_out import SHARE, distinct_rows
-from ebmeta.tasks.source import TaskSource
+import numpy as np
 
-__all__ = ["Marks"]
+from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.classes import ClassRows, members
+from ebmeta.tasks.held_out import SHARE, distinct_rows
+from ebmeta.tasks.source import TaskSampler, TaskSource, as_source
+
+__all__ = ["Marks", "refuse_known"]
 
 SIZE = 6  # bytes of a mark: of 10^6 rows, two differ and are marked alike with a probability of .002
 END = 1 << 8 * SIZE
@@ -55,8 +60,8 @@ class Marks:
         >>> X, y = np.arange(24.0).reshape(12, 2), np.repeat([0, 1, 2, 3], 3)
         >>> train, other = (EpisodeSampler(x, y[:6], 2, 1, 2) for x in (X[:6], X[6:]))
         >>> kept = Marks.of(train)
-        >>> kept.check(other, "tasks")
-        >>> kept.check(EpisodeSampler(X[3:9], y[:6], 2, 1, 2), "tasks")
+        >>> kept.check(other.class_rows, "tasks")
+        >>> kept.check(EpisodeSampler(X[3:9], y[:6], 2, 1, 2).class_rows, "tasks")
         Traceback (most recent call last):
         ...
         ValueError: tasks: expected classes that training never used, got rows of it in class 0
@@ -93,15 +98,15 @@ class Marks:
         limit = rows[MOST] if len(rows) > MOST else limit
         return Marks(frozenset(rows[:MOST]), limit, self.names | other.names)
 
-    def known(self, tasks: TaskSource) -> Any:
-        """Return the label of a class of a source whose rows were used before; None where there is none.
+    def known(self, classes: Sequence[ClassRows]) -> Any:
+        """Return the label of a class whose rows were used before; None where there is none.
 
-        Most marked rows of the class have to be known, or else most of all its classes together: few of them may be
+        Most marked rows of the class have to be known, or else most of all classes together: few of them may be
         marked in a class.
         """
         marked = known = 0
         first: Any = None
-        for source in tasks.class_rows:
+        for source in classes:
             for code, rows in distinct_rows(source):
                 below = [mark for mark in map(_mark, rows) if mark < self.limit]
                 found = len(self.rows.intersection(below))
@@ -111,23 +116,23 @@ class Marks:
                     return source.classes[code].item()
         return first if known >= LEAST and known > SHARE * marked else None
 
-    def check(self, tasks: TaskSource, name: str) -> None:
+    def check(self, classes: Sequence[ClassRows], name: str) -> None:
         """Refuse classes whose rows were used before, and warn of names that were.
 
         Args:
-            tasks: source of tasks that nothing should have seen.
-            name: how messages call it.
+            classes: rows of classes that nothing should have seen, such as `TaskSource.class_rows`.
+            name: how messages call them.
 
         Raises:
             ValueError: as `known` says.
         """
-        if (label := self.known(tasks)) is not None:
+        if (label := self.known(classes)) is not None:
             raise ValueError(f"{name}: expected classes that training never used, got rows of it in class {label!r}")
-        labels = [n for source in tasks.class_rows for n in source.classes.tolist() if isinstance(n, str)]
+        labels = [n for source in classes for n in source.classes.tolist() if isinstance(n, str)]
         if names := [n for n in labels if _mark(n.encode()) in self.names]:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
             told = f"{name}: expected classes that training never used, got the name {min(names)!r}{more} of one of it"
-            warnings.warn(told, UserWarning, stacklevel=4)
+            warnings.warn(told, UserWarning, stacklevel=5)
 
     def config(self) -> dict[str, Any]:
         """Return what a folder keeps, for JSON."""
@@ -148,3 +153,38 @@ class Marks:
         if type(limit) is not int or not 0 <= limit <= END:
             raise ValueError(f"expected a whole number up to {END} for limit, got {limit!r:.60}")
         return cls(_read(config["rows"]), limit, _read(config["names"]))
+
+
+def refuse_known(marks: Marks | None, tasks: TaskSampler | TaskBatch, name: str) -> None:
+    """Refuse tasks of classes that training used, whether drawn from a source or given as such.
+
+    Args:
+        marks: those of a model; None where it keeps none.
+        tasks: a source, or tasks, each class of each task by itself.
+        name: how messages call them.
+
+    Raises:
+        ValueError: as `Marks.known` says.
+
+    Examples:
+        >>> import numpy as np
+        >>> from ebmeta.tasks.episodes import EpisodeSampler
+        >>> tasks = EpisodeSampler(np.arange(24.0).reshape(12, 2), np.repeat([5, 6, 7, 8], 3), 2, 1, 2)
+        >>> refuse_known(Marks.of(tasks), tasks.sample(3), "tasks")
+        Traceback (most recent call last):
+        ...
+        ValueError: tasks: expected classes that training never used, got rows of it in class 'number 0 of task 0'
+    """
+    if marks is not None:
+        marks.check([_rows_of(tasks)] if isinstance(tasks, TaskBatch) else as_source(tasks).class_rows, name)
+
+
+def _rows_of(batch: TaskBatch) -> ClassRows:
+    """Return the labelled rows of tasks, each class of each task as one of its own."""
+    parts = [batch.support, *([] if batch.query_y is None else [batch.query])]
+    rows = [part for part in (part.labelled() for part in parts) if part is not None]
+    X = np.concatenate([part.x.detach().cpu().numpy() for part in rows])
+    ways = batch.way_mask.shape[1]
+    number = np.concatenate([(part.task * ways + part.y).cpu().numpy() for part in rows])
+    found, codes = np.unique(number, return_inverse=True)
+    return ClassRows(X, np.array([f"number {n % ways} of task {n // ways}" for n in found]), codes, members(codes))

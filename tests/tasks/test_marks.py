@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -25,9 +26,9 @@ def test_a_class_of_training_is_known_under_another_number_type_and_order():
     kept = Marks.of(source(X, y))
     again = X[y == 4][::-1]
     mixed = np.concatenate([rows(3, 10, seed=1)[0], again])
-    assert kept.known(source(mixed, np.repeat([7, 8, 9, 1], 10))) == 1
-    assert kept.known(source(mixed.astype(">f8"), np.repeat([7, 8, 9, 1], 10))) == 1
-    assert kept.known(source(rows(4, 10, seed=1)[0], np.repeat(np.arange(4), 10))) is None
+    assert kept.known(source(mixed, np.repeat([7, 8, 9, 1], 10)).class_rows) == 1
+    assert kept.known(source(mixed.astype(">f8"), np.repeat([7, 8, 9, 1], 10)).class_rows) == 1
+    assert kept.known(source(rows(4, 10, seed=1)[0], np.repeat(np.arange(4), 10)).class_rows) is None
 
 
 def test_what_marks_cannot_tell_passes():
@@ -35,8 +36,8 @@ def test_what_marks_cannot_tell_passes():
     X, y = rows(6, 20)
     half = np.tile([True, False], 60)
     kept = Marks.of(source(X[half], y[half]))
-    kept.check(source(X[~half], y[~half]), "tasks")
-    kept.check(source(2 * X[half], y[half]), "tasks")
+    kept.check(source(X[~half], y[~half]).class_rows, "tasks")
+    kept.check(source(2 * X[half], y[half]).class_rows, "tasks")
 
 
 def test_names_that_are_texts_are_warned_of_and_numbers_are_not():
@@ -47,8 +48,8 @@ def test_names_that_are_texts_are_warned_of_and_numbers_are_not():
     with pytest.warns(
         UserWarning, match="tasks: expected classes that training never used, got the name 'bee' .and 1 mo"
     ):
-        kept.check(source(other, np.array(["bee", "dog", "eel", "fly"])[y]), "tasks")
-    kept.check(source(other, y), "tasks")
+        kept.check(source(other, np.array(["bee", "dog", "eel", "fly"])[y]).class_rows, "tasks")
+    kept.check(source(other, y).class_rows, "tasks")
 
 
 def test_of_many_rows_those_of_least_marks_are_kept_whatever_the_order():
@@ -59,16 +60,16 @@ def test_of_many_rows_those_of_least_marks_are_kept_whatever_the_order():
     order = np.random.default_rng(2).permutation(len(X))
     assert Marks.of(source(X[order], y[order])) == kept
     # 12,000 rows, of which one class has 300: 26 of them are marked on average.
-    assert kept.known(source(X[y < 2], y[y < 2])) in (0, 1)
+    assert kept.known(source(X[y < 2], y[y < 2]).class_rows) in (0, 1)
     one = np.concatenate([X[y == 5], rows(3, 300, seed=3)[0]])
-    assert kept.known(source(one, np.repeat([0, 1, 2, 3], 300))) == 0
+    assert kept.known(source(one, np.repeat([0, 1, 2, 3], 300)).class_rows) == 0
 
 
 def test_rows_that_several_classes_have_say_nothing():
     rng = np.random.default_rng(0)
     X, y = rng.integers(0, 2, (200, 3)).astype(float), np.repeat(np.arange(4), 50)  # eight rows in all
     assert Marks.of(source(X, y)).rows == frozenset()
-    Marks.of(source(X, y)).check(source(X, y), "tasks")
+    Marks.of(source(X, y)).check(source(X, y).class_rows, "tasks")
 
 
 def test_a_model_trained_twice_knows_both():
@@ -76,8 +77,8 @@ def test_a_model_trained_twice_knows_both():
     first, second = (source(X[s], y[s]) for s in (y < 30, y >= 30))
     both = Marks.of(first) | Marks.of(second)
     assert both == Marks.of(source(X, y))
-    assert both.known(first) is not None
-    assert both.known(second) is not None
+    assert both.known(first.class_rows) is not None
+    assert both.known(second.class_rows) is not None
 
 
 def test_marks_are_read_as_they_are_written_and_damaged_ones_refused():
@@ -102,13 +103,26 @@ def test_promises_for_new_classes_refuse_those_of_training_and_validation(tmp_pa
     model = ebmeta.EmpiricalBayes.classifier(3, width=4, num_steps=1)
     ebmeta.fit(model, train, 2, 2, validation=val, validation_tasks=4, progress=False)
     ebmeta.save(model, tmp_path / "model")
+    said = "tasks: expected classes that training never used, got rows of it in class"
     for each in (model, ebmeta.load(tmp_path / "model")):
         assert ebmeta.certify(each, new, num_partitions=2).num_used == 20
-        ebmeta.ClassSwapSets(each).calibrate(new)
-        for used in (train, val):
-            with pytest.raises(ValueError, match="tasks: expected classes that training never used, got rows of it in"):
-                ebmeta.certify(each, used, num_partitions=2)
-            with pytest.raises(ValueError, match="tasks: expected classes that training never used, got rows of it in"):
-                ebmeta.ClassSwapSets(each).calibrate(used)
+        calls = [
+            partial(ebmeta.certify, each, num_partitions=2),
+            ebmeta.ClassSwapSets(each).calibrate,
+            partial(ebmeta.ConformalSets(each).calibrate, num_tasks=12),
+            partial(ebmeta.Novelty(each).fit(train, 12).calibrate, num_tasks=12),
+        ]
+        for call in calls:
+            call(new)
+            for used in (train, val):
+                with pytest.raises(ValueError, match=said):
+                    call(used)
+        for call in calls[2:]:  # tasks that are given as such, whatever the numbers of their classes
+            call(new.sample(12))
+            for used in (train, val):
+                with pytest.raises(ValueError, match=f"{said} 'number [01] of task \\d+'"):
+                    call(used.sample(12))
+                with pytest.raises(ValueError, match=said):
+                    call(ebmeta.MixedSampler([new, used, used]))
     numbers = ebmeta.EmpiricalBayes.regressor(3, num_steps=0)
     assert numbers.marks is None
