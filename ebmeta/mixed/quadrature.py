@@ -35,7 +35,7 @@ __all__ = ["QuadratureEngine"]
 Array = NDArray[np.float64]
 FARTHEST = 50.0  # bound of the spread of a linear predictor of counts
 ENDLESS = 12.0  # spread of one that stands for infinity: from chances of 1 in 100,000 to 99,999
-WIDE = 10.0  # standard error of a coefficient of a term of unit length that no label holds back
+WIDE = 10.0  # standard error of a coefficient that no label holds back, of a term of unit length next to the others
 EXACT = 0.01  # nats that a finer rule may change the log likelihood by
 FINEST = 2  # rule
 NEAR, ROUGH = 1.0, 0.1  # nats a parameter that are not worth a first step, and nats that end first steps
@@ -275,11 +275,14 @@ class QuadratureEngine(Engine):
             return
         modes, _ = self.data.modes(lower, self.data.fixed(beta), self.modes)
         eta = self.data.fixed(beta) + (lower.T @ self.data.z * self.data.segments.spread(modes)).sum(0)
-        x = self.data.x @ self.basis
-        bend = np.maximum(-self.data.expansion(eta)[2], 0.0)
-        error = np.sqrt(np.diag(np.linalg.inv(x.T @ ((bend[:, None] + 1e-12) * x))) * (x**2).mean(0))
+        bend = np.maximum(-self.data.expansion(eta)[2], 0.0) + 1e-12
+        parts = ((self.data.x * w[:, None]).T @ self.data.x for w in (bend, np.full(len(bend), 1 / len(bend))))
+        told, length = (np.diag(self.inverse @ np.linalg.inv(part) @ self.inverse.T) for part in parts)
+        error = np.sqrt(told / length)  # times the length of what other terms leave of one
         if (error > WIDE).any():
-            name, sign = self.names[int(np.argmax(error))], np.sign((self.inverse @ beta)[int(np.argmax(error))])
+            own = np.where([name == "Intercept" for name in self.names], 0.0, error)
+            worst = int(np.argmax(own if (own > WIDE).any() else error))
+            name, sign = self.names[worst], np.sign((self.inverse @ beta)[worst])
             raise ValueError(
                 f"term {name!r}: expected labels of both kinds where it is large and where it is small, got labels "
                 f"that it separates: its coefficient runs off to {'minus ' * bool(sign < 0)}infinity"

@@ -242,3 +242,22 @@ def test_modes_are_where_the_density_of_effects_is_largest():
 def test_normal_effects_have_no_other_mode():
     data = counts(num_groups=30)
     assert "mode" not in mixed_model("student_t ~ x + (1 | g)", data).group_effects
+
+
+@pytest.mark.parametrize("kind", ["bernoulli", "poisson", "ordinal"])
+def test_features_may_lie_far_from_0(kind):
+    """As years do: the fit is that of the same feature less its mean."""
+    data = counts()
+    near = mixed_model(f"{kind} ~ x + (1 | g)", data, kind)
+    far = mixed_model(f"{kind} ~ x + (1 | g)", data.assign(x=data["x"] + 1e5), kind)
+    assert far.log_likelihood == pytest.approx(near.log_likelihood, abs=1e-5)
+    columns = ["estimate", "std_error"]
+    np.testing.assert_allclose(far.fixed_effects.loc["x", columns], near.fixed_effects.loc["x", columns], rtol=1e-3)
+
+
+@pytest.mark.parametrize("shift", [0.0, 2000.0, 1e6])
+def test_the_term_that_separates_labels_is_named_wherever_it_lies(shift):
+    data = counts()
+    data = data.assign(bernoulli=(data["x"] > 0.3).astype(int), x=data["x"] + shift)
+    with pytest.raises(ValueError, match="^term 'x': expected labels of both kinds .* runs off to infinity$"):
+        mixed_model("bernoulli ~ x + (1 | g)", data, "bernoulli")
