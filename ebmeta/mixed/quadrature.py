@@ -75,6 +75,8 @@ class QuadratureEngine(Engine):
         self.unit = (float(np.std(rows.y - rows.offset)) or 1.0) if likelihood.located else 1.0
         q, r = orthonormal(rows.x, names)
         self.num_common = rows.x.shape[1]
+        #: Coefficients that the engine's are deviations from: with heavy tails, labels far off tell no direction.
+        self.center = np.linalg.solve(r, q.T @ (rows.y - rows.offset)) if likelihood.located else np.zeros(len(r))
         self.data = self._lay_out(rows, q)
         self.first, information = self.data.alone()
         # All parameters have curvatures of about the number of groups, or an optimiser takes steps far too long.
@@ -110,7 +112,7 @@ class QuadratureEngine(Engine):
         o = segments.order
         size, weight = (None if v is None else v[o] for v in (rows.size, rows.weights))
         z = np.ascontiguousarray(self.factors[0].whiten(grouping.z)[o].T)
-        y, offset = (v[o] / self.unit for v in (rows.y, rows.offset))
+        y, offset = (v[o] / self.unit for v in (rows.y - rows.x @ self.center, rows.offset))
         return Labels(self.family, y, x[o], z, offset, size, weight, segments)
 
     def start(self) -> Array:
@@ -281,8 +283,8 @@ class QuadratureEngine(Engine):
         error = np.sqrt(told / length)  # times the length of what other terms leave of one
         if (error > WIDE).any():
             own = np.where([name == "Intercept" for name in self.names], 0.0, error)
-            worst = int(np.argmax(own if (own > WIDE).any() else error))
-            name, sign = self.names[worst], np.sign((self.inverse @ beta)[worst])
+            place = int(np.argmax(own if (own > WIDE).any() else error))
+            name, sign = self.names[place], np.sign((self.inverse @ beta)[place])
             raise ValueError(
                 f"term {name!r}: expected labels of both kinds where it is large and where it is small, got labels "
                 f"that it separates: its coefficient runs off to {'minus ' * bool(sign < 0)}infinity"
@@ -297,7 +299,7 @@ class QuadratureEngine(Engine):
 
     def coefficients(self, at: Array) -> Array:
         out: Array = self.unit * self.inverse @ at[self.num_theta : self.num_theta + self.num_common]
-        return out
+        return self.center + out
 
     def estimate(self, at: Array) -> Estimate:
         return Estimate(self.coefficients(at), at[: self.num_theta], *self.scales(at), self.log_likelihood(at))

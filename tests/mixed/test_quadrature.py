@@ -261,3 +261,16 @@ def test_the_term_that_separates_labels_is_named_wherever_it_lies(shift):
     data = data.assign(bernoulli=(data["x"] > 0.3).astype(int), x=data["x"] + shift)
     with pytest.raises(ValueError, match="^term 'x': expected labels of both kinds .* runs off to infinity$"):
         mixed_model("bernoulli ~ x + (1 | g)", data, "bernoulli")
+
+
+@pytest.mark.parametrize("shift", [1e6, -1e7])
+@pytest.mark.parametrize("terms", ["1", "x"])
+def test_labels_with_heavy_tails_may_lie_far_from_0(shift, terms):
+    """From far away, all coefficients look alike to heavy tails."""
+    data = counts()
+    near = mixed_model(f"student_t ~ x + ({terms} | g)", data, "student_t")
+    far = mixed_model(f"student_t ~ x + ({terms} | g)", data.assign(student_t=data["student_t"] + shift), "student_t")
+    assert far.log_likelihood == pytest.approx(near.log_likelihood, abs=1e-5)
+    estimate = far.fixed_effects["estimate"] - [shift, 0.0]
+    np.testing.assert_allclose(estimate, near.fixed_effects["estimate"], rtol=1e-4)
+    np.testing.assert_allclose(far.predict(data[:5])["mean"] - shift, near.predict(data[:5])["mean"], rtol=1e-5)
