@@ -87,7 +87,7 @@ class Pass:
         q = self.prior.repeat(self.levels) if k is None else self._projected(k)
         first, every, times = self.directions.num_labelled, len(self.directions), self.levels
         u = q.draw(self.noise.repeat_interleave(times, 0))
-        eta = torch.einsum("tnr,tcsr->stnc", self._rows, u[..., :first])
+        eta = torch.einsum("tnr,tcsr->stnc", self._rows, u[..., :first]) + self._common
         given = Given(_repeat(self.labelled.support_size, times), None)
         if self.inferred.levels is not None:
             given = Given(given.size, self.inferred.levels.z.flatten())
@@ -102,6 +102,11 @@ class Pass:
     @cached_property
     def _rows(self) -> Tensor:
         return repeat(self.x @ self.directions.basis[..., : self.directions.num_labelled], self.levels)
+
+    @cached_property
+    def _common(self) -> Tensor:
+        """Linear predictors of labelled rows by the weights that have no spread."""
+        return repeat((self._prior.loc @ (self.x - self._prior.varying_part(self.x)).mT).mT, self.levels)
 
     def _projected(self, k: int) -> Projected:
         basis, real = (repeat(v, self.levels) for v in (self.directions.basis, self.directions.real))
@@ -196,7 +201,7 @@ def passes(
             mask = target.support_mask
             x = model.predictor.features(target.support_x, mask).double() * mask.unsqueeze(-1)
             others = inferred.x.double() * part.query_mask.unsqueeze(-1)
-            directions = frame(x, others)
+            directions = frame(*(inferred.prior.varying_part(rows) for rows in (x, others)))
             tasks, ways = part.way_mask.shape
             level = choose(inferred.log_weight, num_draws, generator)
             shapes = (tasks, ways, num_draws, len(directions)), (num_draws, tasks, part.query_mask.shape[1], ways)

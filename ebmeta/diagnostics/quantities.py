@@ -73,7 +73,7 @@ class Quantities(NamedTuple):
         out: dict[str, tuple[str, Tensor]] = {}
         scale = q.scale
         named = dict(enumerate(self.model.weight_columns or ()))
-        for p in among(w.shape[2]):
+        for p in (self.model.prior.varying[i] for i in among(len(self.model.prior.varying))):
             called = f"weight of {named[p]}" if p in named else f"weight {p}"
             out[called] = "weight", self._normal(w[:, 0, p], q.loc[:, 0, p], scale[:, 0, p])
         real = self.inferred.setting.way_mask.unsqueeze(-1).to(w.dtype).expand_as(q.loc)
@@ -123,11 +123,11 @@ class Quantities(NamedTuple):
             off = self.w - q.loc
             distance = (off * q.times(off)).sum(-1)
             ways = self.batch.way_mask
-            dimension = ways.sum(1).double() * self.w.shape[-1]
+            dimension = ways.sum(1).double() * len(self.model.prior.varying)
             out: Tensor = torch.special.gammainc(dimension / 2, (distance * ways).sum(1) / 2)
             return out
         w = torch.cat([self.w.unsqueeze(0), draws]).repeat_interleave(levels, 1)
-        log_q = q.distribution().log_prob(w).view(len(w), *self.inferred.log_weight.shape)
+        log_q = q.log_prob(q.latents(w)).view(len(w), *self.inferred.log_weight.shape)
         return self._rank(-torch.logsumexp(log_q + self.inferred.log_weight, -1))
 
     def _label(self, summary: dict[str, Tensor], y: Tensor) -> Tensor:

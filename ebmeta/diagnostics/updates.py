@@ -121,11 +121,11 @@ def _moments(inferred: Inference, k: int, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _units(prior: Gaussian) -> Tensor:
-    """Return the directions of single weights in units of the prior, shape `(1, P, P)`."""
+    """Return the directions of single weights in units of the prior, 0 of those without spread, shape `(1, P, P)`."""
     one = prior[:1].means
     eye = torch.eye(one.loc.shape[-1], dtype=one.loc.dtype, device=one.loc.device).unsqueeze(0)
     _, variance = one.marginal(eye)  # of the first task and class: the prior has one covariance
-    return eye / variance[:, :, :1].sqrt()
+    return torch.where(variance[:, :, :1] > 0, eye / variance[:, :, :1].sqrt(), 0.0)
 
 
 def _rows(model: EmpiricalBayes, batch: TaskBatch, inferred: Inference) -> list[Tensor]:

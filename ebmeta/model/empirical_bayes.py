@@ -7,7 +7,7 @@ of one `TaskBatch` that go into `SVI`, `Trace_ELBO()(model, guide)`, `Predictive
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -68,15 +68,10 @@ class EmpiricalBayes(PredictiveModel):
     ) -> None:
         super().__init__()
         Parts(prior, likelihood, predictor, initializer, refiner).check()
-        self.prior = prior
-        self.likelihood = likelihood
-        self.predictor = predictor
-        self.initializer = initializer
-        self.refiner = refiner
-        self.beta = float(beta)
-        self.recipe = recipe
-        self.feature_names = None
-        self.covariate_names = None
+        self.prior, self.likelihood, self.predictor = prior, likelihood, predictor
+        self.initializer, self.refiner = initializer, refiner
+        self.beta, self.recipe = float(beta), recipe
+        self.feature_names = self.covariate_names = None
         self._start: Sums | None = None  # of the parameters that training begins with, where they are known
 
     def __getstate__(self) -> dict[str, Any]:
@@ -150,6 +145,7 @@ class EmpiricalBayes(PredictiveModel):
         num_steps: int = 3,
         beta: float = 0.1,
         *,
+        random: Sequence[int] | None = None,
         num_covariates: int = 0,
         basis: Basis | Mapping[str, Any] | None = None,
         standardize: bool = True,
@@ -167,6 +163,8 @@ class EmpiricalBayes(PredictiveModel):
             likelihood: what labels are, a name of `ebmeta.likelihood.LIKELIHOODS` or of one added there.
             num_steps: refinement steps, $K$.
             beta: information-bottleneck weight $\beta$.
+            random: numbers of the features (or functions of a basis) whose weights vary over groups, as the intercept
+                does; those of the others are parameters that all groups share, with no spread. All vary by default.
             num_covariates: covariates of a group as a whole, which move the prior's mean.
             basis: functions of the features that take their place, from `ebmeta.parts.basis`.
             standardize: let training take the units of its groups; otherwise numbers have to come at about unit scale.
@@ -181,14 +179,15 @@ class EmpiricalBayes(PredictiveModel):
             ValueError: if an argument is out of range or the likelihood is unknown.
 
         Examples:
-            >>> EmpiricalBayes.regressor(num_features=8).predictor.num_weights
-            9
+            >>> EmpiricalBayes.regressor(num_features=8, random=[0]).prior.varying
+            (0, 8)
         """
         functions = build_basis(basis) if isinstance(basis, Mapping) else basis
         recipe = RegressorRecipe(
             num_features=num_features,
             likelihood=likelihood,
             num_steps=num_steps,
+            random=random,
             num_covariates=num_covariates,
             basis=None if functions is None else functions.config(),
             standardize=standardize,

@@ -6,6 +6,8 @@ y_ti ~ p(y | phi(x_ti)' w_t, z_t)       site "query_y" (and "support_y" where ob
 guide:  z_t ~ Normal(mode, width)                site "level"
 w_t ~ q_K(w; support_t, query_x_t, z_t) site "w",       plate "task"
 
+Where some weights are common to all tasks, the others are the site "varying", and "w" follows from them.
+
 A joint model generates inputs too, from class means and proportions; the labels of the support set were chosen, and
 are given. Classes of queries are summed out of their inputs and drawn given these, which is the same joint density.
 
@@ -195,7 +197,7 @@ def model_program(owner: Owner, batch: TaskBatch, observe: Observe | None = None
                 level = pyro.sample("level", dist.Normal(prior.loc.new_zeros(()), 1.0))
             values = {name: pyro.sample(name, law) for name, law in prior.sites().items()}
         w = prior.weights(values)
-        if owner.joint:
+        if "w" not in values:
             pyro.deterministic("w", w, event_dim=2)
         of_task = owner.predictor.of_task(batch, own)
         for side, rows, x in (("support", batch.support, of_task.support), ("query", batch.query, of_task.query)):

@@ -7,7 +7,7 @@ depends on the part alone, so that a model built from parts can do all that one 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -49,6 +49,7 @@ CLASSIFIER: dict[str, Range] = {
 REGRESSOR: dict[str, Range] = {
     "num_features": at_least(0),
     "num_steps": at_least(0),
+    "random": at_least(0),
     "num_covariates": at_least(0),
     "num_categories": at_least(2),
     "width": at_least(1),
@@ -167,6 +168,7 @@ class RegressorRecipe(Recipe):
         num_features: features per input, $D$ (after the embedder); the intercept comes on top.
         likelihood: name in `ebmeta.likelihood.LIKELIHOODS`, of numbers.
         num_steps: refinement steps, $K$.
+        random: numbers of the features whose weights vary over groups; all by default.
         num_covariates: covariates of a group as a whole, which move the prior's mean.
         basis: arguments of `ebmeta.parts.basis.build_basis`, for functions that take the place of the features.
         standardize: let training take the units of features, covariates and labels from its groups.
@@ -188,6 +190,7 @@ class RegressorRecipe(Recipe):
     num_features: int
     likelihood: str = "normal"
     num_steps: int = 3
+    random: Sequence[int] | None = None
     num_covariates: int = 0
     basis: Mapping[str, Any] | None = None
     standardize: bool = True
@@ -219,12 +222,21 @@ class RegressorRecipe(Recipe):
         head = LinearHead(self.num_features, embedder, self.freeze_embedder, basis=basis, standardize=self.standardize)
         network = RealSyntheticGradient(head.num_weights, self.width, stream(seed))
         return Parts(
-            FullPrior(head.num_weights, num_covariates=self.num_covariates),
+            FullPrior(head.num_weights, num_covariates=self.num_covariates, varying=self._varying(head)),
             self._likelihood(),
             head,
             ConjugateInitializer(),
             GradientRefiner(network, self.num_steps),
         )
+
+    def _varying(self, head: Head) -> list[int] | None:
+        """Return the numbers of the weights that vary over groups, the intercept's among them; None for all."""
+        if self.random is None:
+            return None
+        last, what = head.num_weights - 1, "features" if self.basis is None else "functions of the basis"
+        if len(set(self.random)) < len(self.random) or any(p >= last for p in self.random):
+            raise ValueError(f"random: expected numbers of {last} {what}, each once from 0, got {list(self.random)}")
+        return [*sorted(self.random), last]
 
     def _likelihood(self) -> Likelihood:
         if self.likelihood == "ordinal":

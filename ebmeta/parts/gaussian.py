@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -48,13 +48,22 @@ class Gaussian(ABC):
     exponent: ClassVar[int] = 1  # how many axes of weights a precision has
 
     def __post_init__(self) -> None:
-        wanted = (*self.loc.shape, *self.loc.shape[-1:] * (self.exponent - 1))
+        wanted = (*self.loc.shape[:-1], *self._sizes * self.exponent)
         if self.loc.dim() < 1 or tuple(self.precision.shape) != wanted:
             raise ValueError(f"precision: expected shape {wanted} to match loc, got {tuple(self.precision.shape)}")
 
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        """How many weights vary, as a shape: all."""
+        return tuple(self.loc.shape[-1:])
+
     def with_(self, loc: Tensor, precision: Tensor) -> Gaussian:
         """Return a member of the same family with other parameters."""
-        return type(self)(loc, precision)
+        return replace(self, loc=loc, precision=precision)
+
+    def varying_part(self, x: Tensor) -> Tensor:
+        """Return features, shape `(..., P)`, with 0 for those of weights that have no spread."""
+        return x
 
     @checked(num_tasks=at_least(1), num_ways=at_least(1))
     def expand(self, num_tasks: int, num_ways: int) -> Gaussian:

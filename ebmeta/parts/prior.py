@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ebmeta.foundation.checks import above, at_least, checked
 from ebmeta.foundation.standardization import Exact, standard, summary
+from ebmeta.parts.degenerate_gaussian import DegenerateGaussian
 from ebmeta.parts.gaussian import DiagonalGaussian, FullGaussian, Gaussian
 from ebmeta.parts.widths import Widths, class_widths
 from ebmeta.tasks.training_rows import TrainingRows
@@ -37,6 +38,7 @@ class Prior(Exact, ABC):
         num_weights: number of weights per output, $P$.
         scale: initial standard deviation of every weight.
         num_covariates: covariates per task, $G$.
+        varying: numbers of the weights that vary over tasks, rising; all by default.
 
     Raises:
         ValueError: if `num_weights` or `scale` is not positive, or `num_covariates` is negative.
@@ -55,15 +57,19 @@ class Prior(Exact, ABC):
     center: Tensor
     unit: Tensor
 
-    def __init__(self, num_weights: int, scale: float = 1.0, num_covariates: int = 0) -> None:
+    def __init__(
+        self, num_weights: int, scale: float = 1.0, num_covariates: int = 0, varying: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
+        #: Numbers of the weights that vary over tasks, rising.
+        self.varying = tuple(range(num_weights) if varying is None else varying)
         self.num_covariates = num_covariates
         if num_covariates:
             self.slope = nn.Parameter(torch.zeros(num_weights, num_covariates))
             self.register_buffer("center", torch.zeros(num_covariates, dtype=torch.float64))
             self.register_buffer("unit", torch.ones(num_covariates, dtype=torch.float64))
         self.loc = nn.Parameter(torch.zeros(num_weights))
-        self.log_scale = nn.Parameter(torch.full((num_weights,), math.log(scale)))
+        self.log_scale = nn.Parameter(torch.full((len(self.varying),), math.log(scale)))
 
     @property
     def correlations(self) -> nn.Parameter | None:
@@ -173,21 +179,33 @@ class FullPrior(Prior):
     r"""$w_c \sim \mathcal N(\mu, L L^\top)$ with $L$ lower triangular.
 
     The factor is `diag(exp(log_scale)) @ (unit lower triangle)`, so every value of the parameters is
-    a covariance and `log_scale` alone sets the size.
+    a covariance and `log_scale` alone sets the size. Where some weights are common to all tasks, $L$ is that of the
+    others, and theirs have a mean alone (`ebmeta.parts.degenerate_gaussian`).
+
+    Args:
+        num_weights: number of weights per output, $P$.
+        scale: initial standard deviation of every weight that varies.
+        num_covariates: covariates per task, $G$; they move the mean of every weight.
+        varying: numbers of the weights that vary over tasks, rising; all by default.
     """
 
-    def __init__(self, num_weights: int, scale: float = 1.0, num_covariates: int = 0) -> None:
-        super().__init__(num_weights, scale, num_covariates)
-        self.lower = nn.Parameter(torch.zeros(num_weights, num_weights))
+    def __init__(
+        self, num_weights: int, scale: float = 1.0, num_covariates: int = 0, varying: Sequence[int] | None = None
+    ) -> None:
+        super().__init__(num_weights, scale, num_covariates, varying)
+        self.lower = nn.Parameter(torch.zeros(len(self.varying), len(self.varying)))
 
     @property
     def correlations(self) -> nn.Parameter:
         return self.lower
 
     def scale_tril(self) -> Tensor:
-        """Return $L$, shape `(P, P)`."""
+        """Return $L$, shape `(R, R)` of $R$ weights that vary."""
         unit = torch.tril(self.lower, -1) + torch.eye(len(self.lower), dtype=self.lower.dtype, device=self.lower.device)
         return self.log_scale.exp().unsqueeze(-1) * unit
 
-    def gaussian(self) -> FullGaussian:
-        return FullGaussian(self.loc, torch.cholesky_inverse(self.scale_tril()))
+    def gaussian(self) -> FullGaussian | DegenerateGaussian:
+        precision = torch.cholesky_inverse(self.scale_tril())
+        if len(self.varying) == len(self.loc):
+            return FullGaussian(self.loc, precision)
+        return DegenerateGaussian(self.loc, precision, self.varying)

@@ -101,10 +101,12 @@ class Rows:
     @classmethod
     @checked()
     def of_tasks(cls, model: EmpiricalBayes, batch: TaskBatch, observe: Literal["support", "both"] = "support") -> Rows:
-        r"""Return the labelled rows of a batch, with $z = \phi(x)$ as the model's predictor makes them.
+        r"""Return the labelled rows of a batch, with $(z, x) = \phi(x)$ as the model's predictor makes them.
+
+        $z$ are the features whose weights vary over tasks in the model's prior, $x$ the others.
 
         Args:
-            model: the model; its prior and its refinement are not used.
+            model: the model; its refinement, and all else of its prior, are not used.
             batch: $T$ tasks.
             observe: the support rows alone, or support and query rows ("both").
 
@@ -117,7 +119,9 @@ class Rows:
         mask = rows["mask"]
         task = np.nonzero(mask)[0]
         ways = rows["way_mask"][task] if model.likelihood.categorical else None
-        return cls(rows["y"][mask], task, rows["x"][mask], None, rows["size"][mask], ways)
+        x, common = rows["x"][mask], np.setdiff1d(np.arange(rows["x"].shape[-1]), model.prior.varying)
+        own, fixed = (x, None) if not len(common) else (x[:, list(model.prior.varying)], x[:, common])
+        return cls(rows["y"][mask], task, own, fixed, rows["size"][mask], ways)
 
 
 def _hyperpriors(rows: Rows, form: NumpyroLikelihood, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -82,6 +82,8 @@ def numpyro_model(model: EmpiricalBayes) -> Callable[..., Any]:
         return class_program(model)
     likelihood, parameters = get(model.likelihood.name), learned_parameters(model.likelihood)
     loc, scale = _prior(model)
+    own = list(model.prior.varying)
+    everything = len(own) == len(loc)
 
     def program(x: Any, y: Any = None, mask: Any = True, way_mask: Any = None, size: Any = 1.0) -> Any:
         import jax.numpy as jnp
@@ -95,9 +97,12 @@ def numpyro_model(model: EmpiricalBayes) -> Callable[..., Any]:
         if isinstance(y, np.ndarray | list) and not likelihood.categorical:
             carried = model.likelihood.transformed(torch.from_numpy(np.asarray(y, dtype=float))).cpu().numpy()
             _check_carried(carried, float(np.finfo(jnp.asarray(0.0).dtype).eps), parameters.get("unit", 1.0))
-        one = dist.Normal(loc, scale).to_event(1) if scale.ndim == 1 else dist.MultivariateNormal(loc, scale_tril=scale)
+        at, by = loc[own], scale[own]
+        one = dist.Normal(at, by).to_event(1) if by.ndim == 1 else dist.MultivariateNormal(at, scale_tril=by)
         with numpyro.plate("task", len(x)):
-            w = numpyro.sample("w", one.expand([np.shape(way_mask)[-1]]).to_event(1))
+            w = numpyro.sample("w" if everything else "varying", one.expand([np.shape(way_mask)[-1]]).to_event(1))
+            if not everything:
+                w = numpyro.deterministic("w", jnp.broadcast_to(loc, (*w.shape[:-1], len(loc))).at[..., own].set(w))
             labels = _labels(likelihood, parameters, jnp.asarray(x) @ w.mT, np.asarray(way_mask), size)
             numpyro.sample("y", labels.mask(mask).to_event(1), obs=None if y is None else jnp.asarray(y))
         return w
@@ -122,12 +127,19 @@ def _labels(form: NumpyroLikelihood, parameters: Mapping[str, Any], eta: Any, wa
 
 
 def _prior(model: EmpiricalBayes) -> tuple[np.ndarray, np.ndarray]:
-    """Return location, and standard deviations `(P,)` or a lower triangular factor `(P, P)`, of one output's prior."""
+    """Return location, and standard deviations `(P,)` or a factor `(P, R)` of the covariance, of one output's prior.
+
+    The factor has rows of 0 for weights without spread, and is lower triangular in the others.
+    """
     with torch.no_grad():
         prior = model.prior.gaussian()
         precision = prior.precision.double()
         full = precision.dim() == 2
         scale = torch.linalg.cholesky(torch.linalg.inv(precision)) if full else precision.rsqrt()
+        if full:
+            scale = torch.zeros(len(prior.loc), len(scale), dtype=scale.dtype).index_put_(
+                (torch.tensor(model.prior.varying),), scale.cpu()
+            )
     return prior.loc.detach().cpu().double().numpy(), scale.cpu().numpy()
 
 
@@ -160,7 +172,7 @@ def _sampler(form: NumpyroLikelihood, num_warmup: int, num_draws: int) -> Callab
         path = jax.lax.scan(advance, state, None, length=num_warmup + num_draws)[1]
         u, stats = jax.tree.map(lambda values: values[num_warmup:], path)
         z = u @ basis.T
-        if len(loc) > basis.shape[1]:
+        if scale.shape[-1] > basis.shape[1]:
             free = jax.random.normal(later, z.shape)
             z = z + free - (free @ basis) @ basis.T
         return loc + (z * scale if scale.ndim == 1 else z @ scale.T), stats

@@ -222,7 +222,7 @@ class Evidence:
         return [NO_NOISE] if vanished else []
 
     def boundary(self, max_iterations: int) -> tuple[float, list[float], list[float]]:
-        """Return the largest log evidence, those without the spread of each weight, and what each of these left.
+        """Return the largest log evidence, those without the spread of each that varies, and what each of these left.
 
         None has the hyperprior, so that they can be compared. Changes nothing.
         """
@@ -244,7 +244,7 @@ class Evidence:
         return torch.cat([torch.full((p.numel(),), p is parameter) for p in self.parameters])
 
     def without(self, weight: int, max_iterations: int) -> tuple[float, float]:
-        """Return the largest log evidence with one weight (nearly) the same in all groups, and what is left to gain.
+        """Return the largest log evidence with one that varies (nearly) alike in all groups, and what is left to gain.
 
         Both in nats. Changes nothing.
         """
@@ -268,8 +268,8 @@ class Evidence:
 
 
 def log_hyperprior(model: EmpiricalBayes) -> Tensor:
-    r"""Return $\sum_p (\log s_p - 0.1 s_p)$, the log of a Gamma(2, 0.1) density of each scale up to a constant."""
-    return log_gamma(scales_of(model.prior))
+    r"""Return $\sum_p (\log s_p - 0.1 s_p)$ of weights that vary: the log of a Gamma(2, 0.1) density of each."""
+    return log_gamma(scales_of(model.prior)[list(model.prior.varying)])
 
 
 def _sizes(part: TaskBatch) -> tuple[tuple[Tensor | None, Tensor], ...]:
@@ -277,5 +277,5 @@ def _sizes(part: TaskBatch) -> tuple[tuple[Tensor | None, Tensor], ...]:
 
 
 def scales_of(prior: Prior) -> Tensor:
-    """Return the standard deviation $s_p$ of every weight under a prior without covariates, shape `(P,)`."""
+    """Return the standard deviation $s_p$ of every weight over tasks, 0 of a common one, shape `(P,)`."""
     return prior.gaussian().expand(1, 1).scale[0, 0]

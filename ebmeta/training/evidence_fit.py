@@ -7,6 +7,7 @@ over all groups at once, by L-BFGS; the second sum where a hyperprior is asked f
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass, field
 from functools import cache
@@ -50,9 +51,10 @@ class EvidenceFit:
     Args:
         model: the fitted model.
         log_evidence: $\sum_t \log p_\psi(y_t)$ in nats, without the hyperprior.
-        scales: standard deviation $s_p$ of every weight over groups, shape `(P,)`, in units of the model.
-        gain: log evidence lost in nats, where $s_p$ is held at 0 and all else is fitted anew, shape `(P,)`; None where
-            that was not asked for. Both sides are maxima without the hyperprior.
+        scales: standard deviation $s_p$ of every weight over groups, shape `(P,)`, in units of the model; 0 of one that
+            is common to all.
+        gain: log evidence lost in nats, where $s_p$ is held at 0 and all else is fitted anew, shape `(P,)`, NaN for a
+            common weight; None where that was not asked for. Both sides are maxima without the hyperprior.
         converged: whether less than a hundredth of a nat is left to gain.
         hyperprior: whether the fit had one.
         left: what Newton's step would still gain in nats, at least; infinite where there is no maximum.
@@ -77,7 +79,8 @@ class EvidenceFit:
         """
         if self.gain is None:
             raise ValueError("at_boundary: expected a fit with boundary=True, got one that did not look")
-        return [int(p) for p in (self.gain < boundary_threshold(len(self.gain))).nonzero().flatten()]
+        least = boundary_threshold(len(self.model.prior.varying))
+        return [int(p) for p in (self.gain < least).nonzero().flatten()]
 
     def __str__(self) -> str:
         """Return the finding in words."""
@@ -88,7 +91,8 @@ class EvidenceFit:
             return []
         found, names = self.at_boundary, weight_names(self.model)
         if not found:
-            return ["every weight differs between groups beyond doubt"]
+            varies = "every weight" if bool(self.gain.isfinite().all()) else "every weight that may vary"
+            return [f"{varies} differs between groups beyond doubt"]
         listed, gains = ", ".join(names[p] for p in found), ", ".join(f"{float(self.gain[p]):.2f}" for p in found)
         advice = "intervals that take it for 0 would be too narrow, so fit with hyperprior=True"
         if self.hyperprior:
@@ -174,9 +178,10 @@ def _maximum(evidence: Evidence, boundary: bool, max_iterations: int) -> Evidenc
     if boundary:
         free, without, lefts = source.boundary(max_iterations)
         # What one of them has found is open to the free one too.
-        gain = max(free, *without) - torch.tensor(without, dtype=scales.dtype)
-        names = weight_names(model)
-        if left < ENOUGH and (slow := [names[p] for p, rest in enumerate(lefts) if rest >= ABOUT]):
+        varying, names = list(model.prior.varying), weight_names(model)
+        gain = torch.full_like(scales, math.nan)
+        gain[varying] = max(free, *without) - torch.tensor(without, dtype=scales.dtype)
+        if left < ENOUGH and (slow := [names[p] for p, rest in zip(varying, lefts, strict=True) if rest >= ABOUT]):
             notes.append(
                 f"the fit without the spread of {', '.join(slow)} has not converged after "
                 f"max_iterations={max_iterations}, so what holding it at 0 costs is overstated"

@@ -77,23 +77,29 @@ give it as a covariate of groups (group_X or group_features, and num_covariates)
     if count.max() == 1 and model.likelihood.alone(rows.size):
         notes.append("no group has a second row, so that noise and the spread of the intercept cannot be told apart")
     names, x = _varying(model, rows)
-    return [*notes, *_of_one_kind(model, rows), *_of_groups(rows, names, x), *_determined(rows, names, x)]
+    alike = _of_groups(rows, *_varying(model, rows, random=True))
+    return [*notes, *_of_one_kind(model, rows), *alike, *_determined(rows, names, x)]
 
 
 def alike_within_groups(model: EmpiricalBayes, parts: Sequence[TaskBatch]) -> list[str]:
     """Return notes on labels or features that never vary within a group; arguments as of `weak_points`."""
     rows = _Rows(parts)
-    return [*_of_one_kind(model, rows), *_of_groups(rows, *_varying(model, rows))]
+    return [*_of_one_kind(model, rows), *_of_groups(rows, *_varying(model, rows, random=True))]
 
 
-def _varying(model: EmpiricalBayes, rows: _Rows) -> tuple[list[str], NDArray[np.float64]]:
-    """Return names and values, centred and scaled, of the features that vary, where weights are of features."""
+def _varying(model: EmpiricalBayes, rows: _Rows, random: bool = False) -> tuple[list[str], NDArray[np.float64]]:
+    """Return names and values, centred and scaled, of the features that vary, where weights are of features.
+
+    With `random` of those alone whose weights vary over groups.
+    """
     if not model.predictor.by_column or not rows.x.shape[1]:
         return [], np.empty((len(rows.y), 0))
     names = [repr(n) for n in model.feature_names or []] or [f"feature {p}" for p in range(rows.x.shape[1])]
     x = rows.x - rows.x.mean(0)
     scale = np.abs(x).max(0)
     varies = np.flatnonzero(scale > 64 * np.finfo(float).eps * np.abs(rows.x).max(0))
+    if random:
+        varies = np.intersect1d(varies, model.prior.varying)
     return [names[p] for p in varies], x[:, varies] / scale[varies]
 
 

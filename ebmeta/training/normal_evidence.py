@@ -10,7 +10,8 @@ $$ -2 \log p(y_t) = n_t \log 2 \pi \sigma^2 + \log |I + A_t^\top A_t|
 
 in which nothing cancels, and nothing is inverted that is singular where $L$ is: a spread of 0 is a point like any
 other. $\beta$ is the generalised least-squares solution given $L$ and $\sigma$, so that the maximum is sought over
-these two alone. Source: Bates, Maechler, Bolker and Walker 2015, Fitting linear mixed-effects models using lme4.
+these two alone. Of weights that are common to all groups $X_t$ has no columns beside $L$, and $\beta$ has all.
+Source: Bates, Maechler, Bolker and Walker 2015, Fitting linear mixed-effects models using lme4.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Point(NamedTuple):
     r"""Where an ascent is.
 
     Args:
-        factor: $L$, shape `(P, P)`.
+        factor: $L$, shape `(R, R)` of $R$ weights that vary.
         log_noise: $\log \sigma$ of a row of typical size.
         left: nats still to be gained.
     """
@@ -94,11 +95,12 @@ class NormalEvidence:
         self.typical, self.num_rows = log_size.mean(), len(log_size)  # sizes may be very large or small
         with torch.no_grad():
             factor = torch.cat([self._factor(model, part) for part in pooled])
-            self.x, self.y = factor[..., :-1], factor[..., -1]
+            rows, self.y = factor[..., :-1], factor[..., -1]
+            self.x = rows[..., list(prior.varying)]  # of the weights that vary
             ones = [factor.new_ones(len(factor), 1)]
             known = [standard(part.task_x, prior.center, prior.unit) for part in pooled if part.task_x is not None]
             self.design = torch.einsum(
-                "tkp,tg->tkpg", self.x, torch.cat([*ones, *([torch.cat(known)] if known else [])], 1)
+                "tkp,tg->tkpg", rows, torch.cat([*ones, *([torch.cat(known)] if known else [])], 1)
             )
             self.design = self.design.flatten(2)
         per_row = (log_size - self.typical).mean() / 2 - likelihood.unit.log() - math.log(2 * math.pi) / 2
@@ -117,7 +119,7 @@ class NormalEvidence:
         r"""Return the log evidence in nats at its best means, and these.
 
         Args:
-            factor: $L$, lower triangular, shape `(P, P)`.
+            factor: $L$, lower triangular, shape `(R, R)`.
             log_noise: $\log \sigma$ of a row of typical size, in units of the linear predictor.
 
         Returns:
@@ -138,7 +140,7 @@ class NormalEvidence:
         square = (e - a @ z).square().sum() + z.square().sum()
         log_det = 2 * m.diagonal(dim1=-2, dim2=-1).log().sum()
         out = self.constant - self.num_rows * log_noise - (square + log_det) / 2
-        return out, beta.view(len(factor), -1)
+        return out, beta.view(len(self.prior.loc), -1)
 
     def fit(self, max_iterations: int) -> float:
         """Go to the maximum and write it to the model; return the nats that are still left to gain, at least."""

@@ -224,7 +224,7 @@ def importance_bound(inferred: Inference, batch: TaskBatch, noise: Tensor, other
     y = batch.query_y
     assert y is not None  # for the type checker: pooling keeps labels
     logp = torch.where(batch.query_mask, likelihood.log_prob(y, eta, setting.way_mask, setting.given), 0.0).sum(-1)
-    ratio = logp + prior.distribution().log_prob(w) - of_draws
+    ratio = logp + prior.log_prob(prior.latents(w)) - of_draws
     return torch.logsumexp(ratio, 0) - math.log(len(noise))
 
 
@@ -233,5 +233,5 @@ def _draw(proposals: Sequence[Gaussian], noise: Tensor) -> tuple[Tensor, Tensor]
     parts = torch.tensor_split(noise, len(proposals))
     w = torch.cat([q.loc + q.color(part) for q, part in zip(proposals, parts, strict=True)])
     shares = [math.log(len(part) / len(noise)) if len(part) else -math.inf for part in parts]
-    density = [q.distribution().log_prob(w) + share for q, share in zip(proposals, shares, strict=True)]
+    density = [q.log_prob(q.latents(w)) + share for q, share in zip(proposals, shares, strict=True)]
     return w, torch.logsumexp(torch.stack(density), 0)
