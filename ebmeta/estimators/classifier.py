@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ebmeta.estimators.base import FewShot
 from ebmeta.estimators.calibration_rows import calibration_split
-from ebmeta.estimators.rows import staying
+from ebmeta.estimators.rows import read_anchors, staying
 from ebmeta.foundation.checks import above, at_least, between, check
 from ebmeta.model.base import PredictiveModel
 from ebmeta.model.general import general_classifier
@@ -24,6 +25,8 @@ from ebmeta.prediction.suggestion import suggest
 from ebmeta.prediction.trees import ask
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.classes import class_codes
+from ebmeta.tasks.columns import read_keys
+from ebmeta.tasks.row_order import check_order
 
 __all__ = ["FewShotClassifier"]
 
@@ -85,8 +88,9 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         """Remember the support set, and unlabelled rows of the same task where there are some.
 
         Args:
-            X: labelled inputs, shape `(S, ...)`; there may be none where classes have anchors.
-            y: their class labels of any kind, shape `(S,)`.
+            X: labelled inputs, shape `(S, ...)`; there may be none where classes have anchors. Inputs without a label
+                go to `pool` or `predict_proba`.
+            y: their class labels of any kind, shape `(S,)`; -1 is a label like any other.
             anchors: for some classes, or all, an input that stands for the class, such as its name in the space of the
                 inputs or its mean elsewhere, each of the shape of an input. A class that has one needs no labelled row.
             pool: unlabelled inputs of the task, shape `(N, ...)`. They count at every later call beside its own rows,
@@ -114,20 +118,24 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         check("outliers", self.outliers, bool)
         check("anchor_size", self.anchor_size, float, above(0))
         self._check_joint(anchors)
+        check_order(X, y=y)
         if not anchors:
             self.classes_, codes = class_codes(self._labelled(y), "y")
             self.anchors_ = None
             self._remember(np.empty((0, 0)) if X is None else X, codes.astype(np.int64), len(self.classes_))
             return
-        names, stands = _read_anchors(anchors)
+        classes, stands, columns = read_anchors(anchors)
         if (X is None) != (y is None):
             raise ValueError("X and y: expected both, or neither with anchors of all classes, got one of them")
-        rows, labels = (stands[:0], names[:0]) if X is None else (X, np.asarray(y))
-        self.classes_, codes = class_codes([*labels.tolist(), *names.tolist()], "y and anchors")
+        rows = (stands[:0] if columns is None else pd.DataFrame(stands[:0], columns=columns)) if X is None else X
+        labels = [] if y is None else read_keys("y", y)
+        self.classes_, codes = class_codes([*labels, *classes], "y and anchors")
         self._remember(rows, codes[: len(labels)].astype(np.int64), len(self.classes_))
         shape = tuple(self.support_X_.shape[1:])
         if stands.shape[1:] != shape:
             raise ValueError(f"anchors: expected each of the shape {shape} of an input, got {stands.shape[1:]}")
+        if columns is not None:
+            self._columns(stands, columns, reset=False)
         own, size = torch.zeros(len(self.classes_), *shape, dtype=torch.float64), torch.zeros(len(self.classes_))
         where = torch.from_numpy(codes[len(labels) :])
         own[where], size[where] = torch.from_numpy(stands), self.anchor_size
@@ -255,16 +263,3 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         probs = self.predict_proba(X)
         labels: NDArray[Any] = self.classes_[probs.argmax(-1)]
         return labels
-
-
-def _read_anchors(anchors: Mapping[Any, ArrayLike]) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Return the labels of anchors, and the anchors side by side, shape `(A, ...)`."""
-    if not isinstance(anchors, Mapping):
-        raise ValueError(f"anchors: expected a mapping from labels to inputs, got {type(anchors).__name__}")
-    try:
-        stands = np.stack([np.asarray(v, dtype=np.float64) for v in anchors.values()])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"anchors: expected numbers of one shape for every label, got {error!s:.100}") from None
-    if not np.isfinite(stands).all():
-        raise ValueError("anchors: expected finite numbers, got NaN or infinity")
-    return np.array(list(anchors)), stands

@@ -25,6 +25,7 @@ from ebmeta.prediction.conformal_intervals import ConformalIntervals
 from ebmeta.prediction.trees import CELLS
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.columns import kind_of_keys, read_column
+from ebmeta.tasks.row_order import check_order
 
 __all__ = ["FewShotRegressor"]
 
@@ -90,6 +91,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         """
         self._check_model(categorical=False)
         check("conformal", self.conformal, ConformalIntervals | None)
+        check_order(X, y=y, groups=groups, size=size)
         labels = read_column("y", self._labelled(y)).astype(np.float64)
         self._remember(X, labels, 1)
         self.size_ = sizes_of(size, len(labels))
@@ -174,8 +176,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         self, X: ArrayLike, *, groups: ArrayLike | None = None, size: ArrayLike | None = None
     ) -> tuple[TaskBatch, torch.Tensor]:
         """Return `tasks`, and which row each of their queries is, task after task, shape `(Q,)`."""
-        query = self._check_query(X)
-        return next(self._tasks(query, groups_of(groups, len(query)), sizes_of(size, len(query))))
+        return next(self._tasks(*self._placing(X, groups, size)))
 
     def _ask(
         self,
@@ -185,10 +186,14 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         question: Callable[[Mixture, Callable[[torch.Tensor], torch.Tensor]], torch.Tensor],
     ) -> NDArray[np.float64]:
         """Return the answers of inference for every row of `X`, groups of similar size together."""
+        return self._answers(self._tasks(*self._placing(X, groups, size), CELLS), question)
+
+    def _placing(
+        self, X: ArrayLike, groups: Any, size: Any
+    ) -> tuple[torch.Tensor, list[Any] | None, torch.Tensor | None]:
+        check_order(X, groups=groups, size=size)
         query = self._check_query(X)
-        return self._answers(
-            self._tasks(query, groups_of(groups, len(query)), sizes_of(size, len(query)), CELLS), question
-        )
+        return query, groups_of(groups, len(query)), sizes_of(size, len(query))
 
     @checked()
     def predict(
@@ -251,7 +256,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
     ) -> float:
         """Return the coefficient of determination $R^2$ of the predictive means; arguments as for `predict`."""
         mean = self.predict(X, groups=groups, size=size)
-        return float(r2_score(targets_of(y, len(mean)), mean, sample_weight=sample_weight))
+        return float(r2_score(targets_of(y, len(mean), X), mean, sample_weight=sample_weight))
 
     def quantiles(
         self,
@@ -311,9 +316,8 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
             groups: as for `predict`.
             size: as for `predict`.
         """
-        length = len(self._check_query(X))
-        labels = torch.from_numpy(targets_of(y, length))
-        self._check_labels(labels, sizes_of(size, length))
+        labels = torch.from_numpy(targets_of(y, len(self._check_query(X)), X))
+        self._check_labels(labels, sizes_of(size, len(labels)))
 
         def score(inferred: Mixture, lay: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
             return inferred.log_prob(-1, lay(labels), inferred.x.new_zeros(1), predictive=True)

@@ -13,9 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from ebmeta.model.base import PredictiveModel
 from ebmeta.tasks.columns import check_names, read_column, read_keys, read_rows
+from ebmeta.tasks.row_order import check_order
 from ebmeta.tasks.rows import HUGE
 
-__all__ = ["covariates_of", "groups_of", "names_of_row", "sizes_of", "staying", "targets_of"]
+__all__ = ["covariates_of", "groups_of", "names_of_row", "read_anchors", "sizes_of", "staying", "targets_of"]
 
 
 def groups_of(groups: ArrayLike | None, length: int) -> list[Any] | None:
@@ -44,12 +45,13 @@ def names_of_row(row: Any) -> list[str] | None:
     return names if names and all(isinstance(name, str) for name in names) else None
 
 
-def targets_of(y: ArrayLike, length: int) -> NDArray[np.float64]:
-    """Return labels that predictions are compared with, shape `(N,)`.
+def targets_of(y: ArrayLike, length: int, X: ArrayLike | None = None) -> NDArray[np.float64]:
+    """Return labels that predictions for rows are compared with, shape `(N,)`.
 
     Raises:
-        ValueError: if one is too large to square.
+        ValueError: if one is too large to square, or they have another order than the rows.
     """
+    check_order(X, y=y)
     labels: NDArray[np.float64] = read_column("y", y, length).astype(np.float64)
     if (np.abs(labels) >= HUGE).any():
         raise ValueError(f"y: expected numbers below {HUGE:.0e}, got {np.abs(labels).max():.3g}")
@@ -75,6 +77,36 @@ def staying(pool: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         stays.append(left[key] == 0)
         left[key] -= not stays[-1]
     return torch.tensor(stays, dtype=torch.bool)
+
+
+def read_anchors(anchors: Mapping[Any, ArrayLike]) -> tuple[list[Any], NDArray[np.float64], list[str] | None]:
+    """Return the labels of anchors, the anchors side by side, shape `(A, ...)`, and the names of their columns.
+
+    Raises:
+        ValueError: if they are no rows of numbers of one shape, or name their columns in several ways.
+
+    Examples:
+        >>> read_anchors({"cat": pd.Series([1.0, 2.0], index=["size", "weight"])})
+        (['cat'], array([[1., 2.]]), ['size', 'weight'])
+    """
+    if not isinstance(anchors, Mapping):
+        raise ValueError(f"anchors: expected a mapping from labels to inputs, got {type(anchors).__name__}")
+    names = next((names for names in map(names_of_row, anchors.values()) if names is not None), None)
+    rows = []
+    for label, row in anchors.items():
+        check_names(names, names_of_row(row), "as the first anchor")
+        values = np.asarray(read_rows("anchors", row if np.ndim(row) > 1 else [row])[0], dtype=np.float64)
+        rows.append(values if np.ndim(row) > 1 else values[0])
+        if rows[-1].shape != rows[0].shape:
+            raise ValueError(
+                f"anchors: expected numbers of one shape for every label, got {rows[-1].shape} for {label!r} and "
+                f"{rows[0].shape} before it"
+            )
+        if (np.abs(rows[-1]) >= HUGE).any():
+            raise ValueError(
+                f"anchors: expected numbers below {HUGE:.0e}, got {np.abs(rows[-1]).max():.3g} for {label!r}"
+            )
+    return read_keys("anchors", list(anchors)), np.stack(rows), names
 
 
 def covariates_of(given: Any, keys: list[Any], model: PredictiveModel) -> torch.Tensor | None:

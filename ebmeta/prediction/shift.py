@@ -32,6 +32,7 @@ from ebmeta.model.base import PredictiveModel
 from ebmeta.prediction.scores import task_batches
 from ebmeta.prediction.trees import evaluating, match_model
 from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.marks import refuse_known
 from ebmeta.tasks.source import TaskSampler
 
 __all__ = ["ShiftWarning"]
@@ -126,9 +127,11 @@ class ShiftWarning:
             This object.
 
         Raises:
-            ValueError: if `fit` was not called, or the tasks are unlabelled or do not fit the model.
+            ValueError: if `fit` was not called, the tasks are unlabelled or do not fit the model, or it was trained or
+                chosen on their classes (see `ebmeta.tasks.marks`).
         """
         batches = task_batches(tasks, num_tasks, self.model)
+        refuse_known(self.model.marks, tasks, "tasks")
         rows: dict[tuple[int, int], list[Array]] = {}
         for number, batch in enumerate(batches):
             for (scores, mask), y in zip(self._scores(batch), (batch.support_y, batch.query_y), strict=True):

@@ -18,7 +18,7 @@ import numpy as np
 from ebmeta.foundation.checks import checked
 from ebmeta.foundation.fingerprint import fingerprint
 from ebmeta.foundation.memory_maps import take
-from ebmeta.tasks.columns import read_keys
+from ebmeta.tasks.columns import kind_of_keys, read_keys
 from ebmeta.tasks.drawing import generator
 
 __all__ = ["ClassRows", "class_codes", "members"]
@@ -116,14 +116,14 @@ def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
     try:
         labels = read_keys(name, y)
     except ValueError as error:
-        raise ValueError(f"{wanted}, got none or others: {str(error).removeprefix(f'{name}: ')}") from None
+        raise ValueError(f"{wanted}: {str(error).removeprefix(f'{name}: ')}") from None
     array = y if isinstance(y, np.ndarray) and y.dtype.kind in "biufUS" else np.array(labels)
     if not array.size:
         kind = "empty"
     elif array.dtype.kind == "c":
         kind = "complex (Complex data not supported)"  # scikit-learn's words
     elif array.dtype.kind not in "biufU" or (array.dtype.kind == "f" and not _told_apart(array)):
-        kind = "infinite or other"
+        kind = "huge or infinite" if array.dtype.kind == "f" else f"{kind_of_keys(labels)}"
     elif array.ndim == 1 and (array.dtype.kind != "f" or (array == array.round()).all()):
         kind = "multiclass"  # one label of each of many classes is no regression, as scikit-learn would warn
     else:

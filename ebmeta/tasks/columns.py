@@ -141,7 +141,7 @@ def read_keys(name: str, values: Any, length: int | None = None) -> list[Any]:
     shape = np.shape(values) if isinstance(values, np.ndarray | pd.DataFrame | Tensor) else (len(values),)
     if len(shape) > 1 or (length is not None and shape != (length,)):
         wanted = "one column of labels" if length is None else f"one label for each of {length} rows"
-        raise ValueError(f"{name}: expected {wanted}, got shape {tuple(shape)}")
+        raise ValueError(f"{name}: expected {wanted}, got {'a table of ' * (len(shape) == 2)}shape {tuple(shape)}")
     if isinstance(values, np.ndarray) and values.dtype.kind in "biu":
         return list(values.tolist())
     out = [plain(v) for v in values]
@@ -151,11 +151,11 @@ def read_keys(name: str, values: Any, length: int | None = None) -> list[Any]:
     if missing.any():
         more = f" (and {missing.sum() - 1} more rows)" if missing.sum() > 1 else ""
         raise ValueError(f"{name}: expected a label in every row, got none in row {int(np.argmax(missing))}{more}")
-    written = next((row for row, v in enumerate(out) if isinstance(v, str) and v in WRITTEN_MISSING), None)
-    if written is not None:
+    if blank := [row for row, v in enumerate(out) if isinstance(v, str) and (not v.strip() or v in WRITTEN_MISSING)]:
+        text, more = out[blank[0]], f" (and {len(blank) - 1} more rows)" if len(blank) > 1 else ""
+        why = ", which is what becomes of a missing value among texts" if text.strip() else ""
         raise ValueError(
-            f"{name}: expected a label in every row, got the text {out[written]!r} in row {written}, which is what "
-            "becomes of a missing value among texts"
+            f"{name}: expected a label in every row, got the text {text!r:.40} in row {blank[0]}{more}{why}"
         )
     kinds = {_kind(v): row for row, v in reversed(list(enumerate(out)))}
     if len(kinds) > 1:

@@ -28,6 +28,7 @@ from ebmeta.tasks.drawing import Range, Transform, check_range, gather, generato
 from ebmeta.tasks.facts import NO_CLASS
 from ebmeta.tasks.hardness import Hardening
 from ebmeta.tasks.proportions import MORE, PROPORTIONS, hidden, random_counts, random_shots
+from ebmeta.tasks.row_order import check_order
 from ebmeta.tasks.source import TaskSource
 
 __all__ = ["EpisodeSampler"]
@@ -82,6 +83,7 @@ class EpisodeSampler(TaskSource):
         transform: Transform | None = None,
         seed: int = 0,
     ) -> None:
+        check_order(X, y=y)
         self.X, self.feature_names = read_rows("X", X, finite=False)
         self.classes, codes = class_codes(y)
         if len(codes) != len(self.X):

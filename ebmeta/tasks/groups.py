@@ -17,6 +17,7 @@ from ebmeta.tasks.classes import members
 from ebmeta.tasks.columns import read_column, read_keys, read_rows
 from ebmeta.tasks.drawing import Range, Transform, check_range, exact, gather, generator
 from ebmeta.tasks.frames import FrameEncoder
+from ebmeta.tasks.row_order import check_order
 from ebmeta.tasks.source import TaskSource
 
 __all__ = ["GroupSampler"]
@@ -66,6 +67,7 @@ class GroupSampler(TaskSource):
         transform: Transform | None = None,
         seed: int = 0,
     ) -> None:
+        check_order(X, y=y, groups=groups, size=size)
         self.X, self.feature_names = read_rows("X", X, finite=False)
         self.y = read_column("y", y, hint=" (class labels go to EpisodeSampler)")
         labels = read_keys("groups", groups)

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from ebmeta.estimators.rows import groups_of, names_of_row, sizes_of, staying, targets_of
+from ebmeta import FewShotClassifier
+from ebmeta.estimators.rows import groups_of, names_of_row, read_anchors, sizes_of, staying, targets_of
 
 
 def test_what_is_absent_stays_absent():
@@ -46,3 +47,52 @@ def test_rows_leave_a_pool_once_for_every_time_that_they_are_given():
     assert staying(pool, pool[:0]).tolist() == [True] * 4
     assert staying(pool, pool[[0, 2]]).tolist() == [False, True, False, True]
     assert staying(pool, pool).tolist() == [False] * 4
+
+
+NAMED = pd.Series([1.0, 2.0], index=["size", "weight"])
+
+
+@pytest.mark.parametrize(
+    ("anchors", "message"),
+    [
+        (
+            {"a": np.ma.array([1.0, 2.0], mask=[True, False])},
+            "^anchors: expected a value in every place, got a masked one",
+        ),
+        ({"a": ["1.0", "2.0"]}, "^anchors: expected numbers, got the text '1.0'"),
+        ({"a": [1.0, None]}, "^anchors: expected numbers, got no value"),
+        ({"a": [1.0, np.inf]}, "^anchors: expected finite numbers, got NaN or infinity at row 0, column 1"),
+        ({"a": [1.0, 1e200]}, r"^anchors: expected numbers below 1e\+150, got 1e\+200 for 'a'"),
+        ({"a": 1.0}, "^anchors: expected a numeric array of shape"),
+        (
+            {"a": [1.0, 2.0], "b": [[1.0, 2.0]]},
+            r"^anchors: expected numbers of one shape .* \(1, 2\) for 'b' and \(2,\)",
+        ),
+        ({"a": [1.0, 2.0], 1: [1.0, 2.0]}, "^anchors: expected labels of one kind, got the text 'a' .* the number 1"),
+        ({"a": NAMED, "b": NAMED[::-1]}, "as the first anchor; got the same names in another order: weight, size"),
+    ],
+)
+def test_an_anchor_is_read_as_any_other_row(anchors, message):
+    with pytest.raises(ValueError, match=message):
+        read_anchors(anchors)
+
+
+def test_columns_of_anchors_and_rows_are_those_of_one_another():
+    rows = pd.DataFrame([[1.0, 2.0], [3.0, -1.0]], columns=["size", "weight"])
+    clf = FewShotClassifier().fit(rows, ["b", "c"], anchors={"a": NAMED})
+    plain = FewShotClassifier().fit(rows.to_numpy(), ["b", "c"], anchors={"a": [1.0, 2.0]})
+    np.testing.assert_array_equal(clf.predict_proba(rows), plain.predict_proba(rows.to_numpy()))
+    with pytest.raises(ValueError, match="feature names should match"):
+        FewShotClassifier().fit(rows, ["b", "c"], anchors={"a": NAMED[::-1]})
+    alone = FewShotClassifier().fit(anchors={"a": NAMED, "b": 2 * NAMED})
+    with pytest.raises(ValueError, match="feature names should match"):
+        alone.predict(rows[["weight", "size"]])
+
+
+def test_labels_beside_anchors_are_of_one_kind():
+    with pytest.raises(ValueError, match="y: expected labels of one kind, got the number 1 in row 0 and the text '1'"):
+        FewShotClassifier().fit([[1.0], [2.0]], [1, "1"], anchors={"b": [0.0]})
+    with pytest.raises(ValueError, match="y and anchors: .* labels of one kind, got the text '1' .* the number 1"):
+        FewShotClassifier().fit([[1.0], [2.0]], ["1", "2"], anchors={1: [0.0]})
+    with pytest.raises(ValueError, match="anchors: expected labels of one kind, got the truth value True"):
+        FewShotClassifier().fit([[1.0], [2.0]], [0, 1], anchors={True: [0.0], 2: [1.0]})

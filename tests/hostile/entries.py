@@ -358,7 +358,12 @@ def _faces(k: Kit) -> dict[str, Call]:
             lambda model, num_steps: ebmeta.FewShotClassifier(model, num_steps).fit(k.X, k.codes).predict(rows),
             {"model": k.classifier, "num_steps": 1},
         ),
-        "FewShotClassifier.predict": (k.clf.predict, {"X": rows}),
+        "FewShotClassifier.predict": (
+            lambda X, anchor: (
+                ebmeta.FewShotClassifier(k.joint).fit(k.X[::8], list("abcdef"), anchors={"z": anchor}).predict(X)
+            ),
+            {"X": rows, "anchor": k.X[1]},
+        ),
         "FewShotClassifier.tasks": (k.clf.tasks, {"X": rows}),
         "FewShotClassifier.predict_proba": (k.clf.predict_proba, {"X": rows}),
         "FewShotClassifier.predict_sets": (
@@ -727,7 +732,7 @@ def _scores(k: Kit) -> dict[str, Call]:
         ),
         "ConformalSets.calibrate": (
             lambda **options: k.sets.calibrate(**options).thresholds,
-            {"tasks": k.episodes, "num_tasks": 4},
+            {"tasks": k.other_episodes, "num_tasks": 4},
         ),
         "ConformalSets.calibrate_probs": (
             lambda **options: ebmeta.ConformalSets(level=0.5).calibrate_probs(**options).thresholds,

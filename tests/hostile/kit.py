@@ -158,7 +158,7 @@ class Kit:
 
     @cached_property
     def sets(self) -> ebmeta.ConformalSets:
-        return ebmeta.ConformalSets(self.classifier, level=0.5).calibrate(self.class_batch)
+        return ebmeta.ConformalSets(self.classifier, level=0.5).calibrate(self.other_episodes.sample(4))
 
     @cached_property
     def set_data(self) -> xr.Dataset:

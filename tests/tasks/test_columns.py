@@ -336,6 +336,21 @@ def test_a_missing_value_among_texts_is_no_group_called_nan():
             use()
 
 
+@pytest.mark.parametrize("blank", ["", " ", "\t"])
+def test_an_empty_text_is_no_label(blank):
+    x, given = np.zeros((5, 1)), np.array(["a", blank, "a", blank, "a"])
+    for use in (
+        lambda: GroupSampler(x, np.zeros(5), given, n_support=(0, 1)),
+        lambda: EpisodeSampler(x, given, 1, 1, 1),
+        lambda: FewShotClassifier().fit(x, given),
+        lambda: FewShotClassifier().fit(x, given, anchors={"b": [1.0]}),
+    ):
+        with pytest.raises(ValueError, match=r"a label in every row, got the text .* in row 1 \(and 1 more rows\)$"):
+            use()
+    with pytest.raises(ValueError, match="anchors: expected a label in every row, got the text .* in row 0$"):
+        FewShotClassifier().fit(anchors={blank: [0.0]})
+
+
 @pytest.mark.parametrize("kind", ["polars", "polars categories", "pyarrow", "nullable", "arrow in pandas"])
 def test_frames_of_every_sort_become_the_same_tasks(kind):
     rng = np.random.default_rng(0)

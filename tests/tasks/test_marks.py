@@ -111,6 +111,7 @@ def test_promises_for_new_classes_refuse_those_of_training_and_validation(tmp_pa
             ebmeta.ClassSwapSets(each).calibrate,
             partial(ebmeta.ConformalSets(each).calibrate, num_tasks=12),
             partial(ebmeta.Novelty(each).fit(train, 12).calibrate, num_tasks=12),
+            partial(ebmeta.ShiftWarning(each).fit(train, 12).calibrate, num_tasks=12),
         ]
         for call in calls:
             call(new)
