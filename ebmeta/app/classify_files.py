@@ -20,13 +20,15 @@ from ebmeta.app.tables import READS, Table, read_table
 from ebmeta.estimators.classifier import FewShotClassifier
 from ebmeta.foundation.extras import DISTRIBUTION
 from ebmeta.model.general import general_classifier
-from ebmeta.tasks.columns import NUMERIC, WRITTEN_MISSING, plain, read_rows
+from ebmeta.tasks.columns import NUMERIC, plain, read_rows
 from ebmeta.tasks.frame_files import as_ids
 from ebmeta.tasks.rows import HUGE
 
 __all__ = ["Classified", "classify_files", "counted", "share"]
 
 MOST_CLASSES = 8  # in a line
+#: What becomes of a missing label in files, in small letters; a class may have such a name too.
+MISSING = {"na", "n/a", "#n/a", "nan", "nat", "<na>", "none", "null"}
 FEW, HALF, FAR = 0.05, 0.5, 5.0  # share of features that has half of the variance, the first so far above most: too few
 SURE = 0.995  # shares from here on would be rounded to 100%
 
@@ -200,7 +202,7 @@ def _parts(path: Path, label: str, **columns: Any) -> tuple[Table, list[Any], Ta
     if y.shape != (len(X),):
         raise ValueError(f"{path}: expected {len(X)} values of {label!r}, one per row of X, got shape {y.shape}")
     labels = pd.Series(y, dtype=object)
-    blank = (labels.isna() | labels.map(_is_blank)).to_numpy()
+    blank = _blank(path, label, labels)
     if blank.all():
         raise ValueError(f"{path}: expected a few rows with a label in {label!r}, got none")
     if not blank.any():
@@ -218,8 +220,20 @@ def _parts(path: Path, label: str, **columns: Any) -> tuple[Table, list[Any], Ta
     return replace(table, X=X[~blank]), known, replace(table, X=X[blank], ids=ids)
 
 
-def _is_blank(value: Any) -> bool:
-    return isinstance(value, str) and (not value.strip() or value in WRITTEN_MISSING)
+def _blank(path: Path, label: str, labels: pd.Series[Any]) -> np.ndarray:
+    """Return which rows have no label; refuse several ways to write that, one of which may be the name of a class."""
+    texts = labels.where(labels.notna(), "").map(lambda v: v.strip() if isinstance(v, str) else v)
+    ways = texts[texts.map(lambda v: isinstance(v, str) and (not v or v.casefold() in MISSING))]
+    if ways.nunique() > 1:
+        other = ways[ways != ways.iloc[0]]
+        first, second = (
+            f"{v!r} in row {row}" for row, v in ((ways.index[0], ways.iloc[0]), (other.index[0], other.iloc[0]))
+        )
+        raise ValueError(
+            f"{path}: column {label!r}: expected one way to write a missing label, got {first} and {second}; if one of "
+            "them is a class, give it another name"
+        )
+    return labels.index.isin(ways.index)
 
 
 def _classified(question: OfClasses, found: xr.DataTree | Columns, result: dict[str, Any]) -> Classified:

@@ -140,7 +140,7 @@ def read_table(
         if exclude:
             raise ValueError(f"{path}: expected a file of named columns, .csv or .parquet, for --exclude")
         return _from_arrays(path, read_npz(path), label, groups, wanted, ids)
-    frame = read_frame(path, (groups, ids, label) if classes else (groups, ids))
+    frame = read_frame(path, (groups, ids, label) if classes else (groups, ids), (label,) if partly else ())
     if not len(frame):
         raise ValueError(f"{path}: expected rows, got none")
     missing = [c for c in wanted if c not in frame]

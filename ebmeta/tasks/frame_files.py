@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,13 @@ ROW_IDS = {"", "unnamed: 0", "rownames", "row_names", "row.names", "index", "id"
 WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
 
 
-def read_frame(path: Path, texts: Collection[str | None] = ()) -> pd.DataFrame:
+def read_frame(path: Path, texts: Collection[str | None] = (), raw: Collection[str | None] = ()) -> pd.DataFrame:
     """Read all columns of a CSV or parquet file.
 
     Args:
         path: the file.
         texts: columns of a CSV file that hold ids, which stay as they are written.
+        raw: those of them whose missing values do so too: an empty text, and `NA`.
 
     Raises:
         OSError: if the file cannot be read.
@@ -40,7 +41,7 @@ def read_frame(path: Path, texts: Collection[str | None] = ()) -> pd.DataFrame:
         raise ValueError(f"{path}: expected a file of named columns, {known}, got {path.suffix or 'none'}")
     check_readable(path)
     try:
-        frame = FRAMES[path.suffix](path, texts)
+        frame = FRAMES[path.suffix](path, texts, raw)
     except UnicodeDecodeError:
         raise ValueError(
             f"{path}: expected a complete csv file, got: bytes that are no text in UTF-8 (save the table as UTF-8)"
@@ -72,17 +73,20 @@ def check_readable(path: Path) -> None:
         raise FileNotFoundError(f"{path}: expected a file, found none")
 
 
-def _csv(path: Path, texts: Collection[str | None]) -> pd.DataFrame:
+def _csv(path: Path, texts: Collection[str | None], raw: Collection[str | None]) -> pd.DataFrame:
     header = _check_lines(path)
-    return pd.read_csv(
+    untouched = [name for name in header if name in raw]
+    frame = pd.read_csv(
         path,
         header=0,
         names=header,
         index_col=False,
-        dtype={name: str for name in header if name in texts},
+        dtype={name: str for name in header if name in texts and name not in untouched},
+        converters=dict.fromkeys(untouched, ":{}".format),  # of a text by itself pandas makes a missing value
         encoding="utf-8-sig",
         low_memory=False,
     )
+    return frame.assign(**{name: frame[name].str[1:] for name in untouched})
 
 
 def _check_lines(path: Path) -> list[str]:
@@ -116,7 +120,7 @@ def _check_lines(path: Path) -> list[str]:
     return header
 
 
-def _parquet(path: Path, _: Collection[str | None]) -> pd.DataFrame:
+def _parquet(path: Path, *_: Collection[str | None]) -> pd.DataFrame:
     need("pyarrow")
     frame = pd.read_parquet(path)
     if isinstance(frame.index, pd.RangeIndex):
@@ -126,7 +130,7 @@ def _parquet(path: Path, _: Collection[str | None]) -> pd.DataFrame:
 
 
 #: Readers of frames by the ending of their files.
-FRAMES = {".csv": _csv, ".parquet": _parquet}
+FRAMES: dict[str, Callable[..., pd.DataFrame]] = {".csv": _csv, ".parquet": _parquet}
 
 
 def row_ids(frame: pd.DataFrame, taken: Iterable[str | None] = ()) -> list[str]:

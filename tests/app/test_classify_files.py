@@ -176,6 +176,26 @@ def test_features_of_different_units_are_scaled_on_request_and_told_of(tmp_path,
     np.testing.assert_allclose(pd.read_csv(tmp_path / "out.csv")[["p_0", "p_1", "p_2"]], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "npz"])
+@pytest.mark.parametrize("word", ["", " ", "NA", "None", "nan", "N/A", "null"])
+def test_a_missing_label_is_written_in_one_way(tmp_path, rows, expected, capsys, suffix, word):
+    X, y, known = rows
+    path = tmp_path / f"rows.{suffix}"
+    names = np.array(["ash", "elm", "fir"])
+    write(path, X, [names[c] if k else word for c, k in zip(y, known, strict=True)])
+    found = classify_files(path, None, tmp_path / "out.csv")
+    np.testing.assert_allclose(found.probs, expected, atol=1e-6)
+    if word.strip():  # where others are empty, it may be a class
+        write(path, X, [[word, "elm", "fir"][c] if k else None for c, k in zip(y, known, strict=True)])
+        row = np.flatnonzero(known & (y == 0))[0]
+        said = (
+            r"'y': expected one way to write a missing label, got '.*' in row \d+ and '.*' in row \d+; if one of them"
+        )
+        with pytest.raises(ValueError, match=said) as error:
+            classify_files(path, None, tmp_path / "other.csv")
+        assert f"{word!r} in row {row}" in str(error.value)
+
+
 WRONG = {
     "none": ([None] * 6, "rows.csv: expected a few rows with a label in 'y', got none"),
     "all": (list("aabbcc"), "rows.csv: expected rows without a label, with an empty 'y'"),

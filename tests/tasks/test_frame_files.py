@@ -15,3 +15,11 @@ def test_ids_and_row_numbers():
     frame = pd.DataFrame({"id": [1, 1], "Index": [0, 1], "rownames": ["b", "a"], "x": [0, 1]})
     assert row_ids(frame) == ["Index", "rownames"]
     assert row_ids(frame, ["Index"]) == ["rownames"]
+
+
+def test_a_raw_column_keeps_what_others_take_for_missing(tmp_path):
+    (tmp_path / "rows.csv").write_text('x,y,z\n1,NA,NA\n2,,\n3,"None",null\n4, 01,b\n')
+    frame = read_frame(tmp_path / "rows.csv", texts=("y", "z"), raw=("y",))
+    assert frame["y"].tolist() == ["NA", "", "None", " 01"]
+    assert frame["z"].isna().tolist() == [True, True, True, False]
+    assert frame["x"].tolist() == [1, 2, 3, 4]
