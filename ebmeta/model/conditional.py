@@ -45,7 +45,7 @@ class Conditional:
 
     def kl(self) -> Tensor:
         r"""Return $\mathrm{KL}(q_k(w) \Vert p_\psi(w))$ in nats, shape `(steps, N)`."""
-        return torch.stack([q.kl(self.setting.prior) for q in self.path])
+        return self.setting.prior.kls(self.path)
 
     def input_evidence(self) -> Tensor:
         r"""Return $L$ of unlabelled inputs after each step in nats, shape `(steps, N)` (`Gaussian.input_evidence`)."""

@@ -135,8 +135,8 @@ class ClassGaussian(Gaussian):
             r: 1 for the class of each row, zero for padding, shape `(T, N, C)`.
         """
         precision = self._isotropic + r.sum(1) / self._of_class
-        pull = self._isotropic.unsqueeze(-1) * self.loc + r.mT @ x / self.spread
-        loc = pull / precision.unsqueeze(-1)
+        before, of_rows = self._isotropic / precision, 1 / (precision * self._of_class)
+        loc = torch.baddbmm(before.unsqueeze(-1) * self.loc, r.mT * of_rows.unsqueeze(-1), x)
         return replace(self, loc=loc, precision=precision.unsqueeze(-1).expand_as(loc), counted=r)
 
     def anchored(self, x: Tensor, size: Tensor) -> ClassGaussian:
@@ -223,17 +223,16 @@ class ClassGaussian(Gaussian):
         left = self.counted if self.counted is not None and self.unlabelled else x.new_zeros(1, 1, 1)
         before = self._isotropic.unsqueeze(1)
         known = 1 / (before - left / self.spread)  # variance of the mean without the row itself
-        rows = x[..., :-1]
-        off = self.distances(rows, rows.square().sum(-1)) if distance is None else distance
+        off = self.distances(x[..., :-1], x[..., :-1].square().sum(-1)) if distance is None else distance
         off, v = off * (before * known).square(), self.spread + known
         shares = (self.shares.unsqueeze(1) - left).clamp(min=torch.finfo(x.dtype).tiny)
         counted = (x.shape[-1] - 1) * (1 if self.volume is None else 1 - self.volume)
         odds = shares.log() - (off / v + counted * v.log()) / 2
-        return odds.masked_fill(~self.real.unsqueeze(1), NEVER), v.expand_as(odds)
+        return odds + torch.where(self.real, 0.0, NEVER).unsqueeze(1), v.expand_as(odds)
 
     def distances(self, x: Tensor, square: Tensor) -> Tensor:
-        own = self.loc.square().sum(-1)
-        return (square.unsqueeze(1) - 2 * self.loc @ x.mT + own.unsqueeze(-1)).clamp(min=0).mT
+        apart = square.unsqueeze(1) + self.loc.square().sum(-1, keepdim=True)
+        return torch.baddbmm(apart, self.loc, x.mT, alpha=-2).clamp(min=0).mT
 
     def input_evidence(self, before: Gaussian, x: Tensor) -> Tensor:
         r"""Return a bound of the evidence of the rows that it was given last in nats, exact for labels, shape `(T,)`.
@@ -247,8 +246,7 @@ class ClassGaussian(Gaussian):
             before: the posterior before these rows.
             x: features of the rows, zero for padding, shape `(T, N, P)`.
         """
-        known = cast(ClassGaussian, before)
-        gained = self.log_normalizer() - known.log_normalizer()
+        gained = self.log_normalizer() - cast(ClassGaussian, before).log_normalizer()
         if self.counted is None:
             return gained
         rows, r, belief = x[..., :-1].double(), self.counted.double(), self._belief.double()
@@ -287,9 +285,12 @@ class ClassGaussian(Gaussian):
 
     @checked()
     def kl(self, other: Gaussian) -> Tensor:
-        prior = cast(ClassGaussian, other)
-        means = isotropic_kl(self.loc, self._isotropic, prior.loc, prior._isotropic)
-        return means + dirichlet_kl(self.shares, prior.shares)
+        return other.kls([self])[0]
+
+    def kls(self, others: Sequence[Gaussian]) -> Tensor:
+        each = [(q.loc, q._isotropic, q.shares) for q in cast(Sequence[ClassGaussian], others)]
+        loc, precision, shares = map(torch.stack, zip(*each, strict=True))
+        return isotropic_kl(loc, precision, self.loc, self._isotropic) + dirichlet_kl(shares, self.shares)
 
     def draw(self, num_draws: int, generator: torch.Generator) -> dict[str, Tensor]:
         noise = torch.randn(num_draws, *self.loc.shape, generator=generator, dtype=self.loc.dtype)

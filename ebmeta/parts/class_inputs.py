@@ -127,14 +127,15 @@ class ClassInputs(TorchDistribution):  # type: ignore[misc]
 
 
 def dirichlet_kl(a: Tensor, b: Tensor) -> Tensor:
-    """Return the divergence of Dirichlet distributions in nats, shape `(T,)`; a class with 0 is none."""
-    real, mine, theirs = a > 0, a.double(), b.double()
-    one, other = torch.where(real, mine, 1.0), torch.where(real, theirs, 1.0)
-    each = other.lgamma() - one.lgamma() + (one - other) * (one.digamma() - mine.sum(1, keepdim=True).digamma())
-    return torch.where(real, each, 0.0).sum(1) + mine.sum(1).lgamma() - theirs.sum(1).lgamma()
+    """Return the divergence of Dirichlet distributions, `(..., T, C)`, in nats, `(..., T)`; a class with 0 is none."""
+    mine, theirs = a.double(), b.double()
+    one, other = torch.where(a > 0, mine, 1.0), torch.where(a > 0, theirs, 1.0)
+    total = mine.sum(-1)
+    each = other.lgamma() - one.lgamma() + (one - other) * (one.digamma() - total.digamma().unsqueeze(-1))
+    return each.sum(-1) + total.lgamma() - theirs.sum(-1).lgamma()
 
 
 def isotropic_kl(loc: Tensor, precision: Tensor, other_loc: Tensor, other_precision: Tensor) -> Tensor:
-    """Return the divergence of normal class means of shape `(T, C, D)`, precisions `(T, C)`, in nats, shape `(T,)`."""
+    """Return the divergence of normal class means `(..., T, C, D)`, precisions `(..., T, C)`, in nats, `(..., T)`."""
     ratio, distance = other_precision / precision, other_precision * (loc - other_loc).square().sum(-1)
     return ((loc.shape[-1] * (ratio - 1 - ratio.log()) + distance) / 2).sum(-1)

@@ -132,6 +132,10 @@ class Gaussian(ABC):
     def kl(self, other: Gaussian) -> Tensor:
         r"""Return $\mathrm{KL}(q \Vert p)$ in nats, summed over outputs, shape `(T,)`."""
 
+    def kls(self, others: Sequence[Gaussian]) -> Tensor:
+        """Return the divergences of others from this one in nats, shape `(len(others), T)`."""
+        return torch.stack([q.kl(self) for q in others])
+
     @abstractmethod
     def color(self, noise: Tensor) -> Tensor:
         r"""Return $\Lambda^{-1/2} \varepsilon$ for standard normal `noise` of shape `(..., T, C, P)`."""

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ebmeta.foundation.softmax import log_softmax, softmax
+from ebmeta.foundation.softmax import log_softmax
 from ebmeta.likelihood import Given, Likelihood
 from ebmeta.parts.class_prior import EQUAL
 from ebmeta.parts.gaussian import Gaussian
@@ -147,11 +147,16 @@ class QueryState:
     def moments(self) -> tuple[Tensor, Tensor]:
         r"""$\mathbb E[A'(\eta)]$ and $\mathbb E[A''(\eta)]$, both of shape `(T, Q, C)`."""
         if self.log_odds is not None:
-            p = softmax(self.log_odds[0])
+            p = self.log_mean.exp()
             return p, p * (1 - p)
         given = self.setting.given
         mean, curvature = self.setting.likelihood.moments(*self.marginal, self.setting.way_mask, given)
         return mean.to(self.loc.dtype), curvature.to(self.loc.dtype)
+
+    @cached_property
+    def log_mean(self) -> Tensor:
+        """Log of `mean` where labels are classes, shape `(T, Q, C)`."""
+        return self.mean.clamp(min=LEAST).log() if self.log_odds is None else log_softmax(self.log_odds[0])
 
     @property
     def loc(self) -> Tensor:
@@ -276,8 +281,8 @@ class Refiner(nn.Module):
 
     def first_log_probs(self, state: QueryState) -> Tensor | None:
         """Return log probabilities of classes under $q_0$, `(T, Q, C)`, where the first step computes them too."""
-        known = state.log_odds if state.q is state.setting.q0 else None
-        return None if known is None else log_softmax(known[0])
+        known = state.q is state.setting.q0 and state.log_odds is not None
+        return state.log_mean if known else None
 
     def measure(self, rows: TrainingRows) -> TrainingRows:
         """Take what the refiner needs of training rows; nothing by default."""

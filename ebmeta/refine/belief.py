@@ -45,12 +45,11 @@ from torch import Tensor, nn
 
 from ebmeta.foundation.seeding import blank_linear
 from ebmeta.foundation.softmax import log_softmax
-from ebmeta.likelihood import NEVER
 from ebmeta.parts.class_gaussian import ClassGaussian
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.refine.base import DESIGN, QueryState, Refiner, Setting
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
-from ebmeta.refine.equal_shares import equal_shares
+from ebmeta.refine.equal_shares import potentials
 from ebmeta.refine.seeds import started
 from ebmeta.refine.temperature import TaskTemperature
 
@@ -91,8 +90,8 @@ class BeliefRefiner(Refiner):
         setting = state.setting
         reading = state.once(self.synthetic_gradient.read)
         confidence = torch.tanh(self.confidence(reading.by_task)).exp().unsqueeze(-1)
-        odds = confidence * log_softmax(state.loc) + self.synthetic_gradient.correction(reading)
-        return _with_known_shares(odds.masked_fill(~setting.way_mask.unsqueeze(1), NEVER), setting)
+        odds = confidence * state.log_mean + self.synthetic_gradient.correction(reading)
+        return _with_known_shares(odds, setting)
 
     def synthetic(self, state: QueryState) -> Tensor:
         return state.mean - state.once(self.belief).exp()
@@ -190,7 +189,7 @@ def with_equal_shares(odds: Tensor, equal: Tensor | None, query_mask: Tensor, wa
         way_mask: True where a class exists, shape `(T, C)`.
     """
     if equal is not None and bool(equal.any()):
-        odds = torch.where(equal[:, None, None], equal_shares(odds, query_mask, way_mask), odds)
+        odds = odds + torch.where(equal.unsqueeze(1), potentials(odds, query_mask, way_mask), 0.0).unsqueeze(1)
     return log_softmax(odds)
 
 

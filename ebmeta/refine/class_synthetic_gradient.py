@@ -2,6 +2,7 @@ r"""The synthetic gradient for classes, a belief from a network that commutes wi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,6 +20,7 @@ __all__ = ["INPUTS", "ClassSyntheticGradient", "Reading"]
 
 CELL, CLASS, TASK = 4, 3, 8  # inputs of the network: of each cell, of each class, and of the task
 INPUTS = CELL + CLASS + TASK
+LEAST = math.log(1e-12)  # of a log probability
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,35 @@ class Reading:
     cells: Tensor
     by_class: Tensor
     by_task: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Facts:
+    """What all states of a path share.
+
+    Args:
+        ways: 1 where a class exists, shape `(T, C)`.
+        queries: 1 where a query is real, shape `(T, Q)`.
+        num_ways: shape `(T, 1)`.
+        num_queries: shape `(T, 1)`.
+        task: inputs of the task that no belief changes, shape `(T, 5)`.
+    """
+
+    ways: Tensor
+    queries: Tensor
+    num_ways: Tensor
+    num_queries: Tensor
+    task: Tensor
+
+    @staticmethod
+    def of(state: QueryState) -> _Facts:
+        """Return them for a path, of a state on it."""
+        setting, dtype = state.setting, state.x.dtype
+        ways, queries = setting.way_mask.to(dtype), setting.query_mask.to(dtype)
+        num_ways, num_queries = ways.sum(1, keepdim=True), queries.sum(1, keepdim=True)
+        sizes = [num_ways.log(), (num_queries / num_ways).log()]
+        known = [v.to(dtype) for v in (setting.strength.unsqueeze(1), *setting.balance)]
+        return _Facts(ways, queries, num_ways, num_queries, torch.cat(sizes + known, -1))
 
 
 class ClassSyntheticGradient(SyntheticGradient):
@@ -66,30 +97,24 @@ class ClassSyntheticGradient(SyntheticGradient):
     @staticmethod
     def features(state: QueryState) -> Table:
         """Return the inputs of the network."""
-        p, ways = state.mean, state.setting.way_mask
-        real, queries = ways.to(p.dtype), state.setting.query_mask.to(p.dtype).unsqueeze(-1)
-        num_ways, num_queries = real.sum(1, keepdim=True), queries.sum(1)
-        log_p = p.clamp(min=1e-12).log()
-        loc = state.loc.masked_fill(~ways.unsqueeze(1), 0.0)
-        counted = p * queries
-        claimed = counted.sum(1)
-        share = (claimed + 1) / (num_queries + num_ways) * num_ways
+        facts = state.once_a_path(_Facts.of)
+        real, num_ways, num_queries = facts.ways, facts.num_ways, facts.num_queries
+        p, log_p, loc = state.mean.mT, state.log_mean.mT.clamp(min=LEAST), state.loc.mT * real.unsqueeze(-1)
+        counted = p * facts.queries.unsqueeze(1)
+        claimed = counted.sum(2)
+        share = (claimed + 1) * (num_ways / (num_queries + num_ways))
         spread = ((share - 1).square() * real).sum(1, keepdim=True) / num_ways
-        entropy = -(counted * log_p).sum((1, 2)).unsqueeze(1) / num_queries / num_ways.log().clamp(min=1e-6)
-        resultant = counted.mT @ state.x
-        length = resultant.norm(dim=-1).clamp(min=1e-6)
-        tight = length / claimed.clamp(min=1e-6)
-        direction = resultant / length.unsqueeze(-1) * real.unsqueeze(-1)
-        near = ((direction * direction.sum(1, keepdim=True)).sum(-1) - real) / (num_ways - 1).clamp(min=1)
-        center = loc.sum(-1, keepdim=True) / num_ways.unsqueeze(1)
-        cell = [log_p / 3, p, (loc - center) / 5, state.log_var]
-        task = [spread, (spread + 1e-3).log(), entropy, num_ways.log(), (num_queries / num_ways).log()]
-        task += [state.setting.strength.unsqueeze(1), *state.setting.balance]
-        return Table(
-            torch.stack([v.mT for v in cell], -1),
-            torch.stack([share.log(), 3 * tight, 3 * near], -1),
-            torch.cat([v.to(p.dtype) for v in task], -1),
-        )
+        entropy = (counted * log_p).sum((1, 2)).unsqueeze(1) / -(num_queries * num_ways.log().clamp(min=1e-6))
+        resultant = counted @ state.x
+        gram = resultant @ resultant.mT
+        length = gram.diagonal(dim1=1, dim2=2).clamp(min=1e-12).sqrt()
+        each = real / length
+        near = (each * (gram @ each.unsqueeze(-1)).squeeze(-1) - real) / (num_ways - 1).clamp(min=1)
+        center = loc.sum(1, keepdim=True) / num_ways.unsqueeze(1)
+        cell = [log_p / 3, p, (loc - center) / 5, state.log_var.mT]
+        of_class = [share.log(), 3 * length / claimed.clamp(min=1e-6), 3 * near]
+        task = torch.cat([spread, (spread + 1e-3).log(), entropy, facts.task], -1)
+        return Table(torch.stack(cell, -1), torch.stack(of_class, -1), task)
 
     @property
     def num_readings(self) -> int:
@@ -122,7 +147,7 @@ class ClassSyntheticGradient(SyntheticGradient):
 
     def belief(self, state: QueryState) -> Tensor:
         r"""Return $r$, the inferred class distribution of each query, shape `(T, Q, C)`."""
-        logits = state.mean.clamp(min=1e-12).log() + self.correction(state.once(self.read))
+        logits = state.log_mean.clamp(min=LEAST) + self.correction(state.once(self.read))
         return softmax(logits.masked_fill(~state.setting.way_mask.unsqueeze(1), NEVER))
 
     def forward(self, state: QueryState) -> Tensor:

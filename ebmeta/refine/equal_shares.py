@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from ebmeta.likelihood import NEVER
 
-__all__ = ["equal_shares"]
+__all__ = ["equal_shares", "potentials"]
 
 ITERATIONS = 10  # of potentials; ten bring shares of beliefs within about a hundredth of equal ones
 LEAST = 1e-300  # of what a class takes of all queries
@@ -34,61 +34,64 @@ def equal_shares(odds: Tensor, query_mask: Tensor, way_mask: Tensor, num_iterati
         >>> [round(v, 3) for v in equal_shares(odds, real, real[:, :2], 50).softmax(-1).sum(1)[0].tolist()]
         [2.0, 2.0]
     """
-    odds = odds.masked_fill(~way_mask.unsqueeze(1), NEVER)
-    p = torch.softmax(odds.mT.double(), 1)  # in 64 bits: small ones count where a class has no other
-    share = (query_mask.sum(1) / way_mask.sum(1)).double()[:, None, None]
-    given = p, query_mask.unsqueeze(1).double(), share, num_iterations
-    last = _Factors.apply if p.requires_grad else lambda *v: _factors(*v)[0][-1]
-    factor: Tensor = last(*given)
-    return odds + factor.log().masked_fill(~way_mask.unsqueeze(-1), 0.0).to(odds.dtype).mT
+    u = potentials(odds, query_mask, way_mask, num_iterations)
+    return odds.masked_fill(~way_mask.unsqueeze(1), NEVER) + u.unsqueeze(1)
+
+
+def potentials(odds: Tensor, query_mask: Tensor, way_mask: Tensor, num_iterations: int = ITERATIONS) -> Tensor:
+    """Return what log odds need for equal shares of the classes, 0 for those that do not exist, shape `(T, C)`.
+
+    Arguments as of `equal_shares`.
+    """
+    out: Tensor = _Potentials.apply(odds, query_mask, way_mask, num_iterations)  # type: ignore[no-untyped-call]
+    return out
 
 
 def _factors(
-    p: Tensor, real: Tensor, share: Tensor, num_iterations: int
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    r"""Return factors of classes after some iterations from 1.
+    odds: Tensor, query_mask: Tensor, way_mask: Tensor, num_iterations: int
+) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+    r"""Return factors of classes after some iterations from 1, in 64 bits: small ones count where a class has no other.
 
-    $$ f_c \leftarrow m \Big/ \sum_i \frac{p_{ci}}{\sum_{c'} p_{c'i} f_{c'}} $$
-
-    Args:
-        p: probabilities, shape `(T, C, Q)`.
-        real: 1 where a query is real, shape `(T, 1, Q)`.
-        share: $m$, shape `(T, 1, 1)`.
-        num_iterations: of the factors.
+    $$ f_c \leftarrow m \Big/ \sum_i p_{ci} w_i, \qquad w_i = 1 \Big/ \sum_c p_{ci} f_c $$
 
     Returns:
-        The factors so far, `(T, C, 1)`, and the inner and the outer sums of each iteration.
+        Probabilities $p$, shape `(T, C, Q)`, the factors so far, `(T, C, 1)`, the weights $w$ of queries, `(T, 1, Q)`,
+        0 for padding, and their sums, `(T, C, 1)`, of each iteration.
     """
-    factors, inner, outer = [p.new_ones(*p.shape[:2], 1)], [], []
+    p = torch.softmax(odds.mT.to(torch.float64, copy=True).masked_fill_(~way_mask.unsqueeze(-1), NEVER), 1)
+    real, share = query_mask.unsqueeze(1).double(), (query_mask.sum(1) / way_mask.sum(1)).double()[:, None, None]
+    factors, weights, sums = [p.new_ones(*p.shape[:2], 1)], [], []
     for _ in range(num_iterations):
-        inner.append((p * factors[-1]).sum(1, keepdim=True))
-        outer.append((p * (real / inner[-1])).sum(2, keepdim=True).clamp(min=LEAST))
-        factors.append(share / outer[-1])
-    return factors, inner, outer
+        weights.append(real / (p * factors[-1]).sum(1, keepdim=True))
+        sums.append((p * weights[-1]).sum(2, keepdim=True).clamp_(min=LEAST))
+        factors.append(share / sums[-1])
+    return p, factors, weights, sums
 
 
-class _Factors(torch.autograd.Function):
-    """The last of `_factors`. The gradient of all iterations is written out: their graph costs several times more."""
+class _Potentials(torch.autograd.Function):
+    """The log of the last of `_factors`. Its gradient is written out: a graph of iterations costs much more."""
 
     @staticmethod
-    def forward(ctx: Any, p: Tensor, real: Tensor, share: Tensor, num_iterations: int) -> Tensor:
-        factors, inner, outer = _factors(p, real, share, num_iterations)
-        ctx.save_for_backward(p, real, *factors, *inner, *outer)
+    def forward(ctx: Any, odds: Tensor, query_mask: Tensor, way_mask: Tensor, num_iterations: int) -> Tensor:
+        p, factors, weights, sums = _factors(odds, query_mask, way_mask, num_iterations)
+        ctx.save_for_backward(way_mask, p, *factors, *weights, *sums)
         ctx.number = num_iterations
-        return factors[-1]
+        return torch.where(way_mask, factors[-1].squeeze(-1).log(), 0.0).to(odds.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        """Return the gradient with respect to the probabilities."""
-        p, real, *rest = ctx.saved_tensors
-        factors, inner, outer = rest[: ctx.number + 1], rest[ctx.number + 1 : -ctx.number], rest[-ctx.number :]
-        of_factor, by_class, by_query = gradients[0], [], []
+        """Return the gradient with respect to the log odds."""
+        way_mask, p, *rest = ctx.saved_tensors
+        factors, weights, sums = rest[: ctx.number + 1], rest[ctx.number + 1 : -ctx.number], rest[-ctx.number :]
+        of_factor = torch.where(way_mask, gradients[0], 0.0).unsqueeze(-1) / factors[-1]
+        by_class, by_query = [], []
         for k in reversed(range(ctx.number)):
-            of_outer = -of_factor * factors[k + 1] / outer[k]
-            weight = real / inner[k]
-            of_inner = (p * of_outer).sum(1, keepdim=True) * -weight / inner[k]
+            of_sum = of_factor * factors[k + 1] / sums[k]  # of less
+            of_inner = (p * of_sum).sum(1, keepdim=True) * weights[k].square()
             of_factor = (p * of_inner).sum(2, keepdim=True)
-            by_class += [of_outer, factors[k]]
-            by_query += [weight, of_inner]
-        return torch.cat(by_class, 2) @ torch.cat(by_query, 1), None, None, None
+            by_class += [factors[k], -of_sum]
+            by_query += [of_inner, weights[k]]
+        of_p = p * torch.bmm(torch.cat(by_class, 2), torch.cat(by_query, 1))
+        out = of_p - p * of_p.sum(1, keepdim=True)
+        return out.to(gradients[0].dtype).mT, None, None, None

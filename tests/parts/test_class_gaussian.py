@@ -103,6 +103,7 @@ def test_the_divergence_is_that_of_its_two_parts():
     means = [Independent(Normal(g.loc[0], g.precision[0].rsqrt()), 2) for g in (q, p)]
     want = kl_divergence(*means) + kl_divergence(Dirichlet(q.shares[0]), Dirichlet(p.shares[0]))
     close(q.kl(p)[0], want)
+    close(p.kls([p, q])[:, 0], torch.stack([torch.zeros_like(want), want]))
 
 
 def test_a_class_that_does_not_exist_changes_nothing():

@@ -37,6 +37,7 @@ def test_kl(family):
     q, p = draw(family, 0), draw(family, 1)
     close(q.kl(p), kl_divergence(reference(q), reference(p)).sum(-1))
     close(q.kl(q), torch.zeros(TASKS, dtype=torch.float64), 1e-12)
+    close(p.kls([q, p]), torch.stack([q.kl(p), p.kl(p)]), 1e-12)
 
 
 @FAMILIES

@@ -32,6 +32,21 @@ def test_the_exchangeable_layer_is_its_formula():
             close(got[0, c, i], expected)
 
 
+def test_the_gradient_of_the_layer_is_that_of_its_formula():
+    layer, source = ExchangeableLinear(6, 2).double(), generator(0)
+    shapes = (2, 3, 4, 3), (2, 3, 2), (2, 1)
+    table = [torch.randn(*shape, generator=source, dtype=torch.float64).requires_grad_() for shape in shapes]
+    queries, ways = torch.ones(2, 4, dtype=torch.bool), torch.ones(2, 3, dtype=torch.bool)
+    queries[1, 3:], ways[1, 2] = False, False
+    weights = layer.weights(3, 2, 1)
+
+    def outputs(*values):
+        own = type(weights)(*values[3:])
+        return layer(Table(*values[:3]), mean_weights(queries, torch.float64), mean_weights(ways, torch.float64), own)
+
+    assert torch.autograd.gradcheck(outputs, (*table, *(w.detach().requires_grad_() for w in weights)))
+
+
 def test_means_run_over_real_entries():
     mask = torch.tensor([[True, True, False], [False, True, False]])
     assert mean_weights(mask, torch.float64).tolist() == [[0.5, 0.5, 0.0], [0.0, 1.0, 0.0]]
