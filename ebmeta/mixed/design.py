@@ -21,6 +21,7 @@ from ebmeta.mixed.rows import Grouping, Rows
 from ebmeta.mixed.terms import Terms, some_names, tidy, variables
 from ebmeta.tasks.columns import read_column
 from ebmeta.tasks.frame_columns import frame_of, numbers_of
+from ebmeta.tasks.row_order import check_order
 
 __all__ = ["Design", "Extras", "rows_of"]
 
@@ -63,7 +64,7 @@ class Design:
         #: Columns of grouping factors that no term names.
         self.alone = [name for factor in self.factors for name in factor if name not in named]
         self.response_columns = columns_of_response(self.formula.response, frame)
-        extra = _extra(given, frame)
+        extra = _extra(given, frame, data)
         labelled = ~_missing(frame, self.response_columns)
         complete = ~self._missing(frame, extra)
         self.kept = complete & labelled
@@ -144,7 +145,7 @@ class Design:
                 raise ValueError(
                     f"new_data: expected a column {column!r}, which the formula names, got {some_names(frame)}"
                 )
-        extra = _extra(given, frame)
+        extra = _extra(given, frame, data)
         whole = ~self._missing(frame, extra)
         used = tidy(frame[whole], self.factors)
         for column in self.numeric:
@@ -203,11 +204,19 @@ def _missing(frame: pd.DataFrame, columns: list[str]) -> NDArray[np.bool_]:
 
 
 def rows_of(name: str, data: Any) -> pd.DataFrame:
-    """Return the rows of a frame of pandas, polars or pyarrow, numbered from 0."""
+    """Return the rows of a frame of pandas, polars or pyarrow, numbered from 0.
+
+    Categories of pandas stand in an order that was chosen; those of other frames are sorted, unless they have one.
+    """
     frame = frame_of(name, data)
     if not len(frame):
         raise ValueError(f"{name}: expected at least one row, got none")
-    return frame.reset_index(drop=True)
+    frame = frame.reset_index(drop=True)
+    if not isinstance(data, pd.DataFrame):
+        for column, kind in frame.dtypes.items():
+            if isinstance(kind, pd.CategoricalDtype) and not kind.ordered:
+                frame[column] = frame[column].cat.reorder_categories(sorted(kind.categories))
+    return frame
 
 
 def _columns_of(formula: Formula, frame: pd.DataFrame) -> list[str]:
@@ -222,8 +231,8 @@ def _columns_of(formula: Formula, frame: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _extra(given: Extras, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns beside the formula."""
+def _extra(given: Extras, frame: pd.DataFrame, data: Any) -> pd.DataFrame:
+    """Return the columns beside the formula, given the rows and the frame that they come from."""
     out = pd.DataFrame(index=frame.index)
     for name, value in given._asdict().items():
         if value is None:
@@ -235,6 +244,7 @@ def _extra(given: Extras, frame: pd.DataFrame) -> pd.DataFrame:
                 )
             out[name] = frame[value]
             continue
+        check_order(data, **{name: value})
         if isinstance(value, Iterator):  # which could be read once
             raise ValueError(f"{name}: expected a column, or a number for each row, got {found(value)}")
         out[name] = read_column(name, value, len(frame))

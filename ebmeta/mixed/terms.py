@@ -58,7 +58,11 @@ class Terms:
             self.names, self.widths = ["Intercept", *self.plain], [1] * (1 + len(self.plain))
             self.values = self._stacked(self.plain, frame)
             return
-        self.matrix = asked(text, lambda: _design(text, frame).common)
+        ordered = frame.copy(deep=False)
+        for column, kind in frame.dtypes.items():
+            if isinstance(kind, pd.CategoricalDtype):
+                ordered[column] = frame[column].cat.as_ordered()  # or the reference is the first in the alphabet
+        self.matrix = asked(text, lambda: _design(text, ordered).common)
         terms = {} if self.matrix is None else self.matrix.terms
         self.offsets = [name for name, term in terms.items() if term.kind == "offset"]
         for name, term in terms.items():

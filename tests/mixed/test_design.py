@@ -173,3 +173,25 @@ def test_complex_numbers_are_refused_everywhere():
         Design("y ~ x + (1 | g)", wrong, Extras(), "drop")
     with pytest.raises(ValueError, match=r"^labels: expected real numbers, got complex ones in 'x'"):
         Design("x ~ y + (1 | g)", wrong, Extras(), "drop")
+
+
+def test_columns_beside_the_formula_have_the_order_of_the_rows():
+    data = DATA[:4].set_axis([3, 1, 2, 0])
+    beside = pd.Series([1.0, 2.0, 3.0, 4.0], data.index)
+    assert design("y ~ x + (1 | g)", data, offset=beside).rows.offset.tolist() == [1, 2, 3, 4]
+    assert design("y ~ x + (1 | g)", data, offset=beside.to_numpy()).rows.offset.tolist() == [1, 2, 3, 4]
+    for name in ("offset", "size", "weights"):
+        with pytest.raises(ValueError, match=f"^{name}: expected the rows of X in their order, got"):
+            design("y ~ x + (1 | g)", data, **{name: beside.sort_index()})
+
+
+def test_the_first_category_is_the_reference():
+    """In the order that a pandas categorical has; other frames number their categories as they come."""
+    data = DATA.assign(kind=pd.Categorical(DATA["kind"], ["w", "u", "v"]))
+    assert design("y ~ kind + (1 | g)", data).common.names == ["Intercept", "kind[u]", "kind[v]"]
+    assert design("y ~ x + (0 + kind | g)", data).bars[0][1].names == ["kind[w]", "kind[u]", "kind[v]"]
+    frame = polars.from_pandas(DATA[::-1])
+    for other in (DATA, frame, frame.with_columns(polars.col("kind").cast(polars.Categorical))):
+        assert design("y ~ kind + (1 | g)", other).common.names == ["Intercept", "kind[v]", "kind[w]"]
+    again, _ = design("y ~ kind + (1 | g)", data).new(DATA, Extras())
+    np.testing.assert_array_equal(again.x[:3], [[1, 1, 0], [1, 0, 1], [1, 0, 0]])
