@@ -1,8 +1,9 @@
 r"""A fitted mixed model as an `EmpiricalBayes` regressor.
 
 Its features are the columns of the common terms and of the random terms, without the intercept. The prior of the
-weights of a group has mean $\beta$ and the covariance of the group effects. A weight that is common to all groups has a
-spread of next to nothing.
+weights of a group has mean $\beta$ and the covariance of the group effects. The weights of common terms have no spread.
+The intercept is that of centred features: it varies wherever a slope does, and has a spread of next to nothing
+elsewhere.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ __all__ = ["as_model", "feature_names", "features_of"]
 
 Array = NDArray[np.float64]
 INTERCEPT = "Intercept"
-NOTHING = 1e-5  # spread of a common weight, of the typical size of a linear predictor: it leaves digits to the rest
+NOTHING = 1e-5  # spread that stands for 0, of the typical size of a linear predictor: it leaves digits to the rest
 
 
 def feature_names(common: list[str], factor: Factor) -> list[str]:
@@ -47,8 +48,9 @@ def as_model(engine: Engine, at: Array, likelihood: str, common: list[str]) -> E
     factor, rows, estimate = engine.factors[0], engine.rows, engine.estimate(at)
     names, x = feature_names(common, factor), features_of(rows, common, factor)
     number = engine.likelihood(at).num_labels or 3  # which other likelihoods do not read
-    model = EmpiricalBayes.regressor(len(names), likelihood, num_steps=0, num_categories=number).double()
     places = [names.index(t) if t != INTERCEPT else len(names) for t in factor.terms]
+    random = sorted({*places} - {len(names)})
+    model = EmpiricalBayes.regressor(len(names), likelihood, 0, random=random, num_categories=number).double()
     loc, spread = np.zeros(len(names) + 1), np.zeros((len(names) + 1, len(names) + 1))
     for name, value in zip(common, estimate.beta, strict=True):
         loc[names.index(name) if name != INTERCEPT else -1] = value
@@ -57,8 +59,9 @@ def as_model(engine: Engine, at: Array, likelihood: str, common: list[str]) -> E
     change = np.diag(np.append(unit, 1.0))  # to weights of features in their own units
     change[-1, :-1] = center
     size = np.sqrt(np.diag(change @ spread @ change.T).max(initial=0.0)) or 1.0
-    total = change @ spread @ change.T + (NOTHING * size) ** 2 * np.eye(len(loc))
-    lower = np.linalg.cholesky(total)
+    varying = np.array(model.prior.varying)
+    own = (change @ spread @ change.T)[np.ix_(varying, varying)]
+    lower = np.linalg.cholesky(own + (NOTHING * size) ** 2 * np.eye(len(varying)))
     with torch.no_grad():
         head = dict(model.predictor.named_buffers())
         head["center"].copy_(torch.from_numpy(center))

@@ -41,7 +41,8 @@ class Prior(Exact, ABC):
         varying: numbers of the weights that vary over tasks, rising; all by default.
 
     Raises:
-        ValueError: if `num_weights` or `scale` is not positive, or `num_covariates` is negative.
+        ValueError: if `num_weights` or `scale` is not positive, `num_covariates` is negative, or `varying` are no
+            numbers of weights.
     """
 
     exact: ClassVar[tuple[str, ...]] = ("center", "unit")
@@ -63,6 +64,8 @@ class Prior(Exact, ABC):
         super().__init__()
         #: Numbers of the weights that vary over tasks, rising.
         self.varying = tuple(range(num_weights) if varying is None else varying)
+        if not self.varying or list(self.varying) != sorted(set(range(num_weights)) & set(self.varying)):
+            raise ValueError(f"varying: expected rising numbers of {num_weights} weights, got {list(self.varying)}")
         self.num_covariates = num_covariates
         if num_covariates:
             self.slope = nn.Parameter(torch.zeros(num_weights, num_covariates))

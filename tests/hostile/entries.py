@@ -125,6 +125,7 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
                 "num_features": 2,
                 "likelihood": "normal",
                 "num_steps": 1,
+                "random": [0],
                 "beta": 0.5,
                 "num_covariates": 1,
                 "basis": {"name": "spline", "num_inputs": 2, "num_knots": 3},
@@ -296,7 +297,10 @@ def _models(k: Kit, folder: Path) -> dict[str, Call]:
             ClassPrior,
             {"num_features": 3, "between": 2.0, "within": 0.5, "constant": 1.0},
         ),
-        "parts.prior.FullPrior": (FullPrior, {"num_weights": 3, "scale": 0.5, "num_covariates": 1}),
+        "parts.prior.FullPrior": (
+            FullPrior,
+            {"num_weights": 3, "scale": 0.5, "num_covariates": 1, "varying": [0, 2]},
+        ),
         "parts.prior.DiagonalPrior": (DiagonalPrior, {"num_weights": 3, "scale": 0.5, "num_covariates": 1}),
         "parts.heads.CosineHead": (CosineHead, {"num_features": 2, "freeze_embedder": False, "profile": 2}),
         "parts.heads.LinearHead": (

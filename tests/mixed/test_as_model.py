@@ -24,6 +24,7 @@ def test_a_new_group_is_predicted_as_the_fit_predicts_it(formula):
     together = pd.concat([told, asked], ignore_index=True)
     found = fit.predict(together)[len(told) :]
     features = fit.features(together).to_numpy()
+    assert fit.model.prior.varying == ((0, 1) if "x |" in formula else (1,))  # common terms have no spread
     regressor = FewShotRegressor(fit.model).fit(features[: len(told)], told["y"].to_numpy())
     mean, sd = regressor.predict(features[len(told) :], return_std=True)
     np.testing.assert_allclose(mean, found["mean"], rtol=1e-4, atol=1e-3)

@@ -63,3 +63,18 @@ def test_priors_start_at_their_scale_and_refuse_none(kind):
     ):
         with pytest.raises(ValueError, match=message):
             kind(*bad)
+
+
+def test_weights_that_do_not_vary_have_a_mean_alone():
+    prior = moved(FullPrior(4, varying=[0, 2], num_covariates=1))
+    p, factor = prior(3, 2, normal(3, 1)), prior.scale_tril()
+    assert factor.shape == (2, 2)
+    close(p.scale[0, 1], torch.stack([factor[0].norm(), factor[0, 0] * 0, factor[1].norm(), factor[0, 0] * 0]))
+    known = (normal(3, 1) - prior.center) / prior.unit
+    close(p.loc[:, 0, 1], prior.loc[1] + known @ prior.slope[1])  # covariates move the means of all
+    plain, everything = FullPrior(3), FullPrior(3, varying=range(3))
+    assert plain.varying == everything.varying == DiagonalPrior(3).varying == (0, 1, 2)
+    assert type(plain.gaussian()) is type(everything.gaussian())
+    for bad in ([], [1, 0], [0, 0], [3], [-1]):
+        with pytest.raises(ValueError, match="varying: expected rising numbers of 3 weights, got"):
+            FullPrior(3, varying=bad)
