@@ -137,7 +137,7 @@ class _Layer(torch.autograd.Function):
         table, own = Table(cells, of_class, of_task), Weights(*weights)
         over_queries = table.over_queries(query_weight)
         by_class, by_task = torch.cat([over_queries, of_class], -1), table.means(over_queries, way_weight)
-        by_query = torch.bmm(way_weight.unsqueeze(1), cells.flatten(2)).view(*cells.shape[::2], -1)
+        by_query = torch.bmm(way_weight.unsqueeze(1), cells.flatten(2)).view(*cells.shape[::2], cells.shape[-1])
         out = functional.linear(cells, own.cell).add_(functional.linear(by_query, own.of_query).unsqueeze(1))
         of_both = functional.linear(by_task, own.of_task, own.bias).unsqueeze(1)
         out += (functional.linear(by_class, own.of_class) + of_both).unsqueeze(2)

@@ -47,6 +47,17 @@ def test_the_gradient_of_the_layer_is_that_of_its_formula():
     assert torch.autograd.gradcheck(outputs, (*table, *(w.detach().requires_grad_() for w in weights)))
 
 
+def test_a_table_without_queries_has_no_cells():
+    layer = ExchangeableLinear(6, 2)
+    out, means = layer(
+        Table(torch.zeros(1, 3, 0, 3), torch.ones(1, 3, 2), torch.ones(1, 1)),
+        torch.zeros(1, 0),
+        torch.full((1, 3), 1 / 3),
+    )
+    assert out.shape == (1, 3, 0, 2)
+    close(means, torch.tensor([[0.0, 0.0, 0.0, 1.0, 1.0, 1.0]]), 1e-6)
+
+
 def test_means_run_over_real_entries():
     mask = torch.tensor([[True, True, False], [False, True, False]])
     assert mean_weights(mask, torch.float64).tolist() == [[0.5, 0.5, 0.0], [0.0, 1.0, 0.0]]
