@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -29,7 +28,6 @@ __all__ = ["Classified", "classify_files", "counted", "share"]
 MOST_CLASSES = 8  # in a line
 #: What becomes of a missing label in files, in small letters; a class may have such a name too.
 MISSING = {"na", "n/a", "#n/a", "nan", "nat", "<na>", "none", "null"}
-FEW, HALF, FAR = 0.05, 0.5, 5.0  # share of features that has half of the variance, the first so far above most: too few
 SURE = 0.995  # shares from here on would be rounded to 100%
 
 
@@ -170,27 +168,16 @@ def classify_files(
 
 
 def _scaled(known: Table, new: Table, scale: bool) -> tuple[Table, Table]:
-    """Return features of mean 0 and standard deviation 1, if asked; say so where a few seem to need it."""
+    """Return features of mean 0 and standard deviation 1, if asked."""
     parts = (known.X, new.X)
-    if any(X.dtype.kind not in NUMERIC or X.ndim != 2 or X.shape[1:] != known.X.shape[1:] for X in parts):
+    if not scale or any(X.dtype.kind not in NUMERIC or X.ndim != 2 or X.shape[1:] != known.X.shape[1:] for X in parts):
         return known, new  # which the classifier refuses
     rows = np.concatenate(parts).astype(np.float64)
     if not 0 < (reach := float(np.abs(rows).max(initial=0.0))) < HUGE:
         return known, new  # the same, or there is nothing to scale
     center, spread = rows.mean(0), (rows / reach).std(0) * reach
-    if scale:
-        spread[spread == 0] = 1.0
-        return replace(known, X=(known.X - center) / spread), replace(new, X=(new.X - center) / spread)
-    number, variance = max(1, int(FEW * rows.shape[1])), np.sort((spread / reach) ** 2)[::-1]
-    of_few = variance[:number].sum() / max(float(variance.sum()), 1e-300)
-    if of_few > HALF and variance[0] > FAR**2 * np.median(variance):
-        warnings.warn(
-            f"{counted(number, 'feature')} of {rows.shape[1]} {'has' if number == 1 else 'have'} {of_few:.0%} of the "
-            "variance and will decide alone; if features have different units, --scale gives all the same",
-            UserWarning,
-            stacklevel=2,
-        )
-    return known, new
+    spread[spread == 0] = 1.0
+    return replace(known, X=(known.X - center) / spread), replace(new, X=(new.X - center) / spread)
 
 
 def _parts(path: Path, label: str, **columns: Any) -> tuple[Table, list[Any], Table]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ebmeta.estimators.base import FewShot
 from ebmeta.estimators.calibration_rows import calibration_split
-from ebmeta.estimators.rows import read_anchors, staying
+from ebmeta.estimators.rows import read_anchors, staying, tell_of_units
 from ebmeta.foundation.checks import above, at_least, between, check
 from ebmeta.model.base import PredictiveModel
 from ebmeta.model.general import general_classifier
@@ -245,6 +245,8 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
     def _task(self, query: Tensor) -> TaskBatch:
         if self.pool_ is not None:
             query = torch.cat([query, self.pool_[staying(self.pool_, query)]])
+        if self.model_.predictor.any_features:  # a trained model has units of its own
+            tell_of_units(torch.cat([self.support_X_, query]))
         known = None if self.concentration is None else torch.full((1,), min(float(self.concentration), LARGEST))
         anchor, size = (None, None) if self.anchors_ is None else (v[None] for v in self.anchors_)
         return TaskBatch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -10,13 +11,25 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from ebmeta.model.base import PredictiveModel
 from ebmeta.tasks.columns import check_names, read_column, read_keys, read_rows
 from ebmeta.tasks.row_order import check_order
 from ebmeta.tasks.rows import HUGE
 
-__all__ = ["covariates_of", "groups_of", "names_of_row", "read_anchors", "sizes_of", "staying", "targets_of"]
+__all__ = [
+    "covariates_of",
+    "groups_of",
+    "names_of_row",
+    "read_anchors",
+    "sizes_of",
+    "staying",
+    "targets_of",
+    "tell_of_units",
+]
+
+FEW, HALF, FAR = 0.05, 0.5, 5.0  # share of features that has half of the variance, the first so far above most: too few
 
 
 def groups_of(groups: ArrayLike | None, length: int) -> list[Any] | None:
@@ -107,6 +120,34 @@ def read_anchors(anchors: Mapping[Any, ArrayLike]) -> tuple[list[Any], NDArray[n
                 f"anchors: expected numbers below {HUGE:.0e}, got {np.abs(rows[-1]).max():.3g} for {label!r}"
             )
     return read_keys("anchors", list(anchors)), np.stack(rows), names
+
+
+def tell_of_units(rows: Tensor) -> None:
+    """Warn where a few of many features have most of the variance, and so decide alone.
+
+    Args:
+        rows: all rows of a task, shape `(N, D)`.
+
+    Examples:
+        >>> with warnings.catch_warnings(record=True) as told:
+        ...     warnings.simplefilter("always")
+        ...     tell_of_units(torch.tensor([[0.0, 1.0, 5000.0], [1.0, 0.0, 9000.0]]))
+        >>> print(str(told[0].message)[:90])
+        X: 1 feature of 3 has 100% of the variance and will decide alone; the largest is column 2;
+    """
+    reach = max(float(rows.abs().max()), 1e-300)
+    variance = (rows / reach).var(0, correction=0)
+    varied = variance[variance > 0].sort(descending=True).values
+    number = max(1, int(FEW * rows.shape[1]))
+    share = float(varied[:number].sum() / varied.sum()) if len(varied) else 0.0
+    if share > HALF and varied[0] > FAR**2 * varied.median():
+        few = f"{number} features of {rows.shape[1]} have" if number > 1 else f"1 feature of {rows.shape[1]} has"
+        warnings.warn(
+            f"X: {few} {share:.0%} of the variance and will decide alone; the largest is column {variance.argmax():d}; "
+            "if features have different units, give all the same (scikit-learn's StandardScaler, or --scale)",
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 def covariates_of(given: Any, keys: list[Any], model: PredictiveModel) -> torch.Tensor | None:
