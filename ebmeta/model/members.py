@@ -26,6 +26,9 @@ Module = TypeVar("Module", bound=nn.Module)
 
 ROWS = 100_000  # rows of all members at a time: a few dozen megabytes for each value of a quadrature
 
+#: How errors of `torch.vmap` begin that say that it does not know an operation, such as a gradient that is written out.
+UNKNOWN = ("vmap:", "In order to use an autograd.Function with functorch")
+
 
 class Members(NamedTuple):
     r"""Values of some parameters of a model.
@@ -74,7 +77,7 @@ class Members(NamedTuple):
         try:
             return torch.vmap(self._under(function), chunk_size=chunk)(self.values, *arguments)
         except RuntimeError as error:
-            if not str(error).startswith("vmap:"):
+            if not str(error).startswith(UNKNOWN):
                 raise  # a batch of truth values where one is needed, as in a distribution's checks, is handled
         return stack(self.each(function, *arguments))
 

@@ -43,8 +43,11 @@ def potentials(odds: Tensor, query_mask: Tensor, way_mask: Tensor, num_iteration
 
     Arguments as of `equal_shares`.
     """
-    out: Tensor = _Potentials.apply(odds, query_mask, way_mask, num_iterations)  # type: ignore[no-untyped-call]
-    return out
+    given = odds, query_mask, way_mask, num_iterations
+    if odds.requires_grad:
+        out: Tensor = _Potentials.apply(*given)  # type: ignore[no-untyped-call]
+        return out
+    return _log(_factors(*given)[1][-1], way_mask).to(odds.dtype)  # which may be mapped over models
 
 
 def _factors(
@@ -68,6 +71,10 @@ def _factors(
     return p, factors, weights, sums
 
 
+def _log(factor: Tensor, way_mask: Tensor) -> Tensor:
+    return torch.where(way_mask, factor.squeeze(-1).log(), 0.0)
+
+
 class _Potentials(torch.autograd.Function):
     """The log of the last of `_factors`. Its gradient is written out: a graph of iterations costs much more."""
 
@@ -76,7 +83,7 @@ class _Potentials(torch.autograd.Function):
         p, factors, weights, sums = _factors(odds, query_mask, way_mask, num_iterations)
         ctx.save_for_backward(way_mask, p, *factors, *weights, *sums)
         ctx.number = num_iterations
-        return torch.where(way_mask, factors[-1].squeeze(-1).log(), 0.0).to(odds.dtype)
+        return _log(factors[-1], way_mask).to(odds.dtype)
 
     @staticmethod
     @once_differentiable

@@ -117,32 +117,36 @@ class ExchangeableLinear(nn.Module):
             weights: `weights` of this layer, where they are known.
         """
         own = weights or self.weights(*(values.shape[-1] for values in table))
-        out, means = _Layer.apply(*table, query_weight, way_weight, *own)  # type: ignore[no-untyped-call]
+        given = (*table, query_weight, way_weight, *own)
+        if torch.is_grad_enabled():
+            out, means = _Layer.apply(*given)  # type: ignore[no-untyped-call]
+            return out, means
+        out, *_, means = _layer(*given)  # which may be mapped over models
         return out, means
+
+
+def _layer(
+    cells: Tensor, of_class: Tensor, of_task: Tensor, query_weight: Tensor, way_weight: Tensor, *weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return cells after the layer, and the means of the table over queries, over classes, and over both."""
+    table, own = Table(cells, of_class, of_task), Weights(*weights)
+    over_queries = table.over_queries(query_weight)
+    by_class, by_task = torch.cat([over_queries, of_class], -1), table.means(over_queries, way_weight)
+    by_query = torch.bmm(way_weight.unsqueeze(1), cells.flatten(2)).view(*cells.shape[::2], cells.shape[-1])
+    out = functional.linear(cells, own.cell).add_(functional.linear(by_query, own.of_query).unsqueeze(1))
+    of_both = functional.linear(by_task, own.of_task, own.bias).unsqueeze(1)
+    out += (functional.linear(by_class, own.of_class) + of_both).unsqueeze(2)
+    return out, by_class, by_query, by_task
 
 
 class _Layer(torch.autograd.Function):
     """The layer. Its gradient is written out: that of each operation by itself takes twice as long."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        cells: Tensor,
-        of_class: Tensor,
-        of_task: Tensor,
-        query_weight: Tensor,
-        way_weight: Tensor,
-        *weights: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        table, own = Table(cells, of_class, of_task), Weights(*weights)
-        over_queries = table.over_queries(query_weight)
-        by_class, by_task = torch.cat([over_queries, of_class], -1), table.means(over_queries, way_weight)
-        by_query = torch.bmm(way_weight.unsqueeze(1), cells.flatten(2)).view(*cells.shape[::2], cells.shape[-1])
-        out = functional.linear(cells, own.cell).add_(functional.linear(by_query, own.of_query).unsqueeze(1))
-        of_both = functional.linear(by_task, own.of_task, own.bias).unsqueeze(1)
-        out += (functional.linear(by_class, own.of_class) + of_both).unsqueeze(2)
-        ctx.save_for_backward(cells, by_class, by_query, by_task, query_weight, way_weight, *weights)
-        return out, by_task
+    def forward(ctx: Any, *given: Tensor) -> tuple[Tensor, Tensor]:
+        out, *means = _layer(*given)
+        ctx.save_for_backward(given[0], *means, *given[3:])
+        return out, means[-1]
 
     @staticmethod
     @once_differentiable

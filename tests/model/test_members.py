@@ -99,6 +99,8 @@ def test_an_ensemble_of_classifiers_averages_probabilities():
         assert probs.std(0).max() > 1e-3
         close(together.infer(batch).predict(-1)["probs"], torch.einsum("s,s...->...", log_weight.exp(), probs))
         close(together.infer(batch).weight, log_weight.exp().expand(len(batch), -1))  # classes have no evidence
+    averaged = together.infer(batch).predict(-1)["probs"]  # with gradients, which are written out for one model
+    close(averaged.detach(), torch.einsum("s,s...->...", log_weight.exp(), probs))
 
 
 def test_one_member_is_the_model():
