@@ -166,9 +166,10 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         r"""Return sets of classes that hold the true one with a stated probability, shape `(Q, C)`.
 
         Half of the labelled rows calibrate, drawn at random: they are classified beside the rows, from the other half
-        (split conformal). Over rows that are drawn like the labelled ones, sets hold the true class at least so often,
-        whatever the model. The likeliest class of `predict_proba` is always in its set. Derivation:
-        `theory/conformal.md`.
+        (split conformal). One row of each class always stays to learn from. Over rows that are drawn like the $n$
+        labelled ones, a class of these $C$ is left out of its set with a probability of at most
+        $1 - \text{level} + C / (n + 1)$, whatever the model. The likeliest class of `predict_proba` is always in its
+        set. Derivation: `theory/conformal.md`.
 
         Args:
             X: as of `predict_proba`.

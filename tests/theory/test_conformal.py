@@ -12,6 +12,7 @@ from equations import checks
 from scipy import stats
 
 import ebmeta
+from ebmeta.estimators.calibration_rows import calibration_split
 from ebmeta.prediction.calibration import Z95
 from ebmeta.prediction.class_swap import swap_p_value
 from ebmeta.prediction.conformal import ConformalSets, class_scores, set_coverage, task_quantile
@@ -159,6 +160,24 @@ def test_a_new_group_like_the_others(rng: np.random.Generator) -> None:
             close(threshold, enough[0], 1e-6)
             covered += float((new <= threshold + 1e-9).mean()) / len(scores)
         assert covered >= level * (len(scores) - 1) / len(scores) - 1e-9
+
+
+@checks("eq-split-rows")
+def test_rows_of_one_task_that_calibrate(rng: np.random.Generator) -> None:
+    """Rare classes fit badly, and calibrate less often than they come: 12% are missed, between alpha and the bound.
+
+    Each comparison fails by chance with a probability below 1e-3.
+    """
+    level, n, draws = 0.9, 24, 3000
+    missed, most = np.zeros(draws), np.zeros(draws)
+    for draw in range(draws):
+        y = rng.choice(6, n + 1, p=[0.7, *[0.06] * 5])
+        scores = (y > 0) + rng.uniform(size=n + 1)
+        classes, codes = np.unique(y[:n], return_inverse=True)
+        _, held = calibration_split(torch.from_numpy(codes), torch.zeros(len(classes), dtype=torch.bool), level, draw)
+        missed[draw] = scores[n] > task_quantile(scores[held.numpy()][:, None], level) and y[n] in classes
+        most[draw] = 1 - level + len(classes) / (n + 1)
+    assert 1 - level < missed.mean() < most.mean() - 3.3 * missed.std() / math.sqrt(draws)
 
 
 @checks("eq-folds-interval")
