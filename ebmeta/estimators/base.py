@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ebmeta.estimators.rows import refuse_huge
 from ebmeta.foundation.checks import at_least, check
 from ebmeta.model.base import PredictiveModel
 from ebmeta.model.posterior import Mixture
@@ -52,6 +53,7 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no typ
 
     def _remember(self, X: ArrayLike, y: NDArray[Any], ways: int) -> None:
         x, names = read_rows("X", X)
+        refuse_huge("X", x)
         head = self.model_.predictor
         if not math.prod(x.shape[1:]) and (head.embedder is not None or head.any_features):
             raise ValueError(
@@ -77,6 +79,7 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no typ
         """Return rows of the task in 64 bits, shape `(Q, ...)`; refuse others than those of the support set."""
         check_is_fitted(self, "support_X_")
         x, names = read_rows(name, X)
+        refuse_huge(name, x)
         if name == "X" or names is not None:
             self._columns(x, names, reset=False)
         check_names(self.model_.feature_names, names, "when the model was trained")

@@ -150,7 +150,8 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         """Return class probabilities, shape `(Q, C)`; all rows are used together.
 
         Args:
-            X: unlabelled inputs of the task, shape `(Q, ...)`.
+            X: unlabelled inputs of the task, shape `(Q, ...)`. A labelled row among them counts twice, with its label
+                and without, unlike one in the pool.
 
         Raises:
             ValueError: if the rows do not fit the support set, are empty, or are not finite.

@@ -23,6 +23,7 @@ __all__ = [
     "groups_of",
     "names_of_row",
     "read_anchors",
+    "refuse_huge",
     "sizes_of",
     "staying",
     "targets_of",
@@ -50,6 +51,14 @@ def sizes_of(size: ArrayLike | None, length: int) -> torch.Tensor | None:
         row = int(np.argmin(column > 0))
         raise ValueError(f"size: expected numbers above 0, got {column[row]:g} at row {row}")
     return torch.from_numpy(column)
+
+
+def refuse_huge(name: str, rows: NDArray[Any]) -> None:
+    """Raise `ValueError` where a number of rows, shape `(N, ...)`, is too large to square, with its row."""
+    if rows.size and not (rows.min() > -HUGE and rows.max() < HUGE):
+        largest = np.abs(rows.reshape(len(rows), -1).astype(np.float64)).max(1)
+        row = int(np.argmax(largest >= HUGE))
+        raise ValueError(f"{name}: expected numbers below {HUGE:.0e}, got {largest[row]:.3g} at row {row}")
 
 
 def names_of_row(row: Any) -> list[str] | None:

@@ -116,3 +116,14 @@ def test_a_column_that_decides_alone_is_told_of_in_any_unit_and_by_each_question
         own = EmpiricalBayes.classifier(7, num_steps=1, width=4)
         warnings.filterwarnings("ignore", "model: expected a trained one")
         FewShotClassifier(own).fit(X[:3], list("aba")).predict(X)
+
+
+def test_rows_too_large_to_square_are_named_as_the_caller_named_them():
+    X = np.array([[1.0, 2.0], [0.0, -1e300]])
+    said = r"expected numbers below 1e\+150, got 1e\+300 at row 1$"
+    with pytest.raises(ValueError, match=f"^X: {said}"):
+        FewShotClassifier().fit(X, ["a", "b"])
+    with pytest.raises(ValueError, match=f"^pool: {said}"):
+        FewShotClassifier().fit(X[:1], ["a"], pool=X)
+    with pytest.raises(ValueError, match=f"^X: {said}"):
+        FewShotClassifier().fit(X[:1], ["a"]).predict(X)
