@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -39,11 +40,12 @@ Ends = tuple[float | None, float | None]  # of an interval, None where they are 
 COMMON = "common"  # what coefficients have in place of a grouping factor
 STEP = 1e-5  # of the differences that give the slope of a quantity, of the size of the region
 WIDEST = 5.0  # half length of the region in a direction that little is known of, in units of parameters
+FARTHEST = 100.0  # from the maximum, in sizes of the region
 CLOSE = 1e-3  # of half the length of an interval: an end may be so far off
 FLAT = 1e-8  # slope of a quantity that has none
 ALIKE = 1 - 1e-6  # a correlation that is 1
 LEAST = 1e-9  # nats of a region
-STEPS = 50  # of the optimiser, at most
+STEPS, PATIENT = 50, 15  # of the optimiser, at most; and steps after which an end that is close enough is taken
 ENOUGH = 1e-7  # of half the length of an interval: an optimiser that gains no more has ended
 
 
@@ -92,20 +94,43 @@ class Region:
         start = sign * slope / length if length > FLAT else max(axes, key=lambda point: sign * quantity(point))
         unit = length if length > FLAT else 1.0
         inside = {"type": "ineq", "fun": lambda p: self.room(p)[0], "jac": lambda p: self.room(p)[1]}
-        best = optimize.minimize(
-            lambda point: -sign * (quantity(point) - base) / unit,
-            start,
-            jac=lambda point: -sign * _slope(quantity, point) / unit,
-            method="SLSQP",
-            constraints=inside,
-            options={"maxiter": STEPS, "ftol": ENOUGH},
-        )
-        at, (room, inward), rest = self.at(best.x), self.room(best.x), _slope(quantity, best.x)
+        steps = itertools.count(1)
+
+        def watch(point: Array) -> None:
+            if next(steps) >= PATIENT and self._is_end(quantity, sign, point):
+                raise _EndError(point)
+
+        try:
+            point = optimize.minimize(
+                lambda point: -sign * (quantity(point) - base) / unit,
+                start,
+                jac=lambda point: -sign * _slope(quantity, point) / unit,
+                method="SLSQP",
+                constraints=inside,
+                bounds=[(-FARTHEST, FARTHEST)] * len(start),
+                callback=watch,
+                options={"maxiter": STEPS, "ftol": ENOUGH},
+            ).x
+        except _EndError as found:
+            point = found.point
+        at = self.at(point)
         if (((at == self.low) | (at == self.high)) & ~self.ended).any():
             return sign * math.inf
-        along = -sign * float(rest @ inward) / max(float(np.sqrt((rest @ rest) * (inward @ inward))), FLAT)
-        ended = abs(room) < CLOSE and along > 1 - CLOSE  # on the border, and uphill is straight out
-        return quantity(best.x) if ended else math.nan
+        return quantity(point) if self._is_end(quantity, sign, point) else math.nan
+
+    def _is_end(self, quantity: Quantity, sign: float, point: Array) -> bool:
+        """Return whether a point is on the border, and uphill is straight out."""
+        (room, inward), rest = self.room(point), _slope(quantity, point)
+        length = max(float(np.sqrt((rest @ rest) * (inward @ inward))), FLAT)
+        return abs(room) < CLOSE and -sign * float(rest @ inward) / length > 1 - CLOSE
+
+
+class _EndError(Exception):
+    """Ends an optimiser at a point that is good enough."""
+
+    def __init__(self, point: Array) -> None:
+        super().__init__()
+        self.point = point.copy()
 
 
 def profiled(
@@ -134,7 +159,23 @@ def profiled(
         if not wanted or key[1] in wanted
     }
     index = pd.MultiIndex.from_tuples(list(rows), names=["factor", "component"])
-    return pd.DataFrame(list(rows.values()), index=index, columns=["estimate", "lower", "upper"])
+    table = pd.DataFrame(list(rows.values()), index=index, columns=["estimate", "lower", "upper"])
+    _tell_of_gaps(table)
+    return table
+
+
+def _tell_of_gaps(table: pd.DataFrame) -> None:
+    """Warn of ends that were not found."""
+    names = [name for _, name in table.index.tolist()]
+    gaps = [f"{end} end of {n}" for end in ("lower", "upper") for n, v in zip(names, table[end], strict=True) if v != v]
+    if gaps:
+        warnings.warn(
+            f"confint: found no {', no '.join(gaps)} in {STEPS} steps: the likelihood is next to flat, or its maximum "
+            "next to a correlation of 1 or -1, as of features far from 0, or of more random terms than so many groups "
+            "can tell (centre features, or fit fewer terms; propagate() has intervals of all)",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def _both_ends(region: Region, quantity: Quantity, known: Ends) -> list[float]:

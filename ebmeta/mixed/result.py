@@ -178,7 +178,7 @@ class MixedModel(Guarded):
 
         Returns:
             Columns `estimate`, `lower` and `upper` by factor, which is "common" for common terms, and component. An
-            end is infinite where the labels set none, and NaN where none was found.
+            end is infinite where the labels set none, and NaN where none was found, which a warning says.
 
         Raises:
             ValueError: if there is no such name, or the fit has a hyperprior.

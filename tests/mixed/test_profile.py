@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -130,3 +131,33 @@ def test_a_region_is_a_ball_where_the_likelihood_is_quadratic():
         assert region.room(axis)[0] == pytest.approx(0.0, abs=0.15)
     table = profiled(region, fit.design.common.names, fit.boundary, fit.variance_components, ["x"])
     np.testing.assert_allclose(table[["lower", "upper"]], fit.fixed_effects.loc[["x"], ["lower", "upper"]], rtol=2e-3)
+
+
+def test_an_end_that_is_not_found_is_named_in_a_warning(monkeypatch):
+    fit = mixed_model("y ~ x + (1 | g)", frame())
+    monkeypatch.setattr("ebmeta.mixed.profile.STEPS", 1)
+    with pytest.warns(UserWarning, match=r"^confint: found no lower end of sd\(Intercept\), no upper end of sd\(Inter"):
+        table = fit.confint(names="sd(Intercept)")
+    assert table[["lower", "upper"]].isna().all(axis=None)
+
+
+def test_an_end_that_is_close_enough_is_taken_after_some_steps(sleep, monkeypatch):
+    """The same intervals, to a thousandth of their length, whether the optimiser goes on or not."""
+    fit = mixed_model("Reaction ~ Days + (Days | Subject)", sleep)
+    table = fit.confint()
+    monkeypatch.setattr("ebmeta.mixed.profile.PATIENT", 1)
+    early = fit.confint()
+    length = (table["upper"] - table["lower"]).to_numpy()[:, None]
+    assert (np.abs(early - table)[["lower", "upper"]].to_numpy() < 2e-3 * length).all()
+
+
+def test_a_feature_far_from_0_stops_no_profile():
+    """Its intercept and slope are next to perfectly correlated: what is found is the same as near 0, or NaN."""
+    fit = mixed_model("y ~ x + (x | g)", frame())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        far = fit.confint(names=["x", "sd(x)", "sd"])
+    near = mixed_model("y ~ x + (x | g)", frame().assign(x=lambda d: d["x"] - 2000)).confint(names=["x", "sd(x)", "sd"])
+    apart = (far - near).to_numpy() / (near["upper"] - near["lower"]).to_numpy()[:, None]
+    assert np.nanmax(np.abs(apart)) < 1e-2
+    assert np.isfinite(far.loc["common"]).all(axis=None)
