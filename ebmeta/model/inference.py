@@ -60,9 +60,9 @@ def infer(
         levels = Levels(level.unsqueeze(1), torch.zeros_like(level).unsqueeze(1), level, torch.zeros_like(level))
     elif parts.likelihood.has_level:
         wide = support_x.double()  # differences of evidences have few digits left in 32 bits
-        levels = place_levels(lambda z: _initialize(parts, batch, features, wide, z)[1], batch.num_tasks, support_x)
+        levels = place_levels(lambda z: _initialize(parts, batch, features, wide, z)[2], batch.num_tasks, support_x)
     z = None if levels is None else levels.z
-    q0, evidence = _initialize(parts, batch, features, support_x, z)
+    prior, q0, evidence = _initialize(parts, batch, features, support_x, z)
     times = evidence.shape[1]
     none, ways = _may_be_of_none(batch), batch.way_mask
     if none is not None:
@@ -70,7 +70,7 @@ def infer(
     known = _known(batch)
     setting = Setting(
         q0,
-        prior_of(parts.prior, features, batch, times),
+        prior,
         parts.likelihood,
         repeat(query_x, times),
         repeat(batch.query_mask, times),
@@ -148,8 +148,8 @@ def _known(batch: TaskBatch) -> Tensor | None:
 
 def _initialize(
     parts: Parts, batch: TaskBatch, features: TaskFeatures, support_x: Tensor, z: Tensor | None
-) -> tuple[Gaussian, Tensor]:
-    """Return $q_0$ at each of the levels `z`, `(T, J)`, and the log evidence of each in nats, same shape."""
+) -> tuple[Gaussian, Gaussian, Tensor]:
+    """Return prior and $q_0$ at each of the levels `z`, `(T, J)`, and the log evidence of each in nats, same shape."""
     times, likelihood = 1 if z is None else z.shape[1], parts.likelihood
     prior, ways = prior_of(parts.prior, features, batch, times), repeat(batch.way_mask, times)
     given = _given(batch.support_size, z)
@@ -157,11 +157,11 @@ def _initialize(
     prior = prior.with_(prior.loc.to(x.dtype), prior.precision.to(x.dtype))
     q = parts.initializer(prior, likelihood, x, y, mask, given)
     if likelihood.categorical:
-        return q, q.input_evidence(prior, x * mask.unsqueeze(-1)).double().unsqueeze(1)
+        return prior, q, q.input_evidence(prior, x * mask.unsqueeze(-1)).double().unsqueeze(1)
     loc, var = (v.double() for v in q.marginal(x))
     none = loc.new_zeros(1)
     fit = likelihood.expected_log_prob(y, loc, var, ways, none, given)
-    return q, (torch.where(mask, fit, 0.0).sum(1) - q.kl(prior)).view(batch.num_tasks, times)
+    return prior, q, (torch.where(mask, fit, 0.0).sum(1) - q.kl(prior)).view(batch.num_tasks, times)
 
 
 def _given(size: Tensor | None, z: Tensor | None) -> Given:
