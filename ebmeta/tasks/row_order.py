@@ -6,6 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from ebmeta.tasks.columns import plain
+
 __all__ = ["check_order"]
 
 
@@ -37,6 +39,6 @@ def check_order(X: Any, **columns: Any) -> None:
                 continue
             row = next(i for i, (a, b) in enumerate(zip(index, X.index, strict=True)) if a != b)
             raise ValueError(
-                f"{name}: expected the rows of X in their order, got {index[row]!r} in row {row}, where X has "
-                f"{X.index[row]!r} ({name}.loc[X.index] has it)"
+                f"{name}: expected the rows of X in their order, got {plain(index[row])!r} in row {row}, where X has "
+                f"{plain(X.index[row])!r} ({name}.loc[X.index] has it)"
             )
