@@ -55,7 +55,7 @@ def sizes_of(size: ArrayLike | None, length: int) -> torch.Tensor | None:
 
 def refuse_huge(name: str, rows: NDArray[Any]) -> None:
     """Raise `ValueError` where a number of rows, shape `(N, ...)`, is too large to square, with its row."""
-    if rows.size and not (rows.min() > -HUGE and rows.max() < HUGE):
+    if rows.size and not (float(rows.min()) > -HUGE and float(rows.max()) < HUGE):  # which float32 cannot hold
         largest = np.abs(rows.reshape(len(rows), -1).astype(np.float64)).max(1)
         row = int(np.argmax(largest >= HUGE))
         raise ValueError(f"{name}: expected numbers below {HUGE:.0e}, got {largest[row]:.3g} at row {row}")

@@ -127,3 +127,9 @@ def test_rows_too_large_to_square_are_named_as_the_caller_named_them():
         FewShotClassifier().fit(X[:1], ["a"], pool=X)
     with pytest.raises(ValueError, match=f"^X: {said}"):
         FewShotClassifier().fit(X[:1], ["a"]).predict(X)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.int8, bool, np.longdouble])
+def test_numbers_of_any_type_are_compared_without_a_word(kind):
+    rows = np.array([[1, 0], [0, 1]], dtype=kind)
+    assert FewShotClassifier().fit(rows, ["a", "b"], pool=rows).predict(rows).tolist() == ["a", "b"]
