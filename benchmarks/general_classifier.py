@@ -28,7 +28,7 @@ import ebmeta
 from ebmeta.model.general import FOLDER
 from ebmeta.model.recipes import GeneralRecipe
 from ebmeta.refine.base import QueryState
-from ebmeta.refine.belief import with_equal_shares
+from ebmeta.refine.belief import BeliefRefiner
 from ebmeta.training.schedule import Schedule
 from lib.baselines import BASELINES, Method
 from lib.common import model_folder, model_new_to, read, write
@@ -38,7 +38,7 @@ from lib.peers import make
 from lib.scoring import fit_temperature, rounded, score, temper
 
 NAME = "general_classifier.json"
-VERSION, ITERATIONS, RATE, BATCH, SEED = 10, 1500, 4e-3, 25, 0
+VERSION, ITERATIONS, RATE, BATCH, SEED = 11, 1500, 4e-3, 25, 0
 CELLS = 12_000  # pairs of query and class in a batch
 LOOKS, SHAPED = 50, 9  # batches of each encoder left out, for calibration: of all shapes, and of each column
 POWERS = torch.linspace(-1, 1, 21).exp()  # of beliefs, the least and the largest that a temperature makes
@@ -125,18 +125,19 @@ def look(model: ebmeta.EmpiricalBayes, encoder: str) -> Seen:
     """Return what a model says of an encoder, on tasks of all shapes and about as many of those of the columns."""
     batches = [batch_of([encoder], n, SEED + 1, as_it_is=True) for n in range(LOOKS)]
     batches += [batch for column in COLUMNS for batch in tasks_of(encoder, column, BATCH * SHAPED, SEED + 1)]
-    readings, losses = [], []
+    refiner, readings, losses = cast(BeliefRefiner, model.refiner), [], []
     for batch in batches:
         inferred = model.infer(batch)
         setting, y = inferred.setting, cast(Tensor, batch.query_y).unsqueeze(-1)
         real = setting.query_mask
-        steps = []
-        for iterate in inferred.iterates[1:]:
-            powers = [power * cast(Tensor, iterate.log_probs) for power in POWERS]
-            said = [with_equal_shares(odds, setting.equal, real, setting.way_mask) for odds in powers]
+        known = setting.equal, real, setting.way_mask
+        states, steps = [QueryState(setting, iterate.q) for iterate in inferred.iterates[1:]], []
+        for state in states:
+            odds = refiner.sharp(state)
+            said = [refiner.tempered(power.expand(len(y)), odds, *known) for power in POWERS]
             lost = [-p.gather(-1, y.masked_fill(~real.unsqueeze(-1), 0)).squeeze(-1) * real for p in said]
             steps.append(torch.stack(lost, -1).sum(1) / real.sum(1, keepdim=True))
-        readings.append(model.refiner.reading(QueryState(setting, inferred.iterates[-1].q)))
+        readings.append(refiner.reading(states[-1]))
         losses.append(torch.stack(steps))
     return Seen(torch.cat(readings), torch.cat(losses, 1))
 

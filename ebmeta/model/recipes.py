@@ -269,7 +269,7 @@ class GeneralRecipe(Recipe):
         if embedder is not None:
             raise ValueError("embedder: expected none for a general classifier, which takes features, got one")
         source = stream(seed)
-        refiner = BeliefRefiner(ClassSyntheticGradient(self.width, generator=source), self.num_steps, by_design=True)
+        refiner = BeliefRefiner(ClassSyntheticGradient(self.width, generator=source), self.num_steps, general=True)
         prior = GeneralPrior(self.width, CONSTANT, source)
         if self.num_features:
             prior.requires_grad_(False)

@@ -18,9 +18,9 @@ after step $k$ are the belief that $q_k$ leads to.
 
 Counts of beliefs take the labels for known, and a posterior by them is too narrow. What a step reports has the widths
 that unsure beliefs leave (`ClassGaussian.with_doubt`); steps and predictions go on without. Last, a temperature of each
-task is fitted to what is predicted (`ebmeta.refine.temperature`). That of a classifier for any encoder depends on the
-design of a task (`Setting.design`) and on how many independent coordinates its features have, and on nothing else: what
-more readings say of one encoder misleads on another.
+task is fitted to what is predicted (`ebmeta.refine.temperature`). That of a general classifier depends on how many
+independent coordinates the features of a task have, and on nothing else: what more readings say of one encoder misleads
+on another.
 
 Where the queries are known to be as many of every class, and can be by their number, exact posterior probabilities add
 up to these numbers. So do the beliefs, by potentials $u_c$ of the classes (Sinkhorn's iterations),
@@ -28,7 +28,8 @@ up to these numbers. So do the beliefs, by potentials $u_c$ of the classes (Sink
 $$ r_{ic} \leftarrow r_{ic}\, e^{u_c} \Big/ \sum_{c'} r_{ic'}\, e^{u_{c'}}, \qquad \sum_i r_{ic} = Q / C . $$
 
 These beliefs are too unsure where queries are few: potentials do not know that no two of as many queries as classes are
-of one class. So a temperature that depends on the design acts on odds, and equal shares are found anew.
+of one class. Those of a general classifier know it (`ebmeta.refine.equal_counts`). Its temperature acts on odds, and
+equal numbers are held anew.
 
 Source: Teh, Newman and Welling 2007, A collapsed variational Bayesian inference algorithm for latent Dirichlet
 allocation; Cuturi 2013, Sinkhorn distances.
@@ -47,13 +48,14 @@ from ebmeta.foundation.seeding import blank_linear
 from ebmeta.foundation.softmax import log_softmax
 from ebmeta.parts.class_gaussian import ClassGaussian
 from ebmeta.parts.gaussian import Gaussian
-from ebmeta.refine.base import DESIGN, QueryState, Refiner, Setting
+from ebmeta.refine.base import QueryState, Refiner, Setting
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
-from ebmeta.refine.equal_shares import potentials
+from ebmeta.refine.equal_counts import with_equal_counts
+from ebmeta.refine.equal_shares import with_equal_shares
 from ebmeta.refine.seeds import started
 from ebmeta.refine.temperature import TaskTemperature
 
-__all__ = ["BeliefRefiner", "self_consistent", "with_equal_shares"]
+__all__ = ["BeliefRefiner", "self_consistent"]
 
 
 class BeliefRefiner(Refiner):
@@ -62,8 +64,8 @@ class BeliefRefiner(Refiner):
     Args:
         synthetic_gradient: the network $\xi$ whose correction $g$ is used.
         num_steps: number of steps in training, $K$.
-        by_design: whether the temperature of a task depends on its design and the number of its coordinates, in place
-            of the network's readings.
+        general: whether it is for features of any kind. Equal numbers of queries are then held as numbers, and the
+            temperature of a task depends on the number of its coordinates in place of the network's readings.
 
     Raises:
         ValueError: if `num_steps` is negative.
@@ -73,25 +75,28 @@ class BeliefRefiner(Refiner):
 
     synthetic_gradient: ClassSyntheticGradient
 
-    def __init__(self, synthetic_gradient: ClassSyntheticGradient, num_steps: int, by_design: bool = False) -> None:
+    def __init__(self, synthetic_gradient: ClassSyntheticGradient, num_steps: int, general: bool = False) -> None:
         super().__init__(synthetic_gradient, num_steps)
-        self.by_design = by_design
+        self.general = general
         self.confidence = blank_linear(synthetic_gradient.num_readings, 1)
         nn.init.zeros_(self.confidence.weight)
         nn.init.zeros_(self.confidence.bias)
-        self.temperature = TaskTemperature(num_steps, DESIGN + 1 if by_design else synthetic_gradient.num_readings)
+        self.temperature = TaskTemperature(num_steps, 1 if general else synthetic_gradient.num_readings)
 
     def start(self, setting: Setting) -> Gaussian:
         q0 = cast(ClassGaussian, setting.q0)
         return started(q0, setting.real_x, setting.query_mask) if setting.unknown else q0
 
-    def belief(self, state: QueryState) -> Tensor:
-        r"""Return $\log r$ of the queries in nats, shape `(T, Q, C)`."""
-        setting = state.setting
+    def odds(self, state: QueryState) -> Tensor:
+        r"""Return the corrected log odds of each query by itself in nats, shape `(T, Q, C)`."""
         reading = state.once(self.synthetic_gradient.read)
         confidence = torch.tanh(self.confidence(reading.by_task)).exp().unsqueeze(-1)
-        odds = confidence * state.log_mean + self.synthetic_gradient.correction(reading)
-        return _with_known_shares(odds, setting)
+        return confidence * state.log_mean + self.synthetic_gradient.correction(reading)
+
+    def belief(self, state: QueryState) -> Tensor:
+        r"""Return $\log r$ of the queries in nats, shape `(T, Q, C)`."""
+        setting, hold = state.setting, with_equal_counts if self.general else with_equal_shares
+        return hold(state.once(self.odds), setting.equal, setting.query_mask, setting.way_mask)
 
     def synthetic(self, state: QueryState) -> Tensor:
         return state.mean - state.once(self.belief).exp()
@@ -105,19 +110,26 @@ class BeliefRefiner(Refiner):
         return cast(ClassGaussian, state.q).with_doubt(state.setting.q0, state.x[..., :-1], state.distance)
 
     def log_probs(self, k: int, state: QueryState) -> Tensor:
-        believed = state.once(self.belief)
         if not self.temperature.fitted:
-            return believed
+            return state.once(self.belief)
         setting = state.setting
-        odds = self.temperature(k, self.reading(state))[:, None, None] * believed
-        equal = setting.equal if self.by_design else None
-        return with_equal_shares(odds, equal, setting.query_mask, setting.way_mask)
+        factor = self.temperature(k, self.reading(state))
+        return self.tempered(factor, self.sharp(state), setting.equal, setting.query_mask, setting.way_mask)
+
+    def sharp(self, state: QueryState) -> Tensor:
+        """Return the log odds that a temperature acts on, shape `(T, Q, C)`."""
+        return state.once(self.odds if self.general else self.belief)
+
+    def tempered(
+        self, factor: Tensor, odds: Tensor, equal: Tensor | None, query_mask: Tensor, way_mask: Tensor
+    ) -> Tensor:
+        """Return log probabilities of log odds times the factors of tasks, shape `(T,)`; others as of `belief`."""
+        return with_equal_counts(factor[:, None, None] * odds, equal if self.general else None, query_mask, way_mask)
 
     def reading(self, state: QueryState) -> Tensor:
         """Return what the temperature of each task depends on, shape `(T, F)`."""
-        if self.by_design:
-            coordinates = _coordinates(cast(ClassGaussian, state.setting.q0))
-            return torch.cat([state.setting.design, coordinates.log().unsqueeze(1)], 1)
+        if self.general:
+            return _coordinates(cast(ClassGaussian, state.setting.q0)).log().unsqueeze(1)
         return state.once(self.synthetic_gradient.read).by_task
 
     def _is_kept(self) -> bool:
@@ -125,7 +137,7 @@ class BeliefRefiner(Refiner):
         return not any(parameter.requires_grad for parameter in self.synthetic_gradient.parameters())
 
     def forget(self) -> None:
-        if not (self.by_design and self._is_kept()):  # it was fitted for features of any kind
+        if not (self.general and self._is_kept()):  # it was fitted for features of any kind
             self.temperature.forget()
 
     @torch.no_grad()
@@ -143,17 +155,16 @@ class BeliefRefiner(Refiner):
         kept = []
         for states, y in tasks if self.num_steps else ():
             setting = states[0].setting
-            equal = setting.equal if self.by_design else None
-            steps = [(s.once(self.belief), self.reading(s)) for s in states]
-            kept.append((equal, setting.query_mask, setting.way_mask, y, steps))
+            known = setting.equal, setting.query_mask, setting.way_mask
+            kept.append((y, known, [(self.sharp(s), self.reading(s)) for s in states]))
         for k in range(self.num_steps):
 
             def nll(factor: Tensor, k: int = k) -> Tensor:
-                parts = torch.split(factor, [len(y) for *_, y, _ in kept])
+                parts = torch.split(factor, [len(y) for y, *_ in kept])
                 lost = []
-                for (equal, mask, ways, y, steps), t in zip(kept, parts, strict=True):
-                    log_p = with_equal_shares(t[:, None, None] * steps[k][0], equal, mask, ways)
-                    lost.append(-log_p.gather(-1, y.unsqueeze(-1)).squeeze(-1)[mask])
+                for (y, known, steps), t in zip(kept, parts, strict=True):
+                    log_p = self.tempered(t, steps[k][0], *known)
+                    lost.append(-log_p.gather(-1, y.unsqueeze(-1)).squeeze(-1)[known[1]])
                 return torch.cat(lost).mean()
 
             self.temperature.fit(k, torch.cat([steps[k][1] for *_, steps in kept]), nll)
@@ -174,30 +185,13 @@ def self_consistent(setting: Setting, num_iterations: int) -> tuple[Tensor, Tens
     q, r = q0, setting.real_x.new_zeros(*setting.query_mask.shape, setting.way_mask.shape[1])
     for _ in range(num_iterations):
         before = r
-        r = _with_known_shares(q.log_odds(setting.real_x)[0], setting).exp() * mask
+        odds = q.log_odds(setting.real_x)[0]
+        r = with_equal_shares(odds, setting.equal, setting.query_mask, setting.way_mask).exp() * mask
         q = q0.given_beliefs(setting.real_x[..., :-1], r)
     return r, (r - before).abs().amax((1, 2))
-
-
-def with_equal_shares(odds: Tensor, equal: Tensor | None, query_mask: Tensor, way_mask: Tensor) -> Tensor:
-    """Return log probabilities of log odds, which add up to equal shares of the classes in some tasks.
-
-    Args:
-        odds: log odds, shape `(T, Q, C)`.
-        equal: in which tasks, shape `(T,)`; None for none.
-        query_mask: True where a query is real, shape `(T, Q)`.
-        way_mask: True where a class exists, shape `(T, C)`.
-    """
-    if equal is not None and bool(equal.any()):
-        odds = odds + torch.where(equal.unsqueeze(1), potentials(odds, query_mask, way_mask), 0.0).unsqueeze(1)
-    return log_softmax(odds)
 
 
 def _coordinates(q: ClassGaussian) -> Tensor:
     """Return how many coordinates a predictive density counts, shape `(T,)`."""
     size = q.loc.shape[-1]
     return q.loc.new_full((len(q.loc),), size) if q.volume is None else size * (1 - q.volume[:, 0, 0])
-
-
-def _with_known_shares(odds: Tensor, setting: Setting) -> Tensor:
-    return with_equal_shares(odds, setting.equal, setting.query_mask, setting.way_mask)

@@ -11,12 +11,27 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ebmeta.foundation.softmax import log_softmax
 from ebmeta.likelihood import NEVER
 
-__all__ = ["equal_shares", "potentials"]
+__all__ = ["equal_shares", "with_equal_shares"]
 
 ITERATIONS = 10  # of potentials; ten bring shares of beliefs within about a hundredth of equal ones
 LEAST = 1e-300  # of what a class takes of all queries
+
+
+def with_equal_shares(odds: Tensor, equal: Tensor | None, query_mask: Tensor, way_mask: Tensor) -> Tensor:
+    """Return log probabilities of log odds, which add up to equal shares of the classes in some tasks.
+
+    Args:
+        odds: log odds, shape `(T, Q, C)`.
+        equal: in which tasks, shape `(T,)`; None for none.
+        query_mask: True where a query is real, shape `(T, Q)`.
+        way_mask: True where a class exists, shape `(T, C)`.
+    """
+    if equal is not None and bool(equal.any()):
+        odds = odds + torch.where(equal.unsqueeze(1), potentials(odds, query_mask, way_mask), 0.0).unsqueeze(1)
+    return log_softmax(odds)
 
 
 def equal_shares(odds: Tensor, query_mask: Tensor, way_mask: Tensor, num_iterations: int = ITERATIONS) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -121,36 +122,38 @@ def test_a_fitted_temperature_changes_predictions_and_no_step():
     close(model.infer(batch).predict(-1)["probs"], before.predict(-1)["probs"], 0.0)
 
 
-def by_design(scale: float = 0.1) -> EmpiricalBayes:
-    """Return a model whose temperature depends on the design of a task, as that of the general classifier does."""
+def general(scale: float = 0.1) -> EmpiricalBayes:
+    """Return a model whose refiner is that of a general classifier."""
     parts = ClassifierRecipe(num_features=4, num_steps=3, width=8).build()
-    refiner = BeliefRefiner(ClassSyntheticGradient(8), 3, by_design=True)
+    refiner = BeliefRefiner(ClassSyntheticGradient(8), 3, general=True)
     model = EmpiricalBayes(*parts._replace(refiner=refiner), beta=1.0).double().eval()
     perturb(model, 0, scale)
     model.refiner.forget()
     return model
 
 
-def test_a_temperature_by_design_acts_before_equal_shares():
-    """Probabilities to a power lose their shares; these are found anew, so that each class keeps its two queries."""
-    model = by_design()
+def test_beliefs_of_a_general_classifier_hold_equal_counts():
+    """They are those of arrangements; a temperature acts on what is said of each query before."""
+    model = general()
     batch = class_tasks(ways=(3, 3), shots=(1, 1), queries=(6, 5), spread=2.0)
     batch = replace(batch, concentration=torch.full((2,), math.inf, dtype=torch.float64))
-    before = model.infer(batch).predict(-1)["probs"]
-    model.refiner.temperature.bias.fill_(0.8)
-    after, factor = model.infer(batch).predict(-1)["probs"], math.exp(math.tanh(0.8))
-    powers = before**factor / (before**factor).sum(-1, keepdim=True)
-    close(after[1, :5], powers[1, :5], 1e-6)  # five queries of three classes cannot be shared
-    close(after[0].sum(0), torch.full((3,), 2.0, dtype=torch.float64), 1e-3)
-    ratio = (after[0].log() - factor * before[0].log()).detach()  # is one of a query and one of a class
-    ratio = ratio - ratio.mean(0) - ratio.mean(1, keepdim=True) + ratio.mean()
-    close(ratio, torch.zeros_like(ratio), 1e-6)
-    assert float((powers[0].sum(0) - 2).detach().abs().max()) > 0.02
+    inferred = model.infer(batch)
+    state = QueryState(inferred.setting, inferred.iterates[-1].q)
+    odds, every = model.refiner.odds(state)[0], torch.tensor(list(itertools.product(range(3), repeat=6)))
+    every = every[(torch.nn.functional.one_hot(every, 3).sum(1) == 2).all(1)]
+    for bias in (0.0, 0.8):
+        model.refiner.temperature.bias.fill_(bias)
+        factor, after = math.exp(math.tanh(bias)), model.infer(batch).predict(-1)["probs"]
+        weight = (factor * odds)[torch.arange(6), every].sum(1).softmax(0)
+        wanted = torch.einsum("n,nic->ic", weight, torch.nn.functional.one_hot(every, 3).double())
+        close(after[0], wanted, 1e-9)
+        free = (factor * model.refiner.odds(state)[1, :5]).softmax(-1)
+        close(after[1, :5], free, 1e-9)  # five queries of three classes cannot be shared
 
 
-def test_a_temperature_by_design_is_fitted_to_the_shared_probabilities():
-    """No other factor of tasks with equal shares, and of those without, has a lower NLL."""
-    model, batch = by_design(), class_tasks(spread=1.0)
+def test_the_temperature_of_a_general_classifier_is_fitted_to_what_it_predicts():
+    """No other factor of tasks with equal counts, and of those without, has a lower NLL."""
+    model, batch = general(), class_tasks(spread=1.0)
     batch = replace(batch, concentration=torch.tensor([math.inf, 2.0] * 2, dtype=torch.float64))
     inferred = model.infer(batch)
     states = [QueryState(inferred.setting, q) for q in inferred.path[1:]]
@@ -168,19 +171,18 @@ def test_a_temperature_by_design_is_fitted_to_the_shared_probabilities():
             assert nll() > best - 1e-3
 
 
-def test_a_temperature_by_design_reads_the_coordinates_that_count():
+def test_the_temperature_of_a_general_classifier_reads_the_coordinates_that_count():
     """Four features, a quarter of whose volume is left out, are three; without a share left out they are four."""
-    model = by_design()
+    model = general()
     setting = model.infer(class_tasks()).setting
     for volume, count in ((torch.full((4, 1, 1), 0.25, dtype=torch.float64), 3.0), (None, 4.0)):
         given = replace(setting, q0=replace(setting.q0, volume=volume))
         reading = model.refiner.reading(QueryState(given, given.q0))
-        close(reading[:, :3], setting.design)
-        close(reading[:, 3], torch.full((4,), math.log(count), dtype=torch.float64))
+        close(reading, torch.full((4, 1), math.log(count), dtype=torch.float64))
 
 
-def test_a_kept_network_keeps_its_temperature_by_design():
-    model = by_design()
+def test_a_kept_general_network_keeps_its_temperature():
+    model = general()
     model.refiner.temperature.bias.fill_(0.3)
     model.refiner.requires_grad_(False)
     model.refiner.forget()

@@ -24,6 +24,7 @@ from ebmeta.parts.class_gaussian import ClassGaussian
 from ebmeta.parts.class_prior import ClassPrior
 from ebmeta.refine.base import QueryState
 from ebmeta.refine.belief import BeliefRefiner
+from ebmeta.refine.equal_counts import by_moments, equal_counts
 from ebmeta.refine.equal_shares import equal_shares
 from tests.theory.tools import constant, equal, kl, probabilities, randn
 
@@ -545,6 +546,54 @@ def test_known_shares_hold_for_posteriors_and_beliefs(rng: torch.Generator) -> N
     free = r.clone().requires_grad_(True)
     (slope,) = torch.autograd.grad(task.bound(free), free)
     constant(slope[0, :, 1] - slope[0, :, 0], 1e-7)
+
+
+@checks("eq-equal-counts")
+def test_given_equal_counts_arrangements_are_summed(rng: torch.Generator) -> None:
+    for ways, queries in ((2, 2), (2, 6), (3, 6), (4, 4)):
+        r = probabilities(rng, 1, queries, ways)
+        every = torch.tensor(list(itertools.product(range(ways), repeat=queries)))
+        counts = one_hot(every, ways).sum(1)
+        some = (counts == queries // ways).all(1)
+        weight = torch.stack([r[0, torch.arange(queries), y].prod() for y in every[some]])
+        wanted = (weight / weight.sum()) @ one_hot(every[some], ways).double().flatten(1)
+        mask, real = torch.ones(1, queries, dtype=torch.bool), torch.ones(1, ways, dtype=torch.bool)
+        potential = randn(rng, 1, 1, ways)
+        for odds in (r.log(), r.log() + potential):
+            equal(equal_counts(odds, mask, real).exp().flatten(), wanted.flatten(), 1e-9)
+        for i in range(queries):  # r_ic times the probability of what is left for the others
+            others = one_hot(torch.tensor(list(itertools.product(range(ways), repeat=queries - 1))), ways).sum(1)
+            rest = torch.cat([r[0, :i], r[0, i + 1 :]])
+            each = torch.stack(
+                [
+                    rest[torch.arange(queries - 1), torch.tensor(y)].prod()
+                    for y in itertools.product(range(ways), repeat=queries - 1)
+                ]
+            )
+            left = torch.stack([each[(others == queries // ways - e).all(1)].sum() for e in torch.eye(ways).long()])
+            equal(wanted.view(queries, ways)[i], r[0, i] * left / (r[0, i] * left).sum(), 1e-9)
+
+
+@checks("eq-counts-by-moments")
+def test_counts_of_the_other_queries_have_these_moments(rng: torch.Generator) -> None:
+    """Draws have the mean and the covariance; the odds that these give are those of the package."""
+    ways, queries, floor = 3, 9, 0.05
+    mask, real = torch.ones(1, queries, dtype=torch.bool), torch.ones(1, ways, dtype=torch.bool)
+    odds = equal_shares(2 * randn(rng, 1, queries, ways), mask, real, 500)
+    r = odds.softmax(-1)[0]
+    basis = torch.linalg.svd(torch.ones(1, ways, dtype=torch.float64))[2][1:]  # vectors whose entries add up to 0
+    drawn = one_hot(torch.multinomial(r, 100_000, replacement=True, generator=rng), ways).double()
+    wanted = []
+    for i in range(queries):
+        others = torch.cat([r[:i], r[i + 1 :]])
+        equal(others.sum(0), queries / ways - r[i], 1e-9)
+        covariance = torch.diag(others.sum(0)) - others.mT @ others
+        counts = torch.cat([drawn[:i], drawn[i + 1 :]]).sum(0)
+        equal(torch.cov(counts.mT), covariance, 0.03)  # 3 standard errors of the widest
+        inverse = torch.linalg.inv(basis @ (covariance + floor * torch.eye(ways)) @ basis.mT)
+        off = (torch.eye(ways, dtype=torch.float64) - r[i]) @ basis.mT
+        wanted.append(odds[0, i] - (off @ inverse * off).sum(-1) / 2)
+    log_softmax_is(by_moments(odds, mask)[0], torch.stack(wanted), 1e-9)
 
 
 # Misfit

@@ -1,0 +1,135 @@
+r"""Probabilities of the classes of queries whose numbers of every class are known to be equal.
+
+Beliefs about each query by itself, $r_i$, and $m$ queries of every class have the joint distribution
+
+$$ p(y) \propto \prod_i r_{i y_i} \prod_c \mathbb 1 \Big[ \sum_i \mathbb 1[y_i = c] = m \Big] , \qquad
+   p(y_i = c) \propto r_{ic}\; p_{-i} (m - e_c) , $$
+
+with $p_{-i}(n)$ the probability that the other queries are $n$ of the classes. Few queries of few classes have few
+such counts, and sums over them are exact (`exact`), forward over queries and back. Otherwise
+(`by_moments`) potentials first give beliefs $\tilde r$ with equal shares (`ebmeta.refine.equal_shares`), which
+have the same $p(y)$, and the numbers of the other queries are taken for Gaussian,
+
+$$ \log p_{-i}(m - e_c) \approx -\tfrac12 (e_c - \tilde r_i)^\top \Sigma_{-i}^{-1} (e_c - \tilde r_i), \qquad
+   \Sigma_{-i} = \sum_{j \ne i} \big( \operatorname{diag} \tilde r_j - \tilde r_j \tilde r_j^\top \big) . $$
+
+Potentials alone leave beliefs too unsure: they do not know that, where one query takes the place of a class, another
+cannot. Two queries of two classes have twice the log odds.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ebmeta.foundation.softmax import log_softmax
+from ebmeta.likelihood import NEVER
+from ebmeta.refine.equal_shares import equal_shares
+
+__all__ = ["equal_counts", "with_equal_counts"]
+
+MOST = 2**15  # queries times classes times counts of a task whose sums are exact
+FLOOR = 0.05  # added to variances of counts, which are whole numbers
+AT_ONCE = 2**20  # numbers of matrices in memory
+
+
+def with_equal_counts(odds: Tensor, equal: Tensor | None, query_mask: Tensor, way_mask: Tensor) -> Tensor:
+    """Return log probabilities of log odds, given in some tasks that there are as many queries of every class.
+
+    Args:
+        odds: log odds, shape `(T, Q, C)`.
+        equal: in which tasks, shape `(T,)`; None for none.
+        query_mask: True where a query is real, shape `(T, Q)`.
+        way_mask: True where a class exists, shape `(T, C)`.
+    """
+    if equal is None or not bool(equal.any()):
+        return log_softmax(odds)
+    if bool(equal.all()):
+        return equal_counts(odds, query_mask, way_mask)
+    known = equal_counts(odds[equal], query_mask[equal], way_mask[equal])
+    return log_softmax(odds).index_put((equal.nonzero().squeeze(1),), known)
+
+
+def equal_counts(odds: Tensor, query_mask: Tensor, way_mask: Tensor) -> Tensor:
+    r"""Return log probabilities of classes of which there are equally many queries.
+
+    Args:
+        odds: log odds of each query by itself, shape `(T, Q, C)`.
+        query_mask: True where a query is real, shape `(T, Q)`.
+        way_mask: True where a class exists, shape `(T, C)`; queries are a multiple of the classes.
+
+    Examples:
+        >>> odds = torch.tensor([[[0.5, 0.0], [0.0, 0.5]]])
+        >>> real = torch.ones(1, 2, dtype=torch.bool)
+        >>> p = equal_counts(odds, real, real)  # the first is of the first class, or both are of the other one
+        >>> [round(v, 3) for v in (p[..., 0] - p[..., 1]).flatten().tolist()]
+        [1.0, -1.0]
+    """
+    odds = odds.masked_fill(~way_mask.unsqueeze(1), NEVER)
+    each = query_mask.sum(1) // way_mask.sum(1)
+    counts = (int(each.max()) + 1) ** (odds.shape[2] - 1)
+    if counts * odds[0].numel() <= MOST:
+        return exact(odds, query_mask, way_mask, each)
+    known = by_moments(equal_shares(odds, query_mask, way_mask), query_mask)
+    return log_softmax(equal_shares(known, query_mask, way_mask))
+
+
+def exact(odds: Tensor, query_mask: Tensor, way_mask: Tensor, each: Tensor) -> Tensor:
+    """Return log probabilities by sums over the numbers of queries of all classes but the last.
+
+    Args:
+        odds: log odds, shape `(T, Q, C)`.
+        query_mask: as of `equal_counts`.
+        way_mask: as of `equal_counts`.
+        each: queries of every class, $m$, shape `(T,)`.
+    """
+    w = log_softmax(odds).double()
+    size, others = int(each.max()) + 1, odds.shape[2] - 1
+    stride = size ** torch.arange(others, device=odds.device)
+    number = torch.arange(size**others, device=odds.device)
+    digit = number // stride.unsqueeze(1) % size
+    none = torch.full_like(number[:1], len(number))  # stands for counts that cannot be
+    more = torch.where(digit + 1 < size, number + stride.unsqueeze(1), none)
+    more = torch.cat([more, number.unsqueeze(0)])  # the last class is not counted
+    less = torch.where(digit > 0, number - stride.unsqueeze(1), none)
+    less = torch.cat([less, number.unsqueeze(0)])
+    aim = (torch.where(way_mask[:, :-1], each.unsqueeze(1), 0) * stride).sum(1, keepdim=True)
+    start = w.new_full((len(w), len(number) + 1), NEVER)
+    before, after = [start.scatter(1, torch.zeros_like(aim), 0.0)], [start.scatter(1, aim, 0.0)]
+    real = query_mask.unsqueeze(2)
+    for i in range(w.shape[1]):
+        before.append(_with_query(before[-1], less, w[:, i], real[:, i]))
+        after.append(_with_query(after[-1], more, w[:, -1 - i], real[:, -1 - i]))
+    by_class = [
+        torch.logsumexp(before[i][:, None, :-1] + after[-2 - i][:, more], 2) + w[:, i] for i in range(w.shape[1])
+    ]
+    return log_softmax(torch.where(real, torch.stack(by_class, 1), w)).to(odds.dtype)
+
+
+def _with_query(table: Tensor, move: Tensor, w: Tensor, real: Tensor) -> Tensor:
+    """Return log weights of counts, shape `(T, N + 1)`, with one more query where it is real."""
+    moved = torch.logsumexp(table[:, move] + w.unsqueeze(2), 1)
+    return torch.where(real, torch.cat([moved, table[:, -1:]], 1), table)
+
+
+def by_moments(odds: Tensor, query_mask: Tensor) -> Tensor:
+    """Return log odds by a Gaussian law of the numbers of the other queries.
+
+    Args:
+        odds: log odds whose probabilities have equal shares, shape `(T, Q, C)`.
+        query_mask: as of `equal_counts`.
+    """
+    log_r = log_softmax(odds)
+    r = log_r.double().exp() * query_mask.unsqueeze(2)
+    total = torch.diag_embed(r.sum(1)) - r.mT @ r
+    some = max(1, AT_ONCE // r.shape[2] ** 2)  # queries whose matrices fit into memory
+    odd = torch.cat([_oddity(part, total) for part in torch.split(r, some, 1)], 1)
+    return log_r - (odd / 2).to(odds.dtype)
+
+
+def _oddity(r: Tensor, total: Tensor) -> Tensor:
+    """Return the quadratic form of each class, but for what is the same for all of them, shape `(T, Q, C)`."""
+    others = total.unsqueeze(1) - torch.diag_embed(r) + r.unsqueeze(3) * r.unsqueeze(2)
+    # numbers of all classes have no variance; any will do, as the form never looks there
+    inverse: Tensor = torch.linalg.inv(others + FLOOR * torch.eye(r.shape[2], dtype=r.dtype, device=r.device) + 1)
+    return inverse.diagonal(dim1=2, dim2=3) - 2 * (inverse @ r.unsqueeze(3)).squeeze(3)
