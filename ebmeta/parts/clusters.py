@@ -40,12 +40,10 @@ class Clusters:
     Args:
         within: variance of a unit vector about the centre of its class, $\hat s$.
         coordinates: how many independent coordinates it has, $\hat k$.
-        certainty: mean over rows of the largest probability.
     """
 
     within: Tensor
     coordinates: Tensor
-    certainty: Tensor
 
 
 @torch.no_grad()
@@ -70,7 +68,7 @@ def find_clusters(u: Tensor, mask: Tensor, sums: Tensor, counts: Tensor, ways: T
         n, total = counts + r.sum(1), sums + r.mT @ u
     within = ((r * d).sum((1, 2)) / number).clamp(LEAST, MOST)
     pair = mask.unsqueeze(1) & mask.unsqueeze(2) & ~torch.eye(u.shape[1], dtype=torch.bool, device=u.device)
-    return Clusters(within, _coordinates(u - r @ m, pair), r.amax(-1).sum(1) / number)
+    return Clusters(within, _coordinates(u - r @ m, pair))
 
 
 def _coordinates(rows: Tensor, pair: Tensor) -> Tensor:

@@ -6,18 +6,22 @@ $$ m_c \sim \mathcal N\Big(0, \frac{b}{k} I\Big), \qquad \pi \sim \mathrm{Dir}(\
 for unit vectors $x$ about the centre of the task (`ebmeta.parts.task_head.TaskHead`). There $b$ and $s$ are total
 variances between and within classes, and $k$ is how many independent coordinates the features have. They are what a
 rough clustering of the rows finds (`ebmeta.parts.clusters`), $\hat s$, $\hat b = 1 - \hat s$ and $\hat k$, times
-factors that depend on the geometry $\gamma$ of the task (`ebmeta.parts.task_features`),
+factors that depend on the design $\delta$ of the task: its classes, labelled rows and queries
+(`ebmeta.parts.task_features`),
 
-$$ \log \frac{(b, s, k)}{(\hat b, \hat s, \hat k)} = \theta + \tanh f_\theta(\gamma), \qquad
-   \log \alpha = \theta_\alpha + f_\alpha(\gamma), \qquad \operatorname{logit} w = \theta_w + f_w(\gamma) . $$
+$$ \log \frac{(b, s, k)}{(\hat b, \hat s, \hat k)} = \theta + \tanh f_\theta(\delta), \qquad
+   \log \alpha = \theta_\alpha + f_\alpha(\delta) . $$
 
 Where `ClassPrior` takes its moments from training classes of the same features, this prior has learned over many
-encoders what the rows of a task say of them: hyperpriors in place of values. The factors of what is found are bounded,
-so that features unlike all that it was trained on get a prior near to what their own rows say.
+encoders how far to believe what the rows of a task say of them: hyperpriors in place of values. The factors of what is
+found are bounded, and look at no row: what more readings of rows say of one encoder misleads on another.
 
 A predictive density leaves out the share $1 - k / D$ of its volume, so that it counts $k$ coordinates, too.
-An unlabelled row counts as $w$ of a labelled one: where the rows of an encoder do not cluster by class, $w$ is small,
-and a posterior stays near that of the labelled rows.
+An unlabelled row counts as $w < 1$ of a labelled one, since the rows of an encoder cluster less well by class than the
+model says. It is one number for all tasks, learned with the rest.
+
+Source: Nigam, McCallum, Thrun and Mitchell 2000, Text classification from labeled and unlabeled documents using EM, for
+the weight of unlabelled rows.
 """
 
 from __future__ import annotations
@@ -34,13 +38,13 @@ from ebmeta.parts.class_gaussian import ClassGaussian
 from ebmeta.parts.class_prior import EQUAL
 from ebmeta.parts.gaussian import DiagonalGaussian
 from ebmeta.parts.prior import Prior
-from ebmeta.parts.task_features import GEOMETRY
+from ebmeta.parts.task_features import DESIGN
 from ebmeta.tasks.training_rows import TrainingRows
 
 __all__ = ["GeneralPrior"]
 
 #: Factors of $b$, $s$ and $k$, the concentration and $w$ before training.
-BETWEEN, WITHIN, COORDINATES, CONCENTRATION, TRUST = 1.0, 1.0, 0.37, 3.0, 0.95
+BETWEEN, WITHIN, COORDINATES, CONCENTRATION, TRUST = 1.0, 1.0, 0.37, 3.0, 0.6
 
 
 @checked(width=at_least(1), constant=above(0))
@@ -67,12 +71,12 @@ class GeneralPrior(Prior):
         source = stream(0) if generator is None else generator
         self.level = nn.Parameter(torch.tensor([BETWEEN, WITHIN, COORDINATES, CONCENTRATION], device="cpu").log())
         self.trust = nn.Parameter(torch.tensor(math.log(TRUST / (1 - TRUST)), device="cpu"))
-        self.hidden, self.readout = linear(GEOMETRY, width, source), linear(width, 5, source)
+        self.hidden, self.readout = linear(DESIGN, width, source), linear(width, 4, source)
         nn.init.zeros_(self.readout.weight)
         nn.init.zeros_(self.readout.bias)
 
     def fast(self) -> Iterator[nn.Parameter]:
-        yield self.level  # but not the trust: once at 0 it would stay there
+        yield self.level
 
     def measure(self, rows: TrainingRows) -> TrainingRows:
         return rows
@@ -86,17 +90,17 @@ class GeneralPrior(Prior):
         r"""Return the prior of every task.
 
         Args:
-            geometry: $\gamma$, shape `(T, 10)`.
+            geometry: $\delta$, $\log \hat s$ and $\log \hat k$ (`ebmeta.parts.task_features.geometry`), shape `(T, 6)`.
             num_features: features without the constant, $D$.
             way_mask: True where a class exists, shape `(T, C)`.
             concentration: what is known of class proportions, shape `(T,)` (see `TaskBatch`), or None.
         """
         geometry = geometry.to(self.level.dtype)
-        read = self.readout(torch.tanh(self.hidden(geometry)))
-        log_s, log_k = geometry[:, -3], geometry[:, -2]
+        read = self.readout(torch.tanh(self.hidden(geometry[:, :DESIGN])))
+        log_s, log_k = geometry[:, DESIGN:].unbind(1)
         found = torch.stack([torch.log1p(-log_s.exp()), log_s, log_k], -1)
         b, s, k = (found + self.level[:3] + torch.tanh(read[:, :3])).view(-1, 3, 1, 1).unbind(1)
-        own, trust = (self.level[3] + read[:, 3]).exp(), torch.sigmoid(self.trust + read[:, 4])
+        own = (self.level[3] + read[:, 3]).exp()
         k = torch.minimum(k, torch.full_like(k, math.log(num_features)))
         precision = (k - b).exp().expand(*way_mask.shape, num_features)
         if concentration is not None:
@@ -104,5 +108,5 @@ class GeneralPrior(Prior):
         shares = torch.where(way_mask, own.unsqueeze(1), 0.0)
         volume = 1 - k.exp() / num_features
         zero = torch.zeros_like(precision)
-        spread, trust = (s - k).exp(), trust[:, None, None]
-        return ClassGaussian(zero, precision, shares, spread, self.constant, volume=volume, trust=trust)
+        trust = torch.sigmoid(self.trust).expand_as(k)
+        return ClassGaussian(zero, precision, shares, (s - k).exp(), self.constant, volume=volume, trust=trust)

@@ -1,8 +1,8 @@
 r"""The features of the rows of tasks, and the geometry that they have together, whatever the encoder that they are of.
 
-A task shows how its rows lie: how far they are from the centres of rough clusters and in how many directions, and how
-far classes are apart where labels tell. The numbers of `geometry` say it in one way for features of any number and
-unit, and are what the prior of a general classifier is a function of (`ebmeta.parts.general_prior`).
+A task shows how its rows lie: how far they are from the centres of rough clusters, and in how many directions. The
+numbers of `geometry` say it in one way for features of any number and unit. With the design of the task they are what
+the prior of a general classifier is a function of (`ebmeta.parts.general_prior`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch.nn import functional
 from ebmeta.parts.clusters import find_clusters
 from ebmeta.tasks.batch import TaskBatch
 
-__all__ = ["GEOMETRY", "TaskFeatures", "geometry"]
+__all__ = ["DESIGN", "TaskFeatures", "geometry"]
 
-GEOMETRY = 10  # numbers of `geometry`
+DESIGN = 4  # numbers of `geometry` that no row has a part in
 MOST = 512  # queries of a task that are compared with each other
 UNKNOWN = 3  # classes for rows of none
 FULL = 0.98  # largest variance of a unit vector about its centre: some is left between classes
@@ -35,7 +35,7 @@ class TaskFeatures:
         support: those of labelled rows, shape `(T, S, P)`.
         query: those of the queries, shape `(T, Q, P)`.
         anchor: those of the anchors of classes, shape `(T, C, P)`; None where there are none.
-        geometry: how the rows of each task lie, shape `(T, 10)`; None of heads whose priors do not ask for it.
+        geometry: how the rows of each task lie, shape `(T, 6)`; None of heads whose priors do not ask for it.
     """
 
     support: Tensor
@@ -46,12 +46,11 @@ class TaskFeatures:
 
 @torch.no_grad()
 def geometry(support: Tensor, query: Tensor, batch: TaskBatch) -> Tensor:
-    r"""Return numbers about how the rows of each task lie, the same for any order of rows and classes, shape `(T, 10)`.
+    r"""Return the design of each task and how its rows lie, the same for any order of rows and classes, shape `(T, 6)`.
 
-    How many classes, labelled rows and queries there are; the mean cosine of labelled rows of one class, that of two,
-    and whether a class has several; how many features there are; and of a rough clustering of up to 512 queries
-    (`ebmeta.parts.clusters`) $\log \hat s$, $\log \hat k$ and how certain it is, with more clusters where rows may be
-    of none of the classes. More would say more of encoders that the prior knows, and mislead on others.
+    The design is how many classes, labelled rows of a class and queries of a class there are, and whether any class has
+    several labelled rows. Of a rough clustering of up to 512 queries (`ebmeta.parts.clusters`) come $\log \hat s$ and
+    $\log \hat k$, with more clusters where rows may be of none of the classes.
 
     Args:
         support: unit vectors of the labelled rows, zero for padding, shape `(T, S, D)`.
@@ -61,19 +60,19 @@ def geometry(support: Tensor, query: Tensor, batch: TaskBatch) -> Tensor:
     member = functional.one_hot(batch.support_y.clamp(min=0), batch.way_mask.shape[1]).to(support.dtype)
     member = member * batch.support_mask.unsqueeze(-1)
     sums, counts = member.mT @ support, member.sum(1)
-    own = (sums.square().sum((1, 2)) - counts.sum(1)) / (counts * (counts - 1)).sum(1).clamp(min=1)
-    other = sums.sum(1).square().sum(-1) - sums.square().sum((1, 2))
-    others = (counts.sum(1).square() - counts.square().sum(1)).clamp(min=1)
     ways = batch.way_mask.sum(1).to(support.dtype).clamp(min=2)
     shots, queries = counts.sum(1) / ways, batch.query_mask.sum(1) / ways
     repeated = ((counts * (counts - 1)).sum(1) > 0).to(support.dtype)
-    numbers = [ways.log() - 1.6, (shots.clamp(max=MANY) + 0.1).log(), (queries.clamp(max=MANY) + 0.1).log() - 1]
-    numbers += [3 * own, 3 * other / others, repeated, math.log(support.shape[2]) / 4 - 1 + torch.zeros_like(own)]
+    design = [
+        ways.log() - 1.6,
+        (shots.clamp(max=MANY) + 0.1).log(),
+        (queries.clamp(max=MANY) + 0.1).log() - 1,
+        repeated,
+    ]
     rows, there = _some(query * batch.query_mask.unsqueeze(-1), batch.query_mask, sums.sum(1))
     found = find_clusters(rows, there, *_with_unknown(rows, there, sums, counts, batch))
     within = found.within if batch.outliers is None else WIDER ** batch.outliers.to(found.within) * found.within
-    numbers += [within.clamp(max=FULL).log(), found.coordinates.log(), 3 * found.certainty - 2]
-    return torch.stack(numbers, -1)
+    return torch.stack([*design, within.clamp(max=FULL).log(), found.coordinates.log()], -1)
 
 
 def _with_unknown(

@@ -10,15 +10,15 @@ from builders import close, perturb
 
 from ebmeta.parts.class_prior import EQUAL
 from ebmeta.parts.general_prior import BETWEEN, CONCENTRATION, COORDINATES, TRUST, WITHIN, GeneralPrior
-from ebmeta.parts.task_features import GEOMETRY
+from ebmeta.parts.task_features import DESIGN
 
 WAYS = torch.tensor([[True, True, True], [True, True, False]])
 
 
 def numbers(seed: int = 0) -> torch.Tensor:
     """Geometries of two tasks, of whose rough clusters s = .6 and .3, and k = 30 and 10."""
-    out = torch.randn(2, GEOMETRY, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    out[:, -3], out[:, -2] = torch.tensor([0.6, 0.3]).log(), torch.tensor([30.0, 10.0]).log()
+    out = torch.randn(2, DESIGN + 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    out[:, -2], out[:, -1] = torch.tensor([0.6, 0.3]).log(), torch.tensor([30.0, 10.0]).log()
     return out
 
 
@@ -45,21 +45,22 @@ def test_factors_of_what_is_found_are_bounded():
     prior = GeneralPrior(4, 0.3).double()
     before = prior.of_task(numbers(), 50, WAYS, None)
     with torch.no_grad():
-        prior.readout.bias.copy_(torch.tensor([99.0, -99.0, -99.0, 0.0, 0.0]))
+        prior.readout.bias.copy_(torch.tensor([99.0, -99.0, -99.0, 0.0]))
     after = prior.of_task(numbers(), 50, WAYS, None)
     close(after.spread, before.spread, 1e-5)  # s and k both fell by e
     close(after.precision, before.precision / math.e**2, 1e-5)
 
 
-def test_trained_it_follows_the_geometry_of_each_task():
+def test_trained_it_follows_each_task_and_trusts_all_alike():
     prior = GeneralPrior(4, 0.3).double()
     perturb(prior, scale=0.5)
     x = numbers()
     both, alone = prior.of_task(x, 50, WAYS, None), prior.of_task(x[:1], 50, WAYS[:1], None)
-    for name in ("precision", "spread", "volume", "trust", "shares"):
+    for name in ("precision", "spread", "volume", "shares"):
         value = getattr(both, name)
         close(value[:1], getattr(alone, name))
         assert not torch.allclose(value[0].flatten()[0], value[1].flatten()[0])
+    close(both.trust.flatten(), prior.trust.sigmoid().detach().expand(2))
 
 
 def test_what_is_known_of_proportions_comes_first():
