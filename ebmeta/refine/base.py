@@ -29,10 +29,11 @@ from ebmeta.parts.class_prior import EQUAL
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.tasks.training_rows import TrainingRows
 
-__all__ = ["Iterate", "QueryState", "Refiner", "Setting", "SyntheticGradient"]
+__all__ = ["DESIGN", "Iterate", "QueryState", "Refiner", "Setting", "SyntheticGradient"]
 
 Read = TypeVar("Read")
 LEAST = 1e-12  # of a variance
+DESIGN = 2  # numbers of `Setting.design`
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +87,13 @@ class Setting:
             return None
         even = self.query_mask.sum(1) % self.way_mask.sum(1) == 0  # one query of five classes is of one of them
         return even & (self.concentration >= EQUAL)
+
+    @cached_property
+    def design(self) -> Tensor:
+        """Numbers that no row has a part in: whether shares are `equal`, and one over queries; shape `(T, 2)`."""
+        few = 1 / self.query_mask.sum(1).clamp(min=1).to(self.real_x.dtype)
+        equal = torch.zeros_like(few) if self.equal is None else self.equal.to(few.dtype)
+        return torch.stack([equal, few], -1)
 
     @cached_property
     def balance(self) -> tuple[Tensor, Tensor]:

@@ -18,9 +18,9 @@ after step $k$ are the belief that $q_k$ leads to.
 
 Counts of beliefs take the labels for known, and a posterior by them is too narrow. What a step reports has the widths
 that unsure beliefs leave (`ClassGaussian.with_doubt`); steps and predictions go on without. Last, a temperature of each
-task is fitted to what is predicted (`ebmeta.refine.temperature`). That of a general classifier depends on how many
-independent coordinates the features of a task have, and on nothing else: what more readings say of one encoder misleads
-on another.
+task is fitted to what is predicted (`ebmeta.refine.temperature`). That of a general classifier depends on the design
+of a task (`Setting.design`) and on how many independent coordinates its features have, and on nothing else: what more
+readings say of one encoder misleads on another.
 
 Where the queries are known to be as many of every class, and can be by their number, exact posterior probabilities add
 up to these numbers. So do the beliefs, by potentials $u_c$ of the classes (Sinkhorn's iterations),
@@ -48,7 +48,7 @@ from ebmeta.foundation.seeding import blank_linear
 from ebmeta.foundation.softmax import log_softmax
 from ebmeta.parts.class_gaussian import ClassGaussian
 from ebmeta.parts.gaussian import Gaussian
-from ebmeta.refine.base import QueryState, Refiner, Setting
+from ebmeta.refine.base import DESIGN, QueryState, Refiner, Setting
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
 from ebmeta.refine.equal_counts import with_equal_counts
 from ebmeta.refine.equal_shares import with_equal_shares
@@ -65,7 +65,8 @@ class BeliefRefiner(Refiner):
         synthetic_gradient: the network $\xi$ whose correction $g$ is used.
         num_steps: number of steps in training, $K$.
         general: whether it is for features of any kind. Equal numbers of queries are then held as numbers, and the
-            temperature of a task depends on the number of its coordinates in place of the network's readings.
+            temperature of a task depends on its design and the number of its coordinates in place of the network's
+            readings.
 
     Raises:
         ValueError: if `num_steps` is negative.
@@ -81,7 +82,7 @@ class BeliefRefiner(Refiner):
         self.confidence = blank_linear(synthetic_gradient.num_readings, 1)
         nn.init.zeros_(self.confidence.weight)
         nn.init.zeros_(self.confidence.bias)
-        self.temperature = TaskTemperature(num_steps, 1 if general else synthetic_gradient.num_readings)
+        self.temperature = TaskTemperature(num_steps, DESIGN + 1 if general else synthetic_gradient.num_readings)
 
     def start(self, setting: Setting) -> Gaussian:
         q0 = cast(ClassGaussian, setting.q0)
@@ -129,7 +130,8 @@ class BeliefRefiner(Refiner):
     def reading(self, state: QueryState) -> Tensor:
         """Return what the temperature of each task depends on, shape `(T, F)`."""
         if self.general:
-            return _coordinates(cast(ClassGaussian, state.setting.q0)).log().unsqueeze(1)
+            coordinates = _coordinates(cast(ClassGaussian, state.setting.q0))
+            return torch.cat([state.setting.design, coordinates.log().unsqueeze(1)], 1)
         return state.once(self.synthetic_gradient.read).by_task
 
     def _is_kept(self) -> bool:

@@ -54,7 +54,10 @@ def test_shares_are_equal_where_that_is_known_and_possible():
     setting = Setting(q0, q0, Normal(), torch.zeros(3, 6, 2), queries, ways, 1.0, concentration=known)
     assert setting.equal is not None
     assert setting.equal.tolist() == [True, False, False]
-    assert replace(setting, concentration=None).equal is None
+    close(setting.design, torch.tensor([[1, 1 / 6], [0, 1 / 5], [0, 1 / 6]]))
+    untold = replace(setting, concentration=None)
+    assert untold.equal is None
+    close(untold.design, setting.design * torch.tensor([0.0, 1.0]))
 
 
 def test_padded_queries_change_nothing_whatever_their_features():
