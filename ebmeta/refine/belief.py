@@ -45,7 +45,6 @@ import torch
 from torch import Tensor, nn
 
 from ebmeta.foundation.seeding import blank_linear
-from ebmeta.foundation.softmax import log_softmax
 from ebmeta.parts.class_gaussian import ClassGaussian
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.refine.base import DESIGN, QueryState, Refiner, Setting
