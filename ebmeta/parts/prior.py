@@ -63,9 +63,9 @@ class Prior(Exact, ABC):
     ) -> None:
         super().__init__()
         #: Numbers of the weights that vary over tasks, rising.
-        self.varying = tuple(range(num_weights) if varying is None else varying)
-        if not self.varying or list(self.varying) != sorted(set(range(num_weights)) & set(self.varying)):
-            raise ValueError(f"varying: expected rising numbers of {num_weights} weights, got {list(self.varying)}")
+        self.varying: Sequence[int] = range(num_weights) if varying is None else tuple(varying)
+        if varying is not None and (not varying or list(varying) != sorted(set(range(num_weights)) & set(varying))):
+            raise ValueError(f"varying: expected rising numbers of {num_weights} weights, got {list(varying)}")
         self.num_covariates = num_covariates
         if num_covariates:
             self.slope = nn.Parameter(torch.zeros(num_weights, num_covariates))
@@ -211,4 +211,4 @@ class FullPrior(Prior):
         precision = torch.cholesky_inverse(self.scale_tril())
         if len(self.varying) == len(self.loc):
             return FullGaussian(self.loc, precision)
-        return DegenerateGaussian(self.loc, precision, self.varying)
+        return DegenerateGaussian(self.loc, precision, tuple(self.varying))

@@ -122,7 +122,7 @@ def by_moments(odds: Tensor, query_mask: Tensor) -> Tensor:
     log_r = log_softmax(odds)
     r = log_r.double().exp() * query_mask.unsqueeze(2)
     total = torch.diag_embed(r.sum(1)) - r.mT @ r
-    some = max(1, AT_ONCE // r.shape[2] ** 2)  # queries whose matrices fit into memory
+    some = max(1, AT_ONCE // (len(r) * r.shape[2] ** 2))  # queries whose matrices fit into memory
     odd = torch.cat([_oddity(part, total) for part in torch.split(r, some, 1)], 1)
     return log_r - (odd / 2).to(odds.dtype)
 

@@ -69,7 +69,7 @@ def test_many_queries_are_shared_by_moments(monkeypatch):
     p = equal_counts(odds, real, ways).exp()
     close(p[0].sum(0), torch.full((4,), 15.0, dtype=torch.float64), 1e-2)
     close(p[1, :40], equal_counts(odds[1:, :40], real[1:, :40], ways[1:]).exp()[0], 1e-9)
-    monkeypatch.setattr(module, "AT_ONCE", 16 * 7)
+    monkeypatch.setattr(module, "AT_ONCE", 2 * 16 * 7)
     close(equal_counts(odds, real, ways).exp(), p, 1e-12)
 
 
