@@ -52,7 +52,8 @@ def numpyro_model(model: EmpiricalBayes) -> Callable[..., Any]:
     JAX computes in 32 bits by default (see `numpyro.enable_x64`), and then refuses labels that differ in later digits.
     The program takes features `x`, shape `(T, N, P)`, as `model.predictor.features` makes them, and optionally
     `y` `(T, N)`, sampled where absent; `mask`, True where a row is real; `size`, trials or exposure of each row;
-    and, for class labels, `way_mask` `(T, C)`, True where a class exists. It returns `w`, shape `(T, C, P)`.
+    for class labels, `way_mask` `(T, C)`, True where a class exists; and `task_x` `(T, G)`, where the prior has
+    covariates of groups. It returns `w`, shape `(T, C, P)`.
 
     The program of a joint model has the sites "m" `(T, C, D)` and "pi" `(T, C)` and sums the labels of queries out,
 
@@ -81,11 +82,12 @@ def numpyro_model(model: EmpiricalBayes) -> Callable[..., Any]:
     if model.joint:
         return class_program(model)
     likelihood, parameters = get(model.likelihood.name), learned_parameters(model.likelihood)
-    loc, scale = _prior(model)
-    own = list(model.prior.varying)
-    everything = len(own) == len(loc)
+    scale, own = _scale(model), list(model.prior.varying)
+    everything = len(own) == len(scale)
 
-    def program(x: Any, y: Any = None, mask: Any = True, way_mask: Any = None, size: Any = 1.0) -> Any:
+    def program(
+        x: Any, y: Any = None, mask: Any = True, way_mask: Any = None, size: Any = 1.0, task_x: Any = None
+    ) -> Any:
         import jax.numpy as jnp
         import numpyro
         import numpyro.distributions as dist
@@ -97,12 +99,16 @@ def numpyro_model(model: EmpiricalBayes) -> Callable[..., Any]:
         if isinstance(y, np.ndarray | list) and not likelihood.categorical:
             carried = model.likelihood.transformed(torch.from_numpy(np.asarray(y, dtype=float))).cpu().numpy()
             _check_carried(carried, float(np.finfo(jnp.asarray(0.0).dtype).eps), parameters.get("unit", 1.0))
-        at, by = loc[own], scale[own]
+        known = None if task_x is None else torch.as_tensor(np.asarray(task_x, dtype=float))
+        loc = _loc(model, len(x), known)[:, None]
+        at, by = loc[..., own], scale[own]
         one = dist.Normal(at, by).to_event(1) if by.ndim == 1 else dist.MultivariateNormal(at, scale_tril=by)
         with numpyro.plate("task", len(x)):
-            w = numpyro.sample("w" if everything else "varying", one.expand([np.shape(way_mask)[-1]]).to_event(1))
+            w = numpyro.sample(
+                "w" if everything else "varying", one.expand([len(x), np.shape(way_mask)[-1]]).to_event(1)
+            )
             if not everything:
-                w = numpyro.deterministic("w", jnp.broadcast_to(loc, (*w.shape[:-1], len(loc))).at[..., own].set(w))
+                w = numpyro.deterministic("w", jnp.broadcast_to(loc, (*w.shape[:-1], len(scale))).at[..., own].set(w))
             labels = _labels(likelihood, parameters, jnp.asarray(x) @ w.mT, np.asarray(way_mask), size)
             numpyro.sample("y", labels.mask(mask).to_event(1), obs=None if y is None else jnp.asarray(y))
         return w
@@ -126,21 +132,25 @@ def _labels(form: NumpyroLikelihood, parameters: Mapping[str, Any], eta: Any, wa
     return form.distribution(eta, size, **parameters, **ways)
 
 
-def _prior(model: EmpiricalBayes) -> tuple[np.ndarray, np.ndarray]:
-    """Return location, and standard deviations `(P,)` or a factor `(P, R)` of the covariance, of one output's prior.
+@torch.no_grad()
+def _loc(model: EmpiricalBayes, num_tasks: int, task_x: torch.Tensor | None) -> np.ndarray:
+    """Return the location of the prior of an output in every task, `(T, P)`, which covariates of groups move."""
+    loc: torch.Tensor = model.prior(num_tasks, 1, task_x).loc[:, 0]
+    return loc.cpu().double().numpy()
+
+
+@torch.no_grad()
+def _scale(model: EmpiricalBayes) -> np.ndarray:
+    """Return standard deviations `(P,)`, or a factor `(P, R)` of the covariance, of one output's prior.
 
     The factor has rows of 0 for weights without spread, and is lower triangular in the others.
     """
-    with torch.no_grad():
-        prior = model.prior.gaussian()
-        precision = prior.precision.double()
-        full = precision.dim() == 2
-        scale = torch.linalg.cholesky(torch.linalg.inv(precision)) if full else precision.rsqrt()
-        if full:
-            scale = torch.zeros(len(prior.loc), len(scale), dtype=scale.dtype).index_put_(
-                (torch.tensor(model.prior.varying),), scale.cpu()
-            )
-    return prior.loc.detach().cpu().double().numpy(), scale.cpu().numpy()
+    precision = model.prior.gaussian().precision.double()
+    if precision.dim() < 2:
+        return precision.rsqrt().cpu().numpy()
+    factor = torch.linalg.cholesky(torch.linalg.inv(precision)).cpu()
+    every = torch.zeros(len(model.prior.loc), len(factor), dtype=factor.dtype)
+    return every.index_put_((torch.tensor(model.prior.varying),), factor).numpy()
 
 
 @cache
@@ -177,7 +187,7 @@ def _sampler(form: NumpyroLikelihood, num_warmup: int, num_draws: int) -> Callab
             z = z + free - (free @ basis) @ basis.T
         return loc + (z * scale if scale.ndim == 1 else z @ scale.T), stats
 
-    per_task = jax.vmap(run, in_axes=(0, 0, None, None, None))
+    per_task = jax.vmap(run, in_axes=(0, 0, 0, None, None))
     out: Callable[..., Any] = jax.jit(jax.vmap(per_task, in_axes=(0, None, None, None, None)))
     return out
 
@@ -244,7 +254,8 @@ def nuts(
         if model.joint:
             drawn, stats = class_draws(model, batch, observe, keys, (num_warmup, num_draws), seed)
         else:
-            w, stats = _sampler(form, num_warmup, num_draws)(keys, labelled_rows, *_prior(model), parameters)
+            law = _loc(model, batch.num_tasks, batch.task_x), _scale(model)
+            w, stats = _sampler(form, num_warmup, num_draws)(keys, labelled_rows, *law, parameters)
             drawn = {"w": np.asarray(w)}
         w = drawn["w"]
         by_task = w.swapaxes(0, 1).reshape(batch.num_tasks, -1, *w.shape[3:])
