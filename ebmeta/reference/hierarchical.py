@@ -111,9 +111,14 @@ class Rows:
             observe: the support rows alone, or support and query rows ("both").
 
         Raises:
-            ValueError: if `observe` is unknown, or query labels are needed and absent.
+            ValueError: if `observe` is unknown, query labels are needed and absent, or tasks have covariates.
         """
         model.check(batch)
+        if batch.task_x is not None:
+            raise ValueError(
+                f"task_x: expected none for the hierarchical model, got {batch.task_x.shape[-1]} covariates per task; "
+                "give Rows the products of features and covariates as fixed="
+            )
         labelled = batch.pooled() if observe == "both" else batch
         rows = rows_of(model, labelled.support, batch.way_mask)
         mask = rows["mask"]

@@ -62,6 +62,8 @@ def test_covariates_of_groups_move_the_prior():
     batch = dataclasses.replace(real_tasks(features=1), task_x=task_x)
     with torch.no_grad():
         q0 = model.infer(batch).path[0]
+    with pytest.raises(ValueError, match="task_x: expected none for the hierarchical model, got 2 covariates"):
+        reference.Rows.of_tasks(model, batch)
     w = reference.nuts(model, batch)["posterior/w"]
     assert np.abs(z_scores(w, q0.loc.numpy(), q0.scale.numpy())).max() < 5
     at = torch.randn(4, 1, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
