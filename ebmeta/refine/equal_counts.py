@@ -65,62 +65,76 @@ def equal_counts(odds: Tensor, query_mask: Tensor, way_mask: Tensor) -> Tensor:
         >>> [round(v, 3) for v in (p[..., 0] - p[..., 1]).flatten().tolist()]
         [1.0, -1.0]
     """
-    odds = odds.masked_fill(~way_mask.unsqueeze(1), NEVER)
-    each = query_mask.sum(1) // way_mask.sum(1)
-    counts = (int(each.max()) + 1) ** (odds.shape[2] - 1)
-    if counts * odds[0].numel() <= MOST:
-        return exact(odds, query_mask, way_mask, each)
-    known = by_moments(equal_shares(odds, query_mask, way_mask), query_mask)
-    return log_softmax(equal_shares(known, query_mask, way_mask))
+    log_p = log_softmax(odds.masked_fill(~way_mask.unsqueeze(1), NEVER))
+    sizes = torch.stack([query_mask.sum(1), way_mask.sum(1)], 1)
+    some = {tuple(pair) for pair in sizes.tolist() if pair[0]}
+    for queries, ways in sorted(some):  # what is said of a task depends on no other one
+        task = (sizes == sizes.new_tensor([queries, ways])).all(1).nonzero()
+        query, way = (_first(mask[task[:, 0]], n) for mask, n in ((query_mask, queries), (way_mask, ways)))
+        place = task.unsqueeze(2), query.unsqueeze(2), way.unsqueeze(1)
+        log_p = log_p.index_put(place, _of_one_size(odds[place]))
+    return log_p
 
 
-def exact(odds: Tensor, query_mask: Tensor, way_mask: Tensor, each: Tensor) -> Tensor:
+def _first(mask: Tensor, number: int) -> Tensor:
+    """Return the places of so many true values in each row."""
+    return torch.argsort((~mask).byte(), dim=1, stable=True)[:, :number]
+
+
+def _of_one_size(odds: Tensor) -> Tensor:
+    """Return `equal_counts` of tasks without padding, shape `(T, Q, C)`."""
+    queries, ways = odds.shape[1:]
+    if (queries // ways + 1) ** (ways - 1) * queries * ways <= MOST:
+        return exact(odds)
+    return log_softmax(_shared(by_moments(_shared(odds))))
+
+
+def _shared(odds: Tensor) -> Tensor:
+    """Return log odds with equal shares, no row being padding."""
+    real = torch.ones_like(odds, dtype=torch.bool)
+    return equal_shares(odds, real[:, :, 0], real[:, 0])
+
+
+def exact(odds: Tensor) -> Tensor:
     """Return log probabilities by sums over the numbers of queries of all classes but the last.
 
     Args:
-        odds: log odds, shape `(T, Q, C)`.
-        query_mask: as of `equal_counts`.
-        way_mask: as of `equal_counts`.
-        each: queries of every class, $m$, shape `(T,)`.
+        odds: log odds of tasks without padding, shape `(T, Q, C)`.
     """
     w = log_softmax(odds).double()
-    size, others = int(each.max()) + 1, odds.shape[2] - 1
-    stride = size ** torch.arange(others, device=odds.device)
-    number = torch.arange(size**others, device=odds.device)
+    queries, ways = odds.shape[1:]
+    size = queries // ways + 1
+    stride = size ** torch.arange(ways - 1, device=odds.device)
+    number = torch.arange(size ** (ways - 1), device=odds.device)
     digit = number // stride.unsqueeze(1) % size
     none = torch.full_like(number[:1], len(number))  # stands for counts that cannot be
     more = torch.where(digit + 1 < size, number + stride.unsqueeze(1), none)
     more = torch.cat([more, number.unsqueeze(0)])  # the last class is not counted
     less = torch.where(digit > 0, number - stride.unsqueeze(1), none)
     less = torch.cat([less, number.unsqueeze(0)])
-    aim = (torch.where(way_mask[:, :-1], each.unsqueeze(1), 0) * stride).sum(1, keepdim=True)
     start = w.new_full((len(w), len(number) + 1), NEVER)
-    before, after = [start.scatter(1, torch.zeros_like(aim), 0.0)], [start.scatter(1, aim, 0.0)]
-    real = query_mask.unsqueeze(2)
-    for i in range(w.shape[1]):
-        before.append(_with_query(before[-1], less, w[:, i], real[:, i]))
-        after.append(_with_query(after[-1], more, w[:, -1 - i], real[:, -1 - i]))
-    by_class = [
-        torch.logsumexp(before[i][:, None, :-1] + after[-2 - i][:, more], 2) + w[:, i] for i in range(w.shape[1])
-    ]
-    return log_softmax(torch.where(real, torch.stack(by_class, 1), w)).to(odds.dtype)
+    before, after = [start.index_fill(1, number[:1], 0.0)], [start.index_fill(1, number[-1:], 0.0)]
+    for i in range(queries):
+        before.append(_with_query(before[-1], less, w[:, i]))
+        after.append(_with_query(after[-1], more, w[:, -1 - i]))
+    by_class = [torch.logsumexp(before[i][:, None, :-1] + after[-2 - i][:, more], 2) + w[:, i] for i in range(queries)]
+    return log_softmax(torch.stack(by_class, 1)).to(odds.dtype)
 
 
-def _with_query(table: Tensor, move: Tensor, w: Tensor, real: Tensor) -> Tensor:
-    """Return log weights of counts, shape `(T, N + 1)`, with one more query where it is real."""
+def _with_query(table: Tensor, move: Tensor, w: Tensor) -> Tensor:
+    """Return log weights of counts, shape `(T, N + 1)`, with one more query."""
     moved = torch.logsumexp(table[:, move] + w.unsqueeze(2), 1)
-    return torch.where(real, torch.cat([moved, table[:, -1:]], 1), table)
+    return torch.cat([moved, table[:, -1:]], 1)
 
 
-def by_moments(odds: Tensor, query_mask: Tensor) -> Tensor:
+def by_moments(odds: Tensor) -> Tensor:
     """Return log odds by a Gaussian law of the numbers of the other queries.
 
     Args:
-        odds: log odds whose probabilities have equal shares, shape `(T, Q, C)`.
-        query_mask: as of `equal_counts`.
+        odds: log odds of tasks without padding, whose probabilities have equal shares, shape `(T, Q, C)`.
     """
     log_r = log_softmax(odds)
-    r = log_r.double().exp() * query_mask.unsqueeze(2)
+    r = log_r.double().exp()
     total = torch.diag_embed(r.sum(1)) - r.mT @ r
     some = max(1, AT_ONCE // (len(r) * r.shape[2] ** 2))  # queries whose matrices fit into memory
     odd = torch.cat([_oddity(part, total) for part in torch.split(r, some, 1)], 1)
