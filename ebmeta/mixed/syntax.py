@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from formulae.expr import Assign, Binary, Call, Grouping, Unary
+from formulae.expr import Assign, Binary, Call, Grouping as Brackets, Unary
 from formulae.parser import Parser
 from formulae.scanner import Scanner
 
@@ -45,7 +45,7 @@ def _parts(expression: Any, called: bool) -> Iterator[tuple[Any, bool]]:
     yield expression, called
     if isinstance(expression, Binary):
         inner = [expression.left, expression.right]
-    elif isinstance(expression, Grouping):
+    elif isinstance(expression, Brackets):
         inner = [expression.expression]
     elif isinstance(expression, Unary):
         inner = [expression.right]
@@ -62,7 +62,7 @@ def _check(part: Any, called: bool) -> None:
     if not isinstance(part, Binary):
         return
     kind, left = part.operator.kind, part.left
-    if kind == POWER and not called and not isinstance(left, Grouping):
+    if kind == POWER and not called and not isinstance(left, Brackets):
         raise ValueError("** is a power of terms in brackets, and I(x ** 2) is one of numbers")
     if kind == POWER and isinstance(left, Unary):  # which binds tighter there, and looser everywhere else
         raise ValueError("write -(x ** 2) or (-x) ** 2")

@@ -175,8 +175,13 @@ def refuse_known(marks: Marks | None, tasks: TaskSampler | TaskBatch, name: str)
         ...
         ValueError: tasks: expected classes that training never used, got rows of it in class 'number 0 of task 0'
     """
-    if marks is not None:
-        marks.check([_rows_of(tasks)] if isinstance(tasks, TaskBatch) else as_source(tasks).class_rows, name)
+    if marks is None:
+        return
+    source = as_source(tasks)
+    rows = source.class_rows
+    if not rows and source.has_fixed_rows:
+        rows = [_rows_of(batch) for batch in source.batches(1)]
+    marks.check(rows, name)
 
 
 def _rows_of(batch: TaskBatch) -> ClassRows:
