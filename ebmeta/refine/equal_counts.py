@@ -26,7 +26,7 @@ from ebmeta.foundation.softmax import log_softmax
 from ebmeta.likelihood import NEVER
 from ebmeta.refine.equal_shares import equal_shares
 
-__all__ = ["equal_counts", "with_equal_counts"]
+__all__ = ["with_equal_counts"]
 
 MOST = 2**15  # queries times classes times counts of a task whose sums are exact
 FLOOR = 0.05  # added to variances of counts, which are whole numbers
@@ -34,39 +34,21 @@ AT_ONCE = 2**20  # numbers of matrices in memory
 
 
 def with_equal_counts(odds: Tensor, equal: Tensor | None, query_mask: Tensor, way_mask: Tensor) -> Tensor:
-    """Return log probabilities of log odds, given in some tasks that there are as many queries of every class.
+    r"""Return log probabilities of log odds, given in some tasks that there are as many queries of every class.
 
-    Args:
-        odds: log odds, shape `(T, Q, C)`.
-        equal: in which tasks, shape `(T,)`; None for none.
-        query_mask: True where a query is real, shape `(T, Q)`.
-        way_mask: True where a class exists, shape `(T, C)`.
-    """
-    if equal is None or not bool(equal.any()):
-        return log_softmax(odds)
-    if bool(equal.all()):
-        return equal_counts(odds, query_mask, way_mask)
-    known = equal_counts(odds[equal], query_mask[equal], way_mask[equal])
-    return log_softmax(odds).index_put((equal.nonzero().squeeze(1),), known)
-
-
-def equal_counts(odds: Tensor, query_mask: Tensor, way_mask: Tensor) -> Tensor:
-    r"""Return log probabilities of classes of which there are equally many queries.
-
-    Args:
-        odds: log odds of each query by itself, shape `(T, Q, C)`.
-        query_mask: True where a query is real, shape `(T, Q)`.
-        way_mask: True where a class exists, shape `(T, C)`; queries are a multiple of the classes.
+    Arguments as of `ebmeta.refine.equal_shares.with_equal_shares`.
 
     Examples:
         >>> odds = torch.tensor([[[0.5, 0.0], [0.0, 0.5]]])
         >>> real = torch.ones(1, 2, dtype=torch.bool)
-        >>> p = equal_counts(odds, real, real)  # the first is of the first class, or both are of the other one
+        >>> p = with_equal_counts(odds, real[:, 0], real, real)  # each is of its own class, or each of the other's
         >>> [round(v, 3) for v in (p[..., 0] - p[..., 1]).flatten().tolist()]
         [1.0, -1.0]
     """
+    if equal is None or not bool(equal.any()):
+        return log_softmax(odds)
     log_p = log_softmax(odds.masked_fill(~way_mask.unsqueeze(1), NEVER))
-    sizes = torch.stack([query_mask.sum(1), way_mask.sum(1)], 1)
+    sizes = torch.stack([query_mask.sum(1) * equal, way_mask.sum(1)], 1)
     some = {tuple(pair) for pair in sizes.tolist() if pair[0]}
     for queries, ways in sorted(some):  # what is said of a task depends on no other one
         task = (sizes == sizes.new_tensor([queries, ways])).all(1).nonzero()
@@ -82,7 +64,7 @@ def _first(mask: Tensor, number: int) -> Tensor:
 
 
 def _of_one_size(odds: Tensor) -> Tensor:
-    """Return `equal_counts` of tasks without padding, shape `(T, Q, C)`."""
+    """Return `with_equal_counts` of tasks without padding, shape `(T, Q, C)`."""
     queries, ways = odds.shape[1:]
     if (queries // ways + 1) ** (ways - 1) * queries * ways <= MOST:
         return exact(odds)

@@ -10,8 +10,13 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 import ebmeta.refine.equal_counts as module
-from ebmeta.refine.equal_counts import by_moments, equal_counts, exact, with_equal_counts
+from ebmeta.refine.equal_counts import by_moments, exact, with_equal_counts
 from ebmeta.refine.equal_shares import equal_shares
+
+
+def equal_counts(odds: Tensor, query_mask: Tensor, way_mask: Tensor) -> Tensor:
+    """Return log probabilities where all tasks have as many queries of every class."""
+    return with_equal_counts(odds, torch.ones(len(odds), dtype=torch.bool), query_mask, way_mask)
 
 
 def arranged(odds: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from ebmeta.parts.class_gaussian import ClassGaussian
 from ebmeta.parts.class_prior import ClassPrior
 from ebmeta.refine.base import QueryState
 from ebmeta.refine.belief import BeliefRefiner
-from ebmeta.refine.equal_counts import by_moments, equal_counts
+from ebmeta.refine.equal_counts import by_moments, with_equal_counts
 from ebmeta.refine.equal_shares import equal_shares
 from tests.theory.tools import constant, equal, kl, probabilities, randn
 
@@ -560,7 +560,7 @@ def test_given_equal_counts_arrangements_are_summed(rng: torch.Generator) -> Non
         mask, real = torch.ones(1, queries, dtype=torch.bool), torch.ones(1, ways, dtype=torch.bool)
         potential = randn(rng, 1, 1, ways)
         for odds in (r.log(), r.log() + potential):
-            equal(equal_counts(odds, mask, real).exp().flatten(), wanted.flatten(), 1e-9)
+            equal(with_equal_counts(odds, mask[:, 0], mask, real).exp().flatten(), wanted.flatten(), 1e-9)
         for i in range(queries):  # r_ic times the probability of what is left for the others
             others = one_hot(torch.tensor(list(itertools.product(range(ways), repeat=queries - 1))), ways).sum(1)
             rest = torch.cat([r[0, :i], r[0, i + 1 :]])

@@ -109,7 +109,6 @@ def test_both_programs_have_the_density_without_the_feature(likelihood):
 
 
 def test_nuts_moves_the_varying_weights_alone():
-    pytest.importorskip("numpyro")
     one, _, tasks, _ = twins("normal")
     few = tasks[:2]
     tree = reference.nuts(one, few, num_warmup=100, num_draws=300, num_chains=1)
@@ -126,7 +125,8 @@ def test_nuts_moves_the_varying_weights_alone():
 
 
 def test_the_program_of_numpyro_has_the_same_density():
-    numpyro = pytest.importorskip("numpyro")
+    import numpyro
+
     one, _, tasks, _ = twins("poisson")
     phi = one.predictor.features(tasks.support_x).detach().numpy()
     program = numpyro.handlers.seed(reference.numpyro_model(one), 0)
