@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from ebmeta.app.errors import as_line, one_line_each
-from ebmeta.app.files import Targets, configuration, finish
+from ebmeta.app.files import Targets, configuration, finish, remove_old
 from ebmeta.app.flags import Tasks
 from ebmeta.app.mixed_files import mixed
 from ebmeta.app.parser import Whole, app, check_files
@@ -186,9 +186,11 @@ def evaluate(
         from ebmeta.plots.axes import save_figure
         from ebmeta.plots.scores import refinement, reliability
 
-        save_figure(refinement(scores, "nll"), plots / "refinement.png", overwrite)
-        if "confidence" in scores:
-            save_figure(reliability(scores), plots / "reliability.png", overwrite)
+        drawn = {"refinement.png": refinement(scores, "nll")}
+        drawn |= {"reliability.png": reliability(scores)} if "confidence" in scores else {}
+        remove_old(pictures, [plots / name for name in drawn])
+        for name, ax in drawn.items():
+            save_figure(ax, plots / name, overwrite)
     by_step = {str(n): v.values.round(6).tolist() for n, v in scores.items() if v.dims == ("step",)}
     finish({"num_tasks": num_tasks, "seed": seed, **by_step}, json, overwrite)
 

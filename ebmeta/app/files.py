@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from ebmeta.app.errors import as_line
 if TYPE_CHECKING:
     from ebmeta.foundation.writing import Kind
 
-__all__ = ["Targets", "check", "configuration", "finish"]
+__all__ = ["Targets", "check", "configuration", "finish", "remove_old"]
 
 Targets = list[tuple[str, Path, "Kind"]]
 
@@ -42,6 +42,24 @@ def check(
         read |= {"--config": Path(source.path)} if isinstance(source, Toml) else {}
     files: Targets = [] if json is None else [("--json", json, "result")]
     check_files([*targets, *files], read, overwrite)
+
+
+def remove_old(targets: Targets, written: Iterable[Path]) -> None:
+    """Remove what an earlier run wrote to files that this run leaves out, so that a folder holds one run alone.
+
+    Args:
+        targets: all files that the command may write.
+        written: those of this run. A file that ebmeta did not write stays.
+
+    Raises:
+        OSError: if a file cannot be removed.
+    """
+    from ebmeta.foundation.writing import kind_of
+
+    kept = set(written)
+    for _, path, kind in targets:
+        if path not in kept and path.is_file() and kind_of(path) == kind:
+            path.unlink()
 
 
 def finish(result: dict[str, Any], json: Path | None, overwrite: bool) -> None:

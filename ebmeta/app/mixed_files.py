@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebmeta.app.files import Targets, finish
+from ebmeta.app.files import Targets, finish, remove_old
 from ebmeta.app.parser import Whole, app, check_files
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def mixed(
     from ebmeta.app.tables import write_table
     from ebmeta.mixed.fit import mixed_model
     from ebmeta.mixed.grammar import parse
+    from ebmeta.model.storage import model_files
     from ebmeta.tasks.frame_files import read_frame
 
     if not 0 <= seed < 2**63:
@@ -85,11 +86,14 @@ def mixed(
         tables["predictions"] = _predictions(fit, new, coverage)
     figures = draw_figures(fit, rows)
     output.mkdir(exist_ok=True)
+    written = [*(f"{name}.csv" for name in tables), *(f"{name}.png" for name in figures)]
+    of_run = [*(output / name for name in written), output / "page.html", *model_files(output / "model")]
+    remove_old(_targets(output), of_run)
     for name, table in tables.items():
         write_table(output / f"{name}.csv", {str(c): table[c].to_numpy() for c in table}, overwrite)
     save_figures(figures, output, overwrite)
     fit.save(output / "model", overwrite=overwrite)
-    files = f"{', '.join(f'{name}.csv' for name in tables)}, {', '.join(f'{name}.png' for name in figures)}, model"
+    files = ", ".join([*written, "model"])
     MixedPage(fit, figures, f"Beside this page: {files}.").write(output / "page.html", overwrite)
     summary = fit.summary()
     print(summary, "", f"{output}: page.html, {files}", sep="\n")

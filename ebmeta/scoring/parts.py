@@ -84,7 +84,7 @@ def score_parts(
         MissingPackageError: if pyarrow is not installed.
         OSError: if a file cannot be written, or one of these names is not of ebmeta.
         ValueError: as for `score_batches`, or if a file that is there was made of another frame, by another model or
-            with other options.
+            with other options, or of more frames.
     """
     check_stream(frames)
     started = time.perf_counter()
@@ -95,7 +95,7 @@ def score_parts(
     known, parts, kept, groups, rows = WholeGroups(), 0, 0, 0, 0
     with tqdm(total=total, desc="score", unit="frame", disable=not progress) as bar:
         for parts, frame in enumerate(frames, 1):
-            path = folder / f"part-{parts - 1:05d}.parquet"
+            path = _part(folder, parts - 1)
             table = frame_of("frame", frame)
             own = scorer.groups(table)
             names = list(dict.fromkeys(own))
@@ -110,7 +110,13 @@ def score_parts(
                 rows += _write(path, pd.DataFrame(scorer.columns(table, own)), facts)
             bar.update()
             bar.set_postfix(groups=groups, refresh=False)
+    if (rest := _part(folder, parts)).exists():
+        raise ValueError(f"{rest}: expected none after those of {parts} frames, got another; choose another folder")
     return ScoredParts(parts, kept, groups, rows, time.perf_counter() - started)
+
+
+def _part(folder: Path, number: int) -> Path:
+    return folder / f"part-{number:05d}.parquet"
 
 
 def _scorer(

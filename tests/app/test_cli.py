@@ -110,10 +110,13 @@ def test_evaluate_equals_the_library(files, tmp_path, capsys):
 
 
 def test_evaluate_a_regressor(files, tmp_path):
-    out = tmp_path / "scores.json"
+    out, plots = tmp_path / "scores.json", tmp_path / "plots"
+    classes = [files / "model", files / "new.csv", "--n-way", 2, "--n-query", 5]
+    assert run("evaluate", *classes, "--num-tasks", 5, "--plots", plots) == 0
     data = [files / "groups", files / "schools.csv", "--groups", "school", "--label", "score"]
-    assert run("evaluate", *data, "--n-shot", 3, "--num-tasks", 20, "--json", out) == 0
+    assert run("evaluate", *data, "--n-shot", 3, "--num-tasks", 20, "--json", out, "--plots", plots) == 0
     assert set(json.loads(out.read_text())) >= {"nll", "rmse", "coverage"}
+    assert [path.name for path in plots.iterdir()] == ["refinement.png"]  # and no picture of the run before
 
 
 def test_configuration_lies_under_the_flags(files, tmp_path, capsys):

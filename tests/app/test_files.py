@@ -9,6 +9,8 @@ import pytest
 from commands import refused, run
 
 import ebmeta
+from ebmeta.app.files import remove_old
+from ebmeta.foundation.writing import write_json
 from ebmeta.tasks.frames import FrameEncoder
 
 
@@ -103,6 +105,17 @@ def test_nothing_is_written_into_the_folder_of_a_model(files, capsys):
                 message = line(capsys, *command, flag, files / "model" / name, *more)
                 assert message.startswith(f"{flag}: expected a file outside the folder of a model, got "), message
     assert contents(files) == before
+
+
+def test_what_a_run_leaves_out_is_removed(tmp_path):
+    old, new, mine, other = (tmp_path / f"{name}.json" for name in ("old", "new", "mine", "other"))
+    write_json(old, {"a": 1})
+    write_json(new, {"a": 1})
+    mine.write_text("mine")
+    write_json(other, {"ebmeta": "model"})
+    absent = tmp_path / "absent.json"
+    remove_old([("--output", path, "result") for path in (old, new, mine, absent)] + [("", other, "page")], [new])
+    assert sorted(tmp_path.iterdir()) == [mine, new, other]
 
 
 def test_a_command_can_run_again(files):

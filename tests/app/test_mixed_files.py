@@ -60,6 +60,19 @@ def test_tables_are_those_of_the_frame(tmp_path, rows, capsys):
     assert run(*command, *options) == 0  # its own tables are replaced
 
 
+def test_a_folder_holds_the_files_of_the_last_run_alone(tmp_path, rows):
+    out, path = tmp_path / "out", tmp_path / "rows.csv"
+    assert run("mixed", path, FORMULA, "--output", out, "--predict", path) == 0
+    first = {file.name for file in out.iterdir()}
+    (out / "notes.csv").write_text("mine\n")
+    assert run("mixed", path, "y ~ 1 + (1 | g)", "--output", out) == 0  # without rows to predict or a column for lines
+    assert first - {file.name for file in out.iterdir()} == {"predictions.csv", "lines.png"}
+    assert (out / "notes.csv").read_text() == "mine\n"
+    (out / "predictions.csv").write_text("mine\n")
+    assert run("mixed", path, "y ~ 1 + (1 | g)", "--output", out, "--overwrite") == 0
+    assert (out / "predictions.csv").read_text() == "mine\n"
+
+
 def test_propagated_tables_are_wider(tmp_path, rows):
     assert run("mixed", tmp_path / "rows.csv", FORMULA, "--output", tmp_path / "a") == 0
     assert run("mixed", tmp_path / "rows.csv", FORMULA, "--output", tmp_path / "b", "--propagate") == 0

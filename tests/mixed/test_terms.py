@@ -37,6 +37,30 @@ def test_categories_and_nullable_numbers_are_made_plain():
     assert tidy(frame, [("b",)])["b"].dtype == "Int64"
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize(
+    ("term", "names"),
+    [
+        ("C(size)", ["Intercept", "C(size)[mid]", "C(size)[high]"]),
+        ("T(size)", ["Intercept", "T(size)[mid]", "T(size)[high]"]),
+        ("S(size)", ["Intercept", "S(size)[low]", "S(size)[mid]"]),
+        ("0 + C(size)", ["C(size)[low]", "C(size)[mid]", "C(size)[high]"]),
+        ("C(size, Treatment('mid'))", ["Intercept", *(f"C(size, Treatment('mid'))[{k}]" for k in ("low", "high"))]),
+    ],
+)
+def test_a_contrast_takes_categories_in_their_order(term, names, ordered):
+    values = ["high", "low", "mid", "high", "low"]
+    frame = pd.DataFrame({"size": pd.Categorical(values, ["low", "mid", "high"], ordered=ordered)})
+    terms = Terms(term, frame)
+    assert terms.names == names
+    first, rows = terms.first(5)[0], [3, 1]
+    for column in (values, pd.Categorical(values, ["high", "never", "mid", "low"], ordered=ordered)):
+        new = tidy(pd.DataFrame({"size": column}).iloc[rows], [])
+        np.testing.assert_array_equal(terms.new(new)[0], first[rows])
+    with pytest.raises(ValueError, match=r"The levels [(]never[)] in '.*' are not present"):
+        terms.new(pd.DataFrame({"size": ["never"]}))
+
+
 def test_columns_that_terms_name():
     assert variables("x * log(n)", DATA) == ["n", "x"]
     with pytest.raises(

@@ -47,6 +47,9 @@ def test_parts_of_something_else_are_refused(rows, shops, tmp_path):
     ebmeta.save(other, tmp_path / "other", ebmeta.load_encoder(shops))
     with pytest.raises(ValueError, match=r"expected predictions of this model with these options, got others"):
         score_parts(tmp_path / "other", frames, tmp_path, progress=False)
+    score_parts(shops, frames, tmp_path, progress=False)
+    with pytest.raises(ValueError, match=r"part-00002.parquet: expected none after those of 2 frames, got another; ch"):
+        score_parts(shops, frames[:2], tmp_path, progress=False)
     (tmp_path / "part-00000.parquet").write_bytes(b"mine")
     with pytest.raises(FileExistsError, match=r"part-00000.parquet: expected a new file or a table written by ebmeta"):
         score_parts(shops, frames, tmp_path, progress=False)
