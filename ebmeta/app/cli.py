@@ -68,6 +68,7 @@ def train(
     validation: Path | None = None,
     tasks: Annotated[Tasks | None, Parameter(name="*")] = None,
     likelihood: str | None = None,
+    random: str | None = None,
     num_steps: Whole | None = None,
     beta: float | None = None,
     profile: Whole = 0,
@@ -94,6 +95,8 @@ def train(
         tasks: how rows become tasks.
         likelihood: with groups, what labels are: normal, normal_per_task, student_t, log_normal, gamma, beta, ordinal,
             bernoulli, binomial, poisson, negative_binomial, zero_inflated_poisson or zero_inflated_negative_binomial.
+        random: with groups, columns of features whose weights vary over groups, as the intercept does, such as
+            price,kind; groups share the weights of the others. All vary by default, and the intercept alone with "".
         num_steps: refinement steps.
         beta: weight of the divergence from the prior.
         profile: training classes, or groups of them, whose probabilities join the features; from about 16 it pays.
@@ -110,7 +113,7 @@ def train(
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
     from ebmeta.app.sources import sampler
-    from ebmeta.app.train_files import at_maximum, model_for, outcome
+    from ebmeta.app.train_files import at_maximum, model_for, outcome, varying
     from ebmeta.model.storage import model_files, save
     from ebmeta.training.loop import fit
 
@@ -128,7 +131,12 @@ def train(
     source = sampler(data, tasks, seed, say=say)
     encoder, names = source.encoder, source.feature_names
     held_out = None if validation is None else sampler(validation, tasks, seed + 1, encoder, names, say)
-    options = {"seed": seed, "num_steps": num_steps, "beta": beta}
+    options: dict[str, Any] = {
+        "seed": seed,
+        "num_steps": num_steps,
+        "beta": beta,
+        "random": varying(data, source, random),
+    }
     model = model_for(data, source, likelihood, profile, options)
     output.mkdir(parents=True, exist_ok=True)
     alone = held_out is None and checkpoint is None and not model.num_steps

@@ -7,13 +7,14 @@ from typing import Any, cast
 
 import numpy as np
 
+from ebmeta.app.sources import listed
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.episodes import EpisodeSampler
 from ebmeta.tasks.groups import GroupSampler
 from ebmeta.training.evidence_fit import fit_evidence
 from ebmeta.training.loop import FitResult
 
-__all__ = ["at_maximum", "model_for", "outcome"]
+__all__ = ["at_maximum", "model_for", "outcome", "varying"]
 
 
 def model_for(
@@ -40,6 +41,29 @@ def model_for(
     if likelihood == "ordinal":
         given["num_categories"] = max(int(np.max(cast(GroupSampler, source).y)) + 1, 2)
     return EmpiricalBayes.regressor(source.X.shape[1], likelihood or "normal", num_covariates=covariates, **given)
+
+
+def varying(data: Path, source: EpisodeSampler | GroupSampler, columns: str | None) -> list[int] | None:
+    """Return the numbers of the features whose weights vary over groups; None, where no flag names any, for all.
+
+    Args:
+        data: the file.
+        source: its tasks.
+        columns: names of columns, which commas part; none in an empty text.
+
+    Raises:
+        ValueError: if the tasks are no groups in named columns, or a column is none of features.
+    """
+    if columns is None:
+        return None
+    if source.groups is None:
+        raise ValueError(f"--random: expected --groups beside it, got {columns!r} for classes")
+    if source.encoder is None:
+        raise ValueError(f"{data}: expected a file of named columns, .csv or .parquet, for --random")
+    try:
+        return source.encoder.numbers_of_features(listed(columns))
+    except ValueError as error:
+        raise ValueError(str(error).replace("columns:", "--random:", 1)) from None
 
 
 def outcome(run: FitResult, output: Path) -> tuple[dict[str, Any], str]:

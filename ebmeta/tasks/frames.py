@@ -137,6 +137,23 @@ class FrameEncoder:
         transformer = self._transformers[which]
         return [] if transformer is None else [str(c) for c in transformer.get_feature_names_out()]
 
+    def numbers_of_features(self, columns: Sequence[str]) -> list[int]:
+        """Return the numbers of the features that some columns become, in ascending order.
+
+        Raises:
+            ValueError: if one is no column of features.
+
+        Examples:
+            >>> frame = pd.DataFrame({"kind": ["a", "b", "c"], "x": [1.0, 2.0, 3.0], "shop": [1, 1, 2], "y": [0, 1, 2]})
+            >>> FrameEncoder("y", "shop").fit(frame).numbers_of_features(["kind"])
+            [0, 1]
+        """
+        if absent := [c for c in columns if c not in self._levels[0]]:
+            known = ", ".join(map(str, self._levels[0])) or "none"
+            raise ValueError(f"columns: expected some of the features, {known}, got {absent[0]!r}")
+        owners = [c for c, v in self._levels[0].items() for _ in range(1 if v is None else len(v) - 1)]
+        return [place for place, column in enumerate(owners) if column in columns]
+
     @property
     def texts(self) -> list[str]:
         """Columns that a file has to be read with as they are written: the groups, and features that are texts."""

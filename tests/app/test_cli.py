@@ -305,5 +305,10 @@ def test_evidence_of_groups_is_taken_to_its_maximum(tmp_path, capsys):
     model = ebmeta.load(tmp_path / "model")
     loc, _ = ebmeta.in_units(model, model.prior(1, 1))
     np.testing.assert_allclose(loc.detach().flatten(), fit.fixed_effects["estimate"].iloc[::-1], rtol=1e-3)
+    assert run(*command, "300", "--random", "") == 0  # a slope that all share
+    fit = ebmeta.mixed_model("reaction ~ days + (1 | person)", rows)
+    found = capsys.readouterr().out.split("log evidence ")[1].split()[0]
+    assert float(found) == pytest.approx(fit.log_likelihood, abs=0.01)  # nats
+    assert ebmeta.load(tmp_path / "model").prior.varying == (1,)
     assert run(*command, "1") == 0
     assert "not at the maximum; not converged after max_iterations=1" in capsys.readouterr().out

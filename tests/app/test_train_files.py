@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from builders import classifier
 
 import ebmeta
-from ebmeta.app.train_files import at_maximum, model_for, outcome
+from ebmeta.app.train_files import at_maximum, model_for, outcome, varying
 
 RNG = np.random.default_rng(0)
 X, CODE = RNG.normal(size=(24, 3)), np.repeat(np.arange(4), 6)
@@ -28,6 +29,25 @@ def test_the_model_is_that_of_the_rows():
     images = ebmeta.EpisodeSampler(X.reshape(24, 3, 1), CODE, 2, 1, 2)
     with pytest.raises(ValueError, match=r"a.npz: expected one feature vector per row, got rows of shape \(3, 1\)"):
         model_for(Path("a.npz"), images, None, 0, {})
+
+
+def test_columns_whose_weights_vary_are_named():
+    rows = pd.DataFrame(X, columns=["a", "b", "c"]).assign(kind=np.tile(["u", "v", "w"], 8), g=CODE, y=X[:, 0])
+    tasks = ebmeta.GroupSampler.from_frame(rows, y="y", groups="g", n_support=2)
+    wanted = {None: None, "": [], "b": [1], "kind, a": [0, 3, 4]}
+    for columns, places in wanted.items():
+        assert varying(Path("a.csv"), tasks, columns) == places
+        model = model_for(Path("a.csv"), tasks, None, 0, {"num_steps": 0, "random": places})
+        assert list(model.prior.varying) == (list(range(6)) if places is None else [*places, 5])
+    refusals = {
+        "--random: expected some of the features, a, b, c, kind, got 'd'": (tasks, "a,d"),
+        "--random: expected --groups beside it, got 'a' for classes": (CLASSES, "a"),
+        "a.csv: expected a file of named columns, .csv or .parquet, for --random": (GROUPS, "a"),
+    }
+    for message, (source, columns) in refusals.items():
+        with pytest.raises(ValueError) as error:
+            varying(Path("a.csv"), source, columns)
+        assert str(error.value) == message
 
 
 def run(**validation) -> ebmeta.FitResult:

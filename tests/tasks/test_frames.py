@@ -85,6 +85,15 @@ def test_the_configuration_rebuilds_the_encoder():
         FrameEncoder.from_config({"y": "sold"})
 
 
+def test_columns_are_the_numbers_of_their_features():
+    got = encoder(FRAME.assign(same="z"), features=["kind", "same", "price", "open"])
+    assert got.names == ["kind_b", "kind_c", "price", "open"]
+    assert got.numbers_of_features(["open", "kind"]) == [0, 1, 3]
+    assert got.numbers_of_features(["same"]) == got.numbers_of_features([]) == []
+    with pytest.raises(ValueError, match="columns: expected some of the features, kind, same, price, open, got 'city'"):
+        got.numbers_of_features(["price", "city"])
+
+
 def test_where_no_feature_is_left_there_are_intercepts_alone():
     for frame, features in ((FRAME, []), (FRAME.assign(kind="a"), ["kind"])):
         got = encoder(frame, features=features)
