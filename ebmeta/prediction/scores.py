@@ -35,6 +35,7 @@ from ebmeta.prediction.risk_coverage import area_under_risk_coverage
 from ebmeta.prediction.trees import assemble, marginals, predict
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.columns import check_names
+from ebmeta.tasks.marks import tell_of_known
 from ebmeta.tasks.source import TaskSampler, as_source
 
 __all__ = ["calibration_error", "evaluate", "query_scores", "reliability_bins", "table", "task_batches", "task_scores"]
@@ -112,7 +113,8 @@ def evaluate(
 
     Args:
         model: the model.
-        tasks: labelled tasks, or a source of them (its batches 0, 1, ... of 64 tasks are used).
+        tasks: labelled tasks, or a source of them (its batches 0, 1, ... of 64 tasks are used). A warning tells where
+            training or validation has used their classes (see `ebmeta.tasks.marks`).
         num_tasks: how many tasks to draw from a source.
         num_steps: refinement steps, $K$; those of training by default.
         num_bootstrap: resamples of tasks behind the intervals of calibration errors and Brier parts.
@@ -128,6 +130,7 @@ def evaluate(
         ValueError: if the tasks are unlabelled or do not fit the model.
     """
     batches = task_batches(tasks, num_tasks, model)
+    tell_of_known(model.marks, tasks, "tasks")
     parts = [task_scores(model, batch, num_steps) for batch in batches]
     data = xr.concat(parts, "task", join="outer") if len(parts) > 1 else parts[0]
     data = data.assign_coords(task=np.arange(data.sizes["task"]))

@@ -23,7 +23,7 @@ from ebmeta.tasks.classes import ClassRows, members
 from ebmeta.tasks.held_out import SHARE, distinct_rows
 from ebmeta.tasks.source import TaskSampler, TaskSource, as_source
 
-__all__ = ["Marks", "refuse_known"]
+__all__ = ["Marks", "refuse_known", "tell_of_known"]
 
 SIZE = 6  # bytes of a mark: of 10^6 rows, two differ and are marked alike with a probability of .002
 END = 1 << 8 * SIZE
@@ -128,11 +128,15 @@ class Marks:
         """
         if (label := self.known(classes)) is not None:
             raise ValueError(f"{name}: expected classes that training never used, got rows of it in class {label!r}")
+        self.tell_of_names(classes, name, stacklevel=6)
+
+    def tell_of_names(self, classes: Sequence[ClassRows], name: str, stacklevel: int) -> None:
+        """Warn of classes whose names were used before; arguments as of `check`."""
         labels = [n for source in classes for n in source.classes.tolist() if isinstance(n, str)]
         if names := [n for n in labels if _mark(n.encode()) in self.names]:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
             told = f"{name}: expected classes that training never used, got the name {min(names)!r}{more} of one of it"
-            warnings.warn(told, UserWarning, stacklevel=5)
+            warnings.warn(told, UserWarning, stacklevel=stacklevel)
 
     def config(self) -> dict[str, Any]:
         """Return what a folder keeps, for JSON."""
@@ -175,13 +179,38 @@ def refuse_known(marks: Marks | None, tasks: TaskSampler | TaskBatch, name: str)
         ...
         ValueError: tasks: expected classes that training never used, got rows of it in class 'number 0 of task 0'
     """
+    if marks is not None:
+        marks.check(_classes(tasks), name)
+
+
+def tell_of_known(marks: Marks | None, tasks: TaskSampler | TaskBatch, name: str) -> None:
+    """Warn of tasks of classes that training used; arguments as of `refuse_known`.
+
+    Examples:
+        >>> from ebmeta.tasks.episodes import EpisodeSampler
+        >>> tasks = EpisodeSampler(np.arange(24.0).reshape(12, 2), np.repeat([5, 6, 7, 8], 3), 2, 1, 2)
+        >>> with warnings.catch_warnings(record=True) as told:
+        ...     warnings.simplefilter("always")
+        ...     tell_of_known(Marks.of(tasks), tasks, "tasks")
+        >>> print(told[0].message)
+        tasks: training or validation has used classes of these, such as 5; new ones may score lower
+    """
     if marks is None:
         return
+    classes = _classes(tasks)
+    if (label := marks.known(classes)) is None:
+        marks.tell_of_names(classes, name, stacklevel=5)
+        return
+    told = f"{name}: training or validation has used classes of these, such as {label!r}; new ones may score lower"
+    warnings.warn(told, UserWarning, stacklevel=4)
+
+
+def _classes(tasks: TaskSampler | TaskBatch) -> Sequence[ClassRows]:
+    """Return the rows of classes of a source; of tasks given as such, each class of each task by itself."""
     source = as_source(tasks)
-    rows = source.class_rows
-    if not rows and source.has_fixed_rows:
-        rows = [_rows_of(batch) for batch in source.batches(1)]
-    marks.check(rows, name)
+    if source.class_rows or not source.has_fixed_rows:
+        return source.class_rows
+    return [_rows_of(batch) for batch in source.batches(1)]
 
 
 def _rows_of(batch: TaskBatch) -> ClassRows:

@@ -64,14 +64,14 @@ def test_validation_and_checkpoints_of_a_model_that_is_measured_alone(tmp_path):
 
 
 def test_a_copy_of_the_general_model_trains_whole_and_alone():
-    train, _ = sets()
+    train, new = sets()
     own = copy.deepcopy(general_classifier())
     kept = {name: value.clone() for name, value in general_classifier().state_dict().items()}
     ebmeta.fit(own, train, 2, 2, progress=False)
     assert all(torch.equal(value, kept[name]) for name, value in general_classifier().state_dict().items())
     moved = {name for name, value in own.named_parameters() if not torch.equal(value, kept[name])}
     assert moved == {name for name, value in own.named_parameters() if value.requires_grad}
-    assert np.isfinite(ebmeta.evaluate(own, train, 4)["nll"].values).all()
+    assert np.isfinite(ebmeta.evaluate(own, new, 4)["nll"].values).all()
 
 
 @pytest.mark.parametrize("others", [{"width": 8}, {"profile": 2}, {"synthetic_gradient": "mixture"}])

@@ -118,6 +118,10 @@ def test_promises_for_new_classes_refuse_those_of_training_and_validation(tmp_pa
             for used in (train, val):
                 with pytest.raises(ValueError, match=said):
                     call(used)
+        ebmeta.evaluate(each, new, 2)
+        for used in (train, val, train.sample(2), val.sample(2)):  # scores promise nothing
+            with pytest.warns(UserWarning, match="tasks: training or validation has used classes of these, such as"):
+                ebmeta.evaluate(each, used, 2)
         for call in calls[2:]:  # tasks that are given as such, whatever the numbers of their classes
             call(new.sample(12))
             for used in (train, val):

@@ -37,6 +37,7 @@ def parameters(model) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in model.state_dict().items()}
 
 
+@pytest.mark.filterwarnings("ignore:tasks. training or validation has used:UserWarning")  # other tasks of its classes
 @pytest.mark.parametrize(("kind", "drop"), [("residual", 0.7), ("mixture", 0.9)])  # steps of a mixture start well
 def test_training_lowers_the_loss_and_refinement_learns(kind, drop):
     model = ebmeta.EmpiricalBayes.classifier(8, synthetic_gradient=kind)
