@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ebmeta.estimators.base import FewShot
 from ebmeta.estimators.calibration_rows import calibration_split
-from ebmeta.estimators.rows import read_anchors, staying, tell_of_units
+from ebmeta.estimators.doubts import tell_of_rows
+from ebmeta.estimators.rows import among, read_anchors, staying
 from ebmeta.foundation.checks import above, at_least, between, check
 from ebmeta.model.base import PredictiveModel
 from ebmeta.model.general import general_classifier
@@ -95,7 +96,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
                 inputs or its mean elsewhere, each of the shape of an input. A class that has one needs no labelled row.
             pool: unlabelled inputs of the task, shape `(N, ...)`. They count at every later call beside its own rows,
                 so that it knows as much of one row as of the whole pile. Labelled rows in it count once, and so do
-                rows that a call asks of.
+                rows that a call asks of. A `Pipeline` of scikit-learn does not transform it.
 
         Returns:
             The estimator.
@@ -113,11 +114,9 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
 
     def _read(self, X: ArrayLike | None, y: ArrayLike | None, anchors: Mapping[Any, ArrayLike] | None) -> None:
         """Remember labelled rows and anchors."""
-        self._check_model(categorical=True)
-        check("concentration", self.concentration, float | None, above(0, finite=False))
-        check("outliers", self.outliers, bool)
-        check("anchor_size", self.anchor_size, float, above(0))
-        self._check_joint(anchors)
+        if not isinstance(anchors, Mapping | None):
+            raise ValueError(f"anchors: expected a mapping from labels to inputs, got {type(anchors).__name__}")
+        self._check_settings(bool(anchors))
         check_order(X, y=y)
         if not anchors:
             self.classes_, codes = class_codes(self._labelled(y), "y")
@@ -141,8 +140,13 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         own[where], size[where] = torch.from_numpy(stands), self.anchor_size
         self.anchors_ = own, size
 
-    def _check_joint(self, anchors: Mapping[Any, ArrayLike] | None) -> None:
-        for name, given in (("anchors", bool(anchors)), ("outliers", self.outliers)):
+    def _check_settings(self, anchors: bool) -> None:
+        """Refuse what the constructor or `set_params` was given, at each call that uses it."""
+        self._check_model(categorical=True)
+        check("concentration", self.concentration, float | None, above(0, finite=False))
+        check("outliers", self.outliers, bool)
+        check("anchor_size", self.anchor_size, float, above(0))
+        for name, given in (("anchors", anchors), ("outliers", self.outliers)):
             if given and not self.model_.joint:
                 raise ValueError(f"{name}: expected none but for a joint model of inputs and labels, got some")
 
@@ -150,8 +154,8 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         """Return class probabilities, shape `(Q, C)`; all rows are used together.
 
         Args:
-            X: unlabelled inputs of the task, shape `(Q, ...)`. A labelled row among them counts twice, with its label
-                and without, unlike one in the pool.
+            X: unlabelled inputs of the task, shape `(Q, ...)`. A labelled row among them changes no answer for others,
+                as in the pool. Its own answer is that for a new row of the same values.
 
         Raises:
             ValueError: if the rows do not fit the support set, are empty, or are not finite.
@@ -235,20 +239,42 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         return found
 
     def _of_rows(self, query: Tensor, question: Callable[[Mixture], Tensor]) -> NDArray[np.float64]:
-        """Return the answers of inference for these rows, shape `(..., Q)`; those for the pool are left out."""
-        batch = self._task(query)
+        """Return the answers of inference for these rows, shape `(..., Q)`, each labelled row but once in all others'.
+
+        Rows equal to a labelled one are asked beside all; the others, beside those that are left without it.
+        """
+        answers = self._asked(self._task(query), len(query), question)
+        fresh = ~among(query, self.support_X_)
+        if fresh.any() and not fresh.all():
+            rest = query[staying(query, self.support_X_)]
+            others = self._asked(self._batch(rest), len(rest), question)
+            answers[..., fresh] = others[..., ~among(rest, self.support_X_)]
+        return answers
+
+    def _asked(self, batch: TaskBatch, number: int, question: Callable[[Mixture], Tensor]) -> NDArray[np.float64]:
+        """Return the answers for the first queries of a task; those for the pool are left out."""
         asked = [(batch, torch.arange(batch.query_mask.shape[1]))]
-        return self._answers(asked, lambda inferred, _: question(inferred))[..., : len(query)]
+        return self._answers(asked, lambda inferred, _: question(inferred))[..., :number]
 
     def tasks(self, X: ArrayLike) -> TaskBatch:
-        """Return the task with these rows as its first queries, and those of the pool next, for `ebmeta.predict`."""
+        """Return the task with these rows as its first queries, and those of the pool next, for `ebmeta.predict`.
+
+        All rows are queries of it, labelled ones too, which then count twice.
+        """
         return self._task(self._check_query(X))
 
     def _task(self, query: Tensor) -> TaskBatch:
+        """Return the task of some rows, and warn of what makes its answers doubtful."""
+        batch = self._batch(query)
+        if self.model_.predictor.any_features:  # a trained model has units of its own
+            names = getattr(self, "feature_names_in_", None)
+            tell_of_rows(batch.support_x[0], batch.query_x[0], self.n_ways_, names, stacklevel=4)
+        return batch
+
+    def _batch(self, query: Tensor) -> TaskBatch:
+        self._check_settings(self.anchors_ is not None)
         if self.pool_ is not None:
             query = torch.cat([query, self.pool_[staying(self.pool_, query)]])
-        if self.model_.predictor.any_features:  # a trained model has units of its own
-            tell_of_units(torch.cat([self.support_X_, query]))
         known = None if self.concentration is None else torch.full((1,), min(float(self.concentration), LARGEST))
         anchor, size = (None, None) if self.anchors_ is None else (v[None] for v in self.anchors_)
         return TaskBatch(

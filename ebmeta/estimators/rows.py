@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from ebmeta.model.base import PredictiveModel
 from ebmeta.tasks.columns import check_names, read_column, read_keys, read_rows
@@ -19,6 +17,7 @@ from ebmeta.tasks.row_order import check_order
 from ebmeta.tasks.rows import HUGE
 
 __all__ = [
+    "among",
     "covariates_of",
     "groups_of",
     "names_of_row",
@@ -27,10 +26,7 @@ __all__ = [
     "sizes_of",
     "staying",
     "targets_of",
-    "tell_of_units",
 ]
-
-FEW, HALF, FAR = 0.05, 0.5, 5.0  # share of features that has half of the variance, the first so far above most: too few
 
 
 def groups_of(groups: ArrayLike | None, length: int) -> list[Any] | None:
@@ -92,13 +88,27 @@ def staying(pool: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         >>> staying(pool, torch.tensor([[1.0], [3.0], [3.0], [4.0]])).tolist()
         [False, True, True, False]
     """
-    left = Counter(row.tobytes() for row in (rows + 0.0).numpy())  # of two zeros one
+    left = Counter(_keys(rows))
     stays = []
-    for row in (pool + 0.0).numpy():
-        key = row.tobytes()
+    for key in _keys(pool):
         stays.append(left[key] == 0)
         left[key] -= not stays[-1]
     return torch.tensor(stays, dtype=torch.bool)
+
+
+def among(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Return which rows are equal to one of some others, shape `(N,)`; arguments as of `staying`.
+
+    Examples:
+        >>> among(torch.tensor([[1.0], [2.0], [1.0]]), torch.tensor([[1.0], [3.0]])).tolist()
+        [True, False, True]
+    """
+    known = set(_keys(others))
+    return torch.tensor([key in known for key in _keys(rows)], dtype=torch.bool)
+
+
+def _keys(rows: torch.Tensor) -> Iterator[bytes]:
+    return ((row + 0.0).tobytes() for row in rows.numpy())  # of two zeros one
 
 
 def read_anchors(anchors: Mapping[Any, ArrayLike]) -> tuple[list[Any], NDArray[np.float64], list[str] | None]:
@@ -129,34 +139,6 @@ def read_anchors(anchors: Mapping[Any, ArrayLike]) -> tuple[list[Any], NDArray[n
                 f"anchors: expected numbers below {HUGE:.0e}, got {np.abs(rows[-1]).max():.3g} for {label!r}"
             )
     return read_keys("anchors", list(anchors)), np.stack(rows), names
-
-
-def tell_of_units(rows: Tensor) -> None:
-    """Warn where a few of many features have most of the variance, and so decide alone.
-
-    Args:
-        rows: all rows of a task, shape `(N, D)`.
-
-    Examples:
-        >>> with warnings.catch_warnings(record=True) as told:
-        ...     warnings.simplefilter("always")
-        ...     tell_of_units(torch.tensor([[0.0, 1.0, 5000.0], [1.0, 0.0, 9000.0]]))
-        >>> print(str(told[0].message)[:90])
-        X: 1 feature of 3 has 100% of the variance and will decide alone; the largest is column 2;
-    """
-    reach = max(float(rows.abs().max()), 1e-300)
-    variance = (rows / reach).var(0, correction=0)
-    varied = variance[variance > 0].sort(descending=True).values
-    number = max(1, int(FEW * rows.shape[1]))
-    share = float(varied[:number].sum() / varied.sum()) if len(varied) else 0.0
-    if share > HALF and varied[0] > FAR**2 * varied.median():
-        few = f"{number} features of {rows.shape[1]} have" if number > 1 else f"1 feature of {rows.shape[1]} has"
-        warnings.warn(
-            f"X: {few} {share:.0%} of the variance and will decide alone; the largest is column {variance.argmax():d}; "
-            "if features have different units, give all the same (scikit-learn's StandardScaler, or --scale)",
-            UserWarning,
-            stacklevel=5,
-        )
 
 
 def covariates_of(given: Any, keys: list[Any], model: PredictiveModel) -> torch.Tensor | None:

@@ -8,6 +8,7 @@ than memory.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -133,7 +134,18 @@ def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
     if array.ndim != 1 or kind not in ("binary", "multiclass"):
         raise ValueError(f"{wanted}, got {kind} labels of shape {array.shape} and type {array.dtype}")
     classes, codes = np.unique(array, return_inverse=True)
+    if classes.dtype.kind == "U" and (twins := _twins(classes)):
+        told = f"{name}: {twins[0]!r} and {twins[1]!r} differ in white space alone, and count as two classes"
+        warnings.warn(told, UserWarning, stacklevel=4)
     return classes, codes
+
+
+def _twins(classes: np.ndarray) -> list[str]:
+    """Return the first classes whose names are alike but for white space at an end."""
+    alike: dict[str, list[str]] = {}
+    for label in classes.tolist():
+        alike.setdefault(label.strip(), []).append(label)
+    return next((labels for labels in alike.values() if len(labels) > 1), [])
 
 
 def members(codes: np.ndarray) -> list[np.ndarray]:

@@ -38,6 +38,7 @@ from ebmeta.training.preparation import (
     check_groups,
     check_labels,
     hardening,
+    notes_on_classes,
     notes_on_groups,
     prepare,
     remember_classes,
@@ -226,7 +227,8 @@ def _look_at(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSource | 
     check_groups(model, tasks, validation)
     check_columns(model, tasks, validation)
     check_labels(model, tasks)
-    notes = [*check_classes(tasks, validation), *(f"fit: {note}" for note in notes_on_groups(model, tasks))]
+    notes = [f"fit: {note}" for note in (*notes_on_classes(tasks), *notes_on_groups(model, tasks))]
+    notes += check_classes(tasks, validation)
     remember_classes(model, [tasks] if validation is None else [tasks, validation])
     return notes
 

@@ -17,6 +17,7 @@ from ebmeta.tasks.columns import check_names
 from ebmeta.tasks.drawing import exact
 from ebmeta.tasks.held_out import check_shared_groups
 from ebmeta.tasks.marks import Marks
+from ebmeta.tasks.row_numbers import notes_on_row_numbers
 from ebmeta.tasks.source import TaskSource
 from ebmeta.tasks.training_rows import TrainingRows
 from ebmeta.training.identification import alike_within_groups, refuse_extreme
@@ -27,6 +28,7 @@ __all__ = [
     "check_labels",
     "hardening",
     "measure",
+    "notes_on_classes",
     "notes_on_groups",
     "prepare",
     "remember_classes",
@@ -108,13 +110,23 @@ def check_labels(model: EmpiricalBayes, tasks: TaskSource) -> None:
         refuse_extreme(model, y, np.ones_like(y) if size is None else size)
 
 
+def notes_on_classes(tasks: TaskSource) -> list[str]:
+    """Return notes on features that number the rows of classes."""
+    return [note for source in tasks.class_rows for note in notes_on_row_numbers(source.X, tasks.feature_names)]
+
+
 def notes_on_groups(model: EmpiricalBayes, tasks: TaskSource) -> list[str]:
-    """Return notes on labels or features that never vary within a group; see `ebmeta.training.identification`."""
+    """Return notes on labels or features that never vary within a group; see `ebmeta.training.identification`.
+
+    Features that number the rows are told of too.
+    """
     if not tasks.has_fixed_rows or model.predictor.embedder is not None:
         return []
     labels = tasks.labels()
     large = labels is not None and len(labels[0]) * model.predictor.num_features > LOOKED_AT
-    return alike_within_groups(model, list(_some(tasks) if large else tasks.parts(PART)))
+    parts = list(_some(tasks) if large else tasks.parts(PART))
+    rows = torch.cat([part.labelled().x for part in parts])
+    return [*alike_within_groups(model, parts), *notes_on_row_numbers(rows.detach().cpu().numpy(), tasks.feature_names)]
 
 
 def _some(tasks: TaskSource) -> Iterator[TaskBatch]:

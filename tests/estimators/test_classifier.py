@@ -205,8 +205,9 @@ def test_anchors_and_outliers_are_refused_where_they_cannot_be():
         joint().fit(x[:2], [0, 1], anchors={0: centre[0], 1: centre[0, :3]})
     with pytest.raises(ValueError, match="anchors: expected finite numbers, got NaN or infinity"):
         joint().fit(x[:2], [0, 1], anchors={0: centre[0] * np.nan})
-    with pytest.raises(ValueError, match="anchors: expected a mapping from labels to inputs, got list"):
-        joint().fit(x[:2], [0, 1], anchors=[centre[0]])
+    for wrong in ([centre[0]], x, pd.DataFrame(x), np.float64(3)):  # such as a pool in its place
+        with pytest.raises(ValueError, match="anchors: expected a mapping from labels to inputs, got (list|nd|Da|fl)"):
+            joint().fit(x[:2], [0, 1], wrong)
     with pytest.raises(ValueError, match="X and y: expected both, or neither with anchors of all classes"):
         joint().fit(x[:2], anchors={0: centre[0]})
 
@@ -245,6 +246,39 @@ def test_labelled_rows_in_a_pool_count_once():
     twice = joint().fit(shown, names, pool=np.r_[x, x[:1]])
     piled = joint().fit(shown, names).predict_proba(np.r_[x, x[:1]])
     np.testing.assert_allclose(twice.predict_proba(x[:1]), piled[:1], atol=1e-9)
+
+
+def test_labelled_rows_that_are_asked_of_again_change_no_other_answer():
+    shown, names, x, _ = pile(outside=20)
+    for options in ({}, {"outliers": True}, {"concentration": 2.0}):
+        clf = joint(**options).fit(shown, names)
+        asked = np.r_[x[:30], shown, x[30:], x[:1]]
+        expected, got = clf.predict_proba(np.r_[x, x[:1]]), clf.predict_proba(asked)
+        np.testing.assert_array_equal(np.delete(got, range(30, 34), 0), expected)
+        tree = ebmeta.predict(clf.model, clf.tasks(asked), num_draws=0)["predictive/probs"].isel(step=-1, task=0)
+        np.testing.assert_allclose(got[30:34], tree.values[30:34], atol=1e-9)
+        twice = clf.predict_proba(np.r_[x, shown[:1], shown[:1]])  # one of both is new, and they are answered alike
+        np.testing.assert_array_equal(twice[-2], twice[-1])
+        tree = ebmeta.predict(clf.model, clf.tasks(np.r_[x, shown[:1]]), num_draws=0)["predictive/probs"]
+        np.testing.assert_allclose(twice[:-2], tree.isel(step=-1, task=0).values[:-1], atol=1e-9)
+        pooled = joint(**options).fit(shown, names, pool=x)
+        np.testing.assert_allclose(pooled.predict_proba(np.r_[x[:2], shown])[:2], pooled.predict_proba(x[:2]))
+    wild = joint(outliers=True).fit(shown, names)
+    np.testing.assert_array_equal(wild.outlier_proba(np.r_[shown, x])[4:], wild.outlier_proba(x))
+
+
+def test_settings_are_checked_where_they_are_used():
+    shown, names, x, _ = pile()
+    clf = joint().fit(shown, names)
+    for setting, said in (
+        ({"outliers": "no"}, "outliers: expected True or False, got 'no'"),
+        ({"outliers": False, "concentration": "2"}, "concentration: expected a number or None, got '2'"),
+        ({"concentration": -1.0}, "concentration: expected a number above 0, got -1"),
+        ({"concentration": None, "num_steps": "3"}, "num_steps: expected a whole number or None, got '3'"),
+        ({"num_steps": None, "model": 3}, "model: expected an EmpiricalBayes"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            clf.set_params(**setting).predict_proba(x)
 
 
 def test_a_pool_goes_with_all_that_a_task_may_have():

@@ -1,14 +1,12 @@
 """What a regressor is told of rows beside features: read as numbers and keys, or refused by row."""
 
-import warnings
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from ebmeta import EmpiricalBayes, FewShotClassifier
-from ebmeta.estimators.rows import groups_of, names_of_row, read_anchors, sizes_of, staying, targets_of
+from ebmeta import FewShotClassifier
+from ebmeta.estimators.rows import among, groups_of, names_of_row, read_anchors, sizes_of, staying, targets_of
 
 
 def test_what_is_absent_stays_absent():
@@ -100,22 +98,10 @@ def test_labels_beside_anchors_are_of_one_kind():
         FewShotClassifier().fit([[1.0], [2.0]], [0, 1], anchors={True: [0.0], 2: [1.0]})
 
 
-def test_a_column_that_decides_alone_is_told_of_in_any_unit_and_by_each_question():
-    rng = np.random.default_rng(0)
-    X = np.concatenate([rng.normal(size=(40, 6)), 10.0 * np.arange(40)[:, None]], 1)  # a number of the row left in
-    said = r"^X: 1 feature of 7 has \d+% of the variance and will decide alone; the largest is column 6; if features"
-    for unit in (1.0, 1e-160, 1e140):
-        clf = FewShotClassifier(outliers=True).fit(unit * X[:3], list("aba"))
-        for ask in (clf.predict, clf.outlier_proba, clf.suggest, clf.tasks):
-            with pytest.warns(UserWarning, match=said):
-                ask(unit * X)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for other in (X[:, :6], X / X.std(0), np.concatenate([X[:, :6], np.ones((40, 60))], 1), X[:, 6:], 0 * X):
-            FewShotClassifier().fit(other[:3], list("aba")).predict(other)
-        own = EmpiricalBayes.classifier(7, num_steps=1, width=4)
-        warnings.filterwarnings("ignore", "model: expected a trained one")
-        FewShotClassifier(own).fit(X[:3], list("aba")).predict(X)
+def test_rows_are_found_among_others_by_their_values():
+    rows = torch.tensor([[1.0, 0.0], [1.0, -0.0], [2.0, 0.0]])
+    assert among(rows, rows[:1]).tolist() == [True, True, False]
+    assert among(rows, rows[:0]).tolist() == [False, False, False]
 
 
 def test_rows_too_large_to_square_are_named_as_the_caller_named_them():

@@ -34,6 +34,14 @@ def test_many_classes_of_one_row_raise_no_warning():
         assert class_codes(np.arange(200))[1].tolist() == list(range(200))
 
 
+def test_names_that_differ_in_white_space_alone_are_told_of():
+    with pytest.warns(UserWarning, match=r"^kind: 'ant' and 'ant ' differ in white space alone, and count as two"):
+        assert class_codes(["bee", "ant ", "ant"], "kind")[0].tolist() == ["ant", "ant ", "bee"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        class_codes(["A", "a", "a b", "ab"])  # letters of both cases are classes
+
+
 def test_means_and_difficulty_of_classes_by_hand():
     codes = np.array([2, 0, 1, 0, 2, 1])
     X = np.array([[9.0, 1.0], [0.0, 0.0], [4.0, 2.0], [2.0, 0.0], [11.0, 1.0], [6.0, 2.0]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from ebmeta.parts.initializer import ConjugateInitializer
 from ebmeta.parts.prior import FullPrior
 from ebmeta.refine.gradient import GradientRefiner
 from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
-from ebmeta.training.preparation import hardening, notes_on_groups, prepare
+from ebmeta.training.preparation import hardening, notes_on_classes, notes_on_groups, prepare
 
 
 def episodes(spread: float, seed: int = 0) -> EpisodeSampler:
@@ -103,6 +104,22 @@ def test_a_model_built_from_parts_trains_on_raw_units():
         assert torch.equal(one, other)
     with pytest.raises(ValueError, match="expected features and labels of about unit scale"):
         fit(from_parts(standardize=False), tasks, 3, batch_size=4, device="cpu", progress=False)
+
+
+def test_training_tells_of_columns_that_number_the_rows():
+    """A file that is sorted by class is told apart by them, and no other file is."""
+    rng = np.random.default_rng(0)
+    X = np.c_[rng.normal(size=(60, 2)), np.arange(1, 61)]
+    frame = pd.DataFrame(X, columns=["a", "b", "nr"])
+    said = "numbers the rows, from 1 to 60, and counts as a feature; leave it out"
+    classes, groups = np.repeat(np.arange(6), 10), np.repeat(np.arange(12), 5)
+    episodes = [EpisodeSampler(rows, classes, 2, 1, 2) for rows in (frame, X, X[:, :2])]
+    assert [notes_on_classes(tasks) for tasks in episodes[1:]] == [[f"X: column 2 {said} (--exclude, or --id)"], []]
+    assert notes_on_classes(MixedSampler([episodes[2], episodes[2]])) == []
+    with pytest.warns(UserWarning, match=f"fit: X: column 'nr' {said}"):
+        fit(EmpiricalBayes.classifier(3, width=4, num_steps=1), episodes[0], 1, 2, progress=False)
+    with pytest.warns(UserWarning, match=f"fit: X: column 2 {said}"):
+        fit(EmpiricalBayes.regressor(3, num_steps=0), GroupSampler(X, X[:, 0], groups), 1, 2, progress=False)
 
 
 def test_of_many_rows_random_groups_are_looked_at(monkeypatch):

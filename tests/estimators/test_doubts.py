@@ -1,0 +1,100 @@
+"""What makes answers of the general classifier doubtful: each is told, and ordinary rows are not."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ebmeta import EmpiricalBayes, FewShotClassifier
+
+
+def rows(number=60, features=12, seed=0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(2.0, 1.0, (number, features))
+
+
+def ask(labelled, others, labels="aba", **options) -> None:
+    FewShotClassifier(**options).fit(labelled, list(labels)).predict(others)
+
+
+def test_a_column_that_decides_alone_is_told_of_in_any_unit_and_by_each_question():
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(size=(40, 6)), 10.0 * np.arange(40)[:, None]], 1)  # a number of the row left in
+    said = r"^X: 1 feature of 7 has \d+% of the variance and will decide alone; the largest is column 6; if features"
+    for unit in (1.0, 1e-160, 1e140):
+        clf = FewShotClassifier(outliers=True).fit(unit * X[:3], list("aba"))
+        for ask in (clf.predict, clf.outlier_proba, clf.suggest, clf.tasks):
+            with pytest.warns(UserWarning, match=said):
+                ask(unit * X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for other in (X[:, :6], X / X.std(0), np.concatenate([X[:, :6], np.ones((40, 60))], 1), X[:, 6:], 0 * X):
+            FewShotClassifier().fit(other[:3], list("aba")).predict(other)
+        own = EmpiricalBayes.classifier(7, num_steps=1, width=4)
+        warnings.filterwarnings("ignore", "model: expected a trained one")
+        FewShotClassifier(own).fit(X[:3], list("aba")).predict(X)
+
+
+def test_labelled_rows_of_another_scale_are_told_of_and_a_trained_model_asks_nothing():
+    X = rows()
+    for labelled, others, said in (
+        (X[:3] / 16, X[3:], "X: labelled rows are less than 1/4 as long as the others; encode and scale all"),
+        (X[:3], X[3:] / 16, "X: labelled rows are more than 4 times as long as the others; encode and scale all"),
+        (X[:3], X[3:4] / 16, "X: labelled rows are more than 4 times as long as the others"),
+        (0 * X[:3, :4], X[3:, :4], "X: labelled rows are less than 1/4 as long as the others"),
+        (X[:3] * [[0], [1], [1]], X[3:], "X: labelled row 0 is zero in all features; leave out rows that could not"),
+    ):
+        with pytest.warns(UserWarning, match=said):
+            ask(labelled, others)
+    own = EmpiricalBayes.classifier(12, num_steps=1, width=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "model: expected a trained one")
+        ask(X[:3], X[3:])
+        ask(X[:3] / 3, X[3:])
+        ask(X[:3] / 16, np.r_[X[3:], X[:9] / 16])  # a tenth of the rows and more are like the labelled ones
+        ask([[0.0, 0.0], [5.0, 5.0]], [[4.0, 4.0], [5.0, 4.0]], "ab")  # a point like any other
+        ask(X[:3] / 16, X[3:], model=own)
+
+
+def test_a_row_far_beyond_all_others_is_told_of_and_a_rare_class_is_not():
+    X = rows()
+    middle = np.median(X, 0)
+    damaged = X.copy()
+    damaged[10] = middle + 1e3 * (X[10] - middle)
+    with pytest.warns(UserWarning, match="^X: row 7 lies more than 50 times as far out as the others, and moves"):
+        ask(damaged[:3], damaged[3:])
+    with pytest.warns(UserWarning, match="^X: labelled row 2 lies more than 50 times as far"):
+        ask(damaged[[0, 1, 10]], damaged[11:])
+    damaged[20] = middle - 1e3 * (X[20] - middle)
+    with pytest.warns(UserWarning, match=r"^X: row (7|17) .and 1 more. lies more than 50 times"):
+        ask(damaged[:3], damaged[3:])
+    tight = np.where((np.arange(60) % 10 == 0)[:, None], [5.0, 0.0], [0.0, 5.0]) + 1e-3 * X[:, :2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ask(X[:3], np.r_[X[3:], 10 * X[:1]])
+        ask(tight[:3], tight[3:])  # every tenth row is of a class a thousand times its spread away
+
+
+def test_more_classes_than_directions_are_told_of():
+    line = np.linspace(-1, 1, 30)[:, None]
+    with pytest.warns(UserWarning, match="X: 1 feature for 3 classes; rows are compared by their directions, and"):
+        ask(line[[0, 15, 29]], line, "abc")
+    plane = np.c_[line, line**2]
+    with pytest.warns(UserWarning, match="X: 2 features for 5 classes; rows are compared"):
+        ask(plane[:5], plane, "abcde")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ask(line[[0, 29]], line, "ab")
+        ask(plane[:4], plane, "abcd")
+
+
+def test_a_column_that_numbers_the_rows_is_told_of_by_name():
+    X = pd.DataFrame(rows(), columns=[f"f{i}" for i in range(12)]).assign(nr=np.arange(1, 61) / 1.0)
+    with pytest.warns(UserWarning, match="decide alone|numbers the rows") as told:
+        ask(X[:3], X[3:])
+    assert str(told[0].message).startswith("X: column 'nr' numbers the rows, from 1 to 60, and counts as a feature")
+    with pytest.warns(UserWarning, match="the largest is column 'nr'; if features"):
+        ask(X.assign(nr=X.nr**2)[:3], X.assign(nr=X.nr**2)[3:])
