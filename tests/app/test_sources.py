@@ -20,6 +20,7 @@ def predicted(sites, tmp_path, known, query, *flags, suffix="csv"):
     return pd.read_csv(tmp_path / "out.csv", dtype={"site": str})
 
 
+@pytest.mark.filterwarnings("ignore:tasks. training or validation has used:UserWarning")  # the same file
 def test_columns_are_found_by_name_for_classes_as_for_groups(sites, classes, tmp_path, capsys):
     model, known, query = sites
     expected = predicted(model, tmp_path, known, query)
@@ -161,6 +162,7 @@ def test_columns_that_number_the_rows_are_no_features(tmp_path, capsys):
     assert wanted in refused(capsys, "train", tmp_path / "t.csv", "--output", tmp_path / "m", *common)
 
 
+@pytest.mark.filterwarnings("ignore:tasks. training or validation has used:UserWarning")  # the same file
 def test_features_of_classes_can_be_chosen(classes, tmp_path, capsys):
     _, frame = classes
     noted = frame.assign(note="n", id=range(60))
