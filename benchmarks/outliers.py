@@ -4,23 +4,33 @@ Unknown classes: five classes have labelled rows, and rows of three more are amo
 labelled rows, and the queries are of two of them, beside ten peers with the settings chosen for unequal shares and a
 temperature from validation tasks of this kind. Two rows apart are told of it: ebmeta by a low concentration, and UNEM
 by training on such tasks. Test classes, once; all that was chosen was chosen on validation ones. What SIB and UNEM
-learn is kept in the folder of models. `python benchmarks/outliers.py`
+learn is kept in the folder of models. `python benchmarks/outliers.py [--only unknown|absent]`
+
+Before that, it finds the calibration of rows of none of the classes (`ebmeta.refine.belief.NONE`) that suits tasks
+with none, one and three unknown classes in equal parts: of the default model on validation classes, and of the general
+one on these, on encoders of `lib.corpus` that need no download, and on simulated classes.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 import ebmeta
+from ebmeta.model.general import FOLDER
+from ebmeta.refine.belief import NONE
 from lib.classifier import classifier, last_probs
-from lib.common import cifar_fs, model_folder, write
+from lib.common import cifar_fs, model_folder, read, write
+from lib.corpus import Classes, classes, simulated
 from lib.kinds import CHUNK, Kind, draw
 from lib.peers import METHODS, SIB, UNEM, Peer, TrainedPeer, base_statistics, make
 from lib.scoring import fit_temperature, rounded, score, temper
@@ -28,6 +38,7 @@ from lib.scoring import fit_temperature, rounded, score, temper
 TASKS, VALIDATION, STOPPING, SEED = 1000, 300, 128, 21
 SIB_STEPS = 5000  # a tenth of the published ones
 KNOWN, UNKNOWN, EACH = 5, 3, 15
+CHOOSING, ENCODERS = 64, ("omniglot_pixels", "digit_pixels", "tf_idf")
 WAYS, PRESENT, ASKED = 10, 2, 30
 #: Concentrations of unequal shares, of which that of most accuracy on validation tasks is told.
 TOLD = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -59,7 +70,8 @@ def clean(batch: ebmeta.TaskBatch) -> ebmeta.TaskBatch:
 
 def nearest(model: ebmeta.EmpiricalBayes, batch: ebmeta.TaskBatch) -> Tensor:
     """Return the distance of each query to the nearest mean of a class's labelled rows, in the features of the head."""
-    support, query = (model.predictor.features(x)[..., :-1] for x in (batch.support_x, batch.query_x))
+    features = model.predictor.of_task(batch)
+    support, query = features.support[..., :-1], features.query[..., :-1]
     means = torch.stack([support[:, batch.support_y[0] == c].mean(1) for c in range(KNOWN)], 1)
     return torch.cdist(query, means).amin(-1)
 
@@ -78,18 +90,15 @@ def unknown_classes(model: ebmeta.EmpiricalBayes, split: str, shots: int, num_ta
     outlier, known = y >= KNOWN, y[:, : KNOWN * EACH]
 
     def opened(key: str) -> Callable[[ebmeta.TaskBatch], Tensor]:
-        def ask(batch: ebmeta.TaskBatch) -> Tensor:
-            told = replace(batch, outliers=torch.ones(len(batch), dtype=torch.bool))
-            return model.infer(told).predict(-1)[key]
+        return lambda batch: opened_to(model, batch)[key]
 
-        return ask
-
-    closed = of_all(lambda batch: last_probs(model, batch), batches)
+    closed, cleaned = of_all(lambda batch: last_probs(model, batch), batches), [clean(batch) for batch in batches]
     said = of_all(opened("outlier"), batches)
     accuracy = {
         "open": of_all(opened("probs"), batches)[:, : KNOWN * EACH],
         "closed": closed[:, : KNOWN * EACH],
-        "clean": of_all(lambda batch: last_probs(model, clean(batch)), batches),
+        "clean": of_all(lambda batch: last_probs(model, batch), cleaned),
+        "clean_open": of_all(opened("probs"), cleaned),
     }
     return {
         "auroc": {
@@ -98,8 +107,49 @@ def unknown_classes(model: ebmeta.EmpiricalBayes, split: str, shots: int, num_ta
             "distance": area(outlier, of_all(lambda batch: nearest(model, batch), batches)),
         },
         "accuracy": {name: score(probs, known)["accuracy"] for name, probs in accuracy.items()},
-        "said": {"known": float(said[~outlier].mean()), "unknown": float(said[outlier].mean())},
+        "said": {
+            "known": float(said[~outlier].mean()),
+            "unknown": float(said[outlier].mean()),
+            "clean": float(of_all(opened("outlier"), cleaned).mean()),
+        },
     }
+
+
+@torch.no_grad()
+def opened_to(model: ebmeta.EmpiricalBayes, batch: ebmeta.TaskBatch) -> dict[str, Tensor]:
+    """Return what a model says where rows may be of none of the classes."""
+    return model.infer(replace(batch, outliers=torch.ones(len(batch), dtype=torch.bool))).predict(-1)
+
+
+def some(rows: Classes, shots: int, unknown: int, rng: np.random.Generator) -> ebmeta.TaskBatch:
+    """Return tasks of five of the classes and of unknown ones, whose rows come last and have no label."""
+    support, query = [], []
+    for _ in range(CHOOSING):
+        chosen = [rows[c] for c in rng.choice(len(rows), KNOWN + unknown, replace=False)]
+        each = min(EACH, *(len(x) - shots for x in chosen))
+        parts = [x[rng.permutation(len(x))[: shots + each]] for x in chosen]
+        support.append(np.concatenate([x[:shots] for x in parts[:KNOWN]]))
+        query.append(np.concatenate([x[shots:] for x in parts]))
+    labels = [torch.arange(KNOWN).repeat_interleave(shots)] * CHOOSING
+    return ebmeta.TaskBatch.from_tasks([*map(torch.from_numpy, support)], labels, [*map(torch.from_numpy, query)])
+
+
+def calibration(model: ebmeta.EmpiricalBayes, sets: list[Classes]) -> dict[str, float]:
+    """Return the calibration that suits tasks of these classes: a power of odds, and what to take off in nats."""
+    power, shift = NONE[model.refiner.general]
+    odds, truth, weight = [], [], []
+    for n, rows in enumerate(sets):
+        for shots in (1, 5):
+            for unknown in (0, 1, UNKNOWN):
+                batch = some(rows, shots, unknown, np.random.default_rng([SEED, n]))
+                said = opened_to(model, batch)["outlier"].clamp(1e-6, 1 - 1e-6).double()
+                outlier = torch.arange(said.shape[1]) * (KNOWN + unknown) >= KNOWN * said.shape[1]
+                odds.append((torch.logit(said).flatten() + shift) / power)
+                truth.append((outlier & batch.query_mask).flatten())
+                weight.append((batch.query_mask / batch.query_mask.sum()).flatten())
+    x, y, w = (torch.cat(values).numpy() for values in (odds, truth, weight))
+    fitted = LogisticRegression(C=np.inf).fit(x[w > 0, None], y[w > 0], w[w > 0])
+    return {"power": float(fitted.coef_[0, 0]), "shift": -float(fitted.intercept_[0])}
 
 
 @dataclass(frozen=True)
@@ -175,9 +225,13 @@ def absent_classes(model: ebmeta.EmpiricalBayes, shots: int, cache: Path) -> dic
 
 def main() -> None:
     """Score both and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=("unknown", "absent"), help="one of the two parts")
+    only = parser.parse_args().only
     torch.set_num_threads(1)
-    model, cache = classifier(), model_folder()
-    result: dict[str, Any] = {
+    model, general, cache = classifier(), ebmeta.load(FOLDER).eval(), model_folder()
+    new = list(np.asarray(cifar_fs("val").X, np.float32).reshape(16, 600, -1))
+    result: dict[str, Any] = read("outliers.json") | {
         "tasks": TASKS,
         "known": KNOWN,
         "unknown": UNKNOWN,
@@ -187,10 +241,20 @@ def main() -> None:
         "asked": ASKED,
         "sib_steps": SIB_STEPS,
     }
+    if only != "absent":
+        others = [rows for encoder in ENCODERS for rows in classes(encoder) if len(rows) >= KNOWN + UNKNOWN]
+        worlds = [simulated(np.random.default_rng([SEED, n])) for n in range(8)]
+        sets = {"default": (model, [new]), "general": (general, [new, *others, *worlds])}
+        result["chosen"] = {name: calibration(*given) for name, given in sets.items()}
+        print(result["chosen"], flush=True)
     for shots in (1, 5):
-        found = unknown_classes(model, "test", shots, TASKS)
-        print(shots, found["auroc"], found["accuracy"], flush=True)
-        result[f"{shots}shot"] = {"unknown_classes": found, "absent_classes": absent_classes(model, shots, cache)}
+        piece = result.setdefault(f"{shots}shot", {})
+        if only != "absent":
+            piece["unknown_classes"] = unknown_classes(model, "test", shots, TASKS)
+            piece["unknown_classes_general"] = unknown_classes(general, "test", shots, TASKS)
+            print(shots, piece["unknown_classes"], piece["unknown_classes_general"], flush=True)
+        if only != "unknown":
+            piece["absent_classes"] = absent_classes(model, shots, cache)
     write("outliers.json", rounded(result))
 
 

@@ -23,7 +23,6 @@ DESIGN = 4  # numbers of `geometry` that no row has a part in
 MOST = 512  # queries of a task that are compared with each other
 UNKNOWN = 3  # classes for rows of none
 FULL = 0.98  # largest variance of a unit vector about its centre: some is left between classes
-WIDER = 1.7  # times the variance about centres where these may split a class; chosen on simulated classes
 MANY = 100.0  # rows of a class, from which on more of them say the same
 
 
@@ -71,8 +70,7 @@ def geometry(support: Tensor, query: Tensor, batch: TaskBatch) -> Tensor:
     ]
     rows, there = _some(query * batch.query_mask.unsqueeze(-1), batch.query_mask, sums.sum(1))
     found = find_clusters(rows, there, *_with_unknown(rows, there, sums, counts, batch))
-    within = found.within if batch.outliers is None else WIDER ** batch.outliers.to(found.within) * found.within
-    return torch.stack([*design, within.clamp(max=FULL).log(), found.coordinates.log()], -1)
+    return torch.stack([*design, found.within.clamp(max=FULL).log(), found.coordinates.log()], -1)
 
 
 def _with_unknown(

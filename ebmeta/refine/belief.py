@@ -31,6 +31,13 @@ These beliefs are too unsure where queries are few: potentials do not know that 
 of one class. Those of a general classifier know it (`ebmeta.refine.equal_counts`). Its temperature acts on odds, and
 equal numbers are held anew.
 
+Where rows may be of none of the classes, how likely that is has a calibration of its own,
+
+$$ \operatorname{logit} p_i \leftarrow a \operatorname{logit} p_i - b , $$
+
+with $p_i$ the probability of all unknown classes together. The prior takes them to be as frequent as the others, and
+often there are none.
+
 Source: Teh, Newman and Welling 2007, A collapsed variational Bayesian inference algorithm for latent Dirichlet
 allocation; Cuturi 2013, Sinkhorn distances.
 """
@@ -43,6 +50,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid as log_sigmoid
 
 from ebmeta.foundation.seeding import blank_linear
 from ebmeta.parts.class_gaussian import ClassGaussian
@@ -55,6 +63,10 @@ from ebmeta.refine.seeds import started
 from ebmeta.refine.temperature import TaskTemperature
 
 __all__ = ["BeliefRefiner", "self_consistent"]
+
+#: $a$ and $b$ of rows of none of the classes: of a general classifier, and of others. Chosen so that probabilities are
+#: right where there are no unknown classes, one and three in equal parts (`benchmarks/outliers.py`).
+NONE = {True: (0.4, 1.6), False: (1.1, 1.1)}
 
 
 class BeliefRefiner(Refiner):
@@ -114,7 +126,8 @@ class BeliefRefiner(Refiner):
             return state.once(self.belief)
         setting = state.setting
         factor = self.temperature(k, self.reading(state))
-        return self.tempered(factor, self.sharp(state), setting.equal, setting.query_mask, setting.way_mask)
+        log_p = self.tempered(factor, self.sharp(state), setting.equal, setting.query_mask, setting.way_mask)
+        return _rated(log_p, setting.unknown, *NONE[self.general]) if setting.unknown else log_p
 
     def sharp(self, state: QueryState) -> Tensor:
         """Return the log odds that a temperature acts on, shape `(T, Q, C)`."""
@@ -190,6 +203,14 @@ def self_consistent(setting: Setting, num_iterations: int) -> tuple[Tensor, Tens
         r = with_equal_shares(odds, setting.equal, setting.query_mask, setting.way_mask).exp() * mask
         q = q0.given_beliefs(setting.real_x[..., :-1], r)
     return r, (r - before).abs().amax((1, 2))
+
+
+def _rated(log_p: Tensor, unknown: int, power: float, shift: float) -> Tensor:
+    """Return log probabilities with other odds of all unknown classes together, the last ones, `(T, Q, C)`."""
+    known, none = (part.logsumexp(-1, keepdim=True) for part in (log_p[..., :-unknown], log_p[..., -unknown:]))
+    odds = power * (none - known) - shift
+    change = torch.cat([log_sigmoid(-odds) - known, log_sigmoid(odds) - none], -1)
+    return log_p + change.repeat_interleave(torch.tensor([log_p.shape[-1] - unknown, unknown], device=log_p.device), -1)
 
 
 def _coordinates(q: ClassGaussian) -> Tensor:

@@ -15,7 +15,7 @@ from ebmeta.diagnostics.class_passes import ClassPass
 from ebmeta.model.conditional import Conditional
 from ebmeta.model.recipes import ClassifierRecipe
 from ebmeta.refine.base import QueryState
-from ebmeta.refine.belief import BeliefRefiner
+from ebmeta.refine.belief import NONE, BeliefRefiner
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
 from ebmeta.simulate.gaussian_classes import GaussianClasses
 
@@ -210,3 +210,17 @@ def test_equal_shares_are_held_where_the_number_of_queries_allows():
     assert even[0, 0].max() > 0.4
     close(held[1, :6].sum(0), torch.full((3,), 2.0, dtype=torch.float64), 0.05)
     assert not torch.allclose(even[1, :6].sum(0), held[1, :6].sum(0), atol=0.05)
+
+
+def test_the_odds_of_none_of_the_classes_are_rated_once_a_model_is_fitted():
+    """Known classes keep their odds, and tasks without unknown classes are as they were."""
+    batch = replace(class_tasks(spread=2.0), outliers=torch.tensor([True, False, True, True]))
+    model = joint(scale=0.1)
+    model.refiner.forget()
+    before = model.infer(batch).predict(-1)
+    model.refiner.temperature.bias.fill_(1e-12)
+    after, (power, shift) = model.infer(batch).predict(-1), NONE[False]
+    real = batch.query_mask & batch.outliers.unsqueeze(1)
+    close(after["outlier"][real].logit(), power * before["outlier"][real].logit() - shift)
+    close(after["probs"], before["probs"])
+    assert after["outlier"][1].abs().max() == 0
