@@ -166,6 +166,14 @@ def test_other_diagnostics_are_those_without_the_feature(likelihood):
             np.testing.assert_allclose(a[name], b[name], rtol=1e-6, atol=1e-9, err_msg=f"{measure.__name__}: {name}")
 
 
+def test_conformal_intervals_are_those_without_the_feature():
+    one, other, tasks, same = twins("normal")
+    shift = COMMON * tasks.query_x[..., 1].numpy()
+    a, b = (ebmeta.ConformalIntervals(m, 0.7).calibrate(t).predict(t) for m, t in ((one, tasks), (other, same)))
+    for end in ("lower", "upper"):
+        np.testing.assert_allclose(a[end], b[end] + shift, atol=1e-6)
+
+
 def test_simulation_finds_the_posterior_calibrated():
     one, _, tasks, _ = twins("normal")
     drawn, w = simulate_tasks(one, tasks)
