@@ -62,11 +62,8 @@ def mixed(
         json: also write the estimates and the summary to this file.
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
-    from ebmeta.app.mixed_page import MixedPage, draw_figures, save_figures
-    from ebmeta.app.tables import write_table
     from ebmeta.mixed.fit import mixed_model
     from ebmeta.mixed.grammar import parse
-    from ebmeta.model.storage import model_files
     from ebmeta.tasks.frame_files import read_frame
 
     if not 0 <= seed < 2**63:
@@ -84,17 +81,7 @@ def mixed(
     tables["residuals"] = fit.residuals.reset_index(names="row")
     if new is not None:
         tables["predictions"] = _predictions(fit, new, coverage)
-    figures = draw_figures(fit, rows)
-    output.mkdir(exist_ok=True)
-    written = [*(f"{name}.csv" for name in tables), *(f"{name}.png" for name in figures)]
-    of_run = [*(output / name for name in written), output / "page.html", *model_files(output / "model")]
-    remove_old(_targets(output), of_run)
-    for name, table in tables.items():
-        write_table(output / f"{name}.csv", {str(c): table[c].to_numpy() for c in table}, overwrite)
-    save_figures(figures, output, overwrite)
-    fit.save(output / "model", overwrite=overwrite)
-    files = ", ".join([*written, "model"])
-    MixedPage(fit, figures, f"Beside this page: {files}.").write(output / "page.html", overwrite)
+    files = _write(fit, tables, rows, output, overwrite)
     summary = fit.summary()
     print(summary, "", f"{output}: page.html, {files}", sep="\n")
     result = {
@@ -139,6 +126,27 @@ def predict_rows(folder: Path, rows: Path, output: Path, overwrite: bool) -> dic
         table = _predictions(fit, new, COVERAGE)
     write_table(output, {str(c): table[c].to_numpy() for c in table}, overwrite)
     return {"output": str(output), "rows": len(table), "formula": fit.formula, "coverage": COVERAGE}
+
+
+def _write(fit: MixedModel, tables: dict[str, pd.DataFrame], rows: pd.DataFrame, output: Path, overwrite: bool) -> str:
+    """Write all files but the machine-readable result; return the names of those beside the page."""
+    from ebmeta.app.mixed_page import MixedPage, draw_figures, save_figures
+    from ebmeta.app.tables import write_table
+    from ebmeta.model.storage import model_files
+
+    figures = draw_figures(fit, rows)
+    output.mkdir(exist_ok=True)
+    names = [*(f"{name}.csv" for name in tables), *(f"{name}.png" for name in figures)]
+    remove_old(
+        _targets(output), [output / "page.html", *(output / name for name in names), *model_files(output / "model")]
+    )
+    for name, table in tables.items():
+        write_table(output / f"{name}.csv", {str(c): table[c].to_numpy() for c in table}, overwrite)
+    save_figures(figures, output, overwrite)
+    fit.save(output / "model", overwrite=overwrite)
+    files = ", ".join([*names, "model"])
+    MixedPage(fit, figures, f"Beside this page: {files}.").write(output / "page.html", overwrite)
+    return files
 
 
 def _predictions(fit: MixedModel, new: pd.DataFrame, coverage: float) -> pd.DataFrame:

@@ -176,8 +176,12 @@ class Poisson(_Counts):
         return y * eta - Poisson.mean(self, eta, given)
 
     def expansion(self, y: Array, eta: Array, size: Array | float = 1.0) -> tuple[Array, Array, Array]:
-        mean = size * np.exp(np.minimum(eta, LARGEST_LOG))
-        return y * eta - mean, y - mean, -mean
+        mean = np.minimum(eta, LARGEST_LOG)
+        mean = np.exp(mean, out=mean)
+        mean *= size
+        value = y * eta
+        value -= mean
+        return value, y - mean, -mean
 
 
 @checked(shape=above(0))

@@ -121,8 +121,7 @@ class Criterion(ABC):
         for _ in range(POLISH):
             if not enough < gain < math.inf:
                 break
-            whole = 1 / max(1.0, float((np.abs(step) / self.reach()).max()))
-            for share in whole * 0.5 ** np.arange(HALVINGS):
+            for share in 0.5 ** np.arange(HALVINGS):
                 new = np.clip(at + share * step, self.lower_bounds(), self.upper_bounds())
                 evaluations += self._price
                 there = self.expansion(new)
@@ -135,14 +134,15 @@ class Criterion(ABC):
         return Optimum(at, here.value, abs(gain) < CLOSE, evaluations)
 
     def _step(self, at: Array, here: Expansion, held: NDArray[np.bool_]) -> tuple[Array, float]:
-        """Return Newton's step, and the nats that it promises."""
+        """Return Newton's step within reach, and the nats that a whole one promises."""
         low, high = self.lower_bounds(), self.upper_bounds()
         free = ~held & ((at > low) | (here.gradient < 0)) & ((at < high) | (here.gradient > 0))
         step, slope = np.zeros(len(at)), here.gradient[free]
         values, vectors = np.linalg.eigh(here.hessian[np.ix_(free, free)])
         bend = np.abs(values).clip(SINGULAR * np.abs(values).max(initial=0.0))  # down from a saddle too
         step[free] = -vectors @ (vectors.T @ slope / bend)
-        return step, -float(slope @ step[free]) / 2
+        gain = -float(slope @ step[free]) / 2
+        return step / max(1.0, float((np.abs(step) / self.reach()).max())), gain
 
     @property
     def _price(self) -> int:

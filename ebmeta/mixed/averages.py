@@ -108,12 +108,13 @@ def average(
         found: modes and factors of the curvatures of all groups.
         slopes: whether they are asked for.
     """
-    lz, fixed = linear
     modes, chol = (v[..., block.groups, None] for v in found)
     points = nodes.points.T[:, None]
     u = modes + solve_upper(chol, np.broadcast_to(points, (len(modes), modes.shape[1], len(nodes.points))))
     own = u.take(block.codes, 1)
-    eta = fixed[block.rows, None] + sum(a[:, None] * b for a, b in zip(lz[:, block.rows], own, strict=True))
+    eta, *lz = (row[block.rows].repeat(len(nodes.points)).reshape(own[0].shape) for row in (linear[1], *linear[0]))
+    for a, b in zip(lz, own, strict=True):
+        eta += np.multiply(a, b, out=a)
     value, *both = data.expansion(eta, block.rows) if slopes else (data.log_density(eta, block.rows),)
     joint = block.total @ value + (nodes.log_weights + ((points**2).sum(0) - (u**2).sum(0)) / 2)
     joint -= sum(np.log(chol[k, k]) for k in range(len(chol)))

@@ -28,6 +28,7 @@ class Segments:
     def __init__(self, codes: NDArray[np.int64], num_groups: int) -> None:
         ordered = bool((codes[:-1] <= codes[1:]).all())
         self.order = np.arange(len(codes)) if ordered else np.argsort(codes, kind="stable")
+        self.codes = codes if ordered else codes[self.order]
         self.counts = np.bincount(codes, minlength=num_groups)
         self.starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
 
@@ -50,7 +51,7 @@ class Segments:
 
     def spread(self, groups: Array) -> Array:
         """Return the value of its group for every row, shape `(..., G)` to `(..., N)`."""
-        out: Array = np.repeat(groups, self.counts, axis=-1)
+        out: Array = groups.take(self.codes, axis=-1)
         return out
 
 
@@ -64,9 +65,9 @@ def cholesky(matrix: Array) -> Array:
     """
     out = np.zeros_like(matrix)
     for j in range(len(matrix)):
-        out[j, j] = np.sqrt(matrix[j, j] - (out[j, :j] ** 2).sum(0))
+        out[j, j] = np.sqrt(_less(matrix[j, j], out[j, :j], out[j, :j]))
         for i in range(j + 1, len(matrix)):
-            out[i, j] = (matrix[i, j] - (out[i, :j] * out[j, :j]).sum(0)) / out[j, j]
+            out[i, j] = _less(matrix[i, j], out[i, :j], out[j, :j]) / out[j, j]
     return out
 
 
@@ -74,8 +75,7 @@ def solve_lower(lower: Array, right: Array) -> Array:
     """Return $L^{-1} B$ for each group, shapes `(K, K, G)` and `(K, M, G)`."""
     out = np.empty_like(right)
     for i in range(len(lower)):
-        rest = right[i] - sum((lower[i, j] * out[j] for j in range(i)), np.zeros(1))
-        out[i] = rest / lower[i, i]
+        out[i] = _less(right[i], lower[i, :i], out[:i]) / lower[i, i]
     return out
 
 
@@ -83,9 +83,15 @@ def solve_upper(lower: Array, right: Array) -> Array:
     r"""Return $L^{-\top} B$ for each group, shapes `(K, K, G)` and `(K, M, G)`."""
     out = np.empty_like(right)
     for i in reversed(range(len(lower))):
-        rest = right[i] - sum((lower[j, i] * out[j] for j in range(i + 1, len(lower))), np.zeros(1))
-        out[i] = rest / lower[i, i]
+        out[i] = _less(right[i], lower[i + 1 :, i], out[i + 1 :]) / lower[i, i]
     return out
+
+
+def _less(value: Array, left: Array, right: Array) -> Array:
+    """Return a value less the sum of some products."""
+    for a, b in zip(left, right, strict=True):
+        value = value - a * b
+    return value
 
 
 def gram(left: Array, right: Array) -> Array:

@@ -68,7 +68,8 @@ class Design:
         labelled = ~_missing(frame, self.response_columns)
         complete = ~self._missing(frame, extra)
         self.kept = complete & labelled
-        self.index = (data.index if isinstance(data, pd.DataFrame) else frame.index)[self.kept]
+        some: slice | NDArray[np.bool_] = slice(None) if self.kept.all() else self.kept
+        self.index = (data.index if isinstance(data, pd.DataFrame) else frame.index)[some]
         self.num_rows, self.num_dropped, self.num_unlabelled = (
             len(frame),
             int((~complete).sum()),
@@ -76,8 +77,9 @@ class Design:
         )
         if not self.kept.any():
             raise ValueError(f"data: expected rows with a value of every term and a label, got none of {len(frame)}")
-        used = frame[[*dict.fromkeys([*self.columns, *self.response_columns])]]
-        used = tidy(used if self.kept.all() else used[self.kept], self.factors)
+        known = frame.columns.tolist()
+        places = [known.index(name) for name in dict.fromkeys([*self.columns, *self.response_columns])]
+        used = tidy(frame.take(places, axis=1)[some], self.factors)
         self.used = used
         groups = {name for factor in self.factors for name in factor}
         self.numeric = [c for c in self.columns if c not in groups and pd.api.types.is_numeric_dtype(used[c])]
@@ -94,7 +96,7 @@ class Design:
             raise ValueError(f"size: expected none next to {self.formula.response!r}, which gives the trials")
         self.labels: dict[tuple[str, ...], NDArray[np.object_]] = {}
         self.names: dict[str, list[Any]] = {}
-        self.extra = extra[self.kept]
+        self.extra = extra[some]
         self.rows = self._rows(used, self.extra, labels, trials, new=False)
 
     @property
@@ -199,7 +201,7 @@ def _missing(frame: pd.DataFrame, columns: list[str]) -> NDArray[np.bool_]:
     """Return where a row lacks a value of some columns."""
     out = np.zeros(len(frame), dtype=bool)
     for column in columns:
-        out |= frame[column].isna().to_numpy()
+        out |= np.asarray(pd.isna(frame[column].array))
     return out
 
 

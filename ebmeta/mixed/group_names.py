@@ -84,7 +84,7 @@ def _column(name: str, column: pd.Series[Any], known: Sequence[Any]) -> tuple[Co
     names: list[Any] = found.tolist()
     if not set(map(type, names)) <= {int, str}:  # of many groups nearly always
         names = [plain(v) for v in names]
-    if missing := {name for name in names if isinstance(name, str)}.intersection(WRITTEN_MISSING):
+    if missing := set(WRITTEN_MISSING).intersection(names):
         written = min(missing)
         raise ValueError(
             f"column {name!r}: expected a group in every row, got the text {written!r} in row "

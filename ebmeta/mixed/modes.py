@@ -22,8 +22,10 @@ Array = NDArray[np.float64]
 STEPS = 60  # of Newton to a mode, at most
 CLOSE = 1e-5  # a step of this length is the last: what it leaves is far less
 FAR = 4.0  # twice the nats that a first step promises that starts far off
+LONG = 2.0  # standard deviations of effects: no step is longer
 SHORTER = 30  # times that a step is halved, at most
 ROUNDING = 1e-9  # of a log density
+NEAR = 1e-2  # twice the nats that the coefficients of the model without groups may leave: an ascent starts there
 LEAST = 1e-6  # of a curvature, and nats that are next to nothing
 
 
@@ -57,7 +59,7 @@ class Labels(NamedTuple):
 
     def some(self, step: int) -> Labels:
         """Return the rows of one group of `step`."""
-        codes = np.repeat(np.arange(len(self.segments.counts)), self.segments.counts)
+        codes = self.segments.codes
         kept = codes % step == 0
         size, weight = (None if v is None else v[kept] for v in (self.size, self.weight))
         segments = Segments(codes[kept] // step, -(-len(self.segments.counts) // step))
@@ -87,7 +89,10 @@ class Labels(NamedTuple):
         eye = np.eye(len(lower))[..., None]
 
         def look(u: Array) -> tuple[Array, Array, Array]:
-            value, slope, bend = self.expansion(fixed + sum(a * segments.spread(b) for a, b in zip(lz, u, strict=True)))
+            eta = fixed
+            for a, b in zip(lz, u, strict=True):
+                eta = eta + a * segments.spread(b)
+            value, slope, bend = self.expansion(eta)
             return segments.sum(value) - (u**2).sum(0) / 2, slope, bend
 
         u, (value, slope, bend) = start, look(start)
@@ -103,7 +108,7 @@ class Labels(NamedTuple):
             step = solve_upper(chol, solve_lower(chol, gradient[:, None]))[:, 0]
             if np.abs(step).max() < CLOSE:
                 return u + step, chol
-            share = np.ones(u.shape[1])
+            share = LONG / np.abs(step).max(0).clip(LONG)
             for _ in range(SHORTER):
                 new = look(u + share * step)
                 worse = ~(new[0] >= value - ROUNDING * (1 + np.abs(value)))
@@ -126,10 +131,11 @@ class Labels(NamedTuple):
                     break
                 step = step / 2
             beta, (value, slope, bend) = beta + step, new
-            if float(step @ information @ step) < LEAST:
+            if float(step @ information @ step) < NEAR:
                 break
         return beta, information
 
 
 def _column(rows: Array, eta: Array) -> Array:
-    return rows.reshape(-1, *[1] * (eta.ndim - 1))
+    """Return the value of its row for each linear predictor, which is quicker than to let a column stand for many."""
+    return rows if eta.ndim == 1 else rows.repeat(eta[0].size).reshape(eta.shape)

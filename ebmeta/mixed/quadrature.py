@@ -38,7 +38,7 @@ ENDLESS = 12.0  # spread of one that stands for infinity: from chances of 1 in 1
 WIDE = 10.0  # standard error of a coefficient that no label holds back, of a term of unit length next to the others
 EXACT = 0.01  # nats that a finer rule may change the log likelihood by
 FINEST = 2  # rule
-NEAR, ROUGH = 1.0, 0.1  # nats a parameter that are not worth a first step, and nats that end first steps
+NEAR = 1.0  # nats a parameter that are not worth a first step
 FEW, SPARSE = 125, 16  # groups that lead near a maximum, at least; of so many, one is taken at least
 REACH = 5.0  # of a step of Newton, in spreads and logarithms
 FAR = 1e15  # stands for a loss that cannot be computed
@@ -83,13 +83,14 @@ class QuadratureEngine(Engine):
         scale = np.linalg.cholesky(information / len(rows.groupings[0].labels)).T
         self.basis, self.first = scale @ r, scale @ self.first
         self.inverse = np.linalg.inv(self.basis)
-        self.data = self._lay_out(rows, q @ np.linalg.inv(scale))
+        self.data = self.data._replace(x=self.data.x @ np.linalg.inv(scale))
         counted = np.ones(len(rows)) if self.data.weight is None else self.data.weight
         #: Of each group: its log density is lower by them in the units of the labels.
         self.log_units: Array = self.data.segments.sum(counted) * math.log(self.unit)
         self.num_parameters = self.num_theta + self.num_common + len(self.extra)
         self.modes = np.zeros((len(factors[0].terms), len(rows.groupings[0].labels)))
         self.settled = self.modes
+        self.found: tuple[Array, tuple[Array, Array]] | None = None  # modes at some parameters
         self.constant: tuple[float, Array, Array] | None = None  # where it is one
         self.error = 0.0
         self._take(fineness)
@@ -121,7 +122,7 @@ class QuadratureEngine(Engine):
 
     def lower_bounds(self) -> Array:
         out = super().lower_bounds()
-        out[len(out) - len(self.extra) :] = -FAR_LOG
+        out[self.num_theta + self.num_common :] = -FAR_LOG
         return out
 
     def upper_bounds(self) -> Array:
@@ -143,15 +144,23 @@ class QuadratureEngine(Engine):
             p.data.fill_(float(value))
         return self.factors[0].lower(theta), beta
 
+    def _modes_at(self, at: Array) -> tuple[Array, Array]:
+        """Return the modes of all groups, where the next ones start, and the factors of the curvatures there."""
+        if self.found is None or not np.array_equal(self.found[0], at):
+            self.found = at.copy(), self._modes_from(at, self.data, self.modes)
+            self.modes = self.found[1][0]
+        return self.found[1]
+
+    def _modes_from(self, at: Array, data: Labels, start: Array) -> tuple[Array, Array]:
+        lower, beta = self._unpack(at)
+        return data.modes(lower, data.fixed(beta), start)
+
     def _averages(
-        self, data: Labels, lower: Array, beta: Array, start: Array, slopes: bool = False
+        self, at: Array, data: Labels, found: tuple[Array, Array], slopes: bool = False
     ) -> Iterator[tuple[Block, Average]]:
-        """Yield the averages over some groups at a time, and keep the modes of all."""
-        fixed = data.fixed(beta)
-        found = data.modes(lower, fixed, start)
-        if data is self.data:
-            self.modes = found[0]  # where the next ascent starts
-        linear = lower.T @ data.z, fixed
+        """Yield the averages over some groups at a time, given the modes of all."""
+        lower, beta = self._unpack(at)
+        linear = lower.T @ data.z, data.fixed(beta)
         for block in self.blocks if data is self.data else blocks_of(data, len(self.nodes.points)):
             yield block, average(data, block, self.nodes, linear, found, slopes)
 
@@ -167,10 +176,9 @@ class QuadratureEngine(Engine):
         return self.expansion(at).hessian
 
     def _expansion(self, at: Array) -> Expansion:
-        lower, beta = self._unpack(at)
         factor, size = self.factors[0], self.num_theta
         value, gradient, hessian = -float(self.log_units.sum()), 0 * at, np.zeros((len(at), len(at)))
-        for block, found in self._averages(self.data, lower, beta, self.modes, slopes=True):
+        for block, found in self._averages(at, self.data, self._modes_at(at), slopes=True):
             value += float(found.log_evidence.sum())
             slope, bend = derivatives(self.data, block, found, factor, self.extra)
             gradient, hessian = gradient + slope, hessian + bend
@@ -194,16 +202,15 @@ class QuadratureEngine(Engine):
         return self.constant
 
     def each_group(self, at: Array, rng: np.random.Generator) -> Array:
-        lower, beta = self._unpack(at)
-        found = [each.log_evidence for _, each in self._averages(self.data, lower, beta, self.settled)]
+        modes = self._modes_from(at, self.data, self.settled)
+        found = [each.log_evidence for _, each in self._averages(at, self.data, modes)]
         rest: Array = self.data.segments.sum(constants_of(self.data).detach().numpy())
         return np.concatenate(found) + rest - self.log_units
 
     def value(self, at: Array, nodes: Nodes | None = None) -> float:
         """Return the log likelihood in nats, by another rule where asked."""
-        lower, beta = self._unpack(at)
         kept, self.nodes = self.nodes, self.nodes if nodes is None else nodes
-        value = sum(float(found.log_evidence.sum()) for _, found in self._averages(self.data, lower, beta, self.modes))
+        value = sum(float(each.log_evidence.sum()) for _, each in self._averages(at, self.data, self._modes_at(at)))
         self.nodes = kept
         return value + self._rest()[0] - float(self.log_units.sum())
 
@@ -233,8 +240,7 @@ class QuadratureEngine(Engine):
         return best
 
     def settle(self, at: Array) -> None:
-        lower, beta = self._unpack(at)
-        self.settled = self.data.modes(lower, self.data.fixed(beta), self.modes)[0]
+        self.settled = self._modes_at(at)[0]
 
     def state(self, at: Array) -> dict[str, Array]:
         rule = np.array([self.fineness, self.error])
@@ -245,25 +251,25 @@ class QuadratureEngine(Engine):
             self._take(int(state["rule"][0]))
         super().restore(at, state)
         self.modes, self.settled, self.error = state["settled"], state["settled"], float(state["rule"][1])
+        self.found = None
 
     def _near(self) -> Array:
         """Return parameters near the maximum, from some of the groups by a rough rule."""
-        begin = Optimum(self.start(), math.inf, False, 0)
-        kept, rough = (self.data, self.nodes, self.blocks), rough_nodes(len(self.modes))
-        step = min(self.modes.shape[1] // FEW, SPARSE)
-        if step < 2 and rough is self.nodes:
-            return begin.at
+        begin, kept, rough = self.start(), (self.data, self.nodes, self.blocks), rough_nodes(len(self.modes))
+        step = max(min(self.modes.shape[1] // FEW, SPARSE), 1)
+        if step == 1 and rough is self.nodes:
+            return begin
         self._rest()  # of all groups
-        self.nodes, self.last, self.data = rough, None, self.data.some(max(step, 1))
-        self.modes, self.blocks = self.modes[:, :: max(step, 1)], blocks_of(self.data, len(rough.points))
-        held = np.zeros(len(begin.at), dtype=bool)
-        found = self.polished(begin, held, NEAR * len(held))  # of so few groups the maximum is no nearer to that of all
-        if (found.at != begin.at).any():
-            found = self.polished(found, held, ROUGH)
-        (self.data, self.nodes, self.blocks), self.last = kept, None
+        self.nodes, self.data, self.modes = rough, self.data.some(step), self.modes[:, ::step]
+        self.blocks, self.last, self.found = blocks_of(self.data, len(rough.points)), None, None
+        held, enough = np.zeros(len(begin), dtype=bool), NEAR * len(begin)
+        at = self.polished(Optimum(begin, math.inf, False, 0), held, enough).at
+        last, gain = self._step(at, self.expansion(at), held)
+        if (at != begin).any() and gain < enough:  # of so few groups the maximum is no nearer to that of all
+            at = np.clip(at + last, self.lower_bounds(), self.upper_bounds())
+        (self.data, self.nodes, self.blocks), self.last, self.found = kept, None, None
         self.modes = np.zeros((len(self.modes), len(self.data.segments.counts)))
-        far = np.abs(found.at - begin.at).max() > FARTHEST  # as of labels that few groups tell nothing of
-        return begin.at if far or not np.isfinite(found.value) else found.at
+        return at if np.abs(at - begin).max() < FARTHEST else begin  # as of labels that few groups tell nothing of
 
     def check(self, at: Array) -> None:
         lower, beta = self._unpack(at)
@@ -275,7 +281,7 @@ class QuadratureEngine(Engine):
             )
         if not (self.family.discrete and self.num_common):
             return
-        modes, _ = self.data.modes(lower, self.data.fixed(beta), self.modes)
+        modes, _ = self._modes_at(at)
         eta = self.data.fixed(beta) + (lower.T @ self.data.z * self.data.segments.spread(modes)).sum(0)
         bend = np.maximum(-self.data.expansion(eta)[2], 0.0) + 1e-12
         parts = ((self.data.x * w[:, None]).T @ self.data.x for w in (bend, np.full(len(bend), 1 / len(bend))))
@@ -298,8 +304,7 @@ class QuadratureEngine(Engine):
         return self.unit, learned
 
     def coefficients(self, at: Array) -> Array:
-        out: Array = self.unit * self.inverse @ at[self.num_theta : self.num_theta + self.num_common]
-        return self.center + out
+        return self.center + self.unit * self.inverse @ at[self.num_theta : self.num_theta + self.num_common]
 
     def estimate(self, at: Array) -> Estimate:
         return Estimate(self.coefficients(at), at[: self.num_theta], *self.scales(at), self.log_likelihood(at))
@@ -320,24 +325,22 @@ class QuadratureEngine(Engine):
         return np.zeros((self.num_common, self.num_common))
 
     def effects(self, at: Array, rows: Rows | None = None) -> list[Effects]:
-        lower, beta = self._unpack(at)
+        lower, _ = self._unpack(at)
         data = self.data if rows is None else self._lay_out(rows, rows.x @ self.inverse)
         num_groups, num_terms = len(data.segments.counts), len(lower)
         mean, square = np.zeros((num_groups, num_terms)), np.zeros((num_groups, num_terms, num_terms))
-        start = self.settled if rows is None else np.zeros((num_terms, num_groups))
-        for block, found in self._averages(data, lower, beta, start):
+        modes = self._modes_from(at, data, self.settled if rows is None else np.zeros((num_terms, num_groups)))
+        for block, found in self._averages(at, data, modes):
             mean[block.groups] = np.einsum("gs,kgs->gk", found.weight, found.u)
             gap = found.u - mean[block.groups].T[..., None]
             square[block.groups] = np.einsum("gs,kgs,lgs->gkl", found.weight, gap, gap, optimize=True)
         spread = self.unit * self.factors[0].inverse @ lower
         covariance = np.einsum("ik,gkl,jl->gij", spread, square, spread, optimize=True)
-        mode = self.modes.T @ spread.T if rows is None else None
+        mode = modes[0].T @ spread.T if rows is None else None
         return [Effects(mean @ spread.T, covariance, np.zeros((*mean.shape, self.num_common)), mode)]
 
     def rebuild(self, rows: Rows, factors: list[Factor]) -> Engine:
-        out = QuadratureEngine(rows, factors, self.names, copy.deepcopy(self.family), False)
-        out.error = 0.0
-        return out
+        return QuadratureEngine(rows, factors, self.names, copy.deepcopy(self.family), False)
 
     def likelihood(self, at: Array) -> Likelihood:
         self._unpack(at)

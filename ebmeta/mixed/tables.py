@@ -37,14 +37,9 @@ def common_table(names: Sequence[str], beta: Array, covariance: Array, level: fl
     """Return estimate, standard error, their ratio and interval of each common term."""
     se = np.sqrt(np.diag(covariance))
     reach = _z(level) * se
-    columns = {
-        "estimate": beta,
-        "std_error": se,
-        "z": beta / se,
-        "lower": beta - reach,
-        "upper": beta + reach,
-    }
-    return pd.DataFrame(columns, index=pd.Index(list(names), name="term"))
+    values = np.column_stack([beta, se, beta / se, beta - reach, beta + reach])
+    columns = ["estimate", "std_error", "z", "lower", "upper"]
+    return pd.DataFrame(values, index=pd.Index(list(names), name="term"), columns=columns)
 
 
 def component_values(

@@ -29,7 +29,7 @@ FUNCTIONS: dict[str, Any] = {
     name: getattr(np, name) for name in ("log", "log2", "log10", "log1p", "exp", "expm1", "sqrt", "abs", "sin", "cos")
 }
 ENVIRONMENT = Environment([{"np": np, **FUNCTIONS}])
-INTERCEPT = "1"
+INTERCEPT, NONE, CONSTANT = "1", "0", "Intercept"  # in a formula, and the name of its column
 LOCK = threading.Lock()
 FINITE = "term {name!r}: expected finite numbers, got {value} in row {row}"
 CHECKED, CLOSE = 128, 1e-8  # rows that are computed again, and how far of the largest value they may be off
@@ -55,7 +55,7 @@ class Terms:
         self.widths: list[int] = []
         self.offsets: list[str] = []
         if self.plain is not None:
-            self.names, self.widths = ["Intercept", *self.plain], [1] * (1 + len(self.plain))
+            self.names, self.widths = self.plain, [1] * len(self.plain)
             self.values = self._stacked(self.plain, frame)
             return
         ordered = frame.copy(deep=False)
@@ -85,7 +85,11 @@ class Terms:
         )
 
     def _stacked(self, plain: list[str], frame: pd.DataFrame) -> Array:
-        return self._finite(np.column_stack([np.ones(len(frame)), *(frame[n].to_numpy(dtype=float) for n in plain)]))
+        out = np.ones((len(frame), len(plain)))
+        for place, name in enumerate(plain):
+            if name != CONSTANT:
+                out[:, place] = frame[name]
+        return self._finite(out)
 
     def _finite(self, x: Array) -> Array:
         if not np.isfinite(x).all():
@@ -129,11 +133,12 @@ class Terms:
 
 
 def _plain(text: str, frame: pd.DataFrame) -> list[str] | None:
-    """Return the columns that a sum of nothing but columns of numbers names, as `1 + a + b`; None for other terms."""
+    """Return the names of the terms of nothing but columns of numbers, as `1 + a` or `0 + a + b`; None for others."""
     parts = [part.strip() for part in text.split("+")]
-    names = parts[1:] if parts[0] == INTERCEPT else parts
+    names = parts[1:] if parts[0] in (INTERCEPT, NONE) else parts
     known = all(name.isidentifier() and name in frame.columns and frame[name].dtype.kind in "iuf" for name in names)
-    return names if known and len(set(names)) == len(names) else None
+    constant = [] if parts[0] == NONE else [CONSTANT]
+    return [*constant, *names] if known and len(set(names)) == len(names) else None
 
 
 def tidy(frame: pd.DataFrame, groups: list[tuple[str, ...]]) -> pd.DataFrame:
@@ -159,10 +164,11 @@ def variables(text: str, frame: pd.DataFrame) -> list[str]:
     """Return the columns that a text of terms names."""
     if text.strip() == INTERCEPT:
         return []
-    if text.isidentifier() and text in frame.columns:
-        return [text]
-    names = sorted(str(n) for n in asked(text, lambda: _described(text)) if n)
+    simple = text.isidentifier() and text in frame.columns
+    names = [text] if simple else sorted(str(n) for n in asked(text, lambda: _described(text)) if n)
     for name in names:
+        if name == CONSTANT:
+            raise ValueError(f"formula: expected names of columns but that of the constant, got {name!r} (rename it)")
         if name not in frame.columns and name not in FUNCTIONS:
             raise ValueError(
                 f"formula: expected names of columns, got {name!r}, and the columns are {some_names(frame)}"

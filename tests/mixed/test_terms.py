@@ -67,10 +67,15 @@ def test_columns_that_terms_name():
         ValueError, match="formula: expected names of columns, got 'z', and the columns are y, n, x, kind"
     ):
         variables("x + z", DATA)
+    for text in ("Intercept", "x + log(Intercept)"):  # which formulae would take for one term with the constant
+        with pytest.raises(
+            ValueError, match=r"expected names of columns but that of the constant, got 'Intercept' [(]"
+        ):
+            variables(text, DATA.assign(Intercept=DATA["n"]))
     assert some_names(pd.DataFrame(columns=range(20))) == "0, 1, 2, 3, 4, 5, 6, 7, ..."
 
 
-@pytest.mark.parametrize("text", ["1", "x", "1 + x", "n + x", "1 + x + n"])
+@pytest.mark.parametrize("text", ["1", "0", "x", "1 + x", "0 + x", "n + x", "1 + x + n", "0 + n + x"])
 def test_plain_sums_are_those_of_formulae(text, monkeypatch):
     found = Terms(text, DATA)
     monkeypatch.setattr("ebmeta.mixed.terms._plain", lambda text, frame: None)
@@ -82,7 +87,7 @@ def test_plain_sums_are_those_of_formulae(text, monkeypatch):
 
 
 def test_sums_that_are_not_plain_are_left_to_formulae():
-    assert [Terms(text, DATA).plain for text in ("x + x", "kind", "0 + x", "x:n", "I(x)")] == [None] * 5
+    assert [Terms(text, DATA).plain for text in ("x + x", "kind", "0 + kind", "x:n", "I(x)")] == [None] * 5
     with pytest.raises(ValueError, match=r"term 'x': expected finite numbers, got inf in row 1"):
         Terms("x", DATA.assign(x=np.where(np.arange(len(DATA)) == 1, np.inf, DATA["x"])))
 
