@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -156,14 +157,21 @@ def tables_of(
             f"got {labelled.X.shape[1:]}: {labelled.features}"
         )
     if labelled.features is not None and rows.features is not None:
-        if set(labelled.features) != set(rows.features):
-            raise ValueError(f"{query}: expected the columns of {support}, {labelled.features}, got {rows.features}")
+        _check_same(query, rows.features, support, labelled.features)
         order = [rows.features.index(name) for name in labelled.features]
         rows = replace(rows, X=rows.X[:, order], features=labelled.features)
     if not len(rows.X):
         raise ValueError(f"{query}: expected at least one row to predict, got none")
     print(f"{support}: {labelled.roles}")
     return labelled, rows
+
+
+def _check_same(query: Path, names: Sequence[str], support: Path, wanted: Sequence[str]) -> None:
+    """Raise `ValueError`, by the first column that is in excess or absent, where two files have unequal features."""
+    more = [f"{name!r} too" for name in names if name not in wanted]
+    if found := more or [f"none called {name!r}" for name in wanted if name not in names]:
+        others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise ValueError(f"{query}: expected the features of {support}, {len(wanted)} columns, got {found[0]}{others}")
 
 
 def _frames(

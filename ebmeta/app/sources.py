@@ -26,6 +26,7 @@ FLAGS = {
     "n_query": "--n-query",
     "seed": "--seed",
     "level": "--sets",
+    "concentration": "--concentration",
 }
 
 

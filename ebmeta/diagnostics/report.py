@@ -23,6 +23,7 @@ from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.plots.axes import embedded
 from ebmeta.prediction.scores import repeats, task_batches, task_scores
 from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.marks import tell_of_known
 from ebmeta.tasks.source import TaskSampler, as_source
 
 __all__ = ["Diagnosis", "diagnose"]
@@ -165,7 +166,7 @@ def diagnose(
 
     Args:
         model: the model.
-        tasks: labelled tasks, or a source of them.
+        tasks: labelled tasks, or a source of them. A warning tells where training or validation has used their classes.
         num_tasks: how many tasks to draw from a source.
         seed: seed of all draws.
         progress: show a progress bar.
@@ -184,6 +185,7 @@ def diagnose(
         raise ValueError(f"num_tasks: expected at least 2, got {count}")
     if any(b.query_y is None for b in batches):
         raise ValueError("diagnose: expected query labels, got unlabelled tasks")
+    tell_of_known(model.marks, tasks, "tasks")
     scores = [task_scores(model, b) for b in batches]
     steps: list[Callable[[], Check]] = [
         lambda: probabilities(model, batches, seed, scores, repetition),

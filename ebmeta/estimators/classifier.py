@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -107,6 +108,10 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         """
         self._read(X, y, anchors)
         self.pool_ = None
+        mostly = 2 * int((self.support_y_ == 0).sum()) > len(self.support_y_)  # in scikit-learn, rows without a label
+        if len(self.classes_) > 2 and self.classes_.dtype.kind in "if" and self.classes_[0] == -1 and mostly:
+            told = "y: -1 counts as a class like any other; rows without a label go to pool= or predict_proba"
+            warnings.warn(told, UserWarning, stacklevel=2)
         if pool is not None:
             rows = self._check_query(pool, "pool")
             self.pool_ = rows[staying(rows, self.support_X_)]

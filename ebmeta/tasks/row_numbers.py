@@ -49,13 +49,13 @@ def notes_on_row_numbers(X: Any, names: Sequence[str] | None) -> list[str]:
     Examples:
         >>> X = np.stack([np.arange(30.0) ** 2, 5 + np.arange(30)], 1)
         >>> notes_on_row_numbers(X, ["area", "nr"])
-        ["X: column 'nr' numbers the rows, from 5 to 34, and counts as a feature; leave it out (--exclude, or --id)"]
+        ["X: column 'nr' numbers the rows, from 5 to 34, and counts as a feature; leave it out (--exclude)"]
     """
     notes = []
     for column in row_numbers(X):
         called, values = column if names is None else repr(names[column]), X[:, column]
         notes.append(
             f"X: column {called} numbers the rows, from {values.min():.0f} to {values.max():.0f}, and counts as a "
-            "feature; leave it out (--exclude, or --id)"
+            "feature; leave it out (--exclude)"
         )
     return notes

@@ -1,6 +1,7 @@
 """scikit-learn faces: equal to `predict`, any labels, any number of ways, clear errors."""
 
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -283,6 +284,19 @@ def test_labelled_rows_that_are_asked_of_again_change_no_other_answer():
         np.testing.assert_allclose(pooled.predict_proba(np.r_[x[:2], shown])[:2], pooled.predict_proba(x[:2]))
     wild = joint(outliers=True).fit(shown, names)
     np.testing.assert_array_equal(wild.outlier_proba(np.r_[shown, x])[4:], wild.outlier_proba(x))
+
+
+def test_rows_marked_as_without_a_label_are_told_of():
+    _, x, _ = clusters()
+    said = "y: -1 counts as a class like any other; rows without a label go to pool= or predict_proba"
+    for unlabelled in (-1, -1.0):
+        with pytest.warns(UserWarning, match=said):
+            assert joint().fit(x[:7], [unlabelled] * 4 + [0, 1, 2]).classes_.tolist() == [-1, 0, 1, 2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        joint().fit(x[:7], [-1, -1, 0, 0, 0, 1, 1])  # what is negative, neutral and positive
+        joint().fit(x[:7], [-1] * 6 + [1])
+        joint().fit(x[:7], ["-1"] * 5 + ["0", "1"])
 
 
 def test_settings_are_checked_where_they_are_used():

@@ -32,7 +32,7 @@ def test_other_columns_number_nothing():
 def test_a_note_has_the_name_of_the_column_or_its_number():
     X = table(np.arange(3, 33))
     assert notes_on_row_numbers(X, None) == [
-        "X: column 1 numbers the rows, from 3 to 32, and counts as a feature; leave it out (--exclude, or --id)"
+        "X: column 1 numbers the rows, from 3 to 32, and counts as a feature; leave it out (--exclude)"
     ]
     assert notes_on_row_numbers(X, ["a", "nr"])[0].startswith("X: column 'nr' numbers")
     assert notes_on_row_numbers(X[:, :1], None) == []
