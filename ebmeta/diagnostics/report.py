@@ -185,8 +185,8 @@ def diagnose(
         raise ValueError(f"num_tasks: expected at least 2, got {count}")
     if any(b.query_y is None for b in batches):
         raise ValueError("diagnose: expected query labels, got unlabelled tasks")
-    tell_of_known(model.marks, tasks, "tasks")
     scores = [task_scores(model, b) for b in batches]
+    tell_of_known(model.marks, tasks, "tasks")
     steps: list[Callable[[], Check]] = [
         lambda: probabilities(model, batches, seed, scores, repetition),
         lambda: few_labels(model, batches, scores, repetition),

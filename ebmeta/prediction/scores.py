@@ -130,8 +130,8 @@ def evaluate(
         ValueError: if the tasks are unlabelled or do not fit the model.
     """
     batches = task_batches(tasks, num_tasks, model)
-    tell_of_known(model.marks, tasks, "tasks")
     parts = [task_scores(model, batch, num_steps) for batch in batches]
+    tell_of_known(model.marks, tasks, "tasks")
     data = xr.concat(parts, "task", join="outer") if len(parts) > 1 else parts[0]
     data = data.assign_coords(task=np.arange(data.sizes["task"]))
     out: dict[str, xr.DataArray] = {}

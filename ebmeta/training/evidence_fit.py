@@ -24,6 +24,7 @@ from ebmeta.tasks.groups import GroupSampler
 from ebmeta.training.evidence import ABOUT, MORE, Evidence, Hyperprior, scales_of
 from ebmeta.training.identification import refuse_extreme_labels, weak_points
 from ebmeta.training.normal_evidence import NormalEvidence
+from ebmeta.training.undoing import unchanged_after_error
 
 __all__ = ["EvidenceFit", "boundary_threshold", "fit_evidence", "weight_names"]
 
@@ -150,13 +151,14 @@ def fit_evidence(
         raise ValueError("fit_evidence: expected a model for numbers, got a classifier")
     first = next(model.parameters())
     dtype, home = first.dtype, first.device
-    try:
-        evidence = Evidence(model.cpu().double(), tasks, hyperprior=hyperprior, num_draws=num_draws, seed=seed)
-        if isinstance(hyperprior, bool):  # another may bound what labels do not
-            refuse_extreme_labels(model, evidence.parts)
-        found = _maximum(evidence, boundary, max_iterations)
-    finally:
-        model.to(home, dtype)
+    with unchanged_after_error(model):
+        try:
+            evidence = Evidence(model.cpu().double(), tasks, hyperprior=hyperprior, num_draws=num_draws, seed=seed)
+            if isinstance(hyperprior, bool):  # another may bound what labels do not
+                refuse_extreme_labels(model, evidence.parts)
+            found = _maximum(evidence, boundary, max_iterations)
+        finally:
+            model.to(home, dtype)
     for note in found.notes:
         warnings.warn(f"fit_evidence: {note}", UserWarning, stacklevel=3)  # above the check of arguments
     return found

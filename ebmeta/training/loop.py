@@ -46,6 +46,7 @@ from ebmeta.training.preparation import (
 from ebmeta.training.rising import still_rising
 from ebmeta.training.schedule import Schedule
 from ebmeta.training.temperature import fit_task_temperature
+from ebmeta.training.undoing import unchanged_after_error
 from ebmeta.training.validation import Validation
 from ebmeta.training.world import World, check_world, joined, own_device
 
@@ -183,38 +184,43 @@ def fit(
     """
     started = time.perf_counter()
     drawn, other = as_source(tasks), None if validation is None else as_source(validation)
-    for note in _look_at(model, drawn, other):
-        warnings.warn(note, UserWarning, stacklevel=3)  # above the check of arguments
-    strength = hardening(model, drawn, other, harder)
-    goal = Objective(objective) if isinstance(objective, str) else objective
-    settings = RunSettings(
-        num_iterations=num_iterations,
-        batch_size=batch_size,
-        validate_every=validate_every,
-        validation_tasks=validation_tasks,
-        objective=goal,
-        learning_rate=learning_rate,
-        seed=seed,
-        harder=strength,
-        patience=patience,
-    )
-    source = (drawn.harder(strength) if strength else drawn).with_unknown_proportions()
-    unseen = None if other is None else other.with_unknown_proportions()
-    held_out = Validation(
-        tasks=unseen, objective=goal, num_tasks=validation_tasks, every=validate_every, patience=patience, seed=seed
-    )
-    target = own_device(resolve_device(device), distributed)
-    with joined(distributed, target) as world, _training(model, target), _bar(num_iterations, progress, world) as bar:
-        check_world(model, batch_size, world)
-        state = TrainingState(model, Schedule(num_iterations, learning_rate).optimizer(model), held_out)
-        file = None
-        if checkpoint is not None:
-            file = Checkpoint(Path(checkpoint), checkpoint_every, settings.identity(model, source, unseen))
-        _start(state, file, drawn, batch_size, world, bar)
-        _iterate(state, settings, source, file, bar, world=world, callbacks=callbacks)
-        held_out.restore(model)
-        fit_task_temperature(model, _unseen(settings, [s for s in (source, unseen) if s is not None], target))
-        world.copy_first(model)
+    with unchanged_after_error(model):
+        for note in _look_at(model, drawn, other):
+            warnings.warn(note, UserWarning, stacklevel=3)  # above the check of arguments
+        strength = hardening(model, drawn, other, harder)
+        goal = Objective(objective) if isinstance(objective, str) else objective
+        settings = RunSettings(
+            num_iterations=num_iterations,
+            batch_size=batch_size,
+            validate_every=validate_every,
+            validation_tasks=validation_tasks,
+            objective=goal,
+            learning_rate=learning_rate,
+            seed=seed,
+            harder=strength,
+            patience=patience,
+        )
+        source = (drawn.harder(strength) if strength else drawn).with_unknown_proportions()
+        unseen = None if other is None else other.with_unknown_proportions()
+        held_out = Validation(
+            tasks=unseen, objective=goal, num_tasks=validation_tasks, every=validate_every, patience=patience, seed=seed
+        )
+        target = own_device(resolve_device(device), distributed)
+        with (
+            joined(distributed, target) as world,
+            _training(model, target),
+            _bar(num_iterations, progress, world) as bar,
+        ):
+            check_world(model, batch_size, world)
+            state = TrainingState(model, Schedule(num_iterations, learning_rate).optimizer(model), held_out)
+            file = None
+            if checkpoint is not None:
+                file = Checkpoint(Path(checkpoint), checkpoint_every, settings.identity(model, source, unseen))
+            _start(state, file, drawn, batch_size, world, bar)
+            _iterate(state, settings, source, file, bar, world=world, callbacks=callbacks)
+            held_out.restore(model)
+            fit_task_temperature(model, _unseen(settings, [s for s in (source, unseen) if s is not None], target))
+            world.copy_first(model)
     model.eval()
     for note in (notes := tuple(still_rising(model, drawn, goal))):
         warnings.warn(f"fit: {note}", UserWarning, stacklevel=3)

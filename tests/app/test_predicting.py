@@ -60,6 +60,6 @@ def test_files_that_do_not_fit_are_refused_in_a_line(task, capsys):
     call = ("classify", folder / "few.csv", folder / "short.csv", "--label", "label", "--output", folder / "out.csv")
     said = "short.csv: expected the features of {}, 6 columns, got none called 'r' (and 3 more)"
     assert said.format(folder / "few.csv") in refused(capsys, *call)
-    rows.rename(columns={"q": "s", "r": "t"}).to_csv(folder / "short.csv", index=False)
-    assert "6 columns, got 's' too (and 1 more)" in refused(capsys, *call)
+    rows.rename(columns={"p": "one", "r": "other"}).to_csv(folder / "short.csv", index=False)
+    assert "6 columns, got 'one' too (and 1 more)" in refused(capsys, *call)
     assert not (folder / "out.csv").exists()

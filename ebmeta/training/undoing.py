@@ -1,0 +1,41 @@
+"""A model that is as it was where its training fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ebmeta.model.empirical_bayes import EmpiricalBayes
+
+__all__ = ["unchanged_after_error"]
+
+
+@contextmanager
+def unchanged_after_error(model: EmpiricalBayes) -> Iterator[None]:
+    """Put back what a model has learned, measured and remembered of its data where an error ends a block.
+
+    Data that are refused leave no trace so: another call measures units anew, and predictions stay those from before.
+    An interruption (`KeyboardInterrupt`) is no error, and keeps what was reached.
+
+    Args:
+        model: the model; a frozen embedder is not looked at.
+
+    Examples:
+        >>> model = EmpiricalBayes.regressor(num_features=1)
+        >>> try:
+        ...     with unchanged_after_error(model):
+        ...         _ = model.prior.loc.data.fill_(3.0)
+        ...         raise ValueError("refused")
+        ... except ValueError:
+        ...     print(model.prior.loc.tolist())
+        [0.0, 0.0]
+    """
+    moving = model.predictor.moving
+    state = {n: v.clone() for n, v in model.state_dict().items() if moving or not n.startswith("predictor.embedder.")}
+    known = model.feature_names, model.covariate_names, model.marks
+    try:
+        yield
+    except Exception:
+        model.load_state_dict(state, strict=False)
+        model.feature_names, model.covariate_names, model.marks = known
+        raise
