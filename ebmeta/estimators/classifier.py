@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ebmeta.estimators.base import FewShot
 from ebmeta.estimators.calibration_rows import calibration_split
-from ebmeta.estimators.doubts import tell_of_rows
+from ebmeta.estimators.doubts import tell_of_lengths, tell_of_rows
 from ebmeta.estimators.rows import among, read_anchors, staying
 from ebmeta.foundation.checks import above, at_least, between, check
 from ebmeta.model.base import PredictiveModel
@@ -271,9 +271,11 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
     def _task(self, query: Tensor) -> TaskBatch:
         """Return the task of some rows, and warn of what makes its answers doubtful."""
         batch = self._batch(query)
-        if self.model_.predictor.any_features:  # a trained model has units of its own
-            names = getattr(self, "feature_names_in_", None)
-            tell_of_rows(batch.support_x[0], batch.query_x[0], self.n_ways_, names, stacklevel=4)
+        rows = batch.support_x[0], batch.query_x[0]
+        if self.model_.predictor.any_features:
+            tell_of_rows(*rows, self.n_ways_, getattr(self, "feature_names_in_", None), stacklevel=4)
+        else:  # a trained model has units of its own
+            tell_of_lengths(*rows, stacklevel=4)
         return batch
 
     def _batch(self, query: Tensor) -> TaskBatch:

@@ -13,16 +13,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ebmeta.tasks.row_numbers import notes_on_row_numbers
+from ebmeta.tasks.doubts import BEYOND, far_rows, few_features, notes_on_numbers
 
-__all__ = ["tell_of_rows"]
+__all__ = ["tell_of_lengths", "tell_of_rows"]
 
-FEW, HALF, FAR = 0.05, 0.5, 5.0  # share of features that has half of the variance, the first so far above most: too few
 LONGER = 4.0  # times as long as all rows of the other side: of another scale
-BEYOND = 50.0  # times as far out as all other rows: one that moves the centre
-ENOUGH = 20  # rows, from which on one may lie beyond the others
 BLANK = 8  # features, from which on a row of zeros is no point like any other
-MIDDLE = 4096  # rows that the middle of all is found from, of more
 
 
 def tell_of_rows(labelled: Tensor, other: Tensor, ways: int, names: Sequence[str] | None, stacklevel: int) -> None:
@@ -43,29 +39,29 @@ def tell_of_rows(labelled: Tensor, other: Tensor, ways: int, names: Sequence[str
         X: 1 feature of 3 has 100% of the variance and will decide alone; the largest is column 2;
     """
     rows = torch.cat([labelled, other])
-    told = notes_on_row_numbers(rows.numpy(), names)
+    told = notes_on_numbers(rows.numpy(), names)
     rows /= max(float(rows.abs().max()), 1e-300)
     number = len(labelled)
-    found = _units(rows, names) or _lengths(rows, number), _beyond(rows, number), _few(rows, ways)
+    found = (
+        few_features(rows.var(0, correction=0).numpy(), names) or _lengths(rows, number),
+        _beyond(rows, number),
+        _few(rows, ways),
+    )
     for note in (*told, *(f"X: {said}" for said in found if said)):
         warnings.warn(note, UserWarning, stacklevel=stacklevel + 1)
 
 
-def _units(rows: Tensor, names: Sequence[str] | None) -> str:
-    """Say where a few of many features have most of the variance."""
-    variance = rows.var(0, correction=0)
-    varied = variance[variance > 0].sort(descending=True).values
-    number = max(1, int(FEW * rows.shape[1]))
-    share = float(varied[:number].sum() / varied.sum()) if len(varied) else 0.0
-    if share <= HALF or varied[0] <= FAR**2 * varied.median():
-        return ""
-    few = f"{number} features of {rows.shape[1]} have" if number > 1 else f"1 feature of {rows.shape[1]} has"
-    largest = int(variance.argmax())
-    return (
-        f"{few} {share:.0%} of the variance and will decide alone; the largest is column "
-        f"{largest if names is None else repr(names[largest])}; "
-        "if features have different units, give all the same (scikit-learn's StandardScaler, or --scale)"
-    )
+def tell_of_lengths(labelled: Tensor, other: Tensor, stacklevel: int) -> None:
+    """Warn where labelled rows are of another scale than the others, which no model takes; arguments as above.
+
+    Args:
+        labelled: labelled rows of a task, shape `(S, ...)`.
+        other: its other rows, shape `(Q, ...)`.
+        stacklevel: as of `warnings.warn`, for the caller.
+    """
+    rows = torch.cat([labelled, other]).flatten(1)
+    if said := _lengths(rows / max(float(rows.abs().max()), 1e-300), len(labelled)):
+        warnings.warn(f"X: {said}", UserWarning, stacklevel=stacklevel + 1)
 
 
 def _lengths(rows: Tensor, labelled: int) -> str:
@@ -86,17 +82,11 @@ def _lengths(rows: Tensor, labelled: int) -> str:
 
 def _beyond(rows: Tensor, labelled: int) -> str:
     """Say which rows lie far beyond all others."""
-    if len(rows) < ENOUGH:
+    far = far_rows(rows.numpy())
+    if not len(far):
         return ""
-    middle = rows[:: max(1, len(rows) // MIDDLE)].median(0, keepdim=True).values
-    far, order = torch.cdist(rows, middle, compute_mode="donot_use_mm_for_euclid_dist")[:, 0].sort(descending=True)
-    number = max(1, int(FEW * len(rows)))
-    gaps = (far[:number] > BEYOND * far[1 : number + 1]) & (far[1 : number + 1] > 0)
-    if not gaps.any():
-        return ""
-    first, count = int(order[0]), int(gaps.nonzero()[-1]) + 1
-    called = f"labelled row {first}" if first < labelled else f"row {first - labelled}"
-    more = f" (and {count - 1} more)" if count > 1 else ""
+    called = f"labelled row {far[0]}" if far[0] < labelled else f"row {far[0] - labelled}"
+    more = f" (and {len(far) - 1} more)" if len(far) > 1 else ""
     return f"{called}{more} lies more than {BEYOND:.0f} times as far out as the others, and moves their centre"
 
 

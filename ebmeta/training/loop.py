@@ -233,7 +233,7 @@ def _look_at(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSource | 
     check_groups(model, tasks, validation)
     check_columns(model, tasks, validation)
     check_labels(model, tasks)
-    notes = [f"fit: {note}" for note in (*notes_on_classes(tasks), *notes_on_groups(model, tasks))]
+    notes = [f"fit: {note}" for note in (*notes_on_classes(model, tasks), *notes_on_groups(model, tasks))]
     notes += check_classes(tasks, validation)
     remember_classes(model, [tasks] if validation is None else [tasks, validation])
     return notes

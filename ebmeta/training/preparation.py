@@ -14,10 +14,10 @@ from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.prediction.trees import evaluating
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.columns import check_names
+from ebmeta.tasks.doubts import notes_on_numbers, notes_on_rows
 from ebmeta.tasks.drawing import exact
 from ebmeta.tasks.held_out import check_shared_groups
 from ebmeta.tasks.marks import Marks
-from ebmeta.tasks.row_numbers import notes_on_row_numbers
 from ebmeta.tasks.source import TaskSource
 from ebmeta.tasks.training_rows import TrainingRows
 from ebmeta.training.identification import alike_within_groups, refuse_extreme
@@ -110,9 +110,11 @@ def check_labels(model: EmpiricalBayes, tasks: TaskSource) -> None:
         refuse_extreme(model, y, np.ones_like(y) if size is None else size)
 
 
-def notes_on_classes(tasks: TaskSource) -> list[str]:
-    """Return notes on features that number the rows of classes."""
-    return [note for source in tasks.class_rows for note in notes_on_row_numbers(source.X, tasks.feature_names)]
+def notes_on_classes(model: EmpiricalBayes, tasks: TaskSource) -> list[str]:
+    """Return notes on features of classes; see `ebmeta.tasks.doubts`."""
+    if model.predictor.embedder is not None:
+        return []
+    return [note for source in tasks.class_rows for note in notes_on_rows(source.X, tasks.feature_names)]
 
 
 def notes_on_groups(model: EmpiricalBayes, tasks: TaskSource) -> list[str]:
@@ -126,7 +128,7 @@ def notes_on_groups(model: EmpiricalBayes, tasks: TaskSource) -> list[str]:
     large = labels is not None and len(labels[0]) * model.predictor.num_features > LOOKED_AT
     parts = list(_some(tasks) if large else tasks.parts(PART))
     rows = torch.cat([part.labelled().x for part in parts])
-    return [*alike_within_groups(model, parts), *notes_on_row_numbers(rows.detach().cpu().numpy(), tasks.feature_names)]
+    return [*alike_within_groups(model, parts), *notes_on_numbers(rows.detach().cpu().numpy(), tasks.feature_names)]
 
 
 def _some(tasks: TaskSource) -> Iterator[TaskBatch]:

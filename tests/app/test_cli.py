@@ -217,7 +217,7 @@ def test_mistakes_are_one_line(files, tmp_path, capsys):
             files / "schools.csv",
             "--output",
             tmp_path / "o.csv",
-        ): "expected the columns",
+        ): "expected the features of",
         ("predict", files / "model", data, data, "--output", tmp_path / "o.xlsx"): "expected a file of type .nc, .npz",
         ("fly",): "fly",
     }

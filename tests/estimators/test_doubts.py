@@ -37,7 +37,7 @@ def test_a_column_that_decides_alone_is_told_of_in_any_unit_and_by_each_question
         FewShotClassifier(own).fit(X[:3], list("aba")).predict(X)
 
 
-def test_labelled_rows_of_another_scale_are_told_of_and_a_trained_model_asks_nothing():
+def test_labelled_rows_of_another_scale_are_told_of_whatever_the_model():
     X = rows()
     for labelled, others, said in (
         (X[:3] / 16, X[3:], "X: labelled rows are less than 1/4 as long as the others; encode and scale all"),
@@ -56,7 +56,11 @@ def test_labelled_rows_of_another_scale_are_told_of_and_a_trained_model_asks_not
         ask(X[:3] / 3, X[3:])
         ask(X[:3] / 16, np.r_[X[3:], X[:9] / 16])  # a tenth of the rows and more are like the labelled ones
         ask([[0.0, 0.0], [5.0, 5.0]], [[4.0, 4.0], [5.0, 4.0]], "ab")  # a point like any other
-        ask(X[:3] / 16, X[3:], model=own)
+        ask(X[:3], X[3:], model=own)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "model: expected a trained one")
+        with pytest.warns(UserWarning, match="X: labelled rows are less than 1/4 as long as the others"):
+            ask(X[:3] / 16, X[3:], model=own)
 
 
 def test_a_row_far_beyond_all_others_is_told_of_and_a_rare_class_is_not():

@@ -114,10 +114,11 @@ def test_training_tells_of_columns_that_number_the_rows():
     said = "numbers the rows, from 1 to 60, and counts as a feature; leave it out"
     classes, groups = np.repeat(np.arange(6), 10), np.repeat(np.arange(12), 5)
     episodes = [EpisodeSampler(rows, classes, 2, 1, 2) for rows in (frame, X, X[:, :2])]
-    assert [notes_on_classes(tasks) for tasks in episodes[1:]] == [[f"X: column 2 {said} (--exclude)"], []]
-    assert notes_on_classes(MixedSampler([episodes[2], episodes[2]])) == []
+    model = EmpiricalBayes.classifier(3, width=4, num_steps=1)
+    assert [notes_on_classes(model, tasks) for tasks in episodes[1:]] == [[f"X: column 2 {said} (--exclude)"], []]
+    assert notes_on_classes(model, MixedSampler([episodes[2], episodes[2]])) == []
     with pytest.warns(UserWarning, match=f"fit: X: column 'nr' {said}"):
-        fit(EmpiricalBayes.classifier(3, width=4, num_steps=1), episodes[0], 1, 2, progress=False)
+        fit(model, episodes[0], 1, 2, progress=False)
     with pytest.warns(UserWarning, match=f"fit: X: column 2 {said}"):
         fit(EmpiricalBayes.regressor(3, num_steps=0), GroupSampler(X, X[:, 0], groups), 1, 2, progress=False)
 
