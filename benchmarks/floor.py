@@ -8,6 +8,7 @@ row each, and 75 queries. With a git revision, the package as it was there runs 
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 import sys
@@ -15,13 +16,15 @@ import time
 import warnings
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 
 NAME = "floor.json"
 WIDTHS = (64, 256, 640)  # features
-TASKS, STEPS, RUNS, TRAINED, BATCH = 256, 4, 7, 40, 16
+TASKS, STEPS, RUNS, BATCH = 256, 4, 7, 16
+TRAINED, WARM = 60, 10  # iterations
 
 
 def sampler(width: int) -> Any:
@@ -33,15 +36,15 @@ def sampler(width: int) -> Any:
     return ebmeta.EpisodeSampler(x.astype(np.float32), y, n_way=5, n_shot=1, n_query=15, seed=0)
 
 
-def milliseconds(run: Callable[[], object], tasks: int) -> float:
-    """Return the median processor time of a task."""
-    run(), run()
-    times = []
-    for _ in range(RUNS):
-        begin = time.process_time()
-        run()
-        times.append(time.process_time() - begin)
-    return 1e3 * statistics.median(times) / tasks
+def milliseconds(runs: dict[str, tuple[Callable[[], object], int]]) -> dict[str, float]:
+    """Return the median processor time of a task of each run of so many tasks; they take turns."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(RUNS + 2):  # two to warm up
+        for name, (run, tasks) in runs.items():
+            begin = time.process_time()
+            run()
+            times[name].append(1e3 * (time.process_time() - begin) / tasks)
+    return {name: statistics.median(values[2:]) for name, values in times.items()}
 
 
 @torch.no_grad()
@@ -56,47 +59,49 @@ def bare(support: torch.Tensor, labels: torch.Tensor, query: torch.Tensor) -> to
 
 
 def training(width: int) -> float:
-    """Return the processor time of a task in training: of many iterations less that of few."""
+    """Return the median processor time of a task in an iteration of training, which begins when tasks are drawn."""
     import ebmeta
 
+    draw, begun = ebmeta.EpisodeSampler.sample, []
+
+    @functools.wraps(draw)
+    def noted(*given: Any, **named: Any) -> Any:
+        begun.append(time.process_time())
+        return draw(*given, **named)
+
     model, tasks = ebmeta.EmpiricalBayes.classifier(width, num_steps=STEPS), sampler(width)
-    times = []
-    for number in (2, TRAINED // 4, TRAINED // 4 + TRAINED):  # the first is to warm up
-        begin = time.process_time()
-        ebmeta.fit(model, tasks, number, BATCH, seed=0, device="cpu", progress=False)
-        times.append(time.process_time() - begin)
-    return 1e3 * (times[2] - times[1]) / TRAINED / BATCH
+    with mock.patch.object(ebmeta.EpisodeSampler, "sample", noted):
+        ebmeta.fit(model, tasks, WARM + TRAINED, BATCH, seed=0, device="cpu", progress=False)
+    return 1e3 * statistics.median(np.diff(begun)[WARM : WARM + TRAINED].tolist()) / BATCH
 
 
-def peers(batch: Any) -> dict[str, float]:
-    """Return the times of other methods on features as they are, SIB's network untrained: it costs the same."""
+def peers(batch: Any) -> dict[str, tuple[Callable[[], object], int]]:
+    """Return runs of other methods on features as they are, SIB's network untrained: it costs the same."""
     from lib.peers.ptmap import PTMAP
     from lib.peers.sib import SIB
     from lib.peers.tim import TIM
 
     given = batch.support_x, batch.support_y, batch.query_x, 5
-    sib = SIB(n_way=5, features=batch.query_x.shape[-1])
-    found = {
-        name: milliseconds(lambda p=p: p(*given), len(batch))
-        for name, p in (("tim", TIM()), ("pt_map", PTMAP(power=1.0)))
-    }
+    sib, tim, pt_map = SIB(n_way=5, features=batch.query_x.shape[-1]), TIM(), PTMAP(power=1.0)
 
     @torch.no_grad()
     def adapt() -> object:
         return sib.network(*given)
 
-    def step() -> None:  # as published: one task at a time
-        scores = sib.network(*(v[:1] for v in given[:3]), 5)
-        loss = torch.nn.functional.cross_entropy(scores[0], batch.query_y[0])
-        sib.optimizer.zero_grad()
-        loss.backward()
-        sib.optimizer.step()
-
-    def steps() -> None:
+    def steps() -> None:  # as published: one task at a time
         for _ in range(BATCH):
-            step()
+            scores = sib.network(*(v[:1] for v in given[:3]), 5)
+            loss = torch.nn.functional.cross_entropy(scores[0], batch.query_y[0])
+            sib.optimizer.zero_grad()
+            loss.backward()
+            sib.optimizer.step()
 
-    return found | {"sib": milliseconds(adapt, len(batch)), "sib_training": milliseconds(steps, BATCH)}
+    return {
+        "tim": (lambda: tim(*given), len(batch)),
+        "pt_map": (lambda: pt_map(*given), len(batch)),
+        "sib": (adapt, len(batch)),
+        "sib_training": (steps, BATCH),
+    }
 
 
 def here() -> None:
@@ -110,12 +115,12 @@ def here() -> None:
         batch, model = sampler(width).sample(TASKS), ebmeta.EmpiricalBayes.classifier(width, num_steps=STEPS)
         unit = [torch.nn.functional.normalize(x, dim=-1) for x in (batch.support_x, batch.query_x)]
         labels = torch.nn.functional.one_hot(batch.support_y, 5).float()
-        out[width] = {
-            "bare": milliseconds(lambda u=unit, y=labels: bare(u[0], y, u[1]), TASKS),
-            "predict": milliseconds(lambda m=model, b=batch: ebmeta.predict(m, b, num_draws=0), TASKS),
-            "training": training(width),
+        runs = {
+            "bare": (lambda u=unit, y=labels: bare(u[0], y, u[1]), TASKS),
+            "predict": (lambda m=model, b=batch: ebmeta.predict(m, b, num_draws=0), TASKS),
             **peers(batch),
         }
+        out[width] = milliseconds(runs) | {"training": training(width)}
     print(json.dumps(out))
 
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import threshold
 
-__all__ = ["log_softmax", "softmax"]
+__all__ = ["log_softmax", "probabilities", "softmax"]
+
+LEAST = -40.0  # nats; e^-40 added to 1 changes nothing, and its square is a normal number
 
 
 def log_softmax(odds: Tensor) -> Tensor:
@@ -32,3 +35,18 @@ def softmax(odds: Tensor) -> Tensor:
                 [0.5000, 0.5000]])
     """
     return torch.softmax(odds.mT, -2).mT
+
+
+def probabilities(log_p: Tensor) -> Tensor:
+    """Return probabilities to calculate with: 0 below e^-40, which no sum of them can tell.
+
+    Numbers that are too small for full precision make a processor many times slower.
+
+    Args:
+        log_p: log probabilities in nats, of any shape.
+
+    Examples:
+        >>> probabilities(torch.tensor([0.0, -1.0, -90.0]))
+        tensor([1.0000, 0.3679, 0.0000])
+    """
+    return threshold(log_p, LEAST, -torch.inf).exp()

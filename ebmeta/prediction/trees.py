@@ -41,7 +41,7 @@ __all__ = ["Marginals", "ask", "assemble", "evaluating", "marginals", "match_mod
 Answer = TypeVar("Answer")
 Groups = dict[str, dict[str, tuple[tuple[str, ...], np.ndarray]]]
 
-CELLS = 2**15  # rows times classes per pass, padding included: what fits a cache, and bounds the memory of networks
+CELLS = 2**16  # rows times classes per pass, padding included: what fits a cache, and bounds the memory of networks
 SHARED = 16  # features of a row that cost as much as one more row of the tables of queries and classes
 
 

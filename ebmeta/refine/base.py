@@ -23,7 +23,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ebmeta.foundation.softmax import log_softmax
+from ebmeta.foundation.softmax import log_softmax, probabilities
 from ebmeta.likelihood import Given, Likelihood
 from ebmeta.parts.class_prior import EQUAL
 from ebmeta.parts.gaussian import Gaussian
@@ -147,7 +147,7 @@ class QueryState:
     def moments(self) -> tuple[Tensor, Tensor]:
         r"""$\mathbb E[A'(\eta)]$ and $\mathbb E[A''(\eta)]$, both of shape `(T, Q, C)`."""
         if self.log_odds is not None:
-            p = self.log_mean.exp()
+            p = probabilities(self.log_mean)
             return p, p * (1 - p)
         given = self.setting.given
         mean, curvature = self.setting.likelihood.moments(*self.marginal, self.setting.way_mask, given)

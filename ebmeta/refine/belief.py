@@ -53,6 +53,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid as log_sigmoid
 
 from ebmeta.foundation.seeding import blank_linear
+from ebmeta.foundation.softmax import probabilities
 from ebmeta.parts.class_gaussian import ClassGaussian
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.refine.base import DESIGN, QueryState, Refiner, Setting
@@ -115,7 +116,7 @@ class BeliefRefiner(Refiner):
 
     def step(self, k: int, state: QueryState) -> Gaussian:
         setting = state.setting
-        r = state.once(self.belief).exp() * setting.query_mask.unsqueeze(-1)
+        r = probabilities(state.once(self.belief)) * setting.query_mask.unsqueeze(-1)
         return cast(ClassGaussian, setting.q0).given_beliefs(state.x[..., :-1], r)
 
     def report(self, k: int, state: QueryState) -> Gaussian:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from builders import close, generator
 
-from ebmeta.foundation.softmax import log_softmax, softmax
+from ebmeta.foundation.softmax import LEAST, log_softmax, probabilities, softmax
 
 
 def test_it_is_the_softmax_of_the_last_axis():
@@ -17,3 +19,12 @@ def test_it_is_the_softmax_of_the_last_axis():
 
 def test_memory_runs_along_rows():
     assert softmax(torch.zeros(2, 7, 3)).mT.is_contiguous()
+
+
+def test_probabilities_are_exponentials_but_for_those_that_no_sum_can_tell():
+    log_p = torch.linspace(2 * LEAST, 0, 1001, dtype=torch.float64, requires_grad=True)
+    p = probabilities(log_p)
+    assert torch.equal(p, torch.where(log_p > LEAST, log_p.exp(), 0))
+    assert 1 + math.exp(LEAST) == 1
+    p.sum().backward()
+    assert torch.equal(log_p.grad, p)

@@ -224,3 +224,19 @@ def test_the_odds_of_none_of_the_classes_are_rated_once_a_model_is_fitted():
     close(after["outlier"][real].logit(), power * before["outlier"][real].logit() - shift)
     close(after["probs"], before["probs"])
     assert after["outlier"][1].abs().max() == 0
+
+
+@torch.no_grad()
+def test_no_belief_is_a_number_too_small_for_full_precision():
+    """Such numbers make a processor many times slower. Classes lie so far apart that log beliefs of -90 are common."""
+
+    def too_small(r):
+        return bool(((r > 0) & (r < torch.finfo(r.dtype).tiny)).any())
+
+    family = GaussianClasses(8, between=1.0, within=0.1, concentration=3.0, n_way=5, n_shot=5, n_query=60)
+    model = joint_model(family).float()
+    inferred = model.infer(family.sample(8))
+    states = [QueryState(inferred.setting, iterate.q) for iterate in inferred.iterates]
+    assert all(too_small(model.refiner.belief(state).exp()) for state in states)
+    assert not any(too_small(state.mean) for state in states)
+    assert not any(too_small(iterate.q.counted) for iterate in inferred.iterates)
