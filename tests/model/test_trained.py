@@ -129,6 +129,7 @@ def test_predictions_of_an_untrained_model_say_so_and_those_of_a_trained_one_do_
     with pytest.warns(UserWarning, match=MESSAGE):
         ASK[ask](BUILT[kind](), kind)
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="tasks: training or validation has used")
         warnings.filterwarnings("error", message="model: expected a trained one")
         ASK[ask](train(BUILT[kind](), kind), kind)
 
