@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ebmeta.app.classify_files import Classified, counted, share
-from ebmeta.estimators.rows import staying
+from ebmeta.estimators.rows import unlike
 from ebmeta.foundation.pages import render
 from ebmeta.foundation.writing import write
 from ebmeta.plots.axes import embedded
@@ -86,7 +86,7 @@ class ClassPage:
         """The rows whose labels would tell most."""
         found = self.found
         rows = torch.from_numpy(found.rows.astype(np.float64))
-        number = min(SUGGESTED, int(staying(rows, found.clf.support_X_).sum()))
+        number = min(SUGGESTED, int(unlike(rows, found.clf.support_X_).sum()))
         return [str(found.ids[row]) for row in found.clf.suggest(found.rows, number)] if number else []
 
     @property

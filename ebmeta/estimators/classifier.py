@@ -17,7 +17,7 @@ from torch import Tensor
 from ebmeta.estimators.base import FewShot
 from ebmeta.estimators.calibration_rows import calibration_split
 from ebmeta.estimators.doubts import tell_of_lengths, tell_of_rows
-from ebmeta.estimators.rows import among, read_anchors, staying
+from ebmeta.estimators.rows import among, read_anchors, staying, unlike
 from ebmeta.foundation.checks import above, at_least, between, check
 from ebmeta.model.base import PredictiveModel
 from ebmeta.model.general import general_classifier
@@ -221,24 +221,28 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         """Return which rows to label next, best first, shape `(n,)`: `X[clf.suggest(X, n)]`.
 
         They are the rows whose labels tell most of the labels of all other rows (`ebmeta.prediction.suggestion`), those
-        of the pool too. Labelled rows are never among them.
+        of the pool too. Labelled rows are never among them, nor are copies of rows.
 
         Args:
             X: as of `predict_proba`.
             n: how many rows are labelled together.
 
         Raises:
-            ValueError: if the model is not a joint one, fewer rows are without a label, or as of `predict_proba`.
+            ValueError: if the model is not a joint one, fewer rows are without a label and unlike each other, or as of
+                `predict_proba`.
         """
         check("n", n, int, at_least(1))
         if not self.model_.joint:
             raise ValueError("suggest: expected a joint model of inputs and labels, got one of labels alone")
         query = self._check_query(X)
-        stays = staying(query, self.support_X_)
-        if n > int(stays.sum()):
-            raise ValueError(f"n: expected at most the number of rows without a label, {int(stays.sum())}, got {n}")
+        stays, new = staying(query, self.support_X_), unlike(query, self.support_X_)
+        if n > int(new.sum()):
+            raise ValueError(
+                f"n: expected at most the number of rows that are new and unlike, {int(new.sum())}, got {n}"
+            )
         batch = self._task(query[stays])
-        mine = (torch.arange(batch.query_mask.shape[1]) < stays.sum()).unsqueeze(0)
+        mine = torch.zeros(1, batch.query_mask.shape[1], dtype=torch.bool)
+        mine[0, : int(stays.sum())] = new[stays]
         chosen = ask(self.model_, [batch], lambda inferred, _: suggest(inferred, mine, n).cpu(), self.num_steps)
         found: NDArray[np.int64] = stays.nonzero()[chosen[0][0], 0].numpy()
         return found

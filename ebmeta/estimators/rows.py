@@ -26,6 +26,7 @@ __all__ = [
     "sizes_of",
     "staying",
     "targets_of",
+    "unlike",
 ]
 
 
@@ -105,6 +106,24 @@ def among(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """
     known = set(_keys(others))
     return torch.tensor([key in known for key in _keys(rows)], dtype=torch.bool)
+
+
+def unlike(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Return which rows are equal to none before them and to none of some others, shape `(N,)`.
+
+    Args:
+        rows: shape `(N, ...)`.
+        others: shape `(M, ...)`.
+
+    Examples:
+        >>> unlike(torch.tensor([[1.0], [2.0], [2.0], [3.0]]), torch.tensor([[1.0]])).tolist()
+        [False, True, False, True]
+    """
+    known, new = set(_keys(others)), []
+    for key in _keys(rows):
+        new.append(key not in known)
+        known.add(key)
+    return torch.tensor(new, dtype=torch.bool)
 
 
 def _keys(rows: torch.Tensor) -> Iterator[bytes]:

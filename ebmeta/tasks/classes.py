@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,7 +22,7 @@ from ebmeta.foundation.memory_maps import take
 from ebmeta.tasks.columns import kind_of_keys, read_keys
 from ebmeta.tasks.drawing import generator
 
-__all__ = ["ClassRows", "class_codes", "members"]
+__all__ = ["ClassRows", "class_codes", "members", "tell_of_twins"]
 
 READ = 1 << 28  # bytes of the rows that are read for means and spreads
 LEAST = 16  # rows of a class that are read in any case
@@ -134,18 +134,26 @@ def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
     if array.ndim != 1 or kind not in ("binary", "multiclass"):
         raise ValueError(f"{wanted}, got {kind} labels of shape {array.shape} and type {array.dtype}")
     classes, codes = np.unique(array, return_inverse=True)
-    if classes.dtype.kind == "U" and (twins := _twins(classes)):
-        told = f"{name}: {twins[0]!r} and {twins[1]!r} differ in white space alone, and count as two classes"
-        warnings.warn(told, UserWarning, stacklevel=4)
+    if classes.dtype.kind == "U":
+        tell_of_twins(classes.tolist(), name, "classes", stacklevel=4)
     return classes, codes
 
 
-def _twins(classes: np.ndarray) -> list[str]:
-    """Return the first classes whose names are alike but for white space at an end."""
-    alike: dict[str, list[str]] = {}
-    for label in classes.tolist():
-        alike.setdefault(label.strip(), []).append(label)
-    return next((labels for labels in alike.values() if len(labels) > 1), [])
+def tell_of_twins(labels: Iterable[Any], name: str, things: str, stacklevel: int) -> None:
+    """Warn of distinct labels that differ in white space at an end alone.
+
+    Args:
+        labels: distinct labels, of which texts are looked at.
+        name: how a message calls them.
+        things: what they name.
+        stacklevel: as of `warnings.warn`, for the caller.
+    """
+    known: dict[str, str] = {}
+    for label in labels:
+        if isinstance(label, str) and (other := known.setdefault(label.strip(), label)) != label:
+            told = f"{name}: {other!r} and {label!r} differ in white space alone, and count as two {things}"
+            warnings.warn(told, UserWarning, stacklevel=stacklevel + 1)
+            return
 
 
 def members(codes: np.ndarray) -> list[np.ndarray]:

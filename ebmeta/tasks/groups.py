@@ -13,7 +13,7 @@ from ebmeta.foundation.buckets import split
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.foundation.fingerprint import fingerprint
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.classes import members
+from ebmeta.tasks.classes import members, tell_of_twins
 from ebmeta.tasks.columns import read_column, read_keys, read_rows
 from ebmeta.tasks.drawing import Range, Transform, check_range, exact, gather, generator
 from ebmeta.tasks.frames import FrameEncoder
@@ -79,6 +79,7 @@ class GroupSampler(TaskSource):
             number = {group: code for code, group in enumerate(sorted(set(labels), key=_order))}
         except TypeError:
             raise ValueError(f"groups: expected hashable, sortable labels, got {type(labels[0]).__name__}") from None
+        tell_of_twins(number, "groups", "groups", stacklevel=4)
         self.groups: np.ndarray = np.empty(len(number), dtype=object)
         self.groups[:] = list(number)
         codes = np.array([number[group] for group in labels])

@@ -402,6 +402,16 @@ def test_suggested_rows_are_those_of_the_task():
     assert with_pool.suggest(x[:20], 3).tolist() == expected
 
 
+def test_copies_of_rows_are_suggested_once():
+    """A copy of a row that is labelled says nothing more."""
+    shown, names, x, _ = pile()
+    clf = joint().fit(shown, names)
+    thrice = np.r_[x[:3], x[:3], shown[:2], shown[:2], x[:3]]
+    assert sorted(clf.suggest(thrice, 3)) == [0, 1, 2]
+    with pytest.raises(ValueError, match="n: expected at most the number of rows that are new and unlike, 3, got 4"):
+        clf.suggest(thrice, 4)
+
+
 def test_a_row_of_an_unsure_group_is_suggested_first():
     """Forty rows of no labelled class lie together; all others are known."""
     centre, x, _ = clusters()
@@ -422,9 +432,9 @@ def test_suggestions_with_outliers_and_anchors():
 def test_bad_suggestions():
     shown, names, x, _ = pile()
     clf = joint().fit(shown, names)
-    with pytest.raises(ValueError, match="n: expected at most the number of rows without a label, 56, got 57"):
+    with pytest.raises(ValueError, match="n: expected at most the number of rows that are new and unlike, 56, got 57"):
         clf.suggest(np.r_[x, shown], 57)
-    with pytest.raises(ValueError, match="n: expected at most the number of rows without a label, 0, got 1"):
+    with pytest.raises(ValueError, match="n: expected at most the number of rows that are new and unlike, 0, got 1"):
         clf.suggest(shown)
     with pytest.raises(ValueError, match="n: expected at least 1, got 0"):
         clf.suggest(x, 0)

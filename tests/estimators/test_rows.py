@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ebmeta import FewShotClassifier
-from ebmeta.estimators.rows import among, groups_of, names_of_row, read_anchors, sizes_of, staying, targets_of
+from ebmeta.estimators.rows import among, groups_of, names_of_row, read_anchors, sizes_of, staying, targets_of, unlike
 
 
 def test_what_is_absent_stays_absent():
@@ -102,6 +102,8 @@ def test_rows_are_found_among_others_by_their_values():
     rows = torch.tensor([[1.0, 0.0], [1.0, -0.0], [2.0, 0.0]])
     assert among(rows, rows[:1]).tolist() == [True, True, False]
     assert among(rows, rows[:0]).tolist() == [False, False, False]
+    assert unlike(rows, rows[:0]).tolist() == [True, False, True]
+    assert unlike(rows, rows[2:]).tolist() == [True, False, False]
 
 
 def test_rows_too_large_to_square_are_named_as_the_caller_named_them():

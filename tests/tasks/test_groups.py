@@ -84,3 +84,9 @@ def test_disjoint_tasks_are_every_group_once() -> None:
         rows = np.c_[batch.support_y.numpy(), batch.query_y.numpy()]
         assert np.sort(rows).tolist() == [[4, 5, 6, 7], [8, 9, 10, 11], [0, 1, 2, 3]]
     assert (first.support_y != second.support_y).any()
+
+
+def test_groups_whose_names_differ_in_white_space_alone_are_told_of():
+    names = np.array(["north", "south", "north "])[np.arange(12) % 3]
+    with pytest.warns(UserWarning, match="^groups: 'north' and 'north ' differ in white space alone, and count"):
+        assert len(GroupSampler(np.ones((12, 1)), np.arange(12.0), names, n_support=1).groups) == 3
