@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import linalg
 
+from ebmeta.likelihood import Normal
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.doubts import BEYOND, far_rows
 
 __all__ = ["alike_within_groups", "refuse_extreme", "refuse_extreme_labels", "weak_points"]
 
@@ -78,13 +81,20 @@ give it as a covariate of groups (group_X or group_features, and num_covariates)
         notes.append("no group has a second row, so that noise and the spread of the intercept cannot be told apart")
     names, x = _varying(model, rows)
     alike = _of_groups(rows, *_varying(model, rows, random=True))
-    return [*notes, *_of_one_kind(model, rows), *alike, *_determined(rows, names, x)]
+    return [*notes, *_of_one_kind(model, rows), *_far_labels(model, rows), *alike, *_determined(rows, names, x)]
 
 
 def alike_within_groups(model: EmpiricalBayes, parts: Sequence[TaskBatch]) -> list[str]:
-    """Return notes on labels or features that never vary within a group; arguments as of `weak_points`."""
+    """Return notes on labels or features that never vary within a group, and on labels far beyond all others.
+
+    Arguments as of `weak_points`.
+    """
     rows = _Rows(parts)
-    return [*_of_one_kind(model, rows), *_of_groups(rows, *_varying(model, rows, random=True))]
+    return [
+        *_of_one_kind(model, rows),
+        *_far_labels(model, rows),
+        *_of_groups(rows, *_varying(model, rows, random=True)),
+    ]
 
 
 def _varying(model: EmpiricalBayes, rows: _Rows, random: bool = False) -> tuple[list[str], NDArray[np.float64]]:
@@ -117,6 +127,20 @@ def _of_one_kind(model: EmpiricalBayes, rows: _Rows) -> list[str]:
     return [
         f"labels never vary within a group ({len(starts)} groups, each of the least or of the greatest alone), so that "
         "the spread of the intercept runs off: give more rows of a group, or the spreads a hyperprior"
+    ]
+
+
+def _far_labels(model: EmpiricalBayes, rows: _Rows) -> list[str]:
+    """Return a note where a few labels lie far beyond all others, which normal noise takes at their word."""
+    if not isinstance(model.likelihood, Normal):
+        return []
+    far = far_rows(model.likelihood.transformed(torch.from_numpy(rows.y)).numpy()[:, None])
+    if not len(far):
+        return []
+    more = f" (and {len(far) - 1} more)" if len(far) > 1 else ""
+    return [
+        f"a label of {rows.y[far[0]]:.3g}{more} lies more than {BEYOND:.0f} times as far out as the others, and a "
+        "normal likelihood follows it: leave it out where it is a mistake, or take likelihood='student_t'"
     ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 import ebmeta
 from ebmeta import EmpiricalBayes, GroupSampler
+from ebmeta.training.identification import weak_points
 from tests.training.test_evidence_fit import random_slopes
 
 
@@ -96,3 +99,23 @@ def test_a_feature_that_separates_yes_from_no_is_named():
     with pytest.warns(UserWarning, match="weight 1 runs off"):
         found = ebmeta.fit_evidence(model, tasks, boundary=False, num_draws=4)
     assert not found.converged
+
+
+def test_a_label_far_beyond_all_others_is_told_of_where_noise_is_normal():
+    rng = np.random.default_rng(0)
+    X, groups = rng.normal(size=(60, 1)), np.repeat(np.arange(12), 5)
+    y = np.exp(0.1 * rng.normal(size=60))
+    y[7] = 1e4
+    said = "a label of 1e.04 lies more than 50 times as far out as the others, and a normal likelihood follows it"
+    found = {}
+    for likelihood in ("normal", "student_t", "log_normal", "gamma"):
+        model = ebmeta.EmpiricalBayes.regressor(1, likelihood=likelihood, num_steps=0)
+        tasks = ebmeta.GroupSampler(X, y, groups, n_support=2)
+        found[likelihood] = [re.search(said, note) is not None for note in weak_points(model, list(tasks.parts(100)))]
+    assert found == {"normal": [True], "student_t": [], "log_normal": [], "gamma": []}  # its logarithm is near
+    y[7] = 2.0
+    tasks = ebmeta.GroupSampler(X, y, groups, n_support=2)
+    assert weak_points(ebmeta.EmpiricalBayes.regressor(1, num_steps=0), list(tasks.parts(100))) == []
+    far = ebmeta.GroupSampler(X, np.where(np.arange(60) == 7, 1e4, y), groups, n_support=2)
+    with pytest.warns(UserWarning, match=f"fit_evidence: {said}"):
+        ebmeta.fit_evidence(ebmeta.EmpiricalBayes.regressor(1, num_steps=0), far, boundary=False)
