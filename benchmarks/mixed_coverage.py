@@ -3,8 +3,9 @@
 A sixth of the groups is left out in turn. A model is fitted to the others, and predicts the rows of those left out,
 without labels and with labels of three of their rows. "plain" takes the estimates for the truth, "propagated" averages
 over draws of the parameters. Intervals of counts hold more than they say, since they end at counts: "exact" is the
-share of labels whose place in the predictive distribution, chosen at random within the label's own probability, is
-among the middle 90%. Errors are over groups.
+share of a label's own probability that lies in the middle 90% of its predictive distribution. Errors are over groups.
+"simulated" is the same for copies of some sets, with effects and labels drawn from the model as fitted to all groups:
+what intervals hold where the model is right.
 Resumable: a set that is in the JSON file is not done again. `python benchmarks/mixed_coverage.py [SET ...]`
 """
 
@@ -21,12 +22,14 @@ import pandas as pd
 import torch
 
 import ebmeta
+from ebmeta.likelihood import Given
 from ebmeta.mixed.over_draws import linear_of
 from ebmeta.mixed.predictive import cdf
 from lib.common import data_folder, read, write
 
 NAME = "mixed_coverage.json"
 LEVEL, LABELLED, DRAWS, FOLDS = 0.9, 3, 32, 6
+COPIES, COPIED = 200, ("cbpp", "rats", "seeds", "pump")
 NEW = "left out: "  # before the name of a group, so that no fit knows it
 
 
@@ -101,7 +104,7 @@ def cases() -> dict[str, Case]:
 
 
 def held(fit: ebmeta.mixed.MixedModel, rows: pd.DataFrame, told: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return whether intervals hold the labels of rows without one, and whether their places are in the middle.
+    """Return whether intervals hold the labels of rows without one, and how much of their probability is in the middle.
 
     Args:
         fit: of other groups.
@@ -118,9 +121,10 @@ def held(fit: ebmeta.mixed.MixedModel, rows: pd.DataFrame, told: np.ndarray, y: 
     labels = fit.design.response.new(rows[~told].assign(**{column: y}))[0]
     above = cdf(labels, *given)
     below = cdf(labels - 1, *given) if members[0].discrete else above
-    place = below + np.random.default_rng(0).random(len(y)) * (above - below)
-    tail = (1 - LEVEL) / 2
-    return np.stack([(above >= tail) & (below < 1 - tail), np.abs(place - 0.5) <= LEVEL / 2])
+    tail, own = (1 - LEVEL) / 2, above - below
+    inside = (above >= tail) & (below < 1 - tail)
+    middle = np.clip(above, tail, 1 - tail) - np.clip(below, tail, 1 - tail)
+    return np.stack([inside, np.divide(middle, own, out=inside.astype(float), where=own > 0)])
 
 
 def parts(case: Case) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
@@ -133,9 +137,9 @@ def parts(case: Case) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
         yield case.rows[fold != k], out.assign(**{case.group: NEW + out[case.group]})
 
 
-def piece(case: Case) -> dict[str, Any]:
-    """Return the coverage of one set."""
-    begin, found = time.process_time(), []
+def shares(case: Case) -> pd.DataFrame:
+    """Return the shares of every group that is left out, by number of labelled rows, kind and group."""
+    found = []
     for known, new in parts(case):
         fit = ebmeta.mixed_model(case.formula, known, case.likelihood, size=case.size)
         unsure = fit.propagate(DRAWS)
@@ -152,19 +156,59 @@ def piece(case: Case) -> dict[str, Any]:
                 inside = held(each, asked, told, rows[column].to_numpy()[~told])
                 own = rows[case.group].to_numpy()[~told]
                 found += [(labelled, kind, g, a, b) for g, a, b in zip(own, *inside.astype(float), strict=True)]
+    names = ["labelled", "kind", "group", "interval", "exact"]
+    return pd.DataFrame(found, columns=names).groupby(names[:3]).mean()
+
+
+def piece(case: Case) -> dict[str, Any]:
+    """Return the coverage of one set."""
+    begin = time.process_time()
     out: dict[str, Any] = {"formula": case.formula, "likelihood": case.likelihood}
     out |= {"groups": case.rows[case.group].nunique(), "rows": len(case.rows)}
-    names = ["labelled", "kind", "group", "interval", "exact"]
-    for (labelled, kind), own in pd.DataFrame(found, columns=names).groupby(["labelled", "kind"]):
-        each = own.groupby("group")[["interval", "exact"]].mean()
+    for (labelled, kind), each in shares(case).groupby(["labelled", "kind"]):
         error = 1.96 * each["exact"].std(ddof=1) / np.sqrt(len(each))
         cell = {"groups": len(each), "half": round(float(error), 4)}
         out.setdefault(str(labelled), {})[kind] = each.mean().round(4).to_dict() | cell
     return out | {"cpu_seconds": round(time.process_time() - begin, 1)}
 
 
+def copy(case: Case, seed: int) -> Case:
+    """Return a set with the same design, and effects and labels drawn from the model as fitted to all its groups."""
+    fit = ebmeta.mixed_model(case.formula, case.rows, case.likelihood, size=case.size)
+    rng, rows, at = np.random.default_rng(seed), fit.engine.rows, fit.optimum.at
+    covariance = fit.engine.factors[0].covariance(fit.estimate.theta, fit.estimate.sigma)
+    grouping = rows.groupings[0]
+    effects = rng.multivariate_normal(np.zeros(len(covariance)), covariance, len(grouping.labels))
+    eta = rows.x @ fit.estimate.beta + rows.offset + (grouping.z * effects[grouping.codes]).sum(1)
+    sizes = fit.engine.precisions(rows)
+    given = Given(None if sizes is None else torch.from_numpy(sizes)[None])
+    generator = torch.Generator().manual_seed(seed)
+    likelihood, ways = fit.engine.likelihood(at), torch.ones(1, 1, dtype=torch.bool)
+    labels = likelihood.sample(torch.from_numpy(eta)[None, :, None], ways, given, generator=generator)[0].numpy()
+    return case._replace(rows=case.rows.assign(**{fit.design.response_columns[0]: labels}))
+
+
+def simulated(case: Case) -> dict[str, Any]:
+    """Return the mean coverage of copies of a set, its error, and how far single copies lie apart."""
+    begin, found, refused = time.process_time(), [], 0
+    for seed in range(COPIES):
+        try:
+            table = shares(copy(case, seed))
+        except ValueError:  # as of labels that a term separates
+            refused += 1
+            continue
+        found.append(table["exact"].groupby(["labelled", "kind"]).mean())
+    each = pd.concat(found, axis=1)
+    out: dict[str, Any] = {"copies": len(found), "refused": refused}
+    for (labelled, kind), values in each.iterrows():
+        low, high = values.quantile([0.025, 0.975]).round(4)
+        cell = {"exact": round(values.mean(), 4), "half": round(1.96 * values.std() / np.sqrt(len(values)), 4)}
+        out.setdefault(str(labelled), {})[kind] = cell | {"low": low, "high": high}
+    return out | {"cpu_seconds": round(time.process_time() - begin, 1)}
+
+
 def main() -> None:
-    """Do every set that is not done, and write after each."""
+    """Do every set that is not done, then their copies, and write after each."""
     torch.set_num_threads(1)
     result = read(NAME) | {"level": LEVEL, "labelled": LABELLED, "draws": DRAWS}
     result.setdefault("sets", {})
@@ -174,6 +218,12 @@ def main() -> None:
         result["sets"][name] = piece(case)
         write(NAME, result)
         print(name, json.dumps(result["sets"][name]), flush=True)
+    for name in COPIED:
+        if "simulated" in result["sets"].get(name, {"simulated": None}):
+            continue
+        result["sets"][name]["simulated"] = simulated(cases()[name])
+        write(NAME, result)
+        print(name, json.dumps(result["sets"][name]["simulated"]), flush=True)
 
 
 if __name__ == "__main__":
