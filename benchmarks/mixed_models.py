@@ -49,7 +49,8 @@ RESPONSES = {"normal": "y", "poisson": "c", "bernoulli": "z"}
 NESTED = "normexam ~ standLRT + (1 | school/intake)"  # of exam, by REML
 GROWTH = (1_000, 10_000, 100_000, 1_000_000)
 PIECES = ["sets", "crossed", "time", "growth"]
-REPEATS, SLOW, WARM = 5, 20.0, 60  # a peer that takes longer than SLOW seconds runs once
+REPEATS = {"normal": 5, "poisson": 15, "bernoulli": 15}  # turns
+SLOW, WARM = 20.0, 60  # a peer that takes longer than SLOW seconds runs once; rows of a call before the timed one
 
 
 def load(name: str) -> pd.DataFrame:
@@ -136,7 +137,7 @@ def clock(likelihood: str, num_groups: int, peers: Path, folder: Path) -> dict[s
     packages += ["statsmodels"] if likelihood == "normal" and num_groups == 1_000 else []
     seconds: dict[str, list[float]] = {name: [] for name in ("ebmeta", *packages)}
     answers: dict[str, dict[str, Any]] = {}
-    for _ in range(REPEATS):
+    for _ in range(REPEATS[likelihood]):
         ebmeta.mixed_model(formula, data[:WARM], likelihood)
         begin = time.process_time()
         fit = ebmeta.mixed_model(formula, data, likelihood)

@@ -112,6 +112,15 @@ def test_what_a_term_learns_of_the_training_rows_is_kept(term):
         np.testing.assert_allclose(terms.new(frame.iloc[rows])[0], terms.first(12)[0][rows], atol=1e-12)
 
 
+@pytest.mark.parametrize("unit", ["datetime64[s]", "timedelta64[s]"])
+def test_a_column_of_times_is_refused_by_what_to_make_of_it(unit):
+    frame = DATA.assign(x=np.arange(4).astype(unit))
+    with pytest.raises(
+        ValueError, match=r"got 'x \* n': a column of neither numbers, texts nor categories [(]of times, m"
+    ):
+        Terms("x * n", frame)
+
+
 def test_a_slash_after_a_product_is_refused():
     with pytest.raises(
         ValueError, match=r"^term 'kind': expected no product or sum next to a slash [(]write a [+] a:b"
