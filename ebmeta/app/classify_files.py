@@ -100,7 +100,8 @@ class Classified:
         of_sets = self.result.get("sets")
         parts = [f"{counted(len(self.rows), 'row')} of {counted(len(self.clf.classes_), 'class')}"]
         parts += [f"about {self.outlier.sum():.0f} of none of them"] if self.clf.outliers else []
-        parts += [f"{share(self.right)} probably right (mean of the largest probabilities)"]
+        whose = " of the others" if self.clf.outliers else ""
+        parts += [f"{share(self.right)}{whose} probably right (mean of the largest probabilities)"]
         parts += [] if of_sets is None else [f"sets of {of_sets['mean_size']:.1f} classes hold {of_sets['level']:.0%}"]
         return ", ".join(parts)
 

@@ -59,7 +59,8 @@ class ClassPage:
     def headline(self) -> str:
         """What was found, in a sentence."""
         rows, classes = counted(len(self.found.rows), "row"), counted(len(self.found.clf.classes_), "class")
-        return f"{rows} in {classes}; {share(self.found.right)} of them probably right"
+        whose = "those of the classes" if self.found.clf.outliers else "them"
+        return f"{rows} in {classes}; {share(self.found.right)} of {whose} probably right"
 
     @property
     def sentences(self) -> list[str]:
@@ -71,7 +72,7 @@ class ClassPage:
             "share is what the probabilities say of themselves, the mean of the largest ones."
         ]
         if found.clf.outliers:
-            out.append(f"About {found.outlier.sum():.0f} rows are of none of the classes; the share leaves them out.")
+            out.append(f"About {found.outlier.sum():.0f} rows are of none of the classes.")
         if (sets := found.result.get("sets")) is not None:
             out.append(
                 f"Sets hold the true class in {sets['level']:.0%} of rows that are drawn like the labelled ones; they "

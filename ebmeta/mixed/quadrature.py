@@ -89,7 +89,7 @@ class QuadratureEngine(Engine):
         self.log_units: Array = self.data.segments.sum(counted) * math.log(self.unit)
         self.num_parameters = self.num_theta + self.num_common + len(self.extra)
         self.modes = np.zeros((len(factors[0].terms), len(rows.groupings[0].labels)))
-        self.settled = self.modes
+        self.settled, self.settled_at = self.modes, np.empty(0)  # modes, and the parameters that they are of
         self.found: tuple[Array, tuple[Array, Array]] | None = None  # modes at some parameters
         self.constant: tuple[float, Array, Array] | None = None  # where it is one
         self.error = 0.0
@@ -145,11 +145,12 @@ class QuadratureEngine(Engine):
         return self.factors[0].lower(theta), beta
 
     def _modes_at(self, at: Array) -> tuple[Array, Array]:
-        """Return the modes of all groups, where the next ones start, and the factors of the curvatures there."""
-        if self.found is None or not np.array_equal(self.found[0], at):
-            self.found = at.copy(), self._modes_from(at, self.data, self.modes)
-            self.modes = self.found[1][0]
-        return self.found[1]
+        """Return modes of all groups and factors of curvatures; at settled parameters, whatever came before."""
+        if (found := self.found) is None or not np.array_equal(found[0], at):
+            start = self.settled if np.array_equal(self.settled_at, at) else self.modes
+            found = at.copy(), self._modes_from(at, self.data, start)
+            self.found, self.modes = found, found[1][0]
+        return found[1]
 
     def _modes_from(self, at: Array, data: Labels, start: Array) -> tuple[Array, Array]:
         lower, beta = self._unpack(at)
@@ -168,9 +169,9 @@ class QuadratureEngine(Engine):
         return self.expansion(at)[:2]
 
     def expansion(self, at: Array) -> Expansion:
-        if self.last is None or not np.array_equal(self.last[0], at):
-            self.last = at.copy(), self._expansion(at)
-        return self.last[1]
+        if (last := self.last) is None or not np.array_equal(last[0], at):
+            self.last = last = at.copy(), self._expansion(at)
+        return last[1]
 
     def _hessian(self, at: Array) -> Array:
         return self.expansion(at).hessian
@@ -220,10 +221,10 @@ class QuadratureEngine(Engine):
 
     def log_likelihood(self, at: Array) -> float:
         """Return the log likelihood in nats."""
-        if self.last is None or not np.array_equal(self.last[0], at):
+        if (last := self.last) is None or not np.array_equal(last[0], at):
             return self.value(at)
         more = log_hyperprior(self.factors[0], at[: self.num_theta], 0.0)[0] if self.hyperprior else 0.0
-        return -self.last[1].value - more
+        return -last[1].value - more
 
     def maximise(self, start: Array | None = None, held: NDArray[np.bool_] | None = None) -> Optimum:
         """Go to the maximum, by a finer rule where the present one is not exact there."""
@@ -235,12 +236,11 @@ class QuadratureEngine(Engine):
             if self.error < EXACT:
                 break
             self._take(self.fineness + 1)
-            again = super().maximise(best.at, held)
-            best = again._replace(evaluations=best.evaluations + again.evaluations)
+            best = (again := super().maximise(best.at, held))._replace(evaluations=best.evaluations + again.evaluations)
         return best
 
     def settle(self, at: Array) -> None:
-        self.settled = self._modes_at(at)[0]
+        self.settled, self.settled_at, self.found, self.last = self._modes_at(at)[0], at.copy(), None, None
 
     def state(self, at: Array) -> dict[str, Array]:
         rule = np.array([self.fineness, self.error])
@@ -251,7 +251,7 @@ class QuadratureEngine(Engine):
             self._take(int(state["rule"][0]))
         super().restore(at, state)
         self.modes, self.settled, self.error = state["settled"], state["settled"], float(state["rule"][1])
-        self.found = None
+        self.settled_at, self.found = at.copy(), None
 
     def _near(self) -> Array:
         """Return parameters near the maximum, from some of the groups by a rough rule."""

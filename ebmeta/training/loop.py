@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -202,15 +203,9 @@ def fit(
         )
         source = (drawn.harder(strength) if strength else drawn).with_unknown_proportions()
         unseen = None if other is None else other.with_unknown_proportions()
-        held_out = Validation(
-            tasks=unseen, objective=goal, num_tasks=validation_tasks, every=validate_every, patience=patience, seed=seed
-        )
-        target = own_device(resolve_device(device), distributed)
-        with (
-            joined(distributed, target) as world,
-            _training(model, target),
-            _bar(num_iterations, progress, world) as bar,
-        ):
+        held_out, target = _held_out(settings, unseen), own_device(resolve_device(device), distributed)
+        shown = partial(_bar, num_iterations, progress)
+        with joined(distributed, target) as world, _training(model, target), shown(world) as bar:
             check_world(model, batch_size, world)
             state = TrainingState(model, Schedule(num_iterations, learning_rate).optimizer(model), held_out)
             file = None
@@ -239,6 +234,18 @@ def _look_at(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSource | 
     return notes
 
 
+def _held_out(settings: RunSettings, tasks: TaskSource | None) -> Validation:
+    """Return the validation of a run, which does nothing without tasks."""
+    return Validation(
+        tasks=tasks,
+        objective=settings.objective,
+        num_tasks=settings.validation_tasks,
+        every=settings.validate_every,
+        patience=settings.patience,
+        seed=settings.seed,
+    )
+
+
 def _start(
     state: TrainingState, file: Checkpoint | None, tasks: TaskSource, batch_size: int, world: World, bar: tqdm
 ) -> None:
@@ -255,7 +262,8 @@ def _start(
 
 
 def _bar(num_iterations: int, progress: bool, world: World) -> tqdm:
-    return tqdm(total=num_iterations, desc="fit", unit="it", disable=not (progress and world.first))
+    often = 0.1 if sys.stderr.isatty() else 10.0  # seconds; in a file each is a line
+    return tqdm(total=num_iterations, desc="fit", unit="it", mininterval=often, disable=not (progress and world.first))
 
 
 def _iterate(

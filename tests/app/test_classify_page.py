@@ -46,7 +46,8 @@ def test_rows_of_no_class_are_told_apart():
     assert [row["id"] for row in elm["surest"]] == ["row 5"]
     assert fir["surest"] == [{"id": "row 7", "share": "42%", "other": "none of them 40%"}]
     right = np.average(PROBS.max(1), weights=1 - page.found.outlier)
-    assert page.headline == f"8 rows in 3 classes; {right:.0%} of them probably right"
+    assert page.headline == f"8 rows in 3 classes; {right:.0%} of those of the classes probably right"
+    assert ClassPage(found()).headline == f"8 rows in 3 classes; {PROBS.max(1).mean():.0%} of them probably right"
     assert ClassPage(found()).outliers is None
 
 

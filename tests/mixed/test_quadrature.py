@@ -274,3 +274,14 @@ def test_labels_with_heavy_tails_may_lie_far_from_0(shift, terms):
     estimate = far.fixed_effects["estimate"] - [shift, 0.0]
     np.testing.assert_allclose(estimate, near.fixed_effects["estimate"], rtol=1e-4)
     np.testing.assert_allclose(far.predict(data[:5])["mean"] - shift, near.predict(data[:5])["mean"], rtol=1e-5)
+
+
+def test_no_earlier_call_changes_the_last_digits_of_a_fit():
+    """Modes of groups start from those of the call before, but at the maximum from those that were kept there."""
+    rng = np.random.default_rng(0)
+    shop, x = np.repeat(np.arange(40), 8), rng.normal(size=320)
+    rows = pd.DataFrame({"g": shop, "x": x, "y": rng.poisson(np.exp(1.5 + rng.normal(0, 0.5, 40)[shop] - 0.3 * x))})
+    fit = mixed_model("y ~ x + (1 | g)", rows, "poisson")
+    before = fit.propagate(seed=0).predict(rows)
+    fit.confint()
+    assert fit.propagate(seed=0).predict(rows).equals(before)
