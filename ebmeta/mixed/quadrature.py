@@ -89,7 +89,7 @@ class QuadratureEngine(Engine):
         self.log_units: Array = self.data.segments.sum(counted) * math.log(self.unit)
         self.num_parameters = self.num_theta + self.num_common + len(self.extra)
         self.modes = np.zeros((len(factors[0].terms), len(rows.groupings[0].labels)))
-        self.settled, self.settled_at = self.modes, np.empty(0)  # modes, and the parameters that they are of
+        self.settled, self.has_settled = self.modes, False
         self.found: tuple[Array, tuple[Array, Array]] | None = None  # modes at some parameters
         self.constant: tuple[float, Array, Array] | None = None  # where it is one
         self.error = 0.0
@@ -145,9 +145,9 @@ class QuadratureEngine(Engine):
         return self.factors[0].lower(theta), beta
 
     def _modes_at(self, at: Array) -> tuple[Array, Array]:
-        """Return modes of all groups and factors of curvatures; at settled parameters, whatever came before."""
+        """Return modes of all groups and factors of curvatures; in a fit, the same whatever was asked before."""
         if (found := self.found) is None or not np.array_equal(found[0], at):
-            start = self.settled if np.array_equal(self.settled_at, at) else self.modes
+            start = self.settled if self.has_settled and self.settled.shape == self.modes.shape else self.modes
             found = at.copy(), self._modes_from(at, self.data, start)
             self.found, self.modes = found, found[1][0]
         return found[1]
@@ -240,7 +240,7 @@ class QuadratureEngine(Engine):
         return best
 
     def settle(self, at: Array) -> None:
-        self.settled, self.settled_at, self.found, self.last = self._modes_at(at)[0], at.copy(), None, None
+        self.settled, self.has_settled, self.found, self.last = self._modes_at(at)[0], True, None, None
 
     def state(self, at: Array) -> dict[str, Array]:
         rule = np.array([self.fineness, self.error])
@@ -251,7 +251,7 @@ class QuadratureEngine(Engine):
             self._take(int(state["rule"][0]))
         super().restore(at, state)
         self.modes, self.settled, self.error = state["settled"], state["settled"], float(state["rule"][1])
-        self.settled_at, self.found = at.copy(), None
+        self.has_settled, self.found = True, None
 
     def _near(self) -> Array:
         """Return parameters near the maximum, from some of the groups by a rough rule."""

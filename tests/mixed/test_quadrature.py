@@ -277,7 +277,7 @@ def test_labels_with_heavy_tails_may_lie_far_from_0(shift, terms):
 
 
 def test_no_earlier_call_changes_the_last_digits_of_a_fit():
-    """Modes of groups start from those of the call before, but at the maximum from those that were kept there."""
+    """Modes of groups start from those of the maximum once it is found, and not from those of the call before."""
     rng = np.random.default_rng(0)
     shop, x = np.repeat(np.arange(40), 8), rng.normal(size=320)
     rows = pd.DataFrame({"g": shop, "x": x, "y": rng.poisson(np.exp(1.5 + rng.normal(0, 0.5, 40)[shop] - 0.3 * x))})
