@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from scipy import linalg
 
-from ebmeta.likelihood import Normal
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.doubts import BEYOND, far_rows
@@ -132,7 +131,7 @@ def _of_one_kind(model: EmpiricalBayes, rows: _Rows) -> list[str]:
 
 def _far_labels(model: EmpiricalBayes, rows: _Rows) -> list[str]:
     """Return a note where a few labels lie far beyond all others, which normal noise takes at their word."""
-    if not isinstance(model.likelihood, Normal):
+    if not model.likelihood.conjugate:  # normal noise
         return []
     far = far_rows(model.likelihood.transformed(torch.from_numpy(rows.y)).numpy()[:, None])
     if not len(far):
