@@ -22,7 +22,7 @@ TITLES = {
     "plain_untold": "ebmeta, a plain call, not told the class proportions",
     "mixture": "ebmeta, a model of labels alone (`mixture`)",
     "mixture_untold": "ebmeta, a model of labels alone, not told the class proportions",
-    "ways": "ebmeta, labels alone, one model for any number of ways",
+    "ways": "ebmeta, one model for any number of ways",
     "sib": "SIB, as released",
     "unem": "UNEM",
     "pt_map": "PT-MAP",
