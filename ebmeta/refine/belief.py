@@ -50,7 +50,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid as log_sigmoid
+from torch.nn.functional import logsigmoid
 
 from ebmeta.foundation.seeding import blank_linear
 from ebmeta.foundation.softmax import probabilities
@@ -210,8 +210,8 @@ def _rated(log_p: Tensor, unknown: int, power: float, shift: float) -> Tensor:
     """Return log probabilities with other odds of all unknown classes together, the last ones, `(T, Q, C)`."""
     known, none = (part.logsumexp(-1, keepdim=True) for part in (log_p[..., :-unknown], log_p[..., -unknown:]))
     odds = power * (none - known) - shift
-    change = torch.cat([log_sigmoid(-odds) - known, log_sigmoid(odds) - none], -1)
-    return log_p + change.repeat_interleave(torch.tensor([log_p.shape[-1] - unknown, unknown], device=log_p.device), -1)
+    of_known, of_none = logsigmoid(-odds) - known, logsigmoid(odds) - none
+    return torch.cat([log_p[..., :-unknown] + of_known, log_p[..., -unknown:] + of_none], -1)
 
 
 def _coordinates(q: ClassGaussian) -> Tensor:
