@@ -134,6 +134,12 @@ def some(rows: Classes, shots: int, unknown: int, rng: np.random.Generator) -> e
     return ebmeta.TaskBatch.from_tasks([*map(torch.from_numpy, support)], labels, [*map(torch.from_numpy, query)])
 
 
+def of_none(batch: ebmeta.TaskBatch, unknown: int) -> Tensor:
+    """Return which queries of tasks of `some` are of unknown classes, shape `(T, Q)`."""
+    first = batch.query_mask.sum(1, keepdim=True) * KNOWN // (KNOWN + unknown)
+    return (torch.arange(batch.query_mask.shape[1]) >= first) & batch.query_mask
+
+
 def calibration(model: ebmeta.EmpiricalBayes, sets: list[Classes]) -> dict[str, float]:
     """Return the calibration that suits tasks of these classes: a power of odds, and what to take off in nats."""
     power, shift = NONE[model.refiner.general]
@@ -143,9 +149,8 @@ def calibration(model: ebmeta.EmpiricalBayes, sets: list[Classes]) -> dict[str, 
             for unknown in (0, 1, UNKNOWN):
                 batch = some(rows, shots, unknown, np.random.default_rng([SEED, n]))
                 said = opened_to(model, batch)["outlier"].clamp(1e-6, 1 - 1e-6).double()
-                outlier = torch.arange(said.shape[1]) * (KNOWN + unknown) >= KNOWN * said.shape[1]
                 odds.append((torch.logit(said).flatten() + shift) / power)
-                truth.append((outlier & batch.query_mask).flatten())
+                truth.append(of_none(batch, unknown).flatten())
                 weight.append((batch.query_mask / batch.query_mask.sum()).flatten())
     x, y, w = (torch.cat(values).numpy() for values in (odds, truth, weight))
     fitted = LogisticRegression(C=np.inf).fit(x[w > 0, None], y[w > 0], w[w > 0])

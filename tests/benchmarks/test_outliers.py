@@ -51,3 +51,16 @@ def test_areas_are_those_of_pairs():
     found = outliers.area(outlier, scores)
     assert found["pooled"] == pytest.approx(7 / 9)
     assert found["each"][0] == pytest.approx((0.5 + 1.0) / 2)
+
+
+def test_rows_of_unknown_classes_are_known_where_classes_are_of_unequal_sizes():
+    sizes = [8, 14, 20, 30, 18, 16, 40, 19, 12]
+    rows = [np.full((size, 2), c, dtype=np.float32) for c, size in enumerate(sizes)]
+    batch = outliers.some(rows, 2, 3, np.random.default_rng(0))
+    assert len(set(batch.query_mask.sum(1).tolist())) > 1  # some tasks have fewer queries than others
+    for t, none in enumerate(outliers.of_none(batch, 3)):
+        labelled = set(batch.support_x[t, :, 0].tolist())
+        assert none.tolist() == [
+            real and value not in labelled
+            for real, value in zip(batch.query_mask[t].tolist(), batch.query_x[t, :, 0].tolist(), strict=True)
+        ]
