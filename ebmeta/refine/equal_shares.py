@@ -30,7 +30,9 @@ def with_equal_shares(odds: Tensor, equal: Tensor | None, query_mask: Tensor, wa
         way_mask: True where a class exists, shape `(T, C)`.
     """
     if equal is not None and bool(equal.any()):
-        odds = odds + torch.where(equal.unsqueeze(1), potentials(odds, query_mask, way_mask), 0.0).unsqueeze(1)
+        some = equal.nonzero().squeeze(1)
+        of_some = potentials(odds.mT.index_select(0, some).mT, query_mask[some], way_mask[some])
+        odds = odds + torch.zeros_like(odds[:, 0]).index_copy(0, some, of_some).unsqueeze(1)
     return log_softmax(odds)
 
 

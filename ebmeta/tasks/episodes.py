@@ -250,23 +250,19 @@ class EpisodeSampler(TaskSource):
         """Return the labelled rows of each class of a task, fewer or more than it had in every second one."""
         shots = np.array([len(rows) for rows in support])
         room = np.array([len(self._members[c]) - self.n_query[1] for c in classes])
-        numbers, free = random_shots(shots, np.minimum(MORE * shots, room), rng), self._free(classes, support)
-        more = [
-            rng.choice(f, max(n - len(s), 0), replace=False) for s, f, n in zip(support, free, numbers, strict=True)
-        ]
-        return [np.concatenate([s[:n], m]) for s, n, m in zip(support, numbers, more, strict=True)]
+        numbers, out = random_shots(shots, np.minimum(MORE * shots, room), rng), []
+        for c, s, n in zip(classes, support, numbers, strict=True):
+            more = [] if n <= len(s) else [rng.choice(_without(self._members[c], s), n - len(s), replace=False)]
+            out.append(np.concatenate([s[:n], *more]))
+        return out
 
     def _in_random_proportions(
         self, classes: np.ndarray, total: int, support: list[np.ndarray], rng: np.random.Generator
     ) -> list[np.ndarray]:
         """Return the queries of each class of a task."""
-        free = self._free(classes, support)
+        free = [_without(self._members[c], rows) for c, rows in zip(classes, support, strict=True)]
         counts = random_counts(total, np.array([len(rows) for rows in free]), rng)
         return [rng.choice(rows, n, replace=False) for rows, n in zip(free, counts, strict=True)]
-
-    def _free(self, classes: np.ndarray, taken: list[np.ndarray]) -> list[np.ndarray]:
-        """Return the members of each class without some of them, in ascending order."""
-        return [_without(self._members[c], rows) for c, rows in zip(classes, taken, strict=True)]
 
 
 def _numbered(rows: list[np.ndarray]) -> np.ndarray:

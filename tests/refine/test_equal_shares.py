@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from builders import close, generator
 
-from ebmeta.refine.equal_shares import equal_shares
+from ebmeta.foundation.softmax import log_softmax
+from ebmeta.refine.equal_shares import equal_shares, with_equal_shares
 
 
 def test_equal_shares_are_those_of_balanced_labellings():
@@ -32,3 +33,13 @@ def test_equal_shares_hold_for_classes_that_no_query_is_near():
     real = torch.ones(1, 4, dtype=torch.bool)
     probs = equal_shares(odds, real, real[:, :2], 10).softmax(-1)
     assert probs[0, :, 1].round().tolist() == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_tasks_of_unknown_shares_stay_as_they_are():
+    odds = 2 * torch.randn(3, 6, 3, generator=generator(1), dtype=torch.float64)
+    real, ways, equal = torch.ones(3, 6, dtype=torch.bool), torch.ones(3, 3, dtype=torch.bool), [True, False, True]
+    got = with_equal_shares(odds, torch.tensor(equal), real, ways)
+    close(
+        got,
+        torch.where(torch.tensor(equal)[:, None, None], log_softmax(equal_shares(odds, real, ways)), log_softmax(odds)),
+    )
