@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 from tqdm import tqdm
 
@@ -32,7 +33,18 @@ from ebmeta.refine.belief import BeliefRefiner
 from ebmeta.training.schedule import Schedule
 from lib.baselines import BASELINES, Method
 from lib.common import model_folder, model_new_to, read, write
-from lib.corpus import ENCODERS, Nearer, Shape, changed, classes, draw, encode_wordllama, simulated, united
+from lib.corpus import (
+    ENCODERS,
+    OF_SAME_CLASSES,
+    Nearer,
+    Shape,
+    changed,
+    classes,
+    draw,
+    encode_wordllama,
+    simulated,
+    united,
+)
 from lib.kinds import FIVE, class_numbers, draw as draw_kind
 from lib.peers import make
 from lib.scoring import fit_temperature, rounded, score, temper
@@ -46,6 +58,7 @@ SIMULATED, FRESH = 0.15, 10  # share of simulated batches, and batches of the sa
 UNITED, NEARER, CHANGED, RAGGED = 0.05, 0.3, 0.15, 0.3  # shares of batches
 EQUAL = 0.4  # share of batches whose classes have equal shares of the queries
 TEST_TASKS, TEST_SEED = 300, 99
+NOISE_SIZES = (10, 100, 1000, 10000)
 NEW_TASKS, NEW_SEED = 2000, 12  # of the comparison with models of CIFAR-FS
 COLUMNS = {
     "5way_1shot": Shape(5, 1, 75),
@@ -159,14 +172,16 @@ def calibrated(model: ebmeta.EmpiricalBayes, seen: list[Seen]) -> ebmeta.Empiric
 
 
 def tasks_of(encoder: str, column: str, num_tasks: int, seed: int = TEST_SEED) -> list[ebmeta.TaskBatch]:
-    """Return tasks of an encoder, each set of its classes in turn; those of the test by default."""
+    """Return tasks of an encoder, each set of its classes in turn, numbered; those of the test by default."""
     shape = COLUMNS[column]
     ways = min(shape.ways, max(map(len, classes(encoder))))
     sets = [rows for rows in classes(encoder) if len(rows) >= ways]
     out = []
     for n in range(math.ceil(num_tasks / BATCH)):
         rows, rng = sets[n % len(sets)], np.random.default_rng([seed, n])
-        out.append(draw(rows, replace(shape, ways=ways), BATCH, rng))
+        batch = draw(rows, replace(shape, ways=ways), BATCH, rng)
+        before = 0 if encoder in OF_SAME_CLASSES else sum(map(len, sets[: n % len(sets)]))
+        out.append(replace(batch, way_class=cast(Tensor, batch.way_class) + before))
     return out
 
 
@@ -174,13 +189,19 @@ def tasks_of(encoder: str, column: str, num_tasks: int, seed: int = TEST_SEED) -
 def ours(
     model: ebmeta.EmpiricalBayes, batches: list[ebmeta.TaskBatch], classes: Tensor | None = None
 ) -> dict[str, Any]:
-    """Score a model before refinement and after it; with an interval over classes where tasks name theirs."""
+    """Score a model before refinement, after it, and with the temperature that is best on these very tasks.
+
+    `sureness` is what mean confidence exceeds accuracy by. With an interval over classes where tasks name theirs.
+    """
     started = time.process_time()
     inferred = [model.infer(batch) for batch in batches]
     probs = [torch.cat([i.predict(k)["probs"] for i in inferred]) for k in (0, -1)]
     milliseconds = 1000 * (time.process_time() - started) / len(probs[0])
-    first, last = (summary(p, truth(batches), classes) for p in probs)
-    return {"start": first, "end": last, "ms_per_task": round(milliseconds, 2)}
+    y = truth(batches)
+    first, last = (summary(p, y, classes) for p in probs)
+    best = summary(temper(probs[1], fit_temperature(probs[1], y)), y)
+    last["sureness"] = float(probs[1].amax(-1).mean()) - last["accuracy"][0]
+    return {"start": first, "end": last, "best": best, "ms_per_task": round(milliseconds, 2)}
 
 
 def truth(batches: list[ebmeta.TaskBatch]) -> Tensor:
@@ -242,8 +263,23 @@ def overall(cells: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, 
         "lowest_nll": sum(o["nll"] < s for o, s in zip(ours, sharp, strict=True)),
         "ece_at_most_0p03": sum(o["ece"] <= 0.03 for o in ours),
         "worst_ece": max(o["ece"] for o in ours),
+        "too_sure": sum(c["ebmeta"]["end"]["sureness"] > 0.03 for c in every),
+        "not_sure_enough": sum(c["ebmeta"]["end"]["sureness"] < -0.03 for c in every),
+        "best_case_lowest_nll": sum(c["ebmeta"]["best"]["nll"][0] < s for c, s in zip(every, sharp, strict=True)),
+        "best_case_ece_at_most_0p03": sum(c["ebmeta"]["best"]["ece"][0] <= 0.03 for c in every),
     }
+    out["lead"] = lead(cells, max(methods(), key=lambda name: out[name]["mean"][0]))
     return out
+
+
+def lead(cells: dict[str, dict[str, dict[str, Any]]], name: str) -> dict[str, Any]:
+    """Return how much more accurate ours is than a peer in the mean over columns, with a 95% interval over encoders."""
+    each = [
+        np.mean([last(cell["ebmeta"])["accuracy"] - last(cell[name])["accuracy"] for cell in columns.values()])
+        for columns in cells.values()
+    ]
+    half = stats.t.ppf(0.975, len(each) - 1) * np.std(each, ddof=1) / math.sqrt(len(each))
+    return {"peer": name, "accuracy": [float(np.mean(each)), float(half)]}
 
 
 def new_classes(model: ebmeta.EmpiricalBayes) -> dict[str, Any]:
@@ -252,6 +288,20 @@ def new_classes(model: ebmeta.EmpiricalBayes) -> dict[str, Any]:
     for kind in FIVE:
         batches = draw_kind(kind, "test", NEW_TASKS, NEW_SEED)
         found[kind.name] = rounded(ours(model, batches, class_numbers(batches)))
+    return found
+
+
+@torch.no_grad()
+def of_noise() -> dict[str, dict[str, float]]:
+    """Return the mean confidence of the shipped model where features know nothing of five classes, by their number."""
+    found: dict[str, dict[str, float]] = {}
+    for size in NOISE_SIZES:
+        rng = np.random.default_rng([TEST_SEED, size])
+        rows = [rng.standard_normal((60, size), np.float32) for _ in range(5)]
+        batch = draw(rows, COLUMNS["5way_1shot"], BATCH, rng)
+        for name, tasks in (("told", batch), ("unknown", replace(batch, concentration=None))):
+            probs = ebmeta.general_classifier().infer(tasks).predict(-1)["probs"]
+            found.setdefault(str(size), {})[name] = float(probs.amax(-1).mean())
     return found
 
 
@@ -286,7 +336,8 @@ def main() -> None:
             for name in ["ebmeta", *methods()]:
                 if name in done.get(column, {}):
                     continue
-                found = ours(model, batches) if name == "ebmeta" else peer(name, batches)
+                own = class_numbers(batches)
+                found = ours(model, batches, own) if name == "ebmeta" else peer(name, batches)
                 result = read(NAME) | {"tasks": arguments.tasks, "iterations": arguments.iterations, "seed": SEED}
                 cell = result.setdefault("left_out", {}).setdefault(encoder, {}).setdefault(column, {})
                 cell[name] = rounded(found)
@@ -294,7 +345,7 @@ def main() -> None:
                 print(encoder, column, name, json.dumps(cell[name]), flush=True)
     if "new_classes" not in read(NAME):
         write(NAME, read(NAME) | {"new_classes": new_classes(ebmeta.load(model_new_to("conv4")))})
-    result = read(NAME)
+    result = read(NAME) | {"noise": rounded(of_noise())}
     whole = {e: cells for e, cells in result["left_out"].items() if set(cells) == {*COLUMNS}}
     write(NAME, result | {"encoders": len(whole), "overall": rounded(overall(whole))})
 

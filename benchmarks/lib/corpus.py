@@ -95,6 +95,10 @@ ENCODERS: dict[str, Callable[[], list[Classes]]] = {
 }
 
 
+#: Encoders whose sets have the same classes: PACS in its domains.
+OF_SAME_CLASSES = {"efficientnet_lite0"}
+
+
 @cache
 def classes(encoder: str) -> list[Classes]:
     """Return the sets of classes of an encoder."""
@@ -229,8 +233,8 @@ class Shape:
 
 
 def draw(rows: Classes, shape: Shape, num_tasks: int, rng: np.random.Generator) -> ebmeta.TaskBatch:
-    """Draw tasks; where a class has too few rows for its share of the queries, others give more."""
-    supports, labels, wanted, truths = [], [], [], []
+    """Draw tasks, which number their classes; where one has too few rows for its share of queries, others give more."""
+    supports, labels, wanted, truths, numbers = [], [], [], [], []
     for _ in range(num_tasks):
         chosen = rng.choice(len(rows), shape.ways, replace=False)
         shots = rng.integers(1, shape.shots + 1, shape.ways) if shape.ragged else np.full(shape.ways, shape.shots)
@@ -246,6 +250,9 @@ def draw(rows: Classes, shape: Shape, num_tasks: int, rng: np.random.Generator) 
         labels.append(torch.arange(shape.ways).repeat_interleave(torch.from_numpy(shots)))
         wanted.append(torch.from_numpy(np.concatenate(query)))
         truths.append(torch.tensor(truth))
+        numbers.append(torch.from_numpy(chosen))
     known = torch.full((num_tasks,), math.inf if shape.imbalance is None else shape.imbalance)
     stated = known if shape.told else None
-    return ebmeta.TaskBatch.from_tasks(supports, labels, wanted, truths, concentration=stated)
+    return ebmeta.TaskBatch.from_tasks(
+        supports, labels, wanted, truths, concentration=stated, way_class=torch.stack(numbers)
+    )
