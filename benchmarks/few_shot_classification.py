@@ -6,8 +6,9 @@ validation tasks of the same kind; ours are taken as they are. Everything is cho
 Resumable: each model and each (method, kind of task) is a piece, kept in `benchmarks/cache` and in the
 JSON file when done; a piece that is there is not done again. `python benchmarks/few_shot_classification.py`
 
-`--over-classes` adds intervals over classes to the pieces that were done without them, where no training is needed: it
-predicts the test tasks anew, and takes the interval if the accuracy is the one that is written.
+`--over-classes` adds intervals over classes to the pieces that were done without them: it predicts the test tasks anew,
+and takes the interval if the accuracy is the one that is written. What has to be trained for it is left out but where
+`--only` names it.
 """
 
 from __future__ import annotations
@@ -117,10 +118,12 @@ def peer(method: Peer, kind: Kind, num_tasks: int) -> dict[str, Any]:
     }
 
 
-def add_intervals(result: dict[str, Any], cache: Path, iterations: int) -> None:
-    """Add the interval of accuracy over classes wherever it is missing and nothing has to be trained for it."""
-    ready = peers(cache, 0)
+def add_intervals(result: dict[str, Any], cache: Path, iterations: int, sib_steps: int, only: list[str] | None) -> None:
+    """Add the interval of accuracy over classes wherever it is missing; train for it what is named alone."""
+    ready = peers(cache, sib_steps)
     for name, pieces in result.items():
+        if only is not None and name not in only:
+            continue
         for kind in [*FIVE, *FEW, *MANY]:
             scores = pieces.get(kind.name, {}).get("test") if isinstance(pieces, dict) else None
             if scores is None or "accuracy_classes" in scores:
@@ -137,7 +140,7 @@ def add_intervals(result: dict[str, Any], cache: Path, iterations: int) -> None:
                 path = torch.cat(
                     [torch.cat([m.summaries["probs"] for m in marginals(model, b)], 1) for b in batches], 1
                 )
-            elif name in ("sib", "unem"):  # what they have learned is not kept
+            elif name in ("sib", "unem") and only is None:
                 continue
             else:
                 method = ready[name](kind)
@@ -165,7 +168,7 @@ def main() -> None:
     torch.set_num_threads(1)
     cache, result = model_folder(), read(NAME)
     if arguments.over_classes:
-        add_intervals(result, cache, arguments.iterations)
+        add_intervals(result, cache, arguments.iterations, arguments.sib_steps, arguments.only)
         return
     result |= {"test_tasks": arguments.test_tasks, "test_seed": 12, "validation_tasks": VALIDATION_TASKS}
 

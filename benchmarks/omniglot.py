@@ -3,7 +3,7 @@
 Trains an encoder on the 1,028 train classes (`omniglot_encoder.py`, one CPU core), then one model for any number of
 ways and shots on the features of their mirror images, classes that the encoder was not trained on. Training stops on
 the 172 validation classes; the 423 test classes, as drawn, are reported: 2,000 tasks, 15 queries per class, mean and
-95% interval over tasks. `python benchmarks/omniglot.py`
+95% intervals over tasks and over classes. `python benchmarks/omniglot.py`
 
 The encoder and its features stay in `--folder`; a run that was stopped continues there. `--smoke` runs every part at
 a tiny size and writes no result.
@@ -23,6 +23,7 @@ import torch
 from torch.nn import functional
 
 import ebmeta
+from ebmeta.prediction.class_jackknife import class_half_width
 from lib.common import ROOT, by_step, write
 from lib.omniglot_encoder import FEATURES, drawings, features, train, turned
 
@@ -70,17 +71,22 @@ def sampler(x: np.ndarray, n_way: Any, n_shot: Any, n_query: Any = 15, seed: int
 
 
 def prototypes(tasks: ebmeta.EpisodeSampler, num_tasks: int) -> dict[str, float]:
-    """Return the accuracy of cosine prototypes, and its half width, on the tasks that `ebmeta.evaluate` draws."""
-    scores = []
+    """Return the accuracy of cosine prototypes, and its half widths, on the tasks that `ebmeta.evaluate` draws."""
+    scores, classes = [], []
     for i, start in enumerate(range(0, num_tasks, 64)):
         batch = tasks.sample(min(64, num_tasks - start), i)
         member = functional.one_hot(batch.support_y).float()
         sums = torch.einsum("tsc,tsp->tcp", member, functional.normalize(batch.support_x, dim=-1))
         cosine = torch.einsum("tqp,tcp->tqc", batch.query_x, functional.normalize(sums, dim=-1))
         scores.append((cosine.argmax(-1) == batch.query_y).double().mean(1))
+        classes.append(batch.way_class)
     accuracy = torch.cat(scores)
-    half_width = 1.96 * accuracy.std() / len(accuracy) ** 0.5
-    return {"accuracy": round(accuracy.mean().item(), 5), "accuracy_half_width": round(half_width.item(), 5)}
+    found = {
+        "accuracy": accuracy.mean().item(),
+        "accuracy_half_width": 1.96 * accuracy.std().item() / len(accuracy) ** 0.5,
+        "accuracy_half_width_classes": class_half_width(accuracy.numpy(), torch.cat(classes).numpy()),
+    }
+    return {name: round(value, 5) for name, value in found.items()}
 
 
 def run(folder: Path, size: Size, seed: int = 0) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import torch
 
 import ebmeta
 import omniglot
+from ebmeta.prediction.class_jackknife import class_half_width
 from lib import omniglot_encoder
 
 
@@ -65,6 +66,9 @@ def test_prototypes_are_nearest_means_by_cosine():
     assert 0.4 < np.mean(scores) < 0.95
     assert result["accuracy"] == pytest.approx(np.mean(scores), abs=1e-5)
     assert result["accuracy_half_width"] == pytest.approx(1.96 * np.std(scores, ddof=1) / 70**0.5, abs=1e-5)
+    classes = torch.cat([tasks.sample(n, i).way_class for i, n in enumerate((64, 6))]).numpy()
+    over = class_half_width(np.array(scores), classes)
+    assert result["accuracy_half_width_classes"] == pytest.approx(over, abs=1e-5)
 
 
 @pytest.mark.usefixtures("shared_data")
