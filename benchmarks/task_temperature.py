@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 import ebmeta
-from ebmeta.training.loop import TEMPERATURE_TASKS
 from ebmeta.training.preparation import EXCESS
-from ebmeta.training.temperature import fit_task_temperature
+from ebmeta.training.temperature import fit_task_temperature, unseen
 from lib.classifier import ITERATIONS, KINDS, classifier, last_probs
 from lib.common import cifar_fs, write
 from lib.kinds import DEFAULT, labels, mixture
@@ -54,9 +53,7 @@ def restricted(source: ebmeta.EpisodeSampler, classes: np.ndarray) -> ebmeta.Epi
 def refitted(model: ebmeta.EmpiricalBayes, *sources: ebmeta.MixedSampler) -> ebmeta.EmpiricalBayes:
     """Return a copy whose temperature is fitted to tasks of each source, as many as `fit` takes."""
     other = copy.deepcopy(model)
-    numbers = range(ITERATIONS, ITERATIONS + TEMPERATURE_TASKS // 16)
-    hiding = [source.with_unknown_proportions() for source in sources]
-    fit_task_temperature(other, (source.sample(16, n) for source in hiding for n in numbers))
+    fit_task_temperature(other, unseen([source.with_unknown_proportions() for source in sources], ITERATIONS, 16))
     return other
 
 

@@ -28,8 +28,8 @@ up to these numbers. So do the beliefs, by potentials $u_c$ of the classes (Sink
 $$ r_{ic} \leftarrow r_{ic}\, e^{u_c} \Big/ \sum_{c'} r_{ic'}\, e^{u_{c'}}, \qquad \sum_i r_{ic} = Q / C . $$
 
 These beliefs are too unsure where queries are few: potentials do not know that no two of as many queries as classes are
-of one class. Those of a general classifier know it (`ebmeta.refine.equal_counts`). Its temperature acts on odds, and
-equal numbers are held anew.
+of one class. Predictions know it (`ebmeta.refine.equal_counts`), where sums over counts are exact. The beliefs of a
+general classifier know it always. Its temperature acts on odds, and equal numbers are held anew.
 
 Where rows may be of none of the classes, how likely that is has a calibration of its own,
 
@@ -94,7 +94,7 @@ class BeliefRefiner(Refiner):
         self.confidence = blank_linear(synthetic_gradient.num_readings, 1)
         nn.init.zeros_(self.confidence.weight)
         nn.init.zeros_(self.confidence.bias)
-        self.temperature = TaskTemperature(num_steps, DESIGN + 1 if general else synthetic_gradient.num_readings)
+        self.temperature = TaskTemperature(num_steps, DESIGN + 1 if general else synthetic_gradient.num_with_products)
 
     def start(self, setting: Setting) -> Gaussian:
         q0 = cast(ClassGaussian, setting.q0)
@@ -131,8 +131,11 @@ class BeliefRefiner(Refiner):
         return _rated(log_p, setting.unknown, *NONE[self.general]) if setting.unknown else log_p
 
     def sharp(self, state: QueryState) -> Tensor:
-        """Return the log odds that a temperature acts on, shape `(T, Q, C)`."""
-        return state.once(self.odds if self.general else self.belief)
+        """Return the log odds that a temperature acts on, those of few known counts where there are, `(T, Q, C)`."""
+        if self.general:
+            return state.once(self.odds)
+        setting, shares = state.setting, state.once(self.belief)
+        return with_equal_counts(state.once(self.odds), setting.equal, setting.query_mask, setting.way_mask, shares)
 
     def tempered(
         self, factor: Tensor, odds: Tensor, equal: Tensor | None, query_mask: Tensor, way_mask: Tensor
@@ -145,7 +148,7 @@ class BeliefRefiner(Refiner):
         if self.general:
             coordinates = _coordinates(cast(ClassGaussian, state.setting.q0))
             return torch.cat([state.setting.design, coordinates.log().unsqueeze(1)], 1)
-        return state.once(self.synthetic_gradient.read).by_task
+        return state.once(self.synthetic_gradient.read).with_products
 
     def _is_kept(self) -> bool:
         """Whether the network is kept, and then all of it."""

@@ -37,6 +37,13 @@ class Reading:
     by_class: Tensor
     by_task: Tensor
 
+    @property
+    def with_products(self) -> Tensor:
+        """`by_task` and the products of what the network sees of the task, two by two, shape `(T, F')`."""
+        own = self.by_task[:, CELL + CLASS : INPUTS]
+        i, j = torch.triu_indices(TASK, TASK, device=own.device)
+        return torch.cat([self.by_task, own[:, i] * own[:, j]], -1)
+
 
 @dataclass(frozen=True, eq=False)
 class _Facts:
@@ -120,6 +127,11 @@ class ClassSyntheticGradient(SyntheticGradient):
     def num_readings(self) -> int:
         """Readings of a task, $F$."""
         return INPUTS + self.readout.in_features
+
+    @property
+    def num_with_products(self) -> int:
+        """Readings of a task and products of them, $F'$."""
+        return self.num_readings + TASK * (TASK + 1) // 2
 
     def read(self, state: QueryState) -> Reading:
         """Return the readings of a state."""

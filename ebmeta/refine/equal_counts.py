@@ -33,10 +33,18 @@ FLOOR = 0.05  # added to variances of counts, which are whole numbers
 AT_ONCE = 2**20  # numbers of matrices in memory
 
 
-def with_equal_counts(odds: Tensor, equal: Tensor | None, query_mask: Tensor, way_mask: Tensor) -> Tensor:
+def with_equal_counts(
+    odds: Tensor, equal: Tensor | None, query_mask: Tensor, way_mask: Tensor, many: Tensor | None = None
+) -> Tensor:
     r"""Return log probabilities of log odds, given in some tasks that there are as many queries of every class.
 
-    Arguments as of `ebmeta.refine.equal_shares.with_equal_shares`.
+    Args:
+        odds: log odds, shape `(T, Q, C)`.
+        equal: in which tasks, shape `(T,)`; None for none.
+        query_mask: True where a query is real, shape `(T, Q)`.
+        way_mask: True where a class exists, shape `(T, C)`.
+        many: log probabilities where sums are not exact, or nothing is known, shape `(T, Q, C)`; None for those of
+            `by_moments` and of the odds alone.
 
     Examples:
         >>> odds = torch.tensor([[[0.5, 0.0], [0.0, 0.5]]])
@@ -46,11 +54,11 @@ def with_equal_counts(odds: Tensor, equal: Tensor | None, query_mask: Tensor, wa
         [1.0, -1.0]
     """
     if equal is None or not bool(equal.any()):
-        return log_softmax(odds)
-    log_p = log_softmax(odds.masked_fill(~way_mask.unsqueeze(1), NEVER))
+        return log_softmax(odds) if many is None else many
+    log_p = log_softmax(odds.masked_fill(~way_mask.unsqueeze(1), NEVER)) if many is None else many
     sizes = torch.stack([query_mask.sum(1) * equal, way_mask.sum(1)], 1)
     some = {tuple(pair) for pair in sizes.tolist() if pair[0]}
-    for queries, ways in sorted(some):  # what is said of a task depends on no other one
+    for queries, ways in sorted(size for size in some if many is None or _few(*size)):  # each task by itself
         task = (sizes == sizes.new_tensor([queries, ways])).all(1).nonzero()
         query, way = (_first(mask[task[:, 0]], n) for mask, n in ((query_mask, queries), (way_mask, ways)))
         place = task.unsqueeze(2), query.unsqueeze(2), way.unsqueeze(1)
@@ -63,10 +71,15 @@ def _first(mask: Tensor, number: int) -> Tensor:
     return torch.argsort((~mask).byte(), dim=1, stable=True)[:, :number]
 
 
+def _few(queries: int, ways: int) -> bool:
+    """Return whether sums over the counts of so many queries are exact."""
+    return int((queries // ways + 1) ** (ways - 1)) * queries * ways <= MOST
+
+
 def _of_one_size(odds: Tensor) -> Tensor:
     """Return `with_equal_counts` of tasks without padding, shape `(T, Q, C)`."""
     queries, ways = odds.shape[1:]
-    if (queries // ways + 1) ** (ways - 1) * queries * ways <= MOST:
+    if _few(queries, ways):
         return exact(odds)
     return log_softmax(_shared(by_moments(_shared(odds))))
 

@@ -92,7 +92,7 @@ class MixtureRefiner(Refiner):
         self.adapt = blank_linear(synthetic_gradient.readout.in_features, 3)
         nn.init.zeros_(self.adapt.weight)
         nn.init.zeros_(self.adapt.bias)
-        self.temperature = TaskTemperature(num_steps, synthetic_gradient.num_readings)
+        self.temperature = TaskTemperature(num_steps, synthetic_gradient.num_with_products)
 
     @torch.no_grad()
     def measure(self, rows: TrainingRows) -> TrainingRows:
@@ -122,7 +122,7 @@ class MixtureRefiner(Refiner):
         self.forget()
         kept = []
         for states, y in tasks if self.num_steps else ():
-            readings = [(*s.marginal, s.once(self.synthetic_gradient.read).by_task) for s in states]
+            readings = [(*s.marginal, s.once(self.synthetic_gradient.read).with_products) for s in states]
             kept.append((states[0].setting, y, readings))
         for k in range(self.num_steps):
 
@@ -166,5 +166,5 @@ class MixtureRefiner(Refiner):
         if not self.temperature.fitted:
             return None
         q, network = state.q, self.synthetic_gradient
-        factor = self.temperature(k, state.once(network.read).by_task)[:, None, None]
+        factor = self.temperature(k, state.once(network.read).with_products)[:, None, None]
         return q.with_(torch.where(state.setting.way_mask.unsqueeze(-1), factor * q.loc, q.loc), q.precision)

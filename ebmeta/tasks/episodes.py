@@ -29,6 +29,7 @@ from ebmeta.tasks.facts import NO_CLASS
 from ebmeta.tasks.hardness import Hardening
 from ebmeta.tasks.proportions import MORE, PROPORTIONS, hidden, random_counts, random_shots
 from ebmeta.tasks.row_order import check_order
+from ebmeta.tasks.sizes import SIZES, random_size
 from ebmeta.tasks.source import TaskSource
 
 __all__ = ["EpisodeSampler"]
@@ -104,7 +105,7 @@ class EpisodeSampler(TaskSource):
             )
         self._codes = codes
         self._hardening: Hardening | None = None
-        self._unknown = False
+        self._unknown = self._any_size = False
 
     @property
     def members(self) -> list[np.ndarray]:
@@ -142,7 +143,7 @@ class EpisodeSampler(TaskSource):
 
     def fingerprint(self) -> str:
         strength = 0.0 if self._hardening is None else self._hardening.strength
-        sizes = self.n_way, self.n_shot, self.n_query, self.imbalance, self._unknown
+        sizes = self.n_way, self.n_shot, self.n_query, self.imbalance, self._unknown, self._any_size
         return fingerprint(self.X, self._codes, (sizes, self.seed, strength, self.feature_names))
 
     @checked(strength=within(0, 1e6))
@@ -177,6 +178,33 @@ class EpisodeSampler(TaskSource):
         other._unknown = True
         return other
 
+    def with_random_sizes(self) -> EpisodeSampler:
+        """Return a sampler of tasks of other sizes: each batch has its own, drawn by `ebmeta.tasks.sizes`.
+
+        Examples:
+            >>> X, y = np.arange(800.0).reshape(400, 2), np.repeat(np.arange(10), 40)
+            >>> tasks = EpisodeSampler(X, y, n_way=5, n_query=15).with_random_sizes()
+            >>> tasks.sample(2, 0), tasks.sample(2, 1)
+            (TaskBatch(tasks=2, ways<=2, support<=8, queries<=18, features=(2,), labelled), \
+TaskBatch(tasks=2, ways<=4, support<=40, queries<=40, features=(2,), labelled))
+        """
+        other = copy.copy(self)
+        other._any_size = True
+        return other
+
+    def _of_size(self, index: int) -> EpisodeSampler:
+        """Return the sampler of the tasks of a batch."""
+        classes, fewest = len(self._members), min(map(len, self._members))
+        if not self._any_size or min(classes, fewest) < 2:
+            return self
+        rows = self.n_way[1] * self.n_shot[1] + self.n_query[1] * (self.n_way[1] if self.imbalance is None else 1)
+        way, shot, query = random_size(classes, fewest, rows, generator(self.seed, index, SIZES))
+        if self.imbalance is not None:
+            query = min(query * way, fewest - shot)
+        other = copy.copy(self)
+        other.n_way, other.n_shot, other.n_query = (way, way), (shot, shot), (query, query)
+        return other
+
     @checked(num_tasks=at_least(1))
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
         """Draw batch number `index`, a pure function of (seed, index).
@@ -191,7 +219,8 @@ class EpisodeSampler(TaskSource):
         Raises:
             ValueError: if a feature read is not finite, or `num_tasks` is below 1.
         """
-        return self._draw([len(self._members)] * num_tasks, generator(self.seed, index), index)
+        drawn = self._of_size(index)
+        return drawn._draw([len(self._members)] * num_tasks, generator(self.seed, index), index)
 
     @checked()
     def disjoint(self, index: int = 0) -> TaskBatch:

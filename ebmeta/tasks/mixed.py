@@ -82,6 +82,10 @@ class MixedSampler(TaskSource):
         """Return the same mixture with random class proportions; see `EpisodeSampler.with_unknown_proportions`."""
         return self._of([sampler.with_unknown_proportions() for sampler in self.samplers])
 
+    def with_random_sizes(self) -> MixedSampler:
+        """Return the same mixture with tasks of other sizes; see `EpisodeSampler.with_random_sizes`."""
+        return self._of([sampler.with_random_sizes() for sampler in self.samplers])
+
     def _of(self, samplers: Sequence[EpisodeSampler]) -> MixedSampler:
         """Return this mixture of other samplers; a subclass stays what it is."""
         other = copy.copy(self)

@@ -137,6 +137,13 @@ class TaskSource(ABC):
         """
         return _Thinned(self)
 
+    def with_random_sizes(self) -> TaskSource | None:
+        """Return a source of tasks of other numbers of classes, labelled rows and queries, from the same classes.
+
+        None where tasks are not drawn from rows of classes: nothing is known of others then.
+        """
+        return None
+
     def parts(self, rows: int, least: int = 1) -> Iterator[TaskBatch]:
         """Return every row once, in batches of groups of like size.
 

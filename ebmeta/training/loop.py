@@ -9,7 +9,6 @@ continues from its checkpoint to the same parameters, bit for bit on a CPU.
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import time
@@ -28,7 +27,6 @@ from tqdm import tqdm
 
 from ebmeta.foundation.checks import above, at_least, checked, found, within
 from ebmeta.model.empirical_bayes import EmpiricalBayes
-from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.held_out import check_classes
 from ebmeta.tasks.source import TaskSampler, TaskSource, as_source
 from ebmeta.training.batch_gradient import BatchGradient
@@ -46,7 +44,7 @@ from ebmeta.training.preparation import (
 )
 from ebmeta.training.rising import still_rising
 from ebmeta.training.schedule import Schedule
-from ebmeta.training.temperature import fit_task_temperature
+from ebmeta.training.temperature import fit_task_temperature, unseen
 from ebmeta.training.undoing import unchanged_after_error
 from ebmeta.training.validation import Validation
 from ebmeta.training.world import World, check_world, joined, own_device
@@ -55,7 +53,6 @@ __all__ = ["Callback", "FitResult", "fit", "resolve_device"]
 
 #: Told of an iteration: its number, and what was measured, by name.
 Callback = Callable[[int, Mapping[str, float]], None]
-TEMPERATURE_TASKS = 1024
 
 
 @checked(best_iteration=at_least(0), seconds=at_least(0))
@@ -202,19 +199,20 @@ def fit(
             patience=patience,
         )
         source = (drawn.harder(strength) if strength else drawn).with_unknown_proportions()
-        unseen = None if other is None else other.with_unknown_proportions()
-        held_out, target = _held_out(settings, unseen), own_device(resolve_device(device), distributed)
+        new = None if other is None else other.with_unknown_proportions()
+        held_out, target = _held_out(settings, new), own_device(resolve_device(device), distributed)
         shown = partial(_bar, num_iterations, progress)
         with joined(distributed, target) as world, _training(model, target), shown(world) as bar:
             check_world(model, batch_size, world)
             state = TrainingState(model, Schedule(num_iterations, learning_rate).optimizer(model), held_out)
             file = None
             if checkpoint is not None:
-                file = Checkpoint(Path(checkpoint), checkpoint_every, settings.identity(model, source, unseen))
+                file = Checkpoint(Path(checkpoint), checkpoint_every, settings.identity(model, source, new))
             _start(state, file, drawn, batch_size, world, bar)
             _iterate(state, settings, source, file, bar, world=world, callbacks=callbacks)
             held_out.restore(model)
-            fit_task_temperature(model, _unseen(settings, [s for s in (source, unseen) if s is not None], target))
+            sources = [source] if new is None else [source, new]
+            fit_task_temperature(model, unseen(sources, num_iterations, batch_size), target)
             world.copy_first(model)
     model.eval()
     for note in (notes := tuple(still_rising(model, drawn, goal))):
@@ -301,15 +299,6 @@ def _iterate(
             bar.set_postfix(nll=f"{state.rows['nll'][-1][-1]:.3f}", refresh=False)
         if checkpoint is not None and world.first and checkpoint.due(state.iteration, last or held_out.stopped):
             checkpoint.save(state)
-
-
-def _unseen(settings: RunSettings, sources: list[TaskSource], device: torch.device) -> Iterator[TaskBatch]:
-    """Return batches that training has not drawn, for the temperature of tasks."""
-    size, first = settings.batch_size, settings.num_iterations
-    more = min(math.ceil(TEMPERATURE_TASKS / size), math.ceil(first / 4))
-    for source in sources:
-        for n in range(first, first + more):
-            yield source.sample(size, n).to(device)
 
 
 @contextmanager

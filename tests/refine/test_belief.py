@@ -99,9 +99,27 @@ def test_the_first_prediction_uses_no_other_query():
 def test_known_equal_shares_hold_for_beliefs():
     batch = class_tasks(ways=(3, 2), shots=(1, 1), queries=(6, 4), spread=2.0)
     told = replace(batch, concentration=torch.tensor([math.inf, 2.0], dtype=torch.float64))
-    probs = joint(scale=0.1).infer(told).predict(-1)["probs"]
+    model = joint(scale=0.1)
+    model.refiner.forget()  # shares are of beliefs, before any temperature
+    probs = model.infer(told).predict(-1)["probs"]
     close(probs[0, :6].sum(0), torch.full((3,), 2.0, dtype=torch.float64), 0.02)
     assert float((probs[1, :4].sum(0)[:2] - 2.0).detach().abs().max()) > 0.02
+
+
+def test_few_queries_known_to_be_of_different_classes_are_predicted_so():
+    """Three queries of three classes: a sum over their six orders says what a temperature acts on."""
+    model, batch = joint(scale=0.1), class_tasks(ways=(3, 3), shots=(1, 1), queries=(3, 3), spread=2.0)
+    told = replace(batch, concentration=torch.tensor([math.inf, math.nan], dtype=torch.float64))
+    inferred = model.infer(told)
+    state = QueryState(inferred.setting, inferred.iterates[2].q)
+    odds, sharp = (f(state).detach() for f in (model.refiner.odds, model.refiner.sharp))
+    orders = list(itertools.permutations(range(3)))
+    weight = torch.stack([odds[0, range(3), order].sum() for order in orders]).softmax(0)
+    want = sum(w * torch.eye(3, dtype=odds.dtype)[list(order)] for w, order in zip(weight, orders, strict=True))
+    close(sharp[0].exp(), want)
+    close(sharp[1], odds[1].log_softmax(-1))
+    factor = model.refiner.temperature(1, model.refiner.reading(state))[:, None, None]
+    close(inferred.predict(2)["probs"], (factor * sharp).softmax(-1))
 
 
 def test_a_fitted_temperature_changes_predictions_and_no_step():

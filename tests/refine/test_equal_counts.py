@@ -121,3 +121,15 @@ def test_tasks_without_equal_counts_stay():
     for none in (None, ~(equal | True)):
         close(with_equal_counts(odds, none, real, ways), odds.log_softmax(-1), 1e-12)
     close(with_equal_counts(odds, equal | True, real, ways), equal_counts(odds, real, ways), 0.0)
+
+
+def test_where_counts_are_many_the_given_probabilities_stay():
+    odds, many = odds_of(3, 20, 5), odds_of(3, 20, 5).exp().log_softmax(-1)
+    real, ways = masks(3, 20, 5)
+    real[0, 5:] = False  # five queries of five classes: few
+    equal = torch.tensor([True, True, False])
+    got = with_equal_counts(odds, equal, real, ways, many)
+    close(got[0, :5], equal_counts(odds, real, ways)[0, :5], 0.0)
+    close(got[0, 5:], many[0, 5:], 0.0)
+    close(got[1:], many[1:], 0.0)
+    close(with_equal_counts(odds, None, real, ways, many), many, 0.0)

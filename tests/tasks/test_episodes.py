@@ -16,7 +16,10 @@ import torch
 from scipy import stats
 
 from ebmeta import EmpiricalBayes, EpisodeSampler, GroupSampler, TaskBatch
+from ebmeta.tasks import sizes
+from ebmeta.tasks.drawing import generator
 from ebmeta.tasks.proportions import MORE
+from ebmeta.tasks.sizes import random_size
 
 SIZES = [12, 9, 15, 10, 11, 8]  # rows of each class or group
 CODES = np.random.default_rng(0).permutation(np.repeat(np.arange(6), SIZES))
@@ -105,6 +108,34 @@ def test_episodes_hold_what_they_promise(imbalance):
         queries[len(q_y) if imbalance else len(q_y) // way] += 1
     assert (set(ways), set(shots), set(queries)) == ({2, 3, 4}, {1, 2, 3}, {2, 3, 4})
     assert min([*ways.values(), *shots.values(), *queries.values()]) > 60  # 4.9 sigma below 100: 9 counts, 5e-6
+
+
+@pytest.mark.parametrize("imbalance", [None, 2.0])
+def test_tasks_of_random_sizes_have_one_size_a_batch_and_are_of_the_same_classes(imbalance):
+    tasks = episodes(n_way=3, n_query=4, imbalance=imbalance)
+    other, drawn = tasks.with_random_sizes(), set()
+    assert other.fingerprint() != tasks.fingerprint()
+    for index in range(40):
+        batch = other.sample(4, index)
+        assert bool(batch.way_mask.all() and batch.query_mask.all())
+        rows = min(map(len, tasks.members))
+        random = random_size(6, rows, 9 + (12 if imbalance is None else 4), generator(0, index, sizes.SIZES))
+        ways, shots, queries = random
+        whole = ways * queries if imbalance is None else min(ways * queries, rows - shots)
+        assert batch.way_mask.shape[1:] + batch.support_y.shape[1:] + batch.query_y.shape[1:] == (
+            ways,
+            ways * shots,
+            whole,
+        )
+        for t in range(4):
+            (s_rows, s_classes, s_y), (q_rows, q_classes, q_y) = real(batch, t, "support"), real(batch, t, "query")
+            original = dict(zip(s_y.tolist(), s_classes, strict=True))
+            assert len({*s_rows, *q_rows}) == len(s_rows) + len(q_rows)  # no row twice
+            assert all(original[y] == c for y, c in zip(q_y.tolist(), q_classes, strict=True))
+        drawn.add(random)
+    assert len(drawn) > 15
+    one = EpisodeSampler(np.zeros((4, 1)), [0, 0, 0, 0], n_way=1, n_shot=1, n_query=2)
+    assert one.with_random_sizes().sample(2).query_y.shape == (2, 2)  # of one class there are no other sizes
 
 
 @pytest.mark.parametrize("imbalance", [None, 2.0])

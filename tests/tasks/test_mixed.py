@@ -20,6 +20,8 @@ def test_a_mixture_takes_turns():
         assert torch.equal(got.query_x, expected.query_x)
         hard = tasks.harder(1.0).sample(2, index)
         assert torch.equal(hard.query_x, parts[index % 3].harder(1.0).sample(2, index).query_x)
+        other = parts[index % 3].with_random_sizes().sample(2, index)
+        assert torch.equal(tasks.with_random_sizes().sample(2, index).query_x, other.query_x)
         unknown, part = tasks.with_unknown_proportions(), parts[index % 3].with_unknown_proportions()
         for name in ("query_x", "query_y", "concentration"):
             same = zip(*(getattr(source.sample(2, index), name) for source in (unknown, part)), strict=True)

@@ -240,14 +240,14 @@ def test_a_common_factor_is_a_temperature(rng: torch.Generator) -> None:
     refiner = model.refiner
     assert isinstance(refiner, MixtureRefiner)
     assert float(torch.tanh(refiner.adapt(100 * randn(rng, 50, 8))).detach().abs().max()) <= 1.0
-    extreme = refiner.temperature(0, 100 * randn(rng, 50, refiner.synthetic_gradient.num_readings)).log()
+    extreme = refiner.temperature(0, 100 * randn(rng, 50, refiner.synthetic_gradient.num_with_products)).log()
     assert 0.99 < float(extreme.abs().max()) <= 1.0 + 1e-12
     inferred, state = model.infer(batch), start(model, batch)
     path, raw = inferred.path, [state.q]
     for k in range(2):
         raw.append(refiner.step(k, state))
         state = QueryState(state.setting, raw[-1])
-        factor = refiner.temperature(k, refiner.synthetic_gradient.read(state).by_task)
+        factor = refiner.temperature(k, refiner.synthetic_gradient.read(state).with_products)
         assert float(factor.detach().log().abs().max()) > 0.1
         scaled = factor[:, None, None] * raw[-1].loc
         close(path[k + 1].loc, torch.where(batch.way_mask.unsqueeze(-1), scaled, raw[-1].loc))
@@ -262,7 +262,7 @@ def test_fitted_temperatures_leave_nothing_to_gain(rng: torch.Generator) -> None
     fit_task_temperature(model, [batch[:32], batch[32:]])
     features, before = model.predictor.features(batch.query_x), start(model, batch)
     after = QueryState(before.setting, refiner.step(0, before))
-    reading = refiner.synthetic_gradient.read(after).by_task.detach()
+    reading = refiner.synthetic_gradient.read(after).with_products.detach()
     mean, scale, temperature = reading.mean(0), reading.std(0) + LEAST_SCALE, refiner.temperature
     weight = temperature.weight[0] * scale
     found = torch.cat([weight, (temperature.bias[0] + mean @ temperature.weight[0]).unsqueeze(0)])

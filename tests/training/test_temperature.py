@@ -8,8 +8,9 @@ import torch
 
 from ebmeta import EmpiricalBayes, TaskBatch, fit
 from ebmeta.prediction.trees import marginals
+from ebmeta.tasks.source import as_source
 from ebmeta.training.preparation import prepare
-from ebmeta.training.temperature import fit_task_temperature
+from ebmeta.training.temperature import TASKS, fit_task_temperature, unseen
 from tests.training.test_preparation import episodes
 
 
@@ -64,10 +65,22 @@ def test_validation_tasks_have_their_part_in_the_fit():
     model, tasks, other = EmpiricalBayes.classifier(4, num_steps=1), episodes(1.0), episodes(1.6, seed=2)
     fit(model, tasks, 4, batch_size=4, validation=other, validation_tasks=8, harder=0.0, device="cpu", progress=False)
     found = copy.deepcopy(model.state_dict())
-    fit_task_temperature(model, [source.with_unknown_proportions().sample(4, 4) for source in (tasks, other)])
+    sources = [source.with_unknown_proportions() for source in (tasks, other)]
+    fit_task_temperature(model, unseen(sources, 4, 4))
     assert all(torch.equal(v, found[n]) for n, v in model.state_dict().items())
-    fit_task_temperature(model, [tasks.with_unknown_proportions().sample(4, 4)])
+    fit_task_temperature(model, unseen(sources[:1], 4, 4))
     assert not torch.equal(model.refiner.temperature.weight, found["refiner.temperature.weight"])
+
+
+def test_unseen_tasks_follow_those_of_training_and_come_in_other_sizes_too():
+    tasks, fixed = episodes(1.0), as_source(episodes(1.0).sample(8))
+    drawn = list(unseen([tasks], 40, 16))
+    assert len(drawn) == 2 * 40 // 4
+    for n in range(10):
+        assert torch.equal(drawn[n].query_x, tasks.sample(16, 40 + n).query_x)
+        assert torch.equal(drawn[10 + n].query_x, tasks.with_random_sizes().sample(16, 40 + n).query_x)
+    assert len({tuple(batch.query_x.shape) for batch in drawn[10:]}) > 5
+    assert len(list(unseen([tasks, fixed], 10**6, 64))) == 3 * TASKS // 64
 
 
 def test_models_without_a_temperature_are_left_alone():

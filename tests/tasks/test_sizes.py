@@ -1,0 +1,35 @@
+"""Random sizes: within what there is, and even on a log scale."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from ebmeta.tasks.sizes import MORE, QUERIES, SHOTS, WAYS, random_size
+
+
+@pytest.mark.parametrize(("classes", "members", "rows"), [(2, 2, 1), (3, 5, 10), (16, 600, 80), (500, 9, 4000)])
+def test_sizes_stay_within_classes_rows_and_memory(classes, members, rows):
+    rng = np.random.default_rng(0)
+    drawn = np.array([random_size(classes, members, rows, rng) for _ in range(500)])
+    ways, shots, queries = drawn.T
+    assert ways.min() == 2
+    assert ways.max() <= min(classes, WAYS)
+    assert shots.min() == 1
+    assert shots.max() <= SHOTS
+    assert queries.min() >= 1
+    assert queries.max() <= QUERIES
+    assert (shots + queries).max() <= members
+    assert (ways * (shots + queries)).max() <= max(MORE * rows, 4)
+
+
+def test_numbers_of_classes_are_even_on_a_log_scale():
+    """Half of them lie below the geometric mean of 2 and 30; in 4,000 draws by five standard deviations at most."""
+    rng = np.random.default_rng(1)
+    ways = np.array([random_size(64, 600, 10**6, rng)[0] for _ in range(4000)])
+    assert ways.max() == WAYS
+    middle = math.sqrt(2 * WAYS)  # 7.75: a whole number is at most 7, rounded from below 7.5
+    share = (math.log(7.5) - math.log(2)) / (math.log(WAYS) - math.log(2))
+    assert abs(float((ways < middle).mean()) - share) < 5 * math.sqrt(share * (1 - share) / 4000)
