@@ -25,7 +25,7 @@ TASKS, LEVEL = 300, 0.05
 def main() -> None:
     """Score every kind of outsider and write the result."""
     torch.set_num_threads(1)
-    model = classifier()
+    model = classifier("blind")
     result: dict[str, Any] = {"tasks": TASKS, "level": LEVEL}
     for kind in KINDS.values():
         train, held_out = kind.sampler("train", 3), kind.sampler("val", 4)

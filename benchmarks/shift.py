@@ -62,7 +62,7 @@ def over_classes(model: ebmeta.EmpiricalBayes, kind: Kind) -> dict[str, float]:
 def main() -> None:
     """Score every kind of task and write the result."""
     torch.set_num_threads(1)
-    model = classifier()
+    model = classifier("blind")
     result: dict[str, Any] = {"tasks": TASKS, "level": LEVEL}
     for kind in KINDS.values():
         warning = ebmeta.ShiftWarning(model).fit(kind.sampler("train", 3)).calibrate(kind.sampler("val", 4), TASKS)
