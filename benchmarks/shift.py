@@ -2,7 +2,8 @@
 
 `ShiftWarning` learns from train classes, is calibrated on validation classes, and is asked about tasks of test classes:
 sound ones, which should raise no alarm; with their features damaged, all or one class of the support; and of another
-encoder, that of the same features in another order, or of sentences. `python benchmarks/shift.py`
+encoder, that of the same features in another order, or of sentences. The default model, trained without validation
+classes. `python benchmarks/shift.py`
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 import ebmeta
-from lib.classifier import KINDS, classifier
+from lib.classifier import BLIND, KINDS, classifier
 from lib.common import cifar_fs, model_folder, write
 from lib.damage import outsiders
 from lib.kinds import Kind
@@ -62,7 +63,7 @@ def over_classes(model: ebmeta.EmpiricalBayes, kind: Kind) -> dict[str, float]:
 def main() -> None:
     """Score every kind of task and write the result."""
     torch.set_num_threads(1)
-    model = classifier("blind")
+    model = classifier(BLIND)
     result: dict[str, Any] = {"tasks": TASKS, "level": LEVEL}
     for kind in KINDS.values():
         warning = ebmeta.ShiftWarning(model).fit(kind.sampler("train", 3)).calibrate(kind.sampler("val", 4), TASKS)
