@@ -16,14 +16,14 @@ import torch
 
 import ebmeta
 from ebmeta.training.preparation import hardening
-from ebmeta.training.temperature import TASKS as FITTED
-from ebmeta.training.temperature import fit_task_temperature
+from ebmeta.training.temperature import TASKS as FITTED, fit_task_temperature
 from lib.classifier import ITERATIONS, classifier, last_probs
 from lib.common import write
 from lib.kinds import DEFAULT, Kind, draw, labels, mixture
 from lib.scoring import rounded, score
 
 TASKS, SEED, BATCH = 300, 41, 16
+KEPT = ("accuracy", "nll", "ece")
 WAYS, SHOTS, CONCENTRATION = (2, 5, 10, 20), (1, 5, 20), 2.0
 
 
@@ -56,7 +56,8 @@ def main() -> None:
                     batches = [replace(b, concentration=None) for b in batches]
                 for name, one in models.items():
                     probs, y = torch.cat([last_probs(one, b) for b in batches]), labels(batches)
-                    found = score(probs, y) | {"confidence": float(probs.amax(-1).mean())}
+                    scores = score(probs, y)
+                    found = {key: scores[key] for key in KEPT} | {"confidence": float(probs.amax(-1).mean())}
                     result.setdefault(name, {})[f"{ways}way_{shots}shot_{shares}"] = rounded(found)
                     of_it = f"accuracy {found['accuracy'][0]:.3f}, confidence {found['confidence']:.3f}"
                     print(f"{ways} ways, {shots} shots, {shares}, {name}: {of_it}", flush=True)
