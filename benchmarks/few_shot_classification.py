@@ -97,7 +97,7 @@ def peers(cache: Path, sib_steps: int) -> dict[str, Any]:
 
 
 def peer(method: Peer, kind: Kind, num_tasks: int) -> dict[str, Any]:
-    """Score a peer on the test classes, raw and with the temperature of the validation classes."""
+    """Score a peer on the test classes, with the temperature of the validation classes."""
 
     def predict(batch: ebmeta.TaskBatch) -> Tensor:
         return method(batch.support_x, batch.support_y, batch.query_x, kind.n_way)
@@ -106,11 +106,10 @@ def peer(method: Peer, kind: Kind, num_tasks: int) -> dict[str, Any]:
     fewer = min(kind.n_way, VALIDATION_WAYS)
     tuned = [method(b.support_x, b.support_y, b.query_x, fewer) for b in tuning]
     temperature = fit_temperature(torch.cat(tuned), labels(tuning))
-    raw, y = torch.cat([predict(b) for b in batches]), labels(batches)
-    probs, half = temper(raw, temperature), len(y) // 2
+    probs, y = temper(torch.cat([predict(b) for b in batches]), temperature), labels(batches)
+    half = len(y) // 2
     return {
         "temperature": temperature,
-        "raw": score(raw, y),
         "test": score(probs, y, class_numbers(batches)),
         "curves": curves(probs, y),
         "conformal": conformal((probs[:half], y[:half]), (probs[half:], y[half:])),
