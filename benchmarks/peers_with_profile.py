@@ -23,7 +23,7 @@ from torch import Tensor
 
 import ebmeta
 from lib.classifier import classifier, last_probs
-from lib.common import ROOT, cifar_fs, read, write
+from lib.common import cifar_fs, model_folder, read, write
 from lib.kinds import FIVE, RECIPE, Kind, draw, labels, mixture
 from lib.peers import METHODS, SIB, UNEM, Peer, TrainedPeer, base_statistics, guesses, make
 
@@ -122,7 +122,7 @@ def learned(name: str, features: Features, group: str, steps: int | None) -> Pee
     """Return a peer that has learned from training tasks of a group of kinds."""
     kinds, method = groups(name)[group], LEARNED[name](features)
     stopping = [b for kind in kinds for b in features.draw(kind, "val", STOPPING // len(kinds), 1)]
-    path = ROOT / "cache" / f"{name}_{features.name}_{group}_recipe{RECIPE}.safetensors"
+    path = model_folder() / f"{name}_{features.name}_{group}_recipe{RECIPE}.safetensors"
     method.train(Source(kinds, features), stopping, steps, checkpoint=path)
     return method
 
