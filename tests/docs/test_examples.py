@@ -45,7 +45,7 @@ def test_the_build_executes_them_and_stops_at_an_error():
 
 
 def test_the_writer_for_tensorboard_writes_the_history(tmp_path: Path):
-    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from torch.utils.tensorboard import SummaryWriter
 
     text = (DOCS / "examples" / "plot_4_following_a_run.py").read_text(encoding="utf-8")
@@ -69,7 +69,7 @@ def test_the_writer_for_tensorboard_writes_the_history(tmp_path: Path):
             device="cpu",
             progress=False,
         )
-    events = accumulators.EventAccumulator(str(tmp_path))
+    events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert set(events.Tags()["scalars"]) == set(run.history.data_vars)
     for name, of_step in run.history.data_vars.items():
