@@ -30,14 +30,14 @@ def moments(
         var: variance of it, of that shape.
         size: sizes of the rows, shape `(N,)`, or None.
     """
-    mean, square = np.zeros(loc.shape[1]), np.zeros(loc.shape[1])
-    for w, likelihood, m, v in zip(weight, members, loc, var, strict=True):
+    parts = []
+    for likelihood, m, v in zip(members, loc, var, strict=True):
         with torch.no_grad():
             found = likelihood.predict(*_laid_out(m, v), _given(size))
-        one, std = (found[name].double().numpy()[0] for name in ("mean", "std"))
-        mean += w * one
-        square += w * (std**2 + one**2)
-    return mean, np.sqrt((square - mean**2).clip(0))
+        parts.append([found[name].double().numpy()[0] for name in ("mean", "std")])
+    each, std = np.stack(parts, 1)
+    mean = weight @ each
+    return mean, np.sqrt(weight @ (std**2 + (each - mean) ** 2))  # about the mean, or large labels would cancel it
 
 
 def cdf(y: Array, members: Sequence[Likelihood], weight: Array, loc: Array, var: Array, size: Array | None) -> Array:

@@ -41,6 +41,13 @@ def test_draws_of_the_parameters_are_mixed():
         assert cdf(end, members, weight, loc, var, None)[0] == pytest.approx(level, abs=1e-9)
 
 
+def test_large_labels_keep_their_spread():
+    loc, var = np.array([[1e12], [1e12 + 4]]), np.array([[0.0], [1.0]])
+    members, weight = [normal(1.0), normal(2.0)], np.array([0.25, 0.75])
+    assert moments(members, weight, loc, var, None)[1][0] == pytest.approx(math.sqrt(0.25 + 0.75 * 5 + 3))
+    assert moments(members[:1], np.ones(1), loc[:1], var[:1], None)[1][0] == pytest.approx(1.0)
+
+
 def test_counts_end_at_the_smallest_count_that_reaches_the_level():
     loc, size = np.log([[2.5, 40.0, 0.01]]), np.array([1.0, 2.0, 1.0])
     low, high = intervals([Poisson().double()], np.ones(1), loc, np.zeros_like(loc), size, 0.9)
