@@ -1,16 +1,27 @@
 r"""How the rows of a task lie about the centres of classes, by a rough clustering.
 
-A soft $k$-means of sharpness $\lambda$ starts from the labelled rows, each unlabelled unit vector $u_i$ having a share
-in every class,
+A soft $k$-means of sharpness $\lambda$ starts from the labelled rows. Each unlabelled unit vector $u_i$ has a share in
+every class, and is left out of the centres that it is compared with,
 
-$$ r_{ic} \propto e^{-\lambda ( d_{ic} + 1 / 2 (N_c + 1) )}, \qquad d_{ic} = \lVert u_i - m_c \rVert^2, \qquad
-   m_c = \frac{\sum_j r_{jc} u_j}{N_c + 1}, \qquad N_c = \sum_j r_{jc} , $$
+$$ r_{ic} \propto e^{-\lambda ( d_{ic} + 1 / 2 (N_c^{-i} + 1) )}, \qquad
+   d_{ic} = \lVert u_i - m_c^{-i} \rVert^2, \qquad
+   m_c^{-i} = \frac{\sum_{j \ne i} r_{jc} u_j}{N_c^{-i} + 1}, \qquad N_c^{-i} = \sum_{j \ne i} r_{jc} , $$
 
 with sums over labelled rows, too. What rows leave about their centres has a variance and a number of coordinates,
 
-$$ \hat s = \frac1Q \sum_{i, c} r_{ic} d_{ic}, \qquad
+$$ \hat s = \frac{1 + \delta}{Q} \sum_{i, c} r_{ic} d_{ic}, \qquad
    \hat k = \Big[ \operatorname*{mean}_{i \ne j} \cos^2 \Big( u_i - \sum_c r_{ic} m_c,\; u_j - \sum_c r_{jc} m_c \Big)
    \Big]^{-1} . $$
+
+Unit vectors are directions from a centre that is half the mean of all rows and half that of class means
+(`ebmeta.parts.task_head`). Its error is common to the unlabelled rows, and looks as if classes lay apart by
+$\delta \hat s$,
+
+$$ \delta = \frac14 \Big( \frac{1}{C^2} \sum_c \frac{1}{n_c} - \frac1N \Big) $$
+
+with $n_c$ labelled rows of the $C$ classes that have any, and $N$ rows in all. What is left between classes,
+$1 - \hat s$, is at least $2 \sqrt{2 C / \hat k} / Q$, twice the standard error that it has where rows do not cluster.
+So directions of pure noise have next to nothing between classes, the less the more coordinates there are.
 
 There are at most as many coordinates as features. It decides nothing: its numbers are what the prior of a general
 classifier starts from (`ebmeta.parts.general_prior`).
@@ -30,7 +41,8 @@ __all__ = ["Clusters", "find_clusters"]
 
 STEPS = 5
 SHARP = 20.0  # lambda: unit vectors of one class and of two differ by some tenths in squared distance
-LEAST, MOST = 0.02, 0.98  # of the variance
+LEAST = 0.02  # of the variance about centres
+ERRORS, HALF = 2.0, 0.5  # standard errors that are left between classes at least, but no more than half of the variance
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,16 +71,27 @@ def find_clusters(u: Tensor, mask: Tensor, sums: Tensor, counts: Tensor, ways: T
     """
     real = mask.unsqueeze(-1).to(u.dtype)
     number = real.sum((1, 2)).clamp(min=1)
+    square, r = u.square().sum(-1, keepdim=True), (real * ways.unsqueeze(1)).mul(0)
     n, total = counts, sums
     for _ in range(STEPS):
-        weight = (1 / (n + 1)).unsqueeze(1)
-        m = total * weight.mT
-        d = (u.square().sum(-1, keepdim=True) - 2 * u @ m.mT + m.square().sum(-1).unsqueeze(1)).clamp(min=0)
+        weight = 1 / (n.unsqueeze(1) - r + 1)
+        dot = u @ total.mT - r * square
+        off = total.square().sum(-1).unsqueeze(1) - r * (2 * dot + r * square)
+        d = (square - weight * (2 * dot - weight * off)).clamp(min=0)
         r = torch.softmax((-SHARP * (d + weight / 2)).masked_fill(~ways.unsqueeze(1), NEVER), -1) * real
         n, total = counts + r.sum(1), sums + r.mT @ u
-    within = ((r * d).sum((1, 2)) / number).clamp(LEAST, MOST)
     pair = mask.unsqueeze(1) & mask.unsqueeze(2) & ~torch.eye(u.shape[1], dtype=torch.bool, device=u.device)
-    return Clusters(within, _coordinates(u - r @ m, pair))
+    coordinates = _coordinates(u - r @ (total / (n + 1).unsqueeze(-1)), pair)
+    within = (r * d).sum((1, 2)) / number * (1 + _common(counts, number))
+    least = ERRORS * (2 * ways.sum(1) / coordinates).sqrt() / number
+    return Clusters(torch.minimum(within.clamp(min=LEAST), 1 - least.clamp(max=HALF)), coordinates)
+
+
+def _common(counts: Tensor, number: Tensor) -> Tensor:
+    r"""Return what the error of the centre is of the variance of an unlabelled row, $\delta$, shape `(T,)`."""
+    labelled = counts > 0
+    of_means = torch.where(labelled, 1 / counts.clamp(min=1), 0.0).sum(1) / labelled.sum(1).clamp(min=1).square()
+    return torch.where(labelled.sum(1) > 1, (of_means - 1 / (counts.sum(1) + number)) / 4, 0.0)
 
 
 def _coordinates(rows: Tensor, pair: Tensor) -> Tensor:

@@ -22,7 +22,6 @@ __all__ = ["DESIGN", "TaskFeatures", "geometry"]
 DESIGN = 4  # numbers of `geometry` that no row has a part in
 MOST = 512  # queries of a task that are compared with each other
 UNKNOWN = 3  # classes for rows of none
-FULL = 0.98  # largest variance of a unit vector about its centre: some is left between classes
 MANY = 100.0  # rows of a class, from which on more of them say the same
 
 
@@ -70,7 +69,7 @@ def geometry(support: Tensor, query: Tensor, batch: TaskBatch) -> Tensor:
     ]
     rows, there = _some(query * batch.query_mask.unsqueeze(-1), batch.query_mask, sums.sum(1))
     found = find_clusters(rows, there, *_with_unknown(rows, there, sums, counts, batch))
-    return torch.stack([*design, found.within.clamp(max=FULL).log(), found.coordinates.log()], -1)
+    return torch.stack([*design, found.within.log(), found.coordinates.log()], -1)
 
 
 def _with_unknown(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from builders import close
 from torch.nn.functional import normalize, pad
 
-from ebmeta.parts.clusters import SHARP, STEPS, Clusters, find_clusters
+from ebmeta import TaskBatch
+from ebmeta.parts.clusters import ERRORS, HALF, SHARP, STEPS, Clusters, find_clusters
+from ebmeta.parts.task_head import TaskHead
 
 
 def task(queries: int, features: int, noise: float, seed: int = 0, ways: int = 3):
@@ -27,16 +30,23 @@ def numbers(found: Clusters) -> torch.Tensor:
 
 
 def test_each_number_is_the_one_that_is_stated():
-    u, mask, sums, counts, ways = task(6, 12, 1.0)
+    u, mask, sums, counts, ways = task(6, 12, 0.5)
     rows, labelled, r = u[0], sums[0], torch.zeros(6, 3, dtype=torch.float64)
     for _ in range(STEPS):
-        size = 1 + r.sum(0)
-        m = (labelled + r.T @ rows) / (size + 1).unsqueeze(1)
-        d = torch.cdist(rows, m) ** 2
+        d = torch.empty(6, 3, dtype=torch.float64)
+        size = torch.empty_like(d)
+        for i in range(6):
+            others = torch.arange(6) != i
+            size[i] = 1 + r[others].sum(0)
+            m = (labelled + r[others].T @ rows[others]) / (size[i] + 1).unsqueeze(1)
+            d[i] = (rows[i] - m).square().sum(-1)
         r = torch.softmax(-SHARP * (d + 0.5 / (size + 1)), -1)
+    m = (labelled + r.T @ rows) / (2 + r.sum(0)).unsqueeze(1)
     left = normalize(rows - r @ m, dim=-1)
     cosines = (left @ left.T)[~torch.eye(6, dtype=torch.bool)]
-    wanted = torch.stack([(r * d).sum() / 6, 1 / cosines.square().mean()])
+    common = (1 / 3 - 1 / 9) / 4
+    wanted = torch.stack([(1 + common) * (r * d).sum() / 6, (1 / cosines.square().mean()).clamp(max=12)])
+    assert wanted[0] < 1 - ERRORS * math.sqrt(2 * 3 / wanted[1]) / 6
     close(numbers(find_clusters(u, mask, sums, counts, ways))[:, 0], wanted, 1e-9)
 
 
@@ -45,9 +55,27 @@ def test_separate_classes_are_found_with_their_spread_and_coordinates():
     found = find_clusters(u, mask, sums, counts, ways)
     truth = torch.arange(300) % 3
     centres = torch.stack([u[0, truth == c].mean(0) for c in range(3)])
-    within = (u[0] - centres[truth]).square().sum(-1).mean()
+    common = (1 / 3 - 1 / 303) / 4  # what the error of a centre would be
+    within = (1 + common) * (u[0] - centres[truth]).square().sum(-1).mean()
     assert abs(float(found.within[0] / within) - 1) < 0.05
     assert 30 < float(found.coordinates[0]) < 40
+
+
+@pytest.mark.parametrize("features", [100, 1000])
+def test_directions_of_noise_leave_their_standard_error_between_classes(features):
+    """They are taken from the centre of a task, whose error is common to the queries."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 80, features, generator=rng)
+    batch = TaskBatch(x[:, :5], torch.arange(5).expand(20, 5), x[:, 5:])
+    geometry = TaskHead().of_task(batch).geometry
+    assert geometry is not None
+    between, coordinates = 1 - geometry[:, -2].exp(), geometry[:, -1].exp()
+    close(between, ERRORS * (2 * 5 / coordinates).sqrt() / 75, 1e-5)
+
+
+def test_few_queries_leave_no_more_than_half_to_their_error():
+    u, mask, sums, counts, ways = task(1, 5, 1.0)
+    assert float(find_clusters(u, mask, sums, counts, ways).within[0]) >= 1 - HALF
 
 
 def test_order_and_padding_change_nothing():
