@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,24 @@ from ebmeta.prediction.trees import ask
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.columns import check_names, read_rows
 
-__all__ = ["FewShot"]
+__all__ = ["FewShot", "whole"]
+
+Fit = TypeVar("Fit", bound=Callable[..., Any])
+
+
+def whole(fit: Fit) -> Fit:
+    """Leave an estimator as it was where its `fit` ends in an error: labels of one task go with rows of no other."""
+
+    @functools.wraps(fit)
+    def call(self: FewShot, *args: Any, **kwargs: Any) -> Any:
+        before = dict(vars(self))
+        try:
+            return fit(self, *args, **kwargs)
+        except BaseException:
+            self.__dict__ = before
+            raise
+
+    return call  # type: ignore[return-value]  # of the same signature
 
 
 class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types

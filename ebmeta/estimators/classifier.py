@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
 from torch import Tensor
 
-from ebmeta.estimators.base import FewShot
+from ebmeta.estimators.base import FewShot, whole
 from ebmeta.estimators.calibration_rows import calibration_split
 from ebmeta.estimators.doubts import tell_of_lengths, tell_of_rows
-from ebmeta.estimators.rows import among, read_anchors, staying, unlike
+from ebmeta.estimators.rows import among, places, read_anchors, staying, unlike
 from ebmeta.foundation.checks import above, at_least, between, check
 from ebmeta.model.base import PredictiveModel
 from ebmeta.model.general import general_classifier
@@ -80,6 +80,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
     def model_(self) -> PredictiveModel:
         return general_classifier() if self.model is None else super().model_
 
+    @whole
     def fit(
         self,
         X: ArrayLike | None = None,
@@ -111,7 +112,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         mostly = 2 * int((self.support_y_ == 0).sum()) > len(self.support_y_)  # in scikit-learn, rows without a label
         if len(self.classes_) > 2 and self.classes_.dtype.kind in "if" and self.classes_[0] == -1 and mostly:
             told = "y: -1 counts as a class like any other; rows without a label go to pool= or predict_proba"
-            warnings.warn(told, UserWarning, stacklevel=2)
+            warnings.warn(told, UserWarning, stacklevel=3)
         if pool is not None:
             rows = self._check_query(pool, "pool")
             self.pool_ = rows[staying(rows, self.support_X_)]
@@ -182,7 +183,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         set. Derivation: `theory/conformal.md`.
 
         Args:
-            X: as of `predict_proba`.
+            X: as of `predict_proba`; a labelled row among them changes no set of others.
             level: probability that a set must hold the true class.
             seed: seed of the draw.
 
@@ -195,10 +196,11 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         query = self._check_query(X)
         alone = torch.zeros(self.n_ways_, dtype=torch.bool) if self.anchors_ is None else self.anchors_[1] > 0
         learned, held = calibration_split(self.support_y_, alone, level, seed)
-        half = copy.copy(self)
+        half, calibrating = copy.copy(self), self.support_X_[held]
         half.support_X_, half.support_y_ = self.support_X_[learned], self.support_y_[learned]
-        probs = half._probs(torch.cat([query, self.support_X_[held]]))
-        of_rows, of_held = probs[: len(query)], probs[len(query) :]
+        rows = torch.cat([query[staying(query, calibrating)], calibrating])  # a row that calibrates counts once
+        probs = half._probs(rows)
+        of_rows, of_held = probs[places(query, rows)], probs[-len(calibrating) :]
         conformal = ConformalSets(level=level).calibrate_probs(of_held[:, None], self.support_y_[held].numpy()[:, None])
         sets: NDArray[np.bool_] = conformal.predict_probs(of_rows[None])["sets"].values[0]
         sets[np.arange(len(query)), self._probs(query).argmax(1)] = True

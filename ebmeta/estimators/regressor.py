@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 
-from ebmeta.estimators.base import FewShot
+from ebmeta.estimators.base import FewShot, whole
 from ebmeta.estimators.rows import covariates_of, groups_of, sizes_of, targets_of
 from ebmeta.foundation.buckets import by_group, split
 from ebmeta.foundation.checks import at_least, between, check, checked, real_array
@@ -64,6 +64,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         super().__init__(model, num_steps)
         self.conformal = conformal
 
+    @whole
     def fit(
         self,
         X: ArrayLike,
@@ -80,8 +81,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
             y: their labels, shape `(S,)`.
             groups: group of each row, shape `(S,)`; one group by default.
             size: trials, exposure or readings of each row (see `ebmeta.likelihood.Given`), shape `(S,)`; 1 by default.
-            group_x: covariates of the group, shape `(G,)`, or those of each group by its label; where they are a
-                series of pandas, its index names them.
+            group_x: covariates of the group, shape `(G,)`, or of each group by its label; an index of pandas names it.
 
         Returns:
             The estimator.

@@ -21,6 +21,7 @@ __all__ = [
     "covariates_of",
     "groups_of",
     "names_of_row",
+    "places",
     "read_anchors",
     "refuse_huge",
     "sizes_of",
@@ -106,6 +107,17 @@ def among(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """
     known = set(_keys(others))
     return torch.tensor([key in known for key in _keys(rows)], dtype=torch.bool)
+
+
+def places(rows: torch.Tensor, others: torch.Tensor) -> NDArray[np.int64]:
+    """Return the number of a row of some others that is equal to each row, shape `(N,)`; arguments as of `staying`.
+
+    Examples:
+        >>> places(torch.tensor([[1.0], [3.0], [1.0]]), torch.tensor([[3.0], [1.0]])).tolist()
+        [1, 0, 1]
+    """
+    number = {key: place for place, key in enumerate(_keys(others))}
+    return np.array([number[key] for key in _keys(rows)])
 
 
 def unlike(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:

@@ -228,7 +228,7 @@ class ClassGaussian(Gaussian):
         shares = (self.shares.unsqueeze(1) - left).clamp(min=torch.finfo(x.dtype).tiny)
         counted = (x.shape[-1] - 1) * (1 if self.volume is None else 1 - self.volume)
         odds = shares.log() - (off / v + counted * v.log()) / 2
-        return odds + torch.where(self.real, 0.0, NEVER).unsqueeze(1), v.expand_as(odds)
+        return odds.masked_fill(~self.real.unsqueeze(1), NEVER), v.expand_as(odds)
 
     def distances(self, x: Tensor, square: Tensor) -> Tensor:
         apart = square.unsqueeze(1) + self.loc.square().sum(-1, keepdim=True)

@@ -146,7 +146,7 @@ class NormalEvidence:
         """Go to the maximum and write it to the model; return the nats that are still left to gain, at least."""
         found = self.top = self._climb(self._start(), max_iterations, self.hyperprior)
         size = found.factor.diagonal()
-        factor = found.factor * torch.where(size < 0, -1.0, 1.0)  # the sign of a column is free
+        factor = torch.where(size < 0, -found.factor, found.factor)  # the sign of a column is free
         least = (ALIKE * factor.norm(dim=1)).clamp(min=SMALLEST)
         scale = torch.maximum(factor.diagonal(), least)
         with torch.no_grad():

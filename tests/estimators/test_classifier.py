@@ -286,6 +286,22 @@ def test_labelled_rows_that_are_asked_of_again_change_no_other_answer():
     np.testing.assert_array_equal(wild.outlier_proba(np.r_[shown, x])[4:], wild.outlier_proba(x))
 
 
+@pytest.mark.parametrize(
+    "more", [{"X": np.eye(3)}, {"X": np.full((2, 4), np.nan)}, {"X": np.eye(2), "pool": np.eye(3)}]
+)
+def test_after_a_fit_that_failed_the_task_is_the_one_before(more):
+    clf = ebmeta.FewShotClassifier().fit(np.eye(2), ["cat", "dog"], anchors={"owl": [-1.0, -1.0]}, pool=np.eye(2) / 2)
+    before = dict(vars(clf))
+    with pytest.raises(ValueError, match="expected"):
+        clf.fit(y=["ant", "bee"], **more)
+    assert vars(clf) == before
+    reg = ebmeta.FewShotRegressor(regressor()).fit(np.eye(3), [1.0, 2.0, 3.0])
+    before = dict(vars(reg))
+    with pytest.raises(ValueError, match="size: expected numbers above 0, got 0 at row 1"):
+        reg.fit(np.eye(3) + 1, [1.0, 2.0, 3.0], size=[1, 0, 1])
+    assert vars(reg) == before
+
+
 def test_rows_marked_as_without_a_label_are_told_of():
     _, x, _ = clusters()
     said = "y: -1 counts as a class like any other; rows without a label go to pool= or predict_proba"
@@ -362,6 +378,7 @@ def test_sets_are_those_of_the_labelled_rows_that_calibrate():
     expected = 1 - probs[:30] <= scores[12]  # the 13th of 15: the first with 13 / 16 at 0.8 or above
     expected[np.arange(30), clf.predict_proba(X[30:]).argmax(1)] = True
     np.testing.assert_array_equal(clf.predict_sets(X[30:], 0.8, seed=5), expected)
+    np.testing.assert_array_equal(clf.predict_sets(np.r_[X[:30], X[30:]], 0.8, seed=5)[30:], expected)
 
 
 def test_sets_hold_the_class_as_often_as_is_said():

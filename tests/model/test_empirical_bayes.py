@@ -9,7 +9,7 @@ import pytest
 import torch
 from builders import class_tasks, classifier, close, real_tasks, regressor
 
-from ebmeta import EmpiricalBayes
+from ebmeta import EmpiricalBayes, predict
 
 IMPORT = """
 import logging, random, warnings
@@ -88,6 +88,18 @@ def test_the_program_and_its_owner_share_their_parameters():
     model = classifier()
     for program in (model.model, model.guide):
         assert {id(p) for p in program.parameters()} == {id(p) for p in model.parameters()}
+
+
+@pytest.mark.parametrize("kind", ["joint", "mixture"])
+def test_torch_s_default_type_changes_no_answer(kind):
+    model = classifier(dtype=torch.float32, synthetic_gradient=kind)
+    expected = predict(model, class_tasks(), num_draws=2, seed=0)
+    torch.set_default_dtype(torch.float64)
+    try:
+        got = predict(model, class_tasks(), num_draws=2, seed=0)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert got.equals(expected)
 
 
 def test_loading_a_state_restores_every_prediction():
