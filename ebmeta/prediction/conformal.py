@@ -188,9 +188,9 @@ class ConformalSets:
         probs, ways = _checked(probs)
         y = np.asarray(query_y)
         real = ~np.isnan(probs[..., 0])
-        if y.shape != real.shape or not ((y >= 0) & (y < ways[:, None]))[real].all():
+        if y.shape != real.shape or not ((y >= 0) & (y < ways[:, None]) & (y == np.round(y)))[real].all():
             raise ValueError(
-                f"query_y: expected labels below the number of ways, of shape {real.shape}, got shape {y.shape}"
+                f"query_y: expected whole labels below the number of ways, of shape {real.shape}, got shape {y.shape}"
             )
         scores = self._scores(probs, CALIBRATION)
         truth = np.take_along_axis(scores, np.where(real, y, 0).astype(int)[..., None], -1)[..., 0]

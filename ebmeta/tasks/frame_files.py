@@ -86,7 +86,13 @@ def _csv(path: Path, texts: Collection[str | None], raw: Collection[str | None])
         encoding="utf-8-sig",
         low_memory=False,
     )
-    return frame.assign(**{name: frame[name].str[1:] for name in untouched})
+    kept = {name: frame[name].str[1:] for name in untouched}
+    for name in header:
+        if _telling(name) and pd.api.types.is_integer_dtype(frame[name].dtype):
+            own = pd.read_csv(path, header=0, names=header, index_col=False, usecols=[name], dtype=str)[name]
+            if (own != frame[name].astype(str)).any():  # 031, which is not 31
+                kept[name] = own
+    return frame.assign(**kept)
 
 
 def _check_lines(path: Path) -> list[str]:
@@ -149,7 +155,7 @@ def row_ids(frame: pd.DataFrame, taken: Iterable[str | None] = ()) -> list[str]:
     """
     out, other = [], set(taken)
     for name in frame.columns:
-        if name in other or str(name).casefold() not in ROW_IDS:
+        if name in other or not _telling(name):
             continue
         column = frame[name]
         whole = pd.api.types.is_integer_dtype(column.dtype) or pd.api.types.infer_dtype(column) == "string"
@@ -158,6 +164,10 @@ def row_ids(frame: pd.DataFrame, taken: Iterable[str | None] = ()) -> list[str]:
         elif name == "" and len(frame):
             raise ValueError("expected a name for every column, got none for one whose values do not number the rows")
     return out
+
+
+def _telling(name: Any) -> bool:
+    return str(name).casefold() in ROW_IDS
 
 
 def as_ids(values: Iterable[Any]) -> list[Any]:

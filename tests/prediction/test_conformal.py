@@ -206,9 +206,11 @@ def test_bad_arguments():
         ConformalSets().calibrate(class_tasks())
     with pytest.raises(ValueError, match="calibrate: expected query labels, got unlabelled tasks"):
         ConformalSets(classifier()).calibrate(class_tasks().unlabelled())
-    with pytest.raises(ValueError, match="query_y: expected labels below the number of ways"):
+    with pytest.raises(ValueError, match="query_y: expected whole labels below the number of ways"):
         ConformalSets().calibrate_probs(probs, y + 5)
-    with pytest.raises(ValueError, match="query_y: expected labels below the number of ways"):
+    with pytest.raises(ValueError, match="query_y: expected whole labels below the number of ways"):
+        ConformalSets().calibrate_probs(probs, y / 2)
+    with pytest.raises(ValueError, match="query_y: expected whole labels below the number of ways"):
         ConformalSets().calibrate_probs(probs, y[:, 1:])
     with pytest.raises(ValueError, match="probs: expected numbers with 3 axes"):
         ConformalSets().calibrate_probs(probs[0], y)

@@ -1,6 +1,7 @@
 """Rows of files: ids as they are written, and columns that number the rows."""
 
 import pandas as pd
+import pytest
 
 from ebmeta.tasks.frame_files import as_ids, read_frame, row_ids
 
@@ -15,6 +16,14 @@ def test_ids_and_row_numbers():
     frame = pd.DataFrame({"id": [1, 1], "Index": [0, 1], "rownames": ["b", "a"], "x": [0, 1]})
     assert row_ids(frame) == ["Index", "rownames"]
     assert row_ids(frame, ["Index"]) == ["rownames"]
+
+
+@pytest.mark.parametrize("name", ["id", "", "Row_Names"])
+def test_names_of_rows_stay_as_they_are_written(tmp_path, name):
+    for first, expected in (("007", ["007", "8"]), ("7", [7, 8])):
+        (tmp_path / "a.csv").write_text(f"{name},x\n{first},1\n8,2\n")
+        frame = read_frame(tmp_path / "a.csv")
+        assert (frame[name].tolist(), frame["x"].tolist(), row_ids(frame)) == (expected, [1, 2], [name])
 
 
 def test_a_raw_column_keeps_what_others_take_for_missing(tmp_path):

@@ -82,6 +82,16 @@ def test_the_same_seed_gives_the_same_run_and_leaves_global_state_alone(rng_unto
     assert any(not torch.equal(value, runs[0][name]) for name, value in other.state_dict().items())
 
 
+def test_training_needs_no_gradients_from_outside():
+    found = []
+    for around in (torch.enable_grad(), torch.no_grad()):
+        model = ebmeta.EmpiricalBayes.classifier(8, 1)
+        with around:
+            short(model, blobs(n_way=3), 2)
+            found.append(parameters(model))
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
 def test_two_models_trained_one_after_the_other_both_train():
     for _ in range(2):
         model = ebmeta.EmpiricalBayes.classifier(8)
