@@ -98,7 +98,7 @@ def staying(pool: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return torch.tensor(stays, dtype=torch.bool)
 
 
-def among(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+def among(rows: torch.Tensor, others: torch.Tensor) -> NDArray[np.bool_]:
     """Return which rows are equal to one of some others, shape `(N,)`; arguments as of `staying`.
 
     Examples:
@@ -106,7 +106,7 @@ def among(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
         [True, False, True]
     """
     known = set(_keys(others))
-    return torch.tensor([key in known for key in _keys(rows)], dtype=torch.bool)
+    return np.array([key in known for key in _keys(rows)], dtype=np.bool_)
 
 
 def places(rows: torch.Tensor, others: torch.Tensor) -> NDArray[np.int64]:

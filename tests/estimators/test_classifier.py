@@ -282,6 +282,8 @@ def test_labelled_rows_that_are_asked_of_again_change_no_other_answer():
         np.testing.assert_allclose(twice[:-2], tree.isel(step=-1, task=0).values[:-1], atol=1e-9)
         pooled = joint(**options).fit(shown, names, pool=x)
         np.testing.assert_allclose(pooled.predict_proba(np.r_[x[:2], shown])[:2], pooled.predict_proba(x[:2]))
+    clf = joint().fit(shown, names)
+    np.testing.assert_array_equal(clf.predict_proba(np.r_[shown, x[:1]])[4:], clf.predict_proba(x[:1]))
     wild = joint(outliers=True).fit(shown, names)
     np.testing.assert_array_equal(wild.outlier_proba(np.r_[shown, x])[4:], wild.outlier_proba(x))
 
