@@ -143,7 +143,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
             self._columns(stands, columns, reset=False)
         own, size = torch.zeros(len(self.classes_), *shape, dtype=torch.float64), torch.zeros(len(self.classes_))
         where = torch.from_numpy(codes[len(labels) :])
-        own[where], size[where] = torch.from_numpy(stands), self.anchor_size
+        own[where], size[where] = torch.from_numpy(stands), 1.0
         self.anchors_ = own, size
 
     def _check_settings(self, anchors: bool) -> None:
@@ -297,7 +297,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
             way_mask=torch.ones(1, self.n_ways_, dtype=torch.bool),
             concentration=known,
             anchor=anchor,
-            anchor_size=size,
+            anchor_size=None if size is None else self.anchor_size * size,
             outliers=torch.ones(1, dtype=torch.bool) if self.outliers else None,
         )
 

@@ -159,6 +159,8 @@ def test_an_anchor_says_as_much_as_a_row_where_it_is_worth_one():
     first, second = (clf.model.posterior(clf.tasks(between), 0)[0] for clf in (more, shape))
     torch.testing.assert_close(first.loc, second.loc)
     torch.testing.assert_close(first.precision, second.precision)
+    later = joint().fit(x[[0, 16]], [0, 1], anchors={0: centre[0]}).set_params(anchor_size=9.0)
+    np.testing.assert_array_equal(later.predict_proba(between), more.predict_proba(between))
 
 
 def test_rows_of_none_of_the_classes_are_found():
