@@ -15,6 +15,7 @@ __all__ = ["check_classes", "check_shared_groups", "distinct_rows"]
 
 ALL = 1 << 28  # bytes of the rows of a source that are all read; of larger ones, the first few of each class
 FEW = 8
+BITS = 24  # of a number that count: a copy in 32 bits is of the same rows
 SHARE = 0.5  # of the rows of a class, beyond which it is the class that they are found in
 
 
@@ -85,8 +86,10 @@ def check_shared_groups(tasks: TaskSource, validation: TaskSource | None, name: 
 
 
 def distinct_rows(source: ClassRows) -> Iterator[tuple[int, set[bytes]]]:
-    """Yield the code of each class and its distinct rows."""
+    """Yield the code of each class and its distinct rows, to the digits that 32-bit floats have."""
     everything = source.X.nbytes <= ALL
     for code, members in enumerate(source.members):
         rows = np.asarray(take(source.X, members if everything else members[:FEW]), dtype=np.float64)
+        digits, power = np.frexp(rows)
+        rows = np.ldexp(np.rint(digits * 2.0**BITS), power - BITS)
         yield code, {row.tobytes() for row in rows + 0.0}  # of minus zero too

@@ -2,9 +2,9 @@
 
 A mark is a hash. Of the rows of classes those of the least hashes are kept, so that the same rows are marked wherever
 they come again: a class all of whose $n$ rows were among the $N$ of training has about $n M / N$ of the $M$ marked
-ones. Rows are known by their values. What marks cannot tell: other rows of a class of training under another name, rows
-that are encoded anew or rescaled, and what an encoder was trained on. Names count where they are texts, since classes
-are often numbered anew.
+ones. Rows are known by their values in 32 bits. What marks cannot tell: other rows of a class of training under another
+name, rows that are encoded anew or rescaled, and what an encoder was trained on. Names count where they are texts,
+since classes are often numbered anew.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ SHARED = {
     "numbered anew": (source(slice(40)), source(slice(30, 60), y=(Y + 3) % 6)),
     "most rows of a class": (source(slice(40)), source(np.r_[33:39, 40:60])),
     "mixtures": (MixedSampler([source(slice(20)), source(slice(40))]), MixedSampler([source(slice(30, 60))])),
-    "narrower numbers": (source(x=X.astype(np.float32)), source(x=X.astype(np.float32).astype(np.float64))),
+    "narrower numbers": (source(), source(x=X.astype(np.float32))),
+    "wider numbers": (source(x=X.astype(np.float32)), source(x=X.astype(np.float32).astype(np.float64))),
 }
 
 
