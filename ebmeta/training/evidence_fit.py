@@ -119,7 +119,7 @@ def fit_evidence(
     r"""Fit the prior and the likelihood's parameters to all labels of all groups, in place.
 
     The refiner is not trained: it needs unlabelled rows and `ebmeta.fit`. Computes in 64 bits on the CPU; the model
-    comes back in its own type and place. Normal labels take a closed form that starts from the data
+    comes back to its place in 64 bits, since 32 leave too few digits to weights that hardly differ. Normal labels take a closed form that starts from the data
     (`ebmeta.training.normal_evidence`), others the draws of `ebmeta.training.group_evidence` from the present
     parameters. Where the maximum is not reached, or there is none, a `UserWarning` says so, as does the text of the
     fit.
@@ -150,8 +150,7 @@ def fit_evidence(
     """
     if model.likelihood.categorical:
         raise ValueError("fit_evidence: expected a model for numbers, got a classifier")
-    first = next(model.parameters())
-    dtype, home = first.dtype, first.device
+    home = next(model.parameters()).device
     with unchanged_after_error(model):
         try:
             evidence = Evidence(model.cpu().double(), tasks, hyperprior=hyperprior, num_draws=num_draws, seed=seed)
@@ -159,7 +158,7 @@ def fit_evidence(
                 refuse_extreme_labels(model, evidence.parts)
             found = _maximum(evidence, boundary, max_iterations)
         finally:
-            model.to(home, dtype)
+            model.to(home)
     for note in found.notes:
         warnings.warn(f"fit_evidence: {note}", UserWarning, stacklevel=3)  # above the check of arguments
     return found

@@ -32,10 +32,10 @@ def unchanged_after_error(model: EmpiricalBayes) -> Iterator[None]:
     """
     moving = model.predictor.moving
     state = {n: v.clone() for n, v in model.state_dict().items() if moving or not n.startswith("predictor.embedder.")}
-    known = model.feature_names, model.covariate_names, model.marks
+    dtype, known = next(model.parameters()).dtype, (model.feature_names, model.covariate_names, model.marks)
     try:
         yield
     except Exception:
-        model.load_state_dict(state, strict=False)
+        model.to(dtype).load_state_dict(state, strict=False)
         model.feature_names, model.covariate_names, model.marks = known
         raise

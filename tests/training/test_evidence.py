@@ -36,7 +36,7 @@ def test_a_hyperprior_of_your_own():
     tasks = GroupSampler(X, y, group, n_support=1)
     held = EmpiricalBayes.regressor(1, num_steps=0)
     ebmeta.fit_evidence(held, tasks, hyperprior=lambda model: -1e6 * (model.prior.loc - 0.25).square().sum())
-    close(held.prior.loc.detach(), torch.full((2,), 0.25), 1e-3)
+    close(held.prior.loc.detach(), torch.full((2,), 0.25).double(), 1e-3)
 
 
 def test_a_spread_of_nothing_leaves_digits_to_the_rest():

@@ -36,14 +36,32 @@ def largest_log_density(z: np.ndarray, y: np.ndarray, group: np.ndarray) -> floa
     return -min(optimize.minimize(loss, start, method="Nelder-Mead", options={"fatol": 1e-6}).fun for start in starts)
 
 
+def test_weights_that_hardly_differ_leave_digits_to_predictions():
+    rng = np.random.default_rng(9)
+    group, X = np.repeat(np.arange(25), 8), rng.normal(size=(200, 2))
+    y = 0.3 + 0.5 * X[:, 0] + 0.7 * rng.normal(size=25)[group] + rng.normal(size=200)
+    model = EmpiricalBayes.regressor(2, num_steps=0)
+    ebmeta.fit_evidence(model, GroupSampler(X, y, group, n_support=3), boundary=False)
+    with torch.no_grad():
+        prior = model.prior.gaussian()
+        loc, precision = prior.loc.numpy().ravel(), prior.precision.numpy().reshape(3, 3)
+        noise = float(model.likelihood.noise())
+    center, unit = (float(v) for v in (model.likelihood.center, model.likelihood.unit))
+    assert np.linalg.cond(precision) > 1e5
+    x = np.column_stack([(X - X.mean(0)) / X.std(0), np.ones(200)])
+    known = x[:8].T / noise**2
+    weights = np.linalg.solve(precision + known @ x[:8], precision @ loc + known @ ((y[:8] - center) / unit))
+    predicted = ebmeta.FewShotRegressor(model).fit(X[:8], y[:8]).predict(X[8:])
+    np.testing.assert_allclose(predicted, center + unit * x[8:] @ weights, rtol=0, atol=1e-8)
+
+
 def test_the_evidence_is_at_its_maximum():
     X, y, group = one_way()
     tasks = GroupSampler(X, y, group, n_support=1)
     model = EmpiricalBayes.regressor(1, num_steps=0)
     found = ebmeta.fit_evidence(model, tasks)
     assert found.converged
-    assert next(model.parameters()).dtype == torch.float32
-    model.double()
+    assert next(model.parameters()).dtype == torch.float64
     batch = tasks.everything().to(torch.float64).pooled()
 
     def evidence() -> float:

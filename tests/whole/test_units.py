@@ -109,7 +109,7 @@ def predictions(model: EmpiricalBayes, data: Data) -> dict[str, np.ndarray]:
 
 def in_new_units(model: EmpiricalBayes, new: Data) -> EmpiricalBayes:
     """Return a model that has taken its units from new data and the parameters from an old model."""
-    other = build(model.likelihood.name)
+    other = build(model.likelihood.name).double()
     measure(other, [new.sampler().everything()])
     for p, known in zip(other.parameters(), model.parameters(), strict=True):
         p.data.copy_(known)
@@ -460,6 +460,7 @@ def test_a_model_saved_with_centres_of_32_bits_can_be_loaded(tmp_path):
     X, y, g = normal_groups()
     model = EmpiricalBayes.regressor(1, num_steps=0)
     ebmeta.fit_evidence(model, GroupSampler(X, y, g, n_support=1), boundary=False)
+    model.float()
     for part in (model.predictor, model.likelihood):
         for name in part.exact:
             part._buffers[name] = part._buffers[name].float()
