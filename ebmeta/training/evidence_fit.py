@@ -119,8 +119,8 @@ def fit_evidence(
     r"""Fit the prior and the likelihood's parameters to all labels of all groups, in place.
 
     The refiner is not trained: it needs unlabelled rows and `ebmeta.fit`. Computes on the CPU; the model comes back to
-    its place in 64 bits, since 32 leave too few digits to weights that hardly differ. Normal labels take a closed form
-    that starts from the data (`ebmeta.training.normal_evidence`), others the draws of
+    its place in 64 bits, an embedder too, since 32 leave too few digits to weights that hardly differ. Normal labels
+    take a closed form that starts from the data (`ebmeta.training.normal_evidence`), others the draws of
     `ebmeta.training.group_evidence` from the present parameters. Where the maximum is not reached, or there is none, a
     `UserWarning` says so, as does the text of the fit.
 
