@@ -143,6 +143,7 @@ class ConformalSets:
         self.model, self.level, self.score, self.by_ways, self.seed = model, level, score, by_ways, seed
         #: Threshold of each number of ways (of all, under 0, unless `by_ways`); empty before calibration.
         self.thresholds: dict[int, float] = {}
+        self._used: tuple[Any, ...] = ()  # settings of the calibration
 
     @checked(num_tasks=at_least(1))
     def calibrate(self, tasks: TaskSampler | TaskBatch, num_tasks: int = 600) -> ConformalSets:
@@ -197,6 +198,7 @@ class ConformalSets:
         truth = np.where(real, truth, np.nan)
         groups = ways if self.by_ways else np.zeros_like(ways)
         self.thresholds = {int(g): task_quantile(truth[groups == g], self.level) for g in np.unique(groups)}
+        self._used = self._settings()
         return self
 
     @checked()
@@ -242,6 +244,11 @@ class ConformalSets:
     def _calibrated(self) -> None:
         if not self.thresholds:
             raise ValueError("ConformalSets: expected a call of calibrate first, got none")
+        if self._used != self._settings():
+            raise ValueError("ConformalSets: expected the settings of its calibration, got others (calibrate again)")
+
+    def _settings(self) -> tuple[Any, ...]:
+        return self.level, self.score, self.by_ways
 
 
 @checked(

@@ -100,13 +100,9 @@ class ConformalIntervals:
                 )
         self.level, self.strict, self._several = level, strict, several
         self._folds: list[_Fold] = []
+        self._own = level  # coverage of the model's own interval that calibration has stretched
         #: Number of calibration groups.
         self.num_groups = 0
-
-    @property
-    def _shape(self) -> float:
-        """The coverage of the model's own interval that is stretched; one without width has nothing to stretch."""
-        return min(max(self.level, LEAST), MOST)
 
     @checked(num_tasks=at_least(1), num_splits=at_least(1))
     def calibrate(
@@ -134,11 +130,13 @@ class ConformalIntervals:
         if alone == self._several or len(sources) != len(self.models):
             wanted = f"one for each of {len(self.models)} models" if self._several else "one source, for one model"
             raise ValueError(f"tasks: expected {wanted}, got {'one source' if alone else f'a list of {len(sources)}'}")
+        own = min(max(self.level, LEAST), MOST)  # an interval without width has nothing to stretch
         folds = [
-            _fold(model, _draws(model, source, num_tasks, num_splits), self._shape)
+            _fold(model, _draws(model, source, num_tasks, num_splits), own)
             for model, source in zip(self.models, sources, strict=True)
         ]
-        self._folds, self.num_groups = folds, round(sum(float(fold.weights.sum()) for fold in folds))
+        self._folds, self._own = folds, own
+        self.num_groups = round(sum(float(fold.weights.sum()) for fold in folds))
         return self
 
     @checked(level=between(0, 1))
@@ -161,7 +159,7 @@ class ConformalIntervals:
         wanted = self.level if level is None else level
         total, real = self.num_groups, batch.query_mask.cpu().numpy()
         share = wanted * (total + 1) if self.strict else wanted * total
-        ends = [_ends(model, batch, self._shape) for model in self.models]
+        ends = [_ends(model, batch, self._own) for model in self.models]
         lower, upper = np.full(real.shape, np.nan), np.full(real.shape, np.nan)
         lower[real] = -_stretched([(-end.middle[real], end.below[real]) for end in ends], self._folds, share)
         upper[real] = _stretched([(end.middle[real], end.above[real]) for end in ends], self._folds, share)

@@ -12,7 +12,6 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from ebmeta.foundation.checks import at_least, checked
 from ebmeta.foundation.folders import kind_in
 from ebmeta.mixed.content import KIND
 from ebmeta.model.base import PredictiveModel
@@ -30,7 +29,6 @@ __all__ = ["check_stream", "like", "opened", "score_batches"]
 Frame = Any  # of pandas, polars or pyarrow
 
 
-@checked(num_steps=at_least(0), num_draws=at_least(0))
 def score_batches(
     model: str | os.PathLike[str],
     frames: Iterable[Frame],
@@ -52,8 +50,8 @@ def score_batches(
     Args:
         model: folder of a saved model. A process reads it once.
         frames: frames of pandas, polars or pyarrow.
-        label: column of the labels, empty where a row is to be predicted; a model of named columns knows it, and it is
-            "y" otherwise.
+        label: column of the labels, empty where a row is to be predicted, also where no row of a frame has a label; a
+            model of named columns knows it, and it is "y" otherwise.
         groups: column of the groups; a model of named columns knows it.
         keep: columns that come back with the predictions, such as an id of the row.
         group_rows: column that states how many rows the group has in all. A group with fewer or more is refused.

@@ -12,6 +12,7 @@ import pandas as pd
 from ebmeta.estimators.classifier import FewShotClassifier
 from ebmeta.estimators.regressor import FewShotRegressor
 from ebmeta.foundation.buckets import by_group
+from ebmeta.foundation.checks import at_least, checked
 from ebmeta.model.base import PredictiveModel
 from ebmeta.scoring.roles import Roles
 from ebmeta.scoring.whole_groups import check_sizes, hashes
@@ -25,6 +26,7 @@ LEVELS = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 Columns = dict[str, np.ndarray]
 
 
+@checked(num_steps=at_least(0), num_draws=at_least(0))
 @dataclass(frozen=True)
 class Scorer:
     """A model, and what it is asked of every frame.
@@ -72,7 +74,7 @@ class Scorer:
             ValueError: if the rows do not fit the model.
         """
         label = self.roles.label
-        labelled = frame[label].notna().to_numpy() if label in frame else np.zeros(len(frame), dtype=bool)
+        labelled = frame[label].notna().to_numpy()
         asked = frame[~labelled]
         out = {name: asked[name].to_numpy() for name in (self.roles.groups, *self.roles.keep)}
         own = np.empty(len(groups), dtype=object)

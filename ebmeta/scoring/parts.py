@@ -6,8 +6,8 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,9 @@ def score_parts(
     started = time.perf_counter()
     parquet, folder = need("pyarrow.parquet"), Path(output)
     scorer = _scorer(Path(model), **options)
-    run = fingerprint(json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))["checksum"], options)
+    checksum = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))["checksum"]
+    asked = {**asdict(scorer.roles), "seed": scorer.seed, "num_draws": scorer.num_draws, "num_steps": scorer.num_steps}
+    run = fingerprint(checksum, asked)
     folder.mkdir(parents=True, exist_ok=True)
     known, parts, kept, groups, rows = WholeGroups(), 0, 0, 0, 0
     with tqdm(total=total, desc="score", unit="frame", disable=not progress) as bar:
@@ -124,12 +126,15 @@ def _scorer(
     *,
     label: str | None = None,
     groups: str | None = None,
-    keep: tuple[str, ...] = (),
+    keep: Sequence[str] = (),
     group_rows: str | None = None,
-    **asked: Any,
+    num_steps: int | None = None,
+    num_draws: int = 0,
+    seed: int = 0,
 ) -> Scorer:
     model, encoder = opened(folder)
-    return Scorer(model, encoder, roles_for(model, encoder, (label, groups), keep, group_rows), **asked)
+    roles = roles_for(model, encoder, (label, groups), keep, group_rows)
+    return Scorer(model, encoder, roles, num_steps, num_draws, seed)
 
 
 def _content(table: pd.DataFrame) -> str:

@@ -31,7 +31,7 @@ class Roles:
 
     def check(self, frame: pd.DataFrame) -> None:
         """Raise `ValueError` where a frame lacks a column that has to be there."""
-        for name in (self.groups, *self.keep, *([] if self.group_rows is None else [self.group_rows])):
+        for name in (self.label, self.groups, *self.keep, *([] if self.group_rows is None else [self.group_rows])):
             if name not in frame:
                 raise ValueError(f"frame: expected a column {name!r}, got {', '.join(map(str, frame.columns[:8]))}")
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ebmeta.tasks.columns import read_column
 from ebmeta.tasks.frame_files import as_ids
 
 __all__ = ["WholeGroups", "check_sizes", "hashes"]
@@ -71,7 +72,7 @@ def check_sizes(groups: Sequence[Any], stated: Sequence[float] | NDArray[Any], c
         column: name of the column that states it.
 
     Raises:
-        ValueError: if a group has more or fewer rows, or its rows state different numbers.
+        ValueError: if a group has more or fewer rows, its rows state different numbers, or a row states none.
 
     Examples:
         >>> check_sizes(["a", "a", "b"], [2, 2, 3], "n")
@@ -79,7 +80,8 @@ def check_sizes(groups: Sequence[Any], stated: Sequence[float] | NDArray[Any], c
         ValueError: group 'b': expected 3 rows, as column 'n' states, got 1; divide the rows by whole groups
     """
     codes, names = pd.factorize(np.array(as_ids(groups), dtype=object))
-    wrong = np.bincount(codes, minlength=len(names))[codes] != np.asarray(stated, dtype=np.float64)
+    stated = read_column(f"column {column!r}", stated)
+    wrong = np.bincount(codes, minlength=len(names))[codes] != stated
     if wrong.any():
         row = int(np.argmax(wrong))
         raise ValueError(

@@ -158,6 +158,7 @@ class Evidence:
         """Return the gradient of `value`; NaN where it cannot be computed."""
         return self._both(flat)[1]
 
+    @torch.enable_grad()
     def _both(self, flat: Tensor) -> tuple[float, Tensor]:
         value, gradient = 0.0, torch.zeros_like(flat)
         try:

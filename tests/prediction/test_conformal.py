@@ -224,3 +224,12 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="query_y: expected shape"):
         set_coverage(sets, y[:, 1:])
     assert torch.is_grad_enabled()
+
+
+def test_other_settings_than_those_of_the_calibration_are_refused():
+    probs, y = world(20)
+    sets = ConformalSets(level=0.8).calibrate_probs(probs, y)
+    sets.level = 0.5
+    with pytest.raises(ValueError, match=r"^ConformalSets: expected the settings of its calibration, got others \(cal"):
+        sets.predict_probs(probs)
+    assert sets.calibrate_probs(probs, y).predict_probs(probs).attrs["level"] == 0.5

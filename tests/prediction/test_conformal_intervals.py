@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import ebmeta
 from ebmeta import ConformalIntervals, GroupSampler
@@ -171,3 +172,11 @@ def test_a_label_at_the_median_scores_nothing_where_the_interval_is_a_point(mode
     found = ConformalIntervals(model, 0.5).calibrate(GroupSampler(*world(1, 15), n_support=1))
     assert np.isfinite(found._folds[0].scores).all()
     assert torch.isfinite(torch.from_numpy(found._folds[0].weights)).all()
+
+
+def test_another_level_after_calibration_is_that_of_the_call(model: ebmeta.EmpiricalBayes) -> None:
+    found = ConformalIntervals(model, 0.9).calibrate(GroupSampler(*world(1, 40), n_support=1))
+    batch = GroupSampler(*world(8, 5), n_support=1).disjoint(0)
+    wanted = found.predict(batch, 0.6)
+    found.level = 0.6
+    xr.testing.assert_identical(found.predict(batch), wanted)

@@ -64,6 +64,8 @@ def test_each_group_is_classified_among_its_own_classes(kinds):
 def test_what_cannot_be_asked_is_refused(kinds, rows, shops):
     with pytest.raises(ValueError, match="^num_draws: expected 0 for a model of classes, got 5$"):
         score_batches(kinds, [], groups="pile", num_draws=5)
+    with pytest.raises(ValueError, match="^frame: expected a column 'sold', got shop, "):  # its labels would be lost
+        list(score_batches(shops, [rows.rename(columns={"sold": "Sold"})[["shop", "Sold"]]]))
     with pytest.raises(ValueError, match="^keep: expected columns of names other than those of predictions, got"):
         list(score_batches(shops, [rows.assign(mean=0.0)], keep=["mean"]))
     with pytest.raises(ValueError, match="^column 'shop': expected a label in every row, got none in row 1"):

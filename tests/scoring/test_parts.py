@@ -38,6 +38,11 @@ def test_an_interrupted_run_is_continued_to_the_same_files(rows, shops, tmp_path
 def test_parts_of_something_else_are_refused(rows, shops, tmp_path):
     frames = divided(rows, 3)
     score_parts(shops, frames[:1], tmp_path, progress=False)
+    assert score_parts(shops, frames[:1], tmp_path, progress=False, num_draws=0, keep=()).kept == 1  # the defaults
+    with pytest.raises(ValueError, match=r"^num_draws: expected at least 0, got -1$"):
+        score_parts(shops, frames[:1], tmp_path, progress=False, num_draws=-1)
+    with pytest.raises(ValueError, match=r"^seed: expected a non-negative integer of at most 63 bits, got -1$"):
+        score_parts(shops, frames[:1], tmp_path, progress=False, seed=-1)
     with pytest.raises(ValueError, match=r"part-00000.parquet: expected predictions of this frame, got others; choose"):
         score_parts(shops, frames[::-1], tmp_path, progress=False)
     with pytest.raises(ValueError, match=r"expected predictions of this model with these options, got others"):

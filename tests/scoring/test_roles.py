@@ -41,5 +41,5 @@ def test_features_are_those_of_the_model_or_all_other_columns():
     with pytest.raises(ValueError, match="^frame: expected a column 'c', as the model was trained on, got none$"):
         roles.features(frame, ["a", "c"])
     roles.check(frame)
-    with pytest.raises(ValueError, match="^frame: expected a column 'n', got shop, id$"):
-        roles.check(frame[["shop", "id"]])
+    with pytest.raises(ValueError, match="^frame: expected a column 'n', got shop, id, y$"):
+        roles.check(frame[["shop", "id", "y"]])

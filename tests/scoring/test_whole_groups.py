@@ -45,7 +45,8 @@ def test_names_are_compared_as_files_compare_them():
     [
         ([3, 3, 1], "group 'a': expected 3 rows, as column 'n' states, got 2; divide the rows by whole groups"),
         ([2, 1, 1], "group 'a': expected 1 rows, as column 'n' states, got 2; divide the rows by whole groups"),
-        ([2, 2, np.nan], "group 'b': expected nan rows, as column 'n' states, got 1; divide the rows by whole groups"),
+        ([2, 2, np.nan], "column 'n': expected finite numbers, got NaN or infinity at row 2"),
+        ([2, 2, "one"], "column 'n': expected numbers, got the text 'one' in row 2"),
     ],
 )
 def test_a_group_of_another_size_than_stated_is_refused(stated, said):

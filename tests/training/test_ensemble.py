@@ -159,3 +159,13 @@ def test_predictions_have_as_many_draws_as_asked_for(ensemble, num_draws):
             drawn = tree[group][name].isel(chain=0, task=0).values.reshape(num_draws, -1)
             assert np.isfinite(drawn).all()
             assert len(np.unique(drawn[:, 0])) == num_draws
+
+
+def test_gradients_that_the_user_has_turned_off_change_nothing():
+    X, y, group = one_way(groups=5, rows=4)
+    tasks = GroupSampler(X, y, group, n_support=1)
+    model = ebmeta.fit_evidence(EmpiricalBayes.regressor(1, num_steps=0), tasks, hyperprior=True).model
+    wanted = ebmeta.propagate(model, tasks, num_draws=4)
+    with torch.no_grad():
+        found = ebmeta.propagate(model, tasks, num_draws=4)
+    assert torch.equal(found.log_weight, wanted.log_weight)
