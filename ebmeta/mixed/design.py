@@ -20,7 +20,7 @@ from ebmeta.mixed.response import Response, columns_of_response
 from ebmeta.mixed.rows import Grouping, Rows
 from ebmeta.mixed.terms import Terms, some_names, tidy, variables
 from ebmeta.tasks.columns import read_column
-from ebmeta.tasks.frame_columns import frame_of, numbers_of
+from ebmeta.tasks.frame_columns import frame_of, numbers_of, refuse_written_numbers
 from ebmeta.tasks.row_order import check_order
 
 __all__ = ["Design", "Extras", "rows_of"]
@@ -223,6 +223,10 @@ def rows_of(name: str, data: Any) -> pd.DataFrame:
 
 def _columns_of(formula: Formula, frame: pd.DataFrame) -> list[str]:
     names = [*variables(formula.common, frame), *(n for bar in formula.bars for n in variables(bar.terms, frame))]
+    text = " ".join([formula.common, *(bar.terms for bar in formula.bars)])
+    for name in names:
+        if f"C({name}" not in text and pd.api.types.infer_dtype(frame[name]) == "string":  # C(x) says what it is
+            refuse_written_numbers(name, frame[name])
     for factor in dict.fromkeys(n for bar in formula.bars for n in bar.factor):
         if factor not in frame.columns:
             raise ValueError(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ebmeta.tasks.columns import as_frame
 
-__all__ = ["frame_of", "levels_of", "numbers_of", "refuse_missing", "texts_of"]
+__all__ = ["frame_of", "levels_of", "numbers_of", "refuse_missing", "refuse_written_numbers", "texts_of"]
 
 NUMBERS = ("floating", "integer", "mixed-integer-float", "decimal", "boolean")
 MOST_LEVELS = 50  # a text of more is likelier a name than a feature
@@ -68,7 +68,7 @@ def levels_of(name: str, column: pd.Series[Any]) -> list[Any] | None:
     if kind not in ("string", "categorical"):
         raise ValueError(f"column {name!r}: expected numbers or texts, got {kind} values{_odd_one(column)}")
     if kind == "string":
-        _refuse_written_numbers(name, column)
+        refuse_written_numbers(name, column)
     used = set(column.tolist())
     levels = [c for c in column.cat.categories.tolist() if c in used] if kind == "categorical" else sorted(used)
     if not all(isinstance(v, (str, int, float)) for v in levels):
@@ -92,19 +92,29 @@ def _odd_one(column: pd.Series[Any]) -> str:
     return f", such as {column.iloc[row]!r} in row {row}"
 
 
-def _refuse_written_numbers(name: str, column: pd.Series[Any]) -> None:
-    """Refuse texts that are numbers but for some, and numbers with decimal commas or marks between thousands."""
-    texts = column.astype(str)
+def refuse_written_numbers(name: str, column: pd.Series[Any]) -> None:
+    """Refuse texts that are numbers but for some, and numbers with decimal commas or marks between thousands.
+
+    Args:
+        name: of the column.
+        column: texts; some may be missing.
+
+    Raises:
+        ValueError: if it holds such texts.
+    """
+    texts, known = column.astype(str), column.notna().to_numpy()
     numbers = pd.to_numeric(texts, errors="coerce").notna().to_numpy()
-    if numbers.any() and not numbers.all():
-        row, other = int(np.argmin(numbers)), int(np.argmax(numbers))
+    if numbers.any() and not numbers[known].all():
+        row, other = int(np.argmin(numbers | ~known)), int(np.argmax(numbers))
         raise ValueError(
             f"column {name!r}: expected numbers or texts, got both: {texts.iloc[row]!r} in row {row}, and "
             f"{texts.iloc[other]!r} in row {other}"
         )
-    if len(texts) and texts.str.fullmatch(MARKED).all():
+    if known.any() and texts[known].str.fullmatch(MARKED).all():
+        row = int(np.argmax(known))
         raise ValueError(
-            f"column {name!r}: expected numbers with a decimal point and no other marks, got {texts.iloc[0]!r} in row 0"
+            f"column {name!r}: expected numbers with a decimal point and no other marks, got {texts.iloc[row]!r} in "
+            f"row {row}"
         )
 
 

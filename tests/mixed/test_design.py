@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import polars
@@ -195,3 +197,17 @@ def test_the_first_category_is_the_reference():
         assert design("y ~ kind + (1 | g)", other).common.names == ["Intercept", "kind[v]", "kind[w]"]
     again, _ = design("y ~ kind + (1 | g)", data).new(DATA, Extras())
     np.testing.assert_array_equal(again.x[:3], [[1, 1, 0], [1, 0, 1], [1, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["1,5", None, "2,5", "3,5"], "expected numbers with a decimal point and no other marks, got '1,5' in row 0"),
+        ([None, "1.5", ".", "3.5"], "expected numbers or texts, got both: '.' in row 2, and '1.5' in row 1"),
+    ],
+)
+def test_numbers_written_as_texts_are_no_categories(texts, said):
+    data = pd.DataFrame({"y": np.arange(12.0), "x": texts * 3, "g": np.repeat(["a", "b", "c"], 4)})
+    with pytest.raises(ValueError, match=f"^column 'x': {re.escape(said)}$"):
+        Design("y ~ x + (1 | g)", data, Extras(), "drop")
+    assert Design("y ~ C(x) + (1 | g)", data, Extras(), "drop").common.names[1].startswith("C(x)")  # who says so
