@@ -143,7 +143,7 @@ class ConformalSets:
         self.model, self.level, self.score, self.by_ways, self.seed = model, level, score, by_ways, seed
         #: Threshold of each number of ways (of all, under 0, unless `by_ways`); empty before calibration.
         self.thresholds: dict[int, float] = {}
-        self._used: tuple[Any, ...] = ()  # settings of the calibration
+        self._used = self._settings()  # those that thresholds are of
 
     @checked(num_tasks=at_least(1))
     def calibrate(self, tasks: TaskSampler | TaskBatch, num_tasks: int = 600) -> ConformalSets:
