@@ -12,6 +12,7 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
+from ebmeta.foundation.checks import at_least, checked
 from ebmeta.foundation.folders import kind_in
 from ebmeta.mixed.content import KIND
 from ebmeta.model.base import PredictiveModel
@@ -29,6 +30,7 @@ __all__ = ["check_stream", "like", "opened", "score_batches"]
 Frame = Any  # of pandas, polars or pyarrow
 
 
+@checked(num_steps=at_least(0), num_draws=at_least(0))
 def score_batches(
     model: str | os.PathLike[str],
     frames: Iterable[Frame],
