@@ -151,8 +151,7 @@ def test_a_new_group_like_the_others(rng: np.random.Generator) -> None:
         for new in scores:
             others = [s for s in scores if s is not new]
             ends = intervals(others, level, strict=False).predict(batch).isel(task=0, query=0)
-            unit = intervals([np.ones(1)], 0.5, strict=False)
-            unit.level = level
+            unit = intervals([np.ones(1)], level, strict=False)
             reach = float(unit.predict(batch, 0.5)["upper"][0, 0])
             threshold = float(ends["upper"]) / reach
             share = [sum((s <= c).mean() for s in others) / len(others) for c in np.sort(np.concatenate(others))]
