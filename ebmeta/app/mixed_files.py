@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,18 +65,16 @@ def mixed(
     """
     from ebmeta.mixed.fit import mixed_model
     from ebmeta.mixed.grammar import parse
-    from ebmeta.tasks.frame_files import read_frame
 
     if not 0 <= seed < 2**63:
         raise ValueError(f"--seed: expected a non-negative integer of at most 63 bits, got {seed}")
     check_files(_targets(output), json, overwrite, DATA=data, **{"--predict": predict})
-    groups = list(dict.fromkeys(name for bar in parse(formula).bars for name in bar.factor))
     columns: dict[str, Any] = {"size": size, "offset": offset, "weights": weights}
-    rows = read_frame(data, groups)
+    rows = _rows(data, formula)
     if levels is not None:
         rows = _in_order(rows, parse(formula).response, levels)
     fit = mixed_model(formula, rows, likelihood, reml=reml, hyperprior=hyperprior, **columns)
-    new = None if predict is None else read_frame(predict, groups)
+    new = None if predict is None else _new_rows(predict, fit)
     fit = fit.propagate(seed=seed) if propagate else fit
     tables = {name: getattr(fit, name).reset_index() for name in TABLES}
     tables["residuals"] = fit.residuals.reset_index(names="row")
@@ -116,16 +115,47 @@ def predict_rows(folder: Path, rows: Path, output: Path, overwrite: bool) -> dic
     from ebmeta.app.sources import column_errors
     from ebmeta.app.tables import READS, write_table
     from ebmeta.mixed.storage import load_fit
-    from ebmeta.tasks.frame_files import read_frame
 
     check_output(output, READS)
     fit = load_fit(folder)
-    factors = [name for factor in fit.design.factors for name in factor]
-    new = read_frame(rows, [name for name in factors if fit.design.used[name].dtype.kind not in "iufb"])
+    new = _new_rows(rows, fit)
     with column_errors(rows):
         table = _predictions(fit, new, COVERAGE)
     write_table(output, {str(c): table[c].to_numpy() for c in table}, overwrite)
     return {"output": str(output), "rows": len(table), "formula": fit.formula, "coverage": COVERAGE}
+
+
+def _rows(data: Path, formula: str) -> pd.DataFrame:
+    """Return the rows of a file, with names of groups as `ebmeta predict` compares them: `31.0` is `31`, not `031`.
+
+    A column that is a term too is read as any other one is, or the numbers in it would be categories.
+    """
+    from ebmeta.mixed.grammar import parse
+    from ebmeta.mixed.terms import variables
+    from ebmeta.tasks.frame_files import as_ids, read_frame
+
+    parts = parse(formula)
+    groups = {name for bar in parts.bars for name in bar.factor}
+    rows = read_frame(data, groups)
+    terms = parts.common, *(bar.terms for bar in parts.bars)
+    both = groups.intersection(name for text in terms for name in variables(text, rows))
+    rows = read_frame(data, groups - both) if both else rows
+    return rows.assign(**{name: as_ids(rows[name]) for name in groups - both if name in rows})
+
+
+def _new_rows(path: Path, fit: MixedModel) -> pd.DataFrame:
+    """Return the rows of another file, with names of groups as the fit has them; say where it has none of them."""
+    from ebmeta.tasks.frame_files import as_ids, read_frame
+
+    rows = read_frame(path, fit.design.alone)
+    for name in set(fit.design.alone).intersection(rows):
+        known = fit.design.names[name]
+        spelled = dict(zip(as_ids(known), known, strict=True)) | {one: one for one in known}
+        rows[name] = [spelled.get(v, spelled.get(i, i)) for v, i in zip(rows[name], as_ids(rows[name]), strict=True)]
+        if not rows[name].isin(known).any():
+            unknown = f"no {name!r} of {path} is among those of the fit; all are predicted as new groups"
+            print(f"ebmeta: warning: {unknown}", file=sys.stderr)
+    return rows
 
 
 def _write(fit: MixedModel, tables: dict[str, pd.DataFrame], rows: pd.DataFrame, output: Path, overwrite: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 
 from ebmeta.likelihood.base import Likelihood
 from ebmeta.mixed.predictive import chances, intervals, moments
-from ebmeta.mixed.rows import Rows
+from ebmeta.mixed.rows import Grouping, Rows
+from ebmeta.tasks.columns import kind_of_keys
 
 __all__ = ["Groups", "as_asked", "forecast"]
 
@@ -28,7 +30,10 @@ def as_asked(rows: Rows, known: Sequence[int], groups: Groups) -> Rows:
         groups: "known" leaves the rows as they are. "typical" takes the effects for 0. "new" takes every group for
             a new one. Both leave labels out of account.
     """
-    if groups != "known":
+    if groups == "known":
+        for grouping, number in zip(rows.groupings, known, strict=True):
+            _tell_other_kind(grouping, number)
+    else:
         rows = replace(rows, y=np.full(len(rows), np.nan))
     if groups == "typical":
         for place, grouping in enumerate(rows.groupings):
@@ -38,6 +43,19 @@ def as_asked(rows: Rows, known: Sequence[int], groups: Groups) -> Rows:
             own = rows.groupings[place]
             rows = rows.regrouped(place, own.codes + number, np.concatenate([own.labels[:number], own.labels]))
     return rows
+
+
+def _tell_other_kind(grouping: Grouping, number: int) -> None:
+    """Warn where all groups are new, and named by numbers in place of texts, or the like: `31` for `031`."""
+    old, new = grouping.labels[:number], grouping.labels[number:]
+    apart = {kind_of_keys([name]) for name in new}.isdisjoint(kind_of_keys([name]) for name in old)
+    if len(new) and apart and (grouping.codes >= number).all():
+        warnings.warn(
+            f"new_data: none of its {len(new)} groups, such as {new[0]!r}, is among the {number} of the fit, such as "
+            f"{old[0]!r}: all are predicted as new groups",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def forecast(

@@ -130,6 +130,35 @@ def test_groups_that_are_numbers_stay_numbers(tmp_path, rows):
     np.testing.assert_allclose(found[["mean", "sd", "lower", "upper"]], fit.predict(new), rtol=1e-6)
 
 
+def test_groups_of_two_files_are_compared_as_their_texts(tmp_path, rows, capsys):
+    names = rows["g"].astype(int)
+    rows.assign(g=names.astype(float)).to_csv(tmp_path / "rows.csv", index=False)  # 7.0, which is 7 and not 07
+    wanted = mixed_model(FORMULA, rows.assign(g=names)).predict(rows.assign(g=names))["mean"]
+    command = ["mixed", tmp_path / "rows.csv", FORMULA, "--output", tmp_path / "out", "--predict", tmp_path / "new.csv"]
+    rows.assign(g=names).to_csv(tmp_path / "new.csv", index=False)
+    assert run(*command) == 0
+    assert "warning" not in capsys.readouterr().err
+    found = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    np.testing.assert_allclose(found["mean"], wanted, rtol=1e-6)
+    rows.assign(g=names.map("{:03d}".format)).to_csv(tmp_path / "new.csv", index=False)
+    saved = ["predict", tmp_path / "out" / "model", tmp_path / "new.csv", "--output", tmp_path / "p.csv"]
+    assert run(*saved) == 0
+    assert "no 'g' of" in capsys.readouterr().err
+    assert pd.read_csv(tmp_path / "p.csv", dtype=str)["g"].tolist() == names.map("{:03d}".format).tolist()
+
+
+def test_a_column_of_groups_that_is_a_term_too_keeps_its_numbers(tmp_path, rows):
+    rows = rows.assign(g=rows["g"].astype(int))
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    command = ["mixed", tmp_path / "rows.csv", "y ~ g + (1 | g)", "--output", tmp_path / "out"]
+    assert run(*command, "--predict", tmp_path / "rows.csv") == 0
+    fit = mixed_model("y ~ g + (1 | g)", rows)
+    found = pd.read_csv(tmp_path / "out" / "fixed_effects.csv", index_col="term")
+    pd.testing.assert_frame_equal(found, fit.fixed_effects, rtol=1e-5)
+    means = pd.read_csv(tmp_path / "out" / "predictions.csv")["mean"]
+    np.testing.assert_allclose(means, fit.predict(rows)["mean"], rtol=1e-5)
+
+
 def test_the_order_of_labels_that_are_texts_is_told(tmp_path, rows, capsys):
     names = ["low", "mid", "high"]
     grade = pd.cut(rows["y"], [-np.inf, *rows["y"].quantile([0.3, 0.7]), np.inf], labels=names)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -48,6 +50,16 @@ def test_known_groups_may_be_taken_for_new_ones(fit, data):
     fresh = fit.predict(data.assign(g="new " + data["g"], y=np.nan))
     pd.testing.assert_frame_equal(fit.predict(data, groups="new"), fresh)
     assert (fit.predict(data)["sd"] < fresh["sd"]).all()
+
+
+def test_groups_of_another_kind_are_told_where_none_is_known(fit, data):
+    numbers = data.assign(g=data["g"].str[1:].astype(int))
+    with pytest.warns(UserWarning, match="none of its 30 groups, such as 9, is among the 30 of the fit, such as 'g00'"):
+        fit.predict(numbers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit.predict(data.assign(g="new"))
+        fit.predict(numbers, groups="new")
 
 
 def test_crossed_groups_are_typical_or_new_each():
