@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import narwhals as nw
-import numpy as np
 import pandas as pd
 
 from ebmeta.foundation.checks import at_least, checked
@@ -97,16 +96,18 @@ def _scored(scorer: Scorer, frames: Iterable[Frame]) -> Iterator[Frame]:
     for frame in frames:
         table = frame_of("frame", frame)
         own = scorer.groups(table)
+        scorer = scorer.after(table)
         known.add(list(dict.fromkeys(own)))
         yield like(frame, scorer.columns(table, own))
 
 
-def like(frame: Frame, columns: dict[str, np.ndarray]) -> Frame:
+def like(frame: Frame, columns: dict[str, Any]) -> Frame:
     """Return columns as a frame of the kind of another one."""
+    out = pd.DataFrame(columns)
     if isinstance(frame, pd.DataFrame):
-        return pd.DataFrame(columns)
-    plain = {name: v.tolist() if v.dtype.kind == "O" else v for name, v in columns.items()}
-    return nw.from_dict(plain, backend=nw.from_native(frame).implementation).to_native()
+        return out
+    own = nw.from_native(out)
+    return own.to_polars() if nw.from_native(frame).implementation.is_polars() else own.to_arrow()
 
 
 def opened(folder: Path) -> tuple[PredictiveModel, FrameEncoder | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,14 @@ from ebmeta.foundation.checks import at_least, checked
 from ebmeta.model.base import PredictiveModel
 from ebmeta.scoring.roles import Roles
 from ebmeta.scoring.whole_groups import check_sizes, hashes
-from ebmeta.tasks.columns import read_keys
+from ebmeta.tasks.columns import check_names, read_column, read_keys
 from ebmeta.tasks.frames import FrameEncoder
 
 __all__ = ["LEVELS", "Scorer"]
 
 #: Levels of the predictive quantiles, by the columns that they come in.
 LEVELS = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
-Columns = dict[str, np.ndarray]
+Columns = dict[str, Any]  # arrays, or series of pandas
 
 
 @checked(num_steps=at_least(0), num_draws=at_least(0))
@@ -38,6 +38,7 @@ class Scorer:
         num_steps: refinement steps; those of training by default.
         num_draws: draws of the labels of each row; of numbers alone.
         seed: of the draws. Those of a group depend on it and on the name of the group.
+        names: features of the first frame, where the model knows none by name.
     """
 
     model: PredictiveModel
@@ -46,6 +47,7 @@ class Scorer:
     num_steps: int | None = None
     num_draws: int = 0
     seed: int = 0
+    names: tuple[Any, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.num_draws and self.model.likelihood.categorical:
@@ -63,6 +65,21 @@ class Scorer:
             check_sizes(found, frame[self.roles.group_rows].to_numpy(), self.roles.group_rows)
         return found
 
+    def after(self, frame: pd.DataFrame) -> Scorer:
+        """Return what reads a frame and those after it: all by the names of the first, in whatever order they stand.
+
+        Raises:
+            ValueError: if a frame has other features than the first one.
+        """
+        if self.encoder is not None or self.model.feature_names is not None:
+            return self
+        own = self.roles.features(frame, None)
+        if self.names is None:
+            return replace(self, names=tuple(own))
+        known, found = (sorted(map(str, names)) for names in (self.names, own))
+        check_names(known, found, "in the first frame")
+        return self
+
     def columns(self, frame: pd.DataFrame, groups: list[Any]) -> Columns:
         """Return the predictions of the rows that have no label, in their order, by the names of the columns.
 
@@ -75,8 +92,9 @@ class Scorer:
         """
         label = self.roles.label
         labelled = frame[label].notna().to_numpy()
+        (read_keys if self.model.likelihood.categorical else read_column)(f"column {label!r}", frame[label][labelled])
         asked = frame[~labelled]
-        out = {name: asked[name].to_numpy() for name in (self.roles.groups, *self.roles.keep)}
+        out = {name: asked[name].reset_index(drop=True) for name in (self.roles.groups, *self.roles.keep)}
         own = np.empty(len(groups), dtype=object)
         own[:] = groups
         sides = (frame[labelled], own[labelled].tolist()), (asked, own[~labelled].tolist())
@@ -88,7 +106,8 @@ class Scorer:
     def _x(self, frame: pd.DataFrame) -> Any:
         if self.encoder is not None:
             return self.encoder.transform(frame)
-        return frame[self.roles.features(frame, self.model.feature_names)]
+        known = self.model.feature_names or (None if self.names is None else list(self.names))
+        return frame[self.roles.features(frame, known)]
 
     def _of_numbers(self, labelled: tuple[pd.DataFrame, list[Any]], asked: tuple[pd.DataFrame, list[Any]]) -> Columns:
         levels = list(LEVELS.values()) if self.model.likelihood.has_cdf else []
@@ -140,4 +159,5 @@ class Scorer:
             probs = clf.predict_proba(self._x(asked[0].iloc[at.numpy()]))
             labels[at.numpy()] = clf.classes_[probs.argmax(1)]
             probability[at.numpy()] = probs.max(1)
-        return {"prediction": labels, "probability": probability}
+        kind = labelled[0][self.roles.label].dtype
+        return {"prediction": pd.Series(labels, dtype=kind), "probability": probability}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import os
@@ -86,6 +87,8 @@ def score_parts(
         ValueError: as for `score_batches`, or if a file that is there was made of another frame, by another model or
             with other options, or of more frames.
     """
+    if strange := [name for name in options if name not in inspect.signature(_scorer).parameters]:
+        raise TypeError(f"score_parts() got an unexpected keyword argument {strange[0]!r}")
     check_stream(frames)
     started = time.perf_counter()
     parquet, folder = need("pyarrow.parquet"), Path(output)
@@ -100,11 +103,12 @@ def score_parts(
             path = _part(folder, parts - 1)
             table = frame_of("frame", frame)
             own = scorer.groups(table)
+            scorer = scorer.after(table)
             names = list(dict.fromkeys(own))
             known.add(names)
             groups += len(names)
             facts = {"run": run, "frame": _content(table)}
-            if path.exists():
+            if path.exists() and path.stat().st_size:
                 check_target(path, "table")
                 _compare(path, parquet.read_schema(path).metadata or {}, facts)
                 kept += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -35,7 +36,7 @@ class Roles:
             if name not in frame:
                 raise ValueError(f"frame: expected a column {name!r}, got {', '.join(map(str, frame.columns[:8]))}")
 
-    def features(self, frame: pd.DataFrame, known: list[str] | None) -> list[str]:
+    def features(self, frame: pd.DataFrame, known: list[Any] | None) -> list[Any]:
         """Return the features of a frame: those that the model knows by name, or all columns without another role.
 
         Raises:
@@ -43,7 +44,7 @@ class Roles:
         """
         if known is None:
             taken = {self.label, self.groups, self.group_rows, *self.keep}
-            return [str(name) for name in frame.columns if name not in taken]
+            return [name for name in frame.columns if name not in taken]
         if absent := [name for name in known if name not in frame]:
             raise ValueError(f"frame: expected a column {absent[0]!r}, as the model was trained on, got none")
         return known

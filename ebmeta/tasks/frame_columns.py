@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import narwhals as nw
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ MARKED = r"\s*[-+]?\d+(?:[,'\u2019 ]\d+)+(?:[.,]\d+)?\s*"  # 1,5 and 1,234.5 and
 
 def frame_of(name: str, data: Any) -> pd.DataFrame:
     """Return a pandas frame of a frame of pandas, polars or pyarrow whose columns have names of their own.
+
+    Whole numbers stay whole, also in a column with gaps.
 
     Args:
         name: how an error calls it.
@@ -39,7 +42,15 @@ def frame_of(name: str, data: Any) -> pd.DataFrame:
         raise ValueError(
             f"{name}: expected columns of distinct names, got {frame.columns[frame.columns.duplicated()][0]!r} twice"
         )
-    return frame
+    return frame if frame is data else frame.assign(**_whole_with_gaps(data))
+
+
+def _whole_with_gaps(data: Any) -> dict[str, Any]:
+    """Return the columns of whole numbers of a frame of polars or pyarrow of which pandas would make floats."""
+    native = nw.from_native(data)
+    gaps = [name for name, kind in native.schema.items() if kind.is_integer() and native[name].null_count()]
+    unsigned = {name: native[name].dtype.is_unsigned_integer() for name in gaps}
+    return {name: pd.array(native[name].to_list(), dtype="UInt64" if unsigned[name] else "Int64") for name in gaps}
 
 
 def refuse_missing(name: str, column: pd.Series[Any]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 
 import ebmeta
@@ -83,3 +84,42 @@ def test_a_group_is_read_as_it_is_named(rows, shops):
     assert scorer.groups(rows) == rows["shop"].tolist()
     with pytest.raises(ValueError, match="^group 'shop 00': expected .* rows, as column 'n' states, got 1; divide"):
         scorer.groups(rows.head(1))
+
+
+def test_frames_after_the_first_are_read_by_its_names_in_any_order(tmp_path):
+    model = ebmeta.EmpiricalBayes.regressor(num_features=2, num_steps=0)  # trained on arrays, without names
+    folder = ebmeta.save(model, tmp_path / "m")
+    first = pd.DataFrame({"g": "a", "x": [1.0, 2.0, 3.0], "z": [5.0, 3.0, 9.0], "y": [4.0, 1.0, None]})
+    second = first.assign(g="b")
+    wanted = list(score_batches(folder, [first, second], groups="g"))
+    found = list(score_batches(folder, [first, second[["z", "y", "g", "x"]]], groups="g"))
+    pd.testing.assert_frame_equal(found[1], wanted[1])
+    assert found[1]["mean"].tolist() == wanted[0]["mean"].tolist()
+    with pytest.raises(ValueError, match="in the first frame; got unseen then: w; seen then, yet now missing: z"):
+        list(score_batches(folder, [first, second.rename(columns={"z": "w"})], groups="g"))
+    numbered = [f.rename(columns={"x": 0, "z": 1}) for f in (first, second)]
+    pd.testing.assert_frame_equal(pd.concat(score_batches(folder, numbered, groups="g")), pd.concat(wanted))
+
+
+def test_an_empty_text_is_no_absent_label(kinds, rows, shops):
+    texts = rows["sold"].map(lambda v: "" if np.isnan(v) else v)
+    with pytest.raises(ValueError, match="^column 'sold': expected numbers, got the text '' in row "):
+        list(score_batches(shops, [rows.assign(sold=texts)]))
+    frame = pd.DataFrame({"pile": "p", "a": [0.0, 4.0, 1.0], "b": [1.0, 3.0, 1.0], "y": ["tea", "milk", ""]})
+    with pytest.raises(ValueError, match="^column 'y': expected a label in every row, got the text '' in row 2$"):
+        list(score_batches(kinds, [frame], groups="pile"))
+
+
+def test_columns_come_back_in_their_types(kinds):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(9, 3)), columns=list("abc")).assign(pile="p")
+    far = 2**53 + 1  # which no float is
+    frame["y"] = pd.array([far, far + 2, None] * 3, dtype="Int64")
+    frame["id"] = pd.array([None, None, far, None, None, None, None, None, 7], dtype="Int64")
+    (found,) = score_batches(kinds, [frame], groups="pile", keep=["id"])
+    assert found["id"].tolist()[::2] == [far, 7]
+    assert found["prediction"].isin([far, far + 2]).all()
+    (same,) = score_batches(kinds, [pl.from_pandas(frame)], groups="pile", keep=["id"])
+    assert same.to_dict(as_series=False) == pl.from_pandas(found).to_dict(as_series=False)
+    (none,) = score_batches(kinds, [frame[:0]], groups="pile", keep=["id"])
+    assert none.dtypes.tolist() == found.dtypes.tolist()

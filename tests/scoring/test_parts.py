@@ -13,6 +13,8 @@ from tests.scoring.test_batches import divided
 
 def test_an_interrupted_run_is_continued_to_the_same_files(rows, shops, tmp_path):
     frames = divided(rows, 6)
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "part-00002.parquet").touch()  # as after a power cut
     whole = score_parts(shops, frames, tmp_path / "whole", progress=False, keep=["id"])
     assert (whole.parts, whole.kept, whole.groups, whole.rows) == (6, 0, 60, rows["sold"].isna().sum())
     assert whole.rows_per_second > 0
@@ -41,6 +43,8 @@ def test_parts_of_something_else_are_refused(rows, shops, tmp_path):
     assert score_parts(shops, frames[:1], tmp_path, progress=False, num_draws=0, keep=()).kept == 1  # the defaults
     with pytest.raises(ValueError, match=r"^num_draws: expected at least 0, got -1$"):
         score_parts(shops, frames[:1], tmp_path, progress=False, num_draws=-1)
+    with pytest.raises(TypeError, match=r"^score_parts\(\) got an unexpected keyword argument 'keeep'$"):
+        score_parts(shops, frames[:1], tmp_path, progress=False, keeep=())
     with pytest.raises(ValueError, match=r"^seed: expected a non-negative integer of at most 63 bits, got -1$"):
         score_parts(shops, frames[:1], tmp_path, progress=False, seed=-1)
     with pytest.raises(ValueError, match=r"part-00000.parquet: expected predictions of this frame, got others; choose"):

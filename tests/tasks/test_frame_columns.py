@@ -4,9 +4,11 @@ import decimal
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 
-from ebmeta.tasks.frame_columns import levels_of, numbers_of, refuse_missing, texts_of
+from ebmeta.tasks.frame_columns import frame_of, levels_of, numbers_of, refuse_missing, texts_of
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,11 @@ def test_what_is_neither_is_named_by_column_and_row(read, values, message):
 def test_a_text_that_training_has_not_seen_is_named():
     with pytest.raises(ValueError, match=r"one of the categories of the training rows, \['a'\], got 'b' in row 1"):
         texts_of("kind", pd.Series(["a", "b"]), ["a"])
+
+
+def test_whole_numbers_with_gaps_stay_whole():
+    far = 2**53 + 1  # which no float is
+    for frame in (pl.DataFrame({"id": [far, None], "x": [1.5, None]}), pa.table({"id": [far, None], "x": [1.5, None]})):
+        found = frame_of("data", frame)
+        assert found["id"].iloc[0] == far
+        assert found["id"].isna().tolist() == found["x"].isna().tolist() == [False, True]
