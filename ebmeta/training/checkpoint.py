@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ COUNTERS = ("best_loss", "best_iteration", "stale", "stopped")  # of validation
 
 #: What a run started from, as checksums, and its name in errors.
 ORIGINS = {
-    "parts": "this model (the kinds and sizes of its parts, and which of their parameters are trained)",
+    "parts": "this model (its arguments, the kinds and sizes of its parts, and which of their parameters are trained)",
     "tasks": "these tasks (data, settings and seed of their source)",
     "validation": "these validation tasks (data, settings and seed of their source, or none)",
     "embedder": "this embedder",
@@ -94,10 +94,12 @@ class RunSettings:
 
 
 def _parts(model: EmpiricalBayes) -> str:
-    """Return a checksum of the structure of a model without the values of its parameters."""
+    """Return a checksum of the arguments and the structure of a model without its seed and the values of parameters."""
+    recipe = {} if model.recipe is None else asdict(model.recipe)
     modules = [[k, type(m).__name__] for k, m in model.named_modules() if not k.startswith("predictor.embedder.")]
-    sizes = [[k, list(v.shape)] for k, v in model.state_dict().items()]
-    return fingerprint(modules, sizes, [k for k, p in model.named_parameters() if p.requires_grad])
+    sizes = [[k, list(v.shape), str(v.dtype)] for k, v in model.state_dict().items()]
+    trained = [k for k, p in model.named_parameters() if p.requires_grad]
+    return fingerprint({k: v for k, v in recipe.items() if k != "seed"}, modules, sizes, trained)
 
 
 def _source(tasks: TaskSource, batch_size: int) -> list[str | None]:

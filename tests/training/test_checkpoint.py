@@ -100,6 +100,15 @@ def test_other_groups_are_refused(tmp_path):
     train(path, schools())
 
 
+def test_a_model_of_other_arguments_or_digits_is_refused(tmp_path):
+    train(tmp_path / "run", schools())
+    build = ebmeta.EmpiricalBayes.regressor
+    for other in (build(3, num_steps=0, standardize=False), build(3, num_steps=0).double()):  # parts of the same sizes
+        with pytest.raises(ValueError, match="expected a checkpoint of a run with this model"):
+            train(tmp_path / "run", schools(), other)
+    train(tmp_path / "run", schools(), build(3, num_steps=0, seed=7))
+
+
 def test_another_frozen_embedder_is_refused(tmp_path):
     def model(seed, frozen=True):
         torch.manual_seed(seed)
