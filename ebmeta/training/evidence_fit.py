@@ -105,6 +105,7 @@ class EvidenceFit:
 
 
 @checked(num_draws=at_least(1), max_iterations=at_least(1))
+@torch.inference_mode(False)
 @torch.enable_grad()
 def fit_evidence(
     model: EmpiricalBayes,

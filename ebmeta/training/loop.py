@@ -111,6 +111,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     patience=at_least(1),
     checkpoint_every=at_least(1),
 )
+@torch.inference_mode(False)
 @torch.enable_grad()
 def fit(
     model: EmpiricalBayes,

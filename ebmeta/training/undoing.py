@@ -20,6 +20,9 @@ def unchanged_after_error(model: EmpiricalBayes) -> Iterator[None]:
     Args:
         model: the model; a frozen embedder is not looked at.
 
+    Raises:
+        ValueError: if its parameters were made under `torch.inference_mode`, which nothing can train.
+
     Examples:
         >>> model = EmpiricalBayes.regressor(num_features=1)
         >>> try:
@@ -30,6 +33,8 @@ def unchanged_after_error(model: EmpiricalBayes) -> Iterator[None]:
         ...     print(model.prior.loc.tolist())
         [0.0, 0.0]
     """
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ValueError("model: expected one that can be trained, got one made under torch.inference_mode()")
     moving = model.predictor.moving
     state = {n: v.clone() for n, v in model.state_dict().items() if moving or not n.startswith("predictor.embedder.")}
     dtype, known = next(model.parameters()).dtype, (model.feature_names, model.covariate_names, model.marks)

@@ -84,12 +84,15 @@ def test_the_same_seed_gives_the_same_run_and_leaves_global_state_alone(rng_unto
 
 def test_training_needs_no_gradients_from_outside():
     found = []
-    for around in (torch.enable_grad(), torch.no_grad()):
+    for around in (torch.enable_grad(), torch.no_grad(), torch.inference_mode()):
         model = ebmeta.EmpiricalBayes.classifier(8, 1)
         with around:
             short(model, blobs(n_way=3), 2)
-            found.append(parameters(model))
-    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+        found.append(parameters(model))
+    for other in found[1:]:
+        assert all(torch.equal(value, other[name]) for name, value in found[0].items())
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"^model: .* made under torch.inference_mode\(\)$"):
+        short(ebmeta.EmpiricalBayes.classifier(8, 1), blobs(n_way=3), 2)
 
 
 def test_two_models_trained_one_after_the_other_both_train():
