@@ -13,11 +13,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ebmeta.tasks.doubts import BEYOND, far_rows, few_features, notes_on_numbers
+from ebmeta.tasks.doubts import BEYOND, FEWEST, far_rows, few_features, notes_on_numbers
 
 __all__ = ["tell_of_lengths", "tell_of_rows"]
 
 LONGER = 4.0  # times as long as all rows of the other side: of another scale
+SOME = 512  # rows that directions are counted from, of more
 BLANK = 8  # features, from which on a row of zeros is no point like any other
 
 
@@ -42,11 +43,9 @@ def tell_of_rows(labelled: Tensor, other: Tensor, ways: int, names: Sequence[str
     told = notes_on_numbers(rows.numpy(), names)
     rows /= max(float(rows.abs().max()), 1e-300)
     number = len(labelled)
-    found = (
-        few_features(rows.var(0, correction=0).numpy(), names) or _lengths(rows, number),
-        _beyond(rows, number),
-        _few(rows, ways),
-    )
+    beyond = _beyond(rows, number)
+    scales = few_features(rows.var(0, correction=0).numpy(), names) or _lengths(rows, number)
+    found = (scales or ("" if beyond else _few(rows, ways)), beyond)
     for note in (*told, *(f"X: {said}" for said in found if said)):
         warnings.warn(note, UserWarning, stacklevel=stacklevel + 1)
 
@@ -91,9 +90,22 @@ def _beyond(rows: Tensor, labelled: int) -> str:
 
 
 def _few(rows: Tensor, ways: int) -> str:
-    """Say where there are too few features for that many directions."""
-    features = rows.shape[1]
-    if features > 2 or ways <= 2 * features:
+    """Say where rows vary in too few directions for so many classes, however many features they have."""
+    directions = _directions(rows)
+    if directions > 2 or ways <= round(2 * directions):
         return ""
-    few = f"{features} feature{'s' * (features > 1)}"
-    return f"{few} for {ways} classes; rows are compared by their directions, and classes in line are not told apart"
+    return (
+        f"rows vary in about {directions:.1f} directions, few for {ways} classes; they are compared by directions from "
+        "their centre, and classes in line are not told apart (scikit-learn's LogisticRegression does)"
+    )
+
+
+def _directions(rows: Tensor) -> float:
+    r"""Return $(\sum_j \lambda_j)^2 / \sum_j \lambda_j^2$ for the variances $\lambda$ of rows along their axes."""
+    some = rows[:: -(-len(rows) // SOME)]
+    some = some - some.mean(0)
+    some = some / some.abs().max().clamp(min=1e-300)
+    products = some @ some.T
+    square = float(products.square().sum())
+    known = square > 0 and len(rows) >= FEWEST
+    return float(products.trace()) ** 2 / square if known else float(rows.shape[1])

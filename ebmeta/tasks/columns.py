@@ -16,7 +16,7 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import pandas as pd
-from torch import Tensor, bfloat16
+from torch import Tensor, bfloat16, strided
 
 from ebmeta.foundation.checks import found as shown
 from ebmeta.foundation.extras import need
@@ -80,7 +80,7 @@ def read_rows(name: str, X: Any, *, finite: bool = True) -> tuple[np.ndarray, li
         return _of_frame(name, frame), _names(name, frame)
     array = _array(name, X)
     if array.ndim < 2:
-        hint = "; X.reshape(-1, 1) is one column (Reshape your data)" if array.ndim == 1 else ""
+        hint = "; reshape(-1, 1) makes one column, reshape(1, -1) one row (Reshape your data)" if array.ndim else ""
         raise ValueError(
             f"{name}: expected a numeric array of shape (rows, features...), got shape {array.shape} of "
             f"{array.dtype}{hint}"
@@ -288,8 +288,8 @@ def _listed(values: Any) -> Any:
 
 def _array(name: str, values: Any) -> np.ndarray:
     _refuse_masked(name, values)
-    if type(values).__module__.startswith("scipy.sparse"):
-        hint = "call its toarray(), or reduce it (sklearn.decomposition.TruncatedSVD)"
+    if type(values).__module__.startswith("scipy.sparse") or getattr(values, "layout", strided) != strided:
+        hint = "call its toarray(), or reduce it (sklearn.decomposition.TruncatedSVD); of torch, its to_dense()"
         raise ValueError(f"{name}: expected a dense array, got a sparse {type(values).__name__}; {hint}")
     if isinstance(values, np.ndarray) and not isinstance(values, np.ma.MaskedArray):
         return values  # a memory map stays one

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["BEYOND", "far_rows", "few_features", "notes_on_numbers", "notes_on_rows", "row_numbers"]
+__all__ = ["BEYOND", "FEWEST", "far_rows", "few_features", "notes_on_numbers", "notes_on_rows", "row_numbers"]
 
 FEWEST = 20  # rows, below which whole numbers follow each other, or one row lies beyond others, by chance
 FIRST = 64  # rows by which most columns are seen to number nothing

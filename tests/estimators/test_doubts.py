@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.datasets import load_iris
 
 from ebmeta import EmpiricalBayes, FewShotClassifier
 
@@ -82,17 +83,28 @@ def test_a_row_far_beyond_all_others_is_told_of_and_a_rare_class_is_not():
         ask(tight[:3], tight[3:])  # every tenth row is of a class a thousand times its spread away
 
 
-def test_more_classes_than_directions_are_told_of():
+def test_more_classes_than_directions_are_told_of_in_any_number_of_features():
     line = np.linspace(-1, 1, 30)[:, None]
-    with pytest.warns(UserWarning, match="X: 1 feature for 3 classes; rows are compared by their directions, and"):
-        ask(line[[0, 15, 29]], line, "abc")
-    plane = np.c_[line, line**2]
-    with pytest.warns(UserWarning, match="X: 2 features for 5 classes; rows are compared"):
-        ask(plane[:5], plane, "abcde")
+    angle = 2 * np.pi * np.arange(30)[:, None] / 30
+    circle = np.c_[np.cos(angle), np.sin(angle)]
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(12, 12)))[0]
+    for rows_in, features, labels in ((line, 1, "abc"), (circle, 2, "abcde")):
+        said = rf"^X: rows vary in about {features}.0 directions, few for {len(labels)} classes; they are compared by"
+        many = 1e3 + np.pad(rows_in, ((0, 0), (0, 12 - features))) @ turn
+        for X in (rows_in, np.tile(rows_in, 7), many, 1e-150 * many):
+            with pytest.warns(UserWarning, match=said) as told:
+                ask(X[: len(labels)], X, labels)
+            assert len(told) == 1
+    iris = load_iris().data
+    with pytest.warns(UserWarning, match=r"^X: rows vary in about 1\.2 directions, few for 3 classes"):
+        ask(iris[[0, 60, 120]], iris, "abc")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ask(line[[0, 29]], line, "ab")
-        ask(plane[:4], plane, "abcd")
+        ask(circle[:4], circle, "abcd")
+        ask(np.tile(circle, 6)[:4], np.tile(circle, 6), "abcd")
+        ask(np.tile(line, 8)[:3], np.tile(line, 8)[3:12], "abc")  # too few rows to say
+        ask(rows()[:30], rows()[30:], "abcdefghijklmno" * 2)
 
 
 def test_a_column_that_numbers_the_rows_is_told_of_by_name():

@@ -184,7 +184,8 @@ MASKED = np.ma.MaskedArray(np.ones((4, 2)), mask=[[0, 0], [0, 0], [0, 1], [0, 0]
         ([[1.0, 2.0], [3.0]], "X: expected an array of numbers, got list of parts of unequal shape"),
         (sparse.csr_matrix(np.eye(2)), r"X: expected a dense array, got a sparse csr_matrix; call its toarray\(\)"),
         (sparse.coo_array(np.eye(2)), "X: expected a dense array, got a sparse coo_array"),
-        (np.ones(3), r"X: expected a numeric array of shape \(rows, features...\), got shape \(3,\)"),
+        (torch.eye(2).to_sparse(), r"X: expected a dense array, got a sparse Tensor; .* its to_dense\(\)"),
+        (np.ones(3), r"X: expected a numeric array of shape \(rows, features...\), .* reshape\(1, -1\) one row"),
         (np.array([[0.0, np.nan]]), "X: expected finite numbers, got NaN or infinity at row 0, column 1"),
         (pd.DataFrame({"a": [1.0, np.inf]}), "X: expected finite numbers, got NaN or infinity at row 1, column 'a'"),
         (
