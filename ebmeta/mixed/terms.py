@@ -5,6 +5,7 @@ Names in a formula are columns and the functions of `FUNCTIONS`, and nothing els
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
 from typing import Any
@@ -60,7 +61,7 @@ class Terms:
             self.names, self.widths = self.plain, [1] * len(self.plain)
             self.values = self._stacked(self.plain, frame)
             return
-        ordered = frame.copy(deep=False)
+        ordered = _in_floats(text, frame)
         for column, kind in frame.dtypes.items():
             if isinstance(kind, pd.CategoricalDtype):
                 ordered[column] = frame[column].cat.as_ordered()  # or the reference is the first in the alphabet
@@ -83,7 +84,8 @@ class Terms:
             return self._stacked(self.plain, frame), np.zeros(len(frame))
         matrix = self.matrix
         return self._columns(
-            None if matrix is None else asked(self.text, lambda: matrix.evaluate_new_data(frame)), len(frame)
+            None if matrix is None else asked(self.text, lambda: matrix.evaluate_new_data(_in_floats(self.text, frame))),
+            len(frame),
         )
 
     def _stacked(self, plain: list[str], frame: pd.DataFrame) -> Array:
@@ -141,6 +143,16 @@ def _plain(text: str, frame: pd.DataFrame) -> list[str] | None:
     known = all(name.isidentifier() and name in frame.columns and frame[name].dtype.kind in "iuf" for name in names)
     constant = [] if parts[0] == NONE else [CONSTANT]
     return [*constant, *names] if known and len(set(names)) == len(names) else None
+
+
+def _in_floats(text: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return rows whose numbers have 64 bits, so that `I(a - b)` of small ones does not wrap; names as `C(a)` stay."""
+    out = frame.copy(deep=False)
+    for column, kind in frame.dtypes.items():
+        named = re.search(rf"\b[CST]\(\s*`?{re.escape(str(column))}`?\s*[,)]", text)
+        if pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind) and named is None:
+            out[column] = frame[column].astype(np.float64)
+    return out
 
 
 def tidy(frame: pd.DataFrame, groups: list[tuple[str, ...]]) -> pd.DataFrame:

@@ -61,6 +61,20 @@ def test_a_contrast_takes_categories_in_their_order(term, names, ordered):
         terms.new(pd.DataFrame({"size": ["never"]}))
 
 
+def test_small_whole_numbers_neither_wrap_nor_lose_digits():
+    small = pd.DataFrame({"a": np.array([1, 200], np.uint8), "b": np.array([3, 100], np.uint8), "t": [10**7, 3 * 10**6]})
+    for text, wanted in {
+        "0 + I(a - b)": [-2, 100],
+        "0 + a:b": [3, 20000],
+        "0 + I(t ** 3)": [1e21, 2.7e19],
+        "0 + log(b)": np.log([3, 100]),
+    }.items():
+        terms = Terms(text, small)
+        np.testing.assert_allclose(terms.first(2)[0][:, 0], wanted, rtol=1e-12)
+        np.testing.assert_allclose(terms.new(small)[0][:, 0], wanted, rtol=1e-12)
+    assert Terms("C(a)", small).names == ["Intercept", "C(a)[200]"]  # names stay whole
+
+
 def test_columns_that_terms_name():
     assert variables("x * log(n)", DATA) == ["n", "x"]
     with pytest.raises(
