@@ -82,10 +82,9 @@ class Terms:
         """Return those of new rows."""
         if self.plain is not None:
             return self._stacked(self.plain, frame), np.zeros(len(frame))
-        matrix = self.matrix
+        matrix, rows = self.matrix, _in_floats(self.text, frame)
         return self._columns(
-            None if matrix is None else asked(self.text, lambda: matrix.evaluate_new_data(_in_floats(self.text, frame))),
-            len(frame),
+            None if matrix is None else asked(self.text, lambda: matrix.evaluate_new_data(rows)), len(frame)
         )
 
     def _stacked(self, plain: list[str], frame: pd.DataFrame) -> Array:
@@ -150,7 +149,7 @@ def _in_floats(text: str, frame: pd.DataFrame) -> pd.DataFrame:
     out = frame.copy(deep=False)
     for column, kind in frame.dtypes.items():
         named = re.search(rf"\b[CST]\(\s*`?{re.escape(str(column))}`?\s*[,)]", text)
-        if pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind) and named is None:
+        if kind.kind in "iuf" and named is None:
             out[column] = frame[column].astype(np.float64)
     return out
 

@@ -62,7 +62,7 @@ def test_a_contrast_takes_categories_in_their_order(term, names, ordered):
 
 
 def test_small_whole_numbers_neither_wrap_nor_lose_digits():
-    small = pd.DataFrame({"a": np.array([1, 200], np.uint8), "b": np.array([3, 100], np.uint8), "t": [10**7, 3 * 10**6]})
+    small = pd.DataFrame({"a": [1, 200], "b": [3, 100]}, dtype=np.uint8).assign(t=[10**7, 3 * 10**6])
     for text, wanted in {
         "0 + I(a - b)": [-2, 100],
         "0 + a:b": [3, 20000],
