@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from ebmeta.likelihood.base import Likelihood
 from ebmeta.mixed.predictive import chances, intervals, moments
 from ebmeta.mixed.rows import Grouping, Rows
-from ebmeta.tasks.columns import kind_of_keys
 
 __all__ = ["Groups", "as_asked", "forecast"]
 
@@ -32,7 +31,7 @@ def as_asked(rows: Rows, known: Sequence[int], groups: Groups) -> Rows:
     """
     if groups == "known":
         for grouping, number in zip(rows.groupings, known, strict=True):
-            _tell_other_kind(grouping, number)
+            _tell_of_numbers(grouping, number)
     else:
         rows = replace(rows, y=np.full(len(rows), np.nan))
     if groups == "typical":
@@ -45,17 +44,28 @@ def as_asked(rows: Rows, known: Sequence[int], groups: Groups) -> Rows:
     return rows
 
 
-def _tell_other_kind(grouping: Grouping, number: int) -> None:
-    """Warn where all groups are new, and named by numbers in place of texts, or the like: `31` for `031`."""
-    old, new = grouping.labels[:number], grouping.labels[number:]
-    apart = {kind_of_keys([name]) for name in new}.isdisjoint(kind_of_keys([name]) for name in old)
-    if len(new) and apart and (grouping.codes >= number).all():
-        warnings.warn(
-            f"new_data: none of its {len(new)} groups, such as {new[0]!r}, is among the {number} of the fit, such as "
-            f"{old[0]!r}: all are predicted as new groups",
-            UserWarning,
-            stacklevel=4,
-        )
+def _tell_of_numbers(grouping: Grouping, number: int) -> None:
+    """Warn where no group is known, and one is a known number that is written otherwise: `31` for `031`."""
+    if (grouping.codes < number).any():
+        return
+    known = {value: name for name in grouping.labels[:number] if (value := _number(name)) is not None}
+    for name in grouping.labels[number:]:
+        value = _number(name)
+        if value is not None and value in known:
+            warnings.warn(
+                f"new_data: none of its groups, such as {name!r}, is among the {number} of the fit, such as "
+                f"{known[value]!r}: all are predicted as new groups",
+                UserWarning,
+                stacklevel=4,
+            )
+            return
+
+
+def _number(name: Any) -> float | None:
+    try:
+        return float(name) if isinstance(name, str | int | float) else None
+    except ValueError:
+        return None
 
 
 def forecast(

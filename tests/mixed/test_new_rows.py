@@ -52,14 +52,16 @@ def test_known_groups_may_be_taken_for_new_ones(fit, data):
     assert (fit.predict(data)["sd"] < fresh["sd"]).all()
 
 
-def test_groups_of_another_kind_are_told_where_none_is_known(fit, data):
-    numbers = data.assign(g=data["g"].str[1:].astype(int))
-    with pytest.warns(UserWarning, match="none of its 30 groups, such as 9, is among the 30 of the fit, such as 'g00'"):
-        fit.predict(numbers)
+def test_groups_that_are_numbers_written_otherwise_are_told(data):
+    whole = data.assign(g=data["g"].str[1:].astype(int))
+    fit = mixed_model("y ~ x + (1 | g)", data.assign(g=whole["g"].map("{:03d}".format)))
+    with pytest.warns(UserWarning, match="none of its groups, such as 9, is among the 30 of the fit, such as '009'"):
+        fit.predict(whole)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        fit.predict(data.assign(g=99))
         fit.predict(data.assign(g="new"))
-        fit.predict(numbers, groups="new")
+        fit.predict(whole, groups="new")
 
 
 def test_crossed_groups_are_typical_or_new_each():
