@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,7 +182,9 @@ def _write(fit: MixedModel, tables: dict[str, pd.DataFrame], rows: pd.DataFrame,
 
 def _predictions(fit: MixedModel, new: pd.DataFrame, coverage: float) -> pd.DataFrame:
     """Return number, groups and prediction of each row."""
-    found = fit.predict(new, coverage).reset_index(names="row")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "new_data: none of its groups", UserWarning)  # said with the name of the file
+        found = fit.predict(new, coverage).reset_index(names="row")
     groups = list(dict.fromkeys(name for factor in fit.design.factors for name in factor))
     return found[["row"]].join(new[groups]).join(found.drop(columns="row"))
 

@@ -34,8 +34,13 @@ INTERCEPT, NONE, CONSTANT = "1", "0", "Intercept"  # in a formula, and the name 
 LOCK = threading.Lock()
 FINITE = "term {name!r}: expected finite numbers, got {value} in row {row}"
 CHECKED, CLOSE = 128, 1e-8  # rows that are computed again, and how far of the largest value they may be off
-STRANGE = "unrecognized type"  # what `formulae` says of a column, and what is said here
-KINDS = "a column of neither numbers, texts nor categories (of times, make a column of days or years first)"
+#: Parts of what `formulae` says, and what is said here.
+SAID = {
+    "unrecognized type": "a column of neither numbers, texts nor categories (of times, make a column of days or years "
+    "first)",
+    "no attribute 'callee'": "a function of a function before another call of it (write log(b) + log(exp(a)), and not "
+    "the other way round)",
+}
 MOST_SHOWN = 8  # names of columns in a message
 
 
@@ -212,5 +217,6 @@ def asked(text: str, question: Any) -> Any:
             f"formula: expected names of columns or functions in {text!r}, got {error.args[0]!r}{term_here(text)}"
         ) from None
     except Exception as error:  # of a parser, of functions that a formula names
-        said = KINDS if STRANGE in str(error) else f"{' '.join(str(error).split()):.150}{term_here(text)}"
+        plain = f"{' '.join(str(error).split()):.150}{term_here(text)}"
+        said = next((here for theirs, here in SAID.items() if theirs in str(error)), plain)
         raise ValueError(f"formula: expected terms that can be computed, got {text!r}: {said}") from None

@@ -126,6 +126,12 @@ def test_what_a_term_learns_of_the_training_rows_is_kept(term):
         np.testing.assert_allclose(terms.new(frame.iloc[rows])[0], terms.first(12)[0][rows], atol=1e-12)
 
 
+def test_a_function_of_a_function_stands_last():
+    with pytest.raises(ValueError, match=r"a function of a function before another call of it [(]write log"):
+        Terms("scale(log(n)) + scale(x)", DATA)
+    assert Terms("scale(x) + scale(log(n))", DATA).names == ["Intercept", "scale(x)", "scale(log(n))"]
+
+
 @pytest.mark.parametrize("unit", ["datetime64[s]", "timedelta64[s]"])
 def test_a_column_of_times_is_refused_by_what_to_make_of_it(unit):
     frame = DATA.assign(x=np.arange(4).astype(unit))
