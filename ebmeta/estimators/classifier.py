@@ -32,7 +32,7 @@ from ebmeta.tasks.row_order import check_order
 
 __all__ = ["FewShotClassifier"]
 
-LARGEST = 1e30  # of a concentration: balanced queries
+SMALLEST, LARGEST = 1e-30, 1e30  # concentrations: queries of one class, and balanced ones
 
 
 class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
@@ -288,14 +288,14 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         self._check_settings(self.anchors_ is not None)
         if self.pool_ is not None:
             query = torch.cat([query, self.pool_[staying(self.pool_, query)]])
-        known = None if self.concentration is None else torch.full((1,), min(float(self.concentration), LARGEST))
+        known = self.concentration
         anchor, size = (None, None) if self.anchors_ is None else (v[None] for v in self.anchors_)
         return TaskBatch(
             self.support_X_[None],
             self.support_y_[None],
             query[None],
             way_mask=torch.ones(1, self.n_ways_, dtype=torch.bool),
-            concentration=known,
+            concentration=None if known is None else torch.full((1,), min(max(float(known), SMALLEST), LARGEST)),
             anchor=anchor,
             anchor_size=None if size is None else self.anchor_size * size,
             outliers=torch.ones(1, dtype=torch.bool) if self.outliers else None,

@@ -54,6 +54,8 @@ def test_what_is_known_of_class_proportions_is_told():
         assert np.abs(got - untold).max() > 1e-4
         with pytest.raises(ValueError, match="concentration: expected a number above 0, got -1"):
             ebmeta.FewShotClassifier(model, concentration=-1).fit(support_x, support_y)
+        least, next_to = (clf.set_params(concentration=c).predict_proba(query_x) for c in (1e-300, 1e-20))
+        np.testing.assert_allclose(least, next_to, atol=1e-9)
 
 
 def test_classes_are_matched_by_label_not_by_order():
