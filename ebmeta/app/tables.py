@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from ebmeta.app.npz import read_npz
 from ebmeta.foundation.extras import need
 from ebmeta.foundation.writing import marked, write
 from ebmeta.tasks.frame_columns import numbers_of
-from ebmeta.tasks.frame_files import FRAMES, check_readable, read_frame, row_ids, written
+from ebmeta.tasks.frame_files import FRAMES, check_readable, note_on_ids, read_frame, row_ids, written
 
 __all__ = ["Roles", "Table", "read_frame", "read_table", "roles_of", "write_table"]
 
@@ -156,10 +157,7 @@ def read_table(
             raise ValueError(
                 f"{path}: expected a value of {column!r} in every row, got none in row {_first_na(frame[column])}"
             )
-    try:
-        roles = roles_of(frame, label, groups, features, exclude)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    roles = _roles(path, frame, label, groups, features, exclude)
     if not roles.features:
         raise ValueError(f"{path}: expected feature columns beside {wanted}, got none")
     if ids is not None:
@@ -172,6 +170,17 @@ def read_table(
     y = frame[label].to_numpy() if label in frame else None
     by = frame[groups].to_numpy() if groups in frame else None
     return Table(X, y, by, names, roles, {str(c): frame[c].to_numpy() for c in roles.ids[:1]})
+
+
+def _roles(path: Path, frame: pd.DataFrame, label: str, groups: str | None, features: Any, exclude: Any) -> Roles:
+    """Return the roles of the columns of a file, and warn of one that seems to name rows and does not."""
+    try:
+        roles = roles_of(frame, label, groups, features, exclude)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if features is None and (said := note_on_ids(frame, roles.features)):
+        warnings.warn(f"{path}: {said}", UserWarning, stacklevel=3)
+    return roles
 
 
 def roles_of(

@@ -92,7 +92,7 @@ def _beyond(rows: Tensor, labelled: int) -> str:
 def _few(rows: Tensor, ways: int) -> str:
     """Say where rows vary in too few directions for so many classes, however many features they have."""
     directions = _directions(rows)
-    if directions > 2 or ways <= round(2 * directions):
+    if round(directions, 1) > 2 or ways <= round(2 * directions):
         return ""
     return (
         f"rows vary in about {directions:.1f} directions, few for {ways} classes; they are compared by directions from "

@@ -17,7 +17,7 @@ import pandas as pd
 
 from ebmeta.foundation.extras import MissingPackageError, need
 
-__all__ = ["FRAMES", "as_ids", "check_readable", "read_frame", "row_ids", "written"]
+__all__ = ["FRAMES", "as_ids", "check_readable", "note_on_ids", "read_frame", "row_ids", "written"]
 
 ROW_IDS = {"", "unnamed: 0", "rownames", "row_names", "row.names", "index", "id", "ids"}
 WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
@@ -157,13 +157,31 @@ def row_ids(frame: pd.DataFrame, taken: Iterable[str | None] = ()) -> list[str]:
     for name in frame.columns:
         if name in other or not _telling(name):
             continue
-        column = frame[name]
-        whole = pd.api.types.is_integer_dtype(column.dtype) or pd.api.types.infer_dtype(column) == "string"
-        if whole and column.is_unique and not column.isna().any():
+        if _names(frame[name]) and frame[name].is_unique:
             out.append(name)
         elif name == "" and len(frame):
             raise ValueError("expected a name for every column, got none for one whose values do not number the rows")
     return out
+
+
+def note_on_ids(frame: pd.DataFrame, features: Iterable[str]) -> str:
+    """Return what to say of a feature that has the name of row numbers, and values twice; nothing elsewhere.
+
+    Examples:
+        >>> note_on_ids(pd.DataFrame({"id": [7, 7], "x": [1, 2]}), ["id", "x"])[:64]
+        "column 'id' names no rows, since it has 7 twice, and counts as a "
+    """
+    for name in features:
+        if _telling(name) and _names(frame[name]) and (twice := frame[name].duplicated()).any():
+            value = frame[name][twice].iloc[0]
+            hint = "leave it out (--exclude), or take it as the name of rows (--id)"
+            return f"column {name!r} names no rows, since it has {value} twice, and counts as a feature; {hint}"
+    return ""
+
+
+def _names(column: pd.Series[Any]) -> bool:
+    whole = pd.api.types.is_integer_dtype(column.dtype) or pd.api.types.infer_dtype(column) == "string"
+    return whole and not column.isna().any()
 
 
 def _telling(name: Any) -> bool:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ebmeta.foundation.checks import checked, found as shown, kind_of
 from ebmeta.tasks.columns import read_keys
 from ebmeta.tasks.frame_columns import frame_of, levels_of, numbers_of, refuse_missing, texts_of
-from ebmeta.tasks.frame_files import row_ids
+from ebmeta.tasks.frame_files import note_on_ids, row_ids
 
 if TYPE_CHECKING:
     from sklearn.compose import ColumnTransformer
@@ -109,6 +109,8 @@ class FrameEncoder:
                     stacklevel=2,
                 )
             self.features = [c for c in frame.columns if c not in {*taken, *numbering}]
+            if said := note_on_ids(frame, self.features):
+                warnings.warn(f"frame: {said}", UserWarning, stacklevel=2)
         of_rows, of_groups = (
             {c: levels_of(c, _column(frame, c)) for c in columns} for columns in (self.features, self.group_features)
         )

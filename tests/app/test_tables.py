@@ -1,6 +1,7 @@
 """Files of rows: what goes in comes out, and every malformed one is named."""
 
 import os
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -56,6 +57,18 @@ def test_written_columns_come_back(tmp_path, suffix):
     else:
         got = (pd.read_csv(path) if suffix == "csv" else pd.read_parquet(path)).to_dict("list")
     assert got == {"prediction": ["u", "v"], "p_u": [0.75, 0.25]}
+
+
+def test_names_of_rows_that_repeat_are_a_feature_and_told_of(tmp_path):
+    path = tmp_path / "rows.csv"
+    pd.DataFrame({"id": [7, 8, 7], "a": [1.0, 2.0, 3.0], "y": ["u", "v", "u"]}).to_csv(path, index=False)
+    with pytest.warns(UserWarning, match=r"rows.csv: column 'id' names no rows, since it has 7 twice, and counts as a"):
+        table = read_table(path)
+    assert (table.features, table.X.tolist()) == (["id", "a"], [[7.0, 1.0], [8.0, 2.0], [7.0, 3.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_table(path, exclude=["id"]).features == read_table(path, ids="id").features == ["a"]
+        assert read_table(path, features=["id"]).features == ["id"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from ebmeta.tasks.frame_files import as_ids, read_frame, row_ids
+from ebmeta.tasks.frame_files import as_ids, note_on_ids, read_frame, row_ids
 
 
 def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
@@ -16,6 +16,9 @@ def test_ids_and_row_numbers():
     frame = pd.DataFrame({"id": [1, 1], "Index": [0, 1], "rownames": ["b", "a"], "x": [0, 1]})
     assert row_ids(frame) == ["Index", "rownames"]
     assert row_ids(frame, ["Index"]) == ["rownames"]
+    said = "column 'id' names no rows, since it has 1 twice, and counts as a feature; leave it out (--exclude), or take"
+    assert note_on_ids(frame, ["id", "x"]).startswith(said)
+    assert note_on_ids(frame.assign(id=[0.5, 0.5]), frame.columns) == note_on_ids(frame, ["Index", "x"]) == ""
 
 
 @pytest.mark.parametrize("name", ["id", "", "Row_Names"])
