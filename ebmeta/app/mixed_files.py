@@ -153,7 +153,7 @@ def _new_rows(path: Path, fit: MixedModel) -> pd.DataFrame:
         known = fit.design.names[name]
         spelled = dict(zip(as_ids(known), known, strict=True)) | {one: one for one in known}
         rows[name] = [spelled.get(v, spelled.get(i, i)) for v, i in zip(rows[name], as_ids(rows[name]), strict=True)]
-        if not rows[name].isin(known).any():
+        if len(rows) and not rows[name].isin(known).any():
             unknown = f"no {name!r} of {path} is among those of the fit; all are predicted as new groups"
             print(f"ebmeta: warning: {unknown}", file=sys.stderr)
     return rows
@@ -182,11 +182,16 @@ def _write(fit: MixedModel, tables: dict[str, pd.DataFrame], rows: pd.DataFrame,
 
 def _predictions(fit: MixedModel, new: pd.DataFrame, coverage: float) -> pd.DataFrame:
     """Return number, groups and prediction of each row."""
+    import pandas as pd
+
+    from ebmeta.app.questions import joined
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "new_data: none of its groups", UserWarning)  # said with the name of the file
-        found = fit.predict(new, coverage).reset_index(names="row")
-    groups = list(dict.fromkeys(name for factor in fit.design.factors for name in factor))
-    return found[["row"]].join(new[groups]).join(found.drop(columns="row"))
+        found = fit.predict(new, coverage)
+    groups = {name: new[name].to_numpy() for factor in fit.design.factors for name in factor}
+    predictions = {str(name): found[name].to_numpy() for name in found}
+    return pd.DataFrame(joined(("row", found.index.to_numpy()), groups, predictions))
 
 
 def _in_order(rows: pd.DataFrame, response: str, levels: str) -> pd.DataFrame:

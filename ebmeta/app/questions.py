@@ -21,7 +21,7 @@ from ebmeta.scoring.chunks import answer, chunks
 from ebmeta.scoring.engines import Engine, sharing
 from ebmeta.scoring.frame import LEVELS
 
-__all__ = ["Columns", "OfClasses", "OfNumbers", "Question", "Shared"]
+__all__ = ["Columns", "OfClasses", "OfNumbers", "Question", "Shared", "joined"]
 
 Columns = dict[str, np.ndarray]
 
@@ -63,15 +63,25 @@ class Question:
     def table(self, columns: Columns) -> Columns:
         """Return all columns: row ids, groups, predictions; one whose name is taken is called `predicted_...`."""
         name, values = next(iter(self.ids.items()), ("row", np.arange(len(self.rows))))
-        name = name or "row"
-        while name in self.shown:
-            name = f"{name}_number"
-        out = {name: values, **self.shown}
-        for called, predictions in columns.items():
-            while called in out:
-                called = f"predicted_{called}"
-            out[called] = predictions
-        return out
+        return joined((name or "row", values), self.shown, columns)
+
+
+def joined(ids: tuple[str, np.ndarray], shown: Columns, columns: Columns) -> Columns:
+    """Return the columns of a table of rows; see `Question.table`.
+
+    Examples:
+        >>> list(joined(("row", np.arange(1)), {"row": np.zeros(1), "mean": np.ones(1)}, {"mean": np.zeros(1)}))
+        ['row_number', 'row', 'mean', 'predicted_mean']
+    """
+    name, values = ids
+    while name in shown:
+        name = f"{name}_number"
+    out = {name: values, **shown}
+    for called, predictions in columns.items():
+        while called in out:
+            called = f"predicted_{called}"
+        out[called] = predictions
+    return out
 
 
 @dataclass

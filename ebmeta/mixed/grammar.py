@@ -13,7 +13,7 @@ from ebmeta.foundation.checks import found
 
 __all__ = ["Bar", "Formula", "parse"]
 
-NAME = re.compile(r"`[^`]+`|[A-Za-z_.][\w.]*")
+NAME = re.compile(r"`[^`]+`|(?:[^\W\d]|\.)[\w.]*")
 WRAPPED = re.compile(r"(?:factor|as\.factor|C)\((.*)\)")
 EXAMPLE = "'y ~ x + (1 + x | g)'"
 

@@ -150,7 +150,7 @@ def group_lines(fit: MixedModel, data: Any, x: str, *, num_groups: int = 12, ax:
 
     Args:
         fit: a fitted mixed model of one grouping factor and a response that is a column.
-        data: rows, a frame of pandas, polars or pyarrow, with that column.
+        data: rows, a frame of pandas, polars or pyarrow, with that column; those without a group are left out.
         x: column on the horizontal axis.
         num_groups: number of groups, the first ones.
         ax: where to draw; a new figure by default.
@@ -170,6 +170,7 @@ def group_lines(fit: MixedModel, data: Any, x: str, *, num_groups: int = 12, ax:
             raise ValueError(f"data: expected a column {found(column)}, got {', '.join(map(str, data.columns[:8]))}")
     if not pd.api.types.is_numeric_dtype(data[response]):
         raise ValueError(f"data: expected numbers in column {response!r}, got {data[response].dtype}")
+    data = data.dropna(subset=list(fit.design.factors[0]))
     names = data[list(fit.design.factors[0])].astype(str).agg(":".join, axis=1)
     rows = data[names.isin(names.unique()[:num_groups])].sort_values(x)
     mean = fit.predict(rows)["mean"]

@@ -159,6 +159,17 @@ def test_a_column_of_groups_that_is_a_term_too_keeps_its_numbers(tmp_path, rows)
     np.testing.assert_allclose(means, fit.predict(rows)["mean"], rtol=1e-5)
 
 
+def test_groups_named_as_a_prediction_stay(tmp_path, rows):
+    rows = rows.rename(columns={"g": "mean"})
+    fit = mixed_model("y ~ x + (1 | mean)", rows)
+    fit.save(tmp_path / "model")
+    rows.to_csv(tmp_path / "new.csv", index=False)
+    assert run("predict", tmp_path / "model", tmp_path / "new.csv", "--output", tmp_path / "p.csv") == 0
+    found = pd.read_csv(tmp_path / "p.csv", dtype={"mean": str})
+    assert found["mean"].tolist() == rows["mean"].tolist()
+    np.testing.assert_allclose(found["predicted_mean"], fit.predict(rows)["mean"], rtol=1e-6)
+
+
 def test_the_order_of_labels_that_are_texts_is_told(tmp_path, rows, capsys):
     names = ["low", "mid", "high"]
     grade = pd.cut(rows["y"], [-np.inf, *rows["y"].quantile([0.3, 0.7]), np.inf], labels=names)

@@ -12,6 +12,7 @@ from ebmeta.mixed.grammar import Bar, parse
     [
         ("y ~ x + (1 | g)", "x", [Bar("1", ("g",), True)]),
         ("y ~ (1 | g)", "1", [Bar("1", ("g",), True)]),
+        ("y ~ (1 | été)", "1", [Bar("1", ("été",), True)]),
         ("y ~ 0 + x*(a + b) + (x || g)", "0 + x*(a + b)", [Bar("x", ("g",), False)]),
         ("y ~ (a + b) + (1|factor(g)) + (0 + x | h)", "(a + b)", [Bar("1", ("g",), True), Bar("0 + x", ("h",), True)]),
         ("y ~ x - 1 + (1 | a:b)", "x - 1", [Bar("1", ("a", "b"), True)]),

@@ -64,6 +64,8 @@ def test_lines_of_groups_are_their_predictions(fit, data):
     first = data[data["g"] == data["g"][0]].sort_values("x")
     for values, lines in ((first["y"], ax.lines[::2]), (fit.predict(first)["mean"], ax.lines[1::2])):
         assert tuple(np.round(values, 6)) in {tuple(np.round(line.get_ydata(), 6)) for line in lines}
+    nameless = data.assign(g=data["g"].where(data["g"] != data["g"][0]))
+    assert len(group_lines(fit, nameless, "x", num_groups=100).lines) == 2 * nameless["g"].nunique()
 
 
 def test_terms_factors_and_columns_are_checked(fit, data):
