@@ -166,7 +166,9 @@ def tidy(frame: pd.DataFrame, groups: list[tuple[str, ...]]) -> pd.DataFrame:
         if isinstance(kind, pd.CategoricalDtype):
             out[column] = out[column].cat.remove_unused_categories()
         elif column not in names and (
-            pd.api.types.is_bool_dtype(kind) or (not isinstance(kind, np.dtype) and pd.api.types.is_numeric_dtype(kind))
+            pd.api.types.is_bool_dtype(kind)
+            or (not isinstance(kind, np.dtype) and pd.api.types.is_numeric_dtype(kind))
+            or (kind == object and pd.api.types.infer_dtype(out[column]) == "decimal")  # of a data base
         ):
             out[column] = out[column].to_numpy(dtype=np.float64, na_value=np.nan)
     return out

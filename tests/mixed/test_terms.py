@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import decimal
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -35,6 +37,8 @@ def test_categories_and_nullable_numbers_are_made_plain():
     assert found["a"].cat.categories.tolist() == ["u", "v"]
     assert found["b"].dtype == np.float64
     assert tidy(frame, [("b",)])["b"].dtype == "Int64"
+    prices = tidy(pd.DataFrame({"price": [decimal.Decimal("1.5"), decimal.Decimal(2)]}), [])["price"]
+    assert (prices.dtype, prices.tolist()) == (np.float64, [1.5, 2.0])
 
 
 @pytest.mark.parametrize("ordered", [True, False])
