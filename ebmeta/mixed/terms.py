@@ -168,7 +168,7 @@ def tidy(frame: pd.DataFrame, groups: list[tuple[str, ...]]) -> pd.DataFrame:
         elif column not in names and (
             pd.api.types.is_bool_dtype(kind)
             or (not isinstance(kind, np.dtype) and pd.api.types.is_numeric_dtype(kind))
-            or (isinstance(kind, np.dtype) and kind.kind == "O" and pd.api.types.infer_dtype(out[column]) == "decimal")  # of a data base
+            or (kind.kind == "O" and pd.api.types.infer_dtype(out[column]) == "decimal")  # as data bases have them
         ):
             out[column] = out[column].to_numpy(dtype=np.float64, na_value=np.nan)
     return out
