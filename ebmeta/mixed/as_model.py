@@ -44,7 +44,12 @@ def as_model(engine: Engine, at: Array, likelihood: str, common: list[str]) -> E
         at: its parameters.
         likelihood: name of the likelihood.
         common: names of the common terms.
+
+    Raises:
+        ValueError: if rows have offsets, which tasks have not.
     """
+    if engine.rows.offset.any():
+        raise ValueError("model: expected a fit without offset, which tasks have not, got one with some")
     factor, rows, estimate = engine.factors[0], engine.rows, engine.estimate(at)
     names, x = feature_names(common, factor), features_of(rows, common, factor)
     number = engine.likelihood(at).num_labels or 3  # which other likelihoods do not read

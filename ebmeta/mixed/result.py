@@ -300,7 +300,7 @@ class MixedModel(Guarded):
         """The fit as an `EmpiricalBayes` regressor, whose features are those of `features`; for one grouping factor.
 
         Raises:
-            ValueError: if there are several grouping factors.
+            ValueError: if there are several grouping factors, or offsets.
         """
         self._only_factor("model")
         return as_model(self.engine, self.optimum.at, self.name, self.design.common.names)

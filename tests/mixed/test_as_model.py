@@ -49,3 +49,11 @@ def test_features_are_named_by_their_terms_and_one_factor_is_asked_for():
     crossed = mixed_model("y ~ x + (1 | user) + (1 | item)", ratings())
     with pytest.raises(ValueError, match="model: expected one grouping factor, got user, item"):
         _ = crossed.model
+
+
+@pytest.mark.parametrize("formula", ["y ~ x + (1 | g)", "y ~ x + offset(o) + (1 | g)"])
+def test_a_fit_with_offsets_is_no_model_of_tasks(formula):
+    data = frame(num_groups=6).assign(o=lambda rows: np.arange(len(rows)) / 10)
+    fit = mixed_model(formula, data, offset=None if "offset" in formula else "o")
+    with pytest.raises(ValueError, match="^model: expected a fit without offset, which tasks have not, got one with"):
+        _ = fit.model
