@@ -16,7 +16,7 @@ from ebmeta.foundation.checks import at_least, checked
 from ebmeta.model.base import PredictiveModel
 from ebmeta.scoring.roles import Roles
 from ebmeta.scoring.whole_groups import check_sizes, hashes
-from ebmeta.tasks.columns import check_names, read_column, read_keys
+from ebmeta.tasks.columns import check_names, read_column, read_keys, read_rows
 from ebmeta.tasks.frames import FrameEncoder
 
 __all__ = ["LEVELS", "Scorer"]
@@ -93,71 +93,67 @@ class Scorer:
         label = self.roles.label
         labelled = frame[label].notna().to_numpy()
         (read_keys if self.model.likelihood.categorical else read_column)(f"column {label!r}", frame[label][labelled])
-        asked = frame[~labelled]
-        out = {name: asked[name].reset_index(drop=True) for name in (self.roles.groups, *self.roles.keep)}
+        out = {n: frame[n][~labelled].reset_index(drop=True) for n in (self.roles.groups, *self.roles.keep)}
         own = np.empty(len(groups), dtype=object)
         own[:] = groups
-        sides = (frame[labelled], own[labelled].tolist()), (asked, own[~labelled].tolist())
-        found = self._of_classes(*sides) if self.model.likelihood.categorical else self._of_numbers(*sides)
+        found = (self._of_classes if self.model.likelihood.categorical else self._of_numbers)(frame, own, labelled)
         if twice := sorted(set(found) & set(out)):
             raise ValueError(f"keep: expected columns of names other than those of predictions, got {twice[0]!r}")
         return out | found
 
-    def _x(self, frame: pd.DataFrame) -> Any:
+    def _x(self, frame: pd.DataFrame) -> np.ndarray:
+        """Return the features of all rows, so that what is refused is named by its place in the frame."""
         if self.encoder is not None:
-            return self.encoder.transform(frame)
+            return np.asarray(self.encoder.transform(frame))
         known = self.model.feature_names or (None if self.names is None else list(self.names))
-        return frame[self.roles.features(frame, known)]
+        return read_rows("frame", frame[self.roles.features(frame, known)])[0]
 
-    def _of_numbers(self, labelled: tuple[pd.DataFrame, list[Any]], asked: tuple[pd.DataFrame, list[Any]]) -> Columns:
+    def _of_numbers(self, frame: pd.DataFrame, groups: np.ndarray, labelled: np.ndarray) -> Columns:
         levels = list(LEVELS.values()) if self.model.likelihood.has_cdf else []
         names = ["mean", "std", *(LEVELS if levels else ())]
         draws = [f"draw_{n}" for n in range(self.num_draws)]
-        if not len(asked[0]):
+        if labelled.all():
             return {name: np.zeros(0) for name in names + draws}
-        sizes: list[np.ndarray | None] = [None, None]
-        covariates = None
+        (known, asked), x = (groups[rows].tolist() for rows in (labelled, ~labelled)), self._x(frame)
+        size = of_known = of_asked = covariates = None
         if self.encoder is not None:
-            if self.encoder.size is not None:
-                sizes = [self.encoder.numbers(frame, self.encoder.size) for frame, _ in (labelled, asked)]
-            covariates = self.encoder.group_x(pd.concat([labelled[0], asked[0]], ignore_index=True))
+            covariates = self.encoder.group_x(frame)
+            size = None if self.encoder.size is None else self.encoder.numbers(frame, self.encoder.size)
+        if size is not None:
+            of_known, of_asked = size[labelled], size[~labelled]
+        y: Any = frame[self.roles.label][labelled] if labelled.any() else []
         reg = FewShotRegressor(self.model, self.num_steps)
-        y: Any = labelled[0][self.roles.label] if len(labelled[0]) else []
-        reg.fit(self._x(labelled[0]), y, groups=labelled[1], size=sizes[0], group_x=covariates)
-        x = self._x(asked[0])
+        reg.fit(x[labelled], y, groups=known, size=of_known, group_x=covariates)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "groups: none of the", UserWarning)  # groups without a label are in order
-            found = reg.summaries(x, levels or None, groups=asked[1], size=sizes[1])
+            found = reg.summaries(x[~labelled], levels or None, groups=asked, size=of_asked)
             out = dict(zip(names, found, strict=True))
-            return out | (self._draws(reg, x, asked[1], sizes[1]) if draws else {})
+            return out | (self._draws(reg, x[~labelled], asked, of_asked) if draws else {})
 
-    def _draws(self, reg: FewShotRegressor, x: Any, groups: list[Any], size: np.ndarray | None) -> Columns:
+    def _draws(self, reg: FewShotRegressor, x: np.ndarray, groups: list[Any], size: np.ndarray | None) -> Columns:
         """Draw the labels of one group after the other, each from a generator of its own."""
         out, names = np.empty((self.num_draws, len(groups))), list(dict.fromkeys(groups))
-        x = np.asarray(x) if self.encoder is not None else x.reset_index(drop=True)
         for name, key, rows in zip(names, hashes(names), by_group(groups, names, len(groups)), strict=True):
             at = rows.numpy()
             own = int(np.random.SeedSequence([self.seed, int(key)]).generate_state(1)[0])
-            part = x[at] if self.encoder is not None else x.iloc[at]
             out[:, at] = reg.sample(
-                part, self.num_draws, own, groups=[name] * len(at), size=None if size is None else size[at]
+                x[at], self.num_draws, own, groups=[name] * len(at), size=None if size is None else size[at]
             )
         return {f"draw_{n}": row for n, row in enumerate(out)}
 
-    def _of_classes(self, labelled: tuple[pd.DataFrame, list[Any]], asked: tuple[pd.DataFrame, list[Any]]) -> Columns:
+    def _of_classes(self, frame: pd.DataFrame, groups: np.ndarray, labelled: np.ndarray) -> Columns:
         """Classify one group after the other, each among the classes of its own labels."""
-        names = list(dict.fromkeys(asked[1]))
-        labels = np.empty(len(asked[0]), dtype=object)
-        probability = np.empty(len(asked[0]))
-        known, rows = (by_group(groups, names, len(groups)) for _, groups in (labelled, asked))
+        sides = [groups[rows].tolist() for rows in (labelled, ~labelled)]
+        names = list(dict.fromkeys(sides[1]))
+        labels, probability = np.empty(len(sides[1]), dtype=object), np.empty(len(sides[1]))
+        x, y = self._x(frame), frame[self.roles.label][labelled]
+        known, rows = (by_group(side, names, len(side)) for side in sides)
         for name, own, at in zip(names, known, rows, strict=True):
             if not len(own):
                 raise ValueError(f"group {name!r}: expected labelled rows of its classes, got none")
-            support = labelled[0].iloc[own.numpy()]
             clf = FewShotClassifier(self.model, self.num_steps)
-            clf.fit(self._x(support), support[self.roles.label].to_numpy())
-            probs = clf.predict_proba(self._x(asked[0].iloc[at.numpy()]))
+            clf.fit(x[labelled][own.numpy()], y.to_numpy()[own.numpy()])
+            probs = clf.predict_proba(x[~labelled][at.numpy()])
             labels[at.numpy()] = clf.classes_[probs.argmax(1)]
             probability[at.numpy()] = probs.max(1)
-        kind = labelled[0][self.roles.label].dtype
-        return {"prediction": pd.Series(labels, dtype=kind), "probability": probability}
+        return {"prediction": pd.Series(labels, dtype=y.dtype), "probability": probability}

@@ -73,6 +73,16 @@ def test_what_cannot_be_asked_is_refused(kinds, rows, shops):
         list(score_batches(shops, [rows.assign(shop=["a", None] + ["b"] * (len(rows) - 2))]))
 
 
+def test_what_is_refused_is_named_by_its_place_in_the_frame(rows, shops):
+    row = int(np.flatnonzero(rows["sold"].isna())[-1])
+    kinds, prices = rows["kind"].copy(), rows["price"].copy()
+    kinds[row], prices[row] = "ham", np.nan
+    with pytest.raises(ValueError, match=f"got 'ham' in row {row}$"):
+        list(score_batches(shops, [rows.assign(kind=kinds)]))
+    with pytest.raises(ValueError, match=f"^column 'price': expected a value in every row, got none in row {row};"):
+        list(score_batches(shops, [rows.assign(price=prices)]))
+
+
 def test_a_frame_of_labelled_rows_alone_gives_none(rows, shops):
     (found,) = score_batches(shops, [rows[rows["sold"].notna()]])
     assert found.shape == (0, 6)
