@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from ebmeta.likelihood.base import Likelihood
@@ -31,7 +32,7 @@ def as_asked(rows: Rows, known: Sequence[int], groups: Groups) -> Rows:
     """
     if groups == "known":
         for grouping, number in zip(rows.groupings, known, strict=True):
-            _tell_of_numbers(grouping, number)
+            _tell_of_spellings(grouping, number)
     else:
         rows = replace(rows, y=np.full(len(rows), np.nan))
     if groups == "typical":
@@ -44,13 +45,13 @@ def as_asked(rows: Rows, known: Sequence[int], groups: Groups) -> Rows:
     return rows
 
 
-def _tell_of_numbers(grouping: Grouping, number: int) -> None:
-    """Warn where no group is known, and one is a known number that is written otherwise: `31` for `031`."""
+def _tell_of_spellings(grouping: Grouping, number: int) -> None:
+    """Warn where no group is known, and one is a known number or date that is written otherwise: `31` for `031`."""
     if (grouping.codes < number).any():
         return
-    known = {value: name for name in grouping.labels[:number] if (value := _number(name)) is not None}
+    known = {value: name for name in grouping.labels[:number] if (value := _meant(name)) is not None}
     for name in grouping.labels[number:]:
-        value = _number(name)
+        value = _meant(name)
         if value is not None and value in known:
             warnings.warn(
                 f"new_data: none of its groups, such as {name!r}, is among the {number} of the fit, such as "
@@ -61,10 +62,15 @@ def _tell_of_numbers(grouping: Grouping, number: int) -> None:
             return
 
 
-def _number(name: Any) -> float | None:
+def _meant(name: Any) -> float | pd.Timestamp | None:
+    """Return the number or the date that a name is, None where it is neither."""
     try:
-        return float(name) if isinstance(name, str | int | float) else None
-    except ValueError:
+        return float(name)
+    except (ValueError, TypeError):
+        pass
+    try:
+        return pd.Timestamp(name).tz_localize(None)
+    except (ValueError, TypeError):
         return None
 
 

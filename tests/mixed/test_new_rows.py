@@ -52,13 +52,18 @@ def test_known_groups_may_be_taken_for_new_ones(fit, data):
     assert (fit.predict(data)["sd"] < fresh["sd"]).all()
 
 
-def test_groups_that_are_numbers_written_otherwise_are_told(data):
+def test_groups_that_are_numbers_or_dates_written_otherwise_are_told(data):
     whole = data.assign(g=data["g"].str[1:].astype(int))
     fit = mixed_model("y ~ x + (1 | g)", data.assign(g=whole["g"].map("{:03d}".format)))
     with pytest.warns(UserWarning, match="none of its groups, such as 9, is among the 30 of the fit, such as '009'"):
         fit.predict(whole)
+    days = whole.assign(g=pd.Timestamp("2026-01-01") + pd.to_timedelta(whole["g"], "D"))
+    dated = mixed_model("y ~ x + (1 | g)", days)
+    with pytest.warns(UserWarning, match="none of its groups, such as '2026-01-10', is among the 30 of the fit"):
+        dated.predict(days.assign(g=days["g"].astype(str)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        dated.predict(days.assign(g="new"))
         fit.predict(data.assign(g=99))
         fit.predict(data.assign(g="new"))
         fit.predict(whole, groups="new")
