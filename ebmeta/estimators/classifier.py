@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ebmeta.estimators.base import FewShot, whole
 from ebmeta.estimators.calibration_rows import calibration_split
-from ebmeta.estimators.doubts import tell_of_lengths, tell_of_rows
+from ebmeta.estimators.doubts import tell_of_copies, tell_of_lengths, tell_of_rows
 from ebmeta.estimators.rows import among, places, read_anchors, staying, unlike
 from ebmeta.foundation.checks import above, at_least, between, check
 from ebmeta.model.base import PredictiveModel
@@ -194,6 +194,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         check("level", level, float, between(0, 1))
         check("seed", seed, int, at_least(0))
         query = self._check_query(X)
+        tell_of_copies(self.support_X_, stacklevel=2)
         alone = torch.zeros(self.n_ways_, dtype=torch.bool) if self.anchors_ is None else self.anchors_[1] > 0
         learned, held = calibration_split(self.support_y_, alone, level, seed)
         half, calibrating = copy.copy(self), self.support_X_[held]

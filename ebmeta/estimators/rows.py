@@ -18,6 +18,7 @@ from ebmeta.tasks.rows import HUGE
 
 __all__ = [
     "among",
+    "copied",
     "covariates_of",
     "groups_of",
     "names_of_row",
@@ -107,6 +108,21 @@ def among(rows: torch.Tensor, others: torch.Tensor) -> NDArray[np.bool_]:
     """
     known = set(_keys(others))
     return np.array([key in known for key in _keys(rows)], dtype=np.bool_)
+
+
+def copied(rows: torch.Tensor) -> tuple[int, int]:
+    """Return the first number of the row that is there most often, and how often it is.
+
+    Args:
+        rows: shape `(N, ...)`, at least one.
+
+    Examples:
+        >>> copied(torch.tensor([[1.0], [2.0], [3.0], [2.0]]))
+        (1, 2)
+    """
+    keys = [hash(key) for key in _keys(rows)]
+    most, number = Counter(keys).most_common(1)[0]
+    return keys.index(most), number
 
 
 def places(rows: torch.Tensor, others: torch.Tensor) -> NDArray[np.int64]:
