@@ -57,7 +57,7 @@ class Classified:
 
     Args:
         clf: the classifier, fitted to the labelled rows.
-        rows: the unlabelled rows, shape `(Q, D)`.
+        rows: the unlabelled rows, an array or a frame of shape `(Q, D)`.
         ids: number or name of each of them, shape `(Q,)`.
         probs: class probabilities, shape `(Q, C)`.
         outlier: probability that a row is of none of the classes, shape `(Q,)`; 0 where nobody asked.
@@ -65,7 +65,7 @@ class Classified:
     """
 
     clf: FewShotClassifier
-    rows: np.ndarray
+    rows: Any
     ids: np.ndarray
     probs: np.ndarray
     outlier: np.ndarray
@@ -154,18 +154,25 @@ def classify_files(
         known, new = tables_of(general_classifier(), labelled, rows, label, exclude=exclude, ids=ids)
         y = list(np.asarray(known.y))
     refuse_numbers(labelled, label, np.asarray(y))
-    known, new = _scaled(known, new, scale)
+    known_rows, new_rows = _named(*_scaled(known, new, scale))
     with column_errors(labelled, y=label):
-        clf.fit(known.X, y)
+        clf.fit(known_rows, y)
     if len(clf.classes_) < 2 and not clf.outliers:
         raise ValueError(
             f"{labelled}: column {label!r}: expected labels of at least two classes, got '{clf.classes_[0]}' alone "
             "(--outliers tells its rows from others)"
         )
-    question = OfClasses(clf, new.X, new.ids, known.roles, {}, sets)
+    question = OfClasses(clf, new_rows, new.ids, known.roles, {}, sets)
     with column_errors(labelled if rows is None else rows):
         found, result = answer(question, output, overwrite)
     return _classified(question, found, result)
+
+
+def _named(known: Table, new: Table) -> tuple[Any, Any]:
+    """Return the rows of both tables, with the names of their columns where both have them."""
+    if known.features is None or new.features is None:
+        return known.X, new.X
+    return pd.DataFrame(known.X, columns=known.features), pd.DataFrame(new.X, columns=known.features)
 
 
 def _scaled(known: Table, new: Table, scale: bool) -> tuple[Table, Table]:

@@ -89,6 +89,7 @@ class OfClasses(Question):
     """The question of the classes of rows; `sets` is the level of sets of them, or None, and `size` their mean size."""
 
     estimator: FewShotClassifier
+    rows: Any  # an array or a frame
     sets: float | None = None
     size: float | None = None
 

@@ -169,6 +169,9 @@ def test_features_of_different_units_are_scaled_on_request_and_told_of(tmp_path,
     assert capsys.readouterr().err == ""
     with pytest.warns(UserWarning, match="1 feature of 6 has 100% of the variance and will decide alone; .* --scale"):
         classify_files(tmp_path / "mixed.npz", None, tmp_path / "out.csv")
+    write(tmp_path / "mixed.csv", X * units + 5, labels)
+    with pytest.warns(UserWarning, match=f"the largest is column '{FEATURES[0]}'; if features"):
+        classify_files(tmp_path / "mixed.csv", None, tmp_path / "out.csv")
     assert run("classify", tmp_path / "mixed.npz", *call, "--scale") == 0
     assert capsys.readouterr().err == ""
     scaled = (X - X.mean(0)) / X.std(0)
