@@ -127,10 +127,12 @@ class Seen:
     Args:
         reading: what the temperature of each task depends on, shape `(T, F)`.
         nll: of each task after every step, beliefs being taken to each power of `POWERS`, shape `(K, T, P)`.
+        told: what labelled rows make of the temperature (`BeliefRefiner.told`), shape `(K, 2, T)`.
     """
 
     reading: Tensor
     nll: Tensor
+    told: Tensor
 
 
 @torch.no_grad()
@@ -138,7 +140,7 @@ def look(model: ebmeta.EmpiricalBayes, encoder: str) -> Seen:
     """Return what a model says of an encoder, on tasks of all shapes and about as many of those of the columns."""
     batches = [batch_of([encoder], n, SEED + 1, as_it_is=True) for n in range(LOOKS)]
     batches += [batch for column in COLUMNS for batch in tasks_of(encoder, column, BATCH * SHAPED, SEED + 1)]
-    refiner, readings, losses = cast(BeliefRefiner, model.refiner), [], []
+    refiner, readings, losses, told = cast(BeliefRefiner, model.refiner), [], [], []
     for batch in batches:
         inferred = model.infer(batch)
         setting, y = inferred.setting, cast(Tensor, batch.query_y).unsqueeze(-1)
@@ -152,17 +154,18 @@ def look(model: ebmeta.EmpiricalBayes, encoder: str) -> Seen:
             steps.append(torch.stack(lost, -1).sum(1) / real.sum(1, keepdim=True))
         readings.append(refiner.reading(states[-1]))
         losses.append(torch.stack(steps))
-    return Seen(torch.cat(readings), torch.cat(losses, 1))
+        told.append(torch.stack([torch.stack(refiner.told(torch.ones(len(y)), state)) for state in states]))
+    return Seen(torch.cat(readings), torch.cat(losses, 1), torch.cat(told, 2))
 
 
 def calibrated(model: ebmeta.EmpiricalBayes, seen: list[Seen]) -> ebmeta.EmpiricalBayes:
     """Return a model whose temperature of a task is fitted to what like models say of encoders new to them."""
     model, reading = copy.deepcopy(model), torch.cat([said.reading for said in seen])
     for k in range(model.num_steps):
-        losses = torch.cat([said.nll[k] for said in seen])
+        losses, told = torch.cat([said.nll[k] for said in seen]), torch.cat([said.told[k] for said in seen], 1)
 
-        def nll(factor: Tensor, losses: Tensor = losses) -> Tensor:
-            place = (factor.log() + 1) / 2 * (len(POWERS) - 1)
+        def nll(factor: Tensor, losses: Tensor = losses, told: Tensor = told) -> Tensor:
+            place = ((told[0] * factor ** told[1]).log() + 1) / 2 * (len(POWERS) - 1)
             low = place.detach().floor().clamp(0, len(POWERS) - 2).long()
             two = losses.gather(1, torch.stack([low, low + 1], 1))
             return torch.lerp(two[:, 0], two[:, 1], place - low).mean()
@@ -267,6 +270,16 @@ def overall(cells: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, 
         "not_sure_enough": sum(c["ebmeta"]["end"]["sureness"] < -0.03 for c in every),
         "best_case_lowest_nll": sum(c["ebmeta"]["best"]["nll"][0] < s for c, s in zip(every, sharp, strict=True)),
         "best_case_ece_at_most_0p03": sum(c["ebmeta"]["best"]["ece"][0] <= 0.03 for c in every),
+    }
+    out["by_rows"] = {
+        "five" if five else "one": {
+            "cells": len(some),
+            "nll": float(np.mean([c["ebmeta"]["end"]["nll"][0] for c in some])),
+            "best_case_nll": float(np.mean([c["ebmeta"]["best"]["nll"][0] for c in some])),
+            "ece_at_most_0p03": sum(c["ebmeta"]["end"]["ece"][0] <= 0.03 for c in some),
+        }
+        for five in (True, False)
+        if (some := [cells[e][column] for e in cells for column in COLUMNS if ("5shot" in column) == five])
     }
     out["lead"] = lead(cells, max(methods(), key=lambda name: out[name]["mean"][0]))
     return out

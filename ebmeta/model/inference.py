@@ -11,6 +11,7 @@ with $\log p(y^s \mid z) = \mathbb E_{q_0}[\log p(y^s \mid w, z)] - \mathrm{KL}(
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -79,6 +80,7 @@ def infer(
         _given(batch.query_size, z),
         None if known is None else repeat(known, times),
         0 if none is None else UNKNOWN,
+        replace(batch.support, x=support_x) if times == 1 else None,
     )
     log_mass = torch.zeros_like(evidence) if levels is None else levels.log_mass
     total = torch.logsumexp(evidence + log_mass, 1)

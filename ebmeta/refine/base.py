@@ -27,6 +27,7 @@ from ebmeta.foundation.softmax import log_softmax, probabilities
 from ebmeta.likelihood import Given, Likelihood
 from ebmeta.parts.class_prior import EQUAL
 from ebmeta.parts.gaussian import Gaussian
+from ebmeta.tasks.rows import Rows
 from ebmeta.tasks.training_rows import TrainingRows
 
 __all__ = ["DESIGN", "Iterate", "QueryState", "Refiner", "Setting", "SyntheticGradient"]
@@ -51,6 +52,7 @@ class Setting:
         given: what else is known of the queries.
         concentration: what is known of their class proportions, shape `(T,)` (see `TaskBatch`), or None.
         unknown: how many of the last classes are unknown ones, for queries of none of the others.
+        support: labelled rows, with features `(T, S, P)` for inputs, or None.
     """
 
     q0: Gaussian
@@ -63,6 +65,7 @@ class Setting:
     given: Given = field(default_factory=Given)
     concentration: Tensor | None = None
     unknown: int = 0
+    support: Rows | None = None
 
     @cached_property
     def real_x(self) -> Tensor:

@@ -11,6 +11,16 @@ The network that takes the steps could learn the same, and does not: presumably 
 the noise of batches. Fitted by itself, to tasks that training has not drawn and to validation tasks, it is a smooth
 problem of a few dozen unknowns. It begins at zero, and what does not vary between training tasks keeps no weight.
 
+Labelled rows tell more. Each is left out of the posterior and predicted as if it were a query, with log odds
+$\log p_{ic}$ that have the factor $t_k$ already. The factor $a$ that is missing has the density
+
+$$ \log p(a) = \sum_i \frac{n_{y_i} - 1}{n_{y_i}} \log \frac{p_{i y_i}^a}{\sum_c p_{ic}^a}
+   - \frac{(\log a)^2}{2 \tau^2} + \text{const}, $$
+
+with $n_c$ labelled rows of a class, and $\tau$ how far the factors of tasks lie from $t_k$. Its mode is taken
+(`given_labels`). A row that is left out has still helped to say which unlabelled rows are of its class, the more the
+fewer labelled ones there are. So it counts in part, and the only one of its class not at all.
+
 Source: Guo, Pleiss, Sun and Weinberger 2017, On calibration of modern neural networks, who fit one temperature.
 """
 
@@ -21,11 +31,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-__all__ = ["TaskTemperature"]
+from ebmeta.foundation.softmax import softmax
+
+__all__ = ["TaskTemperature", "given_labels"]
 
 RIDGE = 1e-4  # nats per unit of a squared coefficient, readings of unit variance
 LEAST_SCALE = 1e-2  # of a reading: what varies less counts less
 ITERATIONS = 40
+STEPS, FURTHEST = 8, 0.5  # of Newton's method, and the longest step
+LEAST = -100.0  # of a log probability in nats
 
 
 class TaskTemperature(nn.Module):
@@ -95,3 +109,37 @@ class TaskTemperature(nn.Module):
             optimizer.step(closure)  # type: ignore[no-untyped-call]
         self.weight[k] = unknown.detach()[:-1] / scale
         self.bias[k] = unknown.detach()[-1] - center @ self.weight[k]
+
+
+@torch.no_grad()
+def given_labels(log_p: Tensor, y: Tensor, weight: Tensor, spread: float) -> tuple[Tensor, Tensor]:
+    r"""Return the factor $a$ of log odds that labelled rows ask for, and how much they leave to $t_k$, both `(T,)`.
+
+    Args:
+        log_p: log probabilities of the classes of labelled rows, each left out, in nats, shape `(T, S, C)`.
+        y: classes of these, shape `(T, S)`.
+        weight: how much each counts, shape `(T, S)`.
+        spread: standard deviation $\tau$ of $\log a$ before any label.
+
+    Returns:
+        $a$, 1 where no row counts; and the share of a small change of $\log t_k$ that is left in $\log t_k a$, the
+        variance of $\log a$ given the labels over $\tau^2$.
+
+    Examples:
+        >>> sure = torch.tensor([0.9, 0.1]).log().expand(1, 20, 2)
+        >>> right, half = torch.zeros(1, 20, dtype=torch.long), torch.arange(20).unsqueeze(0) % 2
+        >>> [round(float(given_labels(sure, y, torch.ones(1, 20), 0.3)[0]), 2) for y in (right, half)]
+        [1.32, 0.55]
+    """
+    log_p = log_p.clamp(min=LEAST)
+    own, z = log_p.gather(-1, y.unsqueeze(-1)).squeeze(-1), weight.new_zeros(len(weight))
+    curvature = torch.full_like(z, 1 / spread**2)
+    for _ in range(STEPS):
+        a = z.exp().unsqueeze(1)
+        p = softmax(a.unsqueeze(2) * log_p)
+        mean = (p * log_p).sum(-1)
+        variance = (p * log_p.square()).sum(-1) - mean.square()
+        pull = (weight * a * (own - mean)).sum(1)
+        curvature = (weight * a.square() * variance).sum(1) + (-pull).clamp(min=0) + 1 / spread**2
+        z = z + ((pull - z / spread**2) / curvature).clamp(-FURTHEST, FURTHEST)
+    return z.exp(), 1 / (spread**2 * curvature)

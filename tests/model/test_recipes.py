@@ -16,7 +16,7 @@ from ebmeta import EmpiricalBayes
 from ebmeta.model.recipes import RECIPES, ClassifierRecipe, RegressorRecipe
 from ebmeta.parts.basis import SplineBasis
 
-READERS = {"model.empirical_bayes", "model.storage"}  # where it is set, and where it is written
+READERS = {"model.empirical_bayes", "model.storage", "training.checkpoint"}  # where it is set, written and compared
 
 FOURIER = {"name": "fourier", "num_inputs": 2, "num_frequencies": 3, "period": 2.0, "learned": True}
 EXAMPLES = [

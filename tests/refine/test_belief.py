@@ -211,6 +211,37 @@ def test_a_kept_general_network_keeps_its_temperature():
     assert not model.refiner.temperature.fitted
 
 
+def test_a_labelled_row_is_predicted_as_a_query_that_never_was_one():
+    """By the posterior of the other labelled rows and the same beliefs about the queries, classes being as frequent."""
+    batch, model = class_tasks(shots=(3, 1, 2, 4), spread=2.0), joint()
+    inferred = model.infer(batch)
+    setting, q = inferred.setting, inferred.iterates[-1].q
+    rows, own = setting.support, torch.nn.functional.one_hot(setting.support.y, 5) * setting.support.mask.unsqueeze(-1)
+    got = model.refiner.of_labelled(QueryState(setting, q), own.double()).mean
+    for i in range(rows.mask.shape[1]):
+        others = own * (torch.arange(own.shape[1]) != i).unsqueeze(-1).double()
+        without = setting.prior.given(rows.x[..., :-1], others).given_beliefs(setting.real_x[..., :-1], q.counted)
+        odds = replace(without, counted=None).log_odds(rows.x[:, i : i + 1])[0][:, 0]
+        want = torch.where(batch.way_mask, odds - without.shares.log(), -torch.inf).softmax(-1)
+        close(got[rows.mask[:, i], i], want[rows.mask[:, i]], 1e-4)  # equal shares are those of 10,000 rows a class
+
+
+def test_labelled_rows_correct_the_temperature_of_their_own_task():
+    """Labels that rows nearby contradict make predictions less sure; those of one row a class say nothing."""
+    model, batch = joint(scale=0.1), class_tasks(ways=(3,) * 4, shots=(6, 6, 6, 1), spread=0.5)
+    wrong = torch.randint(3, batch.support_y.shape, generator=torch.Generator().manual_seed(0))
+    wrong = torch.where(torch.tensor([[True], [False], [False], [False]]), wrong, batch.support_y)
+    for y in (batch.support_y, wrong):
+        inferred = model.infer(replace(batch, support_y=y))
+        state = QueryState(inferred.setting, inferred.iterates[-1].q)
+        sharp, base = model.refiner.sharp(state), model.refiner.temperature(2, model.refiner.reading(state))
+        told = model.refiner.told(base, state)
+        want = ((base * told)[:, None, None] * sharp).masked_fill(~batch.way_mask.unsqueeze(1), -torch.inf).softmax(-1)
+        close(inferred.predict(-1)["probs"][batch.query_mask], want[batch.query_mask])
+        assert told[3] == 1
+        assert (told[:3] > 1).tolist() == [y is not wrong, True, True]
+
+
 def test_members_of_the_laws_are_joint():
     assert MEMBERS["joint"].build().joint
     assert not MEMBERS["classifier"].build().joint
@@ -232,7 +263,8 @@ def test_equal_shares_are_held_where_the_number_of_queries_allows():
 
 def test_the_odds_of_none_of_the_classes_are_rated_once_a_model_is_fitted():
     """Known classes keep their odds, and tasks without unknown classes are as they were."""
-    batch = replace(class_tasks(spread=2.0), outliers=torch.tensor([True, False, True, True]))
+    tasks = class_tasks(shots=(1, 1, 1, 1), spread=2.0)  # with a row a class, labels say nothing of the temperature
+    batch = replace(tasks, outliers=torch.tensor([True, False, True, True]))
     model = joint(scale=0.1)
     model.refiner.forget()
     before = model.infer(batch).predict(-1)

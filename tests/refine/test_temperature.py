@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
 
-from ebmeta.refine.temperature import TaskTemperature
+from ebmeta.refine.temperature import TaskTemperature, given_labels
 
 
 def test_factors_are_one_until_fitted_and_after_being_forgotten():
@@ -41,3 +42,26 @@ def test_a_reading_that_does_not_vary_keeps_no_weight():
     temperature.fit(0, reading, lambda t: (t.log() - reading[:, 0] / 2).square().mean())
     assert abs(float(temperature.weight[0, 1])) < 1e-6
     assert float(temperature.weight[0, 0]) > 0.3
+
+
+@pytest.mark.parametrize(("scale", "rows", "spread"), [(0.3, 4, 0.3), (3.0, 50, 0.3), (30.0, 50, 0.2), (3.0, 500, 0.5)])
+def test_labels_give_the_likeliest_factor(scale, rows, spread):
+    draw = torch.Generator().manual_seed(0)
+    log_p = (scale * torch.randn(3, rows, 4, generator=draw).double()).log_softmax(-1)
+    y = torch.multinomial((log_p[0] / 2).exp(), 3, replacement=True, generator=draw).T
+    weight = torch.rand(3, rows, generator=draw).double()
+    got = given_labels(log_p, y, weight, spread).log().tolist()
+
+    def loss(z: float, t: int) -> float:
+        said = (math.exp(z) * log_p[t].clamp(min=-100)).log_softmax(-1)[torch.arange(rows), y[t]]
+        return float(z**2 / (2 * spread**2) - (weight[t] * said).sum())
+
+    for t in range(3):
+        best = minimize_scalar(loss, args=(t,), bounds=(-4, 4), method="bounded", options={"xatol": 1e-9}).x
+        assert got[t] == pytest.approx(best, abs=1e-4)
+
+
+def test_labels_that_count_for_nothing_leave_the_factor():
+    log_p = torch.tensor([[[-1e30, 0.0], [0.0, -1e30]]])
+    assert given_labels(log_p, torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 2), 0.3).tolist() == [1.0]
+    assert given_labels(log_p[:, :0], torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 0), 0.3).tolist() == [1.0]

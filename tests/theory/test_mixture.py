@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from ebmeta import EmpiricalBayes, TaskBatch
 from ebmeta.parts.heads import CONSTANT
 from ebmeta.refine.base import QueryState, Setting
+from ebmeta.refine.belief import TOLD, BeliefRefiner
 from ebmeta.refine.mixture import MixtureRefiner
 from ebmeta.refine.temperature import LEAST_SCALE, RIDGE
 from ebmeta.training.temperature import fit_task_temperature
@@ -278,3 +279,32 @@ def test_fitted_temperatures_leave_nothing_to_gain(rng: torch.Generator) -> None
     rises = [objective(found + 0.3 * normalize(randn(rng, len(found)), dim=0)) - least for _ in range(50)]
     assert min(rises) > -1e-4  # what is left after a bounded number of iterations
     assert sum(rises) / 50 > 1e-3
+
+
+@checks("eq-labelled-temperature")
+def test_labelled_rows_lead_to_the_likeliest_temperature() -> None:
+    model = classifier(4, 2, scale=0.1, synthetic_gradient="joint").eval()
+    refiner, batch = model.refiner, class_tasks(ways=(3,) * 4, shots=(1, 2, 4, 9))
+    assert isinstance(refiner, BeliefRefiner)
+    with torch.no_grad():
+        inferred = model.infer(batch)
+        state = QueryState(inferred.setting, inferred.iterates[-1].q)
+        t = refiner.temperature(1, refiner.reading(state))
+        own = torch.nn.functional.one_hot(batch.support_y, 3) * batch.support_mask.unsqueeze(-1).double()
+        odds, count = refiner.odds(refiner.of_labelled(state, own)), own.sum(1, keepdim=True)
+    log_p = (t[:, None, None] * odds).log_softmax(-1)
+    part = (own * (count - 1) / count).sum(-1)
+
+    def density(v: Tensor) -> Tensor:
+        said = ((v.exp()[:, None, None] * log_p).log_softmax(-1) * own).sum(-1)
+        return (part * said).sum(1) - v.square() / (2 * TOLD[False] ** 2)
+
+    log_u = (refiner.told(t, state)[0]).log().requires_grad_()
+    (slope,) = torch.autograd.grad(density(log_u).sum(), log_u)
+    close(slope, torch.zeros_like(slope), 1e-4)
+    for off in (-0.1, 0.1):
+        assert bool((density(log_u) > density(log_u + off)).all())
+    assert log_u[0] == 0
+    assert float(log_u.detach().abs()[1:].min()) > 0.005
+    used = ((t * log_u.detach().exp())[:, None, None] * refiner.sharp(state)).log_softmax(-1)
+    close(inferred.predict(-1)["probs"][batch.query_mask], used.exp()[batch.query_mask])
