@@ -39,7 +39,7 @@ RIDGE = 1e-4  # nats per unit of a squared coefficient, readings of unit varianc
 LEAST_SCALE = 1e-2  # of a reading: what varies less counts less
 ITERATIONS = 40
 STEPS, FURTHEST = 8, 0.5  # of Newton's method, and the longest step
-LEAST = -100.0  # of a log probability in nats
+LEAST, FLATTEST = -100.0, 0.1  # of a log probability in nats; curvature over that of the prior
 
 
 class TaskTemperature(nn.Module):
@@ -111,7 +111,6 @@ class TaskTemperature(nn.Module):
         self.bias[k] = unknown.detach()[-1] - center @ self.weight[k]
 
 
-@torch.no_grad()
 def given_labels(log_p: Tensor, y: Tensor, weight: Tensor, spread: float) -> tuple[Tensor, Tensor]:
     r"""Return the factor $a$ of log odds that labelled rows ask for, and how much they leave to $t_k$, both `(T,)`.
 
@@ -132,14 +131,23 @@ def given_labels(log_p: Tensor, y: Tensor, weight: Tensor, spread: float) -> tup
         [1.32, 0.55]
     """
     log_p = log_p.clamp(min=LEAST)
-    own, z = log_p.gather(-1, y.unsqueeze(-1)).squeeze(-1), weight.new_zeros(len(weight))
-    curvature = torch.full_like(z, 1 / spread**2)
-    for _ in range(STEPS):
-        a = z.exp().unsqueeze(1)
-        p = softmax(a.unsqueeze(2) * log_p)
-        mean = (p * log_p).sum(-1)
-        variance = (p * log_p.square()).sum(-1) - mean.square()
-        pull = (weight * a * (own - mean)).sum(1)
-        curvature = (weight * a.square() * variance).sum(1) + (-pull).clamp(min=0) + 1 / spread**2
-        z = z + ((pull - z / spread**2) / curvature).clamp(-FURTHEST, FURTHEST)
+    z = weight.new_zeros(len(weight))
+    with torch.no_grad():
+        for _ in range(STEPS):
+            slope, fisher, bend = _slope(z, log_p, y, weight, spread)
+            z = z + (slope / (fisher + bend.clamp(min=0))).clamp(-FURTHEST, FURTHEST)
+        _, fisher, bend = _slope(z, log_p, y, weight, spread)
+        curvature = (fisher + bend).clamp(min=FLATTEST / spread**2)
+    # the slope is zero here, and its gradient over the curvature that of the mode
+    z = z + _slope(z, log_p, y, weight, spread)[0] / curvature
     return z.exp(), 1 / (spread**2 * curvature)
+
+
+def _slope(z: Tensor, log_p: Tensor, y: Tensor, weight: Tensor, spread: float) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Return the slope of the log density of $\log a$ at `z`, and the two parts of its curvature, each `(T,)`."""
+    a = z.exp().unsqueeze(1)
+    p = softmax(a.unsqueeze(2) * log_p)
+    mean = (p * log_p).sum(-1)
+    pull = (weight * a * (log_p.gather(-1, y.unsqueeze(-1)).squeeze(-1) - mean)).sum(1)
+    variance = (p * log_p.square()).sum(-1) - mean.square()
+    return pull - z / spread**2, (weight * a.square() * variance).sum(1) + 1 / spread**2, -pull

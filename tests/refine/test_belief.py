@@ -235,7 +235,7 @@ def test_labelled_rows_correct_the_temperature_of_their_own_task():
         inferred = model.infer(replace(batch, support_y=y))
         state = QueryState(inferred.setting, inferred.iterates[-1].q)
         sharp, base = model.refiner.sharp(state), model.refiner.temperature(2, model.refiner.reading(state))
-        told = model.refiner.told(base, state)
+        told, _ = model.refiner.told(base, state)
         want = ((base * told)[:, None, None] * sharp).masked_fill(~batch.way_mask.unsqueeze(1), -torch.inf).softmax(-1)
         close(inferred.predict(-1)["probs"][batch.query_mask], want[batch.query_mask])
         assert told[3] == 1

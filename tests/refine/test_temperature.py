@@ -50,7 +50,7 @@ def test_labels_give_the_likeliest_factor(scale, rows, spread):
     log_p = (scale * torch.randn(3, rows, 4, generator=draw).double()).log_softmax(-1)
     y = torch.multinomial((log_p[0] / 2).exp(), 3, replacement=True, generator=draw).T
     weight = torch.rand(3, rows, generator=draw).double()
-    got = given_labels(log_p, y, weight, spread).log().tolist()
+    got = given_labels(log_p, y, weight, spread)[0].log().tolist()
 
     def loss(z: float, t: int) -> float:
         said = (math.exp(z) * log_p[t].clamp(min=-100)).log_softmax(-1)[torch.arange(rows), y[t]]
@@ -62,6 +62,22 @@ def test_labels_give_the_likeliest_factor(scale, rows, spread):
 
 
 def test_labels_that_count_for_nothing_leave_the_factor():
-    log_p = torch.tensor([[[-1e30, 0.0], [0.0, -1e30]]])
-    assert given_labels(log_p, torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 2), 0.3).tolist() == [1.0]
-    assert given_labels(log_p[:, :0], torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 0), 0.3).tolist() == [1.0]
+    log_p, y = torch.tensor([[[-1e30, 0.0], [0.0, -1e30]]]), torch.zeros(1, 2, dtype=torch.long)
+    for rows in (2, 0):
+        factor, left = given_labels(log_p[:, :rows], y[:, :rows], torch.zeros(1, rows), 0.3)
+        assert factor.tolist() == [1.0]
+        assert left.tolist() == [pytest.approx(1.0)]
+
+
+def test_what_labels_leave_is_the_slope_of_the_product_in_what_is_fitted():
+    draw = torch.Generator().manual_seed(0)
+    log_p = (2 * torch.randn(3, 20, 4, generator=draw).double()).log_softmax(-1)
+    y, weight = torch.randint(4, (3, 20), generator=draw), torch.rand(3, 20, generator=draw).double()
+
+    def product(log_t: float) -> torch.Tensor:
+        return log_t + given_labels((math.exp(log_t) * log_p).log_softmax(-1), y, weight, 0.3)[0].log()
+
+    left = given_labels(log_p, y, weight, 0.3)[1]
+    slope = (product(1e-3) - product(-1e-3)) / 2e-3
+    assert slope.tolist() == pytest.approx(left.tolist(), rel=1e-3)
+    assert float(left.max()) < 0.9
