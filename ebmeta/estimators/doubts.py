@@ -124,8 +124,8 @@ def _few(rows: Tensor, ways: int) -> str:
     if round(directions, 1) > 2 or ways <= round(2 * directions):
         return ""
     return (
-        f"rows vary in about {directions:.1f} directions, few for {ways} classes; they are compared by directions from "
-        "their centre, and classes in line are not told apart (scikit-learn's LogisticRegression does)"
+        f"rows vary in about {directions:.1f} directions, few for {ways} classes; scikit-learn's "
+        "LogisticRegression may be better here"
     )
 
 

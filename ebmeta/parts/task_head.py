@@ -5,9 +5,22 @@ $$ \phi(x) = \Big( \frac{x - \bar x_t}{\lVert x - \bar x_t \rVert},\, c_0 \Big),
 
 It needs no training rows, and takes any number of features. For features of one number it may have a metric, which
 training rows tell (`ebmeta.parts.metric`): rows are then seen in it.
+
+Directions lose what lies in a line with the centre. Where rows off it, $o_i$, vary in fewer directions than $C$ classes
+have between them, lengths count, too,
+
+$$ \phi(x) \propto \frac{o}{\sqrt{\lVert o \rVert^2 + \rho\, \overline{\lVert o_i \rVert^2}}}, \qquad
+   \rho = 2 \Big[ \frac{(C - 1)^2}{d^2} - 1 \Big]_+ \Big[ 1 - \frac{\hat k}{8} \Big]_+ , \qquad
+   d = \frac{\sum_{i \ne j} \lVert o_i \rVert^2 \lVert o_j \rVert^2}{\sum_{i \ne j} (o_i^\top o_j)^2} , $$
+
+with a mean square of 1 over all rows, and $\hat k$ independent coordinates within clusters (`ebmeta.parts.clusters`).
+Features of encoders have more than eight, and stay directions.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +35,8 @@ from ebmeta.tasks.training_rows import TrainingRows
 __all__ = ["TaskHead"]
 
 PLANNED = 1025  # weights of a class, where features may be any
+MANY = 8.0  # independent coordinates, from which on directions are all
+LENGTHS = 2.0  # how much lengths count
 
 
 class TaskHead(Head):
@@ -69,16 +84,21 @@ class TaskHead(Head):
             raise ValueError(f"x: expected {self.num_features} features per input, got {query.shape[2]}")
         center, reach = _frame(batch, support, query)
 
-        def direct(x: Tensor, mask: Tensor) -> Tensor:
+        def off_center(x: Tensor, mask: Tensor) -> Tensor:
             off = ((x.double() - center) / reach).to(self.like.dtype).masked_fill(~mask.unsqueeze(-1), 0.0)
-            off = off @ self.metric if self.num_features else off
-            return functional.pad(functional.normalize(off, dim=-1, eps=1e-6), (0, 1), value=CONSTANT)
+            return off @ self.metric if self.num_features else off
 
-        stands = None
-        if anchor is not None and batch.anchor_size is not None:
-            stands = direct(anchor.flatten(2), batch.anchor_size > 0)
-        of_support, of_query = direct(support, batch.support_mask), direct(query, batch.query_mask)
-        return TaskFeatures(of_support, of_query, stands, geometry(of_support[..., :-1], of_query[..., :-1], batch))
+        rows = [off_center(support, batch.support_mask), off_center(query, batch.query_mask)]
+        if anchor is not None:
+            assert batch.anchor_size is not None  # for the type checker
+            rows.append(off_center(anchor.flatten(2), batch.anchor_size > 0))
+        directions = [functional.normalize(off, dim=-1, eps=1e-6) for off in rows]
+        found = geometry(directions[0], directions[1], batch)
+        if bool((found[:, -1] < math.log(MANY)).any()):
+            directions = _with_lengths(rows, directions, found[:, -1].exp(), batch)
+            found = geometry(directions[0], directions[1], batch)
+        seen = [functional.pad(u, (0, 1), value=CONSTANT) for u in directions]
+        return TaskFeatures(seen[0], seen[1], seen[2] if anchor is not None else None, found)
 
     def _take(self, rows: TrainingRows) -> None:
         """Take the metric of features of one number; the middle of a task is its own."""
@@ -105,3 +125,28 @@ def _frame(batch: TaskBatch, support: Tensor, query: Tensor) -> tuple[Tensor, Te
     center = torch.where(share > 1, (everything + classes / share.clamp(min=1)) / 2, everything)
     reach = torch.cat([((x - center).abs() * mask).flatten(1) for x, mask in rows], 1).amax(1)[:, None, None]
     return center, torch.where(reach > 0, reach, 1.0)
+
+
+def _with_lengths(rows: Sequence[Tensor], directions: Sequence[Tensor], k: Tensor, batch: TaskBatch) -> list[Tensor]:
+    r"""Return rows whose lengths count where they vary in few directions, and the directions of other tasks.
+
+    Args:
+        rows: off the centre, zero for padding: of labelled rows, queries and, where there are any, anchors.
+        directions: of these.
+        k: how many independent coordinates each task has within clusters, shape `(T,)`.
+        batch: the tasks.
+    """
+    every, number = torch.cat(list(rows[:2]), 1).double(), batch.support_mask.sum(1) + batch.query_mask.sum(1)
+    square = every.square().sum(-1)
+    alone, total = square.square().sum(1), square.sum(1)
+    products = every.mT @ every if every.shape[2] < every.shape[1] else every @ every.mT
+    varied = (total.square() - alone) / (products.square().sum((1, 2)) - alone).clamp(min=1e-300)
+    fewer = torch.where(varied > 0, ((batch.way_mask.sum(1) - 1) / varied).square() - 1, 0.0)
+    rho = (LENGTHS * fewer.clamp(min=0) * (1 - k / MANY).clamp(min=0))[:, None, None]
+    usual = rho * (total / number)[:, None, None]
+
+    def soft(off: Tensor) -> Tensor:
+        return off / (off.square().sum(-1, keepdim=True) + usual).clamp(min=1e-24).sqrt()
+
+    unit = (soft(every).square().sum((1, 2)) / number).clamp(min=1e-24).sqrt()[:, None, None]
+    return [torch.where(rho > 0, (soft(off) / unit).to(u.dtype), u) for off, u in zip(rows, directions, strict=True)]

@@ -89,7 +89,7 @@ def test_more_classes_than_directions_are_told_of_in_any_number_of_features():
     circle = np.c_[np.cos(angle), np.sin(angle)]
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(12, 12)))[0]
     for rows_in, features, labels in ((line, 1, "abc"), (circle, 2, "abcde")):
-        said = rf"^X: rows vary in about {features}.0 directions, few for {len(labels)} classes; they are compared by"
+        said = rf"^X: rows vary in about {features}.0 directions, few for {len(labels)} classes; scikit-learn's"
         many = 1e3 + np.pad(rows_in, ((0, 0), (0, 12 - features))) @ turn
         for X in (rows_in, np.tile(rows_in, 7), many, 1e-150 * many):
             with pytest.warns(UserWarning, match=said) as told:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from builders import class_tasks, close
 
+from ebmeta import TaskBatch, general_classifier
 from ebmeta.parts.metric import within_metric
 from ebmeta.parts.task_head import TaskHead
 from ebmeta.tasks.training_rows import TrainingRows
@@ -78,3 +79,48 @@ def test_features_of_one_number_are_seen_in_the_metric_of_training_rows():
 def _of(batch):
     features = TaskHead().double().of_task(batch)
     return features.support, features.query
+
+
+def line(ways: int, features: int = 1, number: int = 1) -> TaskBatch:
+    """Return tasks whose classes lie in a line, half a unit wide and three apart, in features that are copies."""
+    rng = torch.Generator().manual_seed(0)
+    y = torch.arange(ways).repeat(number, 8)
+    x = 3.0 * y + torch.randn(y.shape, generator=rng, dtype=torch.float64) / 2
+    x = x.unsqueeze(-1) * torch.linspace(1.0, 2.0, features, dtype=torch.float64)
+    n = 2 * ways
+    return TaskBatch(support_x=x[:, :n], support_y=y[:, :n], query_x=x[:, n:], query_y=y[:, n:])
+
+
+@pytest.mark.parametrize("features", [1, 7])
+def test_classes_in_a_line_are_told_apart(features):
+    """Rows keep their order along the line, and their mean square is that of unit vectors."""
+    batch = line(4, features)
+    seen = TaskHead().double().of_task(batch)
+    rows = torch.cat([seen.support, seen.query], 1)[0, :, :-1]
+    order = torch.cat([batch.support_x, batch.query_x], 1)[0, :, 0].argsort()
+    along = rows @ rows[order[-1]]
+    assert bool((along[order].diff() > 0).all())
+    close(rows.square().sum(-1).mean(), torch.ones((), dtype=torch.float64))
+    p = general_classifier().double().infer(batch).predict(-1)["probs"]
+    assert (p.argmax(-1) == batch.query_y).all()
+    assert p.amax(-1).mean() > 0.9
+
+
+def test_lengths_count_as_the_formula_says():
+    batch = line(3)
+    seen = TaskHead().double().of_task(batch)
+    x = torch.cat([batch.support_x, batch.query_x], 1)[0, :, 0]
+    labelled, y = batch.support_x[0, :, 0], batch.support_y[0]
+    off = x - x.mean() / 2 - torch.stack([labelled[y == c].mean() for c in range(3)]).mean() / 2
+    rho = 2 * (2**2 - 1) * (1 - 1 / 8)  # one direction for three classes
+    want = off / (off.square() + rho * off.square().mean()).sqrt()
+    close(torch.cat([seen.support, seen.query], 1)[0, :, 0], want / want.square().mean().sqrt())
+
+
+def test_two_classes_and_many_directions_need_no_lengths():
+    tasks = class_tasks(ways=(3,), shots=(2,), queries=(30,), features=40)
+    for batch in (line(2), line(2, 7), tasks):
+        length = TaskHead().double().of_task(batch).query[..., :-1].norm(dim=-1)
+        close(length, torch.ones_like(length))
+    same = replace(tasks, support_x=tasks.support_x * 0, query_x=tasks.query_x * 0)
+    assert TaskHead().double().of_task(same).query[..., :-1].abs().max() == 0
