@@ -86,7 +86,7 @@ class ClassPage:
     def suggested(self) -> list[str]:
         """The rows whose labels would tell most."""
         found = self.found
-        rows = torch.from_numpy(np.asarray(found.rows, dtype=np.float64))
+        rows = torch.from_numpy(np.array(found.rows, dtype=np.float64))
         number = min(SUGGESTED, int(unlike(rows, found.clf.support_X_).sum()))
         return [str(found.ids[row]) for row in found.clf.suggest(found.rows, number)] if number else []
 
