@@ -18,7 +18,8 @@ found are bounded, and look at no row: what more readings of rows say of one enc
 
 A predictive density leaves out the share $1 - k / D$ of its volume, so that it counts $k$ coordinates, too.
 An unlabelled row counts as $w < 1$ of a labelled one, since the rows of an encoder cluster less well by class than the
-model says. It is one number for all tasks, learned with the rest.
+model says. It is one number for all tasks, learned with the rest from tasks of up to 500 queries. More than 512 count
+together as so many: a pile without end must not outweigh the labels.
 
 Source: Nigam, McCallum, Thrun and Mitchell 2000, Text classification from labeled and unlabeled documents using EM, for
 the weight of unlabelled rows.
@@ -90,14 +91,15 @@ class GeneralPrior(Prior):
         r"""Return the prior of every task.
 
         Args:
-            geometry: $\delta$, $\log \hat s$ and $\log \hat k$ (`ebmeta.parts.task_features.geometry`), shape `(T, 6)`.
+            geometry: $\delta$, $\log \hat s$, $\log \hat k$ and the log of a share of the queries
+                (`ebmeta.parts.task_features.geometry`), shape `(T, 7)`.
             num_features: features without the constant, $D$.
             way_mask: True where a class exists, shape `(T, C)`.
             concentration: what is known of class proportions, shape `(T,)` (see `TaskBatch`), or None.
         """
         geometry = geometry.to(self.level.dtype)
         read = self.readout(torch.tanh(self.hidden(geometry[:, :DESIGN])))
-        log_s, log_k = geometry[:, DESIGN:].unbind(1)
+        log_s, log_k, log_share = geometry[:, DESIGN:].unbind(1)
         found = torch.stack([torch.log1p(-log_s.exp()), log_s, log_k], -1)
         b, s, k = (found + self.level[:3] + torch.tanh(read[:, :3])).view(-1, 3, 1, 1).unbind(1)
         own = (self.level[3] + read[:, 3]).exp()
@@ -108,5 +110,5 @@ class GeneralPrior(Prior):
         shares = torch.where(way_mask, own.unsqueeze(1), 0.0)
         volume = 1 - k.exp() / num_features
         zero = torch.zeros_like(precision)
-        trust = torch.sigmoid(self.trust).expand_as(k)
+        trust = torch.sigmoid(self.trust) * log_share.exp().view_as(k)
         return ClassGaussian(zero, precision, shares, (s - k).exp(), self.constant, volume=volume, trust=trust)

@@ -33,7 +33,7 @@ class TaskFeatures:
         support: those of labelled rows, shape `(T, S, P)`.
         query: those of the queries, shape `(T, Q, P)`.
         anchor: those of the anchors of classes, shape `(T, C, P)`; None where there are none.
-        geometry: how the rows of each task lie, shape `(T, 6)`; None of heads whose priors do not ask for it.
+        geometry: how the rows of each task lie, shape `(T, 7)`; None of heads whose priors do not ask for it.
     """
 
     support: Tensor
@@ -44,11 +44,12 @@ class TaskFeatures:
 
 @torch.no_grad()
 def geometry(support: Tensor, query: Tensor, batch: TaskBatch) -> Tensor:
-    r"""Return the design of each task and how its rows lie, the same for any order of rows and classes, shape `(T, 6)`.
+    r"""Return the design of each task and how its rows lie, the same for any order of rows and classes, shape `(T, 7)`.
 
     The design is how many classes, labelled rows of a class and queries of a class there are, and whether any class has
     several labelled rows. Of a rough clustering of up to 512 queries (`ebmeta.parts.clusters`) come $\log \hat s$ and
-    $\log \hat k$, with more clusters where rows may be of none of the classes.
+    $\log \hat k$, with more clusters where rows may be of none of the classes. The last number is the log of the share
+    that 512 queries are of all, 0 where there are no more.
 
     Args:
         support: unit vectors of the labelled rows, zero for padding, shape `(T, S, D)`.
@@ -69,7 +70,8 @@ def geometry(support: Tensor, query: Tensor, batch: TaskBatch) -> Tensor:
     ]
     rows, there = _some(query * batch.query_mask.unsqueeze(-1), batch.query_mask, sums.sum(1))
     found = find_clusters(rows, there, *_with_unknown(rows, there, sums, counts, batch))
-    return torch.stack([*design, found.within.log(), found.coordinates.log()], -1)
+    share = (MOST / batch.query_mask.sum(1).clamp(min=MOST)).to(support.dtype)
+    return torch.stack([*design, found.within.log(), found.coordinates.log(), share.log()], -1)
 
 
 def _with_unknown(

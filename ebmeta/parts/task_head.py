@@ -94,8 +94,8 @@ class TaskHead(Head):
             rows.append(off_center(anchor.flatten(2), batch.anchor_size > 0))
         directions = [functional.normalize(off, dim=-1, eps=1e-6) for off in rows]
         found = geometry(directions[0], directions[1], batch)
-        if bool((found[:, -1] < math.log(MANY)).any()):
-            directions = _with_lengths(rows, directions, found[:, -1].exp(), batch)
+        if bool((found[:, -2] < math.log(MANY)).any()):
+            directions = _with_lengths(rows, directions, found[:, -2].exp(), batch)
             found = geometry(directions[0], directions[1], batch)
         seen = [functional.pad(u, (0, 1), value=CONSTANT) for u in directions]
         return TaskFeatures(seen[0], seen[1], seen[2] if anchor is not None else None, found)

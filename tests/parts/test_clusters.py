@@ -69,7 +69,7 @@ def test_directions_of_noise_leave_their_standard_error_between_classes(features
     batch = TaskBatch(x[:, :5], torch.arange(5).expand(20, 5), x[:, 5:])
     geometry = TaskHead().of_task(batch).geometry
     assert geometry is not None
-    between, coordinates = 1 - geometry[:, -2].exp(), geometry[:, -1].exp()
+    between, coordinates = 1 - geometry[:, -3].exp(), geometry[:, -2].exp()
     close(between, ERRORS * (2 * 5 / coordinates).sqrt() / 75, 1e-5)
 
 

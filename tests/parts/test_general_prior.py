@@ -17,8 +17,8 @@ WAYS = torch.tensor([[True, True, True], [True, True, False]])
 
 def numbers(seed: int = 0) -> torch.Tensor:
     """Geometries of two tasks, of whose rough clusters s = .6 and .3, and k = 30 and 10."""
-    out = torch.randn(2, DESIGN + 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    out[:, -2], out[:, -1] = torch.tensor([0.6, 0.3]).log(), torch.tensor([30.0, 10.0]).log()
+    out = torch.randn(2, DESIGN + 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    out[:, DESIGN:] = torch.tensor([[0.6, 30.0, 1.0], [0.3, 10.0, 1.0]]).log()
     return out
 
 
@@ -72,3 +72,9 @@ def test_what_is_known_of_proportions_comes_first():
 def test_without_rows_there_is_none():
     with pytest.raises(ValueError, match="prior: expected the rows of tasks"):
         GeneralPrior()(2, 3)
+
+
+def test_queries_beyond_so_many_count_together_as_these():
+    prior, share = GeneralPrior(4, 0.3).double(), numbers()
+    share[1, -1] = math.log(0.2)
+    close(prior.of_task(share, 50, WAYS, None).trust.flatten(), torch.tensor([TRUST, 0.2 * TRUST]).double(), 1e-6)
