@@ -67,8 +67,8 @@ from ebmeta.tasks.rows import Rows
 
 __all__ = ["BeliefRefiner", "self_consistent"]
 
-#: How far log temperatures of tasks lie from what is fitted: of a general classifier, by encoders left out
-#: (`benchmarks/general_classifier.py`), and of others, on validation classes of CIFAR-FS.
+#: How far log temperatures of tasks lie from what is fitted: of a general classifier, chosen on encoders left out, and
+#: of others, on validation classes of CIFAR-FS. Values nearby are as good (docs/general.md).
 TOLD = {True: 0.35, False: 0.2}
 
 #: $a$ and $b$ of rows of none of the classes: of a general classifier, and of others. Chosen so that probabilities are
