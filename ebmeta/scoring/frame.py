@@ -147,13 +147,14 @@ class Scorer:
         names = list(dict.fromkeys(sides[1]))
         labels, probability = np.empty(len(sides[1]), dtype=object), np.empty(len(sides[1]))
         x, y = self._x(frame), frame[self.roles.label][labelled]
+        x_known, x_asked, y_known = x[labelled], x[~labelled], y.to_numpy()
         known, rows = (by_group(side, names, len(side)) for side in sides)
         for name, own, at in zip(names, known, rows, strict=True):
             if not len(own):
                 raise ValueError(f"group {name!r}: expected labelled rows of its classes, got none")
             clf = FewShotClassifier(self.model, self.num_steps)
-            clf.fit(x[labelled][own.numpy()], y.to_numpy()[own.numpy()])
-            probs = clf.predict_proba(x[~labelled][at.numpy()])
+            clf.fit(x_known[own.numpy()], y_known[own.numpy()])
+            probs = clf.predict_proba(x_asked[at.numpy()])
             labels[at.numpy()] = clf.classes_[probs.argmax(1)]
             probability[at.numpy()] = probs.max(1)
         return {"prediction": pd.Series(labels, dtype=y.dtype), "probability": probability}
