@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from ebmeta.foundation.checks import at_least, between, checked
 from ebmeta.model.base import PredictiveModel
 from ebmeta.prediction.conformal import SLACK
-from ebmeta.prediction.scores import task_batches
+from ebmeta.prediction.scores import separate_batches
 from ebmeta.prediction.trees import predict
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.source import TaskSampler, as_source
@@ -174,10 +174,8 @@ def _draws(
     model: PredictiveModel, tasks: TaskSampler | TaskBatch, num_tasks: int, num_splits: int
 ) -> list[list[TaskBatch]]:
     """Return lists of batches, each of which has every group once."""
-    batches, source = task_batches(tasks, 1, model), as_source(tasks)  # the first looks at names of columns
-    if source.num_groups is None:
-        return [task_batches(tasks, num_tasks, model)]
-    return [[source.disjoint(i)] for i in range(num_splits)] if source.groups is not None else [batches]
+    draws = num_splits if as_source(tasks).groups is not None else 1
+    return [separate_batches(tasks, num_tasks, model, split) for split in range(draws)]
 
 
 def _ends(model: PredictiveModel, batch: TaskBatch, level: float) -> _Ends:

@@ -17,9 +17,8 @@ in code            on paper
 
 (`support_distance` for classes alone). The score is the squared Mahalanobis distance of these numbers from
 those of the training tasks, so that a task may be unusual by being too close as well as by being too far.
-Its $p$-value is its rank among held-out tasks, which is exact for a task that is exchangeable with them.
-The distance is that of Lee, Lee, Lee and Shin 2018, taken between tasks; the rank that of Vovk, Gammerman
-and Shafer 2005.
+Its $p$-value is its rank among held-out tasks, corrected for new classes (see `ebmeta.prediction.ranks`).
+The distance is that of Lee, Lee, Lee and Shin 2018, taken between tasks.
 """
 
 from __future__ import annotations
@@ -35,7 +34,8 @@ from torch.nn.functional import one_hot
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.foundation.standardization import standard, summary
 from ebmeta.model.base import PredictiveModel
-from ebmeta.prediction.scores import task_batches
+from ebmeta.prediction.ranks import Ranks
+from ebmeta.prediction.scores import classes_of, separate_batches, task_batches
 from ebmeta.prediction.trees import evaluating, match_model, predict
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.marks import refuse_known
@@ -72,7 +72,7 @@ class Novelty:
         self._center_unit = torch.zeros(()), torch.ones(())
         self._precision: dict[str, Tensor] = {}
         self._center = self._metric = np.zeros(0)
-        self._reference = np.zeros(0)
+        self._ranks: Ranks | None = None
 
     @checked(num_tasks=at_least(2))
     def fit(self, tasks: TaskSampler | TaskBatch, num_tasks: int = 300) -> Novelty:
@@ -113,7 +113,7 @@ class Novelty:
         numbers = self._numbers(batches)
         self._center = numbers.mean(0)
         self._metric = np.linalg.pinv(np.atleast_2d(np.cov(numbers.T)))
-        self._reference = np.zeros(0)
+        self._ranks = None
         return self
 
     @checked(num_tasks=at_least(1))
@@ -122,7 +122,7 @@ class Novelty:
 
         Args:
             tasks: tasks, or a source of them (its batches 0, 1, ... of 64 tasks are used).
-            num_tasks: how many tasks to draw from a source.
+            num_tasks: how many tasks to draw from a source of classes; each group of a source of groups is one task.
 
         Returns:
             This object.
@@ -132,7 +132,8 @@ class Novelty:
                 classes (see `ebmeta.tasks.marks`).
         """
         refuse_known(self.model.marks, tasks, "tasks")
-        self._reference = self._scores(self._numbers(task_batches(tasks, num_tasks, self.model)))
+        batches = separate_batches(tasks, num_tasks, self.model)
+        self._ranks = Ranks.of(self._scores(self._numbers(batches)), classes_of(batches))
         return self
 
     @checked()
@@ -174,18 +175,16 @@ class Novelty:
     def p_value(self, batch: TaskBatch) -> xr.DataArray:
         r"""Return the share of tasks at least as unlike the training tasks, over `task`.
 
-        With $n$ held-out tasks, $p = (1 + \#\{j : s_j \ge s\}) / (n + 1)$. For a task exchangeable with them,
-        $P(p \le a) \le a$.
+        For a task exchangeable with the held-out ones, $P(p \le a) \le a$; for one of new classes that holds on
+        average over draws of classes, to first order (see `ebmeta.prediction.ranks`).
 
         Raises:
             ValueError: if `fit` or `calibrate` was not called, or the tasks do not fit the model.
         """
         score = self.score(batch)
-        if not self._reference.size:
+        if self._ranks is None:
             raise ValueError("Novelty: expected a call of calibrate first, got none")
-        below = np.searchsorted(np.sort(self._reference), score.values, side="left")
-        number = len(self._reference)
-        return score.copy(data=(1 + number - below) / (number + 1))
+        return score.copy(data=self._ranks.p_value(score.values))
 
     @torch.no_grad()
     def _embed(self, batch: TaskBatch) -> tuple[Tensor, Tensor]:

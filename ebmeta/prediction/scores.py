@@ -71,6 +71,25 @@ def task_batches(
     return source.batches(num_tasks)
 
 
+def separate_batches(
+    tasks: TaskSampler | TaskBatch, num_tasks: int, model: PredictiveModel | None = None, index: int = 0
+) -> list[TaskBatch]:
+    """Return batches as `task_batches` does, but of a source of groups each group once: tasks are then independent.
+
+    Args:
+        tasks: tasks, or a source of them.
+        num_tasks: how many tasks to draw from a source of classes.
+        model: the model that the tasks are for.
+        index: number of the split of groups into support and query.
+
+    Raises:
+        ValueError: see `task_batches`.
+    """
+    source = as_source(tasks)
+    batches = task_batches(tasks, num_tasks if source.groups is None else 1, model)
+    return batches if source.groups is None else [source.disjoint(index)]
+
+
 def classes_of(batches: Sequence[TaskBatch]) -> np.ndarray | None:
     """Return the numbers of the classes of every task, shape `(T, C)`, -1 for none; None where tasks name none."""
     numbers = [batch.way_class for batch in batches]

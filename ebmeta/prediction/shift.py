@@ -2,19 +2,20 @@ r"""A warning of rows and of tasks whose features are not made as those of train
 
 `ebmeta.Novelty` compares tasks with those of training, and a new class may well be new. What no class should be is
 damaged: another encoder, other units, lost columns, two rows in one. Such rows break what all classes share, which
-three numbers of a row show. With $\mu$ and $\Sigma = V \operatorname{diag}(\omega) V^\top$ of the embedded rows of
+four numbers of a row show. With $\mu$ and $\Sigma = V \operatorname{diag}(\omega) V^\top$ of the embedded rows of
 training, $z = \operatorname{diag}(\omega)^{-1/2} V^\top (x - \mu)$, and $F$ the half of the directions with the smaller
 variances,
 
-$$ \log \lVert x - \mu \rVert^2, \qquad \log \operatorname{mean}_{f \in F} z_f^2, \qquad \operatorname{mean}_d x_d , $$
+$$ \log \lVert x - \mu \rVert^2, \qquad \log \lVert x - \mu \rVert_1, \qquad
+\log \operatorname{mean}_{f \in F} z_f^2, \qquad \operatorname{mean}_d x_d , $$
 
 the score of a row is the squared Mahalanobis distance of these numbers from those of training rows. Its $p$-value is
 the share of rows of calibration classes with a score at least as large, each class weighing the same. A row of a new
 class of the same kind falls below $\alpha$ with a probability of about $\alpha$, and of at most
 $(\alpha n + 1) / (n + 1)$ with $n$ classes. A task has the largest mean score of the support rows of a class and the
 mean score of its queries, each in units of what 19 in 20 training tasks stay below, and of both the larger. Its
-$p$-value is the rank of that among calibration tasks. Rates of false alarms are over draws of classes: of few classes,
-one that is odd by nature is warned of wherever it is.
+$p$-value is its rank among calibration tasks, corrected for new classes (see `ebmeta.prediction.ranks`). Rates of false
+alarms are over draws of classes: of few classes, one that is odd by nature is warned of wherever it is.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from numpy.typing import NDArray
 from ebmeta.foundation.checks import at_least, between, checked
 from ebmeta.foundation.standardization import standard, summary
 from ebmeta.model.base import PredictiveModel
-from ebmeta.prediction.scores import task_batches
+from ebmeta.prediction.ranks import Ranks
+from ebmeta.prediction.scores import classes_of, separate_batches, task_batches
 from ebmeta.prediction.trees import evaluating, match_model
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.marks import refuse_known
@@ -43,7 +45,7 @@ USUAL = 0.95  # of training tasks stay below the unit of a part of the score
 
 
 class _Rows(NamedTuple):
-    """What is typical of rows: unit of columns, location, whitening, and mean and precision of three numbers."""
+    """What is typical of rows: unit of columns, location, whitening, and mean and precision of four numbers."""
 
     unit: tuple[torch.Tensor, torch.Tensor]
     location: Array
@@ -80,7 +82,7 @@ class ShiftWarning:
         self._rows: _Rows | None = None
         self._units = np.ones(2)
         self._known: list[Array] = []  # sorted scores of the rows of each calibration class
-        self._tasks = np.zeros(0)  # sorted scores of calibration tasks
+        self._tasks: Ranks | None = None
 
     @checked(num_tasks=at_least(2))
     def fit(self, tasks: TaskSampler | TaskBatch, num_tasks: int = 300) -> ShiftWarning:
@@ -106,12 +108,12 @@ class ShiftWarning:
         gaussian = LedoitWolf().fit(rows)
         values, vectors = np.linalg.eigh(gaussian.covariance_)  # from small variances to large ones
         whiten = vectors[:, : (len(values) + 1) // 2] / np.sqrt(np.maximum(values[: (len(values) + 1) // 2], TINY))
-        found = _Rows(columns, gaussian.location_, whiten, np.zeros(3), np.eye(3))
+        found = _Rows(columns, gaussian.location_, whiten, np.zeros(0), np.zeros((0, 0)))
         numbers = _numbers(rows, found)
         metric = np.asarray(np.linalg.pinv(np.cov(numbers.T)), dtype=np.float64)
         self._rows, self._units = found._replace(center=numbers.mean(0), metric=metric), np.ones(2)
         parts = np.concatenate([self._parts(batch) for batch in batches])
-        self._units, self._known = np.maximum(np.quantile(parts, USUAL, 0), TINY), []
+        self._units, self._known, self._tasks = np.maximum(np.quantile(parts, USUAL, 0), TINY), [], None
         return self
 
     @checked(num_tasks=at_least(1))
@@ -121,7 +123,7 @@ class ShiftWarning:
         Args:
             tasks: tasks of the kind that will be asked about, or a source of them. Where they do not name their
                 classes, each task counts as a class.
-            num_tasks: how many tasks to draw from a source.
+            num_tasks: how many tasks to draw from a source of classes; each group of a source of groups is one task.
 
         Returns:
             This object.
@@ -130,7 +132,7 @@ class ShiftWarning:
             ValueError: if `fit` was not called, the tasks are unlabelled or do not fit the model, or it was trained or
                 chosen on their classes (see `ebmeta.tasks.marks`).
         """
-        batches = task_batches(tasks, num_tasks, self.model)
+        batches = separate_batches(tasks, num_tasks, self.model)
         refuse_known(self.model.marks, tasks, "tasks")
         rows: dict[tuple[int, int], list[Array]] = {}
         for number, batch in enumerate(batches):
@@ -144,7 +146,7 @@ class ShiftWarning:
                     key = (0 if batch.way_class is not None else number, int(own))
                     rows.setdefault(key, []).append(scores[mask & (unit == own)])
         self._known = [np.sort(np.concatenate(own)) for own in rows.values()]
-        self._tasks = np.sort(np.concatenate([self._task_score(batch) for batch in batches]))
+        self._tasks = Ranks.of(np.concatenate([self._task_score(batch) for batch in batches]), classes_of(batches))
         return self
 
     @checked(level=between(0, 1))
@@ -164,15 +166,14 @@ class ShiftWarning:
             ValueError: if `fit` or `calibrate` was not called, or the tasks do not fit the model.
         """
         scores = self._scores(batch)
-        if not self._known:
+        if self._tasks is None:
             raise ValueError("ShiftWarning: expected a call of calibrate first, got none")
         sides = {}
         for side, (score, mask) in zip(("support", "query"), scores, strict=True):
             above = [1 - np.searchsorted(own, score, side="left") / len(own) for own in self._known]
             sides[f"{side}_p_value"] = (("task", side), np.where(mask, np.mean(above, 0), np.nan))
-        score, number = self._task_score(batch), len(self._tasks)
-        below = np.searchsorted(self._tasks, score, side="left")
-        p_value = (1 + number - below) / (number + 1)
+        score = self._task_score(batch)
+        p_value = self._tasks.p_value(score)
         known = len(self._known)
         most = (level * known + 1) / (known + 1)
         data = {**sides, "score": ("task", score), "p_value": ("task", p_value), "warned": ("task", p_value <= level)}
@@ -215,7 +216,8 @@ class ShiftWarning:
 
 
 def _numbers(rows: Array, known: _Rows) -> Array:
-    """Return the three numbers of each row, shape `(N, 3)`."""
+    """Return the four numbers of each row, shape `(N, 4)`."""
     off = rows - known.location
     fine = np.square(off @ known.whiten).mean(1)
-    return np.stack([np.log(np.square(off).sum(1) + TINY), np.log(fine + TINY), rows.mean(1)], 1)
+    sizes = np.square(off).sum(1), np.abs(off).sum(1), fine
+    return np.stack([*(np.log(size + TINY) for size in sizes), rows.mean(1)], 1)

@@ -8,6 +8,9 @@ import torch
 
 import ebmeta
 from ebmeta import EpisodeSampler, GroupSampler, ShiftWarning
+from ebmeta.prediction.ranks import Ranks
+from ebmeta.prediction.scores import classes_of
+from ebmeta.prediction.shift import _numbers, _Rows
 
 
 def data(seed: int, classes: int = 30) -> tuple[np.ndarray, np.ndarray]:
@@ -66,9 +69,21 @@ def test_p_values_by_hand(warning: ShiftWarning) -> None:
     expected = [np.mean([(own >= s).mean() for own in warning._known]) for s in scores.ravel()]
     found = warning.check(batch)
     np.testing.assert_allclose(found["query_p_value"].values.ravel(), expected)
-    above = [(1 + (warning._tasks >= s).sum()) / (len(warning._tasks) + 1) for s in found["score"].values]
-    np.testing.assert_allclose(found["p_value"], above)
-    assert found["warned"].values.tolist() == [p <= 0.05 for p in above]
+    held_out = EpisodeSampler(*data(1), 3, 2, 5).batches(199)
+    known = np.concatenate([warning.check(tasks)["score"].values for tasks in held_out])
+    ranks = Ranks.of(known, classes_of(held_out))
+    np.testing.assert_allclose(found["p_value"], ranks.p_value(found["score"].values))
+    assert found["warned"].values.tolist() == (found["p_value"].values <= 0.05).tolist()
+
+
+def test_numbers_of_rows_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    rows, location, whiten = rng.normal(size=(3, 4)), rng.normal(size=4), rng.normal(size=(4, 2))
+    found = _numbers(rows, _Rows((torch.zeros(1), torch.ones(1)), location, whiten, np.zeros(4), np.eye(4)))
+    for row, numbers in zip(rows, found, strict=True):
+        off = row - location
+        sizes = sum(off**2), sum(abs(off)), np.mean((whiten.T @ off) ** 2)
+        np.testing.assert_allclose(numbers, [*np.log(sizes), row.mean()])
 
 
 def test_rows_of_groups_are_looked_at_too() -> None:
@@ -78,6 +93,8 @@ def test_rows_of_groups_are_looked_at_too() -> None:
     others = GroupSampler(X[300:], X[300:, 0], y[300:], 3)
     warning = ShiftWarning(model).fit(tasks, 15).calibrate(others.disjoint(0))
     assert warning.check(others.disjoint(1)).attrs["num_classes"] == 15
+    again = ShiftWarning(model).fit(tasks, 15).calibrate(others, 300)  # each group is one task, however many are asked
+    assert again.check(others.disjoint(1)).equals(warning.check(others.disjoint(1)))
     far = others.disjoint(1).with_rows(query=others.disjoint(1).query.map(lambda v: v.flip(-1) if v.dim() == 3 else v))
     assert (warning.check(far)["query_p_value"] <= 0.05).mean() > 0.7
 
