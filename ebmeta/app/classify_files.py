@@ -13,7 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from ebmeta.app.predict_files import answer, check_output, tables_of
-from ebmeta.app.questions import Columns, OfClasses
+from ebmeta.app.questions import SEPARATOR, Columns, OfClasses
 from ebmeta.app.sources import column_errors, refuse_numbers
 from ebmeta.app.tables import READS, Table, read_table
 from ebmeta.estimators.classifier import FewShotClassifier
@@ -144,7 +144,7 @@ def classify_files(
     Raises:
         OSError: if a file cannot be read or written.
         ValueError: if a file is malformed or does not fit the other, labels of two classes are missing, there are
-            too few for sets, or the output is of an unknown type.
+            too few for sets or their names have its separator, or the output is of an unknown type.
     """
     check_output(output, READS) if sets is not None else check_output(output)
     clf = FewShotClassifier(**options)
@@ -161,6 +161,11 @@ def classify_files(
         raise ValueError(
             f"{labelled}: column {label!r}: expected labels of at least two classes, got '{clf.classes_[0]}' alone "
             "(--outliers tells its rows from others)"
+        )
+    if sets is not None and (odd := [c for c in map(str, clf.classes_) if SEPARATOR in c]):
+        raise ValueError(
+            f"{labelled}: column {label!r}: expected names of classes without {SEPARATOR!r}, which stands between "
+            f"those of a set (--sets), got {odd[0]!r}"
         )
     question = OfClasses(clf, new_rows, new.ids, known.roles, {}, sets)
     with column_errors(labelled if rows is None else rows):

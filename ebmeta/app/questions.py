@@ -21,9 +21,10 @@ from ebmeta.scoring.chunks import answer, chunks
 from ebmeta.scoring.engines import Engine, sharing
 from ebmeta.scoring.frame import LEVELS
 
-__all__ = ["Columns", "OfClasses", "OfNumbers", "Question", "Shared", "joined"]
+__all__ = ["SEPARATOR", "Columns", "OfClasses", "OfNumbers", "Question", "Shared", "joined"]
 
 Columns = dict[str, np.ndarray]
+SEPARATOR = "|"  # between the names of a set of classes
 
 
 @dataclass
@@ -102,7 +103,7 @@ class OfClasses(Question):
         if self.sets is not None:
             held = self.estimator.predict_sets(self.rows, self.sets)
             self.size = float(held.sum(1).mean())
-            out["set"] = np.array(["|".join(map(str, self.estimator.classes_[row])) for row in held])
+            out["set"] = np.array([SEPARATOR.join(map(str, self.estimator.classes_[row])) for row in held])
         return out
 
     def tree(self) -> xr.DataTree:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ebmeta.estimators.base import FewShot, whole
 from ebmeta.estimators.calibration_rows import calibration_split
 from ebmeta.estimators.doubts import tell_of_copies, tell_of_lengths, tell_of_rows
-from ebmeta.estimators.rows import among, places, read_anchors, staying, unlike
+from ebmeta.estimators.rows import among, matched, read_anchors, staying, unlike
 from ebmeta.foundation.checks import above, at_least, between, check
 from ebmeta.model.base import PredictiveModel
 from ebmeta.model.general import general_classifier
@@ -161,7 +161,8 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
 
         Args:
             X: unlabelled inputs of the task, shape `(Q, ...)`. A labelled row among them changes no answer for others,
-                as in the pool. Its own answer is that for a new row of the same values.
+                as in the pool, also where it was rounded or computed anew (`ebmeta.tasks.alike`). Its own answer is
+                that for a new row of the same values.
 
         Raises:
             ValueError: if the rows do not fit the support set, are empty, or are not finite.
@@ -199,9 +200,10 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         learned, held = calibration_split(self.support_y_, alone, level, seed)
         half, calibrating = copy.copy(self), self.support_X_[held]
         half.support_X_, half.support_y_ = self.support_X_[learned], self.support_y_[learned]
-        rows = torch.cat([query[staying(query, calibrating)], calibrating])  # a row that calibrates counts once
-        probs = half._probs(rows)
-        of_rows, of_held = probs[places(query, rows)], probs[-len(calibrating) :]
+        place = matched(query, calibrating)  # a row that calibrates counts once
+        stays = place < 0
+        probs = half._probs(torch.cat([query[stays], calibrating]))
+        of_rows, of_held = probs[np.where(stays, stays.cumsum() - 1, stays.sum() + place)], probs[stays.sum() :]
         conformal = ConformalSets(level=level).calibrate_probs(of_held[:, None], self.support_y_[held].numpy()[:, None])
         sets: NDArray[np.bool_] = conformal.predict_probs(of_rows[None])["sets"].values[0]
         sets[np.arange(len(query)), self._probs(query).argmax(1)] = True
@@ -253,14 +255,14 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
     def _of_rows(self, query: Tensor, question: Callable[[Mixture], Tensor]) -> NDArray[np.float64]:
         """Return the answers of inference for these rows, shape `(..., Q)`, each labelled row but once in all others'.
 
-        Rows equal to a labelled one are asked beside all; the others, beside those that are left without it.
+        Rows that are a labelled one are asked beside all; the others, beside those that are left without it.
         """
         answers = self._asked(self._task(query), len(query), question)
         fresh = ~among(query, self.support_X_)
         if fresh.any() and not fresh.all():
-            rest = query[staying(query, self.support_X_)]
-            others = self._asked(self._batch(rest), len(rest), question)
-            answers[..., fresh] = others[..., ~among(rest, self.support_X_)]
+            stays = staying(query, self.support_X_).numpy()
+            others = self._asked(self._batch(query[stays]), int(stays.sum()), question)
+            answers[..., fresh] = others[..., fresh[stays]]
         return answers
 
     def _asked(self, batch: TaskBatch, number: int, question: Callable[[Mixture], Tensor]) -> NDArray[np.float64]:

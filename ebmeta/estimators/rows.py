@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ebmeta.model.base import PredictiveModel
+from ebmeta.tasks.alike import alike
 from ebmeta.tasks.columns import check_names, read_column, read_keys, read_rows
 from ebmeta.tasks.row_order import check_order
 from ebmeta.tasks.rows import HUGE
@@ -21,8 +21,8 @@ __all__ = [
     "copied",
     "covariates_of",
     "groups_of",
+    "matched",
     "names_of_row",
-    "places",
     "read_anchors",
     "refuse_huge",
     "sizes_of",
@@ -79,8 +79,10 @@ def targets_of(y: ArrayLike, length: int, X: ArrayLike | None = None) -> NDArray
     return labels
 
 
-def staying(pool: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Return which rows of a pool stay where some rows leave, once for every time that they are given, shape `(N,)`.
+def matched(pool: torch.Tensor, rows: torch.Tensor) -> NDArray[np.int64]:
+    """Return which of some rows each row of a pool is, -1 for none; one that is given so often is so many rows of it.
+
+    Which rows are one, rounding apart, says `ebmeta.tasks.alike`.
 
     Args:
         pool: shape `(N, ...)`.
@@ -88,26 +90,36 @@ def staying(pool: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
     Examples:
         >>> pool = torch.tensor([[1.0], [2.0], [1.0], [3.0]])
+        >>> matched(pool, torch.tensor([[1.0], [3.0], [3.0], [4.0]])).tolist()
+        [0, -1, -1, 1]
+    """
+    left: dict[int, list[int]] = {}
+    own, others = alike(pool.numpy(), rows.numpy())
+    for place, number in reversed(list(enumerate(others.tolist()))):
+        left.setdefault(number, []).append(place)
+    return np.array([left[n].pop() if left.get(n) else -1 for n in own.tolist()], dtype=np.int64)
+
+
+def staying(pool: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return which rows of a pool stay where some rows leave, shape `(N,)`; arguments as of `matched`.
+
+    Examples:
+        >>> pool = torch.tensor([[1.0], [2.0], [1.0], [3.0]])
         >>> staying(pool, torch.tensor([[1.0], [3.0], [3.0], [4.0]])).tolist()
         [False, True, True, False]
     """
-    left = Counter(_keys(rows))
-    stays = []
-    for key in _keys(pool):
-        stays.append(left[key] == 0)
-        left[key] -= not stays[-1]
-    return torch.tensor(stays, dtype=torch.bool)
+    return torch.from_numpy(matched(pool, rows) < 0)
 
 
 def among(rows: torch.Tensor, others: torch.Tensor) -> NDArray[np.bool_]:
-    """Return which rows are equal to one of some others, shape `(N,)`; arguments as of `staying`.
+    """Return which rows are one of some others, shape `(N,)`; arguments as of `matched`.
 
     Examples:
         >>> among(torch.tensor([[1.0], [2.0], [1.0]]), torch.tensor([[1.0], [3.0]])).tolist()
         [True, False, True]
     """
-    known = set(_keys(others))
-    return np.array([key in known for key in _keys(rows)], dtype=np.bool_)
+    own, known = alike(rows.numpy(), others.numpy())
+    return np.isin(own, known)
 
 
 def copied(rows: torch.Tensor) -> tuple[int, int]:
@@ -120,42 +132,22 @@ def copied(rows: torch.Tensor) -> tuple[int, int]:
         >>> copied(torch.tensor([[1.0], [2.0], [3.0], [2.0]]))
         (1, 2)
     """
-    keys = [hash(key) for key in _keys(rows)]
-    most, number = Counter(keys).most_common(1)[0]
-    return keys.index(most), number
-
-
-def places(rows: torch.Tensor, others: torch.Tensor) -> NDArray[np.int64]:
-    """Return the number of a row of some others that is equal to each row, shape `(N,)`; arguments as of `staying`.
-
-    Examples:
-        >>> places(torch.tensor([[1.0], [3.0], [1.0]]), torch.tensor([[3.0], [1.0]])).tolist()
-        [1, 0, 1]
-    """
-    number = {key: place for place, key in enumerate(_keys(others))}
-    return np.array([number[key] for key in _keys(rows)])
+    (own,) = alike(rows.numpy())
+    most = int(np.bincount(own).argmax())
+    return int(np.argmax(own == most)), int((own == most).sum())
 
 
 def unlike(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Return which rows are equal to none before them and to none of some others, shape `(N,)`.
-
-    Args:
-        rows: shape `(N, ...)`.
-        others: shape `(M, ...)`.
+    """Return which rows are none before them and none of some others, shape `(N,)`; arguments as of `matched`.
 
     Examples:
         >>> unlike(torch.tensor([[1.0], [2.0], [2.0], [3.0]]), torch.tensor([[1.0]])).tolist()
         [False, True, False, True]
     """
-    known, new = set(_keys(others)), []
-    for key in _keys(rows):
-        new.append(key not in known)
-        known.add(key)
-    return torch.tensor(new, dtype=torch.bool)
-
-
-def _keys(rows: torch.Tensor) -> Iterator[bytes]:
-    return ((row + 0.0).tobytes() for row in rows.numpy())  # of two zeros one
+    own, known = alike(rows.numpy(), others.numpy())
+    new = np.zeros(len(own), dtype=bool)
+    new[np.unique(own, return_index=True)[1]] = True
+    return torch.from_numpy(new & ~np.isin(own, known))
 
 
 def read_anchors(anchors: Mapping[Any, ArrayLike]) -> tuple[list[Any], NDArray[np.float64], list[str] | None]:

@@ -116,8 +116,8 @@ def score_parts(
                 rows += _write(path, pd.DataFrame(scorer.columns(table, own)), facts)
             bar.update()
             bar.set_postfix(groups=groups, refresh=False)
-    if (rest := _part(folder, parts)).exists():
-        raise ValueError(f"{rest}: expected none after those of {parts} frames, got another; choose another folder")
+    if rest := sorted(set(folder.glob("part-*.parquet")) - {_part(folder, number) for number in range(parts)}):
+        raise ValueError(f"{rest[0]}: expected none but those of {parts} frames, got another; choose another folder")
     return ScoredParts(parts, kept, groups, rows, time.perf_counter() - started)
 
 

@@ -89,12 +89,12 @@ def test_what_was_used_is_said(tmp_path, rows, expected, capsys):
 
 def test_sets_and_outliers_stand_beside_the_probabilities(tmp_path, rows):
     X, y, known = rows
-    names = np.array(["a", "b", "c|d"])
+    names = np.array(["a", "b", "c,d"])
     write(tmp_path / "rows.csv", X, [names[c] if k else None for c, k in zip(y, known, strict=True)])
     call = ("classify", tmp_path / "rows.csv", "--output", tmp_path / "out.csv", "--sets", 0.8, "--outliers")
     assert run(*call) == 0
     table = pd.read_csv(tmp_path / "out.csv")
-    assert table.columns.tolist() == ["row", "prediction", "p_a", "p_b", "p_c|d", "outlier", "set"]
+    assert table.columns.tolist() == ["row", "prediction", "p_a", "p_b", "p_c,d", "outlier", "set"]
     clf = FewShotClassifier(outliers=True).fit(X[known], names[y[known]])
     np.testing.assert_allclose(table["outlier"], clf.outlier_proba(X[~known]), atol=1e-6)
     assert table["set"].tolist() == ["|".join(names[row]) for row in clf.predict_sets(X[~known], 0.8)]
@@ -102,6 +102,14 @@ def test_sets_and_outliers_stand_beside_the_probabilities(tmp_path, rows):
     assert run(*call, "--json", tmp_path / "out.json") == 0  # it replaces what it wrote
     size = json.loads((tmp_path / "out.json").read_text())["sets"]["mean_size"]
     assert size == pytest.approx(clf.predict_sets(X[~known], 0.8).sum(1).mean(), abs=1e-4)
+
+
+def test_a_name_that_a_set_would_part_is_refused(tmp_path, rows):
+    X, y, known = rows
+    write(tmp_path / "rows.npz", X, [["a", "b", "a|b"][c] if k else None for c, k in zip(y, known, strict=True)])
+    classify_files(tmp_path / "rows.npz", None, tmp_path / "out.csv")
+    with pytest.raises(ValueError, match=r"column 'y': expected names of classes without '\|', .* got 'a\|b'$"):
+        classify_files(tmp_path / "rows.npz", None, tmp_path / "sets.csv", sets=0.6)
 
 
 def test_the_tree_holds_the_same_probabilities(tmp_path, rows, expected):

@@ -292,6 +292,21 @@ def test_labelled_rows_that_are_asked_of_again_change_no_other_answer():
     np.testing.assert_array_equal(wild.outlier_proba(np.r_[shown, x])[4:], wild.outlier_proba(x))
 
 
+@pytest.mark.parametrize("noise", [None, 1e-6])
+def test_labelled_rows_in_other_bits_or_computed_anew_are_the_same_rows(noise):
+    rng = np.random.default_rng(0)
+    y = np.arange(72) % 3
+    X = (3 * rng.normal(size=(3, 12)) + 40)[y] + rng.normal(size=(72, 12))
+    again = X[:36].astype(np.float32) if noise is None else X[:36] + noise * rng.normal(size=(36, 12))
+    clf = ebmeta.FewShotClassifier().fit(X[:36], y[:36])
+    np.testing.assert_array_equal(clf.predict_proba(np.r_[X[36:], again])[:36], clf.predict_proba(X[36:]))
+    np.testing.assert_array_equal(clf.predict_sets(np.r_[again, X[36:]], 0.8)[36:], clf.predict_sets(X[36:], 0.8))
+    assert (clf.suggest(np.r_[again, X[36:]], 3) - 36).tolist() == clf.suggest(X[36:], 3).tolist()
+    assert len(ebmeta.FewShotClassifier().fit(X[:36], y[:36], pool=np.r_[again, X[36:]]).pool_) == 36
+    with pytest.warns(UserWarning, match="^X: 36 of 72 labelled rows are copies of others"):
+        ebmeta.FewShotClassifier().fit(np.r_[X[:36], again], np.r_[y[:36], y[:36]]).predict_sets(X[36:], 0.8)
+
+
 @pytest.mark.parametrize(
     "more", [{"X": np.eye(3)}, {"X": np.full((2, 4), np.nan)}, {"X": np.eye(2), "pool": np.eye(3)}]
 )

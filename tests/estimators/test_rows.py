@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from ebmeta import FewShotClassifier
-from ebmeta.estimators.rows import among, groups_of, names_of_row, read_anchors, sizes_of, staying, targets_of, unlike
+from ebmeta.estimators.rows import (
+    among,
+    groups_of,
+    matched,
+    names_of_row,
+    read_anchors,
+    sizes_of,
+    staying,
+    targets_of,
+    unlike,
+)
 
 
 def test_what_is_absent_stays_absent():
@@ -47,6 +57,13 @@ def test_rows_leave_a_pool_once_for_every_time_that_they_are_given():
     assert staying(pool, pool[:0]).tolist() == [True] * 4
     assert staying(pool, pool[[0, 2]]).tolist() == [False, True, False, True]
     assert staying(pool, pool).tolist() == [False] * 4
+
+
+def test_rows_that_leave_are_the_first_of_their_kind():
+    pool = torch.tensor([[1.0], [2.0], [1.0], [1.0]])
+    assert matched(pool, torch.tensor([[3.0], [1.0], [2.0], [1.0]])).tolist() == [1, 2, 3, -1]
+    assert matched(pool, pool[:0]).tolist() == [-1] * 4
+    assert matched(pool[:0], pool).tolist() == []
 
 
 NAMED = pd.Series([1.0, 2.0], index=["size", "weight"])

@@ -57,8 +57,11 @@ def test_parts_of_something_else_are_refused(rows, shops, tmp_path):
     with pytest.raises(ValueError, match=r"expected predictions of this model with these options, got others"):
         score_parts(tmp_path / "other", frames, tmp_path, progress=False)
     score_parts(shops, frames, tmp_path, progress=False)
-    with pytest.raises(ValueError, match=r"part-00002.parquet: expected none after those of 2 frames, got another; ch"):
+    with pytest.raises(ValueError, match=r"part-00002.parquet: expected none but those of 2 frames, got another"):
         score_parts(shops, frames[:2], tmp_path, progress=False)
+    (tmp_path / "part-00001.parquet").unlink()  # another one is left behind the gap
+    with pytest.raises(ValueError, match=r"part-00002.parquet: expected none but those of 1 frames, got another"):
+        score_parts(shops, frames[:1], tmp_path, progress=False)
     (tmp_path / "part-00000.parquet").write_bytes(b"mine")
     with pytest.raises(FileExistsError, match=r"part-00000.parquet: expected a new file or a table written by ebmeta"):
         score_parts(shops, frames, tmp_path, progress=False)
