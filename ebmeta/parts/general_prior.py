@@ -39,7 +39,7 @@ from ebmeta.parts.class_gaussian import ClassGaussian
 from ebmeta.parts.class_prior import EQUAL
 from ebmeta.parts.gaussian import DiagonalGaussian
 from ebmeta.parts.prior import Prior
-from ebmeta.parts.task_features import DESIGN
+from ebmeta.parts.task_features import DESIGN, Geometry
 from ebmeta.tasks.training_rows import TrainingRows
 
 __all__ = ["GeneralPrior"]
@@ -86,22 +86,21 @@ class GeneralPrior(Prior):
         return DiagonalGaussian(self.loc, (self.level[2] - self.level[0]).exp().expand_as(self.loc))
 
     def of_task(
-        self, geometry: Tensor, num_features: int, way_mask: Tensor, concentration: Tensor | None
+        self, geometry: Geometry, num_features: int, way_mask: Tensor, concentration: Tensor | None
     ) -> ClassGaussian:
         r"""Return the prior of every task.
 
         Args:
-            geometry: $\delta$, $\log \hat s$, $\log \hat k$ and the log of a share of the queries
-                (`ebmeta.parts.task_features.geometry`), shape `(T, 7)`.
+            geometry: $\delta$, $\hat s$, $\hat k$ and the share of the queries that counts.
             num_features: features without the constant, $D$.
             way_mask: True where a class exists, shape `(T, C)`.
             concentration: what is known of class proportions, shape `(T,)` (see `TaskBatch`), or None.
         """
-        geometry = geometry.to(self.level.dtype)
-        read = self.readout(torch.tanh(self.hidden(geometry[:, :DESIGN])))
-        log_s, log_k, log_share = geometry[:, DESIGN:].unbind(1)
-        found = torch.stack([torch.log1p(-log_s.exp()), log_s, log_k], -1)
-        b, s, k = (found + self.level[:3] + torch.tanh(read[:, :3])).view(-1, 3, 1, 1).unbind(1)
+        found, dtype = geometry.clusters, self.level.dtype
+        read = self.readout(torch.tanh(self.hidden(geometry.design.to(dtype))))
+        log_s, log_k, log_share = (v.log().to(dtype) for v in (found.within, found.coordinates, geometry.share))
+        rough = torch.stack([torch.log1p(-log_s.exp()), log_s, log_k], -1)
+        b, s, k = (rough + self.level[:3] + torch.tanh(read[:, :3])).view(-1, 3, 1, 1).unbind(1)
         own = (self.level[3] + read[:, 3]).exp()
         k = torch.minimum(k, torch.full_like(k, math.log(num_features)))
         precision = (k - b).exp().expand(*way_mask.shape, num_features)

@@ -24,6 +24,7 @@ from ebmeta.foundation.checks import above, at_least, checked
 from ebmeta.foundation.standardization import Exact, standard, summary
 from ebmeta.parts.degenerate_gaussian import DegenerateGaussian
 from ebmeta.parts.gaussian import DiagonalGaussian, FullGaussian, Gaussian
+from ebmeta.parts.task_features import Geometry
 from ebmeta.parts.widths import Widths, class_widths
 from ebmeta.tasks.training_rows import TrainingRows
 
@@ -105,7 +106,9 @@ class Prior(Exact, ABC):
         """Iterate over the few numbers that training may move in larger steps than a network's weights; none here."""
         return iter(())
 
-    def of_task(self, geometry: Tensor, num_features: int, way_mask: Tensor, concentration: Tensor | None) -> Gaussian:
+    def of_task(
+        self, geometry: Geometry, num_features: int, way_mask: Tensor, concentration: Tensor | None
+    ) -> Gaussian:
         """Return the prior of every task by how its rows lie, where the prior `reads_geometry`."""
         raise NotImplementedError
 

@@ -1,7 +1,7 @@
 r"""The features of the rows of tasks, and the geometry that they have together, whatever the encoder that they are of.
 
 A task shows how its rows lie: how far they are from the centres of rough clusters, and in how many directions. The
-numbers of `geometry` say it in one way for features of any number and unit. With the design of the task they are what
+`Geometry` says it in one way for features of any number and unit. With the design of the task they are what
 the prior of a general classifier is a function of (`ebmeta.parts.general_prior`).
 """
 
@@ -14,15 +14,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ebmeta.parts.clusters import find_clusters
+from ebmeta.parts.clusters import Clusters, find_clusters
 from ebmeta.tasks.batch import TaskBatch
 
-__all__ = ["DESIGN", "TaskFeatures", "geometry"]
+__all__ = ["DESIGN", "Geometry", "TaskFeatures", "geometry_of"]
 
-DESIGN = 4  # numbers of `geometry` that no row has a part in
+DESIGN = 4  # numbers of a task that no row has a part in
 MOST = 512  # queries of a task that are compared with each other
 UNKNOWN = 3  # classes for rows of none
 MANY = 100.0  # rows of a class, from which on more of them say the same
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """The design of each task and how its rows lie, the same for any order of rows and classes.
+
+    Args:
+        design: how many classes, labelled rows of a class and queries of a class there are, all in logs, and whether
+            any class has several labelled rows, shape `(T, 4)`.
+        clusters: of a rough clustering of up to 512 queries (`ebmeta.parts.clusters`).
+        share: what 512 queries are of all, 1 where there are no more, shape `(T,)`.
+    """
+
+    design: Tensor
+    clusters: Clusters
+    share: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,23 +49,18 @@ class TaskFeatures:
         support: those of labelled rows, shape `(T, S, P)`.
         query: those of the queries, shape `(T, Q, P)`.
         anchor: those of the anchors of classes, shape `(T, C, P)`; None where there are none.
-        geometry: how the rows of each task lie, shape `(T, 7)`; None of heads whose priors do not ask for it.
+        geometry: how the rows of each task lie; None of heads whose priors do not ask for it.
     """
 
     support: Tensor
     query: Tensor
     anchor: Tensor | None = None
-    geometry: Tensor | None = None
+    geometry: Geometry | None = None
 
 
 @torch.no_grad()
-def geometry(support: Tensor, query: Tensor, batch: TaskBatch) -> Tensor:
-    r"""Return the design of each task and how its rows lie, the same for any order of rows and classes, shape `(T, 7)`.
-
-    The design is how many classes, labelled rows of a class and queries of a class there are, and whether any class has
-    several labelled rows. Of a rough clustering of up to 512 queries (`ebmeta.parts.clusters`) come $\log \hat s$ and
-    $\log \hat k$, with more clusters where rows may be of none of the classes. The last number is the log of the share
-    that 512 queries are of all, 0 where there are no more.
+def geometry_of(support: Tensor, query: Tensor, batch: TaskBatch) -> Geometry:
+    """Return the geometry of tasks, with more clusters than classes where rows may be of none of the classes.
 
     Args:
         support: unit vectors of the labelled rows, zero for padding, shape `(T, S, D)`.
@@ -71,7 +82,7 @@ def geometry(support: Tensor, query: Tensor, batch: TaskBatch) -> Tensor:
     rows, there = _some(query * batch.query_mask.unsqueeze(-1), batch.query_mask, sums.sum(1))
     found = find_clusters(rows, there, *_with_unknown(rows, there, sums, counts, batch))
     share = (MOST / batch.query_mask.sum(1).clamp(min=MOST)).to(support.dtype)
-    return torch.stack([*design, found.within.log(), found.coordinates.log(), share.log()], -1)
+    return Geometry(torch.stack(design, -1), found, share)
 
 
 def _with_unknown(

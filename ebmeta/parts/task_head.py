@@ -19,7 +19,6 @@ Features of encoders have more than eight, and stay directions.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -28,7 +27,7 @@ from torch.nn import functional
 
 from ebmeta.parts.heads import CONSTANT, Head
 from ebmeta.parts.metric import measured_frame
-from ebmeta.parts.task_features import TaskFeatures, geometry
+from ebmeta.parts.task_features import TaskFeatures, geometry_of
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.training_rows import TrainingRows
 
@@ -93,10 +92,10 @@ class TaskHead(Head):
             assert batch.anchor_size is not None  # for the type checker
             rows.append(off_center(anchor.flatten(2), batch.anchor_size > 0))
         directions = [functional.normalize(off, dim=-1, eps=1e-6) for off in rows]
-        found = geometry(directions[0], directions[1], batch)
-        if bool((found[:, -2] < math.log(MANY)).any()):
-            directions = _with_lengths(rows, directions, found[:, -2].exp(), batch)
-            found = geometry(directions[0], directions[1], batch)
+        found = geometry_of(directions[0], directions[1], batch)
+        if bool(((k := found.clusters.coordinates) < MANY).any()):
+            directions = _with_lengths(rows, directions, k, batch)
+            found = geometry_of(directions[0], directions[1], batch)
         seen = [functional.pad(u, (0, 1), value=CONSTANT) for u in directions]
         return TaskFeatures(seen[0], seen[1], seen[2] if anchor is not None else None, found)
 

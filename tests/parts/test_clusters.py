@@ -69,8 +69,8 @@ def test_directions_of_noise_leave_their_standard_error_between_classes(features
     batch = TaskBatch(x[:, :5], torch.arange(5).expand(20, 5), x[:, 5:])
     geometry = TaskHead().of_task(batch).geometry
     assert geometry is not None
-    between, coordinates = 1 - geometry[:, -3].exp(), geometry[:, -2].exp()
-    close(between, ERRORS * (2 * 5 / coordinates).sqrt() / 75, 1e-5)
+    found = geometry.clusters
+    close(1 - found.within, ERRORS * (2 * 5 / found.coordinates).sqrt() / 75, 1e-5)
 
 
 def test_few_queries_leave_no_more_than_half_to_their_error():

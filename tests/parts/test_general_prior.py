@@ -9,17 +9,18 @@ import torch
 from builders import close, perturb
 
 from ebmeta.parts.class_prior import EQUAL
+from ebmeta.parts.clusters import Clusters
 from ebmeta.parts.general_prior import BETWEEN, CONCENTRATION, COORDINATES, TRUST, WITHIN, GeneralPrior
-from ebmeta.parts.task_features import DESIGN
+from ebmeta.parts.task_features import DESIGN, Geometry
 
 WAYS = torch.tensor([[True, True, True], [True, True, False]])
 
 
-def numbers(seed: int = 0) -> torch.Tensor:
-    """Geometries of two tasks, of whose rough clusters s = .6 and .3, and k = 30 and 10."""
-    out = torch.randn(2, DESIGN + 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    out[:, DESIGN:] = torch.tensor([[0.6, 30.0, 1.0], [0.3, 10.0, 1.0]]).log()
-    return out
+def numbers(tasks: int = 2, share: float = 1.0) -> Geometry:
+    """Geometries of two tasks, or the first, of whose rough clusters s = .6 and .3, and k = 30 and 10."""
+    design = torch.randn(2, DESIGN, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    within, coordinates, shares = torch.tensor([[0.6, 0.3], [30.0, 10.0], [1.0, share]]).double()[:, :tasks]
+    return Geometry(design[:tasks], Clusters(within, coordinates), shares)
 
 
 def test_before_training_a_prior_is_what_rough_clusters_say():
@@ -54,8 +55,7 @@ def test_factors_of_what_is_found_are_bounded():
 def test_trained_it_follows_each_task_and_trusts_all_alike():
     prior = GeneralPrior(4, 0.3).double()
     perturb(prior, scale=0.5)
-    x = numbers()
-    both, alone = prior.of_task(x, 50, WAYS, None), prior.of_task(x[:1], 50, WAYS[:1], None)
+    both, alone = prior.of_task(numbers(), 50, WAYS, None), prior.of_task(numbers(1), 50, WAYS[:1], None)
     for name in ("precision", "spread", "volume", "shares"):
         value = getattr(both, name)
         close(value[:1], getattr(alone, name))
@@ -75,6 +75,5 @@ def test_without_rows_there_is_none():
 
 
 def test_queries_beyond_so_many_count_together_as_these():
-    prior, share = GeneralPrior(4, 0.3).double(), numbers()
-    share[1, -1] = math.log(0.2)
-    close(prior.of_task(share, 50, WAYS, None).trust.flatten(), torch.tensor([TRUST, 0.2 * TRUST]).double(), 1e-6)
+    found = GeneralPrior(4, 0.3).double().of_task(numbers(share=0.2), 50, WAYS, None)
+    close(found.trust.flatten(), torch.tensor([TRUST, 0.2 * TRUST]).double(), 1e-6)

@@ -16,9 +16,11 @@ from ebmeta.parts.task_head import TaskHead
 
 
 def read(batch: TaskBatch) -> torch.Tensor:
+    """The design, log s, log k and the log of the share of queries, shape `(T, 7)`."""
     found = TaskHead().double().of_task(batch).geometry
     assert found is not None
-    return found
+    others = [found.clusters.within, found.clusters.coordinates, found.share]
+    return torch.cat([found.design, torch.stack(others, -1).log()], -1)
 
 
 def one_task(queries: int, features: int = 6, seed: int = 0) -> TaskBatch:
