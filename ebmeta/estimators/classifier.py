@@ -78,7 +78,11 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
 
     @property
     def model_(self) -> PredictiveModel:
-        return general_classifier() if self.model is None else super().model_
+        if self.model is not None:
+            return super().model_
+        if "_general" not in vars(self):
+            self._general = general_classifier()
+        return self._general
 
     @whole
     def fit(
