@@ -1,19 +1,20 @@
-"""What several threads do at once to one object, or to what a process has one of."""
+"""What several threads do at once to one object, or to what a process has one of, and rounding of a caller."""
 
 from __future__ import annotations
 
 import functools
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast, overload
 
 import pyro
+import torch
 
 from ebmeta.foundation.kinds import found
 
-__all__ = ["Guarded", "guarded", "once", "unvalidated"]
+__all__ = ["Guarded", "guarded", "once", "unrounded", "unvalidated"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,6 +48,23 @@ def unvalidated() -> Iterator[None]:
             _inside.pop()
             if len(_inside) == 1:
                 _inside.pop().__exit__(None, None, None)
+
+
+@contextmanager
+def unrounded() -> Iterator[None]:
+    """Leave any block of `torch.autocast` that a caller is in, which rounds products of matrices to 8 or 11 bits.
+
+    Examples:
+        >>> one = torch.full((1, 1), 1.001)
+        >>> with torch.autocast("cpu", dtype=torch.bfloat16), unrounded():
+        ...     (one @ one).dtype
+        torch.float32
+    """
+    with ExitStack() as left:
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                left.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 class Guarded:

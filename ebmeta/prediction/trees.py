@@ -30,6 +30,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from ebmeta.foundation.checks import at_least, between, checked
+from ebmeta.foundation.guarding import unrounded
 from ebmeta.foundation.seeding import stream
 from ebmeta.model.base import PredictiveModel
 from ebmeta.model.posterior import Mixture
@@ -83,7 +84,8 @@ _HELD: dict[nn.Module, int] = {}  # parts that were in training mode, and how ma
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a model and its parts into evaluation mode; each goes back into its own mode when the last block ends.
 
-    A model that is in evaluation mode already is not written to. Blocks in several threads may overlap.
+    A model that is in evaluation mode already is not written to. Blocks in several threads may overlap. What is
+    computed in them is not rounded by `torch.autocast`.
     """
     with _LOCK:
         parts = [module for module in model.modules() if module.training or module in _HELD]
@@ -91,7 +93,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             _HELD[module] = _HELD.get(module, 0) + 1
             module.training = False
     try:
-        yield
+        with unrounded():
+            yield
     finally:
         with _LOCK:
             for module in parts:
@@ -183,6 +186,7 @@ def assemble(chunks: Sequence[Marginals], values: Sequence[Tensor], axis: int, *
 
 
 @checked(num_steps=at_least(0), num_draws=at_least(0), quantiles=between(0, 1))
+@unrounded()
 def predict(
     model: PredictiveModel,
     batch: TaskBatch,

@@ -26,6 +26,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from ebmeta.foundation.checks import above, at_least, checked, found, within
+from ebmeta.foundation.guarding import unrounded
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.held_out import check_classes
 from ebmeta.tasks.source import TaskSampler, TaskSource, as_source
@@ -309,7 +310,8 @@ def _training(model: EmpiricalBayes, device: torch.device) -> Iterator[None]:
     home, modes = next(model.parameters()).device, {module: module.training for module in model.modules()}
     try:
         model.to(device).train()
-        yield
+        with unrounded():
+            yield
     except BaseException:
         for module, mode in modes.items():
             module.training = mode

@@ -9,7 +9,7 @@ import threading
 import pytest
 import torch
 
-from ebmeta.foundation.guarding import Guarded, guarded, once, unvalidated
+from ebmeta.foundation.guarding import Guarded, guarded, once, unrounded, unvalidated
 
 Checks = torch.distributions.Distribution
 
@@ -87,3 +87,14 @@ def test_the_last_thread_out_restores_the_checks():
     with unvalidated():
         assert Checks._validate_args is False
     assert Checks._validate_args == before
+
+
+def test_the_rounding_of_a_caller_is_left_and_taken_up_again():
+    one = torch.full((1, 1), 1.001)
+    kinds = []
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        kinds.append((one @ one).dtype)
+        with unrounded(), unrounded():
+            kinds.append((one @ one).dtype)
+        kinds.append((one @ one).dtype)
+    assert kinds == [torch.bfloat16, torch.float32, torch.bfloat16]

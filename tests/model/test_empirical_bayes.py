@@ -91,7 +91,7 @@ def test_the_program_and_its_owner_share_their_parameters():
 
 
 @pytest.mark.parametrize("kind", ["joint", "mixture"])
-def test_torch_s_default_type_changes_no_answer(kind):
+def test_neither_torch_s_default_type_nor_its_autocast_changes_an_answer(kind):
     model = classifier(dtype=torch.float32, synthetic_gradient=kind)
     expected = predict(model, class_tasks(), num_draws=2, seed=0)
     torch.set_default_dtype(torch.float64)
@@ -100,6 +100,8 @@ def test_torch_s_default_type_changes_no_answer(kind):
     finally:
         torch.set_default_dtype(torch.float32)
     assert got.equals(expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert predict(model, class_tasks(), num_draws=2, seed=0).equals(expected)
 
 
 def test_loading_a_state_restores_every_prediction():

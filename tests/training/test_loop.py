@@ -82,9 +82,10 @@ def test_the_same_seed_gives_the_same_run_and_leaves_global_state_alone(rng_unto
     assert any(not torch.equal(value, runs[0][name]) for name, value in other.state_dict().items())
 
 
-def test_training_needs_no_gradients_from_outside():
+def test_training_is_the_same_within_any_block_of_torch():
     found = []
-    for around in (torch.enable_grad(), torch.no_grad(), torch.inference_mode()):
+    rounding = torch.autocast("cpu", dtype=torch.bfloat16)
+    for around in (torch.enable_grad(), torch.no_grad(), torch.inference_mode(), rounding):
         model = ebmeta.EmpiricalBayes.classifier(8, 1)
         with around:
             short(model, blobs(n_way=3), 2)
