@@ -116,7 +116,8 @@ def held(fit: ebmeta.mixed.MixedModel, rows: pd.DataFrame, told: np.ndarray, y: 
     assert whole.all()
     members, weight, loc, var = linear_of(fit.engine, fit.optimum.at, fit.draws, fit.effects, new)
     sizes = fit.engine.precisions(new)
-    given = members, weight, loc[:, ~told], var[:, ~told], None if sizes is None else sizes[~told]
+    weight = np.broadcast_to(weight.reshape(len(weight), -1), loc.shape)
+    given = members, *(v[:, ~told] for v in (weight, loc, var)), None if sizes is None else sizes[~told]
     column = fit.design.response_columns[0]
     labels = fit.design.response.new(rows[~told].assign(**{column: y}))[0]
     above = cdf(labels, *given)

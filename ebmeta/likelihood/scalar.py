@@ -22,6 +22,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import special
 from torch import Tensor
 
 from ebmeta.foundation.guarding import unvalidated
@@ -33,6 +34,8 @@ Array = NDArray[np.float64]
 
 NODES = 20
 MODE_STEPS = 12
+MIDDLE, FAR, WIDTH = 2.0, 6.0, 0.15  # of a standard normal number: where tails begin and end, and steps in them
+CELLS = 49  # on each side of the middle
 
 
 @cache
@@ -40,6 +43,15 @@ def _rule(num_nodes: int) -> tuple[Tensor, Tensor]:
     """Return nodes and log weights of a standard normal average."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(num_nodes)
     return torch.from_numpy(nodes), torch.from_numpy(np.log(weights / weights.sum()))
+
+
+@cache
+def _cells() -> tuple[Tensor, Tensor]:
+    """Return a standard normal number in the middle of each of many cells, and the probabilities of these."""
+    tail, middle = special.ndtr(np.arange(-FAR, -MIDDLE, WIDTH)), np.linspace(special.ndtr(-MIDDLE), 0.5, CELLS + 1)
+    edges = np.concatenate([[0.0], tail, middle])
+    nodes, weights = special.ndtri((edges[:-1] + edges[1:]) / 2), np.diff(edges)
+    return torch.from_numpy(np.concatenate([nodes, -nodes])), torch.from_numpy(np.tile(weights, 2))
 
 
 def spread(loc: Tensor, var: Tensor, num_nodes: int = NODES) -> tuple[Tensor, Tensor]:
@@ -164,12 +176,12 @@ class ScalarLikelihood(Likelihood):
     def predictive_cdf(self, y: Tensor, loc: Tensor, var: Tensor, given: Given | None = None) -> Tensor:
         """Return the probability of a label up to `y`, shape `(T, Q)`; `loc` and `var` of shape `(T, Q, 1)`.
 
-        Averages over equally likely values of the linear predictor, because a cdf may be a narrow step in it.
+        Averages over narrow cells of the linear predictor, because a cdf may be a step in it: equally likely ones in
+        the middle, and ones of equal width in the tails, where levels near 0 and 1 have their quantiles.
         """
-        probs = (torch.arange(101, dtype=torch.float64) + 0.5) / 101
-        nodes = torch.special.ndtri(probs).to(loc).view(-1, 1, 1)
-        eta = loc.squeeze(-1) + var.squeeze(-1).clamp(min=0).sqrt() * nodes
-        return self.cdf(y.expand(eta.shape), eta, given).mean(0)
+        nodes, weight = (v.view(-1, 1, 1) for v in _cells())
+        eta = loc.squeeze(-1) + var.squeeze(-1).clamp(min=0).sqrt() * nodes.to(loc)
+        return (weight.to(loc) * self.cdf(y.expand(eta.shape), eta, given)).sum(0)
 
     def expected_log_prob(
         self, y: Tensor, loc: Tensor, var: Tensor, way_mask: Tensor, noise: Tensor, given: Given | None = None

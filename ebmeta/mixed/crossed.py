@@ -119,8 +119,9 @@ class CrossedEngine(ScaledEngine):
         blocks = np.ascontiguousarray(np.moveaxis(pull, -1, 0)), np.arange(groups), np.arange(groups + 1)
         return sparse.bsr_matrix(blocks).tocsr()
 
-    def linear(self, at: Array, effects: list[Effects], rows: Rows, common: bool = False) -> tuple[Array, Array]:
-        loc, var = super().linear(at, effects, rows, common)
+    def linear(self, at: Array, effects: list[Effects], rows: Rows, common: bool = False) -> Array:
+        found = super().linear(at, effects, rows, common)
+        var = found[1]
         p, (lower, other) = self._parts(at[:-1]), self._lowers(at[:-1])
         columns = []
         for i, factor in enumerate(self.factors):  # of known groups, whose effects depend on those of other factors
@@ -136,7 +137,7 @@ class CrossedEngine(ScaledEngine):
             part = slice(begin, begin + step)
             half = linalg.solve_triangular(p.chol_rest, rest[part].toarray().T, lower=True, check_finite=False)
             var[part] += sigma**2 * ((half**2).sum(0) + np.asarray(own[:, part].power(2).sum(0)).ravel())
-        return loc, var
+        return found
 
     def draw_effects(self, at: Array, effects: list[Effects], shift: Array, rng: np.random.Generator) -> list[Array]:
         p = self._parts(at[:-1])

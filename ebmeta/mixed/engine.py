@@ -54,12 +54,14 @@ class Effects(NamedTuple):
         covariance: shape `(G, K, K)`, the parameters known.
         slope: change of the mean with the coefficients of the common terms, shape `(G, K, P)`.
         mode: most probable effects, shape `(G, K)`, where they are known and not the means: labels that are not normal.
+        third: third central moments, shape `(G, K, K, K)`, where they are not 0: labels that are not normal.
     """
 
     mean: Array
     covariance: Array
     slope: Array
     mode: Array | None = None
+    third: Array | None = None
 
 
 class Engine(Criterion):
@@ -181,8 +183,8 @@ class Engine(Criterion):
         """Return the sizes of rows as the likelihood takes them, shape `(N,)`; None where all are 1."""
         return rows.size
 
-    def linear(self, at: Array, effects: list[Effects], rows: Rows, common: bool = False) -> tuple[Array, Array]:
-        """Return location and variance of the linear predictor of new rows, each of shape `(N,)`.
+    def linear(self, at: Array, effects: list[Effects], rows: Rows, common: bool = False) -> Array:
+        """Return mean, variance and third central moment of the linear predictor of new rows, shape `(3, N)`.
 
         Args:
             at: the parameters.
@@ -191,7 +193,8 @@ class Engine(Criterion):
             common: add the variance that the coefficients of common terms have.
         """
         estimate = self.estimate(at)
-        loc, var, slope = rows.x @ estimate.beta + rows.offset, np.zeros(len(rows)), rows.x.copy()
+        loc, slope = rows.x @ estimate.beta + rows.offset, rows.x.copy()
+        var, third = np.zeros((2, len(rows)))
         for place, (factor, theta) in enumerate(zip(self.factors, self.thetas(at), strict=True)):
             prior = factor.covariance(theta, estimate.sigma)
             every = self._all_groups(at, effects[place], place, rows, prior)
@@ -199,12 +202,14 @@ class Engine(Criterion):
             loc += np.einsum("nk,nk->n", z, every.mean[g])
             var += np.einsum("nk,nkl,nl->n", z, every.covariance[g], z)
             slope += np.einsum("nk,nkp->np", z, every.slope[g])
+            if every.third is not None:
+                third += np.einsum("nk,nl,nm,nklm->n", z, z, z, every.third[g], optimize=True)
         if common:
             var += np.einsum("np,pq,nq->n", slope, self.common_given(at), slope)
-        return loc, var
+        return np.stack([loc, var, third])
 
-    def left_out(self, at: Array, effects: list[Effects]) -> tuple[Array, Array]:
-        """Return location and variance of the linear predictor of each fitted row, given the others of its group.
+    def left_out(self, at: Array, effects: list[Effects]) -> Array:
+        """Return what `linear` does of each fitted row, given the others of its group.
 
         Of a group of more than `FOLDS` rows, as many parts are left out in turn.
 
@@ -212,7 +217,7 @@ class Engine(Criterion):
             at: the parameters.
             effects: of the groups at these.
         """
-        grouping, (loc, var) = self.rows.groupings[0], np.zeros((2, len(self.rows)))
+        grouping, found = self.rows.groupings[0], np.zeros((3, len(self.rows)))
         order, place = np.argsort(grouping.codes, kind="stable"), np.empty(len(self.rows), dtype=np.int64)
         counts = np.bincount(grouping.codes)
         place[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -222,23 +227,28 @@ class Engine(Criterion):
             fresh = np.concatenate([grouping.labels, np.arange(len(grouping.labels))]).astype(object)
             asked = replace(self.rows, y=np.where(out, np.nan, self.rows.y))
             asked = asked.regrouped(0, grouping.codes + len(grouping.labels), fresh).take(some)
-            here = self.linear(at, effects, asked)
-            loc[out], var[out] = (v[out[some]] for v in here)
-        return loc, var
+            found[:, out] = self.linear(at, effects, asked)[:, out[some]]
+        return found
 
     def _all_groups(self, at: Array, known: Effects, place: int, rows: Rows, prior: Array) -> Effects:
         """Return the effects of known and new groups of one factor; labelled rows say something of new ones."""
         grouping = rows.groupings[place]
         num_new = len(grouping.labels) - len(known.mean)
-        means = np.concatenate([known.mean, np.zeros((num_new, len(prior)))])
+
+        def padded(known: Array) -> Array:
+            return np.concatenate([known, np.zeros((num_new, *known.shape[1:]))])
+
+        means, slopes = padded(known.mean), padded(known.slope)
+        thirds = None if known.third is None else padded(known.third)
         covariances = np.concatenate([known.covariance, np.broadcast_to(prior, (num_new, *prior.shape))])
-        slopes = np.concatenate([known.slope, np.zeros((num_new, *known.slope.shape[1:]))])
         told = np.isfinite(rows.y) & (grouping.codes >= len(known.mean))
         if len(self.factors) == 1 and told.any():
             numbers, codes = np.unique(grouping.codes[told], return_inverse=True)
             found = self.effects(at, rows.take(told).regrouped(place, codes, grouping.labels[numbers]))[place]
             means[numbers], covariances[numbers], slopes[numbers] = found.mean, found.covariance, found.slope
-        return Effects(means, covariances, slopes)
+            if thirds is not None:
+                thirds[numbers] = found.third
+        return Effects(means, covariances, slopes, third=thirds)
 
     def draw_effects(self, at: Array, effects: list[Effects], shift: Array, rng: np.random.Generator) -> list[Array]:
         """Return draws of the effects of all groups, `(G, K)` for each factor.

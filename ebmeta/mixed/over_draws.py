@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ebmeta.likelihood.base import Likelihood
 from ebmeta.mixed.engine import Effects, Engine
+from ebmeta.mixed.predictive import skewed
 from ebmeta.mixed.propagation import Draws
 from ebmeta.mixed.rows import Rows
 
@@ -44,8 +45,8 @@ def effects_of(engine: Engine, at: Array, draws: Draws | None) -> list[Effects]:
 
 def linear_of(
     engine: Engine, at: Array, draws: Draws | None, effects: list[Effects], rows: Rows
-) -> tuple[list[Likelihood], Array, Array, Array]:
-    """Return likelihoods, weights, and location and variance of the linear predictor of new rows, one for each draw.
+) -> tuple[Sequence[Likelihood], Array, Array, Array]:
+    """Return likelihoods, weights, and location and variance of the linear predictor of new rows, for each draw.
 
     Args:
         engine: the criterion.
@@ -55,11 +56,9 @@ def linear_of(
         rows: rows whose new groups are numbered after the known ones.
     """
     if draws is None:
-        loc, var = engine.linear(at, effects, rows)
-        return [engine.likelihood(at)], np.ones(1), loc[None], var[None]
-    pairs = [engine.linear(one, engine.effects(one), rows, common=True) for one in draws.at]
-    members = [engine.likelihood(one) for one in draws.at]
-    return members, draws.weight, np.stack([loc for loc, _ in pairs]), np.stack([var for _, var in pairs])
+        return skewed([engine.likelihood(at)], np.ones(1), engine.linear(at, effects, rows)[None])
+    each = np.stack([engine.linear(one, engine.effects(one), rows, common=True) for one in draws.at])
+    return skewed([engine.likelihood(one) for one in draws.at], draws.weight, each)
 
 
 def averaged(members: Sequence[Effects], commons: Sequence[Array], weight: Array) -> Effects:

@@ -1,4 +1,16 @@
-"""Means, standard deviations and intervals of new labels, given what is known of the linear predictor."""
+r"""Means, standard deviations and intervals of new labels, given what is known of the linear predictor.
+
+The effects of a group with few labels are skewed: of one that has had no successes, as far below the mean as there are
+spreads, and hardly above. Two normal distributions have the mean $m$, the variance $v$ and the skewness $\gamma$ of a
+linear predictor,
+
+$$ p \, \mathcal N\big(m \pm \sqrt{v b (1 - p) / p},\ v (1 - b)\big)
+   + (1 - p) \, \mathcal N\big(m \mp \sqrt{v b\, p / (1 - p)},\ v (1 - b)\big), \qquad
+   \frac{1 - 2 p}{\sqrt{p (1 - p)}} = \kappa, \quad b = (|\gamma| / \kappa)^{2/3} , $$
+
+the signs those of $\gamma$ and $\kappa = 2$ the skewness of two points as far apart; a larger one where $b$ would
+leave them no width.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +23,40 @@ from numpy.typing import NDArray
 
 from ebmeta.likelihood.base import Given, Likelihood
 
-__all__ = ["cdf", "chances", "intervals", "moments"]
+__all__ = ["cdf", "chances", "intervals", "moments", "skewed"]
 
 Array = NDArray[np.float64]
 BISECTIONS = 60
+POINTS, MOST = 2.0, 0.9  # skewness of two points, and how much of the variance is between them at most
 FARTHEST = 64.0  # standard deviations from the mean, where a quantile is sought at most
+
+
+def skewed(
+    members: Sequence[Likelihood], weight: Array, linear: Array
+) -> tuple[Sequence[Likelihood], Array, Array, Array]:
+    """Return members, weights, location and variance as for `moments`, two for each member where it is skewed.
+
+    Args:
+        members: likelihoods, one for each draw of the parameters, $D$ of them.
+        weight: of the draws, shape `(D,)`, in all 1.
+        linear: mean, variance and third central moment of the linear predictor, shape `(D, 3, N)`.
+    """
+    loc, var, third = linear.transpose(1, 0, 2)
+    if not third.any():
+        return members, weight, loc, var
+    skew = np.abs(third) / np.where(var > 0, var, 1.0) ** 1.5
+    between = np.minimum((skew / POINTS) ** (2 / 3), MOST)
+    points = np.maximum(POINTS, skew / MOST**1.5)
+    rare = (1 - points / np.sqrt(4 + points**2)) / 2
+    step, width = np.sign(third) * np.sqrt(var * between), var * (1 - between)
+    odds = np.sqrt((1 - rare) / rare)
+    weights = weight[:, None] * np.stack([rare, 1 - rare])
+    return (
+        [*members, *members],
+        weights.reshape(-1, loc.shape[1]),
+        np.concatenate([loc + step * odds, loc - step / odds]),
+        np.concatenate([width, width]),
+    )
 
 
 def moments(
@@ -24,8 +65,8 @@ def moments(
     """Return means and standard deviations of new labels, each of shape `(N,)`.
 
     Args:
-        members: likelihoods, one for each draw of the parameters, $D$ of them.
-        weight: of the draws, shape `(D,)`, in all 1.
+        members: likelihoods, $D$ of them.
+        weight: of each, in all 1, shape `(D,)`, or `(D, N)` for each row.
         loc: location of the linear predictor, shape `(D, N)`.
         var: variance of it, of that shape.
         size: sizes of the rows, shape `(N,)`, or None.
@@ -36,8 +77,11 @@ def moments(
             found = likelihood.predict(*_laid_out(m, v), _given(size))
         parts.append([found[name].double().numpy()[0] for name in ("mean", "std")])
     each, std = np.stack(parts, 1)
-    mean = weight @ each
-    return mean, np.sqrt(weight @ (std**2 + (each - mean) ** 2))  # about the mean, or large labels would cancel it
+    weight = weight.reshape(len(weight), -1)
+    mean = (weight * each).sum(0)
+    return mean, np.sqrt(
+        (weight * (std**2 + (each - mean) ** 2)).sum(0)
+    )  # about the mean, or large labels would cancel it
 
 
 def cdf(y: Array, members: Sequence[Likelihood], weight: Array, loc: Array, var: Array, size: Array | None) -> Array:

@@ -327,17 +327,17 @@ class QuadratureEngine(Engine):
     def effects(self, at: Array, rows: Rows | None = None) -> list[Effects]:
         lower, _ = self._unpack(at)
         data = self.data if rows is None else self._lay_out(rows, rows.x @ self.inverse)
-        num_groups, num_terms = len(data.segments.counts), len(lower)
-        mean, square = np.zeros((num_groups, num_terms)), np.zeros((num_groups, num_terms, num_terms))
-        modes = self._modes_from(at, data, self.settled if rows is None else np.zeros((num_terms, num_groups)))
-        for block, found in self._averages(at, data, modes):
-            mean[block.groups] = np.einsum("gs,kgs->gk", found.weight, found.u)
-            gap = found.u - mean[block.groups].T[..., None]
-            square[block.groups] = np.einsum("gs,kgs,lgs->gkl", found.weight, gap, gap, optimize=True)
+        mean, square, third = (np.zeros((len(data.segments.counts), *[len(lower)] * k)) for k in (1, 2, 3))
+        modes = self._modes_from(at, data, self.settled if rows is None else np.zeros_like(mean.T))
         spread = self.unit * self.factors[0].inverse @ lower
-        covariance = np.einsum("ik,gkl,jl->gij", spread, square, spread, optimize=True)
+        for block, found in self._averages(at, data, modes):
+            u = np.tensordot(spread, found.u, 1)
+            mean[block.groups] = np.einsum("gs,kgs->gk", found.weight, u)
+            gap = u - mean[block.groups].T[..., None]
+            square[block.groups] = np.einsum("gs,kgs,lgs->gkl", found.weight, gap, gap, optimize=True)
+            third[block.groups] = np.einsum("gs,kgs,lgs,mgs->gklm", found.weight, gap, gap, gap, optimize=True)
         mode = modes[0].T @ spread.T if rows is None else None
-        return [Effects(mean @ spread.T, covariance, np.zeros((*mean.shape, self.num_common)), mode)]
+        return [Effects(mean, square, np.zeros((*mean.shape, self.num_common)), mode, third)]
 
     def rebuild(self, rows: Rows, factors: list[Factor]) -> Engine:
         return QuadratureEngine(rows, factors, self.names, copy.deepcopy(self.family), False)

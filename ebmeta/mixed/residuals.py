@@ -19,7 +19,7 @@ from scipy import special
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.likelihood.base import Given
 from ebmeta.mixed.engine import Effects, Engine
-from ebmeta.mixed.predictive import cdf, moments
+from ebmeta.mixed.predictive import cdf, moments, skewed
 
 __all__ = ["residual_table"]
 
@@ -39,15 +39,14 @@ def residual_table(engine: Engine, at: Array, effects: list[Effects], index: pd.
         seed: of what labels with gaps are given at random.
     """
     rows, sizes, likelihood = engine.rows, engine.precisions(engine.rows), engine.likelihood(at)
-    loc, var = engine.linear(at, effects, rows)
-    members, one = [likelihood], np.ones(1)
-    mean, _ = moments(members, one, loc[None], var[None], sizes)
+    linear = engine.linear(at, effects, rows)
+    mean, _ = moments(*skewed([likelihood], np.ones(1), linear[None]), sizes)
     given = Given(None if sizes is None else torch.from_numpy(sizes)[None])
     with torch.no_grad():
-        spread = likelihood.variance(torch.from_numpy(loc)[None], given).double().sqrt().numpy()[0]
-    out, wide = (v[None] for v in engine.left_out(at, effects))
-    above = cdf(rows.y, members, one, out, wide, sizes)
-    below = cdf(rows.y - 1, members, one, out, wide, sizes) if likelihood.discrete else above
+        spread = likelihood.variance(torch.from_numpy(linear[:1]), given).double().sqrt().numpy()[0]
+    others = skewed([likelihood], np.ones(1), engine.left_out(at, effects)[None])
+    above = cdf(rows.y, *others, sizes)
+    below = cdf(rows.y - 1, *others, sizes) if likelihood.discrete else above
     pit = below + np.random.default_rng(seed).random(len(above)) * (above - below)
     table = {
         "label": rows.y,

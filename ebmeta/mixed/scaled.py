@@ -176,13 +176,13 @@ class ScaledEngine(Engine):
         root = _root(rows, some)
         return np.ones(len(rows.y[some])) if root is None else root / math.sqrt(self.typical)
 
-    def left_out(self, at: Array, effects: list[Effects]) -> tuple[Array, Array]:
+    def left_out(self, at: Array, effects: list[Effects]) -> Array:
         """Return what the posterior of each row is without its label: one normal density over another."""
-        loc, var = self.linear(at, effects, self.rows)
+        loc, var, third = self.linear(at, effects, self.rows)
         noise = (self.scales(at)[0] / self.roots(self.rows)) ** 2
         kept = 1 - var / noise
         y = self.labels(self.rows) + self.rows.offset
-        return y - (y - loc) / kept, var / kept
+        return np.stack([y - (y - loc) / kept, var / kept, third])
 
     def coefficients(self, at: Array) -> Array:
         out: Array = self.inverse @ (self.center + self.unit * self.solve(at[:-1]).beta)

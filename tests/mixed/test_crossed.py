@@ -98,7 +98,7 @@ def test_effects_of_several_factors_vary_together(formula):
     new = ratings(3)[:20].assign(y=np.nan)
     new.loc[:3, "user"], new.loc[2:6, "item"] = 77, 88
     rows, _ = design.new(new, Extras())
-    loc, var = engine.linear(at, engine.effects(at), rows)
+    loc, var, _ = engine.linear(at, engine.effects(at), rows)
     Z = exact.columns(rows)
     wanted = np.einsum("nq,qr,nr->n", Z, exact.covariance, Z)
     for grouping, size, prior in zip(rows.groupings, exact.sizes, exact.priors, strict=True):

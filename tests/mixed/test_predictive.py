@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
-from scipy import stats
+from scipy import special, stats
 
-from ebmeta.likelihood import Normal, Poisson
-from ebmeta.mixed.predictive import cdf, intervals, moments
+import ebmeta
+from ebmeta.likelihood import LIKELIHOODS, Normal, Poisson
+from ebmeta.mixed.predictive import cdf, intervals, moments, skewed
 
 
 def normal(noise: float) -> Normal:
@@ -54,3 +56,42 @@ def test_counts_end_at_the_smallest_count_that_reaches_the_level():
     exact = stats.poisson(np.exp(loc[0]) * size)
     np.testing.assert_array_equal(low, exact.ppf(0.05))
     np.testing.assert_array_equal(high, exact.ppf(0.95))
+
+
+def test_two_normals_have_the_three_moments_that_are_asked_for():
+    linear = np.array([[[0.0, 3.0, -1.0, 2.0], [1.0, 4.0, 0.0, 2.0], [0.0, -4.0, 0.0, 9.0]]])
+    members, weight, loc, var = skewed([normal(1.0)], np.ones(1), linear)
+    mean = (weight * loc).sum(0)
+    np.testing.assert_allclose(weight.sum(0), 1.0)
+    np.testing.assert_allclose(mean, linear[0, 0])
+    np.testing.assert_allclose((weight * (var + (loc - mean) ** 2)).sum(0), linear[0, 1])
+    third = (weight * ((loc - mean) ** 3 + 3 * (loc - mean) * var)).sum(0)
+    np.testing.assert_allclose(third, linear[0, 2], atol=1e-12)
+    assert len(members) == 2
+    assert (var >= 0).all()
+    plain = skewed([normal(1.0)], np.ones(1), linear * np.array([1.0, 1.0, 0.0])[:, None])
+    assert [len(plain[0]), *plain[2:]] == [1, pytest.approx(linear[:, 0]), pytest.approx(linear[:, 1])]
+
+
+@pytest.mark.parametrize(("likelihood", "propagated"), [("bernoulli", False), ("poisson", False), ("poisson", True)])
+def test_groups_of_zeros_are_predicted_by_the_integral_over_their_effect(likelihood, propagated):
+    """A normal distribution of its effect would predict too much."""
+    rng, group = np.random.default_rng(0), np.repeat(np.arange(60), 4)
+    eta = -1.5 + 3 * rng.normal(size=60)[group]
+    y = rng.random(240) < special.expit(eta) if likelihood == "bernoulli" else rng.poisson(np.exp(eta))
+    fit = ebmeta.mixed_model("y ~ 1 + (1 | g)", pd.DataFrame({"y": y * 1.0, "g": group}), likelihood)
+    asked = pd.DataFrame({"y": [0.0, 0.0, 0.0, 0.0, np.nan], "g": "new"})
+    found = (fit.propagate(16) if propagated else fit).predict(asked)["mean"].iloc[-1]
+
+    def integral(fit):
+        z = np.linspace(-9, 9, 4001)
+        own = fit.fixed_effects["estimate"].iloc[0] + fit.variance_components["estimate"].iloc[0] * z
+        rate = special.expit(own) if likelihood == "bernoulli" else np.exp(own)
+        none = np.log1p(-rate) if likelihood == "bernoulli" else -rate
+        weight = special.softmax(stats.norm.logpdf(z) + 4 * none)
+        return weight @ rate, weight @ own, np.sqrt(weight @ own**2 - (weight @ own) ** 2)
+
+    exact, mean, std = integral(fit)
+    plain = moments([LIKELIHOODS[likelihood]().double()], np.ones(1), np.array([[mean]]), np.array([[std**2]]), None)
+    assert plain[0][0] > 1.14 * exact
+    assert found == pytest.approx(exact, rel=0.05)
