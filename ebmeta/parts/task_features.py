@@ -59,20 +59,24 @@ class TaskFeatures:
 
 
 @torch.no_grad()
-def geometry_of(support: Tensor, query: Tensor, batch: TaskBatch) -> Geometry:
+def geometry_of(support: Tensor, query: Tensor, batch: TaskBatch, anchor: Tensor | None = None) -> Geometry:
     """Return the geometry of tasks, with more clusters than classes where rows may be of none of the classes.
 
     Args:
         support: unit vectors of the labelled rows, zero for padding, shape `(T, S, D)`.
         query: those of the queries, shape `(T, Q, D)`.
         batch: the tasks.
+        anchor: unit vectors of anchors, shape `(T, C, D)`, each of which is so many labelled rows; None without any.
     """
     member = functional.one_hot(batch.support_y.clamp(min=0), batch.way_mask.shape[1]).to(support.dtype)
     member = member * batch.support_mask.unsqueeze(-1)
     sums, counts = member.mT @ support, member.sum(1)
     ways = batch.way_mask.sum(1).to(support.dtype).clamp(min=2)
-    shots, queries = counts.sum(1) / ways, batch.query_mask.sum(1) / ways
     repeated = ((counts * (counts - 1)).sum(1) > 0).to(support.dtype)
+    if anchor is not None and batch.anchor_size is not None:
+        size = batch.anchor_size.to(support.dtype)
+        sums, counts = sums + size.unsqueeze(-1) * anchor, counts + size
+    shots, queries = counts.sum(1) / ways, batch.query_mask.sum(1) / ways
     design = [
         ways.log() - 1.6,
         (shots.clamp(max=MANY) + 0.1).log(),

@@ -92,10 +92,10 @@ class TaskHead(Head):
             assert batch.anchor_size is not None  # for the type checker
             rows.append(off_center(anchor.flatten(2), batch.anchor_size > 0))
         directions = [functional.normalize(off, dim=-1, eps=1e-6) for off in rows]
-        found = geometry_of(directions[0], directions[1], batch)
+        found = geometry_of(directions[0], directions[1], batch, *directions[2:])
         if bool(((k := found.clusters.coordinates) < MANY).any()):
             directions = _with_lengths(rows, directions, k, batch)
-            found = geometry_of(directions[0], directions[1], batch)
+            found = geometry_of(directions[0], directions[1], batch, *directions[2:])
         seen = [functional.pad(u, (0, 1), value=CONSTANT) for u in directions]
         return TaskFeatures(seen[0], seen[1], seen[2] if anchor is not None else None, found)
 

@@ -165,6 +165,16 @@ def test_an_anchor_says_as_much_as_a_row_where_it_is_worth_one():
     np.testing.assert_array_equal(later.predict_proba(between), more.predict_proba(between))
 
 
+def test_the_general_classifier_learns_as_much_of_anchors_as_of_rows():
+    """All that differs is that rows count in the mean of all rows, and in the shares of classes."""
+    _, x, y = clusters()
+    first = [int(np.argmax(y == c)) for c in range(4)]
+    rest = np.delete(x, first, 0)
+    rows = ebmeta.FewShotClassifier().fit(x[first], np.arange(4)).predict_proba(rest)
+    anchored = ebmeta.FewShotClassifier().fit(anchors=dict(enumerate(x[first]))).predict_proba(rest)
+    np.testing.assert_allclose(anchored, rows, atol=1e-5)
+
+
 def test_rows_of_none_of_the_classes_are_found():
     """Twenty of eighty rows are of other directions; classes of the rest are as without them."""
     centre, x, y = clusters(outside=20)

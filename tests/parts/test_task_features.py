@@ -11,7 +11,7 @@ from builders import class_tasks, close
 
 from ebmeta import TaskBatch
 from ebmeta.parts.clusters import find_clusters
-from ebmeta.parts.task_features import DESIGN, MOST, UNKNOWN
+from ebmeta.parts.task_features import DESIGN, MOST, UNKNOWN, geometry_of
 from ebmeta.parts.task_head import TaskHead
 
 
@@ -63,6 +63,28 @@ def test_tasks_of_other_sizes_change_nothing():
     alone = [read(part) for _, part in batch.parts(1)]
     rows = torch.cat([index for index, _ in batch.parts(1)])
     close(read(batch)[rows], torch.cat(alone))
+
+
+def test_an_anchor_is_so_many_labelled_rows():
+    batch = one_task(9)
+    features = TaskHead().double().of_task(batch)
+    s, u = features.support[..., :-1], features.query[..., :-1]
+    x, y = batch.support_x, batch.support_y
+    expected = geometry_of(s[:, :2], u, TaskBatch(x[:, :2], y[:, :2], batch.query_x))
+    ways = torch.ones(1, 2, dtype=torch.bool)
+    anchored = TaskBatch(
+        x[:, :0], y[:, :0], batch.query_x, way_mask=ways, anchor=x[:, :2], anchor_size=torch.ones(1, 2)
+    )
+    got = geometry_of(s[:, :0], u, anchored, s[:, :2])
+    for name in ("within", "coordinates"):
+        close(getattr(got.clusters, name), getattr(expected.clusters, name), 0.0)
+    close(got.design, expected.design, 0.0)
+    twice = geometry_of(s[:, [0, 1, 0, 1]], u, batch)
+    got = geometry_of(s[:, :0], u, replace(anchored, anchor_size=torch.full((1, 2), 2.0)), s[:, :2])
+    close(got.clusters.within, twice.clusters.within)
+    close(got.design[:, :3], twice.design[:, :3])
+    assert (got.design[0, 3], twice.design[0, 3]) == (0.0, 1.0)  # the spread within a class stays unseen
+    assert TaskHead().double().of_task(anchored).geometry.design[0, 1] == expected.design[0, 1]
 
 
 def test_many_rows_are_like_some_of_them():
