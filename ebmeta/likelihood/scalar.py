@@ -34,8 +34,8 @@ Array = NDArray[np.float64]
 
 NODES = 20
 MODE_STEPS = 12
-MIDDLE, FAR, WIDTH = 2.0, 6.0, 0.15  # of a standard normal number: where tails begin and end, and steps in them
-CELLS = 49  # on each side of the middle
+MIDDLE, FAR, WIDTH = 2.0, 6.0, 0.2  # of a standard normal number: where tails begin and end, and steps in them
+CELLS = 36  # on each side of the middle
 
 
 @cache

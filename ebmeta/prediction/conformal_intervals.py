@@ -20,6 +20,7 @@ Romano, Patterson and Candès 2019.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -101,6 +102,7 @@ class ConformalIntervals:
         self.level, self.strict, self._several = level, strict, several
         self._folds: list[_Fold] = []
         self._own = level  # coverage of the model's own interval that calibration has stretched
+        self._labelled = (0, 0)  # fewest and most labelled rows of a calibration group
         #: Number of calibration groups.
         self.num_groups = 0
 
@@ -131,11 +133,12 @@ class ConformalIntervals:
             wanted = f"one for each of {len(self.models)} models" if self._several else "one source, for one model"
             raise ValueError(f"tasks: expected {wanted}, got {'one source' if alone else f'a list of {len(sources)}'}")
         own = min(max(self.level, LEAST), MOST)  # an interval without width has nothing to stretch
-        folds = [
-            _fold(model, _draws(model, source, num_tasks, num_splits), own)
-            for model, source in zip(self.models, sources, strict=True)
+        draws = [
+            _draws(model, source, num_tasks, num_splits) for model, source in zip(self.models, sources, strict=True)
         ]
-        self._folds, self._own = folds, own
+        folds = [_fold(model, draw, own) for model, draw in zip(self.models, draws, strict=True)]
+        told = np.concatenate([_told(batch) for draw in draws for batches in draw for batch in batches])
+        self._folds, self._own, self._labelled = folds, own, (int(told.min()), int(told.max()))
         self.num_groups = round(sum(float(fold.weights.sum()) for fold in folds))
         return self
 
@@ -144,7 +147,8 @@ class ConformalIntervals:
         """Return intervals of the query labels of a batch, which are not used.
 
         Args:
-            batch: tasks, of new groups with as many labelled rows as those of calibration had.
+            batch: tasks, of new groups with as many labelled rows as those of calibration had; a warning names one that
+                has fewer or more.
             level: another probability than that of this object.
 
         Returns:
@@ -156,6 +160,7 @@ class ConformalIntervals:
         """
         if not self._folds:
             raise ValueError("ConformalIntervals: expected a call of calibrate first, got none")
+        self._tell_of_others(_told(batch))
         wanted = self.level if level is None else level
         total, real = self.num_groups, batch.query_mask.cpu().numpy()
         share = wanted * (total + 1) if self.strict else wanted * total
@@ -168,6 +173,25 @@ class ConformalIntervals:
         cells = ("task", "query")
         coords = {name: np.arange(n) for name, n in zip(cells, real.shape, strict=True)}
         return xr.Dataset({"lower": (cells, lower), "upper": (cells, upper)}, coords, {"level": wanted})
+
+    def _tell_of_others(self, told: NDArray[np.int64]) -> None:
+        """Warn where a task has fewer labelled rows, or more, than calibration groups had."""
+        fewest, most = self._labelled
+        if (other := (told < fewest) | (told > most)).any():
+            t = int(np.argmax(other))
+            wanted = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+            warnings.warn(
+                f"predict: expected tasks of {wanted} labelled rows, as calibration had, got {told[t]} in task {t}: "
+                "the level is promised for as many alone",
+                UserWarning,
+                stacklevel=4,
+            )
+
+
+def _told(batch: TaskBatch) -> NDArray[np.int64]:
+    """Return the number of labelled rows of each task."""
+    out: NDArray[np.int64] = batch.support_mask.sum(1).cpu().numpy()
+    return out
 
 
 def _draws(

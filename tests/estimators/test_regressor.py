@@ -177,7 +177,7 @@ def test_conformal_intervals_take_the_place_of_the_model_s_own():
     model = ebmeta.fit_evidence(
         ebmeta.EmpiricalBayes.regressor(1, num_steps=0), ebmeta.GroupSampler(X[~held], y[~held], groups[~held], 1)
     ).model
-    tasks = ebmeta.GroupSampler(X[held], y[held], groups[held], 1)
+    tasks = ebmeta.GroupSampler(X[held], y[held], groups[held], (0, 1))
     conformal = ebmeta.ConformalIntervals(model, 0.8).calibrate(tasks)
     rows, of = rng.normal(size=(6, 1)), ["b", "a", "b", "c", "a", "a"]
     reg = ebmeta.FewShotRegressor(model, conformal=conformal).fit([[0.5], [1.0]], [2.0, -1.0], groups=["a", "b"])

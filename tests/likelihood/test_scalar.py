@@ -261,7 +261,7 @@ def test_predicted_mean_deviation_and_cdf_equal_integrals(name):
 def test_quantiles_in_the_tails_are_those_of_the_linear_predictor_where_labels_vary_by_little_else(level):
     loc, var = torch.full((1, 1, 1), 12.0).double(), torch.full((1, 1, 1), 2.25).double()
     got = as_inference(Poisson().double(), loc, var, Given()).quantile(0, torch.tensor([level]).double()).item()
-    assert math.log(got) == pytest.approx(12 + 1.5 * stats.norm.ppf(level), abs=1.5 * 0.08)  # half of a cell
+    assert math.log(got) == pytest.approx(12 + 1.5 * stats.norm.ppf(level), abs=1.5 * 0.1)  # half of a cell
     other = Gamma(2.0).double()
     y = torch.from_numpy(np.exp([[12 + 1.7 * stats.norm.ppf(level)]]))
     exact = over_eta(lambda eta: stats.gamma(2, scale=np.exp(eta) / 2).cdf(y.item()), 12.0, 2.25)

@@ -88,6 +88,31 @@ def test_new_groups_are_covered_whatever_the_noise(support: int, model: ebmeta.E
     assert 0.9 * 19 / 20 - 0.02 < np.mean(covered[False]) < np.mean(covered[True])
 
 
+def test_other_numbers_of_labelled_rows_than_those_of_calibration_are_told_of() -> None:
+    """Groups differ far more than in training: it hardly matters with four labelled rows, and does without any."""
+
+    def wide(seed: int, groups: int, n_support: int, spread: float = 3.0) -> GroupSampler:
+        rng, code = np.random.default_rng(seed), np.repeat(np.arange(groups), 6)
+        y = spread * rng.normal(size=groups)[code] + rng.normal(size=len(code))
+        return GroupSampler(np.zeros((len(code), 0)), y, code, n_support)
+
+    raw = ebmeta.EmpiricalBayes.regressor(0, num_steps=0)
+    intervals = ConformalIntervals(ebmeta.fit_evidence(raw, wide(0, 60, 2, 0.7)).model, 0.9)
+    batch = wide(2, 300, 0).disjoint(0)
+
+    def covered() -> float:
+        ends, y = intervals.predict(batch), batch.query_y.numpy()
+        return float(((ends["lower"].values <= y) & (y <= ends["upper"].values)).mean())
+
+    intervals.calibrate(wide(1, 60, 4), num_splits=2)
+    with pytest.warns(
+        UserWarning, match="predict: expected tasks of 4 labelled rows, as calibration had, got 0 in task 0"
+    ):
+        assert covered() < 0.75
+    intervals.calibrate(wide(1, 60, 0), num_splits=1)
+    assert covered() > 0.85  # one calibration of 60 groups: 0.9 ± 0.04
+
+
 def shared(seed: int, groups: int) -> GroupSampler:
     """Groups with intercepts and slopes of their own and a slope that all share, and noise of heavy tails."""
     rng = np.random.default_rng(seed)
