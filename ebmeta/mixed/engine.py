@@ -23,6 +23,7 @@ FOLDS = 20  # parts of a group that are left out, at most
 
 INSIDE = 0.1  # where an ascent starts again that ended with a spread of 0
 SMALL = 1e-4  # a relative spread below it stands for 0
+CLEAR = 4.0  # standard errors above 0: no other maximum is looked for at 0
 ROUNDING, TINY = 1e-12, 1e-300  # make positive definite what is singular but for rounding
 NO_ERROR = 1e-8  # of the largest curvature: a direction of which nothing is known has no error to state
 DEPENDENT = 1e-9  # of a term's length: less is left of one that is a combination of others
@@ -273,9 +274,9 @@ class Engine(Criterion):
         return out
 
     def maximise(self, start: Array | None = None, held: NDArray[np.bool_] | None = None) -> Optimum:
-        """Go to the maximum; where a spread ends at 0, try again from inside, with the other sign of its column.
+        """Go to the maximum; where a spread ends at 0, try again from inside, where it ends near 0, without it.
 
-        The slope at 0 says nothing, or that more is to be gained beyond, where all signs of the column are turned.
+        The slope at 0 says nothing, or that more is to be gained beyond, where all signs of its column are turned.
 
         Args:
             start: the parameters to start from.
@@ -292,6 +293,19 @@ class Engine(Criterion):
             again = best.at * self._mirrored(small)
             again[small] = INSIDE
             other = self.ascend(again, held)
+            evaluations = best.evaluations + other.evaluations
+            best = (other if other.value < best.value - ENOUGH else best)._replace(evaluations=evaluations)
+        return best if small.any() or self.hyperprior else self._or_without(best, held)
+
+    def _or_without(self, best: Optimum, held: NDArray[np.bool_]) -> Optimum:
+        """Return the maximum without the spreads of a factor where it is higher: unequal groups may have two maxima."""
+        clear, end = best.at > CLEAR * np.sqrt(np.diag(self.covariance(best.at)).clip(0)), 0
+        for factor in self.factors:
+            own = np.zeros(len(held), dtype=bool)
+            own[end : (end := end + factor.size)] = True
+            if held[own].any() or clear[: self.num_theta][own[: self.num_theta] & self.diagonal].any():
+                continue
+            other = self.ascend(np.where(own, 0.0, best.at), held | own)
             evaluations = best.evaluations + other.evaluations
             best = (other if other.value < best.value - ENOUGH else best)._replace(evaluations=evaluations)
         return best

@@ -14,6 +14,7 @@ from ebmeta.mixed.engine import Engine
 __all__ = ["number", "shown", "sizes", "text_of", "warnings_of"]
 
 UNCLEAR = 0.05  # p-value above which a spread cannot be told from 0
+LARGE = 100.0  # of a parameter that ran off to its end
 DIGITS = 4  # significant ones in a table
 
 
@@ -66,8 +67,8 @@ def warnings_of(boundary: Sequence[Boundary], spreads: pd.DataFrame, converged: 
     ]
     rest = spreads.loc[[key[0] == "residual" for key in spreads.index]]
     for name, estimate in rest.droplevel("factor")["estimate"][rest["std_error"].isna().to_numpy()].items():
-        size = "small" if estimate < 1 else "large"
-        out.append(f"residual {name}: the labels say no more than that it is very {size}.")
+        where = "very small" if estimate < 1 else "very large" if estimate > LARGE else f"next to {estimate:.3g}"
+        out.append(f"residual {name}: the labels say no more than that it is {where}.")
     return out if converged else [*out, "The optimiser did not end at a maximum: trust no number here."]
 
 

@@ -74,3 +74,19 @@ def test_columns_are_made_orthonormal_and_a_dependent_one_is_named():
     x[:, 1] = 3 * x[:, 0]
     with pytest.raises(ValueError, match="term 'b': expected one that is no combination of the terms before it"):
         orthonormal(x, ["a", "b", "c"])
+
+
+def test_of_two_maxima_that_unequal_groups_have_the_higher_one_is_found():
+    """One group of 1000 rows and 19 of 3: the likelihood has a maximum with a spread, and a higher one without."""
+    rng, group = np.random.default_rng(8), np.r_[np.zeros(1000, int), np.repeat(np.arange(1, 20), 3)]
+    x = rng.normal(size=len(group))
+    y = 0.3 * x + 0.5 * rng.normal(size=20)[group] + rng.normal(size=len(group))
+    engine = engine_of("y ~ x + (1 | g)", pd.DataFrame({"y": y, "x": x, "g": group}))
+    best, inside = engine.maximise(), engine.ascend(engine.start(), np.zeros(2, dtype=bool))
+    rest = y - np.polyval(np.polyfit(x, y, 1), x)
+    least_squares = len(y) / 2 * (np.log(2 * np.pi * (rest**2).mean()) + 1)
+    assert inside.converged
+    assert inside.at[0] > 0.1
+    assert inside.value == pytest.approx(least_squares + 1.2678, abs=1e-3)
+    assert best.value == pytest.approx(least_squares)
+    assert (best.at[0], best.converged) == (0.0, True)

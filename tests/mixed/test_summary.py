@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ebmeta.mixed.summary import text_of
+from ebmeta.mixed.summary import text_of, warnings_of
 
 
 def test_numbers_are_shown_with_four_digits_and_what_is_unknown_as_a_dash():
@@ -23,6 +23,17 @@ def test_numbers_are_shown_with_four_digits_and_what_is_unknown_as_a_dash():
         ["g", "cor(x,", "y)", "0.1235", "-1e-07"],
     ]
     assert lines[-2:] == ["One.", "Two."]
+
+
+def test_a_parameter_without_an_error_is_at_the_end_that_it_ran_off_to():
+    names = ["inflation", "shape", "freedom"]
+    index = pd.MultiIndex.from_product([["residual"], names], names=["factor", "component"])
+    table = pd.DataFrame({"estimate": [1e-9, 4e7, 2.0001], "std_error": np.nan}, index=index)
+    assert [text.split("that it is ")[1] for text in warnings_of([], table, True)] == [
+        "very small.",
+        "very large.",
+        "next to 2.",
+    ]
 
 
 def test_the_page_shows_what_its_lines_print(capsys):
