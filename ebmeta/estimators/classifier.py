@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ebmeta.estimators.base import FewShot, whole
 from ebmeta.estimators.calibration_rows import calibration_split
-from ebmeta.estimators.doubts import tell_of_copies, tell_of_lengths, tell_of_rows
+from ebmeta.estimators.doubts import tell_of_contradictions, tell_of_copies, tell_of_lengths, tell_of_rows
 from ebmeta.estimators.rows import among, matched, read_anchors, staying, unlike
 from ebmeta.foundation.checks import above, at_least, between, check
 from ebmeta.model.base import PredictiveModel
@@ -117,6 +117,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         if len(self.classes_) > 2 and self.classes_.dtype.kind in "if" and self.classes_[0] == -1 and mostly:
             told = "y: -1 counts as a class like any other; rows without a label go to pool= or predict_proba"
             warnings.warn(told, UserWarning, stacklevel=3)
+        tell_of_contradictions(self.support_X_, self.classes_[self.support_y_.numpy()].tolist(), stacklevel=3)
         if pool is not None:
             rows = self._check_query(pool, "pool")
             self.pool_ = rows[staying(rows, self.support_X_)]

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ebmeta.estimators.rows import copied, unlike
+from ebmeta.tasks.alike import alike
 from ebmeta.tasks.doubts import BEYOND, FEWEST, far_rows, few_features, notes_on_numbers
 
-__all__ = ["tell_of_copies", "tell_of_lengths", "tell_of_rows"]
+__all__ = ["tell_of_contradictions", "tell_of_copies", "tell_of_lengths", "tell_of_rows"]
 
 LONGER = 4.0  # times as long as all rows of the other side: of another scale
 SOME = 512  # rows that directions are counted from, of more
@@ -79,6 +80,25 @@ def tell_of_copies(labelled: Tensor, stacklevel: int) -> None:
             "the other makes sets too small, unless rows to come are copies as often; give each row once"
         )
         warnings.warn(told, UserWarning, stacklevel=stacklevel + 1)
+
+
+def tell_of_contradictions(labelled: Tensor, labels: Sequence[object], stacklevel: int) -> None:
+    """Warn where labelled rows that are one row have several labels.
+
+    Args:
+        labelled: labelled rows of a task, shape `(S, ...)`.
+        labels: their labels.
+        stacklevel: as of `warnings.warn`, for the caller.
+    """
+    if labelled.shape[1:].numel() < BLANK:
+        return
+    first: dict[int, int] = {}
+    for row, number in enumerate(alike(labelled.numpy())[0].tolist()):
+        same = first.setdefault(number, row)
+        if labels[same] != labels[row]:
+            told = f"y: labelled rows {same} and {row} are one row with labels {labels[same]!r} and {labels[row]!r}"
+            warnings.warn(f"{told}; give each row its one label", UserWarning, stacklevel=stacklevel + 1)
+            return
 
 
 def _lengths(rows: Tensor, labelled: int) -> str:

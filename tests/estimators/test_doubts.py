@@ -145,3 +145,13 @@ def test_a_column_that_numbers_the_rows_is_told_of_by_name():
     assert str(told[0].message).startswith("X: column 'nr' numbers the rows, from 1 to 60, and counts as a feature")
     with pytest.warns(UserWarning, match="the largest is column 'nr'; if features"):
         ask(X.assign(nr=X.nr**2)[:3], X.assign(nr=X.nr**2)[3:])
+
+
+def test_a_row_that_has_two_labels_is_told_of():
+    X = np.random.default_rng(0).normal(size=(6, 8))
+    X[4] = X[1].astype(np.float32)
+    with pytest.warns(UserWarning, match="^y: labelled rows 1 and 4 are one row with labels 'b' and 'c'; give"):
+        FewShotClassifier().fit(X, list("abcacb"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        FewShotClassifier().fit(X, list("abcabb"))  # the same row twice, with one label
