@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TABLES", "mixed", "predict_rows"]
 
-COVERAGE = 0.9  # of the intervals of a saved model
 TABLES = ("fixed_effects", "variance_components", "group_effects")
 
 
@@ -59,7 +58,8 @@ def mixed(
         reml: restricted maximum likelihood.
         hyperprior: keep spreads from 0 by a Gamma(2, 0.1) density.
         propagate: tables and predictions carry the uncertainty of the parameters.
-        coverage: probability that a new label is in its interval.
+        coverage: probability that a new label is in its interval in predictions.csv; the intervals of the other
+            tables are of 95%.
         seed: seed of the draws of --propagate.
         json: also write the estimates and the summary to this file.
         overwrite: replace also files that ebmeta did not write; never those that it reads.
@@ -84,6 +84,8 @@ def mixed(
     files = _write(fit, tables, rows, output, overwrite)
     summary = fit.summary()
     print(summary, "", f"{output}: page.html, {files}", sep="\n")
+    if new is not None:
+        print(f"{output / 'predictions.csv'}: {_told(tables['predictions'], coverage)}")
     result = {
         "formula": formula,
         "likelihood": likelihood,
@@ -96,13 +98,14 @@ def mixed(
     finish(result, json, overwrite)
 
 
-def predict_rows(folder: Path, rows: Path, output: Path, overwrite: bool) -> dict[str, Any]:
-    """Predict the rows of a file by a saved mixed model, and write mean, sd and 90% interval of a label for each.
+def predict_rows(folder: Path, rows: Path, output: Path, coverage: float, overwrite: bool) -> dict[str, Any]:
+    """Predict the rows of a file by a saved mixed model, and write mean, sd and interval of a label for each.
 
     Args:
         folder: of the model.
         rows: CSV or parquet file; labels in it say something of new groups, and may be empty.
         output: npz, CSV or parquet.
+        coverage: probability that a label is in its interval.
         overwrite: replace also a file that ebmeta did not write.
 
     Returns:
@@ -121,9 +124,11 @@ def predict_rows(folder: Path, rows: Path, output: Path, overwrite: bool) -> dic
     fit = load_fit(folder)
     new = _new_rows(rows, fit)
     with column_errors(rows):
-        table = _predictions(fit, new, COVERAGE)
+        table = _predictions(fit, new, coverage)
     write_table(output, {str(c): table[c].to_numpy() for c in table}, overwrite)
-    return {"output": str(output), "rows": len(table), "formula": fit.formula, "coverage": COVERAGE}
+    print(f"{output}: {_told(table, coverage)}, by {fit.formula}")
+    summary = {"rows": len(table), "empty": _num_empty(table), "formula": fit.formula, "coverage": coverage}
+    return {"output": str(output), **summary}
 
 
 def _rows(data: Path, formula: str) -> pd.DataFrame:
@@ -192,6 +197,21 @@ def _predictions(fit: MixedModel, new: pd.DataFrame, coverage: float) -> pd.Data
     groups = {name: new[name].to_numpy() for factor in fit.design.factors for name in factor}
     predictions = {str(name): found[name].to_numpy() for name in found}
     return pd.DataFrame(joined(("row", found.index.to_numpy()), groups, predictions))
+
+
+def _num_empty(table: pd.DataFrame) -> int:
+    """Return how many rows of a table of predictions lack a value that the formula names."""
+    return int(table["lower"].isna().sum())
+
+
+def _told(table: pd.DataFrame, coverage: float) -> str:
+    """Return what a table of predictions holds, in a line."""
+    from ebmeta.app.classify_files import counted
+
+    said = f"predictions of {counted(len(table), 'row')} with {100 * coverage:g}% intervals"
+    if not (empty := _num_empty(table)):
+        return said
+    return f"{said}, {empty} of them empty, as {'it lacks' if empty == 1 else 'they lack'} a value of a term"
 
 
 def _in_order(rows: pd.DataFrame, response: str, levels: str) -> pd.DataFrame:

@@ -88,6 +88,7 @@ def predict(
     output: Path,
     label: str = "y",
     groups: str | None = None,
+    coverage: float | None = None,
     num_steps: Whole | None = None,
     concentration: float | None = None,
     engine: Literal["joblib", "dask"] | None = None,
@@ -105,9 +106,10 @@ def predict(
         query: file of rows to predict, those of a task all together; a label column in it is ignored.
         output: npz, CSV or parquet for predicted labels with class probabilities (or group, mean, standard
             deviation and quantiles q05, q50, q95), after the row's number or its id in the query file; nc for the
-            whole tree of draws and summaries. For a mixed model mean, sd and both ends of a 90% interval.
+            whole tree of draws and summaries. For a mixed model mean, sd and both ends of an interval.
         label: name of the label column or array; a model of groups in named columns knows it.
         groups: name of the group column or array; a model of groups in named columns knows it.
+        coverage: for a mixed model, probability that a label is in its interval, 0.9 by default.
         num_steps: refinement steps; those of training by default.
         concentration: for classes, what is known of their proportions among the rows to predict: that they come
             from a Dirichlet distribution of this concentration, inf for as many rows of every class.
@@ -129,10 +131,11 @@ def predict(
         for name, value in (others | {"--engine": engine}).items():
             if value is not None:
                 raise ValueError(f"{name}: expected none for a mixed model, which knows its columns, got {value}")
-        result = predict_rows(model, support, output, overwrite)
-        print(f"{output}: predictions of {result['rows']} rows by {result['formula']}")
+        result = predict_rows(model, support, output, 0.9 if coverage is None else coverage, overwrite)
         finish(result, json, overwrite)
         return
+    if coverage is not None:
+        raise ValueError(f"--coverage: expected a mixed model, got another one and {coverage:g}")
     if query is None:
         raise ValueError("QUERY: expected a file of rows to predict, got none")
     result = predict_files(

@@ -85,6 +85,8 @@ class Terms:
 
     def new(self, frame: pd.DataFrame) -> tuple[Array, Array]:
         """Return those of new rows."""
+        if not len(frame):  # which `formulae` does not take
+            return np.zeros((0, len(self.names))), np.zeros(0)
         if self.plain is not None:
             return self._stacked(self.plain, frame), np.zeros(len(frame))
         matrix, rows = self.matrix, _in_floats(self.text, frame)

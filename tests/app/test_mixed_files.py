@@ -54,7 +54,8 @@ def test_tables_are_those_of_the_frame(tmp_path, rows, capsys):
     pictures = ("effects", "lines", "fitted", "residuals")
     wanted = {f"{name}.csv": "table" for name in tables} | {f"{name}.png": "picture" for name in pictures}
     assert kinds == wanted | {"page.html": "page"}
-    assert "page.html, fixed_effects.csv" in output.splitlines()[-1]
+    assert "page.html, fixed_effects.csv" in output.splitlines()[-2]
+    assert output.endswith("predictions.csv: predictions of 4 rows with 80% intervals\n")
     saved = ebmeta.load(out / "model")
     np.testing.assert_allclose(saved.predict(new, 0.8), fit.predict(new, 0.8), rtol=1e-6)
     assert run(*command, *options) == 0  # its own tables are replaced
@@ -109,11 +110,18 @@ def test_a_saved_fit_predicts_the_rows_of_a_file(tmp_path, rows, capsys):
     fit.save(tmp_path / "model")
     command = ["predict", tmp_path / "model", tmp_path / "new.csv", "--output", tmp_path / "p.csv"]
     assert run(*command, "--json", tmp_path / "p.json") == 0
-    assert f"predictions of 4 rows by {FORMULA}" in capsys.readouterr().out
+    assert f"predictions of 4 rows with 90% intervals, by {FORMULA}" in capsys.readouterr().out
     found = pd.read_csv(tmp_path / "p.csv", dtype={"g": str})
     assert found["g"].tolist() == ["07", "new", "other", "other"]
     np.testing.assert_allclose(found[["mean", "sd", "lower", "upper"]], fit.predict(new, 0.9), rtol=1e-6)
     assert json.loads((tmp_path / "p.json").read_text())["coverage"] == 0.9
+    new.assign(x=[np.nan, *new["x"][1:]]).to_csv(tmp_path / "new.csv", index=False)
+    assert run(*command, "--coverage", "0.5") == 0
+    said = "predictions of 4 rows with 50% intervals, 1 of them empty, as it lacks a value of a term, by"
+    assert said in capsys.readouterr().out
+    found = pd.read_csv(tmp_path / "p.csv")
+    assert found["mean"].isna().tolist() == [True, False, False, False]
+    np.testing.assert_allclose(found["upper"][1:], fit.predict(new, 0.5)["upper"][1:], rtol=1e-6)
     assert "QUERY: expected none for a mixed model" in refused(capsys, *command, "--query", tmp_path / "new.csv")
     assert "--groups: expected none for a mixed model" in refused(capsys, *command, "--groups", "g")
     new.drop(columns="x").to_csv(tmp_path / "new.csv", index=False)

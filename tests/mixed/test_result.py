@@ -66,6 +66,17 @@ def test_rows_that_lack_a_value_are_not_predicted(fit, data):
     pd.testing.assert_frame_equal(found.drop(index=1), fit.predict(data).drop(index=1))
 
 
+def test_rows_of_which_none_is_whole_are_not_predicted(fit, data):
+    asked = data[:2].assign(x=np.nan)
+    found = fit.predict(asked)
+    assert found.index.equals(asked.index)
+    assert found.isna().all(axis=None)
+    assert mixed_model("y ~ poly(x, 2) + (x | g)", data).predict(asked).isna().all(axis=None)
+    kinds = data.assign(kind=np.where(data["x"] > 0, "a", "b"))
+    fit = mixed_model("y ~ w + kind + offset(x) + (1 | g)", kinds)
+    assert fit.predict(kinds[:2].assign(kind=None)).isna().all(axis=None)
+
+
 def test_intervals_hold_new_labels_as_often_as_they_say():
     """Of 3,000 labels of 300 new groups, two labels told, 90% are inside: 88.0 to 92.0 but for one run in a thousand,
     counting each group's labels as if they were 4 independent ones of 10."""
