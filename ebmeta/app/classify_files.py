@@ -28,6 +28,7 @@ __all__ = ["Classified", "classify_files", "counted", "share"]
 MOST_CLASSES = 8  # in a line
 #: What becomes of a missing label in files, in small letters; a class may have such a name too.
 MISSING = {"na", "n/a", "#n/a", "nan", "nat", "<na>", "none", "null"}
+ROLES = ("--label", "--id", "--exclude")  # flags that tell the roles of columns
 SURE = 0.995  # shares from here on would be rounded to 100%
 
 
@@ -149,9 +150,10 @@ def classify_files(
     check_output(output, READS) if sets is not None else check_output(output)
     clf = FewShotClassifier(**options)
     if rows is None:
-        known, y, new = _parts(labelled, label, exclude=exclude, ids=ids)
+        known, y, new = _parts(labelled, label, exclude=exclude, ids=ids, flags=ROLES)
     else:
-        known, new = tables_of(general_classifier(), labelled, rows, label, exclude=exclude, ids=ids)
+        columns = {"exclude": exclude, "ids": ids, "flags": ROLES}
+        known, new = tables_of(general_classifier(), labelled, rows, label, **columns)
         y = list(np.asarray(known.y))
     refuse_numbers(labelled, label, np.asarray(y))
     known_rows, new_rows = _named(*_scaled(known, new, scale))

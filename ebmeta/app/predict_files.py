@@ -27,6 +27,7 @@ from ebmeta.tasks.frames import FrameEncoder
 
 __all__ = ["answer", "check_output", "predict_files", "tables_of"]
 
+ROLES = ("--label", "--groups")  # flags that tell the roles of columns
 WRITES = (".nc", *READS)
 
 
@@ -141,13 +142,14 @@ def tables_of(
         query: file of rows to predict.
         label: name of the labels.
         groups: name of the groups, or None.
-        **columns: `exclude` and `ids`, of `read_table`.
+        **columns: `exclude`, `ids` and `flags`, of `read_table`.
 
     Raises:
         OSError: if a file cannot be read.
         ValueError: if it does not fit the model or the other file.
     """
     classes, known = model.likelihood.categorical, model.feature_names
+    columns = {"flags": ROLES, **columns}
     named = {path: None if path.suffix == ".npz" else known for path in (support, query)}
     labelled = read_table(support, label, groups, features=named[support], classes=classes, **columns)
     rows = read_table(query, label, groups, labelled=False, features=named[query], classes=classes, **columns)

@@ -72,7 +72,7 @@ def sampler(
             raise ValueError(f"--{flag.replace('_', '-')}: expected --groups beside it, got none")
     exclude = listed(tasks.exclude) if names is None else []
     table = read_table(path, tasks.label, features=_features(path, tasks, names), exclude=exclude)
-    refuse_numbers(path, tasks.label, table.y)
+    refuse_numbers(path, tasks.label, table.y, "name the column of the groups with --groups")
     with column_errors(path, y=tasks.label):
         source = EpisodeSampler(
             table.X,
@@ -102,15 +102,17 @@ def _features(path: Path, tasks: Tasks, names: Sequence[str] | None) -> Sequence
     return None if path.suffix == ".npz" else names
 
 
-def refuse_numbers(path: Path, label: str, y: np.ndarray | None) -> None:
-    """Raise `ValueError` where class labels are not whole numbers, which means that `--groups` was forgotten."""
+def refuse_numbers(
+    path: Path, label: str, y: np.ndarray | None, hint: str = "use ebmeta mixed or ebmeta train --groups"
+) -> None:
+    """Raise `ValueError`, with a hint, where class labels are not whole numbers, but those of groups."""
     numbers = pd.to_numeric(pd.Series([] if y is None or y.ndim != 1 else y), errors="coerce").to_numpy(dtype=float)
     odd = np.isfinite(numbers) & (numbers != np.round(numbers))
     if odd.any() and np.isfinite(numbers).all():
         row = int(np.argmax(odd))
         raise ValueError(
             f"{path}: column {label!r}: expected class labels, got continuous numbers such as {numbers[row]:g} in row "
-            f"{row}; to predict numbers of groups, name the column of the groups with --groups"
+            f"{row}; to predict numbers of groups, {hint}"
         )
 
 

@@ -23,6 +23,13 @@ __all__ = ["Roles", "Table", "read_frame", "read_table", "roles_of", "write_tabl
 
 READS = (".npz", *FRAMES)
 MOST_NAMES = 8  # in a line
+#: What flags do that tell the roles of columns.
+FLAGS = {
+    "--label": "names the labels",
+    "--groups": "names the groups",
+    "--id": "names the rows",
+    "--exclude": "leaves columns out",
+}
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,7 @@ def read_table(
     classes: bool = True,
     partly: bool = False,
     ids: str | None = None,
+    flags: Sequence[str] = ("--label", "--groups", "--exclude"),
 ) -> Table:
     """Read inputs, labels and groups from a file.
 
@@ -119,6 +127,7 @@ def read_table(
         classes: whether labels are those of classes: a CSV file then has them as they are written.
         partly: whether labels may be missing in some rows, where they must be there at all.
         ids: column or array that names the rows; one with a telling name by default (`row_ids`).
+        flags: those of the command, which messages name.
 
     Returns:
         The table.
@@ -147,7 +156,7 @@ def read_table(
     missing = [c for c in wanted if c not in frame]
     if missing:
         raise ValueError(
-            f"{path}: expected columns {wanted}, got {_some(frame.columns)}; --label and --groups name them"
+            f"{path}: expected columns {wanted}, got {_some(frame.columns)} ({_told(flags, '--label', '--groups')})"
         )
     exclude = [*exclude, *([] if ids is None else [ids])]
     if absent := [c for c in (*(features or ()), *exclude) if c not in frame]:
@@ -166,7 +175,7 @@ def read_table(
     if (X := _lists(path, frame, roles.features)) is not None:
         names = None
     else:
-        X = np.stack([_feature(path, column, frame[column]) for column in roles.features], 1)
+        X = np.stack([_feature(path, column, frame[column], flags) for column in roles.features], 1)
     y = frame[label].to_numpy() if label in frame else None
     by = frame[groups].to_numpy() if groups in frame else None
     return Table(X, y, by, names, roles, {str(c): frame[c].to_numpy() for c in roles.ids[:1]})
@@ -230,7 +239,12 @@ def _lists(path: Path, frame: pd.DataFrame, features: Sequence[str]) -> np.ndarr
         ) from None
 
 
-def _feature(path: Path, name: str, column: pd.Series[Any]) -> np.ndarray:
+def _told(flags: Sequence[str], *some: str) -> str:
+    """Return what some flags do, of those that a command has."""
+    return ", ".join(f"{flag} {FLAGS[flag]}" for flag in some if flag in flags)
+
+
+def _feature(path: Path, name: str, column: pd.Series[Any], flags: Sequence[str]) -> np.ndarray:
     if column.isna().any() and len(column):
         raise ValueError(f"{path}: expected a number in column {name!r}, row {_first_na(column)}, got none")
     try:
@@ -241,8 +255,7 @@ def _feature(path: Path, name: str, column: pd.Series[Any]) -> np.ndarray:
             raise ValueError(f"{path}: {error}") from None
         said = said.removeprefix("expected numbers, ")
         raise ValueError(
-            f"{path}: expected numbers in feature column {name!r}, {said} (name the label and group columns; "
-            "--exclude other texts)"
+            f"{path}: expected numbers in feature column {name!r}, {said} ({_told(flags, *FLAGS)})"
         ) from None
 
 

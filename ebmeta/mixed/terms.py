@@ -38,6 +38,7 @@ CHECKED, CLOSE = 128, 1e-8  # rows that are computed again, and how far of the l
 SAID = {
     "unrecognized type": "a column of neither numbers, texts nor categories (of times, make a column of days or years "
     "first)",
+    "need at least one array": "a product with a category of one level (leave it out)",
     "no attribute 'callee'": "a function of a function before another call of it (write log(b) + log(exp(a)), and not "
     "the other way round)",
 }

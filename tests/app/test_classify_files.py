@@ -152,7 +152,11 @@ def test_columns_that_are_not_there_are_refused_in_a_line(tmp_path, rows, capsys
     labels = [str(c) if k else "" for c, k in zip(y, known, strict=True)]
     pd.DataFrame(X, columns=FEATURES).assign(file="f", y=labels).to_csv(tmp_path / "rows.csv", index=False)
     call = ("classify", tmp_path / "rows.csv", "--output", tmp_path / "out.csv")
-    assert "in feature column 'file', got string values, such as 'f' in row 0 (name the" in refused(capsys, *call)
+    flags = "(--label names the labels, --id names the rows, --exclude leaves columns out)"
+    assert f"in feature column 'file', got string values, such as 'f' in row 0 {flags}" in refused(capsys, *call)
+    assert refused(capsys, *call, "--label", "kind").endswith("'file', 'y'] (--label names the labels)\n")
+    two = (*call[:2], *call[1:], "--label", "p", "--exclude", "file,y")
+    assert "to predict numbers of groups, use ebmeta mixed or ebmeta train --groups" in refused(capsys, *two)
     assert "rows.csv: expected a column 'name', got ['p', " in refused(capsys, *call, "--id", "name")
     assert "expected names of rows in a column of their own, got 'y'" in refused(capsys, *call, "--id", "y")
     np.savez(tmp_path / "rows.npz", X=X, y=labels, path=labels[:5])

@@ -74,7 +74,7 @@ def test_names_of_rows_that_repeat_are_a_feature_and_told_of(tmp_path):
 @pytest.mark.parametrize(
     ("frame", "arguments", "message"),
     [
-        (FRAME, {"label": "z"}, r"expected columns \['z'\], got \['a', 'y', 'b', 'school'\]"),
+        (FRAME, {"label": "z"}, r"\['z'\], got \['a', 'y', 'b', 'school'\] \(--label names the labels, --groups names"),
         (FRAME, {"label": "b"}, "expected numbers in feature column 'y'"),
         (FRAME.assign(a=[1.0, None, 3.0]), {"groups": "school"}, "expected a number in column 'a', row 1, got none"),
         (

@@ -72,8 +72,8 @@ def test_rows_of_which_none_is_whole_are_not_predicted(fit, data):
     assert found.index.equals(asked.index)
     assert found.isna().all(axis=None)
     assert mixed_model("y ~ poly(x, 2) + (x | g)", data).predict(asked).isna().all(axis=None)
-    kinds = data.assign(kind=np.where(data["x"] > 0, "a", "b"))
-    fit = mixed_model("y ~ w + kind + offset(x) + (1 | g)", kinds)
+    kinds = data.assign(kind=np.where(data["x"] > data["x"].median(), "a", "b"))
+    fit = mixed_model("y ~ w * kind + offset(x) + (1 | g)", kinds)
     assert fit.predict(kinds[:2].assign(kind=None)).isna().all(axis=None)
 
 

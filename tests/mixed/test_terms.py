@@ -130,6 +130,11 @@ def test_what_a_term_learns_of_the_training_rows_is_kept(term):
         np.testing.assert_allclose(terms.new(frame.iloc[rows])[0], terms.first(12)[0][rows], atol=1e-12)
 
 
+def test_a_product_with_a_category_of_one_level_is_refused():
+    with pytest.raises(ValueError, match=r"got 'x [*] kind': a product with a category of one level [(]leave it out"):
+        Terms("x * kind", DATA.assign(kind="u"))
+
+
 def test_a_function_of_a_function_stands_last():
     with pytest.raises(ValueError, match=r"a function of a function before another call of it [(]write log"):
         Terms("scale(log(n)) + scale(x)", DATA)
