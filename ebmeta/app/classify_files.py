@@ -152,7 +152,7 @@ def classify_files(
     if rows is None:
         known, y, new = _parts(labelled, label, exclude=exclude, ids=ids, flags=ROLES)
     else:
-        columns = {"exclude": exclude, "ids": ids, "flags": ROLES}
+        columns: dict[str, Any] = {"exclude": exclude, "ids": ids, "flags": ROLES}
         known, new = tables_of(general_classifier(), labelled, rows, label, **columns)
         y = list(np.asarray(known.y))
     refuse_numbers(labelled, label, np.asarray(y))

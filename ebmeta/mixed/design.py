@@ -19,6 +19,7 @@ from ebmeta.mixed.group_names import coded, placed
 from ebmeta.mixed.response import Response, columns_of_response
 from ebmeta.mixed.rows import Grouping, Rows
 from ebmeta.mixed.terms import Terms, some_names, tidy, variables
+from ebmeta.tasks.classes import tell_of_twins
 from ebmeta.tasks.columns import read_column
 from ebmeta.tasks.frame_columns import frame_of, numbers_of, refuse_written_numbers
 from ebmeta.tasks.row_order import check_order
@@ -173,6 +174,8 @@ class Design:
             if not new:
                 self.labels[factor] = names
                 self.names |= own
+                for column, known in own.items():
+                    tell_of_twins(known, f"column {column!r}", "groups", stacklevel=6)
             parts = [t.new(used) if new else t.first(len(used)) for bar, t in self.bars if bar.factor == factor]
             groupings.append(Grouping(codes, names, np.concatenate([p[0] for p in parts], 1)))
         values: dict[str, Array] = {str(c): np.array(numbers_of(str(c), extra[c])) for c in extra}

@@ -140,7 +140,9 @@ def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
 
 
 def tell_of_twins(labels: Iterable[Any], name: str, things: str, stacklevel: int) -> None:
-    """Warn of distinct labels that differ in white space at an end alone.
+    """Warn of distinct labels that differ in white space at an end, or in the case of letters of a word, alone.
+
+    Single letters of both cases are usual names, as those of handwriting.
 
     Args:
         labels: distinct labels, of which texts are looked at.
@@ -150,8 +152,12 @@ def tell_of_twins(labels: Iterable[Any], name: str, things: str, stacklevel: int
     """
     known: dict[str, str] = {}
     for label in labels:
-        if isinstance(label, str) and (other := known.setdefault(label.strip(), label)) != label:
-            told = f"{name}: {other!r} and {label!r} differ in white space alone, and count as two {things}"
+        if not isinstance(label, str):
+            continue
+        word = label.strip()
+        if (other := known.setdefault(word.casefold() if len(word) > 1 else word, label)) != label:
+            alone = "white space or the case of letters"
+            told = f"{name}: {other!r} and {label!r} differ in {alone} alone, and count as two {things}"
             warnings.warn(told, UserWarning, stacklevel=stacklevel + 1)
             return
 

@@ -57,6 +57,12 @@ def test_nested_and_crossed_factors():
     assert found.rows.groupings[1].labels.tolist() == ["a:1", "a:2", "b:1", "b:2"]
 
 
+def test_groups_whose_names_differ_in_white_space_alone_are_told_of():
+    names = DATA["g"].replace("b", "site ").where(DATA.index != 0, "Site")
+    with pytest.warns(UserWarning, match="^column 'g': 'Site' and 'site ' differ in white space or the case"):
+        assert design("y ~ 1 + (1 | g)", DATA.assign(g=names)).labels["g",].tolist() == ["Site", "a", "site "]
+
+
 def test_what_stands_beside_the_formula():
     found = design("y ~ offset(x) + (1 | g)", size="n", offset=np.arange(6.0), weights="n")
     assert found.common.names == ["Intercept"]

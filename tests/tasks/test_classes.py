@@ -34,12 +34,14 @@ def test_many_classes_of_one_row_raise_no_warning():
         assert class_codes(np.arange(200))[1].tolist() == list(range(200))
 
 
-def test_names_that_differ_in_white_space_alone_are_told_of():
-    with pytest.warns(UserWarning, match=r"^kind: 'ant' and 'ant ' differ in white space alone, and count as two"):
-        assert class_codes(["bee", "ant ", "ant"], "kind")[0].tolist() == ["ant", "ant ", "bee"]
+@pytest.mark.parametrize("names", [("ant", "ant "), ("ANT ", "ant"), ("A", "A ")])
+def test_names_that_differ_in_white_space_or_case_alone_are_told_of(names):
+    said = f"^kind: {names[0]!r} and {names[1]!r} differ in white space or the case of letters alone, and count as two"
+    with pytest.warns(UserWarning, match=said):
+        assert class_codes(["bee", *names], "kind")[0].tolist() == [*names, "bee"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        class_codes(["A", "a", "a b", "ab"])  # letters of both cases are classes
+        class_codes(["A", "a", "a b", "ab"])  # single letters of both cases are classes
 
 
 def test_means_and_difficulty_of_classes_by_hand():
