@@ -106,16 +106,14 @@ def sort_pile(seed: int = 0, num_rows: int = 100) -> Pile:
     """Sort digits that ship with scikit-learn by one labelled image of each of five, without any training.
 
     Args:
-        seed: seed of the digits and the images.
-        num_rows: unlabelled images, of about equal numbers of each digit.
+        seed: seed of the digits; of each the first image has a label.
+        num_rows: unlabelled images, the first others, of about equal numbers of each digit.
     """
     from sklearn.datasets import load_digits
 
     X, y = load_digits(return_X_y=True)
-    rng = generator(seed, 0)
-    digits = np.sort(rng.choice(10, 5, replace=False))
-    order = rng.permutation(np.flatnonzero(np.isin(y, digits)))
-    shown = np.array([order[y[order] == digit][0] for digit in digits])
-    rows = order[~np.isin(order, shown)][:num_rows]
+    digits = np.sort(generator(seed, 0).choice(10, 5, replace=False))
+    shown = np.array([np.argmax(y == digit) for digit in digits])
+    rows = np.setdiff1d(np.flatnonzero(np.isin(y, digits)), shown)[:num_rows]
     probs = FewShotClassifier().fit(X[shown], digits).predict_proba(X[rows])
     return Pile(X[shown], digits, X[rows], y[rows], probs)

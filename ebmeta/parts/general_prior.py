@@ -18,8 +18,8 @@ found are bounded, and look at no row: what more readings of rows say of one enc
 
 A predictive density leaves out the share $1 - k / D$ of its volume, so that it counts $k$ coordinates, too.
 An unlabelled row counts as $w < 1$ of a labelled one, since the rows of an encoder cluster less well by class than the
-model says. It is one number for all tasks, learned with the rest from tasks of up to 500 queries. More than 512 count
-together as so many: a pile without end must not outweigh the labels.
+model says. It is one number for all tasks, learned with the rest. More than 40 queries of a class count together as so
+many: a pile without end must not outweigh the labels.
 
 Source: Nigam, McCallum, Thrun and Mitchell 2000, Text classification from labeled and unlabeled documents using EM, for
 the weight of unlabelled rows.

@@ -23,6 +23,7 @@ DESIGN = 4  # numbers of a task that no row has a part in
 MOST = 512  # queries of a task that are compared with each other
 UNKNOWN = 3  # classes for rows of none
 MANY = 100.0  # rows of a class, from which on more of them say the same
+COUNTED = 40.0  # queries of a class that count; more count together as so many
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class Geometry:
         design: how many classes, labelled rows of a class and queries of a class there are, all in logs, and whether
             any class has several labelled rows, shape `(T, 4)`.
         clusters: of a rough clustering of up to 512 queries (`ebmeta.parts.clusters`).
-        share: what 512 queries are of all, 1 where there are no more, shape `(T,)`.
+        share: how much each query counts: what 40 of a class are of all, 1 where there are no more, shape `(T,)`.
     """
 
     design: Tensor
@@ -85,8 +86,7 @@ def geometry_of(support: Tensor, query: Tensor, batch: TaskBatch, anchor: Tensor
     ]
     rows, there = _some(query * batch.query_mask.unsqueeze(-1), batch.query_mask, sums.sum(1))
     found = find_clusters(rows, there, *_with_unknown(rows, there, sums, counts, batch))
-    share = (MOST / batch.query_mask.sum(1).clamp(min=MOST)).to(support.dtype)
-    return Geometry(torch.stack(design, -1), found, share)
+    return Geometry(torch.stack(design, -1), found, (COUNTED / queries).clamp(max=1))
 
 
 def _with_unknown(

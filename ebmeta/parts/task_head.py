@@ -72,15 +72,16 @@ class TaskHead(Head):
         return self.any_features or bool(self.center.any())
 
     def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        raise ValueError("features: expected all rows of a task together for a general classifier, got some of them")
+        x = x.flatten(2)
+        if self.num_features and x.shape[2] != self.num_features:
+            raise ValueError(f"x: expected {self.num_features} features per input, got {x.shape[2]}")
+        return x
 
     def of_embedded(self, x: Tensor, own: Tensor | None = None) -> Tensor:
-        return self.embed(x)
+        raise ValueError("features: expected all rows of a task together for a general classifier, got some of them")
 
     def of_task(self, batch: TaskBatch, own: Tensor | None = None) -> TaskFeatures:
-        support, query, anchor = batch.support_x.flatten(2), batch.query_x.flatten(2), batch.anchor
-        if self.num_features and query.shape[2] != self.num_features:
-            raise ValueError(f"x: expected {self.num_features} features per input, got {query.shape[2]}")
+        support, query, anchor = self.embed(batch.support_x), self.embed(batch.query_x), batch.anchor
         center, reach = _frame(batch, support, query)
 
         def off_center(x: Tensor, mask: Tensor) -> Tensor:

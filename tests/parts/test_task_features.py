@@ -11,7 +11,7 @@ from builders import class_tasks, close
 
 from ebmeta import TaskBatch
 from ebmeta.parts.clusters import find_clusters
-from ebmeta.parts.task_features import DESIGN, MOST, UNKNOWN, geometry_of
+from ebmeta.parts.task_features import COUNTED, DESIGN, MOST, UNKNOWN, geometry_of
 from ebmeta.parts.task_head import TaskHead
 
 
@@ -90,8 +90,12 @@ def test_an_anchor_is_so_many_labelled_rows():
 def test_many_rows_are_like_some_of_them():
     many, few = read(one_task(5000, 20))[0], read(one_task(MOST, 20))[0]
     assert (many - few)[-3:-1].abs().max() < 0.1
-    close(many[-1].exp(), torch.tensor(MOST / 5000).double())
-    assert few[-1] == 0
+
+
+def test_so_many_rows_of_a_class_count_and_more_together_as_so_many():
+    for queries in (7, int(2 * COUNTED), 5000):  # of two classes
+        share = read(one_task(queries, 20))[0, -1].exp()
+        close(share, torch.tensor(min(1.0, 2 * COUNTED / queries)).double())
 
 
 def test_rows_that_may_be_of_none_have_rough_clusters_of_their_own():

@@ -99,6 +99,14 @@ def test_rows_of_groups_are_looked_at_too() -> None:
     assert (warning.check(far)["query_p_value"] <= 0.05).mean() > 0.7
 
 
+@pytest.mark.parametrize("model", [ebmeta.general_classifier(), ebmeta.EmpiricalBayes.classifier(8, pretrained=True)])
+def test_models_of_any_features_look_at_these_as_they_are(model: ebmeta.EmpiricalBayes) -> None:
+    train, held_out, new = (EpisodeSampler(*data(seed), 3, 2, 5) for seed in (0, 1, 3))
+    warning, batch = ShiftWarning(model).fit(train, 100).calibrate(held_out, 199), new.sample(100)
+    assert warning.check(batch)["warned"].mean() < 0.15
+    assert warning.check(damaged(batch, 2))["warned"].mean() > 0.9
+
+
 def test_padding_has_no_value_and_labels_of_queries_are_not_looked_at(warning: ShiftWarning) -> None:
     batch = EpisodeSampler(*data(6), (2, 3), (1, 2), (2, 5)).sample(20)
     found = warning.check(batch)
