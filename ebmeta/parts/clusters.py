@@ -23,6 +23,15 @@ with $n_c$ labelled rows of the $C$ classes that have any, and $N$ rows in all. 
 $1 - \hat s$, is at least $2 \sqrt{2 C / \hat k} / Q$, twice the standard error that it has where rows do not cluster.
 So directions of pure noise have next to nothing between classes, the less the more coordinates there are.
 
+In many dimensions classes may lie apart by less than a rough clustering finds. Where they have several labelled rows,
+these tell what is there at least, up to a small part $b_0$ of the variance,
+
+$$ \min \Big( b_0,\; \operatorname*{mean}_{y_i = y_j} u_i^\top u_j - \operatorname*{mean}_{y_i \ne y_j} u_i^\top u_j
+   - 2 \sqrt{ (1 / n_= + 1 / n_{\ne}) / \hat k } \Big) , $$
+
+two standard errors below what $n_=$ and $n_{\ne}$ pairs of rows say (`told_between`). Where more lies between rough
+clusters, they decide: what the prior makes of them was learned.
+
 There are at most as many coordinates as features. It decides nothing: its numbers are what the prior of a general
 classifier starts from (`ebmeta.parts.general_prior`).
 """
@@ -37,11 +46,12 @@ from torch.nn import functional
 
 from ebmeta.likelihood import NEVER
 
-__all__ = ["Clusters", "find_clusters"]
+__all__ = ["Clusters", "find_clusters", "told_between"]
 
 STEPS = 5
 SHARP = 20.0  # lambda: unit vectors of one class and of two differ by some tenths in squared distance
 LEAST = 0.02  # of the variance about centres
+SURE = 0.03  # b_0: rough clusters of encoders find more
 ERRORS, HALF = 2.0, 0.5  # standard errors that are left between classes at least, but no more than half of the variance
 
 
@@ -85,6 +95,24 @@ def find_clusters(u: Tensor, mask: Tensor, sums: Tensor, counts: Tensor, ways: T
     within = (r * d).sum((1, 2)) / number * (1 + _common(counts, number))
     least = ERRORS * (2 * ways.sum(1) / coordinates).sqrt() / number
     return Clusters(torch.minimum(within.clamp(min=LEAST), 1 - least.clamp(max=HALF)), coordinates)
+
+
+def told_between(rows: Tensor, member: Tensor, coordinates: Tensor) -> Tensor:
+    r"""Return what labelled rows say that lies between classes at least, up to $b_0$, shape `(T,)`.
+
+    Args:
+        rows: labelled rows $u$, unit vectors, zero for padding, shape `(T, S, D)`.
+        member: 1 where a row is of a class, else 0, shape `(T, S, C)`.
+        coordinates: $\hat k$, shape `(T,)`.
+    """
+    sums, counts, square = member.mT @ rows, member.sum(1), rows.square().sum((1, 2))
+    number = counts.sum(1)
+    same, pairs = sums.square().sum((1, 2)) - square, (counts.square() - counts).sum(1)
+    other, others = sums.sum(1).square().sum(1) - square - same, number.square() - number - pairs
+    pairs, others = (n.clamp(min=1) for n in (pairs, others))
+    error = (2 * (1 / pairs + 1 / others) / coordinates).sqrt()
+    least = same / pairs - other / others - ERRORS * error
+    return torch.where(counts.amax(1) > 1, least, 0.0).clamp(0, SURE)
 
 
 def _common(counts: Tensor, number: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ebmeta.parts.clusters import Clusters, find_clusters
+from ebmeta.parts.clusters import Clusters, find_clusters, told_between
 from ebmeta.tasks.batch import TaskBatch
 
 __all__ = ["DESIGN", "Geometry", "TaskFeatures", "geometry_of"]
@@ -86,6 +86,8 @@ def geometry_of(support: Tensor, query: Tensor, batch: TaskBatch, anchor: Tensor
     ]
     rows, there = _some(query * batch.query_mask.unsqueeze(-1), batch.query_mask, sums.sum(1))
     found = find_clusters(rows, there, *_with_unknown(rows, there, sums, counts, batch))
+    within = torch.minimum(found.within, 1 - told_between(support, member, found.coordinates))
+    found = Clusters(within, found.coordinates)
     return Geometry(torch.stack(design, -1), found, (COUNTED / queries).clamp(max=1))
 
 

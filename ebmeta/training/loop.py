@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -73,8 +73,8 @@ class FitResult:
         notes: what else there is to say of the result, each a warning too.
     """
 
-    model: EmpiricalBayes
-    history: xr.Dataset
+    model: EmpiricalBayes = field(repr=False)
+    history: xr.Dataset = field(repr=False)
     best_iteration: int
     stopped_early: bool
     seconds: float

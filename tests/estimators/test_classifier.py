@@ -175,6 +175,18 @@ def test_the_general_classifier_learns_as_much_of_anchors_as_of_rows():
     np.testing.assert_allclose(anchored, rows, atol=1e-5)
 
 
+def test_many_features_that_say_little_each_add_up_in_a_large_pile():
+    """No row is near its centre: rough clusters find nothing, five labelled rows a class and the pile do."""
+    rng = np.random.default_rng(3)
+    y = np.arange(5).repeat(200)
+    x = 0.25 * rng.normal(size=(5, 256))[y] + rng.normal(size=(1000, 256))
+    few = np.arange(1000) % 200 < 5
+    p = ebmeta.FewShotClassifier().fit(x[few], y[few]).predict_proba(x[~few])
+    right = (p.argmax(1) == y[~few]).mean()
+    assert right > 0.93
+    assert abs(p.max(1).mean() - right) < 0.2
+
+
 def test_rows_of_none_of_the_classes_are_found():
     """Twenty of eighty rows are of other directions; classes of the rest are as without them."""
     centre, x, y = clusters(outside=20)
