@@ -58,7 +58,8 @@ def test_training_lowers_the_loss_and_refinement_learns(kind, drop):
 def test_history_has_every_term():
     model = ebmeta.EmpiricalBayes.classifier(8, num_steps=2)
     run = short(model, blobs(), validation=blobs(seed=1, classes=4), validate_every=4, validation_tasks=10)
-    assert repr(run).startswith("FitResult(best_iteration=") and "\n" not in repr(run)  # no tree of modules
+    assert repr(run).startswith("FitResult(best_iteration=")
+    assert "\n" not in repr(run)
     history = run.history
     assert dict(history.sizes) == {"iteration": 12, "step": 3, "validation_iteration": 3}
     assert history["nll"].attrs["units"] == "nats per query"
