@@ -60,15 +60,18 @@ def _near(rows: NDArray[np.float64]) -> NDArray[np.int64]:
         place = rows @ (along / np.linalg.norm(along, axis=0) / spread[:, None])
         order = np.argsort(place[:, 0], kind="stable")
         place = place[order]
-        pairs = [np.zeros((2, 0), dtype=np.int64)]
+        pairs, run = [np.zeros((2, 0), dtype=np.int64)], np.arange(len(rows))
         for step in count(1):
             low = np.flatnonzero(place[step:, 0] - place[:-step, 0] <= apart)
             if not len(low):
                 break
+            low = low[run[low] != run[low + step]]  # many copies of one row follow each other, and are known as one
             low = low[(np.abs(place[low + step] - place[low]) <= apart).all(1)]
             pair = order[np.stack([low, low + step])]
             near = np.linalg.norm((rows[pair[0]] - rows[pair[1]]) / spread, axis=1) <= apart
             pairs.append(pair[:, near])
+            if step == 1:
+                run = np.cumsum(~np.isin(run, low[near] + 1))
     one, other = np.concatenate(pairs, 1)
     graph = coo_array((np.ones(len(one)), (one, other)), shape=(len(rows), len(rows)))
     numbers: NDArray[np.int64] = connected_components(graph, directed=False)[1]

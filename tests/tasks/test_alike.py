@@ -50,3 +50,12 @@ def test_how_near_rows_have_to_be_follows_their_width():
         assert found[101] == found[100]
         assert found[102] != found[0]
         assert len(set(found.tolist())) == 102
+
+
+def test_many_noisy_copies_are_one_each_wherever_they_stand():
+    """As all pairs say: runs of copies are joined at once, and rows between them are not lost."""
+    at = RNG.integers(0, 6, 500)
+    rows = np.concatenate([ROWS[at] + 1e-7 * RNG.normal(size=(500, 24)), ROWS[6:]])[RNG.permutation(794)]
+    (found,) = alike(rows)
+    apart = np.linalg.norm(rows[:, None] - rows, axis=2)
+    np.testing.assert_array_equal(found[:, None] == found, apart < 1e-3)
