@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["classify", "predict"]
 
+COVERAGE = 0.9  # of the intervals of a mixed model
+
 
 @app.command
 def classify(
@@ -131,7 +133,7 @@ def predict(
         for name, value in (others | {"--engine": engine}).items():
             if value is not None:
                 raise ValueError(f"{name}: expected none for a mixed model, which knows its columns, got {value}")
-        result = predict_rows(model, support, output, 0.9 if coverage is None else coverage, overwrite)
+        result = predict_rows(model, support, output, COVERAGE if coverage is None else coverage, overwrite)
         finish(result, json, overwrite)
         return
     if coverage is not None:

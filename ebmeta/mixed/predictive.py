@@ -79,9 +79,8 @@ def moments(
     each, std = np.stack(parts, 1)
     weight = weight.reshape(len(weight), -1)
     mean = (weight * each).sum(0)
-    return mean, np.sqrt(
-        (weight * (std**2 + (each - mean) ** 2)).sum(0)
-    )  # about the mean, or large labels would cancel it
+    variance = (weight * (std**2 + (each - mean) ** 2)).sum(0)  # about the mean, or large labels would cancel it
+    return mean, np.sqrt(variance)
 
 
 def cdf(y: Array, members: Sequence[Likelihood], weight: Array, loc: Array, var: Array, size: Array | None) -> Array:

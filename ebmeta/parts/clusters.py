@@ -51,7 +51,7 @@ __all__ = ["Clusters", "find_clusters", "told_between"]
 STEPS = 5
 SHARP = 20.0  # lambda: unit vectors of one class and of two differ by some tenths in squared distance
 LEAST = 0.02  # of the variance about centres
-SURE = 0.03  # b_0: rough clusters of encoders find more
+SURE = 0.03  # b_0: nearly always rough clusters of encoders find more
 ERRORS, HALF = 2.0, 0.5  # standard errors that are left between classes at least, but no more than half of the variance
 
 
