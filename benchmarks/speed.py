@@ -67,6 +67,16 @@ def predict_many_ways(device: str) -> Callable[[], object]:
     return lambda: model.predict_proba(rows)
 
 
+def classify_rows(device: str) -> Callable[[], object]:
+    """Classify 2,000 rows of 512 features by five labelled rows, with the general classifier."""
+    import ebmeta
+
+    rng, y = np.random.default_rng(0), np.arange(2000) % 5
+    X = (rng.normal(size=(5, 512))[y] + rng.normal(size=(len(y), 512))).astype(np.float32)
+    model = ebmeta.FewShotClassifier(ebmeta.general_classifier().to(device)).fit(X[:5], y[:5])
+    return lambda: model.predict_proba(X[5:])
+
+
 def train_counts(device: str) -> Callable[[], object]:
     """Train a model of counts for 40 iterations of 16 groups."""
     import ebmeta
@@ -97,7 +107,15 @@ def evidence_of_numbers(device: str) -> Callable[[], object]:
     return lambda: ebmeta.fit_evidence(model, tasks, boundary=False)
 
 
-JOBS = (train_classes, predict_classes, predict_many_ways, train_counts, predict_counts, evidence_of_numbers)
+JOBS = (
+    train_classes,
+    predict_classes,
+    predict_many_ways,
+    classify_rows,
+    train_counts,
+    predict_counts,
+    evidence_of_numbers,
+)
 
 
 def _wait(device: str) -> None:

@@ -80,6 +80,29 @@ def khat(model: EmpiricalBayes) -> Any:
     return diagnostics.check_posteriors(model, real_tasks(), num_draws=200)["khat"]
 
 
+def general(**options: Any) -> Callable[[EmpiricalBayes], Any]:
+    """Ask for all that five labels and a pile give, with or without outliers and anchors."""
+
+    def ask(model: EmpiricalBayes) -> Any:
+        labelled, rest = np.arange(0, 80, 20), np.arange(1, 80, 3)
+        clf = ebmeta.FewShotClassifier(model, **options).fit(
+            FEATURES[labelled], list("abcd"), anchors={"e": FEATURES[90]} if options else None
+        )
+        said = [clf.predict_proba(FEATURES[rest]), clf.suggest(FEATURES[rest], 3)]
+        return [*said, clf.outlier_proba(FEATURES[rest])] if options else said
+
+    return ask
+
+
+def warned(model: EmpiricalBayes) -> Any:
+    warning = ebmeta.ShiftWarning(model).fit(EPISODES, 20).calibrate(EPISODES, 20)
+    return warning.check(EPISODES.sample(4))
+
+
+def intervals(model: EmpiricalBayes) -> Any:
+    return ebmeta.ConformalIntervals(model, 0.8).calibrate(of_groups(REAL)).predict(of_groups(REAL).sample(4))
+
+
 def path(model: EmpiricalBayes) -> Any:
     return [q.loc for q in model.posterior(class_tasks(features=6).to(next(model.parameters()).device))]
 
@@ -98,6 +121,15 @@ ENTRIES: dict[str, tuple[Callable[[], EmpiricalBayes], Callable[[EmpiricalBayes]
     ),
     "an estimator of numbers": (lambda: fitted("normal", REAL), estimate),
     "conformal sets": (of_classes, sets),
+    "class-swap sets": (
+        of_classes,
+        lambda m: ebmeta.ClassSwapSets(m, 0.5).calibrate(EPISODES).predict(EPISODES.sample(2)),
+    ),
+    "intervals for groups": (lambda: fitted("normal", REAL), intervals),
+    "a certificate": (of_classes, lambda m: ebmeta.certify(m, EPISODES, 0.5, num_partitions=4).bound),
+    "a warning": (of_classes, warned),
+    "the general classifier": (lambda: ebmeta.general_classifier().double(), general()),
+    "outliers and anchors": (lambda: ebmeta.general_classifier().double(), general(outliers=True)),
     "novelty": (of_classes, lambda m: ebmeta.Novelty(m).fit(EPISODES, 20).score(EPISODES.sample(4))),
     "k-hat": (regressor, khat),
     "updates": (of_classes, lambda m: diagnostics.posterior_updates(m, EPISODES, num_tasks=8)),

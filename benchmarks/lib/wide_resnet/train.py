@@ -111,7 +111,7 @@ class Training:
         self.network = network.to(device, memory_format=torch.channels_last).train()
         if compiled:
             for group in network.groups:
-                group.compile()
+                group.compile(dynamic=False)  # each stage has one size of batch
         self.images, self.labels = torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
         self.schedule, self.device = schedule, device
         self.per_epoch = len(images) // schedule.batch_size
