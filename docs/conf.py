@@ -27,6 +27,7 @@ extensions = [
     "growth",
     "docstrings",
     "mathml",
+    "names",
     "offline",
     "results",
     "run_blocks",
@@ -35,6 +36,8 @@ extensions = [
 ]
 exclude_patterns = ["_build", "_generated", "_ext", "examples", "pages"]
 default_role = "py:obj"
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"(?s:(?!ebmeta\.).*)")]  # words of code, and other packages
 
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3

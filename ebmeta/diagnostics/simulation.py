@@ -67,7 +67,7 @@ def simulate_tasks(model: EmpiricalBayes, batch: TaskBatch, seed: int = 0) -> tu
 
     A joint model draws everything but the labels of the support set, which are there by design: class means and
     proportions, labels of the queries, and all inputs. These are features of its head: infer from them with
-    `ebmeta.model.features.on_features(model)`. Queries known to be balanced are as many of every class.
+    `ebmeta.model.features.on_features`. Queries known to be balanced are as many of every class.
 
     Args:
         model: the fitted model.

@@ -93,8 +93,8 @@ class Program(nn.Module):
 def register(owner: Owner) -> None:
     """Register every trainable parameter with Pyro, under names that do not depend on the process.
 
-    The names are `ebmeta.prior.loc` and so on. Where another living model of this process has them in the store, they
-    are `ebmeta2.prior.loc`, and so on: two models train side by side. A model keeps its names as long as they are in
+    The names are ``ebmeta.prior.loc`` and so on. Where another living model of this process has them in the store, they
+    are ``ebmeta2.prior.loc``, and so on: two models train side by side. A model keeps its names as long as they are in
     the store.
 
     Values that no model of this process has put there come from a file (`ParamStoreDict.load`): they are copied into

@@ -26,7 +26,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
-docstrings, results, run_blocks, stages = map(load, ("docstrings", "results", "run_blocks", "stages"))
+docstrings, names, results, run_blocks, stages = map(load, ("docstrings", "names", "results", "run_blocks", "stages"))
 
 
 # docstrings -------------------------------------------------------------------------------------------
@@ -289,3 +289,34 @@ def test_tables_of_peers_on_other_features() -> None:
     ]
     assert "| TIM | 59.0 → 62.0 | 60.0 → 63.0 |" in tables["features_single_val"]
     assert tables["features_tuned_test"].count("\n") == 2  # the head alone: a peer is shown on both features or not
+
+
+# names ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("ebmeta.predict", "ebmeta.prediction.trees.predict"),
+        ("ebmeta.likelihood.Given", "ebmeta.likelihood.base.Given"),
+        ("ebmeta.TaskBatch.to", "ebmeta.tasks.batch.TaskBatch.to"),
+        ("ebmeta.likelihood.LIKELIHOODS", "ebmeta.likelihood.LIKELIHOODS"),
+        ("ebmeta.TaskBatch.two", None),
+        ("ebmeta.predicts", None),
+    ],
+)
+def test_objects_have_the_names_under_which_they_are_documented(name, wanted):
+    assert names.documented(name) == wanted
+
+
+def test_a_reference_to_what_is_not_there_is_told(tmp_path):
+    text = ".. py:function:: ebmeta.prediction.trees.predict\n\n:py:obj:`{}` :py:obj:`{}` :py:obj:`{}`\n"
+    (tmp_path / "index.rst").write_text("Test\n====\n\n" + text.format("ebmeta.predict", "ebmeta.load", "ebmeta.lode"))
+    (tmp_path / "conf.py").write_text(
+        f"import sys\nsys.path.append({str(FOLDER)!r})\nextensions, nitpicky = ['names'], True\n"
+    )
+    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", str(tmp_path), str(tmp_path / "html")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr.strip().splitlines()
+    assert len(told) == 1
+    assert "reference target not found: ebmeta.lode" in told[0]
+    assert 'href="#ebmeta.prediction.trees.predict"' in (tmp_path / "html" / "index.html").read_text()
