@@ -50,7 +50,7 @@ from lib.peers import make
 from lib.scoring import fit_temperature, rounded, score, temper
 
 NAME = "general_classifier.json"
-VERSION, ITERATIONS, RATE, BATCH, SEED = 12, 1500, 4e-3, 25, 0
+VERSION, ITERATIONS, RATE, BATCH, SEED = 13, 1500, 4e-3, 25, 0
 CELLS = 12_000  # pairs of query and class in a batch
 LOOKS, SHAPED = 50, 9  # batches of each encoder left out, for calibration: of all shapes, and of each column
 POWERS = torch.linspace(-1, 1, 21).exp()  # of beliefs, the least and the largest that a temperature makes

@@ -28,6 +28,7 @@ from lib.encoders import INTENTS, PACS, intents, kept, load, save
 
 Classes = Sequence[Any]  # of arrays of rows
 LEAST = 12  # rows of a class
+NOTHING = 0.1  # share of simulated classes of which features know nothing
 
 
 def by_class(features: np.ndarray, label: np.ndarray) -> Classes:
@@ -124,10 +125,14 @@ def loud(size: int, rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def simulated(rng: np.random.Generator) -> Classes:
-    """Return 40 simulated classes of 60 rows; a third of the times their rows are normal and independent."""
+    """Return 40 simulated classes of 60 rows; a third of the times their rows are normal and independent.
+
+    One time in ten the features know nothing of the classes.
+    """
     size, wide = int(np.exp(rng.uniform(np.log(2), np.log(1024)))), np.exp(rng.uniform(np.log(0.3), np.log(3)))
     clean = rng.random() < 1 / 3
     means = rng.normal(size=(40, size)) * np.exp(rng.normal(size=size) * (0 if clean else rng.uniform(0, 0.7)))
+    means *= rng.random() >= NOTHING
     scales = np.exp(rng.normal(size=size) * (0 if clean else rng.uniform(0, 1)))
     factors, strength, offset = int(rng.integers(2, 12)), rng.uniform(0, 1), rng.normal(size=size) * rng.uniform(0, 2)
     tails = 1e6 if clean else rng.choice([3.0, 6.0, 100.0])

@@ -17,7 +17,7 @@ from torch.nn import functional
 from ebmeta.parts.clusters import Clusters, find_clusters, told_between
 from ebmeta.tasks.batch import TaskBatch
 
-__all__ = ["DESIGN", "Geometry", "TaskFeatures", "geometry_of"]
+__all__ = ["DESIGN", "Geometry", "TaskFeatures", "evenly_spaced", "geometry_of", "taken"]
 
 DESIGN = 4  # numbers of a task that no row has a part in
 MOST = 512  # queries of a task that are compared with each other
@@ -84,7 +84,8 @@ def geometry_of(support: Tensor, query: Tensor, batch: TaskBatch, anchor: Tensor
         (queries.clamp(max=MANY) + 0.1).log() - 1,
         repeated,
     ]
-    rows, there = _some(query * batch.query_mask.unsqueeze(-1), batch.query_mask, sums.sum(1))
+    chosen, there = evenly_spaced(query * batch.query_mask.unsqueeze(-1), batch.query_mask, sums.sum(1), MOST)
+    rows = taken(query, chosen) * there.unsqueeze(-1)
     found = find_clusters(rows, there, *_with_unknown(rows, there, sums, counts, batch))
     within = torch.minimum(found.within, 1 - told_between(support, member, found.coordinates))
     found = Clusters(within, found.coordinates)
@@ -109,14 +110,27 @@ def _with_unknown(
     return sums, counts, ways
 
 
-def _some(rows: Tensor, mask: Tensor, toward: Tensor) -> tuple[Tensor, Tensor]:
-    """Return up to so many rows of each task, evenly spaced in the order of their cosine with a vector."""
-    if rows.shape[1] <= MOST:
-        return rows * mask.unsqueeze(-1), mask
+def evenly_spaced(rows: Tensor, mask: Tensor, toward: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Return the places of up to so many rows of each task, evenly spaced in the order of their product with a vector.
+
+    Args:
+        rows: shape `(T, N, D)`.
+        mask: True where a row is real, shape `(T, N)`.
+        toward: the vector of each task, shape `(T, D)`.
+        most: how many there are at most, $M$; where there are no more rows in the batch, all are taken as they lie.
+
+    Returns:
+        Places, and whether a row is there, both of shape `(T, min(M, N))`.
+    """
+    if rows.shape[1] <= most:
+        return torch.arange(rows.shape[1], device=rows.device).expand(mask.shape), mask
     order = (rows @ toward.unsqueeze(-1)).squeeze(-1).masked_fill(~mask, math.inf).argsort(1)
     count = mask.sum(1, keepdim=True)
-    place = torch.arange(MOST, device=rows.device).unsqueeze(0)
-    spaced = torch.where(count > MOST, place * count // MOST, place)
-    real = place < count
-    chosen = order.gather(1, spaced.clamp(max=rows.shape[1] - 1))
-    return rows.gather(1, chosen.unsqueeze(-1).expand(-1, -1, rows.shape[2])) * real.unsqueeze(-1), real
+    place = torch.arange(most, device=rows.device).unsqueeze(0)
+    spaced = torch.where(count > most, place * count // most, place)
+    return order.gather(1, spaced.clamp(max=rows.shape[1] - 1)), place < count
+
+
+def taken(rows: Tensor, places: Tensor) -> Tensor:
+    """Return the rows `(T, N, D)` at places `(T, M)`, shape `(T, M, D)`."""
+    return rows.gather(1, places.unsqueeze(-1).expand(-1, -1, rows.shape[2]))

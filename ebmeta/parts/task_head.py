@@ -14,7 +14,8 @@ $$ \phi(x) \propto \frac{o}{\sqrt{\lVert o \rVert^2 + \rho\, \overline{\lVert o_
    d = \frac{\sum_{i \ne j} \lVert o_i \rVert^2 \lVert o_j \rVert^2}{\sum_{i \ne j} (o_i^\top o_j)^2} , $$
 
 with a mean square of 1 over all rows, and $\hat k$ independent coordinates within clusters (`ebmeta.parts.clusters`).
-Features of encoders have more than eight, and stay directions.
+Features of encoders have more than eight, and stay directions. Then rows borrow from their nearest neighbours
+(`ebmeta.parts.neighbours`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from torch.nn import functional
 
 from ebmeta.parts.heads import CONSTANT, Head
 from ebmeta.parts.metric import measured_frame
-from ebmeta.parts.task_features import TaskFeatures, geometry_of
+from ebmeta.parts.neighbours import borrowed
+from ebmeta.parts.task_features import MOST, TaskFeatures, evenly_spaced, geometry_of, taken
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.training_rows import TrainingRows
 
@@ -93,10 +95,9 @@ class TaskHead(Head):
             assert batch.anchor_size is not None  # for the type checker
             rows.append(off_center(anchor.flatten(2), batch.anchor_size > 0))
         directions = [functional.normalize(off, dim=-1, eps=1e-6) for off in rows]
+        directions = _with_lengths(rows, directions, batch)
         found = geometry_of(directions[0], directions[1], batch, *directions[2:])
-        if bool(((k := found.clusters.coordinates) < MANY).any()):
-            directions = _with_lengths(rows, directions, k, batch)
-            found = geometry_of(directions[0], directions[1], batch, *directions[2:])
+        directions[:2] = borrowed(directions[0], directions[1], batch)
         seen = [functional.pad(u, (0, 1), value=CONSTANT) for u in directions]
         return TaskFeatures(seen[0], seen[1], seen[2] if anchor is not None else None, found)
 
@@ -127,22 +128,32 @@ def _frame(batch: TaskBatch, support: Tensor, query: Tensor) -> tuple[Tensor, Te
     return center, torch.where(reach > 0, reach, 1.0)
 
 
-def _with_lengths(rows: Sequence[Tensor], directions: Sequence[Tensor], k: Tensor, batch: TaskBatch) -> list[Tensor]:
+def _varied(rows: Tensor, mask: Tensor) -> Tensor:
+    """Return in how many directions rows vary, $d$, shape `(T,)`, of up to 512 of them; infinity where they do not."""
+    chosen, real = evenly_spaced(rows, mask, rows.sum(1), MOST)
+    some = (taken(rows, chosen) * real.unsqueeze(-1)).double()
+    square = some.square().sum(-1)
+    alone = square.square().sum(1)
+    products = some.mT @ some if some.shape[2] < some.shape[1] else some @ some.mT
+    number = (square.sum(1).square() - alone) / (products.square().sum((1, 2)) - alone).clamp(min=1e-300)
+    return torch.where(number > 0, number, torch.inf)
+
+
+def _with_lengths(rows: Sequence[Tensor], directions: list[Tensor], batch: TaskBatch) -> list[Tensor]:
     r"""Return rows whose lengths count where they vary in few directions, and the directions of other tasks.
 
     Args:
         rows: off the centre, zero for padding: of labelled rows, queries and, where there are any, anchors.
         directions: of these.
-        k: how many independent coordinates each task has within clusters, shape `(T,)`.
         batch: the tasks.
     """
-    every, number = torch.cat(list(rows[:2]), 1).double(), batch.support_mask.sum(1) + batch.query_mask.sum(1)
-    square = every.square().sum(-1)
-    alone, total = square.square().sum(1), square.sum(1)
-    products = every.mT @ every if every.shape[2] < every.shape[1] else every @ every.mT
-    varied = (total.square() - alone) / (products.square().sum((1, 2)) - alone).clamp(min=1e-300)
-    fewer = torch.where(varied > 0, ((batch.way_mask.sum(1) - 1) / varied).square() - 1, 0.0)
+    every, mask = torch.cat(list(rows[:2]), 1), torch.cat([batch.support_mask, batch.query_mask], 1)
+    fewer = ((batch.way_mask.sum(1) - 1) / _varied(every, mask)).square() - 1
+    if not bool((fewer > 0).any()):
+        return directions
+    k = geometry_of(directions[0], directions[1], batch, *directions[2:]).clusters.coordinates
     rho = (LENGTHS * fewer.clamp(min=0) * (1 - k / MANY).clamp(min=0))[:, None, None]
+    total, number = every.double().square().sum((1, 2)), mask.sum(1)
     usual = rho * (total / number)[:, None, None]
 
     def soft(off: Tensor) -> Tensor:

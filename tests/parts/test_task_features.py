@@ -10,6 +10,7 @@ import torch
 from builders import class_tasks, close
 
 from ebmeta import TaskBatch
+from ebmeta.parts import neighbours
 from ebmeta.parts.clusters import find_clusters
 from ebmeta.parts.task_features import COUNTED, DESIGN, MOST, UNKNOWN, geometry_of
 from ebmeta.parts.task_head import TaskHead
@@ -98,10 +99,11 @@ def test_so_many_rows_of_a_class_count_and_more_together_as_so_many():
         close(share, torch.tensor(min(1.0, 2 * COUNTED / queries)).double())
 
 
-def test_rows_that_may_be_of_none_have_rough_clusters_of_their_own():
+def test_rows_that_may_be_of_none_have_rough_clusters_of_their_own(monkeypatch):
     """Those begin at the rows that are farthest from all classes and from each other."""
     batch = one_task(9)
     other = replace(batch, outliers=torch.tensor([True]))
+    monkeypatch.setattr(neighbours, "BORROWED", 0.0)
     features = TaskHead().double().of_task(batch)
     u, s = features.query[0, :, :-1], features.support[0, :, :-1]
     sums = [s[0] + s[2], s[1] + s[3]]

@@ -9,11 +9,31 @@ import torch
 from builders import class_tasks, close
 
 from ebmeta import TaskBatch, general_classifier
+from ebmeta.parts import neighbours
 from ebmeta.parts.metric import within_metric
 from ebmeta.parts.task_head import TaskHead
 from ebmeta.tasks.training_rows import TrainingRows
 
 
+@pytest.fixture
+def alone(monkeypatch):
+    """Rows that borrow nothing from their neighbours."""
+    monkeypatch.setattr(neighbours, "BORROWED", 0.0)
+
+
+def test_directions_borrow_from_their_neighbours(monkeypatch):
+    batch, head = class_tasks(ways=(2, 3), shots=(1, 2), queries=(24, 36), features=12), TaskHead().double()
+    got = head.of_task(batch)
+    monkeypatch.setattr(neighbours, "BORROWED", 0.0)
+    own = head.of_task(batch)
+    monkeypatch.undo()
+    support, query = neighbours.borrowed(own.support[..., :-1], own.query[..., :-1], batch)
+    close(got.support[..., :-1], support)
+    close(got.query[..., :-1], query)
+    assert (got.query - own.query).abs().max() > 0.1
+
+
+@pytest.mark.usefixtures("alone")
 def test_the_head_of_a_task_looks_from_the_middle_of_rows_and_classes():
     batch = class_tasks(ways=(2, 3), shots=(1, 2), queries=(4, 6), features=5)
     features = TaskHead().double().of_task(batch)
@@ -27,6 +47,7 @@ def test_the_head_of_a_task_looks_from_the_middle_of_rows_and_classes():
             assert (got[: len(x), -1] == 0.3).all()
 
 
+@pytest.mark.usefixtures("alone")
 def test_anchors_are_classes_of_the_middle_and_no_labels_leave_the_rows_alone():
     batch = class_tasks(ways=(2,), shots=(1,), queries=(4,), features=5)
     none = replace(batch, support_mask=torch.zeros_like(batch.support_mask))
@@ -39,6 +60,7 @@ def test_anchors_are_classes_of_the_middle_and_no_labels_leave_the_rows_alone():
     close(head.of_task(named).anchor[0, :, :-1], torch.nn.functional.normalize(stands[0] - center, dim=-1))
 
 
+@pytest.mark.usefixtures("alone")
 def test_a_lone_class_does_not_pull_the_middle():
     batch = class_tasks(ways=(1,), shots=(3,), queries=(4,), features=5)
     rows = torch.cat([batch.support_x[0], batch.query_x[0]])
@@ -51,6 +73,7 @@ def test_some_rows_of_a_task_have_no_features():
         TaskHead().features(torch.ones(1, 2, 3))
 
 
+@pytest.mark.usefixtures("alone")
 def test_features_of_one_number_are_seen_in_the_metric_of_training_rows():
     """The metric is linear: features are those of rows that were multiplied by it before."""
     batch = class_tasks(ways=(2, 3), shots=(1, 2), queries=(4, 6), features=5)
@@ -106,6 +129,7 @@ def test_classes_in_a_line_are_told_apart(features):
     assert p.amax(-1).mean() > 0.9
 
 
+@pytest.mark.usefixtures("alone")
 def test_lengths_count_as_the_formula_says():
     batch = line(3)
     seen = TaskHead().double().of_task(batch)
