@@ -1,7 +1,7 @@
 r"""Rows of a task that borrow from their nearest neighbours.
 
-Classes of weak features are seldom round: they lie along curves, in pieces, of which a mean knows little, while near rows
-are mostly of one class. So every row takes some of its neighbours before any mean is taken. With $c_{ij}$ the cosine of
+Classes of weak features are seldom round: they lie along curves, of which a mean knows little, while near rows are
+mostly of one class. So every row takes some of its neighbours before any mean is taken. With $c_{ij}$ the cosine of
 two rows, and $t_i$ that of row $i$ with its $(k + 1)$-th nearest,
 
 $$ w_{ij} = [c_{ij} - t_i]_+ + [c_{ij} - t_j]_+ , \qquad S = D^{-1/2} W D^{-1/2} , \qquad D_{ii} = \sum_j w_{ij} , $$
@@ -10,7 +10,10 @@ $$ z = \sum_{n=0}^{4} (\alpha S)^n u , \qquad
    \alpha = \frac{2}{5 \sqrt{n}} \min \Big( 1, \frac{N / C - 1}{k} \Big) . $$
 
 Of $N$ rows in $C$ classes each has $N / C - 1$ others of its class; where these are fewer than $k$, it borrows less. It
-does, too, where classes have more labelled rows, $n$ on average: these tell where a class lies. Rows keep their lengths.
+does, too, where classes have more labelled rows, $n$ on average: these tell where a class lies.
+
+The mean of all rows stays where it was: the error of the centre of a task is common to its rows, and would grow where
+what they have of their own is averaged away. Lengths stay, too.
 
 The weights are continuous in the rows and the same for any order. Copies of a row have no weight for it once they fill
 its list. Where a task has more than 4,096 rows, neighbours are looked for among so many, evenly spaced by their cosine
@@ -54,7 +57,9 @@ def borrowed(support: Tensor, query: Tensor, batch: TaskBatch) -> tuple[Tensor, 
     flat = z = u.flatten(0, 1)
     for _ in range(STEPS):
         z = flat + step * torch.sparse.mm(near, z)
-    z = functional.normalize(z, dim=-1, eps=1e-6).view_as(u) * u.norm(dim=-1, keepdim=True)
+    z = z.view_as(u)
+    common = (z - u).sum(1, keepdim=True) / mask.sum(1)[:, None, None]
+    z = functional.normalize(z - common, dim=-1, eps=1e-6) * u.norm(dim=-1, keepdim=True)
     return z[:, : support.shape[1]], z[:, support.shape[1] :]
 
 
@@ -76,7 +81,7 @@ def graph(unit: Tensor, mask: Tensor) -> Tensor:
     tasks, rows, _ = unit.shape
     number = mask.sum(1)
     chosen, real = evenly_spaced(unit, mask, unit.sum(1), CANDIDATES)
-    others = taken(unit, chosen)
+    others = taken(unit, chosen) if rows > CANDIDATES else unit
     kept = min(NEAREST + 1, chosen.shape[1])
     values, places = [], []
     block = max(1, CELLS // (tasks * chosen.shape[1]))
