@@ -15,9 +15,9 @@ does, too, where classes have more labelled rows, $n$ on average: these tell whe
 The mean of all rows stays where it was: the error of the centre of a task is common to its rows, and would grow where
 what they have of their own is averaged away. Lengths stay, too.
 
-The weights are continuous in the rows and the same for any order. Copies of a row have no weight for it once they fill
-its list. Where a task has more than 4,096 rows, neighbours are looked for among so many, evenly spaced by their cosine
-with the mean.
+The weights are the same for any order of the rows, and change little where rows do; but copies of a row that fill its
+list have no weight for it. Where a task has more than 4,096 rows, neighbours are looked for among so many, evenly
+spaced by their cosine with the mean.
 
 Source: Rodríguez, Laradji, Drouin and Lacoste 2020, Embedding propagation, whose neighbours are all rows.
 """

@@ -176,15 +176,17 @@ def test_the_general_classifier_learns_as_much_of_anchors_as_of_rows():
 
 
 def test_many_features_that_say_little_each_add_up_in_a_large_pile():
-    """No row is near its centre: rough clusters find nothing, five labelled rows a class and the pile do."""
+    """No row is near its centre: rough clusters find nothing, five labelled rows a class and the pile do.
+
+    By chance the NLL is 1.61 nats; where labelled rows are not looked at, 1.5.
+    """
     rng = np.random.default_rng(3)
     y = np.arange(5).repeat(200)
     x = 0.25 * rng.normal(size=(5, 256))[y] + rng.normal(size=(1000, 256))
     few = np.arange(1000) % 200 < 5
     p = ebmeta.FewShotClassifier().fit(x[few], y[few]).predict_proba(x[~few])
-    right = (p.argmax(1) == y[~few]).mean()
-    assert right > 0.93
-    assert abs(p.max(1).mean() - right) < 0.2
+    assert (p.argmax(1) == y[~few]).mean() > 0.93
+    assert -np.log(p[np.arange(975), y[~few]]).mean() < 0.4
 
 
 def test_rows_of_none_of_the_classes_are_found():

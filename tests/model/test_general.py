@@ -40,6 +40,7 @@ def test_a_model_of_one_s_own_changes_no_other():
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 500_000
 
 
+@pytest.mark.filterwarnings("ignore:X. rows vary in about:UserWarning")
 @pytest.mark.parametrize("features", [2, 64, 1280])
 def test_features_of_any_number_unit_and_frame_are_classified(features):
     X, y = clusters(features)
@@ -47,7 +48,11 @@ def test_features_of_any_number_unit_and_frame_are_classified(features):
     turned, _ = np.linalg.qr(rng.normal(size=(features, features)))
     p = probabilities(X, y)
     np.testing.assert_allclose(probabilities(1e5 * X @ turned - 3e5, y), p, atol=2e-4)
-    assert (p.argmax(1) == y[1::2]).mean() > {2: 0.4, 64: 0.95, 1280: 0.95}[features]  # chance is 0.25
+    right = [(p.argmax(1) == y[1::2]).mean()]
+    for seed in range(1, 8 if features == 2 else 1):
+        X, y = clusters(features, seed=seed)
+        right.append((probabilities(X, y).argmax(1) == y[1::2]).mean())
+    assert np.mean(right) > {2: 0.45, 64: 0.95, 1280: 0.95}[features]  # chance is 0.25
 
 
 @pytest.mark.parametrize("num_steps", [0, None])
@@ -68,14 +73,19 @@ def test_a_class_of_more_labels_has_no_more_rows_for_it(features, num_steps):
 
 
 def test_unlabelled_rows_help_and_its_confidence_is_about_right():
-    """Over 40 tasks of overlapping clusters: confidence within .08 of accuracy, 3 standard errors of .02 and a bias."""
+    """Over 40 tasks of overlapping clusters: confidence within .08 of accuracy, 3 standard errors of .02 and a bias.
+
+    Without the others, each row goes to the labelled row in the same direction.
+    """
     right, sure, alone = [], [], []
     for seed in range(40):
         X, y = clusters(8, ways=4, seed=seed)
         p = probabilities(X, y)
         right.append((p.argmax(1) == y[1::2]).mean())
         sure.append(p.max(1).mean())
-        alone.append((probabilities(X, y, num_steps=0).argmax(1) == y[1::2]).mean())
+        off = X - X.mean(0)
+        near = (off[1::2] @ (off[::30] / np.linalg.norm(off[::30], axis=1, keepdims=True)).T).argmax(1)
+        alone.append((near == y[1::2]).mean())
     assert abs(np.mean(right) - np.mean(sure)) < 0.08
     assert np.mean(right) > np.mean(alone) + 0.03
 
