@@ -27,7 +27,7 @@ import ebmeta
 from lib import wide_resnet
 from lib.common import RESULTS, by_step, write
 
-FULL = {"depth": 28, "width": 10, "rotation_epochs": 30, "mixup_epochs": 10}
+FULL = {"depth": 28, "width": 10, "rotation_epochs": 25, "mixup_epochs": 13}
 REDUCED = {"depth": 10, "width": 1, "rotation_epochs": 1, "mixup_epochs": 1}
 COMMON = {"batch_size": 128, "seed": 0, "iterations": 2000, "test_tasks": 2000}
 SHOTS = (1, 5)

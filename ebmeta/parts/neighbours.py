@@ -106,4 +106,6 @@ def graph(unit: Tensor, mask: Tensor) -> Tensor:
     weight = weight * scale[pairs[0]] * scale[pairs[1]]
     some = weight > 0
     size = (tasks * rows, tasks * rows)
-    return torch.sparse_coo_tensor(pairs[:, some], weight[some], size, check_invariants=False).coalesce()
+    # Said aloud, since some versions of torch warn where it is not.
+    with torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call]
+        return torch.sparse_coo_tensor(pairs[:, some], weight[some], size).coalesce()

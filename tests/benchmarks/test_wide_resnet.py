@@ -245,6 +245,7 @@ def test_features(monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore:.*torch.jit.script_method")  # while torch compiles
 @pytest.mark.parametrize("compiled", [False, True])
 def test_training_on_a_gpu(compiled, monkeypatch):
     """The same augmentation as on a CPU, and after a few epochs a class loss below log 4."""

@@ -1,7 +1,7 @@
 """A wide residual network trained with rotations and manifold mixup, and its features.
 
 The recipe is that of Mangla et al. (2020), "Charting the right manifold: manifold mixup for few-shot
-learning" (S2M2_R), without dropout and shortened to less than half an hour of one GPU.
+learning" (S2M2_R), without dropout and shortened to less than ten minutes of one GPU.
 """
 
 from lib.wide_resnet.features import extract
