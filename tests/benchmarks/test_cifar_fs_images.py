@@ -41,12 +41,13 @@ def test_pipeline(tmp_path, capsys, monkeypatch):
     assert list(whole["pieces"]) == [
         "backbone",
         *("features_train", "features_val", "features_test"),
-        *("fit_1shot", "fit_5shot", "test_1shot", "test_5shot"),
+        *("fit_1shot", "fit_5shot", "test_1shot", "test_5shot", "general_1shot", "general_5shot"),
     ]
     assert all(piece["device"] == "CPU" and piece["calls"] == 1 for piece in whole["pieces"].values())
     assert whole["seconds"] == pytest.approx(sum(p["seconds"] for p in whole["pieces"].values()), abs=0.06)
     assert whole["pieces"]["backbone"]["iterations"] == 4 * (8 * 24 // 32)
     assert whole["5shot"]["accuracy"][-1] > 0.5  # chance is 0.2
+    assert whole["5shot_general"]["test"]["accuracy"][-1] > 0.5
     with np.load(tmp_path / "whole" / "features_train.npz") as file:
         assert file["features"].shape == (8, 24, 64)
         assert file["features"].dtype == np.float16
@@ -73,6 +74,7 @@ def test_pipeline(tmp_path, capsys, monkeypatch):
     assert pieces["pieces"]["backbone"]["calls"] == 4
     assert pieces["pieces"]["fit_1shot"]["calls"] == 2
     assert pieces["1shot"] == whole["1shot"]
+    assert pieces["1shot_general"] == whole["1shot_general"]
 
     with pytest.raises(ValueError, match="seed: expected 0 as in"):
         call(parts, seed=1)
