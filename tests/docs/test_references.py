@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "docs" / "_ext"))
+
+from names import documented  # noqa: E402
+
 NAME = re.compile(r"[`<]~?(ebmeta(?:\.\w+)+)(?:\([^`]*\))?[`>]")
 #: Names of something else.
 OTHERS = {"ebmeta.prior.loc": "a key of Pyro's parameter store"}
@@ -24,29 +28,13 @@ def texts() -> Iterator[tuple[Path, str]]:
                 yield path.relative_to(ROOT), path.read_text(encoding="utf-8")
 
 
-def exists(name: str) -> bool:
-    """Whether a name is a module, or an attribute of one or of a class."""
-    parts = name.split(".")
-    for i in range(len(parts), 0, -1):
-        try:
-            found = importlib.import_module(".".join(parts[:i]))
-        except ModuleNotFoundError:
-            continue
-        for part in parts[i:]:
-            if not hasattr(found, part):
-                return False
-            found = getattr(found, part)
-        return True
-    return False
-
-
 def test_names_in_backticks_exist():
     named = {(str(path), name) for path, text in texts() for name in NAME.findall(text) if name not in OTHERS}
     assert len(named) > 100
-    assert sorted(pair for pair in named if not exists(pair[1])) == []
+    assert sorted(pair for pair in named if documented(pair[1]) is None) == []
 
 
 @pytest.mark.parametrize("name", ["ebmeta.fits", "ebmeta.tasks.episodes.exactly", "ebmeta.nothing.at_all"])
 def test_other_names_are_missed(name):
-    assert exists("ebmeta.tasks.batch.TaskBatch.support")
-    assert not exists(name)
+    assert documented("ebmeta.tasks.batch.TaskBatch.support") is not None
+    assert documented(name) is None

@@ -32,7 +32,7 @@ __all__ = ["Schedule", "Training"]
 
 WARM_UP = 0.05
 SECOND_STAGE = 0.2
-SAVE_EVERY = 500  # iterations: about a minute of one H100
+SAVE_EVERY = 500  # iterations: some twenty seconds of an H200
 
 
 @dataclass(frozen=True)
