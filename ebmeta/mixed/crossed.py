@@ -10,11 +10,13 @@ $$ M_1 = I + \Lambda_1^\top Z_1^\top Z_1 \Lambda_1 = L_1 L_1^\top, \qquad
 $$ \log |I + \Lambda^\top Z^\top Z \Lambda| = \log |M_1| + \log |S| , $$
 
 and coefficients and squares follow from the same factors. Products of columns are computed once, so that a step costs
-nothing that grows with the rows but for the pairs of groups that meet. Source: Bates, Maechler, Bolker and Walker 2015.
+nothing that grows with the rows but for the pairs of groups that meet. Labelled rows of new groups are added to the
+products, the parameters being those of the fit. Source: Bates, Maechler, Bolker and Walker 2015.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -62,14 +64,18 @@ class CrossedEngine(ScaledEngine):
                 )
         self.first = int(np.argmax(sizes))
         self.rest = [i for i in range(len(factors)) if i != self.first]
-        if sum(sizes[i] for i in self.rest) > MOST:
+        self._add_up(rows)
+
+    def _add_up(self, rows: Rows) -> None:
+        """Keep the products of columns of the rows."""
+        size = sum(len(rows.groupings[i].labels) * len(self.factors[i].terms) for i in self.rest)
+        if size > MOST:
             raise ValueError(
-                f"groups: expected at most {MOST} effects of all grouping factors but the largest, got "
-                f"{sum(sizes[i] for i in self.rest)}"
+                f"groups: expected at most {MOST} effects of all grouping factors but the largest, got {size}"
             )
         z, others = self._groups(rows)
         w = np.column_stack(self.columns(rows))
-        num_terms = len(factors[self.first].terms)
+        num_terms = len(self.factors[self.first].terms)
         dense = (z.T @ z).tocsr()
         num_groups = len(rows.groupings[self.first].labels)
         blocks = sparse.bsr_matrix(dense, blocksize=(num_terms, num_terms))
@@ -119,7 +125,33 @@ class CrossedEngine(ScaledEngine):
         blocks = np.ascontiguousarray(np.moveaxis(pull, -1, 0)), np.arange(groups), np.arange(groups + 1)
         return sparse.bsr_matrix(blocks).tocsr()
 
+    def _told_of(self, rows: Rows) -> tuple[CrossedEngine, Rows] | None:
+        """Return the engine that has seen the labelled rows of new groups too, and the rows as it numbers their groups.
+
+        None where there are none. Labels of rows whose groups are all known may be those of the fit.
+        """
+        known = [len(g.labels) for g in self.rows.groupings]
+        new = np.stack([g.codes >= number for g, number in zip(rows.groupings, known, strict=True)])
+        told = np.isfinite(rows.y) & new.any(0)
+        if not told.any():
+            return None
+        seen = rows
+        for i, number in enumerate(known):
+            codes, labels = rows.groupings[i].codes, rows.groupings[i].labels
+            first = np.unique(np.concatenate([np.arange(number), codes[told]]))
+            order = np.concatenate([first, np.setdiff1d(np.arange(len(labels)), first)])
+            rows = rows.regrouped(i, np.argsort(order)[codes], labels[order])
+            seen = seen.regrouped(i, rows.groupings[i].codes, labels[first])
+        engine = copy.copy(self)
+        engine.rows = self.rows.joined(seen.take(told))
+        engine._add_up(engine.rows)
+        return engine, rows
+
     def linear(self, at: Array, effects: list[Effects], rows: Rows, common: bool = False) -> Array:
+        if (more := self._told_of(rows)) is not None:
+            engine, rows = more
+            engine._solved = at[:-1].copy(), self.solve(at[:-1])  # coefficients are those of the fit
+            return engine.linear(at, engine.effects(at), rows, common)
         found = super().linear(at, effects, rows, common)
         var = found[1]
         p, (lower, other) = self._parts(at[:-1]), self._lowers(at[:-1])

@@ -243,7 +243,7 @@ class Engine(Criterion):
         thirds = None if known.third is None else padded(known.third)
         covariances = np.concatenate([known.covariance, np.broadcast_to(prior, (num_new, *prior.shape))])
         told = np.isfinite(rows.y) & (grouping.codes >= len(known.mean))
-        if len(self.factors) == 1 and told.any():
+        if told.any():
             numbers, codes = np.unique(grouping.codes[told], return_inverse=True)
             found = self.effects(at, rows.take(told).regrouped(place, codes, grouping.labels[numbers]))[place]
             means[numbers], covariances[numbers], slopes[numbers] = found.mean, found.covariance, found.slope

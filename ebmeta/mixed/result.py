@@ -241,8 +241,8 @@ class MixedModel(Guarded):
         """Return mean, standard deviation and interval of a new label for each row.
 
         Rows of a known group use what is known of it. Rows of a new group use its labelled rows, if there are any
-        among the new ones, and else what is known of groups. Labels of known groups are not used again, and where
-        there are several grouping factors no new labels are.
+        among the new ones, and else what is known of groups. Labels of rows whose groups are all known are not used
+        again.
 
         Args:
             new_data: rows, a frame of pandas, polars or pyarrow with the formula's columns; labels may be absent.

@@ -56,6 +56,23 @@ class Rows:
         size, weights = (None if v is None else v[rows] for v in (self.size, self.weights))
         return Rows(self.y[rows], self.x[rows], kept, self.offset[rows], size, weights)
 
+    def joined(self, more: Rows) -> Rows:
+        """Return the rows and others after them, whose groups are numbered as these and named there."""
+        pairs = zip(self.groupings, more.groupings, strict=True)
+        groupings = (
+            Grouping(np.concatenate([a.codes, b.codes]), b.labels, np.concatenate([a.z, b.z])) for a, b in pairs
+        )
+
+        def both(name: str) -> Array | None:
+            parts = [getattr(rows, name) for rows in (self, more)]
+            ones = [np.ones(len(self)), np.ones(len(more))]
+            none = all(part is None for part in parts)
+            known = [one if part is None else part for part, one in zip(parts, ones, strict=True)]
+            return None if none else np.concatenate(known)
+
+        y, x, offset = (np.concatenate([getattr(self, n), getattr(more, n)]) for n in ("y", "x", "offset"))
+        return Rows(y, x, tuple(groupings), offset, both("size"), both("weights"))
+
     def regrouped(self, place: int, codes: NDArray[np.int64], labels: NDArray[np.object_]) -> Rows:
         """Return the rows with other groups of one grouping factor."""
         groupings = list(self.groupings)

@@ -174,7 +174,7 @@ class ScaledEngine(Engine):
     def roots(self, rows: Rows, some: Some = ALL) -> Array:
         r"""Return the square root of the inverse variance of some rows, that of a row of typical size being 1."""
         root = _root(rows, some)
-        return np.ones(len(rows.y[some])) if root is None else root / math.sqrt(self.typical)
+        return (np.ones(len(rows.y[some])) if root is None else root) / math.sqrt(self.typical)
 
     def left_out(self, at: Array, effects: list[Effects]) -> Array:
         """Return what the posterior of each row is without its label: one normal density over another."""

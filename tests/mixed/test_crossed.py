@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import linalg, stats
 
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.crossed import CrossedEngine
@@ -108,6 +108,46 @@ def test_effects_of_several_factors_vary_together(formula):
     np.testing.assert_allclose(loc, rows.x @ exact.beta + Z @ exact.mean, rtol=1e-8)
 
 
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_labelled_rows_of_new_groups_count_as_in_dense_matrices(formula):
+    """A user with one label, an item with three, both new in one of them; labels of known groups do not count again."""
+    engine, design = build(formula)
+    at = np.random.default_rng(1).uniform(0.2, 0.9, engine.num_parameters)
+    exact, new = Dense(engine, at, False), ratings(3)[:20]
+    new.loc[[0, 3, 4, 5], "user"], new.loc[2:6, "item"], new.loc[4:, "y"] = 77, 88, new["y"][4:] + 2
+    new.loc[[1, 6, 9], ["user", "item"]] = [[78, 3], [78, 89], [79, 90]]
+    new.loc[[0, 1, 5, 9], "y"] = np.nan
+    rows, _ = design.new(new, Extras(weights="w"))
+    own, sizes = Dense.__new__(Dense), [len(g.labels) for g in rows.groupings]
+    own.sizes = sizes
+    told = np.isfinite(rows.y) & np.any([g.codes >= n for g, n in zip(rows.groupings, exact.sizes, strict=True)], 0)
+    assert told.any()
+    Z = np.vstack([own.columns(engine.rows), own.columns(rows)[told]])
+    b = linalg.block_diag(*(np.kron(np.eye(n), prior) for n, prior in zip(sizes, exact.priors, strict=True)))
+    noise = engine.scales(at)[1]["sd"] ** 2 / np.concatenate([engine.rows.weights, rows.weights[told]])
+    gain = b @ Z.T @ np.linalg.inv(Z @ b @ Z.T + np.diag(noise))
+    left = np.concatenate([engine.rows.y - engine.rows.x @ exact.beta, (rows.y - rows.x @ exact.beta)[told]])
+    asked, slope = own.columns(rows), -gain @ np.vstack([engine.rows.x, rows.x[told]])
+    loc, var, _ = engine.linear(at, engine.effects(at), rows)
+    np.testing.assert_allclose(loc, rows.x @ exact.beta + asked @ gain @ left, rtol=1e-8)
+    np.testing.assert_allclose(var, np.einsum("nq,qr,nr->n", asked, b - gain @ Z @ b, asked), rtol=1e-8)
+    more = engine.linear(at, engine.effects(at), rows, common=True)[1] - var
+    slopes = rows.x + asked @ slope
+    np.testing.assert_allclose(more, np.einsum("np,pq,nq->n", slopes, np.linalg.inv(exact.normal), slopes), rtol=1e-6)
+
+
+def test_a_labelled_row_of_a_new_user_moves_its_user_alone():
+    """Other new users stay as they were, and so does the row itself where users have no spread."""
+    fit = mixed_model("y ~ x + (1 | user) + (1 | item)", ratings())
+    new = pd.DataFrame({"x": 0.0, "user": [50, 50, 51], "item": 2, "y": [9.0, np.nan, np.nan]})
+    told, blind = fit.predict(new), fit.predict(new.drop(columns="y"))
+    assert told["mean"][1] > blind["mean"][1] + 1
+    assert told["sd"][1] < blind["sd"][1]
+    assert told["mean"][0] == pytest.approx(told["mean"][1], rel=1e-12)
+    assert abs(told["mean"][2] - blind["mean"][2]) < 0.2  # by what the label says of the item
+    pd.testing.assert_frame_equal(fit.predict(new, groups="new").iloc[2:], fit.predict(new[2:], groups="new"))
+
+
 def test_draws_of_effects_have_their_joint_covariance():
     """4,000 draws: every covariance within 5 of its standard errors, which are at most one of the product of scales."""
     engine, _ = build(FORMULAS[1])
@@ -161,7 +201,7 @@ def test_tables_predictions_and_draws_of_crossed_groups():
     assert 0.85 < ((data["y"] > found["lower"]) & (data["y"] < found["upper"])).mean() <= 1
     new = data[:2].assign(user=99, item=99)
     assert (fit.predict(new)["sd"] > fit.predict(data[:2])["sd"]).all()
-    pd.testing.assert_frame_equal(fit.predict(new), fit.predict(new.assign(y=np.nan)))
+    pd.testing.assert_frame_equal(fit.predict(data), fit.predict(data.assign(y=np.nan)))
     assert (fit.propagate(32).predict(new)["sd"] > fit.predict(new)["sd"]).all()
     assert fit.tree["posterior"]["effects_item"].shape == (1, 256, 5, 1)
 

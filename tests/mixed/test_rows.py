@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ebmeta.mixed.rows import Grouping, Rows
@@ -20,3 +22,14 @@ def test_rows_are_taken_with_all_that_belongs_to_them():
     other = rows.regrouped(0, np.array([1, 1, 0]), names).groupings[0]
     np.testing.assert_array_equal(other.codes, [1, 1, 0])
     np.testing.assert_array_equal(other.z, z)
+
+
+def test_rows_are_joined_and_weigh_1_where_they_have_no_weight():
+    z, names = np.arange(2.0)[:, None], np.array(["a", "b"], dtype=object)
+    groupings = [(Grouping(np.array(codes), labels, z),) for codes, labels in (([0, 0], names[:1]), ([1, 0], names))]
+    one, two = (Rows(np.arange(2.0), np.ones((2, 1)), own, np.zeros(2)) for own in groupings)
+    both = one.joined(replace(two, weights=np.array([3.0, 4.0])))
+    np.testing.assert_array_equal(both.weights, [1, 1, 3, 4])
+    np.testing.assert_array_equal(both.groupings[0].codes, [0, 0, 1, 0])
+    assert both.groupings[0].labels.tolist() == ["a", "b"]
+    assert (len(both), both.size) == (4, None)

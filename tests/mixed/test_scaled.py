@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from ebmeta.mixed.fit import mixed_model
 from ebmeta.mixed.scaled import solved_of
 from tests.mixed.worlds import engine_of, frame
 
@@ -38,3 +40,16 @@ def test_the_draws_weight_spreads_and_not_relative_ones():
     engine = engine_of("y ~ x + (1 | g)", frame(), True)
     at = np.array([0.5, 0.2])
     assert engine.log_posterior(at) == pytest.approx(engine.log_likelihood(at) + at[-1])
+
+
+def test_a_new_row_without_a_weight_counts_once():
+    """Weights that are numbers beside the frame: new rows have none, and inform a new group as rows of weight 1."""
+    data = frame()
+    new = data[:3].assign(g="new", w=1.0)
+    fits = [mixed_model("y ~ x + (1 | g)", data, weights=weights) for weights in ("w", data["w"].to_numpy() * 1.0)]
+    tables = [fit.predict(new) for fit in fits]
+    pd.testing.assert_frame_equal(*tables)
+    prior, noise = fits[0].variance_components["estimate"] ** 2
+    left = new["y"] - fits[0].predict(new, groups="typical")["mean"]
+    wanted = fits[0].predict(new, groups="typical")["mean"] + prior * left.sum() / (3 * prior + noise)
+    np.testing.assert_allclose(tables[1]["mean"], wanted, rtol=1e-9)
