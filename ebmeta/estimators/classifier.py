@@ -314,3 +314,12 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         probs = self.predict_proba(X)
         labels: NDArray[Any] = self.classes_[probs.argmax(-1)]
         return labels
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Return the share of rows whose likeliest label is the true one, by weight where rows have weights.
+
+        Raises:
+            ValueError: if labels or weights have the rows in another order by their index, or as of `predict`.
+        """
+        check_order(X, y=y, sample_weight=sample_weight)
+        return float(super().score(X, y, sample_weight))

@@ -255,6 +255,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         size: ArrayLike | None = None,
     ) -> float:
         """Return the coefficient of determination $R^2$ of the predictive means; arguments as for `predict`."""
+        check_order(X, sample_weight=sample_weight)
         mean = self.predict(X, groups=groups, size=size)
         return float(r2_score(targets_of(y, len(mean), X), mean, sample_weight=sample_weight))
 
@@ -295,11 +296,8 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         """
         if self.conformal is not None:
             batch, rows = self.placed(X, groups=groups, size=size)
-            found, real, ends = (
-                self.conformal.predict(batch, coverage),
-                batch.query_mask.numpy(),
-                np.empty((2, len(rows))),
-            )
+            found, real = self.conformal.predict(batch, coverage), batch.query_mask.numpy()
+            ends = np.empty((2, len(rows)))
             ends[:, rows.numpy()] = found["lower"].values[real], found["upper"].values[real]
             return ends[0], ends[1]
         out = self.quantiles(X, ((1 - coverage) / 2, (1 + coverage) / 2), groups=groups, size=size)

@@ -105,8 +105,9 @@ def _with_unknown(
         chosen = nearest.masked_fill(~mask, 2.0).argmin(1)
         seed = rows.gather(1, chosen[:, None, None].expand(-1, -1, rows.shape[2]))
         nearest = torch.maximum(nearest, (seed @ rows.mT).squeeze(1))
-        sums, counts = torch.cat([sums, seed], 1), torch.cat([counts, torch.ones_like(counts[:, :1])], 1)
-        ways = torch.cat([ways, batch.outliers.unsqueeze(1)], 1)
+        here = batch.outliers.unsqueeze(1)
+        sums, counts = torch.cat([sums, seed * here.unsqueeze(-1)], 1), torch.cat([counts, here.to(counts)], 1)
+        ways = torch.cat([ways, here], 1)
     return sums, counts, ways
 
 

@@ -41,6 +41,13 @@ def test_classifier_equals_predict(task):
     assert np.abs(unrefined - got).max() > 1e-4
 
 
+def test_a_score_is_the_share_of_right_rows_by_their_weights():
+    shown, names, x, y = pile()
+    clf, weight = joint().fit(shown, names), np.arange(1.0, len(x) + 1)
+    y = np.where(weight < 10, "ash", y)  # some of them are wrong
+    assert clf.score(x, y, weight) == pytest.approx(np.average(clf.predict(x) == y, weights=weight))
+
+
 def test_what_is_known_of_class_proportions_is_told():
     model, batch = classifier(), class_tasks()
     stated = replace(batch, concentration=torch.tensor([0.3, math.inf, 0.3, 0.3]).double())

@@ -114,3 +114,16 @@ def test_rows_that_may_be_of_none_have_rough_clusters_of_their_own(monkeypatch):
     found = find_clusters(u[None], torch.ones(1, 9).bool(), torch.stack(sums)[None], counts, counts > 0)
     wanted = [found.within.log(), found.coordinates.log()]
     close(read(other)[0, DESIGN:-1], torch.cat(wanted))
+
+
+def test_a_task_without_outliers_is_read_alike_beside_one_that_may_have_some():
+    alone, beside = one_task(9), one_task(9, seed=1)
+    both = TaskBatch(
+        *(
+            torch.cat([getattr(task, name) for task in (alone, beside)])
+            for name in ("support_x", "support_y", "query_x")
+        ),
+        outliers=torch.tensor([False, True]),
+    )
+    close(read(both)[0], read(alone)[0])
+    close(read(both)[1], read(replace(beside, outliers=torch.tensor([True])))[0])

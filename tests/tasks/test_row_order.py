@@ -13,6 +13,7 @@ X = pd.DataFrame(np.arange(24.0).reshape(12, 2), columns=["a", "b"], index=[f"ro
 Y = pd.Series([0, 1, 2] * 4, index=X.index)
 REG = FewShotRegressor(EmpiricalBayes.regressor(2, num_steps=0))
 FITTED = FewShotRegressor(EmpiricalBayes.regressor(2, num_steps=0)).fit(X, Y, groups=Y)
+KNOWN = FewShotClassifier().fit(X[:3], Y[:3])
 CALLS = {
     "EpisodeSampler": lambda y: EpisodeSampler(X, y, n_way=2, n_shot=1, n_query=1),
     "GroupSampler, y": lambda y: GroupSampler(X, y, Y, n_support=1),
@@ -26,6 +27,9 @@ CALLS = {
     "FewShotRegressor.predict": lambda groups: FITTED.predict(X, groups=groups),
     "FewShotRegressor.tasks": lambda groups: FITTED.tasks(X, groups=groups),
     "FewShotRegressor.score": lambda y: FITTED.score(X, y, groups=Y),
+    "FewShotRegressor.score, sample_weight": lambda w: FITTED.score(X, Y, w + 1, groups=Y),
+    "FewShotClassifier.score": lambda y: KNOWN.score(X, y),
+    "FewShotClassifier.score, sample_weight": lambda w: KNOWN.score(X, Y, w + 1),
     "FewShotRegressor.log_density": lambda y: FITTED.log_density(X, y, groups=Y),
 }
 
@@ -36,7 +40,8 @@ def test_a_column_of_the_same_rows_in_another_order_is_refused(call):
     call(Y)
     call(Y.to_numpy())
     with pytest.raises(
-        ValueError, match=r"^(y|groups|size): expected the rows of X in their order, got 'row 11' in row 0"
+        ValueError,
+        match=r"^(y|groups|size|sample_weight): expected the rows of X in their order, got 'row 11' in row 0",
     ):
         call(Y[::-1])
 
