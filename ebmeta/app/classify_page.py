@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -175,7 +176,9 @@ class ClassPage:
         from matplotlib.figure import Figure
 
         found = self.found
-        of_task = found.clf.model_.predictor.of_task(found.clf.tasks(found.rows))
+        with warnings.catch_warnings(action="ignore"):  # predictions have told of doubts, and count copies once
+            task = found.clf.tasks(found.rows)
+        of_task = found.clf.model_.predictor.of_task(task)
         some = np.unique(np.linspace(0, len(found.rows) - 1, min(MOST, len(found.rows))).astype(int))
         labelled, unlabelled = of_task.support[0, :, :-1].numpy(), of_task.query[0, some, :-1].numpy()
         at = plane(np.concatenate([labelled, unlabelled]))

@@ -17,7 +17,7 @@ from torch import Tensor
 from ebmeta.estimators.base import FewShot, whole
 from ebmeta.estimators.calibration_rows import calibration_split
 from ebmeta.estimators.doubts import tell_of_contradictions, tell_of_copies, tell_of_lengths, tell_of_rows
-from ebmeta.estimators.rows import among, matched, read_anchors, staying, unlike
+from ebmeta.estimators.rows import among, distinct, matched, read_anchors, staying, unlike
 from ebmeta.foundation.checks import above, at_least, between, check
 from ebmeta.model.base import PredictiveModel
 from ebmeta.model.general import general_classifier
@@ -50,7 +50,8 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
             a joint model.
         anchor_size: how many labelled rows an anchor of a class is worth.
 
-    All rows of a call are used together, and with them the pool of `fit`, where there is one.
+    All rows of a call are used together, and with them the pool of `fit`, where there is one. A row that is given
+    several times counts once, among labelled rows and among others (`ebmeta.estimators.rows.distinct`).
 
     Attributes:
         classes_: the distinct labels of the support set and the anchors, sorted; columns of `predict_proba`.
@@ -118,8 +119,11 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
             told = "y: -1 counts as a class like any other; rows without a label go to pool= or predict_proba"
             warnings.warn(told, UserWarning, stacklevel=3)
         tell_of_contradictions(self.support_X_, self.classes_[self.support_y_.numpy()].tolist(), stacklevel=3)
+        first = distinct(self.support_X_, self.support_y_)[0]
+        self.support_X_, self.support_y_ = self.support_X_[first], self.support_y_[first]
         if pool is not None:
             rows = self._check_query(pool, "pool")
+            rows = rows[distinct(rows)[0]]
             self.pool_ = rows[staying(rows, self.support_X_)]
         return self
 
@@ -200,7 +204,6 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         check("level", level, float, between(0, 1))
         check("seed", seed, int, at_least(0))
         query = self._check_query(X)
-        tell_of_copies(self.support_X_, stacklevel=2)
         alone = torch.zeros(self.n_ways_, dtype=torch.bool) if self.anchors_ is None else self.anchors_[1] > 0
         learned, held = calibration_split(self.support_y_, alone, level, seed)
         half, calibrating = copy.copy(self), self.support_X_[held]
@@ -246,6 +249,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
             raise ValueError("suggest: expected a joint model of inputs and labels, got one of labels alone")
         query = self._check_query(X)
         stays, new = staying(query, self.support_X_), unlike(query, self.support_X_)
+        stays[np.setdiff1d(np.arange(len(query)), distinct(query)[0])] = False
         if n > int(new.sum()):
             raise ValueError(
                 f"n: expected at most the number of rows that are new and unlike, {int(new.sum())}, got {n}"
@@ -258,17 +262,19 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         return found
 
     def _of_rows(self, query: Tensor, question: Callable[[Mixture], Tensor]) -> NDArray[np.float64]:
-        """Return the answers of inference for these rows, shape `(..., Q)`, each labelled row but once in all others'.
+        """Return the answers of inference for these rows, shape `(..., Q)`, in which every row counts but once.
 
         Rows that are a labelled one are asked beside all; the others, beside those that are left without it.
         """
+        first, which = distinct(query)
+        query = query[first]
         answers = self._asked(self._task(query), len(query), question)
         fresh = ~among(query, self.support_X_)
         if fresh.any() and not fresh.all():
             stays = staying(query, self.support_X_).numpy()
             others = self._asked(self._batch(query[stays]), int(stays.sum()), question)
             answers[..., fresh] = others[..., fresh[stays]]
-        return answers
+        return answers[..., which]
 
     def _asked(self, batch: TaskBatch, number: int, question: Callable[[Mixture], Tensor]) -> NDArray[np.float64]:
         """Return the answers for the first queries of a task; those for the pool are left out."""
@@ -278,9 +284,11 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
     def tasks(self, X: ArrayLike) -> TaskBatch:
         """Return the task with these rows as its first queries, and those of the pool next, for `ebmeta.predict`.
 
-        All rows are queries of it, labelled ones too, which then count twice.
+        All rows are queries of it, also labelled ones and copies, which then count twice.
         """
-        return self._task(self._check_query(X))
+        query = self._check_query(X)
+        tell_of_copies(query, stacklevel=2)
+        return self._task(query)
 
     def _task(self, query: Tensor) -> TaskBatch:
         """Return the task of some rows, and warn of what makes its answers doubtful."""

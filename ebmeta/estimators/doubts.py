@@ -2,7 +2,7 @@
 
 A trained model knows units and spread of its features. The general one has nothing but the rows of the task, and
 compares their directions from a centre. So a column in another unit, labelled rows that are scaled otherwise than the
-rest, or a damaged row may decide alone. One row many times over, such as that of an empty text, is a class of its own.
+rest, or a damaged row may decide alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ebmeta.estimators.rows import copied, unlike
+from ebmeta.estimators.rows import distinct
 from ebmeta.tasks.alike import alike
 from ebmeta.tasks.doubts import BEYOND, FEWEST, far_rows, few_features, notes_on_numbers
 
@@ -21,7 +21,6 @@ __all__ = ["tell_of_contradictions", "tell_of_copies", "tell_of_lengths", "tell_
 
 LONGER = 4.0  # times as long as all rows of the other side: of another scale
 SOME = 512  # rows that directions are counted from, of more
-COPIES, OFTEN = 5, 0.05  # of one row, and what share they are of all, above which they pull centres to them
 BLANK = 8  # features, from which on a row of zeros is no point like any other
 
 
@@ -48,13 +47,13 @@ def tell_of_rows(labelled: Tensor, other: Tensor, ways: int, names: Sequence[str
     number = len(labelled)
     beyond = _beyond(rows, number)
     scales = few_features(rows.var(0, correction=0).numpy(), names) or _lengths(rows, number)
-    found = (scales or ("" if beyond else _few(rows, ways)), beyond, _copies(other))
+    found = (scales or ("" if beyond else _few(rows, ways)), beyond)
     for note in (*told, *(f"X: {said}" for said in found if said)):
         warnings.warn(note, UserWarning, stacklevel=stacklevel + 1)
 
 
 def tell_of_lengths(labelled: Tensor, other: Tensor, stacklevel: int) -> None:
-    """Warn of what no model takes: labelled rows of another scale than the others, and one row many times over.
+    """Warn of what no model takes: labelled rows of another scale than the others.
 
     Args:
         labelled: labelled rows of a task, shape `(S, ...)`.
@@ -62,23 +61,19 @@ def tell_of_lengths(labelled: Tensor, other: Tensor, stacklevel: int) -> None:
         stacklevel: as of `warnings.warn`, for the caller.
     """
     rows = torch.cat([labelled, other]).flatten(1)
-    for said in (_lengths(rows / max(float(rows.abs().max()), 1e-300), len(labelled)), _copies(other.flatten(1))):
-        if said:
-            warnings.warn(f"X: {said}", UserWarning, stacklevel=stacklevel + 1)
+    if said := _lengths(rows / max(float(rows.abs().max()), 1e-300), len(labelled)):
+        warnings.warn(f"X: {said}", UserWarning, stacklevel=stacklevel + 1)
 
 
-def tell_of_copies(labelled: Tensor, stacklevel: int) -> None:
-    """Warn where labelled rows that calibrate may be copies of rows that were learned from.
+def tell_of_copies(rows: Tensor, stacklevel: int) -> None:
+    """Warn where rows of a task are copies of others, which count as so many.
 
     Args:
-        labelled: labelled rows of a task, shape `(S, ...)`.
+        rows: unlabelled rows of a task, shape `(Q, ...)`.
         stacklevel: as of `warnings.warn`, for the caller.
     """
-    if copies := int((~unlike(labelled, labelled[:0])).sum()):
-        told = (
-            f"X: {copies} of {len(labelled)} labelled rows are copies of others; to learn from one and calibrate with "
-            "the other makes sets too small, unless rows to come are copies as often; give each row once"
-        )
+    if copies := len(rows) - len(distinct(rows)[0]):
+        told = f"X: {copies} of {len(rows)} rows are copies of others, and count as rows of a task; give each row once"
         warnings.warn(told, UserWarning, stacklevel=stacklevel + 1)
 
 
@@ -125,17 +120,6 @@ def _beyond(rows: Tensor, labelled: int) -> str:
     called = f"labelled row {far[0]}" if far[0] < labelled else f"row {far[0] - labelled}"
     more = f" (and {len(far) - 1} more)" if len(far) > 1 else ""
     return f"{called}{more} lies more than {BEYOND:.0f} times as far out as the others, and moves their centre"
-
-
-def _copies(other: Tensor) -> str:
-    """Say which row that has no label is there so often that its copies pull the centres of classes to them."""
-    row, number = copied(other)
-    if other.shape[1] < BLANK or number < COPIES or number <= OFTEN * len(other):
-        return ""
-    return (
-        f"row {row} is there {number} times among {len(other)}, and its copies pull the centres of classes to them; "
-        "give each row once"
-    )
 
 
 def _few(rows: Tensor, ways: int) -> str:

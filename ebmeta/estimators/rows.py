@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,8 +19,8 @@ from ebmeta.tasks.rows import HUGE
 
 __all__ = [
     "among",
-    "copied",
     "covariates_of",
+    "distinct",
     "groups_of",
     "matched",
     "names_of_row",
@@ -30,6 +31,8 @@ __all__ = [
     "targets_of",
     "unlike",
 ]
+
+SOME = 512  # rows whose values are counted, of more
 
 
 def groups_of(groups: ArrayLike | None, length: int) -> list[Any] | None:
@@ -122,19 +125,40 @@ def among(rows: torch.Tensor, others: torch.Tensor) -> NDArray[np.bool_]:
     return np.isin(own, known)
 
 
-def copied(rows: torch.Tensor) -> tuple[int, int]:
-    """Return the first number of the row that is there most often, and how often it is.
+def distinct(rows: torch.Tensor, labels: torch.Tensor | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the number of the first of rows that are one, shape `(U,)`, and which of these each row is, shape `(N,)`.
+
+    Rows of few values meet by chance, as those of some truth values: each is one of its own where the values of their
+    columns allow for no more rows than there are pairs, $U (U - 1)$.
 
     Args:
-        rows: shape `(N, ...)`, at least one.
+        rows: shape `(N, ...)`.
+        labels: what rows that are one have in common, too, shape `(N,)`.
 
     Examples:
-        >>> copied(torch.tensor([[1.0], [2.0], [3.0], [2.0]]))
-        (1, 2)
+        >>> first, which = distinct(torch.tensor([[1.5, 2.5], [3.0, 4.5], [1.5, 2.5]]))
+        >>> first.tolist(), which.tolist()
+        ([0, 1], [0, 1, 0])
+        >>> distinct(torch.tensor([[0.0], [1.0], [0.0]]))[1].tolist()
+        [0, 1, 2]
     """
-    (own,) = alike(rows.numpy())
-    most = int(np.bincount(own).argmax())
-    return int(np.argmax(own == most)), int((own == most).sum())
+    own = alike(rows.numpy())[0]
+    first = np.unique(own, return_index=True)[1]
+    if len(first) < len(rows) and _by_chance(rows.numpy()[first]):
+        own = np.arange(len(rows))
+    given = [0] * len(rows) if labels is None else labels.tolist()
+    known: dict[tuple[int, int], int] = {}
+    which = np.array([known.setdefault(pair, len(known)) for pair in zip(own.tolist(), given, strict=True)], dtype=int)
+    return np.unique(which, return_index=True)[1], which
+
+
+def _by_chance(rows: NDArray[Any]) -> bool:
+    """Return whether distinct rows, shape `(U, ...)`, have so few values that more of them would meet by chance."""
+    if len(rows) < 2:
+        return False
+    some = np.sort(rows.reshape(len(rows), -1)[:: -(-len(rows) // SOME)], axis=0)
+    number = np.log1p((np.diff(some, axis=0) > 0).sum(0)).sum()
+    return bool(number <= math.log(len(rows) * (len(rows) - 1)))
 
 
 def unlike(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:

@@ -107,35 +107,18 @@ def test_more_classes_than_directions_are_told_of_in_any_number_of_features():
         ask(rows()[:30], rows()[30:], "abcdefghijklmno" * 2)
 
 
-def test_a_row_that_is_there_many_times_is_told_of_whatever_the_model():
+def test_copies_among_the_rows_of_a_task_are_told_of():
+    """Answers of the estimator count them once."""
     X = rows()
-    many = np.r_[X[3:], np.repeat(X[10:11], 4, 0)]
-    own = EmpiricalBayes.classifier(12, num_steps=1, width=4)
-    said = "^X: row 7 is there 5 times among 61, and its copies pull the centres of classes to them; give each row once"
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "model: expected a trained one")
-        for model in (None, own):
-            with pytest.warns(UserWarning, match=said):
-                ask(X[:3], many, model=model)
-            with pytest.warns(UserWarning, match="is there 5 times among 61"):
-                FewShotClassifier(model).fit(X[:3], list("aba"), pool=many).predict(X[40:41])
+    clf = FewShotClassifier().fit(X[:3], list("aba"))
+    with pytest.warns(UserWarning, match="^X: 2 of 59 rows are copies of others, and count as rows of a task; give"):
+        clf.tasks(np.r_[X[3:], X[10:12]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ask(X[:3], many[:-1])  # four times
-        ask(X[:3], np.r_[many, rows(39, seed=1)])  # a twentieth of all
-        ask(X[:3], np.repeat(X[3:], 4, 0))
-        ask(X[:3, :4], many[:, :4])  # where few values recur by themselves
+        clf.tasks(X[3:])
+        clf.predict(np.repeat(X[3:], 9, 0))
+        FewShotClassifier().fit(X[:3] > 2, list("aba")).tasks(X[3:, :12] > 2)
         ask(np.repeat(X[:3], 9, 0), X[3:], "aaaaaaaaabbbbbbbbbaaaaaaaaa")
-
-
-def test_labelled_rows_that_calibrate_their_copies_are_told_of():
-    X, labels = rows(), np.array(list("ab"))[np.arange(60) % 2]
-    clf = FewShotClassifier().fit(np.r_[X[:30], X[:10]], np.r_[labels[:30], labels[:10]])
-    with pytest.warns(UserWarning, match="^X: 10 of 40 labelled rows are copies of others; .* makes sets too small"):
-        clf.predict_sets(X[30:])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        FewShotClassifier().fit(X[:30], labels[:30]).predict_sets(np.r_[X[30:], X[:30]])
 
 
 def test_a_column_that_numbers_the_rows_is_told_of_by_name():

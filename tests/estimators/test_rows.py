@@ -8,6 +8,7 @@ import torch
 from ebmeta import FewShotClassifier
 from ebmeta.estimators.rows import (
     among,
+    distinct,
     groups_of,
     matched,
     names_of_row,
@@ -138,3 +139,19 @@ def test_rows_too_large_to_square_are_named_as_the_caller_named_them():
 def test_numbers_of_any_type_are_compared_without_a_word(kind):
     rows = np.array([[1, 0], [0, 1]], dtype=kind)
     assert FewShotClassifier().fit(rows, ["a", "b"], pool=rows).predict(rows).tolist() == ["a", "b"]
+
+
+def test_rows_that_meet_by_chance_are_rows_of_their_own():
+    """Three truth values allow for 8 rows: fewer than the pairs of 4 distinct ones, and more than those of 3."""
+    cube = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
+    assert distinct(cube[[0, 1, 2, 2, 3]])[0].tolist() == [0, 1, 2, 3, 4]
+    first, which = distinct(cube[[1, 2, 1, 3, 2]])
+    assert (first.tolist(), which.tolist()) == ([0, 1, 3], [0, 1, 0, 2, 1])
+    assert distinct(cube[[1, 1, 1]])[0].tolist() == [0]
+    assert distinct(cube[:0], torch.zeros(0, dtype=torch.int64))[0].tolist() == []
+
+
+def test_labelled_rows_are_one_where_they_have_one_label():
+    rows = torch.tensor([[0.1, 0.2, 0.3], [1.1, 1.2, 1.3]], dtype=torch.float64)[[0, 1, 0, 1, 0]]
+    labels = torch.tensor([0, 1, 0, 0, 1])
+    assert distinct(rows, labels)[1].tolist() == [0, 1, 0, 2, 3]
