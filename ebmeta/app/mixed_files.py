@@ -152,6 +152,7 @@ def _rows(data: Path, formula: str) -> pd.DataFrame:
 def _new_rows(path: Path, fit: MixedModel) -> pd.DataFrame:
     """Return the rows of another file, with names of groups as the fit has them; say where it has none of them."""
     from ebmeta.tasks.frame_files import as_ids, read_frame
+    from ebmeta.tasks.spellings import tell_of_near
 
     rows = read_frame(path, fit.design.alone)
     for name in set(fit.design.alone).intersection(rows):
@@ -161,6 +162,8 @@ def _new_rows(path: Path, fit: MixedModel) -> pd.DataFrame:
         if len(rows) and not rows[name].isin(known).any():
             unknown = f"no {name!r} of {path} is among those of the fit; all are predicted as new groups"
             print(f"ebmeta: warning: {unknown}", file=sys.stderr)
+        else:
+            tell_of_near(rows[name], known, f"{path}: column {name!r}", "groups", stacklevel=3)
     return rows
 
 
@@ -192,7 +195,7 @@ def _predictions(fit: MixedModel, new: pd.DataFrame, coverage: float) -> pd.Data
     from ebmeta.app.questions import joined
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "new_data: none of its groups", UserWarning)  # said with the name of the file
+        warnings.filterwarnings("ignore", "new_data: column", UserWarning)  # said with the name of the file
         found = fit.predict(new, coverage)
     groups = {name: new[name].to_numpy() for factor in fit.design.factors for name in factor}
     predictions = {str(name): found[name].to_numpy() for name in found}

@@ -27,8 +27,9 @@ from ebmeta.prediction.suggestion import suggest
 from ebmeta.prediction.trees import ask
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.classes import class_codes
-from ebmeta.tasks.columns import read_keys
+from ebmeta.tasks.columns import kind_of_keys, read_column, read_keys
 from ebmeta.tasks.row_order import check_order
+from ebmeta.tasks.spellings import tell_of_near
 
 __all__ = ["FewShotClassifier"]
 
@@ -324,10 +325,25 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         return labels
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """Return the share of rows whose likeliest label is the true one, by weight where rows have weights.
+        """Return the share of rows whose predicted label is right; arguments as of `predict`.
+
+        Args:
+            X: as of `predict_proba`.
+            y: their labels, shape `(Q,)`.
+            sample_weight: how much each row counts, shape `(Q,)`.
 
         Raises:
-            ValueError: if labels or weights have the rows in another order by their index, or as of `predict`.
+            ValueError: if labels are of another kind than those of `fit`, or have the rows in another order by their
+                index, or as of `predict`.
         """
+        query = self._check_query(X)
         check_order(X, y=y, sample_weight=sample_weight)
-        return float(super().score(X, y, sample_weight))
+        labels = read_keys("y", y, len(query))
+        known = self.classes_.tolist()
+        if (kind := kind_of_keys(labels)) != (wanted := kind_of_keys(known)):
+            raise ValueError(
+                f"y: expected labels as those of fit, the {wanted} {known[0]!r}, got the {kind} {labels[0]!r}"
+            )
+        weight = None if sample_weight is None else read_column("sample_weight", sample_weight, len(query))
+        tell_of_near(labels, known, "y", "classes", stacklevel=2)
+        return float(super().score(X, labels, weight))

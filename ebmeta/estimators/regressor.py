@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 
 from ebmeta.estimators.base import FewShot, whole
-from ebmeta.estimators.rows import covariates_of, groups_of, sizes_of, targets_of
+from ebmeta.estimators.rows import check_groups, covariates_of, groups_of, sizes_of, targets_of
 from ebmeta.foundation.buckets import by_group, split
 from ebmeta.foundation.checks import at_least, between, check, checked, real_array
 from ebmeta.foundation.seeding import stream
@@ -24,7 +23,7 @@ from ebmeta.model.posterior import Mixture
 from ebmeta.prediction.conformal_intervals import ConformalIntervals
 from ebmeta.prediction.trees import CELLS
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.columns import kind_of_keys, read_column
+from ebmeta.tasks.columns import read_column
 from ebmeta.tasks.row_order import check_order
 
 __all__ = ["FewShotRegressor"]
@@ -110,25 +109,6 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         except ValueError as error:
             raise ValueError(str(error).replace(" at task 0, row ", " at row ")) from None
 
-    def _check_groups(self, groups: list[Any] | None) -> None:
-        """Refuse groups whose names have another type than those with labels; warn where no group has labels."""
-        if groups is not None and self.groups_ is None and len(self.support_y_):
-            raise ValueError("groups: expected none, because fit was given none, got some")
-        if groups is None and self.groups_ is not None:
-            raise ValueError("groups: expected the group of each row, because fit was given groups, got none")
-        if not groups or not self.groups_:
-            return
-        new, known, (kind, wanted) = set(groups), set(self.groups_), map(kind_of_keys, (groups, self.groups_))
-        if kind != wanted:
-            raise ValueError(
-                f"groups: expected labels of the kind that fit was given, {wanted}s such as {self.groups_[0]!r}, got "
-                f"the {kind} {groups[0]!r}"
-            )
-        if not new & known:
-            said = f"groups: none of the {len(new)} groups of X, such as {groups[0]!r}, is among the {len(known)} with"
-            said += f" labelled rows, such as {self.groups_[0]!r}: all are predicted from the prior"
-            warnings.warn(said, UserWarning, stacklevel=4)
-
     def _tasks(
         self, query: torch.Tensor, groups: list[Any] | None, size: torch.Tensor | None, cells: float = math.inf
     ) -> Iterator[tuple[TaskBatch, torch.Tensor]]:
@@ -140,7 +120,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
             size: of each.
             cells: most rows of a batch, padding included; all groups are in one, as queries name them, by default.
         """
-        self._check_groups(groups)
+        check_groups(groups, self.groups_, len(self.support_y_), stacklevel=4)
         keys = [None] if groups is None else list(dict.fromkeys(groups))
         rows = by_group(groups, keys, len(query))
         own = by_group(self.groups_, keys, len(self.support_y_))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,12 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from ebmeta.model.base import PredictiveModel
 from ebmeta.tasks.alike import alike
-from ebmeta.tasks.columns import check_names, read_column, read_keys, read_rows
+from ebmeta.tasks.columns import check_names, kind_of_keys, read_column, read_keys, read_rows
 from ebmeta.tasks.row_order import check_order
 from ebmeta.tasks.rows import HUGE
+from ebmeta.tasks.spellings import tell_of_near
 
 __all__ = [
     "among",
+    "check_groups",
     "covariates_of",
     "distinct",
     "groups_of",
@@ -202,6 +205,39 @@ def read_anchors(anchors: Mapping[Any, ArrayLike]) -> tuple[list[Any], NDArray[n
                 f"anchors: expected numbers below {HUGE:.0e}, got {np.abs(rows[-1]).max():.3g} for {label!r}"
             )
     return read_keys("anchors", list(anchors)), np.stack(rows), names
+
+
+def check_groups(groups: list[Any] | None, known: list[Any] | None, labelled: int, stacklevel: int) -> None:
+    """Refuse groups whose names have another type than those with labels; warn of new ones that may be no new ones.
+
+    Args:
+        groups: group of each row that is asked about, or None.
+        known: group of each labelled row, or None.
+        labelled: number of labelled rows.
+        stacklevel: as of `warnings.warn`, for the caller.
+
+    Raises:
+        ValueError: if groups are of another type, or there are some on one side alone.
+    """
+    if groups is not None and known is None and labelled:
+        raise ValueError("groups: expected none, because fit was given none, got some")
+    if groups is None and known is not None:
+        raise ValueError("groups: expected the group of each row, because fit was given groups, got none")
+    if not groups or not known:
+        return
+    kind, wanted = map(kind_of_keys, (groups, known))
+    if kind != wanted:
+        raise ValueError(
+            f"groups: expected labels of the kind that fit was given, {wanted}s such as {known[0]!r}, got "
+            f"the {kind} {groups[0]!r}"
+        )
+    new, old = dict.fromkeys(groups), dict.fromkeys(known)
+    if new.keys() & old.keys():
+        tell_of_near(new, list(old), "groups", "groups", stacklevel + 1)
+        return
+    said = f"groups: none of the {len(new)} groups of X, such as {groups[0]!r}, is among the {len(old)} with"
+    said += f" labelled rows, such as {known[0]!r}: all are predicted from the prior"
+    warnings.warn(said, UserWarning, stacklevel=stacklevel + 1)
 
 
 def covariates_of(given: Any, keys: list[Any], model: PredictiveModel) -> torch.Tensor | None:

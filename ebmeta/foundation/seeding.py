@@ -57,7 +57,7 @@ def stream(*key: int) -> torch.Generator:
         [0.5167286992073059, 0.5167286992073059]
     """
     if len(key) == 1:
-        return torch.Generator().manual_seed(key[0])
+        return torch.Generator().manual_seed(int(key[0]))  # of NumPy too
     number = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
     return torch.Generator().manual_seed(number)
 

@@ -19,10 +19,10 @@ from ebmeta.mixed.group_names import coded, placed
 from ebmeta.mixed.response import Response, columns_of_response
 from ebmeta.mixed.rows import Grouping, Rows
 from ebmeta.mixed.terms import Terms, some_names, tidy, variables
-from ebmeta.tasks.classes import tell_of_twins
-from ebmeta.tasks.columns import read_column
+from ebmeta.tasks.columns import plain, read_column
 from ebmeta.tasks.frame_columns import frame_of, numbers_of, refuse_written_numbers
 from ebmeta.tasks.row_order import check_order
+from ebmeta.tasks.spellings import tell_of_near, tell_of_twins
 
 __all__ = ["Design", "Extras", "rows_of"]
 
@@ -129,19 +129,20 @@ class Design:
             self.given.size if size is None else size, self.given.offset if offset is None else offset, weights
         )
 
-    def new(self, data: Any, given: Extras, grouped: bool = True) -> tuple[Rows, NDArray[np.bool_]]:
+    def new(self, data: Any, given: Extras, groups: str = "known") -> tuple[Rows, NDArray[np.bool_]]:
         """Return new rows, their groups numbered after the known ones, and which of the frame's rows they are.
 
         Args:
             data: rows, with or without labels.
             given: columns or values beside the formula.
-            grouped: whether columns that say no more than the groups are needed.
+            groups: as of `new_rows.as_asked`; names that are almost known are told of where the known ones matter, and
+                columns that say no more than typical groups are not needed.
 
         Raises:
             ValueError: if a column is absent, or holds what training rows did not.
         """
         frame = rows_of("new_data", data)
-        if not grouped:
+        if groups == "typical":
             frame = frame.assign(**{name: self.used[name].iloc[0] for name in self.alone if name not in frame})
         for column in self.columns:
             if column not in frame.columns:
@@ -163,7 +164,11 @@ class Design:
                 labels[known], some = self.response.new(used[known])
                 if trials is not None and some is not None:
                     trials[known] = some
-        return self._rows(used, extra[whole], labels, trials, new=True), whole
+        rows = self._rows(used, extra[whole], labels, trials, new=True)
+        for column in self.names if groups == "known" else ():
+            names = map(plain, used[column].unique())
+            tell_of_near(names, self.names[column], f"new_data: column {column!r}", "groups", stacklevel=5)
+        return rows, whole
 
     def _rows(self, used: pd.DataFrame, extra: pd.DataFrame, labels: Array, trials: Array | None, new: bool) -> Rows:
         x, offset = self.common.new(used) if new else self.common.first(len(used))

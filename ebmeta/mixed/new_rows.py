@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from ebmeta.likelihood.base import Likelihood
 from ebmeta.mixed.predictive import chances, intervals, moments
-from ebmeta.mixed.rows import Grouping, Rows
+from ebmeta.mixed.rows import Rows
 
 __all__ = ["Groups", "as_asked", "forecast"]
 
@@ -30,10 +28,7 @@ def as_asked(rows: Rows, known: Sequence[int], groups: Groups) -> Rows:
         groups: "known" leaves the rows as they are. "typical" takes the effects for 0. "new" takes every group for
             a new one. Both leave labels out of account.
     """
-    if groups == "known":
-        for grouping, number in zip(rows.groupings, known, strict=True):
-            _tell_of_spellings(grouping, number)
-    else:
+    if groups != "known":
         rows = replace(rows, y=np.full(len(rows), np.nan))
     if groups == "typical":
         for place, grouping in enumerate(rows.groupings):
@@ -43,35 +38,6 @@ def as_asked(rows: Rows, known: Sequence[int], groups: Groups) -> Rows:
             own = rows.groupings[place]
             rows = rows.regrouped(place, own.codes + number, np.concatenate([own.labels[:number], own.labels]))
     return rows
-
-
-def _tell_of_spellings(grouping: Grouping, number: int) -> None:
-    """Warn where no group is known, and one is a known number or date that is written otherwise: `31` for `031`."""
-    if (grouping.codes < number).any():
-        return
-    known = {value: name for name in grouping.labels[:number] if (value := _meant(name)) is not None}
-    for name in grouping.labels[number:]:
-        value = _meant(name)
-        if value is not None and value in known:
-            warnings.warn(
-                f"new_data: none of its groups, such as {name!r}, is among the {number} of the fit, such as "
-                f"{known[value]!r}: all are predicted as new groups",
-                UserWarning,
-                stacklevel=4,
-            )
-            return
-
-
-def _meant(name: Any) -> float | pd.Timestamp | None:
-    """Return the number or the date that a name is, None where it is neither."""
-    try:
-        return float(name)
-    except (ValueError, TypeError):
-        pass
-    try:
-        return pd.Timestamp(name).tz_localize(None)
-    except (ValueError, TypeError):
-        return None
 
 
 def forecast(

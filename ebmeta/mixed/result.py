@@ -264,7 +264,7 @@ class MixedModel(Guarded):
         if conformal:
             self._only_factor("conformal")
         given, known = self.design.given_to(size, offset), [len(g.labels) for g in self.engine.rows.groupings]
-        rows, whole = self.design.new(new_data, given, groups != "typical")
+        rows, whole = self.design.new(new_data, given, groups)
         rows = as_asked(rows, known, groups)
         out = np.full((4 + (self.engine.likelihood(self.optimum.at).num_labels or 0), len(whole)), np.nan)
         if len(rows):
@@ -315,7 +315,7 @@ class MixedModel(Guarded):
             ValueError: as for `predict`, or if there are several grouping factors.
         """
         factor, names = self._only_factor("features"), self.design.common.names
-        rows, whole = self.design.new(data, Extras())
+        rows, whole = self.design.new(data, Extras(), "new")
         columns = feature_names(names, factor)
         return pd.DataFrame(features_of(rows, names, factor), columns=columns, index=np.flatnonzero(whole))
 

@@ -8,8 +8,7 @@ than memory.
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,8 +20,9 @@ from ebmeta.foundation.fingerprint import fingerprint
 from ebmeta.foundation.memory_maps import take
 from ebmeta.tasks.columns import kind_of_keys, read_keys
 from ebmeta.tasks.drawing import generator
+from ebmeta.tasks.spellings import tell_of_twins
 
-__all__ = ["ClassRows", "class_codes", "members", "tell_of_twins"]
+__all__ = ["ClassRows", "class_codes", "members"]
 
 READ = 1 << 28  # bytes of the rows that are read for means and spreads
 LEAST = 16  # rows of a class that are read in any case
@@ -119,6 +119,9 @@ def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
     except ValueError as error:
         raise ValueError(f"{wanted}: {str(error).removeprefix(f'{name}: ')}") from None
     array = y if isinstance(y, np.ndarray) and y.dtype.kind in "biufUS" else np.array(labels)
+    cut = next((row for row, v in enumerate(labels) if isinstance(v, str) and v.endswith("\0")), None)
+    if cut is not None:  # arrays of texts drop it, and two classes would be one
+        raise ValueError(f"{name}: expected names of classes that do not end in NUL, got {labels[cut]!r} in row {cut}")
     if not array.size:
         kind = "empty"
     elif array.dtype.kind == "c":
@@ -137,29 +140,6 @@ def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
     if classes.dtype.kind == "U":
         tell_of_twins(classes.tolist(), name, "classes", stacklevel=4)
     return classes, codes
-
-
-def tell_of_twins(labels: Iterable[Any], name: str, things: str, stacklevel: int) -> None:
-    """Warn of distinct labels that differ in white space at an end, or in the case of letters of a word, alone.
-
-    Single letters of both cases are usual names, as those of handwriting.
-
-    Args:
-        labels: distinct labels, of which texts are looked at.
-        name: how a message calls them.
-        things: what they name.
-        stacklevel: as of `warnings.warn`, for the caller.
-    """
-    known: dict[str, str] = {}
-    for label in labels:
-        if not isinstance(label, str):
-            continue
-        word = label.strip()
-        if (other := known.setdefault(word.casefold() if len(word) > 1 else word, label)) != label:
-            alone = "white space or the case of letters"
-            told = f"{name}: {other!r} and {label!r} differ in {alone} alone, and count as two {things}"
-            warnings.warn(told, UserWarning, stacklevel=stacklevel + 1)
-            return
 
 
 def members(codes: np.ndarray) -> list[np.ndarray]:

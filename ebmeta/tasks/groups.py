@@ -13,12 +13,13 @@ from ebmeta.foundation.buckets import split
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.foundation.fingerprint import fingerprint
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.classes import members, tell_of_twins
+from ebmeta.tasks.classes import members
 from ebmeta.tasks.columns import read_column, read_keys, read_rows
 from ebmeta.tasks.drawing import Range, Transform, check_range, exact, gather, generator
 from ebmeta.tasks.frames import FrameEncoder
 from ebmeta.tasks.row_order import check_order
 from ebmeta.tasks.source import TaskSource
+from ebmeta.tasks.spellings import tell_of_twins
 
 __all__ = ["GroupSampler"]
 

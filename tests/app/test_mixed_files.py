@@ -138,6 +138,7 @@ def test_groups_that_are_numbers_stay_numbers(tmp_path, rows):
     np.testing.assert_allclose(found[["mean", "sd", "lower", "upper"]], fit.predict(new), rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("default")
 def test_groups_of_two_files_are_compared_as_their_texts(tmp_path, rows, capsys):
     names = rows["g"].astype(int)
     rows.assign(g=names.astype(float)).to_csv(tmp_path / "rows.csv", index=False)  # 7.0, which is 7 and not 07
@@ -152,6 +153,11 @@ def test_groups_of_two_files_are_compared_as_their_texts(tmp_path, rows, capsys)
     saved = ["predict", tmp_path / "out" / "model", tmp_path / "new.csv", "--output", tmp_path / "p.csv"]
     assert run(*saved) == 0
     assert "no 'g' of" in capsys.readouterr().err
+    first = names.astype(str).where(names.index != names.index[0], names.map("{:03d}".format))
+    rows.assign(g=first).to_csv(tmp_path / "some.csv", index=False)
+    assert run(*saved[:2], tmp_path / "some.csv", "--output", tmp_path / "q.csv") == 0
+    told = capsys.readouterr().err
+    assert f"some.csv: column 'g': '{first.iloc[0]}' counts as new, and differs from '{names.iloc[0]}' of the" in told
     assert pd.read_csv(tmp_path / "p.csv", dtype=str)["g"].tolist() == names.map("{:03d}".format).tolist()
 
 

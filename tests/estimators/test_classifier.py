@@ -535,3 +535,13 @@ def test_bad_suggestions():
         plain.suggest(x)
     with pytest.raises(NotFittedError):
         joint().suggest(x)
+
+
+def test_labels_that_differ_from_known_classes_in_writing_are_told_of():
+    X = np.eye(4)
+    clf = ebmeta.FewShotClassifier().fit(X, ["1", "1", "2", "2"])
+    with pytest.warns(UserWarning, match=r"^y: '1\.0' \(and 1 more\) counts as new, and differs from '1' of the known"):
+        assert clf.score(X, ["1.0", "1.0", "2.0", "2.0"]) == 0.0
+    assert clf.score(X, ["1", "1", "2", "2"]) == 1.0
+    with pytest.raises(ValueError, match="^y: expected labels as those of fit, the text '1', got the number 1$"):
+        clf.score(X, [1, 1, 2, 2])

@@ -246,3 +246,8 @@ def test_tasks_simulated_have_the_law_of_real_ones():
     noise = found.query_y - model.predictor(phi, w).squeeze(-1)
     assert abs(float(noise.mean())) < 6 * noise.numel() ** -0.5  # 6 standard errors: 2e-9
     assert abs(float(noise.std()) - 1) < 6 * (2 * noise.numel()) ** -0.5
+
+
+def test_a_seed_of_numpy_is_the_same_number():
+    draws = [torch.rand(3, generator=stream(seed)).tolist() for seed in (1, np.int8(1), np.uint64(1))]
+    assert draws[0] == draws[1] == draws[2]

@@ -370,6 +370,10 @@ def _faces(k: Kit) -> dict[str, Call]:
         ),
         "FewShotClassifier.tasks": (k.clf.tasks, {"X": rows}),
         "FewShotClassifier.predict_proba": (k.clf.predict_proba, {"X": rows}),
+        "FewShotClassifier.score": (
+            ebmeta.FewShotClassifier(k.classifier).fit(k.X, k.codes).score,
+            {"X": rows, "y": labels, "sample_weight": np.arange(1.0, 13.0)},
+        ),
         "FewShotClassifier.predict_sets": (
             ebmeta.FewShotClassifier(k.classifier).fit(k.X, k.codes).predict_sets,
             {"X": rows, "level": 0.5, "seed": 1},

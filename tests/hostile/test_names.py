@@ -120,7 +120,6 @@ LEFT = {
     "tasks.rows.[ac]*": INNER,
     "tasks.classes.ClassRows*": PART,
     "tasks.classes.members": INNER,
-    "tasks.classes.tell_of_twins": INNER,
     "tasks.frames.FrameEncoder.numbers_of_features": "tried in tests/tasks/test_frames.py",
     "tasks.drawing.check_range": INNER,
     "tasks.drawing.[eg][xa]*": INNER,

@@ -59,7 +59,7 @@ def test_nested_and_crossed_factors():
 
 def test_groups_whose_names_differ_in_white_space_alone_are_told_of():
     names = DATA["g"].replace("b", "site ").where(DATA.index != 0, "Site")
-    with pytest.warns(UserWarning, match="^column 'g': 'Site' and 'site ' differ in white space or the case"):
+    with pytest.warns(UserWarning, match="^column 'g': 'Site' and 'site ' differ in white space, the case of letters"):
         assert design("y ~ 1 + (1 | g)", DATA.assign(g=names)).labels["g",].tolist() == ["Site", "a", "site "]
 
 

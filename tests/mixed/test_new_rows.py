@@ -52,21 +52,28 @@ def test_known_groups_may_be_taken_for_new_ones(fit, data):
     assert (fit.predict(data)["sd"] < fresh["sd"]).all()
 
 
-def test_groups_that_are_numbers_or_dates_written_otherwise_are_told(data):
+def test_names_that_are_almost_those_of_the_fit_are_told(data):
     whole = data.assign(g=data["g"].str[1:].astype(int))
     fit = mixed_model("y ~ x + (1 | g)", data.assign(g=whole["g"].map("{:03d}".format)))
-    with pytest.warns(UserWarning, match="none of its groups, such as 9, is among the 30 of the fit, such as '009'"):
+    said = r"^new_data: column 'g': 9 \(and 29 more\) counts as new, and differs from '009' of the known groups in"
+    with pytest.warns(UserWarning, match=said):
         fit.predict(whole)
     days = whole.assign(g=pd.Timestamp("2026-01-01") + pd.to_timedelta(whole["g"], "D"))
     dated = mixed_model("y ~ x + (1 | g)", days)
-    with pytest.warns(UserWarning, match="none of its groups, such as '2026-01-10', is among the 30 of the fit"):
+    with pytest.warns(
+        UserWarning, match=r"^new_data: column 'g': '2026-01-10' \(and 29 more\) counts as new, and differs"
+    ):
         dated.predict(days.assign(g=days["g"].astype(str)))
+    nested = mixed_model("y ~ x + (1 | h/g)", data.assign(h="North", g=data["g"]).assign(h=lambda d: d["g"].str[:2]))
+    with pytest.warns(UserWarning, match="^new_data: column 'h': 'G1 ' counts as new, and differs from 'g1' of"):
+        nested.predict(data.assign(h="G1 ", g="another"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dated.predict(days.assign(g="new"))
         fit.predict(data.assign(g=99))
         fit.predict(data.assign(g="new"))
-        fit.predict(whole, groups="new")
+        for groups in ("new", "typical"):
+            fit.predict(whole, groups=groups)
 
 
 def test_crossed_groups_are_typical_or_new_each():

@@ -6,6 +6,7 @@ import math
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ebmeta.tasks.classes import ClassRows, class_codes, members
@@ -34,14 +35,14 @@ def test_many_classes_of_one_row_raise_no_warning():
         assert class_codes(np.arange(200))[1].tolist() == list(range(200))
 
 
-@pytest.mark.parametrize("names", [("ant", "ant "), ("ANT ", "ant"), ("A", "A ")])
-def test_names_that_differ_in_white_space_or_case_alone_are_told_of(names):
-    said = f"^kind: {names[0]!r} and {names[1]!r} differ in white space or the case of letters alone, and count as two"
-    with pytest.warns(UserWarning, match=said):
-        assert class_codes(["bee", *names], "kind")[0].tolist() == [*names, "bee"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        class_codes(["A", "a", "a b", "ab"])  # single letters of both cases are classes
+def test_names_that_end_in_nul_are_refused():
+    """Arrays of texts drop NULs at an end, and `a` would be the same class."""
+    for labels in (["a", "a\0", "b"], np.array(["a", "a\0", "b"], dtype=object), pd.Series(["a", "a\0", "b"])):
+        with pytest.raises(
+            ValueError, match=r"^kind: expected names of classes that do not end in NUL, got 'a\\x00' in row 1"
+        ):
+            class_codes(labels, "kind")
+    assert class_codes(["a\0b", "ab"])[0].tolist() == ["a\0b", "ab"]
 
 
 def test_means_and_difficulty_of_classes_by_hand():

@@ -302,9 +302,9 @@ def test_a_truth_value_is_no_number_and_a_list_no_key(regressor):
 
 def test_texts_of_many_digits_are_groups_in_the_order_of_their_numbers():
     long = "9" * 5000
-    names = np.array([long, "10", "2", "02", "b", "a", "10", long], dtype=object)
+    names = np.array([long, "10", "2", "03", "b", "a", "10", long], dtype=object)
     sampler = GroupSampler(np.zeros((8, 1)), np.zeros(8), names, n_support=(0, 1))
-    assert sampler.groups.tolist() == ["02", "2", "10", long, "a", "b"]
+    assert sampler.groups.tolist() == ["2", "03", "10", long, "a", "b"]
 
 
 @pytest.mark.parametrize("labels", [[2019, 2020], pd.MultiIndex.from_tuples([("q", "a"), ("q", "b")])])
@@ -405,6 +405,8 @@ def test_no_group_found_is_said(regressor):
     reg = FewShotRegressor(regressor).fit(x, y, groups=["031", "031", "032", "032"])
     with pytest.warns(UserWarning, match="none of the 2 groups of X, such as '31', is among the 2 with labelled rows"):
         reg.predict(x, groups=["31", "31", "32", "32"])
+    with pytest.warns(UserWarning, match="^groups: '32' counts as new, and differs from '032' of the known groups"):
+        reg.predict(x, groups=["031", "31 a", "32", "32"])
     reg.predict(x, groups=["031", "031", "new", "new"])  # legal: the prior speaks for the new one; warnings are errors
 
 

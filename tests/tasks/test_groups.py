@@ -88,5 +88,5 @@ def test_disjoint_tasks_are_every_group_once() -> None:
 
 def test_groups_whose_names_differ_in_white_space_alone_are_told_of():
     names = np.array(["north", "south", "north "])[np.arange(12) % 3]
-    with pytest.warns(UserWarning, match="^groups: 'north' and 'north ' differ in white space or the case"):
+    with pytest.warns(UserWarning, match="^groups: 'north' and 'north ' differ in white space, the case of letters"):
         assert len(GroupSampler(np.ones((12, 1)), np.arange(12.0), names, n_support=1).groups) == 3
