@@ -10,12 +10,13 @@ Directions lose what lies in a line with the centre. Where rows off it, $o_i$, v
 have between them, lengths count, too,
 
 $$ \phi(x) \propto \frac{o}{\sqrt{\lVert o \rVert^2 + \rho\, \overline{\lVert o_i \rVert^2}}}, \qquad
-   \rho = 2 \Big[ \frac{(C - 1)^2}{d^2} - 1 \Big]_+ \Big[ 1 - \frac{\hat k}{8} \Big]_+ , \qquad
+   \rho = 2 \Big[ \frac{\max(C - 1, 3/2)^2}{d^2} - 1 \Big]_+ \Big[ 1 - \frac{\hat k}{8} \Big]_+ , \qquad
    d = \frac{\sum_{i \ne j} \lVert o_i \rVert^2 \lVert o_j \rVert^2}{\sum_{i \ne j} (o_i^\top o_j)^2} , $$
 
 with a mean square of 1 over all rows, and $\hat k$ independent coordinates within clusters (`ebmeta.parts.clusters`).
-Features of encoders have more than eight, and stay directions. Then rows borrow from their nearest neighbours
-(`ebmeta.parts.neighbours`).
+Two classes have one direction between them; in one dimension that is a sign, which tells a class and not how surely.
+Features of encoders have more than eight coordinates, and stay directions. Then rows borrow from their nearest
+neighbours (`ebmeta.parts.neighbours`).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ __all__ = ["TaskHead"]
 PLANNED = 1025  # weights of a class, where features may be any
 MANY = 8.0  # independent coordinates, from which on directions are all
 LENGTHS = 2.0  # how much lengths count
+SIGN = 1.5  # directions, below which they are hardly more than a sign
 
 
 class TaskHead(Head):
@@ -148,7 +150,7 @@ def _with_lengths(rows: Sequence[Tensor], directions: list[Tensor], batch: TaskB
         batch: the tasks.
     """
     every, mask = torch.cat(list(rows[:2]), 1), torch.cat([batch.support_mask, batch.query_mask], 1)
-    fewer = ((batch.way_mask.sum(1) - 1) / _varied(every, mask)).square() - 1
+    fewer = ((batch.way_mask.sum(1) - 1).clamp(min=SIGN) / _varied(every, mask)).square() - 1
     if not bool((fewer > 0).any()):
         return directions
     k = geometry_of(directions[0], directions[1], batch, *directions[2:]).clusters.coordinates

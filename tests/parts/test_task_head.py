@@ -9,7 +9,7 @@ import torch
 from builders import class_tasks, close
 
 from ebmeta import TaskBatch, general_classifier
-from ebmeta.parts import neighbours
+from ebmeta.parts import neighbours, task_head
 from ebmeta.parts.metric import within_metric
 from ebmeta.parts.task_head import TaskHead
 from ebmeta.tasks.training_rows import TrainingRows
@@ -48,7 +48,8 @@ def test_the_head_of_a_task_looks_from_the_middle_of_rows_and_classes():
 
 
 @pytest.mark.usefixtures("alone")
-def test_anchors_are_classes_of_the_middle_and_no_labels_leave_the_rows_alone():
+def test_anchors_are_classes_of_the_middle_and_no_labels_leave_the_rows_alone(monkeypatch):
+    monkeypatch.setattr(task_head, "LENGTHS", 0.0)
     batch = class_tasks(ways=(2,), shots=(1,), queries=(4,), features=5)
     none = replace(batch, support_mask=torch.zeros_like(batch.support_mask))
     head, x = TaskHead().double(), batch.query_x[0]
@@ -130,20 +131,23 @@ def test_classes_in_a_line_are_told_apart(features):
 
 
 @pytest.mark.usefixtures("alone")
-def test_lengths_count_as_the_formula_says():
-    batch = line(3)
+@pytest.mark.parametrize(("ways", "between"), [(2, 1.5), (3, 2)])
+def test_lengths_count_as_the_formula_says(ways, between):
+    batch = line(ways)
     seen = TaskHead().double().of_task(batch)
     x = torch.cat([batch.support_x, batch.query_x], 1)[0, :, 0]
     labelled, y = batch.support_x[0, :, 0], batch.support_y[0]
-    off = x - x.mean() / 2 - torch.stack([labelled[y == c].mean() for c in range(3)]).mean() / 2
-    rho = 2 * (2**2 - 1) * (1 - 1 / 8)  # one direction for three classes
+    off = x - x.mean() / 2 - torch.stack([labelled[y == c].mean() for c in range(ways)]).mean() / 2
+    rho = 2 * (between**2 - 1) * (1 - 1 / 8)  # one direction
     want = off / (off.square() + rho * off.square().mean()).sqrt()
     close(torch.cat([seen.support, seen.query], 1)[0, :, 0], want / want.square().mean().sqrt())
 
 
-def test_two_classes_and_many_directions_need_no_lengths():
+def test_two_classes_in_a_plane_and_many_directions_need_no_lengths():
     tasks = class_tasks(ways=(3,), shots=(2,), queries=(30,), features=40)
-    for batch in (line(2), line(2, 7), tasks):
+    rows = torch.randn(1, 40, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plane = TaskBatch(rows[:, :2], torch.tensor([[0, 1]]), rows[:, 2:])
+    for batch in (plane, tasks):
         length = TaskHead().double().of_task(batch).query[..., :-1].norm(dim=-1)
         close(length, torch.ones_like(length))
     same = replace(tasks, support_x=tasks.support_x * 0, query_x=tasks.query_x * 0)
