@@ -32,8 +32,8 @@ $$ \min \Big( b_0,\; \operatorname*{mean}_{y_i = y_j} u_i^\top u_j - \operatorna
 two standard errors below what $n_=$ and $n_{\ne}$ pairs of rows say (`told_between`). Where more lies between rough
 clusters, they decide: what the prior makes of them was learned.
 
-There are at most as many coordinates as features. It decides nothing: its numbers are what the prior of a general
-classifier starts from (`ebmeta.parts.general_prior`).
+There are at most as many coordinates as features that vary, so constant ones change nothing. It decides nothing: its
+numbers are what the prior of a general classifier starts from (`ebmeta.parts.general_prior`).
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ __all__ = ["Clusters", "find_clusters", "told_between"]
 STEPS = 5
 SHARP = 20.0  # lambda: unit vectors of one class and of two differ by some tenths in squared distance
 LEAST = 0.02  # of the variance about centres
+STILL = 1e-6  # of a unit vector: what rounding leaves of a feature that is constant
 SURE = 0.03  # b_0: nearly always rough clusters of encoders find more
 ERRORS, HALF = 2.0, 0.5  # standard errors that are left between classes at least, but no more than half of the variance
 
@@ -62,10 +63,12 @@ class Clusters:
     Args:
         within: variance of a unit vector about the centre of its class, $\hat s$.
         coordinates: how many independent coordinates it has, $\hat k$.
+        features: how many features vary, at least 1.
     """
 
     within: Tensor
     coordinates: Tensor
+    features: Tensor
 
 
 @torch.no_grad()
@@ -91,10 +94,11 @@ def find_clusters(u: Tensor, mask: Tensor, sums: Tensor, counts: Tensor, ways: T
         r = torch.softmax((-SHARP * (d + weight / 2)).masked_fill(~ways.unsqueeze(1), NEVER), -1) * real
         n, total = counts + r.sum(1), sums + r.mT @ u
     pair = mask.unsqueeze(1) & mask.unsqueeze(2) & ~torch.eye(u.shape[1], dtype=torch.bool, device=u.device)
-    coordinates = _coordinates(u - r @ (total / (n + 1).unsqueeze(-1)), pair)
+    features = (u.abs().amax(1) > STILL).sum(1).clamp(min=1).to(u.dtype)
+    coordinates = _coordinates(u - r @ (total / (n + 1).unsqueeze(-1)), pair, features)
     within = (r * d).sum((1, 2)) / number * (1 + _common(counts, number))
     least = ERRORS * (2 * ways.sum(1) / coordinates).sqrt() / number
-    return Clusters(torch.minimum(within.clamp(min=LEAST), 1 - least.clamp(max=HALF)), coordinates)
+    return Clusters(torch.minimum(within.clamp(min=LEAST), 1 - least.clamp(max=HALF)), coordinates, features)
 
 
 def told_between(rows: Tensor, member: Tensor, coordinates: Tensor) -> Tensor:
@@ -122,8 +126,8 @@ def _common(counts: Tensor, number: Tensor) -> Tensor:
     return torch.where(labelled.sum(1) > 1, (of_means - 1 / (counts.sum(1) + number)) / 4, 0.0)
 
 
-def _coordinates(rows: Tensor, pair: Tensor) -> Tensor:
-    """Return the effective number of coordinates that directions fill, shape `(T,)`."""
+def _coordinates(rows: Tensor, pair: Tensor, features: Tensor) -> Tensor:
+    """Return the effective number of coordinates that directions fill, of so many at most, shape `(T,)`."""
     unit = functional.normalize(rows, dim=-1, eps=1e-6)
     square = ((unit @ unit.mT).square() * pair).sum((1, 2)) / pair.sum((1, 2)).clamp(min=1)
-    return torch.where(square > 0, 1 / square.clamp(min=1e-6), float(rows.shape[-1])).clamp(1, rows.shape[-1])
+    return torch.where(square > 0, torch.minimum(1 / square.clamp(min=1e-6), features), features).clamp(min=1)

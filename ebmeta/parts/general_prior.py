@@ -91,7 +91,7 @@ class GeneralPrior(Prior):
         r"""Return the prior of every task.
 
         Args:
-            geometry: $\delta$, $\hat s$, $\hat k$ and the share of the queries that counts.
+            geometry: $\delta$, $\hat s$, $\hat k$, how many features vary, and the share of the queries that counts.
             num_features: features without the constant, $D$.
             way_mask: True where a class exists, shape `(T, C)`.
             concentration: what is known of class proportions, shape `(T,)` (see `TaskBatch`), or None.
@@ -102,7 +102,7 @@ class GeneralPrior(Prior):
         rough = torch.stack([torch.log1p(-log_s.exp()), log_s, log_k], -1)
         b, s, k = (rough + self.level[:3] + torch.tanh(read[:, :3])).view(-1, 3, 1, 1).unbind(1)
         own = (self.level[3] + read[:, 3]).exp()
-        k = torch.minimum(k, torch.full_like(k, math.log(num_features)))
+        k = torch.minimum(k, found.features.log().to(dtype).view_as(k))
         precision = (k - b).exp().expand(*way_mask.shape, num_features)
         if concentration is not None:
             own = torch.where(concentration.isnan(), own, concentration.to(own.dtype).clamp(max=EQUAL))

@@ -16,8 +16,8 @@ The mean of all rows stays where it was: the error of the centre of a task is co
 what they have of their own is averaged away. Lengths stay, too.
 
 The weights are the same for any order of the rows, and change little where rows do; but copies of a row that fill its
-list have no weight for it. Where a task has more than 4,096 rows, neighbours are looked for among so many, evenly
-spaced by their cosine with the mean.
+list have no weight for it, nor have rows of its very direction, as all are in one dimension. Where a task has more than
+4,096 rows, neighbours are looked for among so many, evenly spaced by their cosine with the mean.
 
 Source: Rodríguez, Laradji, Drouin and Lacoste 2020, Embedding propagation, whose neighbours are all rows.
 """
@@ -37,6 +37,7 @@ NEAREST = 8  # k
 BORROWED = 0.4  # of neighbours, by a row of a class of one labelled row
 STEPS = 4
 CANDIDATES = 4096  # rows of a task among which neighbours are looked for
+ROUNDING = 8  # units in the last place, by which cosines of rows in one direction differ
 CELLS = 2**24  # pairs of rows that are compared at a time
 
 
@@ -95,7 +96,8 @@ def graph(unit: Tensor, mask: Tensor) -> Tensor:
     near, place = torch.cat(values, 1), torch.cat(places, 1)
     last = (torch.minimum(number, real.sum(1)) - 2).clamp(0, kept - 1)
     edge = near.gather(-1, last[:, None, None].expand(-1, rows, 1))
-    over = (near - edge).clamp(min=0) * (mask.unsqueeze(-1) & (near > -2))
+    alike = near - edge <= ROUNDING * torch.finfo(near.dtype).eps
+    over = (near - edge).masked_fill(alike | ~mask.unsqueeze(-1) | (near <= -2), 0.0)
     offset = rows * torch.arange(tasks, device=unit.device)[:, None, None]
     column = (chosen.unsqueeze(1).expand(-1, rows, -1).gather(-1, place) + offset).flatten()
     row = torch.arange(tasks * rows, device=unit.device).repeat_interleave(kept)

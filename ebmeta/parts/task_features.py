@@ -8,7 +8,7 @@ the prior of a general classifier is a function of (`ebmeta.parts.general_prior`
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -88,7 +88,7 @@ def geometry_of(support: Tensor, query: Tensor, batch: TaskBatch, anchor: Tensor
     rows = taken(query, chosen) * there.unsqueeze(-1)
     found = find_clusters(rows, there, *_with_unknown(rows, there, sums, counts, batch))
     within = torch.minimum(found.within, 1 - told_between(support, member, found.coordinates))
-    found = Clusters(within, found.coordinates)
+    found = replace(found, within=within)
     return Geometry(torch.stack(design, -1), found, (COUNTED / queries).clamp(max=1))
 
 

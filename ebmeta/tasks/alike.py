@@ -5,7 +5,8 @@ features are one where they differ by less than what unlike rows do but once in 
 
 $$ \sqrt{\tfrac1D \sum_j \Big( \frac{a_j - b_j}{s_j} \Big)^2} \le \min(10^{-3}, 10^{-6 / D}), $$
 
-with $s_j$ the median distance of column $j$ from its median, where that is not 0. So it depends on no unit.
+with $s_j$ the median distance of column $j$ from its median, where that is not 0, over columns that vary. So it depends
+on no unit.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def alike(*parts: NDArray[np.float64]) -> list[NDArray[np.int64]]:
 
 def _near(rows: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return a number for each of distinct rows, shape `(N, D)`, the same for rows that are one."""
+    rows = rows[:, (rows != rows[:1]).any(0)]
     if not rows.size:
         return np.arange(len(rows))
     some, width = rows[:: -(-len(rows) // SOME)], rows.shape[1]

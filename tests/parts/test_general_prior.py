@@ -16,11 +16,12 @@ from ebmeta.parts.task_features import DESIGN, Geometry
 WAYS = torch.tensor([[True, True, True], [True, True, False]])
 
 
-def numbers(tasks: int = 2, share: float = 1.0) -> Geometry:
+def numbers(tasks: int = 2, share: float = 1.0, features: float = 50.0) -> Geometry:
     """Geometries of two tasks, or the first, of whose rough clusters s = .6 and .3, and k = 30 and 10."""
     design = torch.randn(2, DESIGN, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    within, coordinates, shares = torch.tensor([[0.6, 0.3], [30.0, 10.0], [1.0, share]]).double()[:, :tasks]
-    return Geometry(design[:tasks], Clusters(within, coordinates), shares)
+    values = [[0.6, 0.3], [30.0, 10.0], [features, features], [1.0, share]]
+    *found, shares = torch.tensor(values, dtype=torch.float64)[:, :tasks]
+    return Geometry(design[:tasks], Clusters(*found), shares)
 
 
 def test_before_training_a_prior_is_what_rough_clusters_say():
@@ -36,9 +37,9 @@ def test_before_training_a_prior_is_what_rough_clusters_say():
     close(q.shares, CONCENTRATION * WAYS.double(), 1e-6)
 
 
-def test_there_are_no_more_coordinates_than_features():
-    q = GeneralPrior(4, 0.3).double().of_task(numbers(), 2, WAYS, None)
-    close(q.volume, torch.zeros(2, 1, 1, dtype=torch.float64), 1e-6)
+def test_there_are_no_more_coordinates_than_features_that_vary():
+    q = GeneralPrior(4, 0.3).double().of_task(numbers(features=2.0), 8, WAYS, None)
+    close(q.volume, torch.full((2, 1, 1), 0.75, dtype=torch.float64), 1e-6)
     close(q.precision[0, 0, :1], torch.tensor([2 / (0.4 * BETWEEN)], dtype=torch.float64), 1e-5)
 
 

@@ -101,6 +101,15 @@ def test_copies_get_one_answer_and_rows_change_little_where_others_do():
     close(after, before, 1e-5)
 
 
+def test_rows_along_a_line_borrow_nothing():
+    """Their cosines are all 1 or -1 but for rounding, which is no likeness."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 300, 1, generator=rng) * torch.rand(7, generator=rng)
+    unit = functional.normalize(x, dim=-1)
+    assert (unit @ unit.mT).abs().unique().numel() > 1
+    assert neighbours.graph(unit, torch.ones(1, 300, dtype=torch.bool))._nnz() == 0
+
+
 def test_of_many_rows_some_are_neighbours(monkeypatch):
     """They are spread along the mean, whatever the order of the rows; each row borrows from these alone."""
     batch = tasks(ways=(2,), shots=(1,), queries=(60,))

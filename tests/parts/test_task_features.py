@@ -15,6 +15,8 @@ from ebmeta.parts.clusters import find_clusters
 from ebmeta.parts.task_features import COUNTED, DESIGN, MOST, UNKNOWN, geometry_of
 from ebmeta.parts.task_head import TaskHead
 
+SIDES = ("support_x", "query_x")
+
 
 def read(batch: TaskBatch) -> torch.Tensor:
     """The design, log s, log k and the log of the share of queries, shape `(T, 7)`."""
@@ -127,3 +129,14 @@ def test_a_task_without_outliers_is_read_alike_beside_one_that_may_have_some():
     )
     close(read(both)[0], read(alone)[0])
     close(read(both)[1], read(replace(beside, outliers=torch.tensor([True])))[0])
+
+
+def test_constant_features_change_nothing():
+    """Two features say as much beside five that are constant, and no column is a coordinate that does not vary."""
+    batch = one_task(9, features=2)
+    still = torch.full((1, 13, 5), 0.1, dtype=torch.float64)
+    more = {side: torch.cat([getattr(batch, side), still[:, : getattr(batch, side).shape[1]]], -1) for side in SIDES}
+    close(read(replace(batch, **more)), read(batch))
+    found = TaskHead().double().of_task(replace(batch, **more)).geometry
+    assert found is not None
+    assert found.clusters.features.tolist() == [2]

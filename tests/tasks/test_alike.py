@@ -52,6 +52,12 @@ def test_how_near_rows_have_to_be_follows_their_width():
         assert len(set(found.tolist())) == 102
 
 
+def test_columns_that_are_constant_do_not_make_rows_alike():
+    rows = np.sort(RNG.normal(size=(300, 1)), 0)
+    (found,) = alike(np.pad(rows, ((0, 0), (0, 20)), constant_values=7.0))
+    assert len(set(found.tolist())) == 300
+
+
 def test_many_noisy_copies_are_one_each_wherever_they_stand():
     """As all pairs say: runs of copies are joined at once, and rows between them are not lost."""
     at = RNG.integers(0, 6, 500)
