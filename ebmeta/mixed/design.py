@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ebmeta.foundation.checks import found
-from ebmeta.mixed.grammar import Formula, parse
+from ebmeta.mixed.grammar import Formula, parse, quoted
 from ebmeta.mixed.group_names import coded, placed
 from ebmeta.mixed.response import Response, columns_of_response
 from ebmeta.mixed.rows import Grouping, Rows
@@ -58,13 +58,15 @@ class Design:
 
     def __init__(self, formula: str, data: Any, given: Extras, na: str) -> None:
         frame = rows_of("data", data)
-        self.formula, self.text, self.given, self.na = parse(formula), formula, given, na
-        self.columns = _columns_of(self.formula, frame)
+        self.text, self.given, self.na = formula, given, na
+        with quoted(formula, frame.columns):
+            self.formula = parse(formula)
+            self.columns = _columns_of(self.formula, frame)
+            self.response_columns = columns_of_response(self.formula.response, frame)
         texts = self.formula.common, *(bar.terms for bar in self.formula.bars)
         named = {name for text in texts for name in variables(text, frame)}
         #: Columns of grouping factors that no term names.
         self.alone = [name for factor in self.factors for name in factor if name not in named]
-        self.response_columns = columns_of_response(self.formula.response, frame)
         extra = _extra(given, frame, data)
         labelled = ~_missing(frame, self.response_columns)
         complete = ~self._missing(frame, extra)

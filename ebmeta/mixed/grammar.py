@@ -7,11 +7,13 @@ the left of a bar, are left to `formulae`.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 from ebmeta.foundation.checks import found
 
-__all__ = ["Bar", "Formula", "parse"]
+__all__ = ["Bar", "Formula", "parse", "quoted"]
 
 NAME = re.compile(r"`[^`]+`|(?:[^\W\d]|\.)[\w.]*")
 WRAPPED = re.compile(r"(?:factor|as\.factor|C)\((.*)\)")
@@ -80,6 +82,28 @@ Bar(terms='1 + x', factor=('school', 'class'), correlated=True))
     if not bars:
         raise ValueError(f"formula: expected terms of groups, as in {EXAMPLE}, got none in {text!r}")
     return Formula(sides[0].strip(), " + ".join(common) or "1", tuple(bars))
+
+
+@contextmanager
+def quoted(text: str, columns: Iterable[Any]) -> Iterator[None]:
+    """Add to a refusal of a formula which of its columns have names that stand between backticks, and do not.
+
+    Examples:
+        >>> with quoted("y ~ my col + (1 | g)", ["y", "g", "my col"]):
+        ...     raise ValueError("formula: expected a column")
+        Traceback (most recent call last):
+        ValueError: formula: expected a column (write `my col` for the column 'my col')
+    """
+    try:
+        yield
+    except ValueError as error:
+        bare = re.sub("`[^`]*`", "``", text)
+        odd = [c for c in columns if isinstance(c, str) and NAME.fullmatch(c) is None and "`" not in c]
+        found = [c for c in odd if c.strip() and re.search(rf"(?<!\w){re.escape(c)}(?!\w)", bare)]
+        if not found:
+            raise
+        name = max(found, key=len)
+        raise ValueError(f"{error} (write `{name}` for the column {name!r})") from None
 
 
 def _split(text: str, mark: str) -> list[str]:

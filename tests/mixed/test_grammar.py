@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
+from ebmeta.mixed.design import Design, Extras
 from ebmeta.mixed.grammar import Bar, parse
 
 
@@ -56,3 +58,25 @@ def test_what_is_no_formula_is_refused_in_one_line(text, said):
         parse(text)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "y ~ my col + (1 | g)",
+        "my col ~ 1 + (1 | g)",
+        "y ~ log(my col) + (1 | g)",
+        "y ~ 1 + (1 | my col)",
+        "y ~ `my col` + (0 + my col | g)",
+    ],
+)
+def test_a_name_with_a_blank_is_told_to_stand_between_backticks(formula):
+    frame = pd.DataFrame({"y": range(8), "my col": [1, 2] * 4, "g": [1, 1, 2, 2] * 2, "x-1": 1.0})
+    with pytest.raises(ValueError, match=r"^formula: .* \(write `my col` for the column 'my col'\)$"):
+        Design(formula, frame, Extras(), "drop")
+    right = Design("`my col` ~ `x-1` + (`my col` | `my col`)", frame, Extras(), "drop")
+    assert (right.columns, right.response_columns) == (["x-1", "my col"], ["my col"])
+    with pytest.raises(ValueError, match=r"got 'x', and the columns are y, my col, g, x-1 \(write `x-1` for"):
+        Design("y ~ x-1 + (1 | g)", frame, Extras(), "drop")
+    with pytest.raises(ValueError, match="got 'z', and the columns are y, my col, g, x-1$"):
+        Design("y ~ z + `x-1` + (1 | g)", frame, Extras(), "drop")
