@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ebmeta.estimators.rows import refuse_huge
 from ebmeta.foundation.checks import at_least, check
+from ebmeta.foundation.guarding import undisturbed
 from ebmeta.model.base import PredictiveModel
 from ebmeta.model.posterior import Mixture
 from ebmeta.prediction.trees import ask
@@ -44,6 +46,12 @@ def whole(fit: Fit) -> Fit:
 
 class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
     """The base of both estimators, which remembers the support set of one task."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name, method in list(vars(cls).items()):
+            if inspect.isfunction(method) and not name.startswith("_"):
+                setattr(cls, name, undisturbed()(method))
 
     def __init__(self, model: PredictiveModel | None = None, num_steps: int | None = None) -> None:
         self.model = model

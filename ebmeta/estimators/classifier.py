@@ -52,7 +52,8 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         anchor_size: how many labelled rows an anchor of a class is worth.
 
     All rows of a call are used together, and with them the pool of `fit`, where there is one. A row that is given
-    several times counts once, among labelled rows and among others (`ebmeta.estimators.rows.distinct`).
+    several times counts once, among labelled rows and among others (`ebmeta.estimators.rows.distinct`). A scaler
+    before it in a `Pipeline` learns from labelled rows alone, too few to tell units: scale all rows together first.
 
     Attributes:
         classes_: the distinct labels of the support set and the anchors, sorted; columns of `predict_proba`.

@@ -14,7 +14,7 @@ import torch
 
 from ebmeta.foundation.kinds import found
 
-__all__ = ["Guarded", "guarded", "once", "unrounded", "unvalidated"]
+__all__ = ["Guarded", "guarded", "once", "undisturbed", "unvalidated"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,12 +51,15 @@ def unvalidated() -> Iterator[None]:
 
 
 @contextmanager
-def unrounded() -> Iterator[None]:
-    """Leave any block of `torch.autocast` that a caller is in, which rounds products of matrices to 8 or 11 bits.
+def undisturbed() -> Iterator[None]:
+    """Leave any block of `torch.autocast` that a caller is in, and torch's default device, where it is none of the CPU.
+
+    The first rounds products of matrices to 8 or 11 bits. With the second, new tensors would be apart from those of
+    arrays; models and batches say where theirs are.
 
     Examples:
         >>> one = torch.full((1, 1), 1.001)
-        >>> with torch.autocast("cpu", dtype=torch.bfloat16), unrounded():
+        >>> with torch.autocast("cpu", dtype=torch.bfloat16), undisturbed():
         ...     (one @ one).dtype
         torch.float32
     """
@@ -64,6 +67,8 @@ def unrounded() -> Iterator[None]:
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
                 left.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            left.enter_context(torch.device("cpu"))
         yield
 
 
@@ -85,7 +90,7 @@ def guarded(method: Callable[Concatenate[G, P], T]) -> Callable[Concatenate[G, P
 
     @functools.wraps(method)
     def call(self: G, *args: P.args, **kwargs: P.kwargs) -> T:
-        with self.lock:
+        with self.lock, undisturbed():
             return method(self, *args, **kwargs)
 
     return cast(Callable[Concatenate[G, P], T], call)
@@ -106,7 +111,7 @@ class once(cached_property[T]):  # noqa: N801 (as the one of functools)
     def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
         if instance is None:
             return self
-        with instance.lock:
+        with instance.lock, undisturbed():
             name = self.func.__name__
             if name not in instance.__dict__:
                 instance.__dict__[name] = self.func(instance)

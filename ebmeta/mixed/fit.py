@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ebmeta.foundation.checks import checked, found
+from ebmeta.foundation.guarding import undisturbed
 from ebmeta.likelihood import LIKELIHOODS, Likelihood
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.crossed import CrossedEngine
@@ -27,6 +28,7 @@ FAMILIES = tuple(name for name, kind in LIKELIHOODS.items() if not (kind.categor
 
 
 @named_here
+@undisturbed()
 @checked(size=None, offset=None, weights=None)
 def mixed_model(
     formula: str,

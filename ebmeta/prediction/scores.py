@@ -18,7 +18,7 @@ import torch
 import xarray as xr
 
 from ebmeta.foundation.checks import at_least, checked, dataset
-from ebmeta.foundation.guarding import unrounded
+from ebmeta.foundation.guarding import undisturbed
 from ebmeta.model.base import PredictiveModel
 from ebmeta.prediction.calibration import (
     Z95,
@@ -250,7 +250,7 @@ def query_scores(probs: np.ndarray, y: np.ndarray, least: float = TINY) -> dict[
 
 
 @checked(num_steps=at_least(0))
-@unrounded()
+@undisturbed()
 def task_scores(model: PredictiveModel, batch: TaskBatch, num_steps: int | None = None) -> xr.Dataset:
     """Return the metrics of every task after every refinement step, and the top labels of every query.
 

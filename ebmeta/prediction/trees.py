@@ -30,7 +30,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from ebmeta.foundation.checks import at_least, between, checked
-from ebmeta.foundation.guarding import unrounded
+from ebmeta.foundation.guarding import undisturbed
 from ebmeta.foundation.seeding import stream
 from ebmeta.model.base import PredictiveModel
 from ebmeta.model.posterior import Mixture
@@ -93,7 +93,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             _HELD[module] = _HELD.get(module, 0) + 1
             module.training = False
     try:
-        with unrounded():
+        with undisturbed():
             yield
     finally:
         with _LOCK:
@@ -186,7 +186,7 @@ def assemble(chunks: Sequence[Marginals], values: Sequence[Tensor], axis: int, *
 
 
 @checked(num_steps=at_least(0), num_draws=at_least(0), quantiles=between(0, 1))
-@unrounded()
+@undisturbed()
 def predict(
     model: PredictiveModel,
     batch: TaskBatch,

@@ -10,6 +10,7 @@ from torch import nn
 
 from ebmeta.foundation.checks import checked
 from ebmeta.foundation.folders import kind_in
+from ebmeta.foundation.guarding import undisturbed
 from ebmeta.mixed.content import KIND
 from ebmeta.mixed.storage import load_fit
 from ebmeta.model.storage import MEMBERS, build, read
@@ -19,6 +20,7 @@ __all__ = ["load"]
 
 
 @checked()
+@undisturbed()
 def load(folder: str | os.PathLike[str], embedder: nn.Module | None = None) -> Any:
     """Load a model from a folder; its predictions are bit-equal to the saved model's.
 

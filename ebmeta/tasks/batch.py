@@ -250,7 +250,7 @@ class TaskBatch:
         """
         rows, ways = self.support.width + self.query.width, self.way_mask.shape[1]
         if self.num_tasks * max(rows, least) * ways <= cells:
-            return [(torch.arange(self.num_tasks), self)]
+            return [(torch.arange(self.num_tasks, device="cpu"), self)]
         lengths = (self.support.count + self.query.count).clamp(min=least) * ways
         return [
             (torch.from_numpy(part), self[_run(part)].trimmed()) for part in split(np.asarray(lengths.cpu()), cells)

@@ -85,9 +85,9 @@ class Rows:
             for t, (row, value) in enumerate(zip(x, x if values is None else values, strict=True)):
                 if len(row) != len(value):
                     raise ValueError(f"{side}_{name}: expected {len(row)} {what} in task {t}, got {len(value)}")
-        lengths = torch.tensor([len(row) for row in x])
+        lengths = torch.tensor([len(row) for row in x], device="cpu")
         stop = int(lengths.max())
-        mask = (torch.arange(stop) < lengths[:, None]).to(x[0].device)
+        mask = (torch.arange(stop, device="cpu") < lengths[:, None]).to(x[0].device)
         labels, sizes = (None if v is None else _padded(v, stop) for v in (y, size))
         return cls(_padded(x, stop), labels, mask, sizes)
 

@@ -206,7 +206,7 @@ class FixedTasks(TaskSource):
 
     @checked(num_tasks=at_least(1))
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
-        return self.batch[(torch.arange(num_tasks) + index * num_tasks) % len(self.batch)]
+        return self.batch[(torch.arange(num_tasks, device="cpu") + index * num_tasks) % len(self.batch)]
 
     @property
     def num_groups(self) -> int | None:
@@ -246,7 +246,7 @@ class FixedTasks(TaskSource):
     def draws(self, num_tasks: int, size: int, seed: int = 0) -> Iterator[TaskBatch]:
         """Yield the tasks one after another, from the first again where they end, whatever the seed."""
         for start in range(0, num_tasks, size):
-            numbers = start + torch.arange(min(size, num_tasks - start))
+            numbers = start + torch.arange(min(size, num_tasks - start), device="cpu")
             yield self.batch[numbers % len(self.batch)]
 
 

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from ebmeta.foundation.checks import above, at_least, checked, found
+from ebmeta.foundation.guarding import undisturbed
 from ebmeta.model.base import PredictiveModel
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.members import EnsembleInference, Members, chunk_size, pack, unpack
@@ -154,6 +155,7 @@ class PriorEnsemble(PredictiveModel):
 
 
 @checked(num_draws=at_least(1))
+@undisturbed()
 def propagate(
     model: EmpiricalBayes,
     tasks: GroupSampler | TaskBatch,

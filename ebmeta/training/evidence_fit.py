@@ -17,6 +17,7 @@ from scipy import optimize, stats
 from torch import Tensor
 
 from ebmeta.foundation.checks import at_least, checked
+from ebmeta.foundation.guarding import undisturbed
 from ebmeta.foundation.maximum import ENOUGH, shortfall
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.batch import TaskBatch
@@ -105,6 +106,7 @@ class EvidenceFit:
 
 
 @checked(num_draws=at_least(1), max_iterations=at_least(1))
+@undisturbed()
 @torch.inference_mode(False)
 @torch.enable_grad()
 def fit_evidence(

@@ -26,7 +26,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from ebmeta.foundation.checks import above, at_least, checked, found, within
-from ebmeta.foundation.guarding import unrounded
+from ebmeta.foundation.guarding import undisturbed
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.held_out import check_classes
 from ebmeta.tasks.source import TaskSampler, TaskSource, as_source
@@ -112,6 +112,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     patience=at_least(1),
     checkpoint_every=at_least(1),
 )
+@undisturbed()
 @torch.inference_mode(False)
 @torch.enable_grad()
 def fit(
@@ -310,8 +311,7 @@ def _training(model: EmpiricalBayes, device: torch.device) -> Iterator[None]:
     home, modes = next(model.parameters()).device, {module: module.training for module in model.modules()}
     try:
         model.to(device).train()
-        with unrounded():
-            yield
+        yield
     except BaseException:
         for module, mode in modes.items():
             module.training = mode

@@ -13,6 +13,8 @@ from builders import class_tasks, classifier, joint_model, regressor
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import ebmeta
 from ebmeta.estimators.calibration_rows import calibration_split
@@ -557,3 +559,15 @@ def test_two_classes_of_one_feature_are_told_by_how_far_rows_lie():
         probs = ebmeta.FewShotClassifier().fit(x[:10], y[:10]).predict_proba(x[10:])
         lost.append(-np.log(probs[np.arange(60), y[10:]]).mean())
     assert np.mean(lost) < 0.25
+
+
+def test_a_scaler_in_a_pipeline_learns_from_labelled_rows_alone():
+    rng = np.random.default_rng(0)
+    X = (rng.normal(size=(40, 6)) + np.repeat(4 * np.eye(6)[:2], 20, 0)) * [1, 1, 1, 1, 1, 9]
+    pipe = make_pipeline(StandardScaler(), ebmeta.FewShotClassifier()).fit(X[::10], list("aabb"))
+    center, spread = X[::10].mean(0), X[::10].std(0)
+    found = ebmeta.FewShotClassifier().fit((X[::10] - center) / spread, list("aabb"))
+    np.testing.assert_allclose(pipe.predict_proba(X), found.predict_proba((X - center) / spread), atol=1e-6)
+    together = StandardScaler().fit_transform(X)
+    other = ebmeta.FewShotClassifier().fit(together[::10], list("aabb")).predict_proba(together)
+    assert np.abs(pipe.predict_proba(X) - other).max() > 0.01

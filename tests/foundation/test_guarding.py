@@ -9,7 +9,7 @@ import threading
 import pytest
 import torch
 
-from ebmeta.foundation.guarding import Guarded, guarded, once, unrounded, unvalidated
+from ebmeta.foundation.guarding import Guarded, guarded, once, undisturbed, unvalidated
 
 Checks = torch.distributions.Distribution
 
@@ -94,7 +94,7 @@ def test_the_rounding_of_a_caller_is_left_and_taken_up_again():
     kinds = []
     with torch.autocast("cpu", dtype=torch.bfloat16):
         kinds.append((one @ one).dtype)
-        with unrounded(), unrounded():
+        with undisturbed(), undisturbed():
             kinds.append((one @ one).dtype)
         kinds.append((one @ one).dtype)
     assert kinds == [torch.bfloat16, torch.float32, torch.bfloat16]
