@@ -122,7 +122,7 @@ def prior_of(prior: Prior, features: TaskFeatures, batch: TaskBatch, levels: int
         raise ValueError(f"{what}: expected none but for a joint model of inputs and labels, got some")
     classes = cast(ClassGaussian, out)
     if none is not None:
-        classes = classes.with_unknown(none, UNKNOWN)
+        classes = classes.with_unknown(none, UNKNOWN, None if features.geometry is None else features.geometry.share)
     if features.anchor is not None and batch.anchor_size is not None:
         stands = features.anchor[..., :-1].to(classes.loc.dtype)
         classes = classes.anchored(*_for_all(classes, stands, batch.anchor_size))

@@ -148,22 +148,22 @@ class ClassGaussian(Gaussian):
         """
         return replace(self.given(torch.where((size > 0).unsqueeze(-1), x, 0.0), torch.diag_embed(size)), counted=None)
 
-    def with_unknown(self, outliers: Tensor, number: int) -> ClassGaussian:
+    def with_unknown(self, outliers: Tensor, number: int, share: Tensor | None = None) -> ClassGaussian:
         r"""Return the prior of like classes with more of them: these have unlabelled rows alone, which count in full.
 
         Args:
             outliers: in which tasks there may be such rows, shape `(T,)`.
             number: of unknown classes, $U$.
+            share: how much each of many rows counts where there is a weight of rows, shape `(T,)`; 1 where None.
         """
-        more = [1, number, 1]
-        share = torch.where(outliers.unsqueeze(1), self.shares[:, :1], 0.0)
+        loc, precision = (torch.cat([v, v[:, :1].repeat(1, number, 1)], 1) for v in (self.loc, self.precision))
+        full = self.loc.new_ones(1, 1, 1) if share is None else share.to(loc.dtype)[:, None, None]
+        shares = torch.where(outliers.unsqueeze(1), self.shares[:, :1], 0.0).repeat(1, number)
         return replace(
-            self,
-            loc=torch.cat([self.loc, self.loc[:, :1].repeat(more)], 1),
-            precision=torch.cat([self.precision, self.precision[:, :1].repeat(more)], 1),
-            shares=torch.cat([self.shares, share.repeat(more[:2])], 1),
+            self.with_(loc, precision),
+            shares=torch.cat([self.shares, shares], 1),
             unknown=number,
-            trust=None if self.trust is None else torch.where(outliers[:, None, None], 1.0, self.trust),
+            trust=None if self.trust is None else torch.where(outliers[:, None, None], full, self.trust),
         )
 
     def given_beliefs(self, x: Tensor, r: Tensor) -> ClassGaussian:

@@ -9,8 +9,8 @@ $$ \sum_{i \ne j} \max \big( 0,\; \ell_i(j) - \ell_i \big) . $$
 
 Where this is less than $30 / n$ nats, with $n$ labelled rows of a class on average, the class starts without a row, and
 waits for rows that nothing else explains: few rows leave a known class at a wrong place, so that a query of its own
-explains others better. Only the first look
-at the queries knows of seeds: what a step returns is the posterior given its beliefs and the prior.
+explains others better. Of a large pile a row counts less (`ebmeta.parts.general_prior`), and so do its nats. Only the
+first look at the queries knows of seeds: what a step returns is the posterior given its beliefs and the prior.
 """
 
 from __future__ import annotations
@@ -75,5 +75,6 @@ def started(q0: ClassGaussian, x: Tensor, mask: Tensor) -> ClassGaussian:
     real, spread = q0.real[:, :known], q0.spread.reshape(-1, 1)
     labelled = (q0.precision[:, :known, 0] - q0.precision[:, -1:, 0]) * spread * real  # rows of each class
     number = (labelled.sum(1, keepdim=True) / real.sum(1, keepdim=True)).clamp(min=1)
-    worth = torch.cat([rows.new_zeros(len(rows), known), (gained > LEAST / number).to(rows.dtype)], 1)
+    counted = gained if q0.trust is None else q0.trust[..., 0] * gained
+    worth = torch.cat([rows.new_zeros(len(rows), known), (counted > LEAST / number).to(rows.dtype)], 1)
     return q0.anchored(stands, worth * q0.real)

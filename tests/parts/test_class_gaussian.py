@@ -340,6 +340,9 @@ def test_unlabelled_rows_count_in_full_where_classes_may_be_unknown():
     trust = p.with_unknown(torch.tensor([True, False]), 3).trust
     assert trust is not None
     close(trust.flatten(), torch.tensor([1.0, 0.3], dtype=torch.float64))
+    trust = p.with_unknown(torch.tensor([True, False]), 3, torch.tensor([0.2, 0.2])).trust  # of a large pile
+    assert trust is not None
+    close(trust.flatten(), torch.tensor([0.2, 0.3]).double(), 1e-7)
 
 
 def test_a_volume_that_is_left_out_does_not_count_for_all_coordinates():

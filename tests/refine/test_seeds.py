@@ -92,3 +92,11 @@ def test_a_seed_has_to_explain_more_where_classes_have_fewer_labelled_rows():
         assert begun[-1] == (gained > LEAST / rows).tolist()
     assert begun[0] == [False, False]
     assert begun[1:] == [[True, True]] * 2
+
+
+def test_rows_that_count_less_have_to_explain_as_much_by_what_they_count():
+    x, q, mask = queries(), posterior(), torch.ones(1, 17, dtype=torch.bool)
+    least = float(LEAST / 5 / find_seeds(q, x, mask)[1].min())
+    for share, starts in ((0.9 * least, 1), (1.1 * least, 2)):  # the second seed explains less than the first
+        start = started(replace(q, trust=torch.full((1, 1, 1), share)), x, mask)
+        assert int((start.precision[0, 2:, 0] > q.precision[0, 2:, 0]).sum()) == starts
