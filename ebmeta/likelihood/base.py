@@ -67,6 +67,9 @@ class Likelihood(nn.Module):
     #: True where an intercept stands for a parameter of the likelihood, so that the linear predictor has to have one.
     anchored: ClassVar[bool] = False
 
+    #: True where a label may tell nothing of the linear predictor, as a 0 of rows that are 0 whatever their rate.
+    inflated: ClassVar[bool] = False
+
     #: Number of labels, which are then 0, 1, ...; None where there is no end of them.
     num_labels: int | None = None
 
@@ -225,6 +228,16 @@ class Likelihood(nn.Module):
             size: of the rows, of a shape that broadcasts with `eta`.
         """
         raise self._no_number("expansion")
+
+    def log_silent(self, y: Array, eta: Array, size: Array | float = 1.0) -> Array:
+        """Return the log probability that a label tells nothing of its linear predictor, given both.
+
+        Args:
+            y: as of `expansion`.
+            eta: the same.
+            size: the same.
+        """
+        return np.full(np.shape(eta), -np.inf)
 
     def expected_log_prob(
         self, y: Tensor, loc: Tensor, var: Tensor, way_mask: Tensor, noise: Tensor, given: Given | None = None

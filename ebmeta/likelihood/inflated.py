@@ -34,7 +34,7 @@ Array = NDArray[np.float64]
 class _Inflated(ScalarLikelihood):
     """Counts of another likelihood, some of which are replaced by 0; the linear predictor is that of the other."""
 
-    discrete = True
+    discrete, inflated = True, True
 
     def __init__(self, rest: Poisson, inflation: float) -> None:
         super().__init__()
@@ -86,6 +86,10 @@ class _Inflated(ScalarLikelihood):
         self, y: Tensor, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None
     ) -> tuple[Tensor, Tensor]:
         return ScalarLikelihood.gradients(self, y, loc, var, way_mask, given)
+
+    def log_silent(self, y: Array, eta: Array, size: Array | float = 1.0) -> Array:
+        odds = float(self.log_odds.detach())
+        return np.where(y == 0, -np.logaddexp(0.0, self.rest.expansion(y, eta, size)[0] - odds), -np.inf)
 
     def cdf(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
         kept = self._kept.detach()

@@ -75,6 +75,23 @@ class Average(NamedTuple):
     weight: Array
     slopes: tuple[Array, Array] | None
 
+    def moments(self, spread: Array) -> tuple[Array, Array, Array]:
+        """Return mean, covariance and third central moments of effects, `(g, K)`, `(g, K, K)` and `(g, K, K, K)`.
+
+        Args:
+            spread: effects of the formula's terms for those of the nodes, shape `(K, K)`.
+        """
+        u = np.tensordot(spread, self.u, 1)
+        mean = np.einsum("gs,kgs->gk", self.weight, u)
+        gap = u - mean.T[..., None]
+        square = np.einsum("gs,kgs,lgs->gkl", self.weight, gap, gap, optimize=True)
+        return mean, square, np.einsum("gs,kgs,lgs,mgs->gklm", self.weight, gap, gap, gap, optimize=True)
+
+    def silent(self, data: Labels, block: Block) -> Array:
+        """Return the probability that all labels of a group tell nothing of it, shape `(g,)`; see `Effects`."""
+        out: Array = (self.weight * np.exp(block.total @ data.log_silent(self.eta, block.rows))).sum(1)
+        return out
+
 
 def blocks_of(data: Labels, num_nodes: int) -> list[Block]:
     """Return all groups, some at a time."""

@@ -16,7 +16,7 @@ from ebmeta.mixed.ascent import ENOUGH, Criterion, Optimum
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.rows import Rows
 
-__all__ = ["Effects", "Engine", "Estimate", "check_terms", "orthonormal"]
+__all__ = ["Effects", "Engine", "Estimate"]
 
 Array = NDArray[np.float64]
 FOLDS = 20  # parts of a group that are left out, at most
@@ -26,7 +26,6 @@ SMALL = 1e-4  # a relative spread below it stands for 0
 CLEAR = 4.0  # standard errors above 0: no other maximum is looked for at 0
 ROUNDING, TINY = 1e-12, 1e-300  # make positive definite what is singular but for rounding
 NO_ERROR = 1e-8  # of the largest curvature: a direction of which nothing is known has no error to state
-DEPENDENT = 1e-9  # of a term's length: less is left of one that is a combination of others
 
 
 class Estimate(NamedTuple):
@@ -56,6 +55,8 @@ class Effects(NamedTuple):
         slope: change of the mean with the coefficients of the common terms, shape `(G, K, P)`.
         mode: most probable effects, shape `(G, K)`, where they are known and not the means: labels that are not normal.
         third: third central moments, shape `(G, K, K, K)`, where they are not 0: labels that are not normal.
+        silent: probability that the labels of a group tell nothing of it, being zeros whatever its rate, shape `(G,)`;
+            None where all labels tell something. The effects are then those of any group.
     """
 
     mean: Array
@@ -63,6 +64,7 @@ class Effects(NamedTuple):
     slope: Array
     mode: Array | None = None
     third: Array | None = None
+    silent: Array | None = None
 
 
 class Engine(Criterion):
@@ -187,6 +189,8 @@ class Engine(Criterion):
     def linear(self, at: Array, effects: list[Effects], rows: Rows, common: bool = False) -> Array:
         """Return mean, variance and third central moment of the linear predictor of new rows, shape `(3, N)`.
 
+        Where labels may be silent there follow how probably those of the group are, and mean and variance if they are.
+
         Args:
             at: the parameters.
             effects: of the known groups at these.
@@ -195,7 +199,7 @@ class Engine(Criterion):
         """
         estimate = self.estimate(at)
         loc, slope = rows.x @ estimate.beta + rows.offset, rows.x.copy()
-        var, third = np.zeros((2, len(rows)))
+        (var, third), silent = np.zeros((2, len(rows))), list[Array]()
         for place, (factor, theta) in enumerate(zip(self.factors, self.thetas(at), strict=True)):
             prior = factor.covariance(theta, estimate.sigma)
             every = self._all_groups(at, effects[place], place, rows, prior)
@@ -203,11 +207,13 @@ class Engine(Criterion):
             loc += np.einsum("nk,nk->n", z, every.mean[g])
             var += np.einsum("nk,nkl,nl->n", z, every.covariance[g], z)
             slope += np.einsum("nk,nkp->np", z, every.slope[g])
+            if every.silent is not None:
+                silent = [every.silent[g], rows.x @ estimate.beta + rows.offset, np.einsum("nk,kl,nl->n", z, prior, z)]
             if every.third is not None:
                 third += np.einsum("nk,nl,nm,nklm->n", z, z, z, every.third[g], optimize=True)
         if common:
             var += np.einsum("np,pq,nq->n", slope, self.common_given(at), slope)
-        return np.stack([loc, var, third])
+        return np.stack([loc, var, third, *silent])
 
     def left_out(self, at: Array, effects: list[Effects]) -> Array:
         """Return what `linear` does of each fitted row, given the others of its group.
@@ -218,7 +224,7 @@ class Engine(Criterion):
             at: the parameters.
             effects: of the groups at these.
         """
-        grouping, found = self.rows.groupings[0], np.zeros((3, len(self.rows)))
+        grouping, found = self.rows.groupings[0], np.zeros((3 if effects[0].silent is None else 6, len(self.rows)))
         order, place = np.argsort(grouping.codes, kind="stable"), np.empty(len(self.rows), dtype=np.int64)
         counts = np.bincount(grouping.codes)
         place[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -240,7 +246,7 @@ class Engine(Criterion):
             return np.concatenate([known, np.zeros((num_new, *known.shape[1:]))])
 
         means, slopes = padded(known.mean), padded(known.slope)
-        thirds = None if known.third is None else padded(known.third)
+        thirds, silent = (None if v is None else padded(v) for v in (known.third, known.silent))
         covariances = np.concatenate([known.covariance, np.broadcast_to(prior, (num_new, *prior.shape))])
         told = np.isfinite(rows.y) & (grouping.codes >= len(known.mean))
         if told.any():
@@ -249,7 +255,9 @@ class Engine(Criterion):
             means[numbers], covariances[numbers], slopes[numbers] = found.mean, found.covariance, found.slope
             if thirds is not None:
                 thirds[numbers] = found.third
-        return Effects(means, covariances, slopes, third=thirds)
+            if silent is not None:
+                silent[numbers] = found.silent
+        return Effects(means, covariances, slopes, third=thirds, silent=silent)
 
     def draw_effects(self, at: Array, effects: list[Effects], shift: Array, rng: np.random.Generator) -> list[Array]:
         """Return draws of the effects of all groups, `(G, K)` for each factor.
@@ -323,25 +331,3 @@ class Engine(Criterion):
     def thetas(self, at: Array) -> list[Array]:
         """Return the parameters of each factor."""
         return list(np.split(at[: self.num_theta], np.cumsum([f.size for f in self.factors])[:-1]))
-
-
-def orthonormal(x: Array, names: list[str]) -> tuple[Array, Array]:
-    """Return orthonormal columns that span those of `x`, and the triangular factor that gives `x` back.
-
-    Raises:
-        ValueError: as for `check_terms`.
-    """
-    q, r = np.linalg.qr(x)
-    check_terms(r, names)
-    return q, r
-
-
-def check_terms(r: Array, names: list[str]) -> None:
-    """Raise `ValueError` where a term is a combination of those before it, by the triangular factor of all."""
-    bad = np.abs(np.diag(r)) <= DEPENDENT * np.sqrt((r**2).sum(0))[: len(r)]
-    if len(r) < r.shape[1] or bad.any():
-        name = names[int(np.argmax(bad)) if bad.any() else len(r)]
-        raise ValueError(
-            f"term {name!r}: expected one that is no combination of the terms before it, got values that these "
-            "determine (leave it out)"
-        )

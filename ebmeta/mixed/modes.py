@@ -75,6 +75,13 @@ class Labels(NamedTuple):
             out: Array = self.family.kernel(torch.from_numpy(y), torch.from_numpy(eta), given).numpy()
         return out if weight is None else out * weight
 
+    def log_silent(self, eta: Array, rows: slice) -> Array:
+        """Return the log probability that rows are zeros whatever their rate, of the shape of `eta`, `(n, ...)`."""
+        y, size, weight = (None if v is None else _column(v[rows], eta) for v in (self.y, self.size, self.weight))
+        assert y is not None  # for the type checker
+        out: Array = self.family.log_silent(y, eta, 1.0 if size is None else size)
+        return out if weight is None else out * weight
+
     def expansion(self, eta: Array, rows: slice = slice(None)) -> tuple[Array, Array, Array]:
         """Return log density of some rows, its slope and its curvature, each of the shape of `eta`, `(n, ...)`."""
         y, size, weight = (None if v is None else _column(v[rows], eta) for v in (self.y, self.size, self.weight))

@@ -28,6 +28,7 @@ __all__ = ["cdf", "chances", "intervals", "moments", "skewed"]
 Array = NDArray[np.float64]
 BISECTIONS = 60
 POINTS, MOST = 2.0, 0.9  # skewness of two points, and how much of the variance is between them at most
+SURE = 1 - 1e-6  # a larger share of a part leaves nothing that could be measured
 FARTHEST = 64.0  # standard deviations from the mean, where a quantile is sought at most
 
 
@@ -39,9 +40,21 @@ def skewed(
     Args:
         members: likelihoods, one for each draw of the parameters, $D$ of them.
         weight: of the draws, shape `(D,)`, in all 1.
-        linear: mean, variance and third central moment of the linear predictor, shape `(D, 3, N)`.
+        linear: mean, variance and third central moment of the linear predictor, shape `(D, 3, N)`, and what follows
+            where labels may be silent (`Engine.linear`).
     """
-    loc, var, third = linear.transpose(1, 0, 2)
+    (loc, var, third), silent = linear.transpose(1, 0, 2)[:3], linear.transpose(1, 0, 2)[3:]
+    if len(silent) and silent[0].any():  # a part is that of any group, and two normals have the moments of the rest
+        share, own, width = np.minimum(silent[0], SURE), *silent[1:]
+        found = skewed(members, weight, _without(share, own, width, linear).transpose(1, 0, 2))
+        shares = np.tile(share, (len(found[0]) // len(members), 1))
+        rest = found[1].reshape(len(found[0]), -1) * (1 - shares)
+        return (
+            [*found[0], *members],
+            np.concatenate([rest, weight[:, None] * share]),
+            np.concatenate([found[2], own]),
+            np.concatenate([found[3], width]),
+        )
     if not third.any():
         return members, weight, loc, var
     skew = np.abs(third) / np.where(var > 0, var, 1.0) ** 1.5
@@ -57,6 +70,23 @@ def skewed(
         np.concatenate([loc + step * odds, loc - step / odds]),
         np.concatenate([width, width]),
     )
+
+
+def _without(share: Array, own: Array, width: Array, linear: Array) -> Array:
+    """Return the three moments of what is left of a distribution without a normal part, shape `(3, D, N)`.
+
+    Args:
+        share: of the part, shape `(D, N)`.
+        own: its mean.
+        width: its variance.
+        linear: moments of the whole, shape `(D, 3, N)`.
+    """
+    loc, var, third = linear[:, :3].transpose(1, 0, 2)
+    gap, left = own - loc, 1 - share
+    mean = -share * gap / left  # all about the mean of the whole
+    square = np.maximum((var - share * (width + gap**2)) / left - mean**2, 0.0)
+    cube = (third - share * (gap**3 + 3 * gap * width)) / left - mean**3 - 3 * mean * square
+    return np.stack([loc + mean, square, np.where(square > 0, cube, 0.0)])
 
 
 def moments(

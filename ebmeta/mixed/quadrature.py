@@ -25,10 +25,11 @@ from ebmeta.mixed.ascent import Expansion, Optimum, jacobian
 from ebmeta.mixed.averages import Average, Block, average, blocks_of, constants_of, derivatives, rest_of
 from ebmeta.mixed.batched import Segments
 from ebmeta.mixed.covariance import Factor, log_hyperprior
-from ebmeta.mixed.engine import Effects, Engine, Estimate, orthonormal
+from ebmeta.mixed.engine import Effects, Engine, Estimate
 from ebmeta.mixed.modes import Labels
 from ebmeta.mixed.nodes import Nodes, check_nodes, nodes_of, rough_nodes
 from ebmeta.mixed.rows import Rows
+from ebmeta.mixed.tall import orthonormal
 
 __all__ = ["QuadratureEngine"]
 
@@ -328,16 +329,15 @@ class QuadratureEngine(Engine):
         lower, _ = self._unpack(at)
         data = self.data if rows is None else self._lay_out(rows, rows.x @ self.inverse)
         mean, square, third = (np.zeros((len(data.segments.counts), *[len(lower)] * k)) for k in (1, 2, 3))
+        silent = np.zeros(len(mean)) if self.family.inflated else None
         modes = self._modes_from(at, data, self.settled if rows is None else np.zeros_like(mean.T))
         spread = self.unit * self.factors[0].inverse @ lower
         for block, found in self._averages(at, data, modes):
-            u = np.tensordot(spread, found.u, 1)
-            mean[block.groups] = np.einsum("gs,kgs->gk", found.weight, u)
-            gap = u - mean[block.groups].T[..., None]
-            square[block.groups] = np.einsum("gs,kgs,lgs->gkl", found.weight, gap, gap, optimize=True)
-            third[block.groups] = np.einsum("gs,kgs,lgs,mgs->gklm", found.weight, gap, gap, gap, optimize=True)
+            mean[block.groups], square[block.groups], third[block.groups] = found.moments(spread)
+            if silent is not None:
+                silent[block.groups] = found.silent(data, block)
         mode = modes[0].T @ spread.T if rows is None else None
-        return [Effects(mean, square, np.zeros((*mean.shape, self.num_common)), mode, third)]
+        return [Effects(mean, square, np.zeros((*mean.shape, self.num_common)), mode, third, silent)]
 
     def rebuild(self, rows: Rows, factors: list[Factor]) -> Engine:
         return QuadratureEngine(rows, factors, self.names, copy.deepcopy(self.family), False)

@@ -24,9 +24,9 @@ from scipy import linalg
 from ebmeta.likelihood.base import Likelihood
 from ebmeta.likelihood.real import Normal
 from ebmeta.mixed.covariance import Factor, log_hyperprior
-from ebmeta.mixed.engine import Effects, Engine, Estimate, check_terms
+from ebmeta.mixed.engine import Effects, Engine, Estimate
 from ebmeta.mixed.rows import Rows
-from ebmeta.mixed.tall import parts_of, triangle
+from ebmeta.mixed.tall import check_terms, parts_of, triangle
 
 __all__ = ["LOG_2PI", "ScaledEngine", "Solved", "Some", "solved_of"]
 

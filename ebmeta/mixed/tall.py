@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CELLS", "parts_of", "triangle"]
+__all__ = ["CELLS", "check_terms", "orthonormal", "parts_of", "triangle"]
 
 Array = NDArray[np.float64]
 CELLS = 2**16  # numbers of a part: half a megabyte
+DEPENDENT = 1e-9  # of a term's length: less is left of one that is a combination of others
 
 
 def parts_of(length: int, width: int) -> Iterator[slice]:
@@ -44,3 +45,25 @@ def triangle(parts: Iterable[Array], width: int) -> Array:
     for part in parts:
         out = np.asarray(np.linalg.qr(np.vstack([out, part]), mode="r"))
     return out
+
+
+def orthonormal(x: Array, names: list[str]) -> tuple[Array, Array]:
+    """Return orthonormal columns that span those of `x`, and the triangular factor that gives `x` back.
+
+    Raises:
+        ValueError: as for `check_terms`.
+    """
+    q, r = np.linalg.qr(x)
+    check_terms(r, names)
+    return q, r
+
+
+def check_terms(r: Array, names: list[str]) -> None:
+    """Raise `ValueError` where a term is a combination of those before it, by the triangular factor of all."""
+    bad = np.abs(np.diag(r)) <= DEPENDENT * np.sqrt((r**2).sum(0))[: len(r)]
+    if len(r) < r.shape[1] or bad.any():
+        name = names[int(np.argmax(bad)) if bad.any() else len(r)]
+        raise ValueError(
+            f"term {name!r}: expected one that is no combination of the terms before it, got values that these "
+            "determine (leave it out)"
+        )

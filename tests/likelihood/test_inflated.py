@@ -72,3 +72,12 @@ def test_what_is_no_matter_of_zeros_is_that_of_the_other_likelihood():
     assert one.learned()["shape"].item() == pytest.approx(2.0)
     with pytest.raises(ValueError, match="y: expected counts that a model of torch.float32 can tell apart"):
         one.check_precision("y", torch.tensor([1e13], dtype=torch.float64), torch.float32)
+
+
+@pytest.mark.parametrize("likelihood", KINDS)
+def test_a_zero_is_silent_with_the_probability_of_bayes(likelihood):
+    y, eta, size = Y.numpy(), ETA.numpy(), GIVEN.size.numpy()
+    none = likelihood.rest.log_prob(torch.zeros(4), ETA.view(1, -1, 1), WAYS, GIVEN)[0].exp().detach().numpy()
+    wanted = np.where(y == 0, 0.3 / (0.3 + 0.7 * none), 0.0)
+    np.testing.assert_allclose(np.exp(likelihood.log_silent(y, eta, size)), wanted, rtol=1e-6)
+    np.testing.assert_array_equal(likelihood.rest.log_silent(y, eta, size), -np.inf)

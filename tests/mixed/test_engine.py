@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ebmeta.mixed.engine import orthonormal
 from tests.mixed.worlds import engine_of, frame
 
 
@@ -64,16 +63,6 @@ def test_curvatures_are_those_of_the_function():
             corners = [engine.loss(at + a * e[i] + b * e[j])[0] for a in (1, -1) for b in (1, -1)]
             exact[i, j] = (corners[0] - corners[1] - corners[2] + corners[3]) / (4 * h * h)
     np.testing.assert_allclose(engine.curvature(at), exact, rtol=1e-3, atol=1e-2)
-
-
-def test_columns_are_made_orthonormal_and_a_dependent_one_is_named():
-    x = np.random.default_rng(0).normal(size=(30, 3))
-    q, r = orthonormal(x, ["a", "b", "c"])
-    np.testing.assert_allclose(q.T @ q, np.eye(3), atol=1e-12)
-    np.testing.assert_allclose(q @ r, x, atol=1e-12)
-    x[:, 1] = 3 * x[:, 0]
-    with pytest.raises(ValueError, match="term 'b': expected one that is no combination of the terms before it"):
-        orthonormal(x, ["a", "b", "c"])
 
 
 def test_of_two_maxima_that_unequal_groups_have_the_higher_one_is_found():

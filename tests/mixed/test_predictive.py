@@ -95,3 +95,55 @@ def test_groups_of_zeros_are_predicted_by_the_integral_over_their_effect(likelih
     plain = moments([LIKELIHOODS[likelihood]().double()], np.ones(1), np.array([[mean]]), np.array([[std**2]]), None)
     assert plain[0][0] > 1.14 * exact
     assert found == pytest.approx(exact, rel=0.05)
+
+
+@pytest.mark.parametrize("likelihood", ["zero_inflated_poisson", "zero_inflated_negative_binomial"])
+def test_groups_of_zeros_that_may_be_inflated_are_predicted_by_the_integral_over_their_effect(likelihood):
+    """All of them may be zeros whatever the rate, so that the effect is that of any group with some probability.
+
+    Three moments of the effect alone would predict a third to a half of the mean.
+    """
+    rng, group = np.random.default_rng(0), np.repeat(np.arange(60), 5)
+    rate = np.exp(1 + 2.5 * rng.normal(size=60)[group])
+    rate = rate if likelihood.endswith("poisson") else rate * rng.gamma(2.0, 0.5, 300)
+    y = np.where(rng.random(300) < 0.3, 0, rng.poisson(rate))
+    fit = ebmeta.mixed_model("y ~ 1 + (1 | g)", pd.DataFrame({"y": y, "g": group, "n": 1.0}), likelihood, size="n")
+    empty = next(g for g in range(60) if not y[group == g].any())
+    learned, z = fit.estimate.learned, np.linspace(-12, 9, 8001)
+    own = fit.fixed_effects["estimate"].iloc[0] + fit.variance_components["estimate"].iloc[0] * z
+
+    def none(size):
+        if likelihood.endswith("poisson"):
+            return np.exp(-size * np.exp(own))
+        return (learned["shape"] / (learned["shape"] + size * np.exp(own))) ** learned["shape"]
+
+    def exact(sizes):
+        kept = [np.log(learned["inflation"] + (1 - learned["inflation"]) * none(n)) for n in sizes]
+        weight = special.softmax(stats.norm.logpdf(z) + np.sum(kept, 0))
+        return (1 - learned["inflation"]) * weight @ np.exp(own)
+
+    told = pd.DataFrame({"y": [0.0, 0.0, np.nan], "g": "new", "n": [0.5, 2.0, 1.0]})
+    for asked, sizes in ((pd.DataFrame({"g": [empty], "n": 1.0}), np.ones(5)), (told, [0.5, 2.0])):
+        found = fit.predict(asked)["mean"].iloc[-1]
+        assert found == pytest.approx(exact(sizes), rel=0.06)
+    known = fit.effects[0].silent
+    some = [bool(y[group == g].any()) for g in range(60)]
+    np.testing.assert_array_equal(known > 0, ~np.array(some))
+    weight = special.softmax(
+        stats.norm.logpdf(z) + 5 * np.log(learned["inflation"] + (1 - learned["inflation"]) * none(1))
+    )
+    share = learned["inflation"] / (learned["inflation"] + (1 - learned["inflation"]) * none(1))
+    assert known[empty] == pytest.approx(weight @ share**5, rel=0.05)
+    assert np.isfinite(fit.residuals["pit"]).all()
+
+
+def test_a_part_and_the_rest_have_the_moments_of_the_whole():
+    share, own, width = 0.25, 2.0, 3.0
+    linear = np.array([[[1.0], [4.0], [1.5], [share], [own], [width]]])
+    members, weight, loc, var = skewed([normal(1.0)], np.ones(1), linear)
+    assert (len(members), weight.shape) == (3, (3, 1))
+    assert [weight[2, 0], loc[2, 0], var[2, 0]] == [share, own, width]
+    mean = (weight * loc).sum(0)
+    np.testing.assert_allclose([weight.sum(), mean[0]], [1.0, 1.0])
+    np.testing.assert_allclose((weight * (var + (loc - mean) ** 2)).sum(0), 4.0)
+    np.testing.assert_allclose((weight * ((loc - mean) ** 3 + 3 * (loc - mean) * var)).sum(0), 1.5)

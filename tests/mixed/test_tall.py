@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ebmeta.mixed import batched, normal, tall
-from ebmeta.mixed.tall import parts_of, triangle
+from ebmeta.mixed.tall import orthonormal, parts_of, triangle
 from tests.mixed.worlds import engine_of, frame
 
 
@@ -55,3 +55,13 @@ def test_parts_of_any_size_give_the_same_criterion(reml, monkeypatch):
     for name in ("mean", "covariance", "slope"):
         left, right = (getattr(engine.effects(at)[0], name) for engine in (parted, whole))
         np.testing.assert_allclose(left, right, rtol=1e-6, atol=1e-8)
+
+
+def test_columns_are_made_orthonormal_and_a_dependent_one_is_named():
+    x = np.random.default_rng(0).normal(size=(30, 3))
+    q, r = orthonormal(x, ["a", "b", "c"])
+    np.testing.assert_allclose(q.T @ q, np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(q @ r, x, atol=1e-12)
+    x[:, 1] = 3 * x[:, 0]
+    with pytest.raises(ValueError, match="term 'b': expected one that is no combination of the terms before it"):
+        orthonormal(x, ["a", "b", "c"])
