@@ -57,7 +57,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(member) as file:
         dtype, shape, start = _form(file)
     if dtype.hasobject:
-        raise ValueError(f"{name!r} holds Python objects (save plain numbers or texts)")
+        raise ValueError(f"{name!r} holds Python objects (save plain numbers or texts, '' where there is no label)")
     wanted, there = math.prod(shape) * dtype.itemsize, member.file_size - start
     if min(shape, default=0) < 0 or wanted != there:
         raise ValueError(f"{name!r} of shape {shape} and {dtype} takes {wanted} bytes, and there are {there}")

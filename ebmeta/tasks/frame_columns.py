@@ -15,6 +15,7 @@ __all__ = ["frame_of", "levels_of", "numbers_of", "refuse_missing", "refuse_writ
 
 NUMBERS = ("floating", "integer", "mixed-integer-float", "decimal", "boolean")
 MOST_LEVELS = 50  # a text of more is likelier a name than a feature
+LONGEST = 60  # characters of a value in an error
 MARKED = r"\s*[-+]?\d+(?:[,'\u2019 ]\d+)+(?:[.,]\d+)?\s*"  # 1,5 and 1,234.5 and 1'234
 
 
@@ -100,7 +101,8 @@ def _odd_one(column: pd.Series[Any]) -> str:
         pd.to_numeric(column, errors="coerce").isna().to_numpy() if column.dtype.kind not in "Mm" else np.array([True])
     )
     row = int(np.argmax(odd))
-    return f", such as {column.iloc[row]!r} in row {row}"
+    value = repr(column.iloc[row])
+    return f", such as {value if len(value) <= LONGEST else value[:LONGEST] + '...'} in row {row}"
 
 
 def refuse_written_numbers(name: str, column: pd.Series[Any]) -> None:

@@ -65,7 +65,7 @@ def test_what_numpy_wrote_is_read(tmp_path, save):
         ),
         (
             [("X.npy", member(header="{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", data=b"x" * 8))],
-            "Python objects",
+            "'X' holds Python objects .save plain numbers or texts, '' where there is no label.",
         ),
         ([("X.npy", member(header="{'descr': '|O'"))], "expected a complete npz file"),
         ([("X.npy", b"not an array")], "magic string"),

@@ -39,6 +39,7 @@ def test_levels_are_those_that_occur_in_order():
         (refuse_missing, [1.0, None, None], r"expected a value in every row, got none in row 1 \(and 1 more rows\)"),
         (refuse_missing, [None, None], "expected values, got none in any row"),
         (numbers_of, ["yes", "no"], "expected numbers, got string values, such as 'yes' in row 0 .code an outcome"),
+        (numbers_of, ["no" * 99], f"expected numbers, got string values, such as '{'no' * 29}n[.]{{3}} in row 0$"),
         (numbers_of, [1.0, np.inf], "expected finite numbers, got inf in row 1"),
         (levels_of, ["1", "2", "three"], "expected numbers or texts, got both: 'three' in row 2, and '1' in row 0"),
         (levels_of, ["1,5", "2,5"], "expected numbers with a decimal point and no other marks, got '1,5' in row 0"),
