@@ -14,7 +14,7 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 
 from ebmeta.estimators.base import FewShot, whole
-from ebmeta.estimators.rows import check_groups, covariates_of, groups_of, sizes_of, targets_of
+from ebmeta.estimators.rows import check_groups, covariates_of, groups_of, sizes_of, targets_of, tell_of_zeros
 from ebmeta.foundation.buckets import by_group, split
 from ebmeta.foundation.checks import at_least, between, check, checked, real_array
 from ebmeta.foundation.seeding import stream
@@ -97,6 +97,8 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         self.groups_ = groups_of(groups, len(labels))
         self.group_x_ = group_x
         self._check_labels(self.support_y_, self.size_)
+        if self.model_.likelihood.inflated:
+            tell_of_zeros(labels, self.groups_, stacklevel=4)
         if len(labels):
             next(self._tasks(self.support_X_[:1], None if self.groups_ is None else self.groups_[:1], None))
         return self

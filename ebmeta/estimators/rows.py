@@ -32,6 +32,7 @@ __all__ = [
     "sizes_of",
     "staying",
     "targets_of",
+    "tell_of_zeros",
     "unlike",
 ]
 
@@ -238,6 +239,27 @@ def check_groups(groups: list[Any] | None, known: list[Any] | None, labelled: in
     said = f"groups: none of the {len(new)} groups of X, such as {groups[0]!r}, is among the {len(old)} with"
     said += f" labelled rows, such as {known[0]!r}: all are predicted from the prior"
     warnings.warn(said, UserWarning, stacklevel=stacklevel + 1)
+
+
+def tell_of_zeros(y: NDArray[np.float64], groups: list[Any] | None, stacklevel: int) -> None:
+    """Warn of groups whose labels are zeros alone, for a likelihood that may have these whatever the rate.
+
+    Their weights are then those that zeros ask for, or those of any group, and one normal distribution is not both.
+
+    Args:
+        y: labels, shape `(S,)`.
+        groups: group of each, or None for one group.
+        stacklevel: as of `warnings.warn`, for the caller.
+    """
+    own = [None] * len(y) if groups is None else groups
+    others = {group for group, label in zip(own, y.tolist(), strict=True) if label}
+    if empty := [group for group in dict.fromkeys(own) if group not in others]:
+        more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
+        of = "" if groups is None else f" of group {empty[0]!r}{more}"
+        told = (
+            f"y: labels{of} are zeros alone, which may be inflated: predicted means may be too small, at times by half"
+        )
+        warnings.warn(f"{told} (ebmeta.mixed_model integrates over both)", UserWarning, stacklevel=stacklevel + 1)
 
 
 def covariates_of(given: Any, keys: list[Any], model: PredictiveModel) -> torch.Tensor | None:

@@ -84,11 +84,10 @@ def _column(name: str, column: pd.Series[Any], known: Sequence[Any]) -> tuple[Co
     names: list[Any] = found.tolist()
     if not set(map(type, names)) <= {int, str}:  # of many groups nearly always
         names = [plain(v) for v in names]
-    if missing := set(WRITTEN_MISSING).intersection(names):
-        written = min(missing)
+    if missing := [v for v in names if isinstance(v, str) and (v in WRITTEN_MISSING or not v.strip())]:
         raise ValueError(
-            f"column {name!r}: expected a group in every row, got the text {written!r} in row "
-            f"{int(np.argmax(codes == names.index(written)))}, which is what becomes of a missing value among texts"
+            f"column {name!r}: expected a group in every row, got the text {missing[0]!r} in row "
+            f"{int(np.argmax(codes == names.index(missing[0])))}, which is what becomes of a missing value among texts"
         )
     _refuse_other_types(name, names, names, "in other rows")
     _refuse_other_types(name, names, known, "in the fit")

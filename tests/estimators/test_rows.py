@@ -1,11 +1,13 @@
 """What a regressor is told of rows beside features: read as numbers and keys, or refused by row."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from ebmeta import FewShotClassifier
+from ebmeta import EmpiricalBayes, FewShotClassifier, FewShotRegressor
 from ebmeta.estimators.rows import (
     among,
     distinct,
@@ -155,3 +157,17 @@ def test_labelled_rows_are_one_where_they_have_one_label():
     rows = torch.tensor([[0.1, 0.2, 0.3], [1.1, 1.2, 1.3]], dtype=torch.float64)[[0, 1, 0, 1, 0]]
     labels = torch.tensor([0, 1, 0, 0, 1])
     assert distinct(rows, labels)[1].tolist() == [0, 1, 0, 2, 3]
+
+
+def test_groups_of_zeros_that_may_be_inflated_are_told_of():
+    X, groups = np.arange(8.0).reshape(4, 2), ["b", "a", "a", "c"]
+    model = EmpiricalBayes.regressor(2, "zero_inflated_poisson")
+    said = r"^y: labels of group 'a' \(and 1 more\) are zeros alone, which may be inflated: predicted means may be too"
+    with pytest.warns(UserWarning, match=said):
+        FewShotRegressor(model).fit(X, [1, 0, 0, 0], groups=groups)
+    with pytest.warns(UserWarning, match="^y: labels are zeros alone"):
+        FewShotRegressor(model).fit(X, [0, 0, 0, 0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        FewShotRegressor(model).fit(X, [1, 0, 2, 3], groups=groups)
+        FewShotRegressor(EmpiricalBayes.regressor(2, "poisson")).fit(X, [1, 0, 0, 0], groups=groups)

@@ -37,7 +37,7 @@ def test_numbers_have_one_name_in_all_types_of_columns(kind):
 def test_combinations_are_told_apart_whatever_their_names_hold():
     """Of all pairs of texts of up to three letters of two, no two have one name."""
     texts = [x + y + z for x in ("", ":", "\\") for y in ("", ":", "\\") for z in ("", ":", "\\")]
-    pairs = pd.DataFrame([(a, b) for a in set(texts) for b in set(texts)], columns=["a", "b"])
+    pairs = pd.DataFrame([(a, b) for a in set(texts) - {""} for b in set(texts) - {""}], columns=["a", "b"])
     assert len(set(names_of(pairs, "a", "b"))) == len(pairs)
 
 
@@ -53,6 +53,10 @@ def test_known_groups_stand_first_and_sorted():
     ("values", "said"),
     [
         ([1, "1"], "expected group 1 to be a number, as in other rows, got the text '1'"),
+        (
+            ["x", " "],
+            "expected a group in every row, got the text ' ' in row 1, which is what becomes of a missing value",
+        ),
         (["x", [2]], "expected names of groups, got [2] in row 1"),
         (
             ["x", "nan"],
