@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from ebmeta.foundation.checks import checked, found
 from ebmeta.foundation.guarding import undisturbed
@@ -15,6 +14,7 @@ from ebmeta.mixed.crossed import CrossedEngine
 from ebmeta.mixed.design import Design, Extras
 from ebmeta.mixed.elsewhere import named_here, words_of_likelihood
 from ebmeta.mixed.engine import Engine
+from ebmeta.mixed.new_rows import check_labels
 from ebmeta.mixed.normal import NormalEngine
 from ebmeta.mixed.quadrature import QuadratureEngine
 from ebmeta.mixed.result import MixedModel
@@ -143,12 +143,7 @@ def _engine(
 
 def _check_labels(family: Likelihood, rows: Rows) -> None:
     """Raise `ValueError` where labels are impossible, or the common terms lack an intercept that they need."""
-    y, size = (None if v is None else torch.from_numpy(v)[None] for v in (rows.y, rows.size))
-    assert y is not None
-    try:
-        family.check("labels", y, torch.ones_like(y, dtype=torch.bool), size)
-    except ValueError as error:
-        raise ValueError(str(error).replace("task 0, ", "")) from None
+    check_labels(family, rows, np.ones(len(rows), dtype=bool))
     ones = np.ones(len(rows)) if rows.size is None else rows.size
     if family.extreme(rows.y, ones):
         raise ValueError(

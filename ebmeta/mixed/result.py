@@ -258,15 +258,16 @@ class MixedModel(Guarded):
             Columns `mean`, `sd`, `lower` and `upper`, in the order of the rows; NaN where a row lacks a value.
 
         Raises:
-            ValueError: if a column is absent or holds what training rows did not, or `conformal` of other than new
-                groups.
+            ValueError: if a column is absent or holds what training rows did not, a label of a new group
+                is impossible, or `conformal` of other than new groups.
         """
         if conformal:
             self._only_factor("conformal")
         given, known = self.design.given_to(size, offset), [len(g.labels) for g in self.engine.rows.groupings]
         rows, whole = self.design.new(new_data, given, groups)
-        rows = as_asked(rows, known, groups)
-        out = np.full((4 + (self.engine.likelihood(self.optimum.at).num_labels or 0), len(whole)), np.nan)
+        likelihood = self.engine.likelihood(self.optimum.at)
+        rows = as_asked(rows, known, groups, likelihood)
+        out = np.full((4 + (likelihood.num_labels or 0), len(whole)), np.nan)
         if len(rows):
             linear = linear_of(self.engine, self.optimum.at, self.draws, self.effects, rows)
             out[:, whole] = forecast((*linear, self.engine.precisions(rows)), coverage)

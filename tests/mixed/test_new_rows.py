@@ -100,3 +100,26 @@ def test_groups_that_terms_name_are_needed_and_conformal_asks_for_new_ones(data,
         named.predict(rows, groups="population")
     with pytest.raises(ValueError, match=r"^conformal: expected rows of new groups alone"):
         fit.predict(data, groups="typical", conformal=True)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "label", "said"),
+    [
+        ("poisson", -1.0, r"expected counts 0, 1, 2, ..., got -1 at row 2"),
+        ("poisson", 1.5, r"expected counts 0, 1, 2, ..., got 1.5 at row 2"),
+        ("bernoulli", 2.0, "expected 0 or 1, got 2 at row 2"),
+        ("ordinal", 7.0, "expected categories 0, ..., 1 for an ordinal likelihood of 2 .*, got 7 at row 2"),
+        ("log_normal", -2.0, "expected numbers above 0 for a log_normal likelihood, got -2 at row 2"),
+    ],
+)
+def test_impossible_labels_of_new_groups_are_refused(likelihood, label, said):
+    """Those of known groups are not used, and may stand for absent ones."""
+    rng, group = np.random.default_rng(0), np.repeat(np.arange(12), 5)
+    binary = (rng.random(60) < special.expit(rng.normal(size=12)[group])) * 1.0
+    y = np.exp(rng.normal(size=60)) if likelihood == "log_normal" else binary
+    fit = mixed_model("y ~ 1 + (1 | g)", pd.DataFrame({"y": y, "g": group}), likelihood)
+    asked = pd.DataFrame({"y": [label, np.nan, label], "g": [0, 99, 99]})
+    with pytest.raises(ValueError, match=f"^labels: {said}"):
+        fit.predict(asked)
+    pd.testing.assert_frame_equal(fit.predict(asked[:2]), fit.predict(asked[:2].assign(y=np.nan)))
+    assert np.isfinite(fit.predict(asked, groups="new")["mean"]).all()
