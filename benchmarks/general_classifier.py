@@ -28,7 +28,7 @@ from tqdm import tqdm
 import ebmeta
 from ebmeta.model.general import FOLDER
 from ebmeta.model.recipes import GeneralRecipe
-from ebmeta.refine.base import QueryState
+from ebmeta.refine.base import PILE, QueryState
 from ebmeta.refine.belief import BeliefRefiner
 from ebmeta.training.schedule import Schedule
 from lib.baselines import BASELINES, Method
@@ -52,7 +52,8 @@ from lib.scoring import fit_temperature, rounded, score, temper
 NAME = "general_classifier.json"
 VERSION, ITERATIONS, RATE, BATCH, SEED = 13, 1500, 4e-3, 25, 0
 CELLS = 12_000  # pairs of query and class in a batch
-LOOKS, SHAPED = 50, 9  # batches of each encoder left out, for calibration: of all shapes, and of each column
+LOOKS, PILES, SHAPED = 50, 40, 9  # batches of an encoder left out, for calibration: of all shapes, piles, each column
+PILE_WAYS, PILE_TASKS = 20, 4  # most classes of a pile, and tasks of a batch
 POWERS = torch.linspace(-1, 1, 21).exp()  # of beliefs, the least and the largest that a temperature makes
 SIMULATED, FRESH = 0.15, 10  # share of simulated batches, and batches of the same simulated classes
 UNITED, NEARER, CHANGED, RAGGED = 0.05, 0.3, 0.15, 0.3  # shares of batches
@@ -99,6 +100,18 @@ def batch_of(encoders: list[str], n: int, seed: int, as_it_is: bool = False) -> 
     return changed(batch, rng) if real and rng.random() < CHANGED and not as_it_is else batch
 
 
+def pile_of(encoder: str, n: int, seed: int) -> ebmeta.TaskBatch:
+    """Return batch number `n` of tasks of 100 to 1,500 queries, whose class proportions are unknown."""
+    rng = np.random.default_rng([seed, n, 7])
+    sets = classes(encoder)
+    rows = sets[rng.integers(len(sets))]
+    most = min(len(rows), PILE_WAYS)
+    ways = min(int(np.exp(rng.uniform(np.log(2), np.log(most + 1)))), most)
+    shots, queries = int(rng.choice([1, 1, 2, 5])), int(np.exp(rng.uniform(*np.log(PILE))))
+    imbalance = None if rng.random() < EQUAL else float(rng.choice([0.5, 1.0, 2.0, 5.0]))
+    return draw(rows, Shape(ways, shots, queries, imbalance, told=False), PILE_TASKS, rng)
+
+
 def trained(encoders: list[str], name: str, iterations: int) -> ebmeta.EmpiricalBayes:
     """Return a model of tasks of these encoders and simulated ones; kept once trained."""
     folder = model_folder() / f"general_{name}_{iterations}_version{VERSION}"
@@ -137,8 +150,9 @@ class Seen:
 
 @torch.no_grad()
 def look(model: ebmeta.EmpiricalBayes, encoder: str) -> Seen:
-    """Return what a model says of an encoder, on tasks of all shapes and about as many of those of the columns."""
+    """Return what a model says of an encoder, on tasks of all shapes, on piles, and on tasks of the columns."""
     batches = [batch_of([encoder], n, SEED + 1, as_it_is=True) for n in range(LOOKS)]
+    batches += [pile_of(encoder, n, SEED + 1) for n in range(PILES)]
     batches += [batch for column in COLUMNS for batch in tasks_of(encoder, column, BATCH * SHAPED, SEED + 1)]
     refiner, readings, losses, told = cast(BeliefRefiner, model.refiner), [], [], []
     for batch in batches:

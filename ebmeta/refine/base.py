@@ -30,11 +30,12 @@ from ebmeta.parts.gaussian import Gaussian
 from ebmeta.tasks.rows import Rows
 from ebmeta.tasks.training_rows import TrainingRows
 
-__all__ = ["DESIGN", "Iterate", "QueryState", "Refiner", "Setting", "SyntheticGradient"]
+__all__ = ["DESIGN", "PILE", "Iterate", "QueryState", "Refiner", "Setting", "SyntheticGradient"]
 
 Read = TypeVar("Read")
 LEAST = 1e-12  # of a variance
-DESIGN = 2  # numbers of `Setting.design`
+DESIGN = 3  # numbers of `Setting.design`
+PILE = 100, 1500  # queries of a task: as many are a pile, and no more were looked at where temperatures are fitted
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,10 +94,13 @@ class Setting:
 
     @cached_property
     def design(self) -> Tensor:
-        """Numbers that no row has a part in: whether shares are `equal`, and one over queries; shape `(T, 2)`."""
-        few = 1 / self.query_mask.sum(1).clamp(min=1).to(self.real_x.dtype)
-        equal = torch.zeros_like(few) if self.equal is None else self.equal.to(few.dtype)
-        return torch.stack([equal, few], -1)
+        r"""Numbers that no row has a part in, shape `(T, 3)`.
+
+        They are whether shares are `equal`; and of $Q$ queries $1 / Q$, and the logarithm of $Q / 100$ within 1 and 15.
+        """
+        number = self.query_mask.sum(1).clamp(min=1).to(self.real_x.dtype)
+        equal = torch.zeros_like(number) if self.equal is None else self.equal.to(number.dtype)
+        return torch.stack([equal, 1 / number, (number.clamp(*PILE) / PILE[0]).log()], -1)
 
     @cached_property
     def balance(self) -> tuple[Tensor, Tensor]:

@@ -19,8 +19,9 @@ after step $k$ are the belief that $q_k$ leads to.
 Counts of beliefs take the labels for known, and a posterior by them is too narrow. What a step reports has the widths
 that unsure beliefs leave (`ClassGaussian.with_doubt`); steps and predictions go on without. Last, a temperature of each
 task is fitted to what is predicted (`ebmeta.refine.temperature`). That of a general classifier depends on the design
-of a task (`Setting.design`) and on how many independent coordinates its features have, and on nothing else: what more
-readings say of one encoder misleads on another. Labelled rows correct either one, where a class has several.
+of a task (`Setting.design`), most of all its number of queries, and on how many independent coordinates its features
+have, and on nothing else: what more readings say of one encoder misleads on another. Labelled rows correct either one,
+where a class has several.
 
 Where the queries are known to be as many of every class, and can be by their number, exact posterior probabilities add
 up to these numbers. So do the beliefs, by potentials $u_c$ of the classes (Sinkhorn's iterations),

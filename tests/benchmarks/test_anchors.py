@@ -11,6 +11,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 import anchors
+import ebmeta
 from lib import anchored, encoders
 
 
@@ -193,6 +194,16 @@ def test_names_and_sentences_lose_half_of_each_mean(monkeypatch):
     np.testing.assert_allclose(queries, data.X - (data.X.mean(0) + 1) / 2, atol=1e-5)
 
 
+def test_where_names_lie_together_does_not_matter_to_the_general_classifier(monkeypatch):
+    """Rows about their names by a fifth of what parts these, and names elsewhere."""
+    monkeypatch.setattr(anchors, "general", lambda encoder: ebmeta.general_classifier())
+    rng, names = np.random.default_rng(1), np.eye(4, 6, dtype=np.float32)
+    y = np.arange(4).repeat(15)
+    rows = (names[y] + 0.2 * rng.normal(size=(60, 6))).astype(np.float32)
+    for offset in (0.0, 5.0):
+        assert (anchors.general_names(names + offset, rows) == y).mean() > 0.9
+
+
 def test_anchored_tasks_have_the_anchors_of_their_classes():
     """Rows tell their class and their set: the first feature is the class, the second the set."""
     y = np.repeat(np.arange(4), 30)
@@ -248,11 +259,13 @@ def test_a_method_is_told_no_label_of_the_domain_asked(monkeypatch):
 
 
 @pytest.mark.usefixtures("cache")
-def test_offsets_of_domains_mislead_all_but_the_centred():
+def test_offsets_of_domains_mislead_all_but_the_centred(monkeypatch):
+    monkeypatch.setattr(anchors, "general", lambda encoder: ebmeta.general_classifier())
     found = {method: anchors.adapted(domains(), method, 2)["accuracy"] for method in anchors.ADAPTED}
     assert found["linear"] == found["nearest_mean"] == 0.5
     assert found["linear_centred"] > 0.9
     assert found["nearest_mean_centred"] > 0.9
+    assert found["general_centred"] > 0.9
     assert found["joint_centred"] > 0.9
 
 

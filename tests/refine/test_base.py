@@ -54,10 +54,17 @@ def test_shares_are_equal_where_that_is_known_and_possible():
     setting = Setting(q0, q0, Normal(), torch.zeros(3, 6, 2), queries, ways, 1.0, concentration=known)
     assert setting.equal is not None
     assert setting.equal.tolist() == [True, False, False]
-    close(setting.design, torch.tensor([[1, 1 / 6], [0, 1 / 5], [0, 1 / 6]]))
+    close(setting.design, torch.tensor([[1, 1 / 6, 0], [0, 1 / 5, 0], [0, 1 / 6, 0]]))
     untold = replace(setting, concentration=None)
     assert untold.equal is None
-    close(untold.design, setting.design * torch.tensor([0.0, 1.0]))
+    close(untold.design, setting.design * torch.tensor([0.0, 1.0, 1.0]))
+
+
+def test_a_pile_of_queries_counts_by_its_logarithm_between_a_hundred_and_fifteen_hundred():
+    q0 = DiagonalGaussian(torch.zeros(4, 3, 2), torch.ones(4, 3, 2))
+    queries = torch.arange(3000) < torch.tensor([[100], [300], [1500], [3000]])
+    setting = Setting(q0, q0, Normal(), torch.zeros(4, 3000, 2), queries, torch.ones(4, 3, dtype=torch.bool), 1.0)
+    close(setting.design[:, 2], torch.tensor([1.0, 3.0, 15.0, 15.0]).log())
 
 
 def test_padded_queries_change_nothing_whatever_their_features():
