@@ -15,11 +15,13 @@ from ebmeta.foundation.softmax import softmax
 from ebmeta.likelihood import NEVER
 from ebmeta.refine.base import QueryState, SyntheticGradient
 from ebmeta.refine.exchangeable import ExchangeableLinear, Table, Weights, mean_weights
+from ebmeta.tasks.sizes import QUERIES
 
-__all__ = ["INPUTS", "ClassSyntheticGradient", "Reading"]
+__all__ = ["INPUTS", "OF_CLASS", "ClassSyntheticGradient", "Reading"]
 
 CELL, CLASS, TASK = 4, 3, 8  # inputs of the network: of each cell, of each class, and of the task
 INPUTS = CELL + CLASS + TASK
+OF_CLASS = CELL + CLASS + 4  # among them, the logarithm of the queries of a class
 LEAST = math.log(1e-12)  # of a log probability
 
 
@@ -39,10 +41,17 @@ class Reading:
 
     @property
     def with_products(self) -> Tensor:
-        """`by_task` and the products of what the network sees of the task, two by two, shape `(T, F')`."""
-        own = self.by_task[:, CELL + CLASS : INPUTS]
+        """`by_task` and the products of what the network sees of the task, two by two, shape `(T, F')`.
+
+        They are what a temperature is fitted to, on tasks of up to 40 queries a class. More count as so many: beyond,
+        nothing was seen that would say how confidence goes on.
+        """
+        most = self.by_task.new_full(self.by_task.shape[1:], math.inf)
+        most[OF_CLASS] = math.log(QUERIES)
+        by_task = torch.minimum(self.by_task, most)
+        own = by_task[:, CELL + CLASS : INPUTS]
         i, j = torch.triu_indices(TASK, TASK, device=own.device)
-        return torch.cat([self.by_task, own[:, i] * own[:, j]], -1)
+        return torch.cat([by_task, own[:, i] * own[:, j]], -1)
 
 
 @dataclass(frozen=True, eq=False)

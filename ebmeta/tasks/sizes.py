@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-__all__ = ["SIZES", "random_size"]
+__all__ = ["QUERIES", "SIZES", "random_size"]
 
 SIZES = 4  # stream of random numbers, after those of tasks, proportions and blocks
 WAYS, SHOTS, QUERIES = 30, 20, 40  # at most
