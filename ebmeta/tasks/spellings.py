@@ -18,6 +18,7 @@ import pandas as pd
 __all__ = ["near", "tell_of_near", "tell_of_twins"]
 
 WHOLE = re.compile(r"0*(\d+)(?:\.0*)?")
+DATE = re.compile(r"\d[-/.]\d")  # in any date: to read one takes long
 DIGITS = 6  # of a number that is not whole: 32-bit floats keep so many
 
 
@@ -104,7 +105,7 @@ def _meant(name: Any) -> Hashable:
 
 
 def _time(name: Any) -> pd.Timestamp | None:
-    if not isinstance(name, str | datetime.date):
+    if not (DATE.search(name) if isinstance(name, str) else isinstance(name, datetime.date)):
         return None
     try:
         return pd.Timestamp(name).tz_localize(None)
