@@ -166,6 +166,7 @@ def _counts() -> GroupSampler:
     return tasks
 
 
+@pytest.mark.filterwarnings("ignore:y. labels are zeros alone")
 @pytest.mark.parametrize("likelihood", NUMBERS)
 @pytest.mark.usefixtures("rng_untouched")
 def test_a_seed_decides_what_is_drawn_of_numbers(likelihood):
