@@ -27,7 +27,7 @@ from ebmeta.parts.class_prior import EQUAL
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.parts.levels import Levels, place_levels
 from ebmeta.parts.prior import Prior
-from ebmeta.parts.task_features import TaskFeatures
+from ebmeta.parts.task_features import TaskFeatures, counted
 from ebmeta.refine.base import Setting
 from ebmeta.tasks.batch import TaskBatch
 
@@ -115,14 +115,16 @@ def prior_of(prior: Prior, features: TaskFeatures, batch: TaskBatch, levels: int
     else:
         out = prior(batch.num_tasks * levels, batch.way_mask.shape[1], task_x, ways, concentration)
     none = _may_be_of_none(batch)
-    if none is None and batch.anchor is None:
-        return out
     if not prior.joint:
+        if none is None and batch.anchor is None:
+            return out
         what = "anchors" if none is None else "outliers"
         raise ValueError(f"{what}: expected none but for a joint model of inputs and labels, got some")
-    classes = cast(ClassGaussian, out)
+    classes, share = cast(ClassGaussian, out), counted(batch, out.loc.dtype)
+    if classes.trust is None and bool((share < 1).any()):
+        classes = replace(classes, trust=share[:, None, None])
     if none is not None:
-        classes = classes.with_unknown(none, UNKNOWN, None if features.geometry is None else features.geometry.share)
+        classes = classes.with_unknown(none, UNKNOWN, share)
     if features.anchor is not None and batch.anchor_size is not None:
         stands = features.anchor[..., :-1].to(classes.loc.dtype)
         classes = classes.anchored(*_for_all(classes, stands, batch.anchor_size))

@@ -17,7 +17,7 @@ from torch.nn import functional
 from ebmeta.parts.clusters import Clusters, find_clusters, told_between
 from ebmeta.tasks.batch import TaskBatch
 
-__all__ = ["DESIGN", "Geometry", "TaskFeatures", "evenly_spaced", "geometry_of", "taken"]
+__all__ = ["DESIGN", "Geometry", "TaskFeatures", "counted", "evenly_spaced", "geometry_of", "taken"]
 
 DESIGN = 4  # numbers of a task that no row has a part in
 MOST = 512  # queries of a task that are compared with each other
@@ -59,6 +59,15 @@ class TaskFeatures:
     geometry: Geometry | None = None
 
 
+def counted(batch: TaskBatch, dtype: torch.dtype) -> Tensor:
+    """Return how much each query counts: what 40 of a class are of all, 1 where there are no more, shape `(T,)`.
+
+    Rows of real classes are not independent, and beliefs about thousands of them would outweigh any label.
+    """
+    queries = batch.query_mask.sum(1) / batch.way_mask.sum(1).to(dtype).clamp(min=2)
+    return (COUNTED / queries).clamp(max=1)
+
+
 @torch.no_grad()
 def geometry_of(support: Tensor, query: Tensor, batch: TaskBatch, anchor: Tensor | None = None) -> Geometry:
     """Return the geometry of tasks, with more clusters than classes where rows may be of none of the classes.
@@ -89,7 +98,7 @@ def geometry_of(support: Tensor, query: Tensor, batch: TaskBatch, anchor: Tensor
     found = find_clusters(rows, there, *_with_unknown(rows, there, sums, counts, batch))
     within = torch.minimum(found.within, 1 - told_between(support, member, found.coordinates))
     found = replace(found, within=within)
-    return Geometry(torch.stack(design, -1), found, (COUNTED / queries).clamp(max=1))
+    return Geometry(torch.stack(design, -1), found, counted(batch, support.dtype))
 
 
 def _with_unknown(

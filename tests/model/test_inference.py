@@ -8,6 +8,8 @@ import pytest
 import torch
 from builders import class_tasks, classifier, close, number_tasks, real_tasks, regressor
 
+from ebmeta import EmpiricalBayes, TaskBatch
+
 
 @pytest.mark.parametrize("build", [classifier, regressor])
 def test_inference_uses_no_random_numbers(build, rng_untouched):
@@ -15,6 +17,21 @@ def test_inference_uses_no_random_numbers(build, rng_untouched):
     inferred = model.infer(batch)
     assert all(torch.equal(a.loc, b.loc) for a, b in zip(inferred.path, model.infer(batch).path, strict=True))
     inferred.predict(-1)
+
+
+def test_more_than_forty_queries_of_a_class_count_together_as_forty():
+    """Of two ways, 160 queries and 20: the first count as 80, whatever task stands beside."""
+    rng = torch.Generator().manual_seed(0)
+    labelled, queries = (torch.randn(2, n, 3, generator=rng, dtype=torch.float64) for n in (2, 160))
+    ways = torch.arange(2).expand(2, -1)
+    few = torch.arange(160) < torch.tensor([[160], [20]])
+    batch = TaskBatch(labelled, ways, queries, query_mask=few, way_mask=torch.ones(2, 2, dtype=torch.bool))
+    model = EmpiricalBayes.classifier(3).double()
+    inferred = model.infer(batch)
+    prior = model.prior_of(batch).shares.sum(1)
+    for iterate in inferred.iterates[1:]:
+        close(iterate.q.shares.sum(1) - prior, torch.tensor([80.0, 20.0]).double())
+    close(inferred.predict(-1)["probs"][1, :20], model.infer(batch[1:]).predict(-1)["probs"][0, :20])
 
 
 def test_steps_weigh_the_prior_by_the_models_beta():
