@@ -44,8 +44,8 @@ def test_information_is_the_mean_divergence_that_a_label_causes():
 
 @torch.no_grad()
 def test_information_is_what_labels_change_where_there_are_many_rows():
-    """A task of 400 rows in one of two classes: each label says little, and beliefs move as they are said to."""
-    family = GaussianClasses(2, between=1.0, within=1.0, concentration=3.0, n_way=2, n_shot=1, n_query=400)
+    """A task of 80 rows in one of two classes: each label says little, and beliefs move as they are said to."""
+    family = GaussianClasses(2, between=1.0, within=1.0, concentration=3.0, n_way=2, n_shot=1, n_query=80)
     part = part_of(inferred_of(family.sample(1, 3), 40, family))
     q0, x = part.setting.q0, part.setting.real_x
     r = part.iterates[-1].q.counted
