@@ -256,9 +256,7 @@ def tell_of_zeros(y: NDArray[np.float64], groups: list[Any] | None, stacklevel: 
     if empty := [group for group in dict.fromkeys(own) if group not in others]:
         more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
         of = "" if groups is None else f" of group {empty[0]!r}{more}"
-        told = (
-            f"y: labels{of} are zeros alone, which may be inflated: predicted means may be too small, at times by half"
-        )
+        told = f"y: labels{of} are zeros alone, which may be inflated: predicted means may be too small"
         warnings.warn(f"{told} (ebmeta.mixed_model integrates over both)", UserWarning, stacklevel=stacklevel + 1)
 
 
