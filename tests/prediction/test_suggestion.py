@@ -43,20 +43,24 @@ def test_information_is_the_mean_divergence_that_a_label_causes():
 
 
 @torch.no_grad()
-def test_information_is_what_labels_change_where_there_are_many_rows():
-    """A task of 80 rows in one of two classes: each label says little, and beliefs move as they are said to."""
-    family = GaussianClasses(2, between=1.0, within=1.0, concentration=3.0, n_way=2, n_shot=1, n_query=80)
+@pytest.mark.parametrize(("queries", "weight"), [(80, 1.0), (400, 0.2)])
+def test_information_is_what_labels_change_where_there_are_many_rows(queries, weight):
+    """Rows in one of two classes, of which more than 80 count as so many: beliefs move as they are said to."""
+    family = GaussianClasses(2, between=1.0, within=1.0, concentration=3.0, n_way=2, n_shot=1, n_query=queries)
     part = part_of(inferred_of(family.sample(1, 3), 40, family))
     q0, x = part.setting.q0, part.setting.real_x
-    r = part.iterates[-1].q.counted
+    counted = part.iterates[-1].q.counted
+    r = counted / weight
+    assert abs(float(r.sum()) - queries) < 1e-9
     old, unsure = part.log_probs(-1)[0], (r[0, :, 0] - 0.5).abs().argsort()[:40:4]
     changes = []
     for i in unsure:
         kl = torch.zeros(len(unsure), dtype=torch.float64)
         for y in range(2):
-            told = r.clone()
-            told[0, i] = torch.eye(2)[y]
-            new = torch.log_softmax(q0.given_beliefs(x[..., :-1], told).log_odds(x)[0], -1)[0]
+            told = counted.clone()
+            told[0, i] = torch.eye(2)[y]  # a labelled row counts in full
+            q = replace(q0.given(x[..., :-1], told), shares=q0.shares + told.sum(1), unlabelled=True)
+            new = torch.log_softmax(q.log_odds(x)[0], -1)[0]
             kl += r[0, i, y] * (new.exp() * (new - old)).sum(-1)[unsure]
         changes.append(kl.masked_fill(unsure == i, 0.0))
     change = torch.stack(changes)
