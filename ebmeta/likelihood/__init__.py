@@ -37,5 +37,7 @@ __all__ = [
     "gaussian_softmax",
 ]
 
-#: Likelihoods by name: every class of the modules above that has one of its own.
-LIKELIHOODS: dict[str, type[Likelihood]] = {c.name: c for c in named(Likelihood)}
+#: Likelihoods by name: every class of the modules above that has one of its own, those without a link first.
+LIKELIHOODS: dict[str, type[Likelihood]] = {
+    c.name: c for c in sorted(named(Likelihood), key=lambda c: not (c.categorical or c.located))
+}

@@ -73,6 +73,9 @@ class Likelihood(nn.Module):
     #: Number of labels, which are then 0, 1, ...; None where there is no end of them.
     num_labels: int | None = None
 
+    #: What rows of labels without sizes are, where the likelihood takes none.
+    no_size: ClassVar[str] = ""
+
     #: True where sizes are inverse variances of the labels, so that no noise is left to learn.
     known: bool = False
 
@@ -109,6 +112,17 @@ class Likelihood(nn.Module):
 
     def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
         """Raise `ValueError` where a label is impossible; `name` is the argument that holds the labels."""
+
+    def check_size(self, name: str, mask: Tensor, size: Tensor | None) -> None:
+        """Raise `ValueError` where rows have sizes and can have none, or one is impossible; `name` as of `check`."""
+        if size is None:
+            return
+        if self.no_size:
+            raise ValueError(f"{name}: expected {self.no_size}, got sizes")
+        if bool(((size <= 0) & mask).any()):
+            t, i = (int(v) for v in ((size <= 0) & mask).nonzero()[0])
+            side = "size" if name == "y" else name.replace("_y", "_size")
+            raise ValueError(f"{side}: expected numbers above 0, got {float(size[t, i]):g} at task {t}, row {i}")
 
     def check_precision(self, name: str, y: Tensor, dtype: torch.dtype) -> None:
         """Raise `ValueError` where a linear predictor of this type is too coarse for a label."""

@@ -20,6 +20,10 @@ class Categorical(Likelihood):
     name = "categorical"
     categorical = True
     discrete = True
+    no_size = "class labels, whose rows have no sizes"
+
+    def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
+        self.check_size(name, mask, size)
 
     def statistic(self, y: Tensor, num_ways: int) -> Tensor:
         return torch.nn.functional.one_hot(y, num_ways).to(torch.get_default_dtype())

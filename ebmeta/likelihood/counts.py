@@ -17,7 +17,6 @@ from torch.nn import functional
 from ebmeta.foundation.checks import above, checked
 from ebmeta.likelihood.base import Given
 from ebmeta.likelihood.log_gamma import log_binomial, log_poisson
-from ebmeta.likelihood.real import check_size
 from ebmeta.likelihood.scalar import ScalarLikelihood, size_of, spread
 
 __all__ = ["Bernoulli", "Binomial", "NegativeBinomial", "Poisson"]
@@ -54,7 +53,7 @@ class _Counts(ScalarLikelihood):
     instead: ClassVar[str] = "measurements want likelihood='normal' or 'student_t', averages of counts a size"
 
     def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
-        check_size(name, mask, size)
+        self.check_size(name, mask, size)
         bad = ((y < 0) | (y != y.round())) & mask
         if bool(bad.any()):
             t, i = (int(v) for v in bad.nonzero()[0])
@@ -81,15 +80,19 @@ class Binomial(_Counts):
     def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
         super().check(name, y, mask, size)
         trials = torch.ones_like(y) if size is None else size
-        for what, bad, got in (
-            ("whole numbers of trials", trials != trials.round(), trials),
-            ("at most as many successes as trials", y > trials, y),
-        ):
-            if bool((bad & mask).any()):
-                t, i = (int(v) for v in (bad & mask).nonzero()[0])
-                raise ValueError(
-                    f"{name}: expected {what}, got {float(got[t, i]):g} of {float(trials[t, i]):g} at task {t}, row {i}"
-                )
+        bad = (y > trials) & mask
+        if bool(bad.any()):
+            t, i = (int(v) for v in bad.nonzero()[0])
+            got = f"got {float(y[t, i]):g} of {float(trials[t, i]):g} at task {t}, row {i}"
+            raise ValueError(f"{name}: expected at most as many successes as trials, {got}")
+
+    def check_size(self, name: str, mask: Tensor, size: Tensor | None) -> None:
+        super().check_size(name, mask, size)
+        if size is not None and bool(((size != size.round()) & mask).any()):
+            t, i = (int(v) for v in ((size != size.round()) & mask).nonzero()[0])
+            raise ValueError(
+                f"{name}: expected whole numbers of trials, got {float(size[t, i]):g} at task {t}, row {i}"
+            )
 
     def extreme(self, y: NDArray[np.float64], size: NDArray[np.float64]) -> bool:
         return bool((y == 0).all() or (y == size).all())
@@ -132,10 +135,10 @@ class Bernoulli(Binomial):
     r"""Yes or no, 1 or 0: $A(\eta) = \log(1 + e^\eta)$, $T(y) = y$."""
 
     name = "bernoulli"
+    no_size = "rows of one trial each (use 'binomial' for more)"
 
     def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
-        if size is not None:
-            raise ValueError(f"{name}: expected rows of one trial each (use 'binomial' for more), got sizes")
+        self.check_size(name, mask, size)
         bad = (y != 0) & (y != 1) & mask
         if bool(bad.any()):
             t, i = (int(v) for v in bad.nonzero()[0])

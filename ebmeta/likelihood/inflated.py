@@ -47,6 +47,9 @@ class _Inflated(ScalarLikelihood):
     def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
         self.rest.check(name, y, mask, size)
 
+    def check_size(self, name: str, mask: Tensor, size: Tensor | None) -> None:
+        self.rest.check_size(name, mask, size)
+
     def check_precision(self, name: str, y: Tensor, dtype: torch.dtype) -> None:
         self.rest.check_precision(name, y, dtype)
 

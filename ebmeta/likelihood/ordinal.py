@@ -44,6 +44,7 @@ class Ordinal(ScalarLikelihood):
     """
 
     name = "ordinal"
+    no_size = "ordered categories without sizes"
     discrete = True
     anchored = True
     num_labels: int
@@ -99,8 +100,7 @@ class Ordinal(ScalarLikelihood):
         return {f"threshold({c}|{c + 1})": value for c, value in enumerate(values, 1)}
 
     def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
-        if size is not None:
-            raise ValueError(f"{name}: expected ordered categories without sizes, got sizes")
+        self.check_size(name, mask, size)
         bad = ((y < 0) | (y != y.round()) | (y >= self.num_labels)) & mask
         if bool(bad.any()):
             t, i = (int(v) for v in bad.nonzero()[0])

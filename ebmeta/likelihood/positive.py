@@ -15,7 +15,7 @@ from ebmeta.foundation.checks import above, checked
 from ebmeta.foundation.standardization import Exact, summary
 from ebmeta.likelihood.base import Given
 from ebmeta.likelihood.log_gamma import log_poisson
-from ebmeta.likelihood.real import Normal, check_size
+from ebmeta.likelihood.real import Normal
 from ebmeta.likelihood.scalar import ScalarLikelihood, size_of
 from ebmeta.tasks.training_rows import TrainingRows
 
@@ -133,7 +133,7 @@ class Gamma(Exact, ScalarLikelihood):
         return out
 
     def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
-        check_size(name, mask, size)
+        self.check_size(name, mask, size)
         check_positive(name, y, mask, self.name)
 
     def extreme(self, y: NDArray[np.float64], size: NDArray[np.float64]) -> bool:

@@ -57,7 +57,7 @@ class _Located(Exact, ScalarLikelihood):
         return phi.squeeze(-1).sqrt() if phi.dim() else phi.sqrt()
 
     def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
-        check_size(name, mask, size)
+        self.check_size(name, mask, size)
 
     def extreme(self, y: NDArray[np.float64], size: NDArray[np.float64]) -> bool:
         return not self.known and bool((y == y[0]).all())
@@ -269,11 +269,3 @@ class StudentT(_Located):
         log_weight, total = self._mixture(var, given)
         gap = (y - self.mean(loc.squeeze(-1))).square()
         return torch.logsumexp(log_weight - (gap / total + torch.log(2 * math.pi * total)) / 2, 0)
-
-
-def check_size(name: str, mask: Tensor, size: Tensor | None) -> None:
-    """Raise `ValueError` where the size of a row is not above 0."""
-    if size is not None and bool(((size <= 0) & mask).any()):
-        t, i = (int(v) for v in ((size <= 0) & mask).nonzero()[0])
-        side = "size" if name == "y" else name.replace("_y", "_size")
-        raise ValueError(f"{side}: expected numbers above 0, got {float(size[t, i]):g} at task {t}, row {i}")

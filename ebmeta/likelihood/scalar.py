@@ -121,6 +121,7 @@ class ScalarLikelihood(Likelihood):
         return slope.square() / self.variance(eta, given)
 
     def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
+        self.check_size(name, mask, size)
         eta = torch.zeros(*y.shape, 1, dtype=torch.float64, device=y.device)
         ways = torch.ones(len(y), 1, dtype=torch.bool, device=y.device)
         with unvalidated():

@@ -42,6 +42,7 @@ class Beta(ScalarLikelihood):
     """
 
     name = "beta"
+    no_size = "shares without sizes (successes of trials want 'binomial')"
 
     def __init__(self, precision: float = 5.0) -> None:
         super().__init__()
@@ -56,8 +57,7 @@ class Beta(ScalarLikelihood):
         return {"precision": self.log_precision.exp()}
 
     def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
-        if size is not None:
-            raise ValueError(f"{name}: expected shares without sizes (successes of trials want 'binomial'), got sizes")
+        self.check_size(name, mask, size)
         bad = ((y <= 0) | (y >= 1)) & mask
         if bool(bad.any()):
             t, i = (int(v) for v in bad.nonzero()[0])

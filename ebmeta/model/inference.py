@@ -89,14 +89,22 @@ def infer(
 
 
 def check_labels(likelihood: Likelihood, dtype: torch.dtype, batch: TaskBatch) -> None:
-    """Raise `ValueError` where labels have the wrong type, are impossible, or too coarse for numbers of a type."""
+    """Raise `ValueError` where labels have the wrong type, are impossible, or too coarse for numbers of a type.
+
+    Sizes of rows without labels are checked too, and tasks of numbers have no class proportions.
+    """
     if batch.support_y.is_floating_point() == likelihood.categorical:
         wanted = "integer class" if likelihood.categorical else "real-valued"
         raise ValueError(
             f"support_y: expected {wanted} labels for a {likelihood.name} likelihood, got {batch.support_y.dtype}"
         )
+    known = batch.concentration
+    if not likelihood.categorical and known is not None and not bool(known.isnan().all()):
+        raise ValueError(f"concentration: expected none of tasks with a {likelihood.name} likelihood, got some")
     for name, rows in (("support_y", batch.support), ("query_y", batch.query)):
-        if rows.y is not None:
+        if rows.y is None:
+            likelihood.check_size(name.replace("_y", "_size"), rows.mask, rows.size)
+        else:
             likelihood.check(name, rows.y, rows.mask, rows.size)
             likelihood.check_precision(name, rows.y, dtype)
 
@@ -105,12 +113,15 @@ def prior_of(prior: Prior, features: TaskFeatures, batch: TaskBatch, levels: int
     """Return the prior of every task of a batch with these features, each `levels` times.
 
     Raises:
-        ValueError: if tasks have anchors or outliers, and the prior is not that of a joint model.
+        ValueError: if tasks have anchors or outliers, and the prior is not that of a joint model, or covariates that it
+            does not take.
     """
     task_x = None if batch.task_x is None else repeat(batch.task_x, levels)
     ways, known = repeat(batch.way_mask, levels), _known(batch)
     concentration = None if known is None else repeat(known, levels)
     if features.geometry is not None:
+        if task_x is not None:
+            raise ValueError(f"task_x: expected 0 covariates per task, got {task_x.shape[-1]}")
         out = prior.of_task(features.geometry, features.query.shape[-1] - 1, batch.way_mask, known)
     else:
         out = prior(batch.num_tasks * levels, batch.way_mask.shape[1], task_x, ways, concentration)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
-from builders import close, generator
+from builders import class_tasks, classifier, close, generator
 
+from ebmeta import TaskBatch
 from ebmeta.likelihood import NEVER, Categorical
 from tests.likelihood.test_base import logits, normal
 
@@ -30,3 +32,15 @@ def test_the_categorical_objectives_average_over_draws():
     mask[:, 2] = False
     eta = loc.masked_fill(~mask.unsqueeze(1), NEVER)
     close(likelihood.distribution(loc, mask).probs, torch.softmax(eta, -1))
+
+
+@pytest.mark.parametrize("side", ["support", "query"])
+def test_rows_of_classes_have_no_sizes(side):
+    """Weights of rows, also of unlabelled ones, would be left out of account."""
+    batch = class_tasks()
+    sizes = {f"{side}_size": torch.ones(getattr(batch, side).mask.shape)}
+    weighed = TaskBatch(**{**vars(batch), **sizes})
+    with pytest.raises(
+        ValueError, match=f"{side}_(y|size): expected class labels, whose rows have no sizes, got sizes"
+    ):
+        classifier().posterior(weighed.unlabelled())

@@ -50,7 +50,7 @@ def test_a_negative_binomial_of_a_large_shape_is_poisson():
         (Poisson(), 1.5, None, "expected counts 0, 1, 2, ..., got 1.5 at task 0, row 1"),
         (NegativeBinomial(), -1.0, None, "expected counts 0, 1, 2, ..., got -1 at task 0, row 1"),
         (Binomial(), 3.0, 2.0, "expected at most as many successes as trials, got 3 of 2 at task 0, row 1"),
-        (Binomial(), 1.0, 2.5, "expected whole numbers of trials, got 2.5 of 2.5 at task 0, row 1"),
+        (Binomial(), 1.0, 2.5, "expected whole numbers of trials, got 2.5 at task 0, row 1"),
     ],
 )
 def test_impossible_counts_are_named_where_they_are_no_padding(likelihood, y, size, message):

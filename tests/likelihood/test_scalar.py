@@ -311,7 +311,7 @@ def test_the_importance_bound_closes_the_gap_of_the_evidence():
         ("poisson", -1.0, None, r"support_y: expected counts 0, 1, 2, \.\.\., got -1 at task 0, row 1"),
         ("negative_binomial", 1.5, None, r"support_y: expected counts 0, 1, 2, \.\.\., got 1.5 at task 0, row 1"),
         ("binomial", 3.0, 2.0, "support_y: expected at most as many successes as trials, got 3 of 2 at task 0, row 1"),
-        ("binomial", 1.0, 2.5, "support_y: expected whole numbers of trials, got 2.5 of 2.5 at task 0, row 1"),
+        ("binomial", 1.0, 2.5, "support_y: expected whole numbers of trials, got 2.5 at task 0, row 1"),
         ("zero_inflated_poisson", 0.5, None, "support_y: expected counts 0, 1, 2, ..., got 0.5 at task 0, row 1"),
         ("zero_inflated_negative_binomial", -1.0, None, "support_y: expected counts 0, 1, 2, ..., got -1 at task 0"),
         (
@@ -349,6 +349,39 @@ def test_impossible_labels_are_refused(name, y, size, message):
     batch = ebmeta.TaskBatch(x, torch.tensor([[first, y]]), x, support_size=sizes)
     with pytest.raises(ValueError, match=message):
         ebmeta.EmpiricalBayes.regressor(1, name).posterior(batch)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("bernoulli", 2.0, "query_size: expected rows of one trial each .use 'binomial' for more., got sizes"),
+        ("beta", 2.0, "query_size: expected shares without sizes .successes of trials want 'binomial'., got sizes"),
+        ("ordinal", 2.0, "query_size: expected ordered categories without sizes, got sizes"),
+        ("binomial", 2.5, "query_size: expected whole numbers of trials, got 2.5 at task 0, row 1"),
+        ("zero_inflated_poisson", -1.0, "query_size: expected numbers above 0, got -1 at task 0, row 1"),
+        ("poisson", 0.0, "query_size: expected numbers above 0, got 0 at task 0, row 1"),
+        ("log_normal", 0.0, "query_size: expected numbers above 0, got 0 at task 0, row 1"),
+        ("gamma", -2.0, "query_size: expected numbers above 0, got -2 at task 0, row 1"),
+    ],
+)
+def test_impossible_sizes_of_rows_without_labels_are_refused(name, size, message):
+    """A probability of 1.1 of a yes came of two trials, and a mean below 0 of an exposure of -1."""
+    x, y = torch.zeros(1, 2, 1), torch.full((1, 2), 0.5 if name == "beta" else 1.0)
+    batch = ebmeta.TaskBatch(x, y, x, query_size=torch.tensor([[1.0, size]]))
+    model = ebmeta.EmpiricalBayes.regressor(1, name)
+    model.fitted = True
+    with pytest.raises(ValueError, match=message):
+        ebmeta.predict(model, batch, num_draws=0)
+    padded = ebmeta.TaskBatch(x, y, x, query_size=batch.query_size, query_mask=torch.tensor([[True, False]]))
+    if not model.likelihood.no_size:
+        assert ebmeta.predict(model, padded, num_draws=0)["predictive/mean"].values[-1, 0, 0] > 0
+
+
+def test_numbers_have_no_class_proportions():
+    x = torch.zeros(1, 2, 1)
+    batch = ebmeta.TaskBatch(x, torch.ones(1, 2), x, concentration=torch.ones(1))
+    with pytest.raises(ValueError, match="concentration: expected none of tasks with a poisson likelihood, got some"):
+        ebmeta.EmpiricalBayes.regressor(1, "poisson").posterior(batch)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from builders import class_tasks, classifier, close, number_tasks, real_tasks, regressor
 
-from ebmeta import EmpiricalBayes, TaskBatch
+from ebmeta import EmpiricalBayes, TaskBatch, general_classifier
 
 
 @pytest.mark.parametrize("build", [classifier, regressor])
@@ -76,3 +76,11 @@ def test_priors_of_tasks_follow_their_covariates_at_every_level():
     assert prior.loc.shape[0] == 12
     close(prior.loc[::3], prior.loc[2::3], 0.0)
     assert len(torch.unique(prior.loc, dim=0)) == 4
+
+
+@pytest.mark.parametrize("build", [lambda: EmpiricalBayes.classifier(3), lambda: general_classifier()])
+def test_covariates_that_a_model_does_not_take_are_refused(build):
+    x = torch.eye(3)[None]
+    batch = TaskBatch(x, torch.arange(3)[None], x, task_x=torch.ones(1, 2))
+    with pytest.raises(ValueError, match="task_x: expected 0 covariates per task, got 2"):
+        build().infer(batch)

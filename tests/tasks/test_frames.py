@@ -234,7 +234,7 @@ def test_groups_of_unequal_size():
             [5, 5, 5, 5, 5, 3],
             "y: expected at most as many successes as trials, got 4 of 3 at row 5",
         ),
-        ("binomial", "days", [5, 5.5, 5, 5, 5, 5], "y: expected whole numbers of trials, got 5.5 of 5.5 at row 1"),
+        ("binomial", "days", [5, 5.5, 5, 5, 5, 5], "y: expected whole numbers of trials, got 5.5 at row 1"),
         ("bernoulli", "days", [1] * 6, "y: expected rows of one trial each"),
     ],
 )
