@@ -81,8 +81,10 @@ class _Names(dict[str, Any]):
 
 
 def _kinds(function: Callable[..., Any], given: Mapping[str, Range | Kind | None]) -> dict[str, Kind]:
-    names = typing.cast(Any, inspect.unwrap(function)).__globals__
-    hints = typing.get_type_hints(function, localns=_Names({**vars(builtins), **names}))
+    function = inspect.unwrap(function)
+    names = _Names({**vars(builtins), **typing.cast(Any, function).__globals__})
+    # not by `typing.get_type_hints`, which from Python 3.14 on makes a plain dictionary of the names
+    hints = inspect.get_annotations(function, locals=names, eval_str=True)
     out: dict[str, Kind] = {}
     for name, hint in hints.items():
         rule = given.get(name, SEED if name in SEEDS else None)

@@ -333,4 +333,5 @@ def write_tree(path: Path, tree: xr.DataTree, overwrite: bool = False) -> None:
     copy = tree.copy()
     copy.attrs = {**tree.attrs, "source": marked("tree")}
     # In memory first: on a full disk HDF5 ends the process.
-    write(path, copy.to_netcdf(engine="h5netcdf"), "tree", overwrite)
+    with copy.to_netcdf(engine="h5netcdf") as whole:
+        write(path, whole, "tree", overwrite)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytest
@@ -12,6 +12,9 @@ import pytest
 import ebmeta
 from ebmeta.foundation.checks import above, array, at_least, between, checked
 from ebmeta.tasks.source import TaskSampler
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @checked(count=at_least(1), share=between(0, 1), width=above(0, finite=False), steps=at_least(0), x=array(ndim=1))
@@ -91,3 +94,13 @@ def test_constructors_are_checked_and_frozen_ones_stay_frozen():
 def test_python_reports_arguments_that_do_not_exist():
     with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
         entry(colour=3)
+
+
+def test_a_name_for_the_type_checker_alone_is_left_to_the_entry():
+    @checked(width=above(0))
+    def draw(ax: Axes, other: Axes | None = None, width: float = 1.0) -> Axes:
+        return ax, other, width
+
+    assert draw(1, "2", np.float32(3)) == (1, "2", 3.0)
+    with pytest.raises(ValueError, match="width: expected a finite number above 0, got 0"):
+        draw(1, width=0)
