@@ -124,10 +124,10 @@ class Binomial(_Counts):
         return _Binomial(trials, logits=eta, validate_args=False)
 
     def kernel(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
-        return y * eta - size_of(given) * functional.softplus(eta)
+        return y * eta + size_of(given) * functional.logsigmoid(-eta)  # softplus rounds beyond 20
 
     def expansion(self, y: Array, eta: Array, size: Array | float = 1.0) -> tuple[Array, Array, Array]:
-        log_total, p, q = _log_odds(eta)
+        log_total, _, p, q = _log_odds(eta)
         return y * eta - size * log_total, y - size * p, -size * (p * q)
 
 
@@ -234,13 +234,14 @@ class NegativeBinomial(Poisson):
         self, y: Tensor, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None
     ) -> tuple[Tensor, Tensor]:
         eta, weight = spread(loc.squeeze(-1), var.squeeze(-1))
-        p = torch.sigmoid(self._logit(eta, given))
-        total = self.shape + y
-        return ((weight * (total * p - y)).sum(0)).unsqueeze(-1), (weight * total * p * (1 - p)).sum(0).unsqueeze(-1)
+        logit = self._logit(eta, given)
+        p, q = torch.sigmoid(logit), torch.sigmoid(-logit)
+        bend = (weight * (self.shape + y) * p * q).sum(0)
+        return (weight * (self.shape * p - y * q)).sum(0).unsqueeze(-1), bend.unsqueeze(-1)
 
     def cdf(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
-        k, p = (v.detach().cpu().double().numpy() for v in (y.floor(), torch.sigmoid(self._logit(eta, given))))
-        out = special.betaincc(k.clip(0) + 1, float(self.shape.detach()), p)
+        k, q = (v.detach().cpu().double().numpy() for v in (y.floor(), torch.sigmoid(-self._logit(eta, given))))
+        out = special.betainc(float(self.shape.detach()), k.clip(0) + 1, q)
         return torch.as_tensor(out, device=eta.device) * (y >= 0)
 
     def distribution(self, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> TorchDistributionMixin:
@@ -249,18 +250,18 @@ class NegativeBinomial(Poisson):
 
     def kernel(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
         logit = self._logit(eta, given)
-        return y * logit - (y + self.shape) * functional.softplus(logit)
+        return y * functional.logsigmoid(logit) + self.shape * functional.logsigmoid(-logit)
 
     def expansion(self, y: Array, eta: Array, size: Array | float = 1.0) -> tuple[Array, Array, Array]:
         log_shape = min(float(self.log_shape.detach()), LARGEST_LOG)
         logit = np.minimum(eta, LARGEST_LOG) - log_shape + np.log(size)
-        (log_total, p, q), total = _log_odds(logit), y + math.exp(log_shape)
-        return y * logit - total * log_total, y - total * p, -total * (p * q)
+        (no, yes, p, q), shape = _log_odds(logit), math.exp(log_shape)  # large counts leave no digits to y - y p
+        return -y * yes - shape * no, y * q - shape * p, -(y + shape) * (p * q)
 
 
-def _log_odds(eta: Array) -> tuple[Array, Array, Array]:
-    r"""Return $\log(1 + e^\eta)$, and the probabilities that these log odds give to yes and to no."""
+def _log_odds(eta: Array) -> tuple[Array, Array, Array, Array]:
+    r"""Return $\log(1 + e^\eta)$, $\log(1 + e^{-\eta})$, and the probabilities of yes and of no at these log odds."""
     small = np.exp(-np.abs(eta))
-    least = small / (1 + small)
+    least, rest, high = small / (1 + small), np.log1p(small), np.maximum(eta, 0.0)
     yes = eta >= 0
-    return np.maximum(eta, 0.0) + np.log1p(small), np.where(yes, 1 - least, least), np.where(yes, least, 1 - least)
+    return high + rest, high - eta + rest, np.where(yes, 1 - least, least), np.where(yes, least, 1 - least)

@@ -83,7 +83,7 @@ def test_a_kernel_is_the_log_probability_up_to_terms_without_the_linear_predicto
 @pytest.mark.parametrize("likelihood", [Bernoulli(), Binomial(), Poisson(), NegativeBinomial(3.0).double()])
 def test_slopes_and_curvatures_in_closed_form_are_those_of_the_kernel(likelihood):
     y, size = np.array([[1.0], [0.0], [2.0]]), np.array([[1.0], [2.5], [3.0]])
-    eta = np.linspace(-19.0, 19.0, 15) + np.zeros((3, 1))  # beyond, torch leaves out what is below 2e-9
+    eta = np.linspace(-30.0, 30.0, 15) + np.zeros((3, 1))
     closed = likelihood.expansion(y, eta, size)
     for found, exact in zip(closed, ScalarLikelihood.expansion(likelihood, y, eta, size), strict=True):
         np.testing.assert_allclose(found, exact, rtol=1e-12, atol=1e-12)
@@ -99,3 +99,22 @@ def test_a_density_of_ones_own_has_a_kernel_of_its_own():
     torch.testing.assert_close(Doubled().kernel(y, eta), 2 * Poisson().log_prob(y, eta.unsqueeze(-1), eta))
     one, two = (v.expansion(y[None].numpy(), eta.numpy()) for v in (Poisson(), Doubled()))
     np.testing.assert_allclose(two[1:], 2 * np.array(one[1:]))
+
+
+@pytest.mark.parametrize("log_mean", [5.0, 21.0, 25.0, 30.0])
+def test_large_counts_have_the_kernel_and_slopes_of_exact_sums(log_mean):
+    shape, y = 1.7, np.floor(np.exp(log_mean) * np.array([0.2, 1.0, 3.0]))
+    likelihood = NegativeBinomial(shape).double()
+    end, start = (likelihood.expansion(y, np.full(3, at), 1.0)[0] for at in (log_mean + 0.5, log_mean))
+    torch_end, torch_start = (
+        likelihood.kernel(torch.from_numpy(y), torch.full((3,), at, dtype=torch.float64)).detach().numpy()
+        for at in (log_mean + 0.5, log_mean)
+    )
+    tail = [math.log1p(shape * math.exp(-at)) for at in (log_mean + 0.5, log_mean)]  # of y log p and of r log q
+    gain = -y * (tail[0] - tail[1]) - shape * (0.5 + tail[0] - tail[1])
+    np.testing.assert_allclose(end - start, gain, rtol=1e-7)
+    np.testing.assert_allclose(torch_end - torch_start, gain, rtol=1e-7)
+    q = shape / (shape + math.exp(log_mean))
+    _, slope, bend = likelihood.expansion(y, np.full(3, log_mean), 1.0)
+    np.testing.assert_allclose(slope, y * q - shape * (1 - q), rtol=1e-9, atol=1e-7)
+    np.testing.assert_allclose(bend, -(y + shape) * q * (1 - q), rtol=1e-7)

@@ -285,3 +285,16 @@ def test_no_earlier_call_changes_the_last_digits_of_a_fit():
     before = fit.propagate(seed=0).predict(rows)
     fit.confint()
     assert fit.propagate(seed=0).predict(rows).equals(before)
+
+
+def test_counts_of_hundreds_of_millions_have_the_spread_and_the_shape_of_the_same_in_larger_units():
+    rng = np.random.default_rng(0)
+    g = np.repeat(np.arange(30), 4)
+    mean = np.exp(12 + rng.normal(size=30)[g])
+    y = rng.negative_binomial(2, 2 / (2 + mean))
+    small, large = (
+        mixed_model("y ~ 1 + (1 | g)", pd.DataFrame({"g": g, "y": k * y}), "negative_binomial") for k in (1, 10**5)
+    )
+    estimates = [fit.variance_components["estimate"].to_numpy() for fit in (small, large)]
+    np.testing.assert_allclose(estimates[1], estimates[0], rtol=2e-4)
+    assert large.log_likelihood + len(y) * math.log(1e5) == pytest.approx(small.log_likelihood, abs=0.05)
