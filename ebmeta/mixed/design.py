@@ -93,6 +93,10 @@ class Design:
                 raise ValueError(
                     f"formula: expected terms on the left of the bar, as in (1 | g), got ({bar.terms} | ...)"
                 )
+            if terms.offsets:  # of all rows, and of no group
+                raise ValueError(
+                    f"formula: expected {terms.offsets[0]} among the common terms, got it in ({bar.terms} | ...)"
+                )
         self.response = Response(self.formula.response, used)
         labels, trials = self.response.first
         if trials is not None and given.size is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from formulae.expr import Assign, Binary, Call, Grouping as Brackets, Unary
+from formulae.expr import Assign, Binary, Call, Grouping as Brackets, Unary, Variable
 from formulae.parser import Parser
 from formulae.scanner import Scanner
 
@@ -15,8 +15,13 @@ POWER = "STAR_STAR"
 COMPARISONS = ("EQUAL_EQUAL", "BANG_EQUAL", "LESS_EQUAL", "LESS", "GREATER_EQUAL", "GREATER")
 
 
-def parsed(text: str) -> Any:
+def parsed(text: str, levels: bool = True) -> Any:
     """Return the expression that a text of terms is.
+
+    Args:
+        text: the terms.
+        levels: whether `kind['a']` may stand for 1 where a column is `'a'`, as in a response; elsewhere `formulae`
+            would take it for the column.
 
     Raises:
         ValueError: if `formulae` would leave something out, or take it for something else than it says.
@@ -37,6 +42,8 @@ def parsed(text: str) -> Any:
         raise ValueError(f"expected an operator before {parser.peek().lexeme!r}")
     for part, called in _parts(expression, False):
         _check(part, called)
+        if not levels and isinstance(part, Variable) and part.level is not None:
+            raise ValueError(f"write I({part.name.lexeme} == {part.level.value!r}), which is 1 there and 0 elsewhere")
     return expression
 
 

@@ -29,7 +29,18 @@ Array = NDArray[np.float64]
 FUNCTIONS: dict[str, Any] = {
     name: getattr(np, name) for name in ("log", "log2", "log10", "log1p", "exp", "expm1", "sqrt", "abs", "sin", "cos")
 }
-ENVIRONMENT = Environment([{"np": np, **FUNCTIONS}])
+
+
+class _NumPy:
+    """NumPy by the names in it, which pickles, as a module does not."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(np, name)
+
+
+ENVIRONMENT = Environment([{"np": _NumPy(), **FUNCTIONS}])
 INTERCEPT, NONE, CONSTANT = "1", "0", "Intercept"  # in a formula, and the name of its column
 LOCK = threading.Lock()
 FINITE = "term {name!r}: expected finite numbers, got {value} in row {row}"
@@ -207,7 +218,7 @@ def _described(text: str) -> set[Any]:
 
 
 def _design(text: str, frame: pd.DataFrame) -> Any:
-    parsed(text)
+    parsed(text, levels=False)
     with LOCK, warnings.catch_warnings():  # which belong to the process and not to a thread
         warnings.simplefilter("ignore")  # of pandas, inside formulae
         return design_matrices(text, frame, na_action="pass", env=ENVIRONMENT)

@@ -217,3 +217,11 @@ def test_numbers_written_as_texts_are_no_categories(texts, said):
     with pytest.raises(ValueError, match=f"^column 'x': {re.escape(said)}$"):
         Design("y ~ x + (1 | g)", data, Extras(), "drop")
     assert Design("y ~ C(x) + (1 | g)", data, Extras(), "drop").common.names[1].startswith("C(x)")  # who says so
+
+
+def test_an_offset_is_no_term_of_groups():
+    data = pd.DataFrame({"y": np.arange(6.0), "x": np.arange(6.0) ** 2, "g": list("aabbcc")})
+    with pytest.raises(ValueError, match=r"^formula: expected offset[(]x[)] among the common terms, got it in [(]1 "):
+        Design("y ~ 1 + (1 + offset(x) | g)", data, Extras(), "drop")
+    rows = Design("y ~ 1 + offset(x) + (1 | g)", data, Extras(), "drop").rows
+    np.testing.assert_array_equal(rows.offset, data["x"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import decimal
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -163,3 +165,15 @@ def test_a_slash_after_a_product_is_refused():
         "kind[v]:n",
         "kind[w]:n",
     ]
+
+
+def test_terms_of_functions_pickle_and_copy():
+    terms = Terms("np.log(n) + scale(x) + exp(x) + kind", DATA)
+    for other in (pickle.loads(pickle.dumps(terms)), copy.deepcopy(terms)):
+        np.testing.assert_array_equal(other.new(DATA[1:])[0], terms.first(4)[0][1:])
+
+
+def test_a_level_of_a_category_is_no_term():
+    with pytest.raises(ValueError, match=r"got \"x [+] kind\['v'\]\": write I[(]kind == 'v'[)], which is 1 there"):
+        Terms("x + kind['v']", DATA)
+    np.testing.assert_array_equal(Terms("0 + I(kind == 'v')", DATA).first(4)[0][:, 0], [0, 1, 0, 0])
