@@ -125,8 +125,8 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         self.support_X_, self.support_y_ = self.support_X_[first], self.support_y_[first]
         if pool is not None:
             rows = self._check_query(pool, "pool")
-            rows = rows[distinct(rows)[0]]
-            self.pool_ = rows[staying(rows, self.support_X_)]
+            tell_of_lengths(self.support_X_, rows, stacklevel=4, name="pool")  # which a pipeline does not scale
+            self.pool_ = (rows := rows[distinct(rows)[0]])[staying(rows, self.support_X_)]
         return self
 
     def _read(self, X: ArrayLike | None, y: ArrayLike | None, anchors: Mapping[Any, ArrayLike] | None) -> None:

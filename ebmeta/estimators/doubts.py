@@ -52,17 +52,18 @@ def tell_of_rows(labelled: Tensor, other: Tensor, ways: int, names: Sequence[str
         warnings.warn(note, UserWarning, stacklevel=stacklevel + 1)
 
 
-def tell_of_lengths(labelled: Tensor, other: Tensor, stacklevel: int) -> None:
+def tell_of_lengths(labelled: Tensor, other: Tensor, stacklevel: int, name: str = "X") -> None:
     """Warn of what no model takes: labelled rows of another scale than the others.
 
     Args:
         labelled: labelled rows of a task, shape `(S, ...)`.
         other: its other rows, shape `(Q, ...)`.
         stacklevel: as of `warnings.warn`, for the caller.
+        name: of the argument that has the other rows.
     """
     rows = torch.cat([labelled, other]).flatten(1)
     if said := _lengths(rows / max(float(rows.abs().max()), 1e-300), len(labelled)):
-        warnings.warn(f"X: {said}", UserWarning, stacklevel=stacklevel + 1)
+        warnings.warn(f"{name}: {said}", UserWarning, stacklevel=stacklevel + 1)
 
 
 def tell_of_copies(rows: Tensor, stacklevel: int) -> None:

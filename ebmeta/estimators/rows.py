@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ebmeta.model.base import PredictiveModel
-from ebmeta.tasks.alike import alike
+from ebmeta.tasks.alike import alike, by_chance
 from ebmeta.tasks.columns import check_names, kind_of_keys, read_column, read_keys, read_rows
 from ebmeta.tasks.row_order import check_order
 from ebmeta.tasks.rows import HUGE
@@ -35,8 +34,6 @@ __all__ = [
     "tell_of_zeros",
     "unlike",
 ]
-
-SOME = 512  # rows whose values are counted, of more
 
 
 def groups_of(groups: ArrayLike | None, length: int) -> list[Any] | None:
@@ -148,21 +145,12 @@ def distinct(rows: torch.Tensor, labels: torch.Tensor | None = None) -> tuple[ND
     """
     own = alike(rows.numpy())[0]
     first = np.unique(own, return_index=True)[1]
-    if len(first) < len(rows) and _by_chance(rows.numpy()[first]):
+    if len(first) < len(rows) and by_chance(rows.numpy()[first]):
         own = np.arange(len(rows))
     given = [0] * len(rows) if labels is None else labels.tolist()
     known: dict[tuple[int, int], int] = {}
     which = np.array([known.setdefault(pair, len(known)) for pair in zip(own.tolist(), given, strict=True)], dtype=int)
     return np.unique(which, return_index=True)[1], which
-
-
-def _by_chance(rows: NDArray[Any]) -> bool:
-    """Return whether distinct rows, shape `(U, ...)`, have so few values that more of them would meet by chance."""
-    if len(rows) < 2:
-        return False
-    some = np.sort(rows.reshape(len(rows), -1)[:: -(-len(rows) // SOME)], axis=0)
-    number = np.log1p((np.diff(some, axis=0) > 0).sum(0)).sum()
-    return bool(number <= math.log(len(rows) * (len(rows) - 1)))
 
 
 def unlike(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:

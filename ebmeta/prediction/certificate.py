@@ -193,7 +193,7 @@ def certify(
         check_shared_groups(as_source(training), source, "tasks")
     refuse_known(model.marks, tasks, "tasks")
     draws = [source.disjoint(index) for index in range(num_partitions)]
-    task_batches(source, 1, model)  # whose columns it checks
+    task_batches(source, 64, model)  # whose columns it checks, and which tells of copies of rows
     if any(batch.query_y is None for batch in draws):
         raise ValueError("certify: expected query labels, got unlabelled tasks")
     what = score or ("accuracy" if categorical else "coverage")

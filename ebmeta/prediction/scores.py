@@ -36,6 +36,7 @@ from ebmeta.prediction.risk_coverage import area_under_risk_coverage
 from ebmeta.prediction.trees import assemble, marginals, predict
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.columns import check_names
+from ebmeta.tasks.leaks import tell_of_leaks
 from ebmeta.tasks.marks import tell_of_known
 from ebmeta.tasks.source import TaskSampler, as_source
 
@@ -69,7 +70,9 @@ def task_batches(
     if model is not None:
         check_names(model.feature_names, source.feature_names, "when the model was trained")
         check_names(model.covariate_names, source.covariate_names, "when the model was trained", "covariate")
-    return source.batches(num_tasks)
+    batches = source.batches(num_tasks)
+    tell_of_leaks(batches[0], "tasks", stacklevel=5)
+    return batches
 
 
 def separate_batches(

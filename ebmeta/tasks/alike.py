@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-__all__ = ["alike"]
+__all__ = ["alike", "by_chance"]
 
 SOME = 512  # rows that middle and spread of columns are found from, of more
 NEAREST, CHANCE = 1e-3, 1e-6  # spreads apart, which 16 bits keep; and how often unlike rows may be so near
@@ -45,6 +45,20 @@ def alike(*parts: NDArray[np.float64]) -> list[NDArray[np.int64]]:
     first = np.unique(equal, return_index=True)[1]
     numbers = _near(rows[first])[equal]
     return np.split(numbers, np.cumsum([len(part) for part in parts])[:-1])
+
+
+def by_chance(rows: NDArray[np.float64]) -> bool:
+    """Return whether distinct rows, shape `(U, ...)`, have so few values that more of them would meet by chance.
+
+    Examples:
+        >>> by_chance(np.array([[0.0, 1.0], [1.0, 0.0]])), by_chance(np.random.default_rng(0).normal(size=(9, 4)))
+        (True, False)
+    """
+    if len(rows) < 2:
+        return False
+    some = np.sort(rows.reshape(len(rows), -1)[:: -(-len(rows) // SOME)], axis=0)
+    number = np.log1p((np.diff(some, axis=0) > 0).sum(0)).sum()
+    return bool(number <= math.log(len(rows) * (len(rows) - 1)))
 
 
 def _near(rows: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -17,6 +17,7 @@ from ebmeta.tasks.columns import check_names
 from ebmeta.tasks.doubts import notes_on_numbers, notes_on_rows
 from ebmeta.tasks.drawing import exact
 from ebmeta.tasks.held_out import check_shared_groups
+from ebmeta.tasks.leaks import note_on_leaks
 from ebmeta.tasks.marks import Marks
 from ebmeta.tasks.source import TaskSource
 from ebmeta.tasks.training_rows import TrainingRows
@@ -111,10 +112,14 @@ def check_labels(model: EmpiricalBayes, tasks: TaskSource) -> None:
 
 
 def notes_on_classes(model: EmpiricalBayes, tasks: TaskSource) -> list[str]:
-    """Return notes on features of classes; see `ebmeta.tasks.doubts`."""
-    if model.predictor.embedder is not None:
+    """Return notes on features of classes; see `ebmeta.tasks.doubts`, and `ebmeta.tasks.leaks` for copies of rows."""
+    if not tasks.class_rows:
         return []
-    return [note for source in tasks.class_rows for note in notes_on_rows(source.X, tasks.feature_names)]
+    leaks = note_on_leaks(tasks.sample(GROUPS))
+    notes = [f"tasks: {leaks}"] if leaks else []
+    if model.predictor.embedder is not None:
+        return notes
+    return notes + [note for source in tasks.class_rows for note in notes_on_rows(source.X, tasks.feature_names)]
 
 
 def notes_on_groups(model: EmpiricalBayes, tasks: TaskSource) -> list[str]:

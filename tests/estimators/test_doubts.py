@@ -138,3 +138,14 @@ def test_a_row_that_has_two_labels_is_told_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         FewShotClassifier().fit(X, list("abcabb"))  # the same row twice, with one label
+
+
+@pytest.mark.parametrize(("unit", "said"), [(16.0, "less than 1/4 as long"), (1 / 16, "more than 4 times as long")])
+def test_a_pool_in_another_unit_is_told_of_where_it_is_given(unit, said):
+    """As one that a pipeline does not scale with the labelled rows; one in the same unit is not."""
+    rows = np.random.default_rng(0).normal(size=(40, 12))
+    with pytest.warns(UserWarning, match=f"^pool: labelled rows are {said} as the others; encode and scale all"):
+        FewShotClassifier().fit(rows[:3], ["a", "b", "c"], pool=unit * rows[3:])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        FewShotClassifier().fit(rows[:3], ["a", "b", "c"], pool=rows[3:])
