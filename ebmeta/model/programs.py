@@ -198,7 +198,7 @@ def model_program(owner: Owner, batch: TaskBatch, observe: Observe | None = None
             values = {name: pyro.sample(name, law) for name, law in prior.sites().items()}
         w = prior.weights(values)
         if "w" not in values:
-            pyro.deterministic("w", w, event_dim=2)
+            w = pyro.deterministic("w", w, event_dim=2)  # labels follow weights that a handler has put in their place
         of_task = owner.predictor.of_task(batch, own)
         for side, rows, x in (("support", batch.support, of_task.support), ("query", batch.query, of_task.query)):
             features = x.to(w.dtype)  # samplers may move in 64 bits

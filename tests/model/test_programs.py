@@ -263,6 +263,26 @@ def test_conditioning_sets_the_weights(beta, categorical):
     close(trace.log_prob_sum(), expected)
 
 
+@pytest.mark.parametrize("build", [lambda: joint(), lambda: regressor(random=[0])])
+def test_labels_follow_weights_of_a_posterior_where_these_are_deterministic(build):
+    """Draws of `predict`, whose only site is w, were ignored by programs where w follows from other sites."""
+    model = build()
+    batch = (class_tasks() if model.joint else real_tasks()).unlabelled()
+    with torch.no_grad():
+        w = model.infer(batch).draw(-1, 800)[0]
+        pyro.set_rng_seed(0)
+        drawn = Predictive(model.model, posterior_samples={"w": w})(batch, "query")["query_y"].reshape(800, 4, -1)
+        eta = torch.einsum("tnp,stcp->stnc", model.predictor.features(batch.query_x), w)
+    if model.joint:
+        probs = eta.masked_fill(~batch.way_mask.unsqueeze(1), -torch.inf).softmax(-1).mean(0)
+        got, want = torch.nn.functional.one_hot(drawn, 5).double().mean(0), probs
+        error = 5 * (probs * (1 - probs) / 800).sqrt() + 1e-3
+    else:
+        got, want = drawn.double().mean(0), model.likelihood.mean(eta).squeeze(-1).mean(0)
+        error = 5 * drawn.double().std(0) / 800**0.5
+    assert bool(((got - want).abs() < error)[batch.query_mask].all())
+
+
 @FAMILIES
 def test_a_program_observes_the_labels_that_it_is_asked_to(build, batch):
     """Given the weights, the log density of each side's labels is that of the rows of the side."""
