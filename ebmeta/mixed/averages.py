@@ -27,7 +27,7 @@ from ebmeta.likelihood.base import Given
 from ebmeta.mixed.batched import solve_upper
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.modes import Labels
-from ebmeta.mixed.nodes import Nodes
+from ebmeta.mixed.nodes import Nodes, log_heavy
 
 __all__ = ["Average", "Block", "average", "blocks_of", "constants_of", "derivatives", "rest_of"]
 
@@ -113,28 +113,44 @@ def blocks_of(data: Labels, num_nodes: int) -> list[Block]:
 
 
 def average(
-    data: Labels, block: Block, nodes: Nodes, linear: tuple[Array, Array], found: tuple[Array, Array], slopes: bool
+    data: Labels,
+    block: Block,
+    nodes: Nodes,
+    linear: tuple[Array, Array],
+    found: Sequence[tuple[Array, Array]],
+    slopes: bool,
 ) -> Average:
     r"""Return the nodes of the groups of a block with their weights.
+
+    Around several places, nodes are those of a mixture of distributions $q_k$ of equal shares: nodes of each have
+    the weights of an average over it of $p(y_g, u) / \sum_k q_k(u)$.
 
     Args:
         data: the rows.
         block: which groups.
         nodes: of a standard normal distribution.
         linear: random terms times the relative factor, shape `(K, N)`, and the linear predictor of the others, `(N,)`.
-        found: modes and factors of the curvatures of all groups.
+        found: modes and factors of the curvatures of all groups, one pair or several.
         slopes: whether they are asked for.
     """
-    modes, chol = (v[..., block.groups, None] for v in found)
+    some = [(modes[:, block.groups, None], chol[:, :, block.groups, None]) for modes, chol in found]
     points = nodes.points.T[:, None]
-    u = modes + solve_upper(chol, np.broadcast_to(points, (len(modes), modes.shape[1], len(nodes.points))))
+    shape = (len(linear[0]), some[0][0].shape[1], len(nodes.points))
+    u = np.concatenate([modes + solve_upper(chol, np.broadcast_to(points, shape)) for modes, chol in some], 2)
     own = u.take(block.codes, 1)
-    eta, *lz = (row[block.rows].repeat(len(nodes.points)).reshape(own[0].shape) for row in (linear[1], *linear[0]))
+    eta, *lz = (row[block.rows].repeat(u.shape[2]).reshape(own[0].shape) for row in (linear[1], *linear[0]))
     for a, b in zip(lz, own, strict=True):
         eta += np.multiply(a, b, out=a)
     value, *both = data.expansion(eta, block.rows) if slopes else (data.log_density(eta, block.rows),)
-    joint = block.total @ value + (nodes.log_weights + ((points**2).sum(0) - (u**2).sum(0)) / 2)
-    joint -= sum(np.log(chol[k, k]) for k in range(len(chol)))
+    if nodes.heavy:  # of one effect
+        log_q = np.logaddexp.reduce(
+            [log_heavy(root[0, 0] * (u[0] - place[0])) + np.log(root[0, 0]) for place, root in some]
+        )
+        joint = block.total @ value + (np.tile(nodes.log_weights, len(some)) - (u**2).sum(0) / 2 - log_q)
+    else:
+        chol = some[0][1]
+        joint = block.total @ value + (nodes.log_weights + ((points**2).sum(0) - (u**2).sum(0)) / 2)
+        joint -= sum(np.log(chol[k, k]) for k in range(len(chol)))
     top = joint.max(1, keepdims=True)
     weight = np.exp(joint - top)
     total = weight.sum(1, keepdims=True)

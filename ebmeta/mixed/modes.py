@@ -16,7 +16,7 @@ from ebmeta.foundation.guarding import unvalidated
 from ebmeta.likelihood.base import Given, Likelihood
 from ebmeta.mixed.batched import Segments, cholesky, solve_lower, solve_upper
 
-__all__ = ["Labels"]
+__all__ = ["Labels", "refuse_separated"]
 
 Array = NDArray[np.float64]
 STEPS = 60  # of Newton to a mode, at most
@@ -26,6 +26,8 @@ LONG = 2.0  # standard deviations of effects: no step is longer
 SHORTER = 30  # times that a step is halved, at most
 ROUNDING = 1e-9  # of a log density
 NEAR = 1e-2  # twice the nats that the coefficients of the model without groups may leave: an ascent starts there
+WIDE = 10.0  # standard error of a coefficient that no label holds back, of a term of unit length next to the others
+LABELS = 4  # of a group, next to which there may be a maximum
 LEAST = 1e-6  # of a curvature, and nats that are next to nothing
 
 
@@ -125,6 +127,33 @@ class Labels(NamedTuple):
             u, (value, slope, bend) = u + share * step, new
         return u, chol
 
+    def several(self, lower: Array, fixed: Array, start: Array) -> list[tuple[Array, Array]]:
+        """Return places of several maxima and what stands for their factors, the highest first; of one effect.
+
+        Where tails are heavy, labels of a group that lie apart may have a maximum each. The other places are where one
+        label alone would draw the effect, for the quantiles of those of the group.
+
+        Args:
+            lower: the relative factor.
+            fixed: linear predictor of the common terms.
+            start: of one of the ways to the highest.
+        """
+        lz, gap, segments = lower.T @ self.z, self.y - fixed, self.segments
+        sure = np.maximum(-self.expansion(self.y)[2], LEAST)
+        told = 1 + sure * (lz**2).sum(0)
+        order, places = np.lexsort((gap, segments.codes)), []
+        for share in np.linspace(0.0, 1.0, LABELS):
+            rows = order[segments.starts + np.rint(share * (segments.counts - 1)).astype(np.int64)]
+            places.append(((lz * sure * gap / told)[:, rows], np.sqrt(told)[rows][None, None]))
+        found = [self.modes(lower, fixed, u) for u in (start, *(place for place, _ in places))]
+        heights = []
+        for u, _ in found:
+            eta = fixed + (lz * segments.spread(u)).sum(0)
+            heights.append(segments.sum(self.log_density(eta)) - (u**2).sum(0) / 2)
+        best, groups = np.argmax(heights, 0), np.arange(len(segments.counts))
+        u, chol = (np.stack([each[part] for each in found], -1)[..., groups, best] for part in (0, 1))
+        return [(u, chol), *places]
+
     def alone(self) -> tuple[Array, Array]:
         """Return the coefficients of the model without groups, and the curvature there."""
         x, beta = self.x, np.zeros(self.x.shape[1])
@@ -141,6 +170,30 @@ class Labels(NamedTuple):
             if float(step @ information @ step) < NEAR:
                 break
         return beta, information
+
+
+def refuse_separated(data: Labels, eta: Array, inverse: Array, beta: Array, names: list[str]) -> None:
+    """Raise `ValueError` where a coefficient runs off, since its term separates the labels.
+
+    Args:
+        data: the rows.
+        eta: their linear predictor at the maximum.
+        inverse: coefficients of terms for those of `data.x`.
+        beta: the coefficients.
+        names: of the terms.
+    """
+    bend = np.maximum(-data.expansion(eta)[2], 0.0) + 1e-12
+    parts = ((data.x * w[:, None]).T @ data.x for w in (bend, np.full(len(bend), 1 / len(bend))))
+    told, length = (np.diag(inverse @ np.linalg.inv(part) @ inverse.T) for part in parts)
+    error = np.sqrt(told / length)  # times the length of what other terms leave of one
+    if (error > WIDE).any():
+        own = np.where([name == "Intercept" for name in names], 0.0, error)
+        place = int(np.argmax(own if (own > WIDE).any() else error))
+        name, sign = names[place], np.sign((inverse @ beta)[place])
+        raise ValueError(
+            f"term {name!r}: expected labels of both kinds where it is large and where it is small, got labels "
+            f"that it separates: its coefficient runs off to {'minus ' * bool(sign < 0)}infinity"
+        )
 
 
 def _column(rows: Array, eta: Array) -> Array:

@@ -26,8 +26,8 @@ from ebmeta.mixed.averages import Average, Block, average, blocks_of, constants_
 from ebmeta.mixed.batched import Segments
 from ebmeta.mixed.covariance import Factor, log_hyperprior
 from ebmeta.mixed.engine import Effects, Engine, Estimate
-from ebmeta.mixed.modes import Labels
-from ebmeta.mixed.nodes import Nodes, check_nodes, nodes_of, rough_nodes
+from ebmeta.mixed.modes import Labels, refuse_separated
+from ebmeta.mixed.nodes import HEAVY, Nodes, check_nodes, nodes_of, rough_nodes
 from ebmeta.mixed.rows import Rows
 from ebmeta.mixed.tall import orthonormal
 
@@ -36,7 +36,6 @@ __all__ = ["QuadratureEngine"]
 Array = NDArray[np.float64]
 FARTHEST = 50.0  # bound of the spread of a linear predictor of counts
 ENDLESS = 12.0  # spread of one that stands for infinity: from chances of 1 in 100,000 to 99,999
-WIDE = 10.0  # standard error of a coefficient that no label holds back, of a term of unit length next to the others
 EXACT = 0.01  # nats that a finer rule may change the log likelihood by
 FINEST = 2  # rule
 NEAR = 1.0  # nats a parameter that are not worth a first step
@@ -56,7 +55,7 @@ class QuadratureEngine(Engine):
         names: of the common terms.
         likelihood: of a kind that `fit` has looked at, whose parameters are the engine's from now on.
         hyperprior: add the log of a Gamma(2, 0.1) density of each spread.
-        fineness: of the rule, from 0 to 2.
+        fineness: of the rule, from 0 to 2, or `HEAVY`.
     """
 
     newton = True
@@ -91,7 +90,8 @@ class QuadratureEngine(Engine):
         self.num_parameters = self.num_theta + self.num_common + len(self.extra)
         self.modes = np.zeros((len(factors[0].terms), len(rows.groupings[0].labels)))
         self.settled, self.has_settled = self.modes, False
-        self.found: tuple[Array, tuple[Array, Array]] | None = None  # modes at some parameters
+        self.found: tuple[Array, list[tuple[Array, Array]]] | None = None  # modes at some parameters
+        self.heavy = likelihood.located and len(self.modes) == 1  # a group may have several maxima
         self.constant: tuple[float, Array, Array] | None = None  # where it is one
         self.error = 0.0
         self._take(fineness)
@@ -99,9 +99,8 @@ class QuadratureEngine(Engine):
     def _take(self, fineness: int) -> None:
         """Take a rule."""
         self.fineness, self.nodes = fineness, nodes_of(len(self.factors[0].terms), fineness)
-        self.blocks = blocks_of(self.data, len(self.nodes.points))
+        self.blocks, self.found, self._curved = blocks_of(self.data, len(self.nodes.points)), None, None
         self.last: tuple[Array, Expansion] | None = None
-        self._curved = None
 
     @property
     def method(self) -> str:  # type: ignore[override]
@@ -145,20 +144,21 @@ class QuadratureEngine(Engine):
             p.data.fill_(float(value))
         return self.factors[0].lower(theta), beta
 
-    def _modes_at(self, at: Array) -> tuple[Array, Array]:
+    def _modes_at(self, at: Array) -> list[tuple[Array, Array]]:
         """Return modes of all groups and factors of curvatures; in a fit, the same whatever was asked before."""
         if (found := self.found) is None or not np.array_equal(found[0], at):
             start = self.settled if self.has_settled and self.settled.shape == self.modes.shape else self.modes
             found = at.copy(), self._modes_from(at, self.data, start)
-            self.found, self.modes = found, found[1][0]
+            self.found, self.modes = found, found[1][0][0]
         return found[1]
 
-    def _modes_from(self, at: Array, data: Labels, start: Array) -> tuple[Array, Array]:
+    def _modes_from(self, at: Array, data: Labels, start: Array) -> list[tuple[Array, Array]]:
         lower, beta = self._unpack(at)
-        return data.modes(lower, data.fixed(beta), start)
+        fixed = data.fixed(beta)
+        return data.several(lower, fixed, start) if self.nodes.heavy else [data.modes(lower, fixed, start)]
 
     def _averages(
-        self, at: Array, data: Labels, found: tuple[Array, Array], slopes: bool = False
+        self, at: Array, data: Labels, found: list[tuple[Array, Array]], slopes: bool = False
     ) -> Iterator[tuple[Block, Average]]:
         """Yield the averages over some groups at a time, given the modes of all."""
         lower, beta = self._unpack(at)
@@ -212,7 +212,8 @@ class QuadratureEngine(Engine):
     def value(self, at: Array, nodes: Nodes | None = None) -> float:
         """Return the log likelihood in nats, by another rule where asked."""
         kept, self.nodes = self.nodes, self.nodes if nodes is None else nodes
-        value = sum(float(each.log_evidence.sum()) for _, each in self._averages(at, self.data, self._modes_at(at)))
+        modes = self._modes_at(at) if self.nodes.heavy == kept.heavy else self._modes_from(at, self.data, self.modes)
+        value = sum(float(each.log_evidence.sum()) for _, each in self._averages(at, self.data, modes))
         self.nodes = kept
         return value + self._rest()[0] - float(self.log_units.sum())
 
@@ -230,18 +231,26 @@ class QuadratureEngine(Engine):
     def maximise(self, start: Array | None = None, held: NDArray[np.bool_] | None = None) -> Optimum:
         """Go to the maximum, by a finer rule where the present one is not exact there."""
         best = super().maximise(self._near() if start is None else start, held)
-        num_terms = len(self.factors[0].terms)
         while self.fineness < FINEST:
-            finer = check_nodes(num_terms, self.fineness)
-            self.error = abs(self.value(best.at, finer) - self.log_likelihood(best.at))
+            self.error = self._apart(best.at, check_nodes(len(self.modes), self.fineness))
             if self.error < EXACT:
                 break
-            self._take(self.fineness + 1)
-            best = (again := super().maximise(best.at, held))._replace(evaluations=best.evaluations + again.evaluations)
+            best = self._on(best, self.fineness + 1, held)
+        if self.heavy and self.fineness != HEAVY and self._apart(best.at, nodes_of(1, HEAVY)) >= EXACT:
+            best = self._on(best, HEAVY, held)
+            self.error = self._apart(best.at, check_nodes(1, HEAVY))
         return best
 
+    def _on(self, best: Optimum, fineness: int, held: NDArray[np.bool_] | None) -> Optimum:
+        self._take(fineness)
+        again = super().maximise(best.at, held)
+        return again._replace(evaluations=best.evaluations + again.evaluations)
+
+    def _apart(self, at: Array, nodes: Nodes) -> float:
+        return abs(self.value(at, nodes) - self.log_likelihood(at))
+
     def settle(self, at: Array) -> None:
-        self.settled, self.has_settled, self.found, self.last = self._modes_at(at)[0], True, None, None
+        self.settled, self.has_settled, self.found, self.last = self._modes_at(at)[0][0], True, None, None
 
     def state(self, at: Array) -> dict[str, Array]:
         rule = np.array([self.fineness, self.error])
@@ -282,20 +291,9 @@ class QuadratureEngine(Engine):
             )
         if not (self.family.discrete and self.num_common):
             return
-        modes, _ = self._modes_at(at)
+        modes = self._modes_at(at)[0][0]
         eta = self.data.fixed(beta) + (lower.T @ self.data.z * self.data.segments.spread(modes)).sum(0)
-        bend = np.maximum(-self.data.expansion(eta)[2], 0.0) + 1e-12
-        parts = ((self.data.x * w[:, None]).T @ self.data.x for w in (bend, np.full(len(bend), 1 / len(bend))))
-        told, length = (np.diag(self.inverse @ np.linalg.inv(part) @ self.inverse.T) for part in parts)
-        error = np.sqrt(told / length)  # times the length of what other terms leave of one
-        if (error > WIDE).any():
-            own = np.where([name == "Intercept" for name in self.names], 0.0, error)
-            place = int(np.argmax(own if (own > WIDE).any() else error))
-            name, sign = self.names[place], np.sign((self.inverse @ beta)[place])
-            raise ValueError(
-                f"term {name!r}: expected labels of both kinds where it is large and where it is small, got labels "
-                f"that it separates: its coefficient runs off to {'minus ' * bool(sign < 0)}infinity"
-            )
+        refuse_separated(self.data, eta, np.asarray(self.inverse), beta, self.names)
 
     def scales(self, at: Array) -> tuple[float, dict[str, float]]:
         self._unpack(at)
@@ -330,13 +328,15 @@ class QuadratureEngine(Engine):
         data = self.data if rows is None else self._lay_out(rows, rows.x @ self.inverse)
         mean, square, third = (np.zeros((len(data.segments.counts), *[len(lower)] * k)) for k in (1, 2, 3))
         silent = np.zeros(len(mean)) if self.family.inflated else None
+        kept, self.nodes = self.nodes, nodes_of(1, HEAVY) if self.heavy else self.nodes
         modes = self._modes_from(at, data, self.settled if rows is None else np.zeros_like(mean.T))
         spread = self.unit * self.factors[0].inverse @ lower
         for block, found in self._averages(at, data, modes):
             mean[block.groups], square[block.groups], third[block.groups] = found.moments(spread)
             if silent is not None:
                 silent[block.groups] = found.silent(data, block)
-        mode = modes[0].T @ spread.T if rows is None else None
+        self.nodes = kept
+        mode = modes[0][0].T @ spread.T if rows is None else None
         return [Effects(mean, square, np.zeros((*mean.shape, self.num_common)), mode, third, silent)]
 
     def rebuild(self, rows: Rows, factors: list[Factor]) -> Engine:

@@ -49,7 +49,7 @@ def test_evidence_and_its_derivatives_are_those_of_a_fine_grid(kind, monkeypatch
     assert len(blocks) > 1
     evidence, gradient, hessian = [], np.zeros(len(at)), np.zeros((len(at), len(at)))
     for block in blocks:
-        each = average(data, block, rule, (lower.T @ data.z, fixed), found, slopes=True)
+        each = average(data, block, rule, (lower.T @ data.z, fixed), [found], slopes=True)
         slope, bend = derivatives(data, block, each, factor, extra)
         evidence += each.log_evidence.tolist()
         gradient, hessian = gradient + slope, hessian + bend

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+from scipy import integrate, stats
 
-from ebmeta.mixed.nodes import check_nodes, nodes_of, rough_nodes
+from ebmeta.mixed.nodes import HEAVY, check_nodes, log_heavy, nodes_of, rough_nodes
 
 
 @pytest.mark.parametrize("fineness", [0, 1, 2])
@@ -36,3 +39,13 @@ def test_a_rule_that_checks_another_is_finer_and_that_of_first_steps_is_no_finer
     assert sizes[0] <= sizes[1] < sizes[2] <= len(nodes_of(num_dims, fineness + 1).points)
     for rule in (rough_nodes(num_dims), check_nodes(num_dims, fineness)):
         np.testing.assert_allclose(np.exp(rule.log_weights) @ rule.points**2, 1.0, atol=0.03)
+
+
+@pytest.mark.parametrize("rule", [nodes_of(1, HEAVY), check_nodes(1, HEAVY)])
+def test_a_rule_for_heavy_tails_has_the_probabilities_of_its_distribution(rule):
+    z, weight = rule.points[:, 0], np.exp(rule.log_weights)
+    density = np.exp(log_heavy(z)) / np.sqrt(2 * np.pi)
+    np.testing.assert_allclose(density, stats.t.pdf(z, 3), rtol=1e-12)
+    np.testing.assert_allclose(weight.sum(), 1.0)
+    exact = integrate.quad(lambda x: stats.t.pdf(x, 3) * math.exp(-(x**2) / 2), -40, 40, epsabs=1e-12)[0]
+    np.testing.assert_allclose(weight @ np.exp(-(z**2) / 2), exact, rtol=2e-3)

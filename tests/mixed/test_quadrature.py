@@ -298,3 +298,28 @@ def test_counts_of_hundreds_of_millions_have_the_spread_and_the_shape_of_the_sam
     estimates = [fit.variance_components["estimate"].to_numpy() for fit in (small, large)]
     np.testing.assert_allclose(estimates[1], estimates[0], rtol=2e-4)
     assert large.log_likelihood + len(y) * math.log(1e5) == pytest.approx(small.log_likelihood, abs=0.05)
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 7])
+def test_groups_whose_labels_lie_apart_are_integrals_over_all_their_maxima(num_rows):
+    rng = np.random.default_rng(num_rows)
+    g = np.repeat(np.arange(60), 2)[: 120 - 2 * num_rows].tolist() + [99] * num_rows
+    effect = 5 * rng.normal(size=100)[g]
+    far = np.where(rng.random(len(g)) < 0.1, 15.0, 0.3)
+    data = pd.DataFrame({"g": g, "y": effect + far * rng.normal(size=len(g))})
+    fit = mixed_model("y ~ 1 + (1 | g)", data, "student_t")
+    assert "heavy tails" in fit.engine.method
+    spread, noise, freedom = fit.variance_components["estimate"]
+    u = np.linspace(-60, 60, 240_001)
+    total, found = 0.0, fit.group_effects.loc["g"].droplevel("term")
+    for name, rows in data.groupby("g"):
+        gaps = rows["y"].to_numpy()[:, None] - fit.fixed_effects.loc["Intercept", "estimate"] - u
+        log = stats.t.logpdf(gaps, freedom, scale=noise).sum(0) + stats.norm.logpdf(u, scale=spread)
+        weight = np.exp(log - log.max())
+        total += math.log(weight.sum() * (u[1] - u[0])) + log.max()
+        mean = weight @ u / weight.sum()
+        sd = math.sqrt(weight @ (u - mean) ** 2 / weight.sum())
+        assert found.loc[name, "mean"] == pytest.approx(mean, abs=0.01 * sd)
+        assert found.loc[name, "sd"] == pytest.approx(sd, rel=0.01)
+        assert found.loc[name, "mode"] == pytest.approx(u[np.argmax(log)], abs=0.002)
+    assert fit.log_likelihood == pytest.approx(total, abs=0.01)
