@@ -240,8 +240,10 @@ class NegativeBinomial(Poisson):
         return (weight * (self.shape * p - y * q)).sum(0).unsqueeze(-1), bend.unsqueeze(-1)
 
     def cdf(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
-        k, q = (v.detach().cpu().double().numpy() for v in (y.floor(), torch.sigmoid(-self._logit(eta, given))))
-        out = special.betainc(float(self.shape.detach()), k.clip(0) + 1, q)
+        k, logit = (v.detach().cpu().double().numpy() for v in (y.floor(), self._logit(eta, given)))
+        k, shape, p, q = k.clip(0) + 1, float(self.shape.detach()), special.expit(logit), special.expit(-logit)
+        # the smaller of p and 1 - p has all its digits
+        out = np.where(p < 0.5, special.betaincc(k, shape, p), special.betainc(shape, k, q))
         return torch.as_tensor(out, device=eta.device) * (y >= 0)
 
     def distribution(self, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> TorchDistributionMixin:
