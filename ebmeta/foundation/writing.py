@@ -50,6 +50,7 @@ NUMBERS = ["mean", "std", "q05", "q50", "q95"]
 #: Last columns of the tables of a mixed model.
 ENDS = (
     ["std_error", "z", "lower", "upper"],
+    ["z", "df", "lower", "upper"],
     ["estimate", "std_error", "lower", "upper"],
     ["mean", "sd", "lower", "upper"],
     ["sd", "lower", "upper", "mode"],

@@ -22,7 +22,9 @@ def compare(*fits: MixedModel, loo: bool = False) -> pd.DataFrame:
     """Compare mixed models of the same rows, from the fewest parameters to the most.
 
     Each is tested against the one above it by the likelihood ratio, where that is a special case of it. A spread that
-    is 0 there is at the end of its range, and the distribution of the ratio is a mixture (`ebmeta.mixed.nesting`).
+    is 0 there is at the end of its range, and the distribution of the ratio is a mixture (`ebmeta.mixed.nesting`). They
+    are those of many groups: with few, a test of a common term rejects too often, above all of one that is constant
+    within groups. For normal labels the interval of `fixed_effects` by REML is the better test there.
 
     Args:
         *fits: at least two, by maximum likelihood, or by REML with the same common terms.

@@ -112,6 +112,10 @@ class Engine(Criterion):
     def common_given(self, at: Array) -> Array:
         """Return the covariance of the same, the parameters of the criterion known, shape `(P, P)`."""
 
+    def freedom(self, at: Array) -> Array | None:
+        """Return the degrees of freedom of the coefficients, shape `(P,)`; None where no approximation is known."""
+        return None
+
     def unknown(self, at: Array) -> NDArray[np.bool_]:
         """Return of which parameters the labels say next to nothing, shape `(D,)`."""
         return np.zeros(len(at), dtype=bool)

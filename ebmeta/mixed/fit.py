@@ -76,7 +76,7 @@ def mixed_model(
         >>> rows = pd.DataFrame({"y": [1.0, 2.0, 4.0, 5.5, 2.5, 3.0], "shop": ["a", "a", "b", "b", "c", "c"]})
         >>> fit = mixed_model("y ~ 1 + (1 | shop)", rows, reml=True)
         >>> fit.fixed_effects.loc["Intercept"].round(3).to_dict()
-        {'estimate': 3.0, 'std_error': 0.946, 'z': 3.17, 'lower': 1.145, 'upper': 4.855}
+        {'estimate': 3.0, 'std_error': 0.946, 'z': 3.17, 'df': 2.0, 'lower': -1.072, 'upper': 7.072}
     """
     if likelihood not in FAMILIES:
         words = f"{', '.join(FAMILIES)}, got {found(likelihood)}{words_of_likelihood(likelihood)}"

@@ -29,15 +29,8 @@ from ebmeta.mixed.over_draws import common_of, effects_of, linear_of
 from ebmeta.mixed.profile import Region, profiled
 from ebmeta.mixed.propagation import Draws, draw
 from ebmeta.mixed.residuals import residual_table
-from ebmeta.mixed.summary import sizes, text_of, warnings_of
-from ebmeta.mixed.tables import (
-    common_table,
-    components,
-    draws_table,
-    effect_table,
-    prediction_table,
-    spread_table,
-)
+from ebmeta.mixed.summary import narrow, sizes, text_of, warnings_of
+from ebmeta.mixed.tables import common_table, components_table, effect_table, prediction_table
 from ebmeta.mixed.tree import tree_of
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 
@@ -115,8 +108,13 @@ class MixedModel(Guarded):
 
     @once
     def fixed_effects(self) -> pd.DataFrame:
-        """Estimate, standard error, their ratio `z` and 95% interval of every common term, the fixed effects."""
-        return common_table(self.design.common.names, *self._common, LEVEL)
+        """Estimate, standard error, their ratio `z` and 95% interval of every common term, the fixed effects.
+
+        For normal labels the interval is that of Student's t with `df` degrees of freedom by Satterthwaite, and of
+        normal numbers for other labels and after `propagate`.
+        """
+        freedom = self.engine.freedom(self.optimum.at) if self.draws is None else None
+        return common_table(self.design.common.names, *self._common, LEVEL, freedom)
 
     @once
     def fixed_effects_covariance(self) -> pd.DataFrame:
@@ -127,13 +125,7 @@ class MixedModel(Guarded):
     @once
     def variance_components(self) -> pd.DataFrame:
         """Estimate, standard error and 95% interval of every spread (a standard deviation) and correlation."""
-
-        def read(at: Array) -> pd.Series:
-            return components(self.engine.factors, self.engine.thetas(at), *self.engine.scales(at))
-
-        if self.draws is not None:
-            return draws_table([read(at) for at in self.draws.at], self.draws.weight, LEVEL)
-        return spread_table(read, self.optimum.at, self.covariance, LEVEL)
+        return components_table(self.engine, self.optimum.at, self.draws, LEVEL)
 
     @once
     def effects(self) -> list[Effects]:
@@ -221,7 +213,8 @@ class MixedModel(Guarded):
 
     def notes(self) -> list[str]:
         """Return what the data cannot tell, in sentences."""
-        return warnings_of(self.boundary, self.variance_components, self.converged)
+        few = narrow(self.engine, self.optimum.at) if self.draws is None else []
+        return warnings_of(self.boundary, self.variance_components, self.converged) + few
 
     def __repr__(self) -> str:
         return self.summary()

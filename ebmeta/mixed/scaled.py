@@ -25,6 +25,7 @@ from ebmeta.likelihood.base import Likelihood
 from ebmeta.likelihood.real import Normal
 from ebmeta.mixed.covariance import Factor, log_hyperprior
 from ebmeta.mixed.engine import Effects, Engine, Estimate
+from ebmeta.mixed.freedom import satterthwaite
 from ebmeta.mixed.rows import Rows
 from ebmeta.mixed.tall import check_terms, parts_of, triangle
 
@@ -197,6 +198,9 @@ class ScaledEngine(Engine):
 
     def common_given(self, at: Array) -> Array:
         return self.common_covariance(at)
+
+    def freedom(self, at: Array) -> Array | None:
+        return satterthwaite(self, at)
 
     def plain(self) -> Engine:
         if not (self.reml or self.hyperprior):

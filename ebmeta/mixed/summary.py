@@ -6,15 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ebmeta.mixed.boundary import Boundary
 from ebmeta.mixed.design import Design
 from ebmeta.mixed.engine import Engine
 
-__all__ = ["number", "shown", "sizes", "text_of", "warnings_of"]
+__all__ = ["narrow", "number", "shown", "sizes", "text_of", "warnings_of"]
 
+Array = NDArray[np.float64]
 UNCLEAR = 0.05  # p-value above which a spread cannot be told from 0
 LARGE = 100.0  # of a parameter that ran off to its end
+FEW = 30  # groups for each term of theirs, below which normal intervals are narrow
 DIGITS = 4  # significant ones in a table
 
 
@@ -70,6 +73,23 @@ def warnings_of(boundary: Sequence[Boundary], spreads: pd.DataFrame, converged: 
         where = "very small" if estimate < 1 else "very large" if estimate > LARGE else f"next to {estimate:.3g}"
         out.append(f"residual {name}: the labels say no more than that it is {where}.")
     return out if converged else [*out, "The optimiser did not end at a maximum: trust no number here."]
+
+
+def narrow(engine: Engine, at: Array) -> list[str]:
+    """Return that intervals of coefficients are narrow, in a sentence, where groups are few and these are normal.
+
+    Args:
+        engine: the criterion.
+        at: its maximum.
+    """
+    pairs = zip(engine.rows.groupings, engine.factors, strict=True)
+    groups, terms, name = max((len(g.labels), len(f.terms), f.name) for g, f in pairs)
+    if groups >= FEW * terms or engine.freedom(at) is not None:
+        return []
+    return [
+        f"{name}: of {groups} groups, these intervals of the common terms are narrow; propagate() and confint() have "
+        "better ones."
+    ]
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:

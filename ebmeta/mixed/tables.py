@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import special
+from scipy import special, stats
 
 from ebmeta.mixed.covariance import Factor, correlations_of
 from ebmeta.mixed.engine import Effects, Engine
+from ebmeta.mixed.propagation import Draws
 
 __all__ = [
     "common_table",
     "component_values",
     "components",
+    "components_table",
     "draws_table",
     "effect_table",
     "prediction_table",
@@ -33,13 +35,24 @@ def _z(level: float) -> float:
     return float(special.ndtri((1 + level) / 2))
 
 
-def common_table(names: Sequence[str], beta: Array, covariance: Array, level: float) -> pd.DataFrame:
-    """Return estimate, standard error, their ratio and interval of each common term."""
+def common_table(
+    names: Sequence[str], beta: Array, covariance: Array, level: float, freedom: Array | None = None
+) -> pd.DataFrame:
+    """Return estimate, standard error, their ratio and interval of each common term.
+
+    Args:
+        names: of the terms.
+        beta: estimates, shape `(P,)`.
+        covariance: of these.
+        level: of the intervals.
+        freedom: degrees of freedom of each term, a column `df`, where intervals are those of Student's t.
+    """
     se = np.sqrt(np.diag(covariance))
-    reach = _z(level) * se
-    values = np.column_stack([beta, se, beta / se, beta - reach, beta + reach])
-    columns = ["estimate", "std_error", "z", "lower", "upper"]
-    return pd.DataFrame(values, index=pd.Index(list(names), name="term"), columns=columns)
+    reach = se * (_z(level) if freedom is None else stats.t.ppf((1 + level) / 2, freedom))
+    columns = {"estimate": beta, "std_error": se, "z": beta / se}
+    columns |= {} if freedom is None else {"df": freedom}
+    columns |= {"lower": beta - reach, "upper": beta + reach}
+    return pd.DataFrame(columns, index=pd.Index(list(names), name="term"))
 
 
 def component_values(
@@ -114,6 +127,24 @@ def spread_table(read: Callable[[Array], pd.Series], at: Array, covariance: Arra
         low, high = back(to(np.array(max(inner, -1 + 1e-12))) + np.array([-width, width]))
         rows.append((v, s, float(low), float(high)))
     return pd.DataFrame(rows, index=value.index, columns=["estimate", "std_error", "lower", "upper"])
+
+
+def components_table(engine: Engine, at: Array, draws: Draws | None, level: float) -> pd.DataFrame:
+    """Return estimate, standard error and interval of each component of a fit.
+
+    Args:
+        engine: the criterion.
+        at: its maximum.
+        draws: of the parameters, where there are any.
+        level: of the intervals.
+    """
+
+    def read(point: Array) -> pd.Series:
+        return components(engine.factors, engine.thetas(point), *engine.scales(point))
+
+    if draws is not None:
+        return draws_table([read(one) for one in draws.at], draws.weight, level)
+    return spread_table(read, at, engine.covariance(at), level)
 
 
 def draws_table(values: Sequence[pd.Series], weight: Array, level: float) -> pd.DataFrame:

@@ -26,7 +26,7 @@ def test_the_page_says_what_the_summary_says(page):
     assert page.headline == f"y ~ x + (1 + x | g): {len(page.fit.engine.rows)} rows, groups 20 of g"
     assert page.sentences == (page.fit.notes() or page.sentences)
     fixed, spreads = page.tables
-    assert fixed["columns"] == ["estimate", "std_error", "z", "lower", "upper"]
+    assert fixed["columns"] == ["estimate", "std_error", "z", "df", "lower", "upper"]
     summary = page.fit.summary()
     for table in (fixed, spreads):
         assert table["title"] in summary

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ebmeta.mixed.summary import text_of, warnings_of
+from ebmeta.mixed.fit import mixed_model
+from ebmeta.mixed.summary import narrow, text_of, warnings_of
+from tests.mixed.worlds import frame
 
 
 def test_numbers_are_shown_with_four_digits_and_what_is_unknown_as_a_dash():
@@ -42,3 +44,15 @@ def test_the_page_shows_what_its_lines_print(capsys):
     exec(compile(code, "mixed_models.md", "exec"), {})
     found = re.sub(r"after \d+ eval", "after 9 eval", capsys.readouterr().out)
     assert found == re.sub(r"after \d+ eval", "after 9 eval", shown)
+
+
+def test_few_groups_of_labels_that_are_not_normal_have_narrow_intervals():
+    def notes(likelihood: str, groups: int) -> list[str]:
+        data = frame(num_groups=groups, sizes=(3, 5)).assign(c=lambda rows: rows["y"].clip(0, 9).round())
+        fit = mixed_model("c ~ 1 + (1 | g)", data, likelihood)
+        return narrow(fit.engine, fit.optimum.at)
+
+    assert notes("poisson", 12) == [
+        "g: of 12 groups, these intervals of the common terms are narrow; propagate() and confint() have better ones."
+    ]
+    assert notes("poisson", 40) == notes("normal", 12) == []

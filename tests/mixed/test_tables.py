@@ -49,6 +49,10 @@ def test_tables_of_terms_and_groups():
     np.testing.assert_allclose(
         table.loc["x", ["lower", "upper"]].astype(float), estimate.beta[1] + np.array([-reach, reach])
     )
+    student = common_table(["Intercept", "x"], estimate.beta, covariance, 0.9, np.array([3.0, 4.0])).loc["x"]
+    assert student["df"] == 4.0
+    reach *= 2.131846786326649 / 1.6448536269514722
+    np.testing.assert_allclose(student[["lower", "upper"]].astype(float), estimate.beta[1] + np.array([-reach, reach]))
     groups = effect_table(engine, effects, 0.9)
     assert groups.index.names == ["factor", "group", "term"]
     place = engine.rows.groupings[0].labels.tolist().index("g03")

@@ -1,0 +1,51 @@
+r"""Degrees of freedom of the coefficients of normal labels, by Satterthwaite's approximation.
+
+The variance $v = c^\top V(\theta)\, c$ of a coefficient is estimated with the parameters $\theta$, whose covariance $A$
+is the inverse curvature of the criterion. A multiple of a $\chi^2$ variable of as many degrees of freedom has the same
+mean and variance,
+
+$$ \nu = \frac{2 v^2}{g^\top A\, g}, \qquad g = \frac{\partial v}{\partial \theta} . $$
+
+A spread of 0 is at the end of its range, and is taken for known. Source: Kuznetsova, Brockhoff and Christensen 2017,
+lmerTest package: Tests in linear mixed effects models.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ebmeta.mixed.engine import NO_ERROR, SMALL, TINY, Engine
+
+__all__ = ["satterthwaite"]
+
+Array = NDArray[np.float64]
+STEP = 1e-5  # of the differences that give the slope of a variance, of the size of a parameter
+
+
+def satterthwaite(engine: Engine, at: Array) -> Array:
+    r"""Return the degrees of freedom of each coefficient.
+
+    $$ \nu_k = 2 v_k^2 / (g_k^\top A\, g_k) $$
+
+    Args:
+        engine: the criterion of normal labels.
+        at: its maximum, shape `(D,)`.
+
+    Returns:
+        Shape `(P,)`.
+    """
+    kept = np.ones(len(at), dtype=bool)
+    kept[: engine.num_theta] = ~(engine.diagonal & (at[: engine.num_theta] < SMALL))
+    values, vectors = np.linalg.eigh(engine.curvature(at)[np.ix_(kept, kept)])
+    told = values > NO_ERROR * max(values.max(), TINY)
+
+    def variances(point: Array) -> Array:
+        return np.diag(engine.common_covariance(point))
+
+    steps = STEP * np.maximum(1.0, np.abs(at[kept]))
+    moves = np.eye(len(at))[kept] * steps[:, None]
+    slope = np.stack([(variances(at + m) - variances(at - m)) / (2 * s) for m, s in zip(moves, steps, strict=True)])
+    error = (vectors[:, told].T @ slope) ** 2 / values[told][:, None]
+    out: Array = 2 * variances(at) ** 2 / error.sum(0)
+    return out
