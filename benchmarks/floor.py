@@ -2,12 +2,14 @@
 
 A bare step is two matrix products and a softmax on features as they are: no method that uses the queries does with
 less. Each figure is the median of several runs in processor time of one thread, per task of five classes, one labelled
-row each, and 75 queries. With a git revision, the package as it was there runs in turns with this one.
-`OMP_NUM_THREADS=1 python benchmarks/floor.py [REVISION]`
+row each, and 75 queries. With a git revision, the package as it was there is measured too. With a clone of
+`sib_meta_learn`, which is no part of this project, so is SIB as its authors released it, one task at a time.
+`OMP_NUM_THREADS=1 python benchmarks/floor.py [REVISION] [--released FOLDER]`
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 import statistics
@@ -15,6 +17,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -104,7 +107,30 @@ def peers(batch: Any) -> dict[str, tuple[Callable[[], object], int]]:
     }
 
 
-def here() -> None:
+def released(folder: Path, batch: Any) -> dict[str, tuple[Callable[[], object], int]]:
+    """Return runs of the released code of SIB, untrained, with the batch size and the optimizer of its settings."""
+    from peer_agreement import module_in
+
+    with module_in(folder, "sib") as script:
+        network = script.ClassifierSIB(5, batch.query_x.shape[-1], 3)
+    optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    rows = [[x[t : t + 1] for x in (batch.support_x, batch.support_y, batch.query_x)] for t in range(BATCH)]
+
+    def adapt() -> None:
+        for row in rows:
+            network(*row, 1e-3)
+
+    def steps() -> None:
+        for row, y in zip(rows, batch.query_y, strict=False):
+            loss = torch.nn.functional.cross_entropy(network(*row, 1e-3)[0], y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return {"sib_released": (adapt, BATCH), "sib_released_training": (steps, BATCH)}
+
+
+def here(folder: str | None = None) -> None:
     """Print the times of the package that is imported, and of what needs none."""
     import ebmeta
 
@@ -119,19 +145,24 @@ def here() -> None:
             "bare": (lambda u=unit, y=labels: bare(u[0], y, u[1]), TASKS),
             "predict": (lambda m=model, b=batch: ebmeta.predict(m, b, num_draws=0), TASKS),
             **peers(batch),
+            **({} if folder is None else released(Path(folder), batch)),
         }
         out[width] = milliseconds(runs) | {"training": training(width)}
     print(json.dumps(out))
 
 
-def main(revision: str | None) -> None:
+def main() -> None:
     """Measure, and write times and their ratios to the bare steps."""
     from lib.common import write
     from lib.revisions import CLONE, checkout, printed
 
-    found = {"now": printed(__file__, CLONE)}
-    if revision is not None:
-        with checkout(revision) as package:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("revision", nargs="?")
+    parser.add_argument("--released", type=Path)
+    given = parser.parse_args()
+    found = {"now": printed(__file__, CLONE, *([] if given.released is None else [str(given.released.resolve())]))}
+    if given.revision is not None:
+        with checkout(given.revision) as package:
             found["before"] = printed(__file__, package)
     ratio = {
         name: {width: {k: round(v / each["bare"], 2) for k, v in each.items()} for width, each in widths.items()}
@@ -141,11 +172,11 @@ def main(revision: str | None) -> None:
         name: {width: {k: round(v, 4) for k, v in each.items()} for width, each in widths.items()}
         for name, widths in found.items()
     }
-    write(NAME, {"before_is": revision, "milliseconds": rounded, "to_bare": ratio})
+    write(NAME, {"before_is": given.revision, "milliseconds": rounded, "to_bare": ratio})
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--here"]:
-        here()
+    if sys.argv[1:2] == ["--here"]:
+        here(*sys.argv[2:])
     else:
-        main(sys.argv[1] if len(sys.argv) > 1 else None)
+        main()
