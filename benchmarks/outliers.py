@@ -4,20 +4,23 @@ Unknown classes: five classes have labelled rows, and rows of three more are amo
 labelled rows, and the queries are of two of them, beside ten peers with the settings chosen for unequal shares and a
 temperature from validation tasks of this kind. Two rows apart are told of it: ebmeta by a low concentration, and UNEM
 by training on such tasks. Test classes, once; all that was chosen was chosen on validation ones. What SIB and UNEM
-learn is kept in the folder of models. `python benchmarks/outliers.py [--only unknown|absent]`
+learn is kept in the folder of models. `python benchmarks/outliers.py [--only unknown|general|absent]`
 
-Before that, it finds the calibration of rows of none of the classes (`ebmeta.refine.belief.NONE`) that suits tasks
-with none, one and three unknown classes in equal parts: of the default model on validation classes, and of the general
-one on these, on encoders of `lib.corpus` that need no download, and on simulated classes.
+It finds the calibration of rows of none of the classes (`ebmeta.refine.outliers`). That of the default model suits
+tasks of validation classes with none, one and three unknown classes in equal parts. That of the general one suits tasks
+of these, of encoders of `lib.corpus` that need no download, and of simulated classes: one to ten known classes, and up
+to two fifths of the rows of one, three or all others. "Few" are such tasks of test classes, a tenth of whose rows are
+of all other classes.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -27,7 +30,9 @@ from torch import Tensor
 
 import ebmeta
 from ebmeta.model.general import FOLDER
-from ebmeta.refine.belief import NONE
+from ebmeta.refine import belief
+from ebmeta.refine.base import QueryState
+from ebmeta.refine.outliers import OF_NONE, NoneOfThese, apart
 from lib.classifier import classifier, last_probs
 from lib.common import cifar_fs, model_folder, read, write
 from lib.corpus import Classes, classes, simulated
@@ -38,6 +43,7 @@ from lib.scoring import fit_temperature, rounded, score, temper
 TASKS, VALIDATION, STOPPING, SEED = 1000, 300, 128, 21
 SIB_STEPS = 5000  # a tenth of the published ones
 KNOWN, UNKNOWN, EACH = 5, 3, 15
+DESIGNS, BEND, FEW, FEW_WAYS, OTHER_TASKS = 700, 2.0, 0.1, (1, 2, 5), 300
 CHOOSING, ENCODERS = 64, ("omniglot_pixels", "digit_pixels", "tf_idf")
 WAYS, PRESENT, ASKED = 10, 2, 30
 #: Concentrations of unequal shares, of which that of most accuracy on validation tasks is told.
@@ -72,7 +78,7 @@ def nearest(model: ebmeta.EmpiricalBayes, batch: ebmeta.TaskBatch) -> Tensor:
     """Return the distance of each query to the nearest mean of a class's labelled rows, in the features of the head."""
     features = model.predictor.of_task(batch)
     support, query = features.support[..., :-1], features.query[..., :-1]
-    means = torch.stack([support[:, batch.support_y[0] == c].mean(1) for c in range(KNOWN)], 1)
+    means = torch.stack([support[:, batch.support_y[0] == c].mean(1) for c in range(batch.way_mask.shape[1])], 1)
     return torch.cdist(query, means).amin(-1)
 
 
@@ -142,19 +148,87 @@ def of_none(batch: ebmeta.TaskBatch, unknown: int) -> Tensor:
 
 def calibration(model: ebmeta.EmpiricalBayes, sets: list[Classes]) -> dict[str, float]:
     """Return the calibration that suits tasks of these classes: a power of odds, and what to take off in nats."""
-    power, shift = NONE[model.refiner.general]
+    rated = OF_NONE[False]
     odds, truth, weight = [], [], []
     for n, rows in enumerate(sets):
         for shots in (1, 5):
             for unknown in (0, 1, UNKNOWN):
                 batch = some(rows, shots, unknown, np.random.default_rng([SEED, n]))
                 said = opened_to(model, batch)["outlier"].clamp(1e-6, 1 - 1e-6).double()
-                odds.append((torch.logit(said).flatten() + shift) / power)
+                odds.append((torch.logit(said).flatten() + rated.shift) / rated.cluster)
                 truth.append(of_none(batch, unknown).flatten())
                 weight.append((batch.query_mask / batch.query_mask.sum()).flatten())
     x, y, w = (torch.cat(values).numpy() for values in (odds, truth, weight))
     fitted = LogisticRegression(C=np.inf).fit(x[w > 0, None], y[w > 0], w[w > 0])
     return {"power": float(fitted.coef_[0, 0]), "shift": -float(fitted.intercept_[0])}
+
+
+@dataclass(frozen=True)
+class Design:
+    """Classes, labelled rows of each and queries of a task, and which share of these is of how many others."""
+
+    ways: int
+    shots: int
+    size: int
+    share: float
+    others: int
+
+
+def mixed_in(rows: Classes, design: Design, rng: np.random.Generator) -> tuple[ebmeta.TaskBatch, Tensor]:
+    """Return a task of some of the classes, and which queries are of others, shape `(1, Q)`."""
+    ways, size, others = design.ways, design.size, design.others
+    order = [rows[c] for c in rng.permutation(len(rows))]
+    strange, shots = round(size * design.share), min(design.shots, min(map(len, rows)) // 3)
+    parts = [x[rng.permutation(len(x))[: shots + max(1, (size - strange) // ways)]] for x in order[:ways]]
+    support, query = np.concatenate([x[:shots] for x in parts]), np.concatenate([x[shots:] for x in parts])
+    none = np.concatenate(order[ways : ways + others])
+    none = none[rng.permutation(len(none))[:strange]]
+    y, whole = np.arange(ways).repeat(shots), np.concatenate([query, none])
+    tensors = [[torch.from_numpy(np.ascontiguousarray(v))] for v in (support, y, whole)]
+    return ebmeta.TaskBatch.from_tasks(*tensors), torch.arange(len(whole))[None] >= len(query)
+
+
+def designs(sets: list[Classes]) -> Iterator[tuple[ebmeta.TaskBatch, Tensor]]:
+    """Iterate over tasks of random designs, as many of each set of classes."""
+    for n, rows in enumerate(sets):
+        rng = np.random.default_rng([SEED, n])
+        for _ in range(DESIGNS // len(sets)):
+            ways = rng.choice([w for w in (1, 2, 3, 5, 10) if w <= len(rows) - 2])
+            shots, size, share = (rng.choice(v) for v in ([1, 2, 5, 10], [30, 100, 300], [0, 0.05, 0.1, 0.2, 0.4]))
+            yield mixed_in(rows, Design(ways, shots, size, share, rng.choice([1, 3, 99])), rng)
+
+
+@torch.no_grad()
+def general_calibration(model: ebmeta.EmpiricalBayes, kinds: list[list[Classes]]) -> dict[str, float]:
+    """Return the calibration of a general classifier that suits tasks of these classes, each kind of them as much."""
+    plain, x, y, weight = NoneOfThese(1.0, 0.0, bend=BEND), [], [], []
+    for sets in kinds:
+        for batch, none in designs(sets):
+            with mock.patch.object(belief, "OF_NONE", {True: plain}):
+                inferred = model.infer(replace(batch, outliers=torch.ones(1, dtype=torch.bool)))
+            bent = torch.logit(inferred.predict(-1)["outlier"].double().clamp(1e-9, 1 - 1e-9))[0]
+            alone = plain.bent(apart(QueryState(inferred.setting, inferred.iterates[-1].q))[0, :, 0].double())
+            ways = torch.full_like(bent, float(batch.way_mask.sum())).log()
+            x.append(torch.stack([bent, alone, ways], -1))
+            y.append(none[0])
+            weight.append(torch.full_like(bent, 1 / len(bent)))
+    w = torch.cat(weight)
+    fitted = LogisticRegression(C=np.inf, max_iter=1000).fit(torch.cat(x), torch.cat(y), w * (len(w) / w.sum()))
+    cluster, alone, ways = map(float, fitted.coef_[0])
+    return {"cluster": cluster, "apart": alone, "ways": ways, "shift": -float(fitted.intercept_[0])}
+
+
+def few(model: ebmeta.EmpiricalBayes, rows: Classes, ways: int) -> dict[str, Any]:
+    """Return how well few rows of many other classes are found, by what a model says and by distance, five shots."""
+    rng, areas, said = np.random.default_rng([SEED, ways]), {"outlier_proba": [], "distance": []}, []
+    for _ in range(OTHER_TASKS):
+        batch, none = mixed_in(rows, Design(ways, 5, 100, FEW, 99), rng)
+        outlier = opened_to(model, batch)["outlier"][0]
+        areas["outlier_proba"].append(roc_auc_score(none[0], outlier))
+        areas["distance"].append(roc_auc_score(none[0], nearest(model, batch)[0]))
+        said.append([float(outlier[none[0]].mean()), float(outlier[~none[0]].mean())])
+    unknown, known = np.mean(said, 0)
+    return {name: float(np.mean(v)) for name, v in areas.items()} | {"unknown": unknown, "known": known}
 
 
 @dataclass(frozen=True)
@@ -231,35 +305,39 @@ def absent_classes(model: ebmeta.EmpiricalBayes, shots: int, cache: Path) -> dic
 def main() -> None:
     """Score both and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=("unknown", "absent"), help="one of the two parts")
+    parser.add_argument("--only", choices=("unknown", "general", "absent"), help="one of the parts")
     only = parser.parse_args().only
     torch.set_num_threads(1)
-    model, general, cache = classifier(), ebmeta.load(FOLDER).eval(), model_folder()
+    cache, result = model_folder(), read("outliers.json")
+    result |= {"tasks": TASKS, "known": KNOWN, "unknown": UNKNOWN, "each": EACH, "ways": WAYS, "present": PRESENT}
+    result |= {"asked": ASKED, "sib_steps": SIB_STEPS}
     new = list(np.asarray(cifar_fs("val").X, np.float32).reshape(16, 600, -1))
-    result: dict[str, Any] = read("outliers.json") | {
-        "tasks": TASKS,
-        "known": KNOWN,
-        "unknown": UNKNOWN,
-        "each": EACH,
-        "ways": WAYS,
-        "present": PRESENT,
-        "asked": ASKED,
-        "sib_steps": SIB_STEPS,
-    }
-    if only != "absent":
-        others = [rows for encoder in ENCODERS for rows in classes(encoder) if len(rows) >= KNOWN + UNKNOWN]
-        worlds = [simulated(np.random.default_rng([SEED, n])) for n in range(8)]
-        sets = {"default": (model, [new]), "general": (general, [new, *others, *worlds])}
-        result["chosen"] = {name: calibration(*given) for name, given in sets.items()}
-        print(result["chosen"], flush=True)
-    for shots in (1, 5):
-        piece = result.setdefault(f"{shots}shot", {})
-        if only != "absent":
-            piece["unknown_classes"] = unknown_classes(model, "test", shots, TASKS)
+    if only in (None, "general"):
+        general = ebmeta.load(FOLDER).eval()
+        encoders = [[rows for rows in classes(name) if len(rows) > UNKNOWN] for name in ENCODERS]
+        worlds = [simulated(np.random.default_rng([SEED, n])) for n in range(12)]
+        result.setdefault("chosen", {})["general"] = general_calibration(general, [[new], *encoders, worlds])
+        print(result["chosen"]["general"], flush=True)
+        test = list(np.asarray(cifar_fs("test").X, np.float32).reshape(20, 600, -1))
+        result["few"] = {"share": FEW, "tasks": OTHER_TASKS} | {
+            str(ways): few(general, test, ways) for ways in FEW_WAYS
+        }
+        print(result["few"], flush=True)
+        for shots in (1, 5):
+            piece = result.setdefault(f"{shots}shot", {})
             piece["unknown_classes_general"] = unknown_classes(general, "test", shots, TASKS)
-            print(shots, piece["unknown_classes"], piece["unknown_classes_general"], flush=True)
-        if only != "unknown":
-            piece["absent_classes"] = absent_classes(model, shots, cache)
+            print(shots, piece["unknown_classes_general"], flush=True)
+    if only != "general":
+        model = classifier()
+        if only in (None, "unknown"):
+            result["chosen"]["default"] = calibration(model, [new])
+        for shots in (1, 5):
+            piece = result.setdefault(f"{shots}shot", {})
+            if only in (None, "unknown"):
+                piece["unknown_classes"] = unknown_classes(model, "test", shots, TASKS)
+                print(shots, piece["unknown_classes"], flush=True)
+            if only in (None, "absent"):
+                piece["absent_classes"] = absent_classes(model, shots, cache)
     write("outliers.json", rounded(result))
 
 

@@ -32,12 +32,7 @@ These beliefs are too unsure where queries are few: potentials do not know that 
 of one class. Predictions know it (`ebmeta.refine.equal_counts`), where sums over counts are exact. The beliefs of a
 general classifier know it always. Its temperature acts on odds, and equal numbers are held anew.
 
-Where rows may be of none of the classes, how likely that is has a calibration of its own,
-
-$$ \operatorname{logit} p_i \leftarrow a \operatorname{logit} p_i - b , $$
-
-with $p_i$ the probability of all unknown classes together. The prior takes them to be as frequent as the others, and
-often there are none.
+Where rows may be of none of the classes, how likely that is has a calibration of its own (`ebmeta.refine.outliers`).
 
 Source: Teh, Newman and Welling 2007, A collapsed variational Bayesian inference algorithm for latent Dirichlet
 allocation; Cuturi 2013, Sinkhorn distances.
@@ -51,7 +46,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid, one_hot
+from torch.nn.functional import one_hot
 
 from ebmeta.foundation.seeding import blank_linear
 from ebmeta.foundation.softmax import log_softmax, probabilities
@@ -62,6 +57,7 @@ from ebmeta.refine.base import DESIGN, QueryState, Refiner, Setting
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
 from ebmeta.refine.equal_counts import with_equal_counts
 from ebmeta.refine.equal_shares import with_equal_shares
+from ebmeta.refine.outliers import OF_NONE
 from ebmeta.refine.seeds import started
 from ebmeta.refine.temperature import TaskTemperature, given_labels
 from ebmeta.tasks.rows import Rows
@@ -71,10 +67,6 @@ __all__ = ["BeliefRefiner", "self_consistent"]
 #: How far log temperatures of tasks lie from what is fitted: of a general classifier, chosen on encoders left out, and
 #: of others, on validation classes of CIFAR-FS. Values nearby are as good (docs/general.md).
 TOLD = {True: 0.35, False: 0.2}
-
-#: $a$ and $b$ of rows of none of the classes: of a general classifier, and of others. Chosen so that probabilities are
-#: right where there are no unknown classes, one and three in equal parts (`benchmarks/outliers.py`).
-NONE = {True: (0.4, 1.6), False: (0.9, 1.1)}
 
 
 class BeliefRefiner(Refiner):
@@ -137,7 +129,7 @@ class BeliefRefiner(Refiner):
         log_p = self.tempered(
             factor * self.told(factor, state)[0], self.sharp(state), setting.equal, setting.query_mask, setting.way_mask
         )
-        return _rated(log_p, setting.unknown, *NONE[self.general]) if setting.unknown else log_p
+        return OF_NONE[self.general](log_p, state) if setting.unknown else log_p
 
     def told(self, factor: Tensor, state: QueryState) -> tuple[Tensor, Tensor]:
         """Return by what factors labelled rows correct a temperature, and what they leave to it, both `(T,)`."""
@@ -249,14 +241,6 @@ def self_consistent(setting: Setting, num_iterations: int) -> tuple[Tensor, Tens
         r = with_equal_shares(odds, setting.equal, setting.query_mask, setting.way_mask).exp() * mask
         q = q0.given_beliefs(setting.real_x[..., :-1], r)
     return r, (r - before).abs().amax((1, 2))
-
-
-def _rated(log_p: Tensor, unknown: int, power: float, shift: float) -> Tensor:
-    """Return log probabilities with other odds of all unknown classes together, the last ones, `(T, Q, C)`."""
-    known, none = (part.logsumexp(-1, keepdim=True) for part in (log_p[..., :-unknown], log_p[..., -unknown:]))
-    odds = power * (none - known) - shift
-    of_known, of_none = logsigmoid(-odds) - known, logsigmoid(odds) - none
-    return torch.cat([log_p[..., :-unknown] + of_known, log_p[..., -unknown:] + of_none], -1)
 
 
 def _coordinates(q: ClassGaussian) -> Tensor:

@@ -176,7 +176,7 @@ def _refusal(error: Exception, arguments: Mapping[str, Any]) -> str | None:
         return f"foreign {shown}"
     if (
         isinstance(error, OSError)
-        and last.filename.endswith(("pathlib.py", "os.py", "shutil.py"))
+        and {Path(last.filename).stem, Path(last.filename).parent.name} & {"pathlib", "os", "shutil"}
         and len(text) < LONGEST
     ):
         return None  # the system's own words about a file that it names

@@ -149,7 +149,7 @@ def public() -> Iterator[tuple[str, Any]]:
             if inspect.isclass(thing):
                 for method, value in inspect.getmembers(thing, inspect.isroutine):
                     ours = getattr(value, "__module__", None) or ""
-                    if not method.startswith("_") and ours.startswith("ebmeta"):
+                    if not method.startswith("_") and ours.startswith("ebmeta") and callable(value):
                         yield f"{module}.{name}.{method}", value
 
 

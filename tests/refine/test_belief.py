@@ -15,8 +15,9 @@ from ebmeta.diagnostics.class_passes import ClassPass
 from ebmeta.model.conditional import Conditional
 from ebmeta.model.recipes import ClassifierRecipe
 from ebmeta.refine.base import QueryState
-from ebmeta.refine.belief import NONE, BeliefRefiner
+from ebmeta.refine.belief import BeliefRefiner
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
+from ebmeta.refine.outliers import OF_NONE
 from ebmeta.simulate.gaussian_classes import GaussianClasses
 
 
@@ -261,6 +262,7 @@ def test_equal_shares_are_held_where_the_number_of_queries_allows():
     assert not torch.allclose(even[1, :6].sum(0), held[1, :6].sum(0), atol=0.05)
 
 
+@torch.no_grad()
 def test_the_odds_of_none_of_the_classes_are_rated_once_a_model_is_fitted():
     """Known classes keep their odds, and tasks without unknown classes are as they were."""
     tasks = class_tasks(shots=(1, 1, 1, 1), spread=2.0)  # with a row a class, labels say nothing of the temperature
@@ -269,9 +271,9 @@ def test_the_odds_of_none_of_the_classes_are_rated_once_a_model_is_fitted():
     model.refiner.forget()
     before = model.infer(batch).predict(-1)
     model.refiner.temperature.bias.fill_(1e-12)
-    after, (power, shift) = model.infer(batch).predict(-1), NONE[False]
+    after, rated = model.infer(batch).predict(-1), OF_NONE[False]
     real = batch.query_mask & batch.outliers.unsqueeze(1)
-    close(after["outlier"][real].logit(), power * before["outlier"][real].logit() - shift)
+    close(after["outlier"][real].logit(), rated.cluster * before["outlier"][real].logit() - rated.shift)
     close(after["probs"], before["probs"])
     assert after["outlier"][1].abs().max() == 0
 
