@@ -109,7 +109,7 @@ def peers(batch: Any) -> dict[str, tuple[Callable[[], object], int]]:
 
 def released(folder: Path, batch: Any) -> dict[str, tuple[Callable[[], object], int]]:
     """Return runs of the released code of SIB, untrained, with the batch size and the optimizer of its settings."""
-    from peer_agreement import module_in
+    from lib.released import module_in
 
     with module_in(folder, "sib") as script:
         network = script.ClassifierSIB(5, batch.query_x.shape[-1], 3)

@@ -15,7 +15,6 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from ebmeta import EpisodeSampler, TaskBatch
 from lib import peers
 from lib.classifier import ITERATIONS, last_probs, trained
 from lib.common import ROOT, cifar_fs, read, write
+from lib.released import module_in
 
 WAYS, QUERIES, BATCH = 5, 15, 50
 Reference = Callable[[Path, TaskBatch], Tensor]
@@ -67,21 +67,6 @@ def realistic(method: str, **options: Any) -> Reference:
             return model.get_preds(query)
 
     return run
-
-
-@contextmanager
-def module_in(folder: Path, name: str) -> Iterator[Any]:
-    """Import a script from a folder, on the CPU and without its notebook progress bars."""
-    bar = types.ModuleType("tqdm.notebook")
-    bar.tqdm = lambda x: x  # type: ignore[attr-defined]
-    with (
-        patch.object(sys, "path", [str(folder), *sys.path]),
-        patch.dict(sys.modules, {"tqdm.notebook": bar}),
-        patch.object(torch.Tensor, "cuda", lambda self: self),
-    ):
-        if not (folder / f"{name}.py").is_file():
-            raise FileNotFoundError(f"{folder.name}/{name}.py not found")
-        yield importlib.import_module(name)
 
 
 def interleaved(batch: TaskBatch) -> tuple[Tensor, Tensor]:
