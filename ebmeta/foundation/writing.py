@@ -53,6 +53,7 @@ ENDS = (
     ["z", "df", "lower", "upper"],
     ["estimate", "std_error", "lower", "upper"],
     ["mean", "sd", "lower", "upper"],
+    ["conditional_sd", "sd", "lower", "upper"],
     ["sd", "lower", "upper", "mode"],
     ["response", "pearson", "pit", "quantile"],
 )

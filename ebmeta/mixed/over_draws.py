@@ -13,7 +13,7 @@ from ebmeta.mixed.predictive import skewed
 from ebmeta.mixed.propagation import Draws
 from ebmeta.mixed.rows import Rows
 
-__all__ = ["averaged", "common_of", "effects_of", "linear_of"]
+__all__ = ["averaged", "common_of", "effects_of", "linear_of", "marginal_of"]
 
 Array = NDArray[np.float64]
 
@@ -41,6 +41,24 @@ def effects_of(engine: Engine, at: Array, draws: Draws | None) -> list[Effects]:
     members = [engine.effects(one) for one in draws.at]
     commons = [engine.common_given(one) for one in draws.at]
     return [averaged(each, commons, draws.weight) for each in zip(*members, strict=True)]
+
+
+def marginal_of(engine: Engine, at: Array, draws: Draws | None, effects: list[Effects]) -> list[Effects]:
+    r"""Return the effects of the groups with what the coefficients of the common terms leave open.
+
+    $$\operatorname{Var}(b_g \mid y) = \operatorname{Var}(b_g \mid y, \beta) + S_g \operatorname{Var}(\beta) S_g^\top$$
+
+    Args:
+        engine: the criterion.
+        at: its maximum.
+        draws: of the parameters; effects over draws have it.
+        effects: as of `effects_of`, with slopes $S_g$ in the coefficients.
+    """
+    if draws is not None:
+        return effects
+    common = engine.common_covariance(at)
+    more = [np.einsum("gkp,pq,glq->gkl", each.slope, common, each.slope, optimize=True) for each in effects]
+    return [each._replace(covariance=each.covariance + own) for each, own in zip(effects, more, strict=True)]
 
 
 def linear_of(

@@ -25,7 +25,7 @@ from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.design import Design, Extras
 from ebmeta.mixed.engine import Effects, Engine, Estimate
 from ebmeta.mixed.new_rows import Groups, as_asked, forecast
-from ebmeta.mixed.over_draws import common_of, effects_of, linear_of
+from ebmeta.mixed.over_draws import common_of, effects_of, linear_of, marginal_of
 from ebmeta.mixed.profile import Region, profiled
 from ebmeta.mixed.propagation import Draws, draw
 from ebmeta.mixed.residuals import residual_table
@@ -134,8 +134,14 @@ class MixedModel(Guarded):
 
     @once
     def group_effects(self) -> pd.DataFrame:
-        """Posterior mean, sd and 95% interval of each group's effects (BLUPs, random effects); modes as of lme4 too."""
-        return effect_table(self.engine, self.effects, LEVEL)
+        """Posterior mean, sd and 95% interval of each group's effects (BLUPs, random effects); modes as of lme4 too.
+
+        `sd` counts what is not known of the coefficients, and so does the interval; `conditional_sd` takes estimates
+        for the truth, as `condVar` of lme4 does.
+        """
+        at = self.optimum.at
+        found = marginal_of(self.engine, at, self.draws, self.effects)
+        return effect_table(self.engine, found, self.engine.effects(at), LEVEL)
 
     @once
     def residuals(self) -> pd.DataFrame:

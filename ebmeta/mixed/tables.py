@@ -179,17 +179,27 @@ def prediction_table(values: Array, index: pd.Index, levels: Sequence[Any] | Non
     return out
 
 
-def effect_table(engine: Engine, effects: Sequence[Effects], level: float) -> pd.DataFrame:
-    """Return mean, standard deviation, interval and mode of effects, by factor, group and term (`Effects.mode`)."""
+def effect_table(
+    engine: Engine, effects: Sequence[Effects], conditional: Sequence[Effects], level: float
+) -> pd.DataFrame:
+    """Return mean, standard deviations, interval and mode of effects, by factor, group and term (`Effects.mode`).
+
+    Args:
+        engine: the criterion.
+        effects: of the groups of each factor.
+        conditional: the same, all parameters and coefficients known, whose standard deviation is a column of its own.
+        level: of the intervals.
+    """
     parts = []
-    for factor, grouping, found in zip(engine.factors, engine.rows.groupings, effects, strict=True):
-        sd = np.sqrt(np.einsum("gkk->gk", found.covariance).clip(0))
+    for factor, grouping, found, given in zip(engine.factors, engine.rows.groupings, effects, conditional, strict=True):
+        sd, own = (np.sqrt(np.einsum("gkk->gk", each.covariance).clip(0)) for each in (found, given))
         index = pd.MultiIndex.from_product(
             [[factor.name], grouping.labels.tolist(), factor.terms], names=["factor", "group", "term"]
         )
         mean, sd = found.mean.reshape(-1), sd.reshape(-1)
         reach = _z(level) * sd
-        columns = {"mean": mean, "sd": sd, "lower": mean - reach, "upper": mean + reach}
+        columns = {"mean": mean, "conditional_sd": own.reshape(-1), "sd": sd, "lower": mean - reach}
+        columns |= {"upper": mean + reach}
         columns |= {} if found.mode is None else {"mode": found.mode.reshape(-1)}
         parts.append(pd.DataFrame(columns, index=index))
     return pd.concat(parts)

@@ -195,7 +195,7 @@ def test_tables_predictions_and_draws_of_crossed_groups():
     data = ratings()
     fit = mixed_model("y ~ x + (1 | user) + (1 | item)", data, reml=True)
     assert fit.converged
-    assert fit.group_effects.loc["item"].shape == (5, 4)
+    assert fit.group_effects.loc["item"].shape == (5, 5)
     assert "user 12, item 5" in fit.summary()
     found = fit.predict(data)
     assert 0.85 < ((data["y"] > found["lower"]) & (data["y"] < found["upper"])).mean() <= 1

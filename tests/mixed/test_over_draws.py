@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ebmeta.mixed.engine import Effects
-from ebmeta.mixed.over_draws import averaged, common_of, effects_of, linear_of
+from ebmeta.mixed.fit import mixed_model
+from ebmeta.mixed.over_draws import averaged, common_of, effects_of, linear_of, marginal_of
 from ebmeta.mixed.propagation import Draws
 from tests.mixed.worlds import engine_of, frame
 
@@ -40,3 +41,22 @@ def test_one_draw_at_the_maximum_differs_by_what_is_known_of_the_coefficients():
     members, weight, loc, var = linear_of(engine, at, None, [plain], engine.rows)
     assert (len(members), weight.tolist()) == (1, [1.0])
     np.testing.assert_allclose((loc[0], var[0]), engine.linear(at, [plain], engine.rows)[:2])
+
+
+def test_group_effects_have_the_joint_covariance_of_hendersons_equations():
+    """The inverse of the equations in coefficients and effects is the covariance of their errors."""
+    fit = mixed_model("y ~ x + (1 + x | g)", frame().assign(x=lambda d: d["x"] - 2000), reml=True)
+    rows, grouping = fit.engine.rows, fit.engine.rows.groupings[0]
+    prior, sigma = fit.engine.factors[0].covariance(fit.estimate.theta, fit.estimate.sigma), fit.estimate.learned["sd"]
+    Z = np.zeros((len(rows), 2 * len(grouping.labels)))
+    for i, g in enumerate(grouping.codes):
+        Z[i, 2 * g : 2 * g + 2] = grouping.z[i]
+    W = np.hstack([rows.x, Z])
+    normal = W.T @ W / sigma**2
+    normal[2:, 2:] += np.kron(np.eye(len(grouping.labels)), np.linalg.inv(prior))
+    table = fit.group_effects
+    np.testing.assert_allclose(table["sd"], np.sqrt(np.diag(np.linalg.inv(normal))[2:]), rtol=1e-6)
+    np.testing.assert_allclose(table["conditional_sd"], np.sqrt(np.diag(np.linalg.inv(normal[2:, 2:]))), rtol=1e-6)
+    np.testing.assert_allclose(table["upper"] - table["mean"], 1.959963984540054 * table["sd"], rtol=1e-6)
+    found = marginal_of(fit.engine, fit.optimum.at, None, fit.effects)[0].covariance[0]
+    np.testing.assert_allclose(found, np.linalg.inv(normal)[2:4, 2:4], rtol=1e-5, atol=1e-9)

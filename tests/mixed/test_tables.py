@@ -53,7 +53,7 @@ def test_tables_of_terms_and_groups():
     assert student["df"] == 4.0
     reach *= 2.131846786326649 / 1.6448536269514722
     np.testing.assert_allclose(student[["lower", "upper"]].astype(float), estimate.beta[1] + np.array([-reach, reach]))
-    groups = effect_table(engine, effects, 0.9)
+    groups = effect_table(engine, effects, effects, 0.9)
     assert groups.index.names == ["factor", "group", "term"]
     place = engine.rows.groupings[0].labels.tolist().index("g03")
     assert groups.loc[("g", "g03", "x"), "mean"] == effects[0].mean[place, 1]
