@@ -23,6 +23,7 @@ from .model.empirical_bayes import EmpiricalBayes as EmpiricalBayes
 from .model.general import general_classifier as general_classifier
 from .model.storage import load_encoder as load_encoder, save as save
 from .model.units import in_units as in_units
+from .prediction.arviz import to_arviz as to_arviz
 from .prediction.certificate import Certificate as Certificate, certify as certify
 from .prediction.class_swap import ClassSwapSets as ClassSwapSets
 from .prediction.conformal import ConformalSets as ConformalSets

@@ -250,8 +250,8 @@ class MixedModel(Guarded):
                 lme4 does; a column of groups may be absent. "new" takes every group for one of which nothing is known.
             size: column, or a number for each row, in place of that of the fit.
             offset: the same.
-            conformal: whether intervals of new groups hold whatever the distribution of labels, by fits that leave out
-                folds of the known groups; infinite where these are too few. For one grouping factor.
+            conformal: whether intervals of new groups are stretched until they hold labels of known groups, by fits
+                that leave out folds of these; infinite where they are too few. For one grouping factor.
 
         Returns:
             Columns `mean`, `sd`, `lower` and `upper`, in the order of the rows; NaN where a row lacks a value.
@@ -291,7 +291,7 @@ class MixedModel(Guarded):
 
     @once
     def tree(self) -> xr.DataTree:
-        """Draws of parameters, group effects and labels, with log likelihoods, as a tree that ArviZ reads."""
+        """Draws of parameters, group effects and labels, with log likelihoods, as a tree for `ebmeta.to_arviz`."""
         draws = draw(self.engine, self.optimum.at, TREE, 0) if self.draws is None else self.draws
         return tree_of(self.engine, draws, self.design.common.names, TREE, 0)
 

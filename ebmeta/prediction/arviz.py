@@ -35,7 +35,7 @@ def to_arviz(tree: xr.DataTree) -> Any:
     """Return a tree in the form of the installed ArviZ.
 
     Args:
-        tree: what `predict`, `reference.nuts` or `reference.hierarchical` returned.
+        tree: what `predict`, `reference.nuts` or `reference.hierarchical` returned, or the tree of a mixed model.
 
     Returns:
         An `InferenceData` (0.x) or the tree itself (1.x), without the group `predictive`, which has no

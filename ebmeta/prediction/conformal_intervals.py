@@ -13,7 +13,8 @@ least the level. Where calibration groups are few, that takes more than is neede
 supposed to be like the others, and what is proved falls to $T / (T + 1)$ of the level.
 
 To use all groups for both, give one model for each fold of groups, trained without it, with the groups of that fold
-(jackknife+ where each fold is a group): the ends are then quantiles over folds of the ends that each model gives.
+(jackknife+ where each fold is a group, CV+ elsewhere): the ends are then quantiles over folds of the ends that each
+model gives. These cover about as often as asked, and less is proved of them.
 Derivation: `theory/conformal.md`. Sources: Lee, Barber and Willett 2023; Barber, Candès, Ramdas and Tibshirani 2021;
 Romano, Patterson and Candès 2019.
 """

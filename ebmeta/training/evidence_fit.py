@@ -94,9 +94,11 @@ class EvidenceFit:
         found, names = self.at_boundary, weight_names(self.model)
         if not found:
             varies = "every weight" if bool(self.gain.isfinite().all()) else "every weight that may vary"
-            return [f"{varies} differs between groups beyond doubt"]
+            return [f"{varies} differs between groups (test at the 5% level)"]
         listed, gains = ", ".join(names[p] for p in found), ", ".join(f"{float(self.gain[p]):.2f}" for p in found)
-        advice = "intervals that take it for 0 would be too narrow, so fit with hyperprior=True"
+        advice = (
+            "intervals that take it for 0 would be too narrow, so fit with hyperprior=True and use ebmeta.propagate"
+        )
         if self.hyperprior:
             advice = "the hyperprior keeps it above 0; ebmeta.propagate averages over what is left open"
         return [

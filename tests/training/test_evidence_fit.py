@@ -87,7 +87,7 @@ def test_the_evidence_is_at_its_maximum():
     assert best - float(found.gain[1]) == pytest.approx(largest_log_density(X - X.mean(0), y, group), abs=1e-3)
     assert "weight 0" in str(found)
     assert "intercept" not in str(found)
-    assert str(found).endswith("so fit with hyperprior=True")
+    assert str(found).endswith("fit with hyperprior=True, and use ebmeta.propagate")
     assert str(replace(found, hyperprior=True)).endswith("averages over what is left open")
 
 
