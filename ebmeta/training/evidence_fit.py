@@ -96,9 +96,7 @@ class EvidenceFit:
             varies = "every weight" if bool(self.gain.isfinite().all()) else "every weight that may vary"
             return [f"{varies} differs between groups (test at the 5% level)"]
         listed, gains = ", ".join(names[p] for p in found), ", ".join(f"{float(self.gain[p]):.2f}" for p in found)
-        advice = (
-            "intervals that take it for 0 would be too narrow, so fit with hyperprior=True and use ebmeta.propagate"
-        )
+        advice = "intervals that take it for 0 are too narrow: fit with hyperprior=True, and use ebmeta.propagate"
         if self.hyperprior:
             advice = "the hyperprior keeps it above 0; ebmeta.propagate averages over what is left open"
         return [
