@@ -117,6 +117,9 @@ class ConformalIntervals:
     ) -> ConformalIntervals:
         """Score groups that training has not used, with as many labelled rows as new groups will have.
 
+        Groups of training are not recognised, as classes are. With them intervals are too short: labels that a model
+        was fitted to lie nearer to it than those of new groups.
+
         Args:
             tasks: labelled groups, or a source of them; for several models one for each.
             num_tasks: tasks to draw from a source that does not know its groups.
