@@ -153,8 +153,8 @@ def certify(
 
     The bound holds if classes (or groups) are independent draws of where new ones come from, and if these were used for
     nothing before: not to train, not to choose the model, and not to train an encoder of the features. A model
-    keeps marks of the rows of classes that it was trained and validated on, and is asked for them (`ebmeta.tasks.marks`
-    has what marks cannot tell); `training` names all of them.
+    keeps marks of the rows of classes, and of the groups, that it was trained and validated on, and is asked for them
+    (`ebmeta.tasks.marks` has what marks cannot tell); `training` names all of them.
 
     Args:
         model: the model.

@@ -35,6 +35,7 @@ from ebmeta.prediction.conformal import SLACK
 from ebmeta.prediction.scores import separate_batches
 from ebmeta.prediction.trees import predict
 from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.marks import refuse_known
 from ebmeta.tasks.source import TaskSampler, as_source
 
 __all__ = ["ConformalIntervals"]
@@ -117,8 +118,8 @@ class ConformalIntervals:
     ) -> ConformalIntervals:
         """Score groups that training has not used, with as many labelled rows as new groups will have.
 
-        Groups of training are not recognised, as classes are. With them intervals are too short: labels that a model
-        was fitted to lie nearer to it than those of new groups.
+        With groups of training intervals would be too short: labels that a model was fitted to lie nearer to it than
+        those of new groups.
 
         Args:
             tasks: labelled groups, or a source of them; for several models one for each.
@@ -129,13 +130,16 @@ class ConformalIntervals:
             This object.
 
         Raises:
-            ValueError: if the tasks are unlabelled or do not fit the model, or there are not as many sources as models.
+            ValueError: if the tasks are unlabelled, do not fit the model or are those of training (see
+                `ebmeta.tasks.marks`), or there are not as many sources as models.
         """
         sources = tasks if isinstance(tasks, Sequence) else [tasks]
         alone = sources is not tasks
         if alone == self._several or len(sources) != len(self.models):
             wanted = f"one for each of {len(self.models)} models" if self._several else "one source, for one model"
             raise ValueError(f"tasks: expected {wanted}, got {'one source' if alone else f'a list of {len(sources)}'}")
+        for model, source in zip(self.models, sources, strict=True):
+            refuse_known(model.marks, source, "tasks")
         own = min(max(self.level, LEAST), MOST)  # an interval without width has nothing to stretch
         draws = [
             _draws(model, source, num_tasks, num_splits) for model, source in zip(self.models, sources, strict=True)

@@ -17,6 +17,7 @@ from ebmeta.tasks.classes import members
 from ebmeta.tasks.columns import read_column, read_keys, read_rows
 from ebmeta.tasks.drawing import Range, Transform, check_range, exact, gather, generator
 from ebmeta.tasks.frames import FrameEncoder
+from ebmeta.tasks.group_marks import group_marks
 from ebmeta.tasks.row_order import check_order
 from ebmeta.tasks.source import TaskSource
 from ebmeta.tasks.spellings import tell_of_twins
@@ -194,6 +195,10 @@ class GroupSampler(TaskSource):
 
     def labels(self) -> tuple[np.ndarray, np.ndarray | None]:
         return self.y, self.size
+
+    def group_marks(self) -> tuple[np.ndarray, np.ndarray] | None:
+        marks = group_marks(self.X, self.y, self.size, self._members)
+        return None if marks is None else (np.asarray(self.groups), marks)
 
     def everything(self) -> TaskBatch:
         """Return every group once, with all its rows as labelled queries and no support: what evidence is made of."""

@@ -5,6 +5,9 @@ they come again: a class all of whose $n$ rows were among the $N$ of training ha
 ones. Rows are known by their values in 32 bits. What marks cannot tell: other rows of a class of training under another
 name, rows that are encoded anew or rescaled, and what an encoder was trained on. Names count where they are texts,
 since classes are often numbered anew.
+
+Groups of numbers are known by all of their rows together (`ebmeta.tasks.group_marks`), under any name. Groups of other
+rows of a group of training, and rows that mostly repeat, are not known.
 """
 
 from __future__ import annotations
@@ -73,9 +76,9 @@ class Marks:
 
     @classmethod
     def of(cls, tasks: TaskSource) -> Marks | None:
-        """Return the marks of the classes of a source; None where tasks are not drawn from rows of classes."""
+        """Return the marks of the classes or groups of a source; None where tasks are drawn from rows of neither."""
         if not tasks.class_rows:
-            return None
+            return cls._of_groups(tasks)
         owner: dict[int, int] = {}
         limit, number, names = END, 0, set()
         for source in tasks.class_rows:
@@ -90,6 +93,22 @@ class Marks:
                     owner = {mark: of for mark, of in owner.items() if mark < limit}
         kept = sorted(mark for mark, of in owner.items() if of)
         return cls(frozenset(kept[:MOST]), kept[MOST] if len(kept) > MOST else limit, frozenset(names))
+
+    @classmethod
+    def _of_groups(cls, tasks: TaskSource) -> Marks | None:
+        found = tasks.group_marks()
+        if found is None:
+            return None
+        marks, number = np.unique(found[1], return_counts=True)
+        kept = marks[number == 1].tolist()
+        return cls(frozenset(kept[:MOST]), kept[MOST] if len(kept) > MOST else END, frozenset())
+
+    def known_group(self, names: np.ndarray, marks: np.ndarray) -> Any:
+        """Return the name of a group of training where most of these groups are of it; None elsewhere."""
+        below = marks < self.limit
+        found = below & np.isin(marks, np.array(sorted(self.rows), dtype=np.uint64))
+        many = found.sum() >= LEAST and found.sum() > SHARE * below.sum()
+        return names[found.argmax()] if many else None
 
     def __or__(self, other: Marks) -> Marks:
         """Return the marks of both, of a model that was trained twice."""
@@ -160,7 +179,7 @@ class Marks:
 
 
 def refuse_known(marks: Marks | None, tasks: TaskSampler | TaskBatch, name: str) -> None:
-    """Refuse tasks of classes that training used, whether drawn from a source or given as such.
+    """Refuse tasks of classes or groups that training used, whether drawn from a source or given as such.
 
     Args:
         marks: those of a model; None where it keeps none.
@@ -168,7 +187,7 @@ def refuse_known(marks: Marks | None, tasks: TaskSampler | TaskBatch, name: str)
         name: how messages call them.
 
     Raises:
-        ValueError: as `Marks.known` says.
+        ValueError: as `Marks.known` and `Marks.known_group` say.
 
     Examples:
         >>> import numpy as np
@@ -179,8 +198,12 @@ def refuse_known(marks: Marks | None, tasks: TaskSampler | TaskBatch, name: str)
         ...
         ValueError: tasks: expected classes that training never used, got rows of it in class 'number 0 of task 0'
     """
-    if marks is not None:
-        marks.check(_classes(tasks), name)
+    if marks is None:
+        return
+    marks.check(_classes(tasks), name)
+    groups = as_source(tasks).group_marks()
+    if groups is not None and (group := marks.known_group(*groups)) is not None:
+        raise ValueError(f"{name}: expected groups that training never used, got those of it, such as {group}")
 
 
 def tell_of_known(marks: Marks | None, tasks: TaskSampler | TaskBatch, name: str) -> None:

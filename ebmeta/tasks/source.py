@@ -23,8 +23,9 @@ from ebmeta.foundation.buckets import split
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.foundation.fingerprint import fingerprint
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.classes import ClassRows
+from ebmeta.tasks.classes import ClassRows, members
 from ebmeta.tasks.frames import FrameEncoder
+from ebmeta.tasks.group_marks import group_marks
 from ebmeta.tasks.proportions import thinned
 
 __all__ = ["FixedTasks", "TaskSampler", "TaskSource", "as_source"]
@@ -109,6 +110,10 @@ class TaskSource(ABC):
 
     def labels(self) -> tuple[np.ndarray, np.ndarray | None] | None:
         """Return the labels of all rows of all groups and their sizes; None where tasks are no groups."""
+        return None
+
+    def group_marks(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the names of groups and their marks (`ebmeta.tasks.group_marks`); None where there are none."""
         return None
 
     def rows(self, most: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -221,6 +226,18 @@ class FixedTasks(TaskSource):
         tensors = [v for rows in sides for v in (rows.x, rows.y, rows.mask, rows.size)]
         tensors += vars(self.batch.facts).values()
         return fingerprint(*(None if v is None else v.cpu().numpy() for v in tensors))
+
+    def group_marks(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return those of tasks of numbers, each task as a group named by its number."""
+        parts = [p for p in (self.batch.support.labelled(), self.batch.query.labelled()) if p is not None]
+        if not all(p.y.is_floating_point() for p in parts):
+            return None
+        x, y, size, task = (
+            np.concatenate([v.detach().cpu().numpy() for v in of_part]) for of_part in zip(*parts, strict=True)
+        )
+        names, codes = np.unique(task, return_inverse=True)
+        marks = group_marks(x, y, size, members(codes))
+        return None if marks is None else (names, marks)
 
     @checked(rows=at_least(1), least=at_least(1))
     def parts(self, rows: int, least: int = 1) -> Iterator[TaskBatch]:

@@ -22,9 +22,11 @@ from ebmeta.foundation.maximum import ENOUGH, shortfall
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.groups import GroupSampler
+from ebmeta.tasks.source import as_source
 from ebmeta.training.evidence import ABOUT, MORE, Evidence, Hyperprior, scales_of
 from ebmeta.training.identification import refuse_extreme_labels, weak_points
 from ebmeta.training.normal_evidence import NormalEvidence
+from ebmeta.training.preparation import remember_classes
 from ebmeta.training.undoing import unchanged_after_error
 
 __all__ = ["EvidenceFit", "boundary_threshold", "fit_evidence", "weight_names"]
@@ -160,6 +162,7 @@ def fit_evidence(
             if isinstance(hyperprior, bool):  # another may bound what labels do not
                 refuse_extreme_labels(model, evidence.parts)
             found = _maximum(evidence, boundary, max_iterations)
+            remember_classes(model, [as_source(tasks)])
         finally:
             model.to(home)
     for note in found.notes:

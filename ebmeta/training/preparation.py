@@ -86,7 +86,7 @@ def check_columns(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSour
 
 
 def remember_classes(model: EmpiricalBayes, sources: Iterable[TaskSource]) -> None:
-    """Let a model keep marks of the classes that it is trained or chosen on, beside those that it has."""
+    """Let a model keep marks of the classes or groups that it is trained or chosen on, beside those that it has."""
     for marks in filter(None, map(Marks.of, sources)):
         model.marks = marks if model.marks is None else model.marks | marks
 

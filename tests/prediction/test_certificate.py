@@ -62,8 +62,8 @@ def test_the_certificate_is_the_formula_on_disjoint_tasks(
 def test_groups_are_blocks_whose_splits_are_averaged() -> None:
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(25), 8)
-    tasks = ebmeta.GroupSampler(rng.normal(size=(200, 2)), rng.normal(size=200), groups)
-    model = ebmeta.fit(ebmeta.EmpiricalBayes.regressor(2), tasks, 3, 4, progress=False).model
+    train, tasks = (ebmeta.GroupSampler(rng.normal(size=(200, 2)), rng.normal(size=200), groups) for _ in range(2))
+    model = ebmeta.fit(ebmeta.EmpiricalBayes.regressor(2), train, 3, 4, progress=False).model
     found = certify(model, tasks, num_partitions=3)
     coverage = [task_scores(model, tasks.disjoint(i))["coverage"].isel(step=-1).values for i in range(3)]
     assert found.bound == pytest.approx(lower_bound(np.mean(coverage, 0)[None], 0.95, BETS[1:]))

@@ -165,8 +165,10 @@ def test_folds_use_every_group_twice(model: ebmeta.EmpiricalBayes) -> None:
     ends = folds.predict(batch)
     held = (ends["lower"].values <= batch.query_y.numpy()) & (batch.query_y.numpy() <= ends["upper"].values)
     assert 0.76 < held.mean() < 0.92
-    same = ConformalIntervals([models[0]] * 4, 0.8).calibrate(sources).predict(batch)
-    alone = ConformalIntervals(models[0], 0.8).calibrate(GroupSampler(X, y, code, 1)).predict(batch)
+    apart = ebmeta.EmpiricalBayes.regressor(1, num_steps=0)
+    ebmeta.fit_evidence(apart, GroupSampler(*world(9, 20), n_support=1))
+    same = ConformalIntervals([apart] * 4, 0.8).calibrate(sources).predict(batch)
+    alone = ConformalIntervals(apart, 0.8).calibrate(GroupSampler(X, y, code, 1)).predict(batch)
     assert np.abs(same["upper"] - alone["upper"]).max() < 0.5  # the same model: splits of groups differ, no more
 
 
