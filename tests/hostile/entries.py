@@ -391,7 +391,7 @@ def _faces(k: Kit) -> dict[str, Call]:
             {
                 "model": k.regressor,
                 "num_steps": 1,
-                "conformal": ebmeta.ConformalIntervals(k.regressor, 0.5).calibrate(k.groups),
+                "conformal": ebmeta.ConformalIntervals(k.regressor, 0.5).calibrate(k.new_groups),
             },
         ),
         "FewShotRegressor.tasks": (k.reg.tasks, {"X": rows, **grouped}),
@@ -681,31 +681,31 @@ def _scores(k: Kit) -> dict[str, Call]:
             {"calibration": np.array([[0.5, 1.0], [0.25, 0.75]]), "scores": np.array([0.5, 1.0])},
         ),
         "ConformalIntervals": (
-            lambda **options: ebmeta.ConformalIntervals(**options).calibrate(k.groups).predict(k.batch),
+            lambda **options: ebmeta.ConformalIntervals(**options).calibrate(k.new_groups).predict(k.batch),
             {"models": k.regressor, "level": 0.5, "strict": True},
         ),
         "ConformalIntervals.calibrate": (
             lambda **options: ebmeta.ConformalIntervals(k.regressor, 0.5).calibrate(**options).predict(k.batch),
-            {"tasks": k.groups, "num_tasks": 4, "num_splits": 2},
+            {"tasks": k.new_groups, "num_tasks": 4, "num_splits": 2},
         ),
         "ConformalIntervals.predict": (
-            ebmeta.ConformalIntervals(k.regressor, 0.5).calibrate(k.groups).predict,
+            ebmeta.ConformalIntervals(k.regressor, 0.5).calibrate(k.new_groups).predict,
             {"batch": k.batch, "level": 0.25},
         ),
         "ShiftWarning": (
-            lambda model: ebmeta.ShiftWarning(model).fit(k.groups, 8).calibrate(k.groups, 8).check(k.batch),
+            lambda model: ebmeta.ShiftWarning(model).fit(k.groups, 8).calibrate(k.new_groups, 8).check(k.batch),
             {"model": k.regressor},
         ),
         "ShiftWarning.fit": (
-            lambda **options: ebmeta.ShiftWarning(k.regressor).fit(**options).calibrate(k.groups, 8).check(k.batch),
+            lambda **options: ebmeta.ShiftWarning(k.regressor).fit(**options).calibrate(k.new_groups, 8).check(k.batch),
             {"tasks": k.groups, "num_tasks": 8},
         ),
         "ShiftWarning.calibrate": (
             lambda **options: ebmeta.ShiftWarning(k.regressor).fit(k.groups, 8).calibrate(**options).check(k.batch),
-            {"tasks": k.groups, "num_tasks": 8},
+            {"tasks": k.new_groups, "num_tasks": 8},
         ),
         "ShiftWarning.check": (
-            ebmeta.ShiftWarning(k.regressor).fit(k.groups, 8).calibrate(k.groups, 8).check,
+            ebmeta.ShiftWarning(k.regressor).fit(k.groups, 8).calibrate(k.new_groups, 8).check,
             {"batch": k.batch, "level": 0.5},
         ),
         "certify": (
@@ -764,7 +764,7 @@ def _scores(k: Kit) -> dict[str, Call]:
         ),
         "Novelty.calibrate": (
             lambda **options: k.novelty.calibrate(**options).p_value(k.batch),
-            {"tasks": k.groups, "num_tasks": 8},
+            {"tasks": k.new_groups, "num_tasks": 8},
         ),
         "Novelty.statistics": (k.novelty.statistics, {"batch": k.batch}),
         "Novelty.score": (k.novelty.score, {"batch": k.batch}),

@@ -67,6 +67,11 @@ class Kit:
         return ebmeta.GroupSampler(self.X, self.y, self.codes + 6, n_support=3)
 
     @cached_property
+    def new_groups(self) -> ebmeta.GroupSampler:
+        """Other rows, of other groups."""
+        return ebmeta.GroupSampler(self.X + 1, self.y, self.codes + 6, n_support=3)
+
+    @cached_property
     def other_episodes(self) -> ebmeta.EpisodeSampler:
         """Other rows, of other classes."""
         return ebmeta.EpisodeSampler(self.X + 1, self.codes + 6, n_way=3, n_shot=2, n_query=2)
@@ -170,7 +175,7 @@ class Kit:
 
     @cached_property
     def novelty(self) -> ebmeta.Novelty:
-        return ebmeta.Novelty(self.regressor).fit(self.groups, 20).calibrate(self.groups, 20)
+        return ebmeta.Novelty(self.regressor).fit(self.groups, 20).calibrate(self.new_groups, 20)
 
     @cached_property
     def family(self) -> LinearGaussianTasks:
