@@ -51,7 +51,7 @@ def by_chance(rows: NDArray[np.float64]) -> bool:
     """Return whether distinct rows, shape `(U, ...)`, have so few values that more of them would meet by chance.
 
     Examples:
-        >>> by_chance(np.array([[0.0, 1.0], [1.0, 0.0]])), by_chance(np.random.default_rng(0).normal(size=(9, 4)))
+        >>> by_chance(np.arange(4.0)[:, None]), by_chance(np.random.default_rng(0).normal(size=(9, 4)))
         (True, False)
     """
     if len(rows) < 2:
