@@ -1,4 +1,4 @@
-"""Marks of the rows and names of training classes, by which a model knows classes that it was trained on.
+"""Marks of training classes and groups, by which a model knows those that it was trained on.
 
 A mark is a hash. Of the rows of classes those of the least hashes are kept, so that the same rows are marked wherever
 they come again: a class all of whose $n$ rows were among the $N$ of training has about $n M / N$ of the $M$ marked
@@ -6,8 +6,8 @@ ones. Rows are known by their values in 32 bits. What marks cannot tell: other r
 name, rows that are encoded anew or rescaled, and what an encoder was trained on. Names count where they are texts,
 since classes are often numbered anew.
 
-Groups of numbers are known by all of their rows together (`ebmeta.tasks.group_marks`), under any name. Groups of other
-rows of a group of training, and rows that mostly repeat, are not known.
+Groups of numbers are known by all of their rows together (`ebmeta.tasks.group_marks`), under any name. Other rows of a
+group of training are not known, nor are groups of rows that mostly repeat or of memory-mapped features.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def _read(text: Any) -> frozenset[int]:
 
 @dataclass(frozen=True)
 class Marks:
-    """What is kept of the classes of training.
+    """What is kept of the classes or groups of training.
 
     Args:
-        rows: marks of rows that one class alone has.
-        limit: all rows of marks below it were kept, and none of others.
+        rows: marks of rows that one class alone has, or of groups.
+        limit: all rows or groups of marks below it were kept, and none of others.
         names: marks of the names of classes that are texts.
 
     Examples:

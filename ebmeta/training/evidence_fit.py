@@ -26,7 +26,7 @@ from ebmeta.tasks.source import as_source
 from ebmeta.training.evidence import ABOUT, MORE, Evidence, Hyperprior, scales_of
 from ebmeta.training.identification import refuse_extreme_labels, weak_points
 from ebmeta.training.normal_evidence import NormalEvidence
-from ebmeta.training.preparation import remember_classes
+from ebmeta.training.preparation import keep_marks
 from ebmeta.training.undoing import unchanged_after_error
 
 __all__ = ["EvidenceFit", "boundary_threshold", "fit_evidence", "weight_names"]
@@ -162,7 +162,7 @@ def fit_evidence(
             if isinstance(hyperprior, bool):  # another may bound what labels do not
                 refuse_extreme_labels(model, evidence.parts)
             found = _maximum(evidence, boundary, max_iterations)
-            remember_classes(model, [as_source(tasks)])
+            keep_marks(model, [as_source(tasks)])
         finally:
             model.to(home)
     for note in found.notes:

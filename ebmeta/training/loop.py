@@ -38,10 +38,10 @@ from ebmeta.training.preparation import (
     check_groups,
     check_labels,
     hardening,
+    keep_marks,
     notes_on_classes,
     notes_on_groups,
     prepare,
-    remember_classes,
 )
 from ebmeta.training.rising import still_rising
 from ebmeta.training.schedule import Schedule
@@ -232,7 +232,7 @@ def _look_at(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSource | 
     check_labels(model, tasks)
     notes = [f"fit: {note}" for note in (*notes_on_classes(model, tasks), *notes_on_groups(model, tasks))]
     notes += check_classes(tasks, validation)
-    remember_classes(model, [tasks] if validation is None else [tasks, validation])
+    keep_marks(model, [tasks] if validation is None else [tasks, validation])
     return notes
 
 

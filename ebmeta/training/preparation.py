@@ -28,11 +28,11 @@ __all__ = [
     "check_groups",
     "check_labels",
     "hardening",
+    "keep_marks",
     "measure",
     "notes_on_classes",
     "notes_on_groups",
     "prepare",
-    "remember_classes",
 ]
 
 EXCESS = 2.4  # times the excess difficulty of the validation classes; chosen on the validation classes of CIFAR-FS
@@ -85,7 +85,7 @@ def check_columns(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSour
         model.covariate_names = list(covariates)
 
 
-def remember_classes(model: EmpiricalBayes, sources: Iterable[TaskSource]) -> None:
+def keep_marks(model: EmpiricalBayes, sources: Iterable[TaskSource]) -> None:
     """Let a model keep marks of the classes or groups that it is trained or chosen on, beside those that it has."""
     for marks in filter(None, map(Marks.of, sources)):
         model.marks = marks if model.marks is None else model.marks | marks
