@@ -54,6 +54,7 @@ ENDS = (
     ["estimate", "std_error", "lower", "upper"],
     ["mean", "sd", "lower", "upper"],
     ["conditional_sd", "sd", "lower", "upper"],
+    ["lower", "upper", "mean_lower", "mean_upper"],
     ["sd", "lower", "upper", "mode"],
     ["response", "pearson", "pit", "quantile"],
 )

@@ -87,6 +87,23 @@ class Average(NamedTuple):
         square = np.einsum("gs,kgs,lgs->gkl", self.weight, gap, gap, optimize=True)
         return mean, square, np.einsum("gs,kgs,lgs,mgs->gklm", self.weight, gap, gap, gap, optimize=True)
 
+    def mean_slope(self, block: Block, spread: Array) -> Array:
+        r"""Return the change of the means of effects with the coefficients of common terms, shape `(g, K, P)`.
+
+        $$ \partial\, \mathbb E_w[b] / \partial \beta = \mathrm{Cov}_w\Big[b,
+           \sum_i x_i\, \partial \log p(y_i \mid \eta_i) / \partial \eta_i\Big] $$
+
+        Args:
+            block: the groups.
+            spread: as for `moments`.
+        """
+        assert self.slopes is not None  # for the type checker
+        u = np.tensordot(spread, self.u, 1)
+        scores = (block.scores @ self.slopes[0]).reshape(-1, *self.weight.shape)[len(u) :]
+        gap = u - np.einsum("gs,kgs->kg", self.weight, u)[..., None]
+        out: Array = np.einsum("gs,kgs,pgs->gkp", self.weight, gap, scores, optimize=True)
+        return out
+
     def silent(self, data: Labels, block: Block) -> Array:
         """Return the probability that all labels of a group tell nothing of it, shape `(g,)`; see `Effects`."""
         out: Array = (self.weight * np.exp(block.total @ data.log_silent(self.eta, block.rows))).sum(1)

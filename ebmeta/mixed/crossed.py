@@ -147,7 +147,7 @@ class CrossedEngine(ScaledEngine):
         engine._add_up(engine.rows)
         return engine, rows
 
-    def linear(self, at: Array, effects: list[Effects], rows: Rows, common: bool = False) -> Array:
+    def linear(self, at: Array, effects: list[Effects], rows: Rows, common: Array | None = None) -> Array:
         if (more := self._told_of(rows)) is not None:
             engine, rows = more
             engine._solved = at[:-1].copy(), self.solve(at[:-1])  # coefficients are those of the fit

@@ -112,8 +112,13 @@ class Engine(Criterion):
     def common_given(self, at: Array) -> Array:
         """Return the covariance of the same, the parameters of the criterion known, shape `(P, P)`."""
 
-    def freedom(self, at: Array) -> Array | None:
-        """Return the degrees of freedom of the coefficients, shape `(P,)`; None where no approximation is known."""
+    def freedom(self, at: Array, terms: Array | None = None) -> Array | None:
+        """Return the degrees of freedom of the coefficients, shape `(P,)`; None where no approximation is known.
+
+        Args:
+            at: the parameters.
+            terms: those of sums of coefficients instead, how often each is in each sum, shape `(N, P)`.
+        """
         return None
 
     def unknown(self, at: Array) -> NDArray[np.bool_]:
@@ -190,7 +195,7 @@ class Engine(Criterion):
         """Return the sizes of rows as the likelihood takes them, shape `(N,)`; None where all are 1."""
         return rows.size
 
-    def linear(self, at: Array, effects: list[Effects], rows: Rows, common: bool = False) -> Array:
+    def linear(self, at: Array, effects: list[Effects], rows: Rows, common: Array | None = None) -> Array:
         """Return mean, variance and third central moment of the linear predictor of new rows, shape `(3, N)`.
 
         Where labels may be silent there follow how probably those of the group are, and mean and variance if they are.
@@ -199,7 +204,7 @@ class Engine(Criterion):
             at: the parameters.
             effects: of the known groups at these.
             rows: rows whose new groups are numbered after the known ones.
-            common: add the variance that the coefficients of common terms have.
+            common: covariance of the coefficients of common terms, whose share of the variance is added.
         """
         estimate = self.estimate(at)
         loc, slope = rows.x @ estimate.beta + rows.offset, rows.x.copy()
@@ -215,8 +220,9 @@ class Engine(Criterion):
                 silent = [every.silent[g], rows.x @ estimate.beta + rows.offset, np.einsum("nk,kl,nl->n", z, prior, z)]
             if every.third is not None:
                 third += np.einsum("nk,nl,nm,nklm->n", z, z, z, every.third[g], optimize=True)
-        if common:
-            var += np.einsum("np,pq,nq->n", slope, self.common_given(at), slope)
+        if common is not None:
+            var += np.einsum("np,pq,nq->n", slope, common, slope, optimize=True)
+            silent[2:] = [own + np.einsum("np,pq,nq->n", rows.x, common, rows.x, optimize=True) for own in silent[2:]]
         return np.stack([loc, var, third, *silent])
 
     def left_out(self, at: Array, effects: list[Effects]) -> Array:

@@ -23,29 +23,36 @@ Array = NDArray[np.float64]
 STEP = 1e-5  # of the differences that give the slope of a variance, of the size of a parameter
 
 
-def satterthwaite(engine: Engine, at: Array) -> Array:
-    r"""Return the degrees of freedom of each coefficient.
+def satterthwaite(engine: Engine, at: Array, terms: Array | None = None) -> Array:
+    r"""Return the degrees of freedom of each coefficient, or of sums of them.
 
     $$ \nu_k = 2 v_k^2 / (g_k^\top A\, g_k) $$
 
     Args:
         engine: the criterion of normal labels.
         at: its maximum, shape `(D,)`.
+        terms: how often each coefficient is in each sum, shape `(N, P)`; one coefficient in each by default.
 
     Returns:
-        Shape `(P,)`.
+        Shape `(P,)` or `(N,)`.
     """
     kept = np.ones(len(at), dtype=bool)
     kept[: engine.num_theta] = ~(engine.diagonal & (at[: engine.num_theta] < SMALL))
     values, vectors = np.linalg.eigh(engine.curvature(at)[np.ix_(kept, kept)])
     told = values > NO_ERROR * max(values.max(), TINY)
 
-    def variances(point: Array) -> Array:
-        return np.diag(engine.common_covariance(point))
+    def variances(covariance: Array) -> Array:
+        if terms is None:
+            return np.diag(covariance)
+        out: Array = np.einsum("np,pq,nq->n", terms, covariance, terms, optimize=True)
+        return out
 
+    covariance = engine.common_covariance
     steps = STEP * np.maximum(1.0, np.abs(at[kept]))
     moves = np.eye(len(at))[kept] * steps[:, None]
-    slope = np.stack([(variances(at + m) - variances(at - m)) / (2 * s) for m, s in zip(moves, steps, strict=True)])
-    error = (vectors[:, told].T @ slope) ** 2 / values[told][:, None]
-    out: Array = 2 * variances(at) ** 2 / error.sum(0)
-    return out
+    bends = [(covariance(at + m) - covariance(at - m)) / (2 * s) for m, s in zip(moves, steps, strict=True)]
+    slope = np.stack([variances(bend) for bend in bends])
+    error = ((vectors[:, told].T @ slope) ** 2 / values[told][:, None]).sum(0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of a sum of nothing
+        found: Array = np.where(error > 0, 2 * variances(covariance(at)) ** 2 / error, np.inf)
+    return found

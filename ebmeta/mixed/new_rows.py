@@ -1,4 +1,4 @@
-"""Rows that are asked about: what is taken for known of their groups, and the table of their labels."""
+"""Rows that are asked about, and what is taken for known of their groups."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from ebmeta.likelihood.base import Likelihood
-from ebmeta.mixed.predictive import chances, intervals, moments
 from ebmeta.mixed.rows import Rows
 
-__all__ = ["Groups", "as_asked", "check_labels", "forecast"]
+__all__ = ["Groups", "as_asked", "check_labels"]
 
 Array = NDArray[np.float64]
 Groups = Literal["known", "typical", "new"]
@@ -61,19 +60,3 @@ def check_labels(likelihood: Likelihood, rows: Rows, told: NDArray[np.bool_]) ->
         likelihood.check("labels", torch.from_numpy(rows.y)[None], torch.from_numpy(told)[None], size)
     except ValueError as error:
         raise ValueError(str(error).replace("task 0, ", "")) from None
-
-
-def forecast(
-    asked: tuple[Sequence[Likelihood], Array, Array, Array, Array | None], coverage: float
-) -> NDArray[np.float64]:
-    """Return mean, standard deviation, both ends of the interval, and the chance of each label where these end.
-
-    Args:
-        asked: likelihoods, weights, location and variance of the linear predictor, and sizes, as for
-            `predictive.moments`.
-        coverage: probability that a label is in its interval.
-
-    Returns:
-        Shape `(4 + C, N)`.
-    """
-    return np.stack([*moments(*asked), *intervals(*asked, coverage), *chances(*asked)])

@@ -13,7 +13,7 @@ from ebmeta.mixed.predictive import skewed
 from ebmeta.mixed.propagation import Draws
 from ebmeta.mixed.rows import Rows
 
-__all__ = ["averaged", "common_of", "effects_of", "linear_of", "marginal_of"]
+__all__ = ["averaged", "common_of", "effects_of", "linear_of", "marginal_of", "whole_of"]
 
 Array = NDArray[np.float64]
 
@@ -75,8 +75,20 @@ def linear_of(
     """
     if draws is None:
         return skewed([engine.likelihood(at)], np.ones(1), engine.linear(at, effects, rows)[None])
-    each = np.stack([engine.linear(one, engine.effects(one), rows, common=True) for one in draws.at])
+    each = np.stack(
+        [engine.linear(one, engine.effects(one), rows, common=engine.common_given(one)) for one in draws.at]
+    )
     return skewed([engine.likelihood(one) for one in draws.at], draws.weight, each)
+
+
+def whole_of(
+    engine: Engine, at: Array, draws: Draws | None, effects: list[Effects], rows: Rows
+) -> tuple[Sequence[Likelihood], Array, Array, Array]:
+    """Return the same as `linear_of`, with what the coefficients of the common terms leave open in either case."""
+    if draws is not None:
+        return linear_of(engine, at, draws, effects, rows)
+    linear = engine.linear(at, effects, rows, common=engine.common_covariance(at))
+    return skewed([engine.likelihood(at)], np.ones(1), linear[None])
 
 
 def averaged(members: Sequence[Effects], commons: Sequence[Array], weight: Array) -> Effects:

@@ -20,10 +20,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import special, stats
 
 from ebmeta.likelihood.base import Given, Likelihood
 
-__all__ = ["cdf", "chances", "intervals", "moments", "skewed"]
+__all__ = ["cdf", "chances", "intervals", "mean_ends", "moments", "skewed"]
 
 Array = NDArray[np.float64]
 BISECTIONS = 60
@@ -111,6 +112,45 @@ def moments(
     mean = (weight * each).sum(0)
     variance = (weight * (std**2 + (each - mean) ** 2)).sum(0)  # about the mean, or large labels would cancel it
     return mean, np.sqrt(variance)
+
+
+def mean_ends(
+    linear: tuple[Sequence[Likelihood], Array, Array, Array],
+    size: Array | None,
+    coverage: float,
+    freedom: Array | None = None,
+) -> tuple[Array, Array]:
+    """Return both ends of the interval of each row's mean label: the means at the ends of the linear predictor.
+
+    Args:
+        linear: likelihoods, weights, and location and variance of the linear predictor, as for `moments`; the variance
+            is that of all that is not known.
+        size: sizes of the rows, or None.
+        coverage: of the intervals.
+        freedom: degrees of freedom of the variance of one member, shape `(N,)`, where the interval is Student's.
+    """
+    members, weight, loc, var = linear
+    weight = np.broadcast_to(weight.reshape(len(weight), -1), loc.shape)
+    flat, ends = np.zeros_like(loc), []
+    for level in ((1 - coverage) / 2, (1 + coverage) / 2):
+        reach = np.full(loc.shape[1], special.ndtri(level)) if freedom is None else stats.t.ppf(level, freedom)
+        each = loc + reach * np.sqrt(var)
+        end = each[0] if len(loc) == 1 else _quantile(level, weight, loc, np.sqrt(var), each)
+        ends.append(moments(members, weight, flat + end, flat, size)[0])
+    return ends[0], ends[1]
+
+
+def _quantile(level: float, weight: Array, loc: Array, sd: Array, each: Array) -> Array:
+    """Return the quantile of each mixture of normals, shape `(N,)`, which lies between those of its members."""
+    low, high = each.min(0), each.max(0)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        with np.errstate(divide="ignore", invalid="ignore"):  # a member without width is a step
+            z = np.where(sd > 0, (middle - loc) / sd, np.where(middle >= loc, np.inf, -np.inf))
+        above = (weight * special.ndtr(z)).sum(0) >= level
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    out: Array = (low + high) / 2
+    return out
 
 
 def cdf(y: Array, members: Sequence[Likelihood], weight: Array, loc: Array, var: Array, size: Array | None) -> Array:

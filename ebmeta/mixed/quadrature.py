@@ -297,10 +297,8 @@ class QuadratureEngine(Engine):
 
     def scales(self, at: Array) -> tuple[float, dict[str, float]]:
         self._unpack(at)
-        learned = {k: v for k, v in self.family.numbers().items() if k not in ("center", "unit")}
-        if "noise" in learned:
-            learned["noise"] *= self.unit
-        return self.unit, learned
+        numbers = {k: v for k, v in self.family.numbers().items() if k not in ("center", "unit")}
+        return self.unit, {k: v * self.unit if k == "noise" else v for k, v in numbers.items()}
 
     def coefficients(self, at: Array) -> Array:
         return self.center + self.unit * self.inverse @ at[self.num_theta : self.num_theta + self.num_common]
@@ -328,16 +326,18 @@ class QuadratureEngine(Engine):
         data = self.data if rows is None else self._lay_out(rows, rows.x @ self.inverse)
         mean, square, third = (np.zeros((len(data.segments.counts), *[len(lower)] * k)) for k in (1, 2, 3))
         silent = np.zeros(len(mean)) if self.family.inflated else None
+        slope = np.zeros((*mean.shape, self.num_common))
         kept, self.nodes = self.nodes, nodes_of(1, HEAVY) if self.heavy else self.nodes
         modes = self._modes_from(at, data, self.settled if rows is None else np.zeros_like(mean.T))
         spread = self.unit * self.factors[0].inverse @ lower
-        for block, found in self._averages(at, data, modes):
+        for block, found in self._averages(at, data, modes, slopes=True):
             mean[block.groups], square[block.groups], third[block.groups] = found.moments(spread)
+            slope[block.groups] = found.mean_slope(block, spread) @ self.basis / self.unit
             if silent is not None:
                 silent[block.groups] = found.silent(data, block)
         self.nodes = kept
         mode = modes[0][0].T @ spread.T if rows is None else None
-        return [Effects(mean, square, np.zeros((*mean.shape, self.num_common)), mode, third, silent)]
+        return [Effects(mean, square, slope, mode, third, silent)]
 
     def rebuild(self, rows: Rows, factors: list[Factor]) -> Engine:
         return QuadratureEngine(rows, factors, self.names, copy.deepcopy(self.family), False)

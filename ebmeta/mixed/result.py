@@ -24,8 +24,9 @@ from ebmeta.mixed.content import content_of
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.design import Design, Extras
 from ebmeta.mixed.engine import Effects, Engine, Estimate
-from ebmeta.mixed.new_rows import Groups, as_asked, forecast
-from ebmeta.mixed.over_draws import common_of, effects_of, linear_of, marginal_of
+from ebmeta.mixed.forecasting import forecast
+from ebmeta.mixed.new_rows import Groups, as_asked
+from ebmeta.mixed.over_draws import common_of, effects_of, marginal_of
 from ebmeta.mixed.profile import Region, profiled
 from ebmeta.mixed.propagation import Draws, draw
 from ebmeta.mixed.residuals import residual_table
@@ -254,7 +255,8 @@ class MixedModel(Guarded):
                 that leave out folds of these; infinite where they are too few. For one grouping factor.
 
         Returns:
-            Columns `mean`, `sd`, `lower` and `upper`, in the order of the rows; NaN where a row lacks a value.
+            Columns `mean`, `sd`, `lower`, `upper`, and the interval of the mean, `mean_lower` and `mean_upper`, in the
+            order of the rows; NaN where a row lacks a value.
 
         Raises:
             ValueError: if a column is absent or holds what training rows did not, a label of a new group
@@ -266,10 +268,9 @@ class MixedModel(Guarded):
         rows, whole = self.design.new(new_data, given, groups)
         likelihood = self.engine.likelihood(self.optimum.at)
         rows = as_asked(rows, known, groups, likelihood)
-        out = np.full((4 + (likelihood.num_labels or 0), len(whole)), np.nan)
+        out = np.full((6 + (likelihood.num_labels or 0), len(whole)), np.nan)
         if len(rows):
-            linear = linear_of(self.engine, self.optimum.at, self.draws, self.effects, rows)
-            out[:, whole] = forecast((*linear, self.engine.precisions(rows)), coverage)
+            out[:, whole] = forecast(self.engine, (self.optimum.at, self.draws, self.effects), rows, coverage, groups)
             if conformal:
                 out[2:4, whole] = group_intervals(self.engine, self.name, self.design.common.names, rows, coverage)
         index = new_data.index if isinstance(new_data, pd.DataFrame) else pd.RangeIndex(len(whole))

@@ -199,8 +199,8 @@ class ScaledEngine(Engine):
     def common_given(self, at: Array) -> Array:
         return self.common_covariance(at)
 
-    def freedom(self, at: Array) -> Array | None:
-        return satterthwaite(self, at)
+    def freedom(self, at: Array, terms: Array | None = None) -> Array | None:
+        return satterthwaite(self, at, terms)
 
     def plain(self) -> Engine:
         if not (self.reml or self.hyperprior):

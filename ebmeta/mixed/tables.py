@@ -15,6 +15,7 @@ from ebmeta.mixed.engine import Effects, Engine
 from ebmeta.mixed.propagation import Draws
 
 __all__ = [
+    "PREDICTED",
     "common_table",
     "component_values",
     "components",
@@ -28,6 +29,7 @@ __all__ = [
 Array = NDArray[np.float64]
 STEP = 1e-5  # of the differences that give the slope of a component
 ALIKE = 1 - 1e-6  # a correlation that is 1
+PREDICTED = ("mean", "sd", "lower", "upper", "mean_lower", "mean_upper")  # columns of predictions
 GONE = 1e-6  # of the largest component: a spread below it is 0
 
 
@@ -165,14 +167,12 @@ def prediction_table(values: Array, index: pd.Index, levels: Sequence[Any] | Non
     """Return mean, standard deviation and interval of new labels, and the probability of each where there is an end.
 
     Args:
-        values: shape `(4 + C, N)`.
+        values: shape `(6 + C, N)`.
         index: of the rows.
         levels: names of the labels 0, 1, ... where these are ordered categories, by which the ends are then named.
     """
-    names = range(len(values) - 4) if levels is None else levels
-    out = pd.DataFrame(
-        dict(zip(["mean", "sd", "lower", "upper", *(f"p({name})" for name in names)], values, strict=True)), index=index
-    )
+    names = range(len(values) - 6) if levels is None else levels
+    out = pd.DataFrame(dict(zip([*PREDICTED, *(f"p({name})" for name in names)], values, strict=True)), index=index)
     if levels is not None:
         for end in ("lower", "upper"):
             out[end] = [levels[int(v)] if np.isfinite(v) else np.nan for v in out[end]]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["caterpillar", "group_lines", "normal_quantiles", "shrinkage"]
 
 MOST_NAMES = 60  # of groups that a figure has room for
+BAND = 0.2  # opacity
 TOLD = 1e-9  # of the information of the prior: less is none
 
 
@@ -146,7 +147,7 @@ def _name(ax: Axes, names: pd.Index[Any]) -> None:
 
 @checked(num_groups=at_least(1))
 def group_lines(fit: MixedModel, data: Any, x: str, *, num_groups: int = 12, ax: Axes | None = None) -> Axes:
-    """Plot labels and predicted means of some groups along one column.
+    """Plot labels and predicted means of some groups along one column, with 90% bands of the means.
 
     Args:
         fit: a fitted mixed model of one grouping factor and a response that is a column.
@@ -173,11 +174,13 @@ def group_lines(fit: MixedModel, data: Any, x: str, *, num_groups: int = 12, ax:
     data = data.dropna(subset=list(fit.design.factors[0]))
     names = data[list(fit.design.factors[0])].astype(str).agg(":".join, axis=1)
     rows = data[names.isin(names.unique()[:num_groups])].sort_values(x)
-    mean = fit.predict(rows)["mean"]
+    predicted = fit.predict(rows)
     ax = axes_or_new(ax)
     colors = sns.color_palette("husl", names[rows.index].nunique())
     for color, (_, part) in zip(colors, rows.groupby(names[rows.index], sort=False), strict=True):
         ax.plot(part[x], part[response], "o", color=color, markersize=3)
-        ax.plot(part[x], mean[part.index], color=color, linewidth=1)
+        own = predicted.loc[part.index]
+        ax.plot(part[x], own["mean"], color=color, linewidth=1)
+        ax.fill_between(part[x], own["mean_lower"], own["mean_upper"], color=color, alpha=BAND, linewidth=0)
     ax.set(xlabel=x, ylabel=response, title=f"{rows.shape[0]} rows of {len(colors)} groups of {factor}")
     return ax

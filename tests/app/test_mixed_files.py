@@ -12,6 +12,7 @@ from commands import refused, run
 import ebmeta
 from ebmeta import mixed_model
 from ebmeta.foundation.writing import kind_of
+from ebmeta.mixed.tables import PREDICTED
 from tests.mixed.worlds import frame
 
 FORMULA = "y ~ x + (1 + x | g)"
@@ -43,7 +44,7 @@ def test_tables_are_those_of_the_frame(tmp_path, rows, capsys):
     pd.testing.assert_frame_equal(groups, fit.group_effects, rtol=1e-6)
     found = pd.read_csv(out / "predictions.csv", dtype={"g": str})
     assert found["g"].tolist() == ["07", "new", "other", "other"]
-    np.testing.assert_allclose(found[["mean", "sd", "lower", "upper"]], fit.predict(new, 0.8), rtol=1e-6)
+    np.testing.assert_allclose(found[list(PREDICTED)], fit.predict(new, 0.8), rtol=1e-6)
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["log_likelihood"] == pytest.approx(fit.log_likelihood)
     assert result["fixed_effects"][1]["estimate"] == pytest.approx(fit.fixed_effects.loc["x", "estimate"])
@@ -113,7 +114,7 @@ def test_a_saved_fit_predicts_the_rows_of_a_file(tmp_path, rows, capsys):
     assert f"predictions of 4 rows with 90% intervals, by {FORMULA}" in capsys.readouterr().out
     found = pd.read_csv(tmp_path / "p.csv", dtype={"g": str})
     assert found["g"].tolist() == ["07", "new", "other", "other"]
-    np.testing.assert_allclose(found[["mean", "sd", "lower", "upper"]], fit.predict(new, 0.9), rtol=1e-6)
+    np.testing.assert_allclose(found[list(PREDICTED)], fit.predict(new, 0.9), rtol=1e-6)
     assert json.loads((tmp_path / "p.json").read_text())["coverage"] == 0.9
     new.assign(x=[np.nan, *new["x"][1:]]).to_csv(tmp_path / "new.csv", index=False)
     assert run(*command, "--coverage", "0.5") == 0
@@ -135,7 +136,7 @@ def test_groups_that_are_numbers_stay_numbers(tmp_path, rows):
     new.to_csv(tmp_path / "new.csv", index=False)
     assert run("predict", tmp_path / "model", tmp_path / "new.csv", "--output", tmp_path / "p.csv") == 0
     found = pd.read_csv(tmp_path / "p.csv")
-    np.testing.assert_allclose(found[["mean", "sd", "lower", "upper"]], fit.predict(new), rtol=1e-6)
+    np.testing.assert_allclose(found[list(PREDICTED)], fit.predict(new), rtol=1e-6)
 
 
 @pytest.mark.filterwarnings("default")

@@ -320,6 +320,6 @@ def test_groups_whose_labels_lie_apart_are_integrals_over_all_their_maxima(num_r
         mean = weight @ u / weight.sum()
         sd = math.sqrt(weight @ (u - mean) ** 2 / weight.sum())
         assert found.loc[name, "mean"] == pytest.approx(mean, abs=0.01 * sd)
-        assert found.loc[name, "sd"] == pytest.approx(sd, rel=0.01)
+        assert found.loc[name, "conditional_sd"] == pytest.approx(sd, rel=0.01)
         assert found.loc[name, "mode"] == pytest.approx(u[np.argmax(log)], abs=0.002)
     assert fit.log_likelihood == pytest.approx(total, abs=0.01)

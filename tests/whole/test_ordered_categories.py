@@ -8,6 +8,7 @@ import pytest
 
 import ebmeta
 from ebmeta.mixed.fit import mixed_model
+from ebmeta.mixed.tables import PREDICTED
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +27,10 @@ def test_named_categories_are_their_numbers(data, tmp_path):
     new = data[:9].assign(g=[0, 1, 99, 99, 99, 98, 98, 97, 96])
     new.loc[[0, 1, 4, 6, 7, 8], ["grade", "code"]] = np.nan
     ours, numbers = named.predict(new, 0.8), plain.predict(new, 0.8)
-    assert ours.columns.tolist() == ["mean", "sd", "lower", "upper", "p(low)", "p(mid)", "p(high)"]
-    assert numbers.columns.tolist() == ["mean", "sd", "lower", "upper", "p(0)", "p(1)", "p(2)"]
-    chance = numbers.iloc[:, 4:].to_numpy()
-    np.testing.assert_array_equal(ours.iloc[:, 4:], chance)
+    assert ours.columns.tolist() == [*PREDICTED, "p(low)", "p(mid)", "p(high)"]
+    assert numbers.columns.tolist() == [*PREDICTED, "p(0)", "p(1)", "p(2)"]
+    chance = numbers.iloc[:, 6:].to_numpy()
+    np.testing.assert_array_equal(ours.iloc[:, 6:], chance)
     np.testing.assert_allclose(chance.sum(1), 1.0)
     np.testing.assert_allclose(numbers["mean"], chance @ [0, 1, 2], rtol=2e-3)
     assert ours["upper"].tolist() == [["low", "mid", "high"][int(v)] for v in numbers["upper"]]
@@ -49,7 +50,7 @@ def test_probabilities_are_those_of_a_fine_grid(data):
     eta = (beta["Intercept"] + beta["x"] * new["x"].to_numpy())[:, None] + table.iloc[0] * z
     for c, tau in enumerate([0.0, table.iloc[1]]):
         exact = (1 / (1 + np.exp(eta - tau))) @ weight
-        np.testing.assert_allclose(fit.predict(new).iloc[:, 4 : 5 + c].sum(axis=1), exact, atol=2e-3)
+        np.testing.assert_allclose(fit.predict(new).iloc[:, 6 : 7 + c].sum(axis=1), exact, atol=2e-3)
 
 
 def test_a_new_group_is_predicted_by_the_estimator_too(data):
