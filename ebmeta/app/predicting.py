@@ -107,8 +107,9 @@ def predict(
             with a label say something of new groups, and all are predicted.
         query: file of rows to predict, those of a task all together; a label column in it is ignored.
         output: npz, CSV or parquet for predicted labels with class probabilities (or group, mean, standard
-            deviation and quantiles q05, q50, q95), after the row's number or its id in the query file; nc for the
-            whole tree of draws and summaries. For a mixed model mean, sd and both ends of an interval.
+            deviation, quantiles q05, q50, q95 and probabilities of ordered categories), after the row's number or its
+            id in the query file; nc for the whole tree of draws and summaries. For a mixed model mean, sd and both
+            ends of an interval.
         label: name of the label column or array; a model of groups in named columns knows it.
         groups: name of the group column or array; a model of groups in named columns knows it.
         coverage: for a mixed model, probability that a label is in its interval, 0.9 by default.

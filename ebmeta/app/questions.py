@@ -19,7 +19,7 @@ from ebmeta.estimators.rows import groups_of, sizes_of
 from ebmeta.prediction.trees import predict
 from ebmeta.scoring.chunks import answer, chunks
 from ebmeta.scoring.engines import Engine, sharing
-from ebmeta.scoring.frame import LEVELS
+from ebmeta.scoring.frame import LEVELS, columns_of
 
 __all__ = ["SEPARATOR", "Columns", "OfClasses", "OfNumbers", "Question", "Shared", "joined"]
 
@@ -147,11 +147,12 @@ class OfNumbers(Question):
     def columns(self) -> Columns:
         sizes_of(self.size, len(self.rows))
         parts = list(chunks(self.shared.folder, self.estimator, self.rows, self.groups, self.size, self.levels))
-        found = np.empty((2 + len(self.levels or ()), len(self.rows)))
+        names = columns_of(self.estimator.model_.likelihood)
+        found = np.empty((len(names), len(self.rows)))
         with sharing(self.shared.engine, self.shared.workers) as mapped:
             for part, values in zip(parts, mapped(answer, parts), strict=True):
                 found[:, part.at] = values
-        return dict(zip(("mean", "std", *LEVELS), found, strict=False))
+        return dict(zip(names, found, strict=True))
 
     def tree(self) -> xr.DataTree:
         with _silent():

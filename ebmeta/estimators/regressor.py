@@ -200,6 +200,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         mean, std = self.summaries(X, groups=groups, size=size)
         return (mean, std) if return_std else mean
 
+    @checked()
     def summaries(
         self,
         X: ArrayLike,
@@ -207,25 +208,36 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         *,
         groups: ArrayLike | None = None,
         size: ArrayLike | None = None,
+        probs: bool = False,
     ) -> NDArray[np.float64]:
-        """Return mean, standard deviation and quantiles of each row by one inference, shape `(2 + L, Q)`.
+        """Return mean, standard deviation, quantiles and probabilities by one inference, shape `(2 + L + C, Q)`.
 
         Args:
             X: as for `predict`.
             levels: probabilities between 0 and 1 of the quantiles, shape `(L,)`; none by default.
             groups: as for `predict`.
             size: as for `predict`.
+            probs: also return the probability of each of $C$ categories.
 
         Raises:
-            ValueError: as for `quantiles`.
+            ValueError: as for `quantiles`, or with `probs` as for `probabilities`.
         """
         wanted = None if levels is None else torch.from_numpy(real_array("levels", levels, ndim=1))
 
         def question(inferred: Mixture, _: Any) -> torch.Tensor:
-            moments = torch.stack(MOMENTS(inferred.predict(-1)))
-            return moments if wanted is None else torch.cat([moments, inferred.quantile(-1, wanted)])
+            found = [torch.stack(MOMENTS(inferred.predict(-1)))]
+            found += [] if wanted is None else [inferred.quantile(-1, wanted)]
+            return torch.cat([*found, inferred.probs(-1).movedim(-1, 0)] if probs else found)
 
         return self._ask(X, groups, size, question)
+
+    def probabilities(self, X: ArrayLike, *, groups: ArrayLike | None = None) -> NDArray[np.float64]:
+        """Return the probability of each label 0, 1, ... of each row, shape `(Q, C)`; arguments as for `predict`.
+
+        Raises:
+            ValueError: if labels are not those of a Bernoulli or an ordinal likelihood, or as for `predict`.
+        """
+        return self._ask(X, groups, None, lambda inferred, _: inferred.probs(-1).movedim(-1, 0)).T
 
     def score(
         self,

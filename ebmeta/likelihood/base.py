@@ -73,6 +73,9 @@ class Likelihood(nn.Module):
     #: Number of labels, which are then 0, 1, ...; None where there is no end of them.
     num_labels: int | None = None
 
+    #: True where the mean levels off at both ends of the linear predictor, as a step does.
+    bounded: ClassVar[bool] = False
+
     #: What rows of labels without sizes are, where the likelihood takes none.
     no_size: ClassVar[str] = ""
 
@@ -92,6 +95,11 @@ class Likelihood(nn.Module):
     def of(cls, y: Array) -> Likelihood:
         """Return a likelihood with as many parameters as labels of shape `(N,)` ask for."""
         return cls()
+
+    @property
+    def categories(self) -> int | None:
+        """Number of categories, which `predictive_probs` tells of; None where labels are numbers."""
+        return self.num_labels
 
     @property
     def log_sigma(self) -> nn.Parameter | None:
@@ -158,6 +166,17 @@ class Likelihood(nn.Module):
     def predictive_cdf(self, y: Tensor, loc: Tensor, var: Tensor, given: Given | None = None) -> Tensor:
         """Return the probability of a number up to `y`, shape `(T, Q)`; `loc` and `var` of shape `(T, Q, 1)`."""
         raise self._no_number("cdf")
+
+    def predictive_probs(self, loc: Tensor, var: Tensor, given: Given | None = None) -> Tensor:
+        """Return the probability of each category, shape `(T, Q, C)`; `loc` and `var` of shape `(T, Q, 1)`.
+
+        Raises:
+            ValueError: if labels are no ordered categories.
+        """
+        raise ValueError(
+            f"probabilities: expected labels that are categories, as of a bernoulli or an ordinal likelihood, got a "
+            f"{self.name} one (log_density tells of one label, quantiles and sample of all)"
+        )
 
     def _no_number(self, what: str) -> ValueError:
         return ValueError(f"{what}: expected labels that are numbers, got a {self.name} likelihood")

@@ -76,6 +76,7 @@ class Binomial(_Counts):
 
     name = "binomial"
     canonical = True
+    bounded = True
 
     def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
         super().check(name, y, mask, size)
@@ -136,6 +137,10 @@ class Bernoulli(Binomial):
 
     name = "bernoulli"
     no_size = "rows of one trial each (use 'binomial' for more)"
+
+    @property
+    def categories(self) -> int:
+        return 2
 
     def check(self, name: str, y: Tensor, mask: Tensor, size: Tensor | None) -> None:
         self.check_size(name, mask, size)

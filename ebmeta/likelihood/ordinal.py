@@ -47,6 +47,7 @@ class Ordinal(ScalarLikelihood):
     no_size = "ordered categories without sizes"
     discrete = True
     anchored = True
+    bounded = True
     num_labels: int
 
     def __init__(self, num_categories: int = 3) -> None:

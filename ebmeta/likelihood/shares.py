@@ -42,6 +42,7 @@ class Beta(ScalarLikelihood):
     """
 
     name = "beta"
+    bounded = True
     no_size = "shares without sizes (successes of trials want 'binomial')"
 
     def __init__(self, precision: float = 5.0) -> None:

@@ -89,6 +89,12 @@ class Conditional:
             return {"probs": self._of_classes(log_probs).exp(), **outlier}
         return setting.likelihood.predict(*self.marginal(k), setting.way_mask, setting.given)
 
+    def probs(self, k: int) -> Tensor:
+        """Return the probability of each class or category, shape `(N, Q, C)`; see `Mixture.probs`."""
+        if self.setting.likelihood.categorical:
+            return self.predict(k)["probs"]
+        return self.setting.likelihood.predictive_probs(*self.marginal(k), self.setting.given)
+
     def cdf(self, k: int, y: Tensor) -> Tensor:
         """Return the predictive probability of labels up to `y`, shape `(N, Q)`; see `Mixture.cdf`."""
         return self.setting.likelihood.predictive_cdf(self._labels(y), *self.marginal(k), self.setting.given)

@@ -153,6 +153,14 @@ class Mixture(ABC):
             return {"mean": mean, "std": variance.sqrt()}
         return {name: self.average(value) for name, value in each.items()}
 
+    def probs(self, k: int) -> Tensor:
+        """Return the probability of each class or category under $q_k$, shape `(T, Q, C)`.
+
+        Raises:
+            ValueError: if labels are no categories.
+        """
+        return self.average(self.each(lambda part: part.probs(k)))
+
     def cdf(self, k: int, y: Tensor) -> Tensor:
         """Return the predictive probability of labels up to `y`, shape `(T, Q)`, under $q_k$.
 

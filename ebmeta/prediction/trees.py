@@ -10,7 +10,8 @@ The tree has the groups that ArviZ knows, with leading dimensions `chain` (one) 
 
 and one more, `predictive`: closed-form summaries after every refinement step, without sampling noise:
 `probs` (class probabilities), or `mean` and `std`; and `kl`, $\mathrm{KL}(q_k \Vert p_\psi)$ in nats. Where
-quantiles are asked for, also `quantile` over `level`, after the last step.
+quantiles are asked for, also `quantile` over `level`, after the last step; and where labels are ordered categories or
+yes and no, the probability of each, `probs` over `label`.
 
 Padding is NaN in floating-point variables of `posterior_predictive`, `log_likelihood` and `predictive`,
 and -1 in integer ones.
@@ -208,7 +209,7 @@ def predict(
 
     Returns:
         A `DataTree` with the groups of this module's description; dimensions `chain`, `draw`, `step`,
-        `task`, `query`, `way`, `feature`, each with integer coordinates, and `level`, with the levels as coordinates.
+        `task`, `query`, `way`, `feature`, `label`, each with integer coordinates, and `level`, with the levels.
 
     Raises:
         ValueError: if the tasks do not fit the model, `num_draws` or `num_steps` is negative, a level is not between
@@ -239,6 +240,11 @@ def predict(
         with torch.no_grad():
             values = assemble(chunks, [c.inferred.quantile(-1, levels) for c in chunks], 1, query.shape[1])
         groups["predictive"]["quantile"] = (("level", "task", "query"), np.where(query, values, np.nan))
+    if chunks[0].inferred.likelihood.categories is not None:
+        with torch.no_grad():
+            each = [c.inferred.probs(-1) for c in chunks]
+        values = assemble(chunks, each, 0, query.shape[1], each[0].shape[-1])
+        groups["predictive"]["probs"] = (("task", "query", "label"), np.where(query[..., None], values, np.nan))
     if num_draws:
         groups |= _draws(batch, chunks, num_draws, seed)
     if batch.query_y is not None:

@@ -46,7 +46,7 @@ class Chunk:
 
 
 def answer(chunk: Chunk) -> NDArray[np.float64]:
-    """Return mean, standard deviation and quantiles of the rows of a chunk, shape `(2 + L, Q)`.
+    """Return mean, standard deviation, quantiles and probabilities of ordered categories, shape `(2 + L + C, Q)`.
 
     One thread computes them, so that they are the same to the bit in every process.
     """
@@ -54,7 +54,8 @@ def answer(chunk: Chunk) -> NDArray[np.float64]:
     reg.model = opened(chunk.folder)[0]
     with one_thread(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "groups: none of the", UserWarning)  # a chunk may have no labelled group
-        return reg.summaries(chunk.x, chunk.levels, groups=chunk.groups, size=chunk.size)
+        ordered = reg.model_.likelihood.num_labels is not None
+        return reg.summaries(chunk.x, chunk.levels, groups=chunk.groups, size=chunk.size, probs=ordered)
 
 
 def chunks(

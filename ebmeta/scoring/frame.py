@@ -13,17 +13,30 @@ from ebmeta.estimators.classifier import FewShotClassifier
 from ebmeta.estimators.regressor import FewShotRegressor
 from ebmeta.foundation.buckets import by_group
 from ebmeta.foundation.checks import at_least, checked
+from ebmeta.likelihood.base import Likelihood
 from ebmeta.model.base import PredictiveModel
 from ebmeta.scoring.roles import Roles
 from ebmeta.scoring.whole_groups import check_sizes, hashes
 from ebmeta.tasks.columns import check_names, read_column, read_keys, read_rows
 from ebmeta.tasks.frames import FrameEncoder
 
-__all__ = ["LEVELS", "Scorer"]
+__all__ = ["LEVELS", "Scorer", "columns_of"]
 
 #: Levels of the predictive quantiles, by the columns that they come in.
 LEVELS = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 Columns = dict[str, Any]  # arrays, or series of pandas
+
+
+def columns_of(likelihood: Likelihood) -> list[str]:
+    """Return the columns of predictions of numbers: moments, quantiles, and probabilities of ordered categories.
+
+    Examples:
+        >>> from ebmeta.likelihood import Ordinal
+        >>> columns_of(Ordinal(3))
+        ['mean', 'std', 'q05', 'q50', 'q95', 'p_0', 'p_1', 'p_2']
+    """
+    quantiles = LEVELS if likelihood.has_cdf else ()
+    return ["mean", "std", *quantiles, *(f"p_{c}" for c in range(likelihood.num_labels or 0))]
 
 
 @checked(num_steps=at_least(0), num_draws=at_least(0))
@@ -110,7 +123,7 @@ class Scorer:
 
     def _of_numbers(self, frame: pd.DataFrame, groups: np.ndarray, labelled: np.ndarray) -> Columns:
         levels = list(LEVELS.values()) if self.model.likelihood.has_cdf else []
-        names = ["mean", "std", *(LEVELS if levels else ())]
+        names = columns_of(self.model.likelihood)
         draws = [f"draw_{n}" for n in range(self.num_draws)]
         if labelled.all():
             return {name: np.zeros(0) for name in names + draws}
@@ -126,7 +139,8 @@ class Scorer:
         reg.fit(x[labelled], y, groups=known, size=of_known, group_x=covariates)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "groups: none of the", UserWarning)  # groups without a label are in order
-            found = reg.summaries(x[~labelled], levels or None, groups=asked, size=of_asked)
+            ordered = self.model.likelihood.num_labels is not None
+            found = reg.summaries(x[~labelled], levels or None, groups=asked, size=of_asked, probs=ordered)
             out = dict(zip(names, found, strict=True))
             return out | (self._draws(reg, x[~labelled], asked, of_asked) if draws else {})
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from builders import regressor
 from commands import refused, run
 
 import ebmeta
 from ebmeta.app.questions import OfClasses
 from ebmeta.app.tables import Roles
+from ebmeta.scoring.frame import Scorer
+from ebmeta.scoring.roles import Roles as Columns
 
 
 def test_a_column_whose_name_is_taken_is_called_predicted():
@@ -55,3 +58,25 @@ def test_what_cannot_be_shared_is_refused(files, tmp_path, capsys):
         ): "expected 1 or more, beside --engine, got 0",
     }.items():
         assert said in refused(capsys, *call)
+
+
+@pytest.mark.filterwarnings("ignore:model")  # not trained
+def test_ordered_categories_come_with_their_probabilities(tmp_path):
+    model = regressor(2, likelihood="ordinal").float()
+    ebmeta.save(model, tmp_path / "model")
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"x": rng.normal(size=12), "z": rng.normal(size=12), "y": np.tile([0, 1, 2], 4)})
+    rows.assign(shop=["a", "b"] * 6).to_csv(tmp_path / "rows.csv", index=False)
+    files = tmp_path / "model", tmp_path / "rows.csv", tmp_path / "rows.csv"
+    assert run("predict", *files, "--groups", "shop", "--output", tmp_path / "out.csv") == 0
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert list(table)[2:] == ["mean", "std", "q05", "q50", "q95", "p_0", "p_1", "p_2"]
+    reg = ebmeta.FewShotRegressor(model).fit(rows[["x", "z"]], rows["y"], groups=["a", "b"] * 6)
+    probs = reg.probabilities(rows[["x", "z"]], groups=["a", "b"] * 6)
+    np.testing.assert_allclose(table[["p_0", "p_1", "p_2"]], probs, rtol=1e-4, atol=1e-9)
+    blank = rows.assign(shop=["a", "b"] * 6, y=rows["y"].where(rows["x"] > 0))
+    scored = Scorer(model, None, Columns("y", "shop", (), None)).columns(blank, blank["shop"].tolist())
+    seen = blank["y"].notna().to_numpy()
+    reg.fit(rows[["x", "z"]][seen], rows["y"][seen], groups=blank["shop"][seen])
+    some = reg.probabilities(rows[["x", "z"]][~seen], groups=blank["shop"][~seen])
+    np.testing.assert_allclose(np.stack([scored[f"p_{c}"] for c in range(3)], 1), some, rtol=1e-6)

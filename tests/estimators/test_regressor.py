@@ -189,3 +189,38 @@ def test_conformal_intervals_take_the_place_of_the_model_s_own():
     plain = ebmeta.FewShotRegressor(model).fit([[0.5], [1.0]], [2.0, -1.0], groups=["a", "b"])
     assert not np.allclose(plain.interval(rows, 0.7, groups=of)[1], high)
     np.testing.assert_array_equal(plain.predict(rows, groups=of), reg.predict(rows, groups=of))
+
+
+@pytest.mark.parametrize(("likelihood", "categories"), [("bernoulli", 2), ("ordinal", 3)])
+def test_probabilities_of_categories_are_those_of_draws_of_mean_and_of_log_density(likelihood, categories):
+    batch, model = number_tasks(likelihood), regressor(likelihood=likelihood)
+    (sx, sy, _, st), (qx, _, _, qt) = long_form(batch)
+    reg = ebmeta.FewShotRegressor(model).fit(sx, sy, groups=st)
+    probs, labels = reg.probabilities(qx, groups=qt), np.arange(categories)
+    mean, std = reg.predict(qx, return_std=True, groups=qt)
+    assert probs.shape == (len(qx), categories)
+    np.testing.assert_allclose(probs.sum(1), 1, rtol=1e-12)
+    np.testing.assert_allclose(probs @ labels, mean, rtol=1e-9)
+    np.testing.assert_allclose(probs @ labels**2 - mean**2, std**2, rtol=1e-7, atol=1e-12)
+    for label in labels:
+        log_p = reg.log_density(qx, np.full(len(qx), label), groups=qt)
+        np.testing.assert_allclose(probs[:, label], np.exp(log_p), rtol=1e-4)
+    draws = reg.sample(qx, 40_000, groups=qt)
+    for label in labels:
+        error = np.sqrt(probs[:, label] * (1 - probs[:, label]) / len(draws))
+        assert (np.abs((draws == label).mean(0) - probs[:, label]) < 5 * error + 1e-4).all()
+    tree = ebmeta.predict(model, batch, num_draws=0)["predictive/probs"]
+    alone = [reg.probabilities(batch.query_x[t, :n], groups=[t] * n) for t, n in enumerate(batch.query_mask.sum(1))]
+    for t, rows in enumerate(alone):
+        np.testing.assert_allclose(tree[t, : len(rows)], rows, rtol=1e-9)
+        assert np.isnan(tree[t, len(rows) :]).all()
+    told = reg.summaries(qx, [0.5], groups=qt, probs=True)
+    np.testing.assert_array_equal(told[3:], probs.T)
+    np.testing.assert_array_equal(told[2], (probs.cumsum(1) < 0.5).sum(1))
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "binomial", "poisson", "beta"])
+def test_numbers_have_no_probabilities_of_categories(likelihood):
+    reg = ebmeta.FewShotRegressor(regressor(likelihood=likelihood)).fit(np.zeros((0, 3)), [])
+    with pytest.raises(ValueError, match=f"^probabilities: expected labels that are categories.* {likelihood} one"):
+        reg.probabilities(np.zeros((1, 3)))

@@ -399,7 +399,11 @@ def _faces(k: Kit) -> dict[str, Call]:
         "FewShotRegressor.score": (k.reg.score, {"X": rows, "y": k.y[:12], **grouped}),
         "FewShotRegressor.predict": (k.reg.predict, {"X": rows, "return_std": True, **grouped}),
         "FewShotRegressor.quantiles": (k.reg.quantiles, {"X": rows, "levels": [0.25, 0.5], **grouped}),
-        "FewShotRegressor.summaries": (k.reg.summaries, {"X": rows, "levels": [0.25, 0.5], **grouped}),
+        "FewShotRegressor.summaries": (
+            k.reg.summaries,
+            {"X": rows, "levels": [0.25, 0.5], "probs": False, **grouped},
+        ),
+        "FewShotRegressor.probabilities": (k.graded_reg.probabilities, {"X": rows, "groups": labels}),
         "FewShotRegressor.interval": (k.reg.interval, {"X": rows, "coverage": 0.5, **grouped}),
         "FewShotRegressor.log_density": (k.reg.log_density, {"X": rows, "y": k.y[:12], **grouped}),
         "FewShotRegressor.sample": (k.reg.sample, {"X": rows, "num_draws": 3, "seed": 1, **grouped}),

@@ -121,6 +121,13 @@ class Kit:
         return ebmeta.FewShotRegressor(self.regressor).fit(self.X, self.y, groups=self.codes)
 
     @cached_property
+    def graded_reg(self) -> ebmeta.FewShotRegressor:
+        model = ebmeta.EmpiricalBayes.regressor(2, likelihood="ordinal", num_steps=1, width=4)
+        grades = ebmeta.GroupSampler(self.X, self.codes % 3, self.codes, n_support=3)
+        fitted = ebmeta.fit(model, grades, 2, batch_size=2, progress=False, device="cpu").model
+        return ebmeta.FewShotRegressor(fitted).fit(self.X, np.arange(len(self.X)) % 3, groups=self.codes)
+
+    @cached_property
     def tree(self) -> xr.DataTree:
         return ebmeta.predict(self.regressor, self.batch, num_draws=30)
 

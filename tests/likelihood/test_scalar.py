@@ -543,3 +543,28 @@ def test_labels_of_another_kind_come_with_what_to_use(likelihood, label, advice)
     tasks = ebmeta.GroupSampler(np.zeros((4, 1)), np.array([0.0, 1.0, label, 1.0]), [0, 0, 1, 1], n_support=1)
     with pytest.raises(ValueError, match=rf"^y: expected .* got {label:g} .*at row 2.*{advice}"):
         ebmeta.fit_evidence(model, tasks)
+
+
+@torch.no_grad()
+@np.errstate(divide="ignore")  # the log of the probability of a category far away
+@pytest.mark.parametrize("std", [0.1, 2.0, 5.0, 8.0])
+@pytest.mark.parametrize("name", ["bernoulli", "binomial", "beta", "ordinal"])
+def test_moments_of_labels_with_two_ends_are_integrals_however_wide_the_predictor(name, std):
+    make, _, _, scipy_of = CASES[name]
+    likelihood, size = make(), 7.0 if name == "binomial" else 1.0
+    given = Given(torch.full((1, 1), size, dtype=torch.float64)) if name == "binomial" else None
+    for loc in (-3.0, 0.4, 11.0):
+        at = torch.full((1, 1, 1), loc, dtype=torch.float64)
+        found = likelihood.predict(at, torch.full_like(at, std**2), WAYS, given)
+
+        def average(of, loc=loc):
+            z = np.linspace(-9, 9, 200_001)
+            return np.trapezoid(of(loc + std * z) * stats.norm.pdf(z), z)
+
+        mean = average(lambda eta: scipy_of(eta, size).mean())
+        square = average(lambda eta: scipy_of(eta, size).var() + scipy_of(eta, size).mean() ** 2)
+        assert float(found["mean"]) == pytest.approx(mean, rel=1e-5)  # a Gauss-Hermite rule of 20 nodes: 2e-2
+        assert float(found["std"]) ** 2 == pytest.approx(square - mean**2, rel=1e-4)
+        for c in range(likelihood.categories or 0):
+            p = float(likelihood.predictive_probs(at, torch.full_like(at, std**2), given)[0, 0, c])
+            assert p == pytest.approx(average(lambda eta, c=c: np.exp(scipy_of(eta, size).logpmf(c))), rel=1e-4)
