@@ -104,7 +104,7 @@ class QuadratureEngine(Engine):
 
     @property
     def method(self) -> str:  # type: ignore[override]
-        """What the summary says of the criterion."""
+        """What the summary says of the criterion: the rule, of which only the heavy one looks for several maxima."""
         return f"maximum likelihood by {self.nodes.words} (a finer rule differs by {self.error:.1g} nats)"
 
     def _lay_out(self, rows: Rows, x: Array) -> Labels:

@@ -323,3 +323,18 @@ def test_groups_whose_labels_lie_apart_are_integrals_over_all_their_maxima(num_r
         assert found.loc[name, "conditional_sd"] == pytest.approx(sd, rel=0.01)
         assert found.loc[name, "mode"] == pytest.approx(u[np.argmax(log)], abs=0.002)
     assert fit.log_likelihood == pytest.approx(total, abs=0.01)
+
+
+def test_the_rule_that_is_taken_is_told():
+    """A grid of up to three terms, draws of more; several maxima are looked for with one term alone."""
+    rng = np.random.default_rng(0)
+    g = np.repeat(np.arange(60), 3)
+    data = pd.DataFrame(rng.normal(size=(180, 3)), columns=["a", "b", "c"]).assign(g=g)
+    data["y"] = 5 * rng.normal(size=60)[g] + np.where(rng.random(180) < 0.1, 15.0, 0.3) * rng.normal(size=180)
+    data["k"] = rng.poisson(np.exp(0.3 * rng.normal(size=60)[g]))
+    one, two = (mixed_model(f"y ~ 1 + ({terms} | g)", data, "student_t").engine for terms in ("1", "1 + a"))
+    assert one.method.startswith("maximum likelihood by quadrature over heavy tails around 51 nodes of each of five")
+    assert two.method.startswith("maximum likelihood by adaptive Gauss-Hermite quadrature, ")
+    assert len(two._modes_at(two.start())) == 1 < len(one._modes_at(one.start()))
+    four = mixed_model("k ~ 1 + (a + b + c || g)", data, "poisson", hyperprior=True).engine
+    assert four.method.startswith("maximum likelihood by importance weights of ")
