@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from ebmeta.mixed.result import MixedModel
 
-__all__ = ["TABLES", "mixed", "predict_rows"]
+__all__ = ["COVERAGE", "TABLES", "mixed", "predict_rows"]
 
+COVERAGE = 0.9  # of the intervals of predictions
 TABLES = ("fixed_effects", "variance_components", "group_effects")
 
 
@@ -35,7 +36,7 @@ def mixed(
     reml: bool = False,
     hyperprior: bool = False,
     propagate: bool = False,
-    coverage: float = 0.9,
+    coverage: float | None = None,
     seed: Whole = 0,
     json: Path | None = None,
     overwrite: bool = False,
@@ -58,8 +59,8 @@ def mixed(
         reml: restricted maximum likelihood.
         hyperprior: keep spreads from 0 by a Gamma(2, 0.1) density.
         propagate: tables and predictions carry the uncertainty of the parameters.
-        coverage: probability that a new label is in its interval in predictions.csv; the intervals of the other
-            tables are of 95%.
+        coverage: probability that a new label is in its interval in predictions.csv, 0.9 by default; the intervals of
+            the other tables are of 95%.
         seed: seed of the draws of --propagate.
         json: also write the estimates and the summary to this file.
         overwrite: replace also files that ebmeta did not write; never those that it reads.
@@ -67,6 +68,11 @@ def mixed(
     from ebmeta.mixed.fit import mixed_model
     from ebmeta.mixed.grammar import parse
 
+    if coverage is not None and predict is None:
+        raise ValueError(
+            f"--coverage: expected --predict with it, got {coverage:g} alone (the intervals of the tables are of 95%)"
+        )
+    coverage = COVERAGE if coverage is None else coverage
     if not 0 <= seed < 2**63:
         raise ValueError(f"--seed: expected a non-negative integer of at most 63 bits, got {seed}")
     check_files(_targets(output), json, overwrite, DATA=data, **{"--predict": predict})

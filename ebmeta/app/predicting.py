@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ebmeta.app.files import Targets, finish
-from ebmeta.app.mixed_files import predict_rows
+from ebmeta.app.mixed_files import COVERAGE, predict_rows
 from ebmeta.app.parser import Whole, app, check_files
 
 if TYPE_CHECKING:
     from ebmeta.foundation.writing import Kind
 
 __all__ = ["classify", "predict"]
-
-COVERAGE = 0.9  # of the intervals of a mixed model
 
 
 @app.command
