@@ -166,7 +166,8 @@ def diagnose(
 
     Args:
         model: the model.
-        tasks: labelled tasks, or a source of them. A warning tells where training or validation has used their classes.
+        tasks: labelled tasks, or a source of them. A warning tells where training or validation has used their classes
+            or groups.
         num_tasks: how many tasks to draw from a source.
         seed: seed of all draws.
         progress: show a progress bar.

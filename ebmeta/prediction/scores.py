@@ -137,7 +137,7 @@ def evaluate(
     Args:
         model: the model.
         tasks: labelled tasks, or a source of them (its batches 0, 1, ... of 64 tasks are used). A warning tells where
-            training or validation has used their classes (see `ebmeta.tasks.marks`).
+            training or validation has used their classes or groups (see `ebmeta.tasks.marks`).
         num_tasks: how many tasks to draw from a source.
         num_steps: refinement steps, $K$; those of training by default.
         num_bootstrap: resamples of tasks behind the intervals of calibration errors and Brier parts.

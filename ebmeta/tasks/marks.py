@@ -207,7 +207,7 @@ def refuse_known(marks: Marks | None, tasks: TaskSampler | TaskBatch, name: str)
 
 
 def tell_of_known(marks: Marks | None, tasks: TaskSampler | TaskBatch, name: str) -> None:
-    """Warn of tasks of classes that training used; arguments as of `refuse_known`.
+    """Warn of tasks of classes or groups that training used; arguments as of `refuse_known`.
 
     Examples:
         >>> from ebmeta.tasks.episodes import EpisodeSampler
@@ -220,11 +220,13 @@ def tell_of_known(marks: Marks | None, tasks: TaskSampler | TaskBatch, name: str
     """
     if marks is None:
         return
-    classes = _classes(tasks)
-    if (label := marks.known(classes)) is None:
+    classes, groups = _classes(tasks), as_source(tasks).group_marks()
+    group = None if groups is None else marks.known_group(*groups)
+    if (label := marks.known(classes)) is None and group is None:
         marks.tell_of_names(classes, name, stacklevel=5)
         return
-    told = f"{name}: training or validation has used classes of these, such as {label!r}; new ones may score lower"
+    of = f"classes of these, such as {label!r}" if group is None else f"most of these groups, such as {group}"
+    told = f"{name}: training or validation has used {of}; new ones may score lower"
     warnings.warn(told, UserWarning, stacklevel=4)
 
 

@@ -113,7 +113,9 @@ def test_evaluate_a_regressor(files, tmp_path):
     out, plots = tmp_path / "scores.json", tmp_path / "plots"
     classes = [files / "model", files / "new.csv", "--n-way", 2, "--n-query", 5]
     assert run("evaluate", *classes, "--num-tasks", 5, "--plots", plots) == 0
-    data = [files / "groups", files / "schools.csv", "--groups", "school", "--label", "score"]
+    schools = pd.read_csv(files / "schools.csv")
+    schools.assign(x=schools["x"] + 1).to_csv(tmp_path / "new.csv", index=False)  # other ones than those of training
+    data = [files / "groups", tmp_path / "new.csv", "--groups", "school", "--label", "score"]
     assert run("evaluate", *data, "--n-shot", 3, "--num-tasks", 20, "--json", out, "--plots", plots) == 0
     assert set(json.loads(out.read_text())) >= {"nll", "rmse", "coverage"}
     assert [path.name for path in plots.iterdir()] == ["refinement.png"]  # and no picture of the run before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 
 import numpy as np
@@ -98,6 +99,20 @@ def test_a_classifier_is_judged_by_confidence_and_accuracy():
     assert check.numbers["accuracy"] == pytest.approx(float(scores["accuracy"][-1]), abs=1e-6)
     assert check.numbers["ece"] == pytest.approx(float(scores["ece"][-1]), abs=1e-6)
     assert check.figure is not None
+
+
+def test_groups_of_training_are_told_of_and_new_ones_are_not():
+    rng = np.random.default_rng(0)
+    x, groups = rng.normal(size=(96, 2)), np.repeat(np.arange(12), 8)
+    y = x @ np.ones(2) + rng.normal(size=12)[groups] + 0.3 * rng.normal(size=96)
+    train, new = (ebmeta.GroupSampler(x[r], y[r], groups[r], n_support=3) for r in (groups < 8, groups >= 8))
+    model = ebmeta.fit(ebmeta.EmpiricalBayes.regressor(2, num_steps=1, width=4), train, 5, progress=False).model
+    mixed = ebmeta.GroupSampler(x[groups > 3], y[groups > 3], groups[groups > 3], n_support=3)  # half are new
+    for judge in (ebmeta.evaluate, partial(diagnose, progress=False)):
+        with pytest.warns(UserWarning, match="^tasks: training or validation has used most of these groups, such as"):
+            judge(model, train, 24)
+        for tasks in (new, mixed):
+            judge(model, tasks, 12)  # where a warning is an error
 
 
 def test_every_picture_says_something_and_its_caption_what_is_good():
