@@ -171,7 +171,8 @@ def evaluate(
     Args:
         model: folder of the model.
         data: npz, CSV or parquet file of new classes or groups.
-        tasks: how rows become tasks; a model of groups in named columns knows the columns.
+        tasks: how rows become tasks; a model of groups in named columns knows the columns. Numbers of classes and rows
+            are those of training by default.
         num_tasks: number of tasks.
         num_steps: refinement steps; those of training by default.
         seed: seed of the tasks.
@@ -179,7 +180,7 @@ def evaluate(
         json: also write the scores to this file.
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
-    from ebmeta.app.sources import sampler
+    from ebmeta.app.sources import of_tasks, sampler, sized
     from ebmeta.model.storage import load_with_encoder
     from ebmeta.prediction.scores import evaluate as score, table
 
@@ -187,7 +188,8 @@ def evaluate(
     pictures: Targets = [("--plots", Path(plots or "", name), "picture") for name in names]
     check_files(pictures, json, overwrite, MODEL=model, DATA=data)
     loaded, encoder = load_with_encoder(model)
-    source = sampler(data, tasks or Tasks(), seed, encoder, loaded.feature_names)
+    source = sampler(data, sized(tasks or Tasks(), loaded.task_sizes), seed, encoder, loaded.feature_names)
+    print(of_tasks(source, loaded.task_sizes))
     scores = score(loaded, source, num_tasks, num_steps=num_steps)
     print(table(scores))
     if plots is not None:
@@ -200,7 +202,8 @@ def evaluate(
         for name, ax in drawn.items():
             save_figure(ax, plots / name, overwrite)
     by_step = {str(n): v.values.round(6).tolist() for n, v in scores.items() if v.dims == ("step",)}
-    finish({"num_tasks": num_tasks, "seed": seed, **by_step}, json, overwrite)
+    facts = {"num_tasks": num_tasks, "seed": seed, "tasks": source.task_sizes().config()}
+    finish(facts | by_step, json, overwrite)
 
 
 @app.command
@@ -222,14 +225,15 @@ def diagnose(
         model: folder of the model.
         data: npz, CSV or parquet file of classes or groups that training has not seen.
         output: the page, HTML; a JSON file of the same name has the numbers.
-        tasks: how rows become tasks; a model of groups in named columns knows the columns.
+        tasks: how rows become tasks; a model of groups in named columns knows the columns. Numbers of classes and rows
+            are those of training by default.
         num_tasks: number of tasks.
         seed: seed of tasks and draws.
         progress: show a progress bar.
         json: also write the numbers to this file.
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
-    from ebmeta.app.sources import sampler
+    from ebmeta.app.sources import of_tasks, sampler, sized
     from ebmeta.diagnostics import diagnose as judge
     from ebmeta.model.storage import load_with_encoder
 
@@ -241,7 +245,9 @@ def diagnose(
     check_files(targets, json, overwrite, MODEL=model, DATA=data)
     loaded, encoder = load_with_encoder(model)
     lines: list[str] = []  # for after the verdict
-    source = sampler(data, tasks or Tasks(), seed, encoder, loaded.feature_names, lines.append)
+    tasks = sized(tasks or Tasks(), loaded.task_sizes)
+    source = sampler(data, tasks, seed, encoder, loaded.feature_names, lines.append)
+    lines.append(of_tasks(source, loaded.task_sizes))
     found = judge(loaded, source, num_tasks, seed=seed, progress=progress)
     found.save(output, overwrite)
     print(found.summary)

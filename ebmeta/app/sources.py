@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,8 +18,18 @@ from ebmeta.tasks.episodes import EpisodeSampler
 from ebmeta.tasks.frame_files import as_ids
 from ebmeta.tasks.frames import FrameEncoder
 from ebmeta.tasks.groups import GroupSampler
+from ebmeta.tasks.sizes import TaskSizes, span
 
-__all__ = ["check_roles", "column_errors", "listed", "refuse_numbers", "roles_of_encoder", "sampler"]
+__all__ = [
+    "check_roles",
+    "column_errors",
+    "listed",
+    "of_tasks",
+    "refuse_numbers",
+    "roles_of_encoder",
+    "sampler",
+    "sized",
+]
 
 FLAGS = {
     "n_way": "--n-way",
@@ -86,6 +98,28 @@ def sampler(
     source.feature_names = table.features
     say(f"{path}: {table.roles}")
     return source
+
+
+def sized(tasks: Tasks, trained: TaskSizes | None) -> Tasks:
+    """Return what flags say, with the sizes of training in the place of those that no flag gives.
+
+    Queries and the balance of their classes go together: with either flag, both are what flags say.
+    """
+    if trained is None:
+        return tasks
+    known = {"n_way": trained.n_way, "n_shot": trained.n_shot}
+    more: dict[str, Any] = {n: span(v) for n, v in known.items() if v is not None and getattr(tasks, n) is None}
+    if tasks.n_query is None and tasks.imbalance is None:
+        more["n_query"] = None if trained.n_query is None else span(trained.n_query)
+        more["imbalance"] = trained.imbalance
+    return replace(tasks, **more)
+
+
+def of_tasks(source: EpisodeSampler | GroupSampler, trained: TaskSizes | None) -> str:
+    """Return a line that says the sizes of tasks, and whether they are those of training."""
+    used = source.task_sizes()
+    said = "" if trained is None else ", as in training" if used == trained else f" (training had {trained})"
+    return f"tasks: {used}{said}"
 
 
 def _features(path: Path, tasks: Tasks, names: Sequence[str] | None) -> Sequence[str] | None:

@@ -11,6 +11,7 @@ from ebmeta.model.posterior import Mixture
 from ebmeta.parts.heads import Head
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.marks import Marks
+from ebmeta.tasks.sizes import TaskSizes
 
 __all__ = ["PredictiveModel"]
 
@@ -31,6 +32,8 @@ class PredictiveModel(nn.Module, ABC):
     covariate_names: list[str] | None
     #: Marks of the classes that it was trained on, where its tasks were drawn from rows of classes.
     marks: Marks | None = None
+    #: Sizes of the tasks of its last training, where these were drawn from rows of classes or groups.
+    task_sizes: TaskSizes | None = None
 
     @property
     @abstractmethod

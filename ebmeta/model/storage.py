@@ -25,6 +25,7 @@ from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.recipes import RECIPES, ClassifierRecipe
 from ebmeta.tasks.frames import FrameEncoder
 from ebmeta.tasks.marks import Marks
+from ebmeta.tasks.sizes import TaskSizes
 
 __all__ = ["build", "load", "load_encoder", "load_with_encoder", "model_files", "read", "save", "save_members"]
 
@@ -101,6 +102,7 @@ def _content(model: EmpiricalBayes, encoder: FrameEncoder | None) -> tuple[dict[
         "covariate_names": model.covariate_names,
         "fitted": model.fitted,
         "training": None if model.marks is None else model.marks.config(),
+        "tasks": None if model.task_sizes is None else model.task_sizes.config(),
     }
     return entry, {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
@@ -221,6 +223,7 @@ def build(
     model.fitted = fitted
     try:
         model.marks = Marks.from_config(entry.get("training"))
+        model.task_sizes = TaskSizes.from_config(entry.get("tasks"))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return model.eval()

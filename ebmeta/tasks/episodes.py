@@ -29,7 +29,7 @@ from ebmeta.tasks.facts import NO_CLASS
 from ebmeta.tasks.hardness import Hardening
 from ebmeta.tasks.proportions import MORE, PROPORTIONS, hidden, random_counts, random_shots
 from ebmeta.tasks.row_order import check_order
-from ebmeta.tasks.sizes import SIZES, random_size
+from ebmeta.tasks.sizes import SIZES, TaskSizes, random_size
 from ebmeta.tasks.source import TaskSource
 
 __all__ = ["EpisodeSampler"]
@@ -106,6 +106,9 @@ class EpisodeSampler(TaskSource):
         self._codes = codes
         self._hardening: Hardening | None = None
         self._unknown = self._any_size = False
+
+    def task_sizes(self) -> TaskSizes:
+        return TaskSizes(self.n_shot, self.n_query, self.n_way, self.imbalance)
 
     @property
     def members(self) -> list[np.ndarray]:

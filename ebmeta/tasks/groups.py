@@ -19,6 +19,7 @@ from ebmeta.tasks.drawing import Range, Transform, check_range, exact, gather, g
 from ebmeta.tasks.frames import FrameEncoder
 from ebmeta.tasks.group_marks import group_marks
 from ebmeta.tasks.row_order import check_order
+from ebmeta.tasks.sizes import TaskSizes
 from ebmeta.tasks.source import TaskSource
 from ebmeta.tasks.spellings import tell_of_twins
 
@@ -195,6 +196,9 @@ class GroupSampler(TaskSource):
 
     def labels(self) -> tuple[np.ndarray, np.ndarray | None]:
         return self.y, self.size
+
+    def task_sizes(self) -> TaskSizes:
+        return TaskSizes(self.n_support, None if self.n_query is None else (1, self.n_query))
 
     def group_marks(self) -> tuple[np.ndarray, np.ndarray] | None:
         marks = group_marks(self.X, self.y, self.size, self._members)

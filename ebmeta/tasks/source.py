@@ -27,6 +27,7 @@ from ebmeta.tasks.classes import ClassRows, members
 from ebmeta.tasks.frames import FrameEncoder
 from ebmeta.tasks.group_marks import group_marks
 from ebmeta.tasks.proportions import thinned
+from ebmeta.tasks.sizes import TaskSizes
 
 __all__ = ["FixedTasks", "TaskSampler", "TaskSource", "as_source"]
 
@@ -110,6 +111,10 @@ class TaskSource(ABC):
 
     def labels(self) -> tuple[np.ndarray, np.ndarray | None] | None:
         """Return the labels of all rows of all groups and their sizes; None where tasks are no groups."""
+        return None
+
+    def task_sizes(self) -> TaskSizes | None:
+        """Return the sizes of tasks; None where they are not drawn by any from classes or groups."""
         return None
 
     def group_marks(self) -> tuple[np.ndarray, np.ndarray] | None:

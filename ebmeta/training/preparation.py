@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -85,8 +85,14 @@ def check_columns(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSour
         model.covariate_names = list(covariates)
 
 
-def keep_marks(model: EmpiricalBayes, sources: Iterable[TaskSource]) -> None:
-    """Let a model keep marks of the classes or groups that it is trained or chosen on, beside those that it has."""
+def keep_marks(model: EmpiricalBayes, sources: Sequence[TaskSource]) -> None:
+    """Let a model keep the sizes of its tasks, and marks of the classes or groups that it is trained or chosen on.
+
+    Args:
+        model: the model; marks that it has stay.
+        sources: tasks of training, and those of validation after them.
+    """
+    model.task_sizes = sources[0].task_sizes()
     for marks in filter(None, map(Marks.of, sources)):
         model.marks = marks if model.marks is None else model.marks | marks
 

@@ -37,10 +37,12 @@ def unchanged_after_error(model: EmpiricalBayes) -> Iterator[None]:
         raise ValueError("model: expected one that can be trained, got one made under torch.inference_mode()")
     moving = model.predictor.moving
     state = {n: v.clone() for n, v in model.state_dict().items() if moving or not n.startswith("predictor.embedder.")}
-    dtype, known = next(model.parameters()).dtype, (model.feature_names, model.covariate_names, model.marks)
+    dtype, names = next(model.parameters()).dtype, (model.feature_names, model.covariate_names)
+    seen = model.marks, model.task_sizes
     try:
         yield
     except Exception:
         model.to(dtype).load_state_dict(state, strict=False)
-        model.feature_names, model.covariate_names, model.marks = known
+        model.feature_names, model.covariate_names = names
+        model.marks, model.task_sizes = seen
         raise

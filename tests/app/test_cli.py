@@ -121,6 +121,43 @@ def test_evaluate_a_regressor(files, tmp_path):
     assert [path.name for path in plots.iterdir()] == ["refinement.png"]  # and no picture of the run before
 
 
+def test_tasks_are_of_the_sizes_of_training_where_no_flag_says_others(files, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(6), 12)
+    X = 3 * rng.normal(size=(6, 3))[labels] + rng.normal(size=(72, 3))
+    for name, shift in (("train", 0.0), ("new", 1.0)):
+        np.savez(tmp_path / f"{name}.npz", X=X + shift, y=labels)
+    model, new, out = tmp_path / "model", tmp_path / "new.npz", tmp_path / "out.json"
+    sizes = ["--n-way", "2:4", "--n-shot", 2, "--n-query", 9, "--imbalance", 2]
+    options = ["--num-iterations", 2, "--device", "cpu", "--no-progress"]
+    assert run("train", tmp_path / "train.npz", "--output", model, *sizes, *options) == 0
+    capsys.readouterr()
+    for flags, source, said in (
+        ([], {"n_way": (2, 4), "n_shot": 2, "n_query": 9, "imbalance": 2.0}, ", as in training"),
+        (
+            ["--n-shot", 1],
+            {"n_way": (2, 4), "n_shot": 1, "n_query": 9, "imbalance": 2.0},
+            " (training had --n-way 2:4,",
+        ),
+        (["--n-query", 5], {"n_way": (2, 4), "n_shot": 2, "n_query": 5}, " (training had --n-way 2:4, --n-shot 2,"),
+    ):
+        assert run("evaluate", model, new, "--num-tasks", 20, "--json", out, *flags) == 0
+        tasks = ebmeta.EpisodeSampler(X + 1, labels, **source)
+        line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("tasks: "))
+        assert line.startswith(f"tasks: {tasks.task_sizes()}{said}")
+        written = json.loads(out.read_text())
+        assert written["tasks"] == tasks.task_sizes().config()
+        right = ebmeta.evaluate(ebmeta.load(model), tasks, 20)
+        np.testing.assert_allclose(written["nll"], right["nll"].values, atol=1e-6)
+    schools = pd.read_csv(files / "schools.csv")
+    schools.assign(x=schools["x"] + 1).to_csv(tmp_path / "schools.csv", index=False)
+    data = [files / "groups", tmp_path / "schools.csv", "--groups", "school", "--label", "score", "--json", out]
+    assert run("evaluate", *data, "--num-tasks", 20) == 0
+    assert json.loads(out.read_text())["tasks"] == {"n_way": None, "n_shot": [1, 3], "n_query": None, "imbalance": None}
+    assert run("diagnose", *data, "--num-tasks", 20, "--output", tmp_path / "page.html", "--no-progress") == 0
+    assert "tasks: --n-shot 1:3, as in training" in capsys.readouterr().out
+
+
 def test_configuration_lies_under_the_flags(files, tmp_path, capsys):
     config, out = tmp_path / "run.toml", tmp_path / "out.json"
     config.write_text('[evaluate]\nnum-tasks = 7\nn-way = "2"\nn-query = 3\nseed = 5\n')
@@ -281,7 +318,7 @@ def test_diagnose_writes_page_and_numbers(files, tmp_path, capsys):
     assert capsys.readouterr().out.startswith(found["summary"])
     assert found["summary"].split(".")[0] in page.read_text()
     frame = pd.read_csv(files / "new.csv")
-    tasks = ebmeta.EpisodeSampler(frame.drop(columns="y").to_numpy(np.float32), frame["y"], 3)
+    tasks = ebmeta.EpisodeSampler(frame.drop(columns="y").to_numpy(np.float32), frame["y"], 3, n_query=6)
     scores = ebmeta.evaluate(ebmeta.load(files / "model"), tasks, 20)
     assert found["checks"]["probabilities"]["numbers"]["accuracy"] == pytest.approx(float(scores["accuracy"][-1]))
     command = ("diagnose", files / "model", files / "new.csv", "--output")

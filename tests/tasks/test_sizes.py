@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from ebmeta.tasks.sizes import MORE, QUERIES, SHOTS, WAYS, random_size
+from ebmeta import EpisodeSampler, GroupSampler, MixedSampler
+from ebmeta.tasks.sizes import MORE, QUERIES, SHOTS, WAYS, TaskSizes, random_size
 
 
 @pytest.mark.parametrize(("classes", "members", "rows"), [(2, 2, 1), (3, 5, 10), (16, 600, 80), (500, 9, 4000)])
@@ -32,3 +33,29 @@ def test_numbers_of_classes_are_even_on_a_log_scale():
     assert ways.max() == WAYS
     share = (math.log(7.5) - math.log(2)) / (math.log(WAYS) - math.log(2))
     assert abs(float((ways < 8).mean()) - share) < 5 * math.sqrt(share * (1 - share) / 4000)
+
+
+def test_sizes_of_tasks_are_those_of_their_source():
+    X, y = np.arange(60.0).reshape(30, 2), np.repeat(["a", "b", "c"], 10)
+    assert EpisodeSampler(X, y, (2, 3), 1, 4, imbalance=2.0).task_sizes() == TaskSizes((1, 1), (4, 4), (2, 3), 2.0)
+    assert GroupSampler(X, X[:, 0], y, (0, 3)).task_sizes() == TaskSizes((0, 3), None)
+    assert MixedSampler([EpisodeSampler(X, y, 2, 1, 4)]).task_sizes() is None
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        [],
+        {"n_shot": [1, 1], "n_query": None, "n_way": None},
+        {"n_shot": None, "n_query": None, "n_way": None, "imbalance": None},
+        {"n_shot": [2, 1], "n_query": None, "n_way": None, "imbalance": None},
+        {"n_shot": [True, 1], "n_query": None, "n_way": None, "imbalance": None},
+        {"n_shot": [1, 1], "n_query": [1, 2.0], "n_way": None, "imbalance": None},
+        {"n_shot": [1, 1], "n_query": None, "n_way": None, "imbalance": -1.0},
+        {"n_shot": [1, 1], "n_query": None, "n_way": None, "imbalance": "2"},
+    ],
+)
+def test_damaged_sizes_are_refused(config):
+    with pytest.raises(ValueError, match="^expected "):
+        TaskSizes.from_config(config)
