@@ -6,6 +6,7 @@ and splines with what they learned.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -170,7 +171,10 @@ class Design:
                 labels[known], some = self.response.new(used[known])
                 if trials is not None and some is not None:
                     trials[known] = some
-        rows = self._rows(used, extra[whole], labels, trials, new=True)
+        rows, where = self._rows(used, extra[whole], labels, trials, new=True), np.flatnonzero(whole)
+        parts = [self.common, *(terms for _, terms in self.bars)]
+        for said in {term: told for part in parts for term, told in part.beyond(used, where).items()}.values():
+            warnings.warn(f"new_data: {said}", UserWarning, stacklevel=5)
         for column in self.names if groups == "known" else ():
             names = map(plain, used[column].unique())
             tell_of_near(names, self.names[column], f"new_data: column {column!r}", "groups", stacklevel=5)

@@ -19,6 +19,7 @@ from formulae.model_description import model_description
 from numpy.typing import NDArray
 
 from ebmeta.mixed.elsewhere import term_here
+from ebmeta.mixed.knots import Reach, beyond, reaches
 from ebmeta.mixed.syntax import parsed
 
 __all__ = ["FUNCTIONS", "Terms", "asked", "some_names", "tidy", "variables"]
@@ -74,6 +75,7 @@ class Terms:
         self.names: list[str] = []
         self.widths: list[int] = []
         self.offsets: list[str] = []
+        self.reaches: list[Reach] = []
         if self.plain is not None:
             self.names, self.widths = self.plain, [1] * len(self.plain)
             self.values = self._stacked(self.plain, frame)
@@ -89,6 +91,7 @@ class Terms:
             if name not in self.offsets:
                 self.names += term.labels
                 self.widths.append(len(term.labels))
+        self.reaches = reaches(self.matrix, ordered)
         self._check_alone(frame)
 
     def first(self, length: int) -> tuple[Array, Array]:
@@ -105,6 +108,10 @@ class Terms:
         return self._columns(
             None if matrix is None else asked(self.text, lambda: matrix.evaluate_new_data(rows)), len(frame)
         )
+
+    def beyond(self, frame: pd.DataFrame, rows: NDArray[np.int64]) -> dict[str, str]:
+        """Return what there is to say of new rows beyond the outer knots of splines; as `knots.beyond`."""
+        return beyond(self.reaches, _in_floats(self.text, frame), rows) if self.reaches else {}
 
     def _stacked(self, plain: list[str], frame: pd.DataFrame) -> Array:
         out = np.ones((len(frame), len(plain)))
