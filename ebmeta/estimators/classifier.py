@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,6 +32,7 @@ from ebmeta.tasks.spellings import tell_of_near
 
 __all__ = ["FewShotClassifier"]
 
+UNLABELLED = "give rows without a label as pool=, or to predict_proba"
 SMALLEST, LARGEST = 1e-30, 1e30  # concentrations: queries of one class, and balanced ones
 
 
@@ -116,10 +116,6 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         """
         self._read(X, y, anchors)
         self.pool_ = None
-        mostly = 2 * int((self.support_y_ == 0).sum()) > len(self.support_y_)  # in scikit-learn, rows without a label
-        if len(self.classes_) > 2 and self.classes_.dtype.kind in "if" and self.classes_[0] == -1 and mostly:
-            told = "y: -1 counts as a class like any other; rows without a label go to pool= or predict_proba"
-            warnings.warn(told, UserWarning, stacklevel=3)
         tell_of_contradictions(self.support_X_, self.classes_[self.support_y_.numpy()].tolist(), stacklevel=3)
         first = distinct(self.support_X_, self.support_y_)[0]
         self.support_X_, self.support_y_ = self.support_X_[first], self.support_y_[first]
@@ -136,7 +132,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         self._check_settings(bool(anchors))
         check_order(X, y=y)
         if not anchors:
-            self.classes_, codes = class_codes(self._labelled(y), "y")
+            self.classes_, codes = class_codes(self._labelled(y), "y", UNLABELLED)
             self.anchors_ = None
             self._remember(np.empty((0, 0)) if X is None else X, codes.astype(np.int64), len(self.classes_))
             return
@@ -144,8 +140,8 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         if (X is None) != (y is None):
             raise ValueError("X and y: expected both, or neither with anchors of all classes, got one of them")
         rows = (stands[:0] if columns is None else pd.DataFrame(stands[:0], columns=columns)) if X is None else X
-        labels = [] if y is None else read_keys("y", y)
-        self.classes_, codes = class_codes([*labels, *classes], "y and anchors")
+        labels = [] if y is None else read_keys("y", y, hint=f"; {UNLABELLED}")
+        self.classes_, codes = class_codes([*labels, *classes], "y and anchors", UNLABELLED)
         self._remember(rows, codes[: len(labels)].astype(np.int64), len(self.classes_))
         shape = tuple(self.support_X_.shape[1:])
         if stands.shape[1:] != shape:

@@ -8,6 +8,7 @@ than memory.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,12 +96,15 @@ class ClassRows:
 
 
 @checked()
-def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
+def class_codes(y: Any, name: str = "y", hint: str = "leave out rows without a label") -> tuple[np.ndarray, np.ndarray]:
     """Turn class labels of any kind (integers, strings, booleans) into codes.
+
+    A warning tells of -1, which in scikit-learn is no class but stands for rows without a label.
 
     Args:
         y: labels, shape `(N,)`.
         name: how an error message calls them.
+        hint: what to do with rows without a label.
 
     Returns:
         The sorted distinct labels, and each row's index among them.
@@ -115,7 +119,7 @@ def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
     """
     wanted = f"{name}: expected one column of class labels (integers, strings or booleans)"
     try:
-        labels = read_keys(name, y)
+        labels = read_keys(name, y, hint=f"; {hint}")
     except ValueError as error:
         raise ValueError(f"{wanted}: {str(error).removeprefix(f'{name}: ')}") from None
     array = y if isinstance(y, np.ndarray) and y.dtype.kind in "biufUS" else np.array(labels)
@@ -139,6 +143,9 @@ def class_codes(y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
     classes, codes = np.unique(array, return_inverse=True)
     if classes.dtype.kind == "U":
         tell_of_twins(classes.tolist(), name, "classes", stacklevel=4)
+    elif number := _unlabelled(classes, codes):
+        told = f"{name}: -1 counts as a class like any other, of {number} rows; {hint}, or call the class by a text"
+        warnings.warn(told, UserWarning, stacklevel=4)
     return classes, codes
 
 
@@ -146,6 +153,18 @@ def members(codes: np.ndarray) -> list[np.ndarray]:
     """Return the rows of each class or group, by code."""
     order = np.argsort(codes, kind="stable")
     return np.split(order, np.cumsum(np.bincount(codes))[:-1])
+
+
+def _unlabelled(classes: np.ndarray, codes: np.ndarray) -> int:
+    """Return the number of rows of -1 where it is likely to stand for no label, else 0.
+
+    It is not beside other numbers below 0 or one class alone, nor with 0 and 1 (negative, neutral and positive),
+    unless most rows are of it.
+    """
+    number = int((codes == 0).sum())
+    if classes.dtype.kind not in "if" or len(classes) < 3 or classes[0] != -1:
+        return 0
+    return number if classes.tolist() != [-1, 0, 1] or 2 * number > len(codes) else 0
 
 
 def _told_apart(labels: np.ndarray) -> bool:

@@ -115,13 +115,14 @@ def read_column(name: str, values: Any, length: int | None = None, hint: str = "
     return array if array.flags.writeable else array.copy()  # torch takes no other
 
 
-def read_keys(name: str, values: Any, length: int | None = None) -> list[Any]:
+def read_keys(name: str, values: Any, length: int | None = None, hint: str = "") -> list[Any]:
     """Return labels of rows, as Python's own objects: texts, numbers, times, or anything hashable of one kind.
 
     Args:
         name: how an error calls them.
         values: a column of a frame, an array, or a list.
         length: how many there must be, where that is known.
+        hint: what an error adds where one is missing.
 
     Raises:
         ValueError: if one is masked or missing, they are of several kinds, or there is not one for each row.
@@ -150,12 +151,14 @@ def read_keys(name: str, values: Any, length: int | None = None) -> list[Any]:
     missing = pd.isna(pd.Series(out, dtype=object)).to_numpy()
     if missing.any():
         more = f" (and {missing.sum() - 1} more rows)" if missing.sum() > 1 else ""
-        raise ValueError(f"{name}: expected a label in every row, got none in row {int(np.argmax(missing))}{more}")
+        raise ValueError(
+            f"{name}: expected a label in every row, got none in row {int(np.argmax(missing))}{more}{hint}"
+        )
     if blank := [row for row, v in enumerate(out) if isinstance(v, str) and (not v.strip() or v in WRITTEN_MISSING)]:
         text, more = out[blank[0]], f" (and {len(blank) - 1} more rows)" if len(blank) > 1 else ""
         why = ", which is what becomes of a missing value among texts" if text.strip() else ""
         raise ValueError(
-            f"{name}: expected a label in every row, got the text {text!r:.40} in row {blank[0]}{more}{why}"
+            f"{name}: expected a label in every row, got the text {text!r:.40} in row {blank[0]}{more}{why}{hint}"
         )
     kinds = {_kind(v): row for row, v in reversed(list(enumerate(out)))}
     if len(kinds) > 1:

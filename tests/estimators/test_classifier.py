@@ -379,15 +379,28 @@ def test_after_a_fit_that_failed_the_task_is_the_one_before(more):
 
 def test_rows_marked_as_without_a_label_are_told_of():
     _, x, _ = clusters()
-    said = "y: -1 counts as a class like any other; rows without a label go to pool= or predict_proba"
     for unlabelled in (-1, -1.0):
-        with pytest.warns(UserWarning, match=said):
-            assert joint().fit(x[:7], [unlabelled] * 4 + [0, 1, 2]).classes_.tolist() == [-1, 0, 1, 2]
+        for times in (1, 4):
+            said = f"^y: -1 counts as a class like any other, of {times} rows; give rows without a label as pool="
+            with pytest.warns(UserWarning, match=said):
+                clf = joint().fit(x[: times + 3], [unlabelled] * times + [0, 1, 2])
+            assert clf.classes_.tolist() == [-1, 0, 1, 2]
+    with pytest.warns(UserWarning, match="of 4 rows"):
+        joint().fit(x[:6], [-1] * 4 + [0, 1])
+    with pytest.warns(UserWarning, match="^y: .* of 9 rows; leave out rows without a label, or call"):
+        ebmeta.EpisodeSampler(np.zeros((27, 2)), [-1, 0, 7] * 9, 2, 1, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         joint().fit(x[:7], [-1, -1, 0, 0, 0, 1, 1])  # what is negative, neutral and positive
         joint().fit(x[:7], [-1] * 6 + [1])
+        joint().fit(x[:7], [-2, -1, -1, -1, -1, 0, 1])
         joint().fit(x[:7], ["-1"] * 5 + ["0", "1"])
+    for none, got in ((None, "none"), (np.nan, "none"), ("", "the text ''")):
+        said = (
+            f"^y: .* a label in every row, got {got} in row 1; give rows without a label as pool=, or to predict_proba$"
+        )
+        with pytest.raises(ValueError, match=said):
+            joint().fit(x[:3], ["a", none, "b"])
 
 
 def test_settings_are_checked_where_they_are_used():

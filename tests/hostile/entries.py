@@ -517,7 +517,7 @@ def _tasks(k: Kit) -> dict[str, Call]:
         "TaskBatch.parts": (batch.parts, {"cells": 30, "least": 2}),
         "TaskBatch.to": (batch.to, {"target": "cpu"}),
         "TaskBatch.with_rows": (batch.with_rows, {"support": batch.support, "query": batch.query}),
-        "tasks.classes.class_codes": (class_codes, {"y": k.codes, "name": "labels"}),
+        "tasks.classes.class_codes": (class_codes, {"y": k.codes, "name": "labels", "hint": "give each one"}),
         "tasks.frames.FrameEncoder": (FrameEncoder, columns),
         "tasks.frames.FrameEncoder.fit": (
             lambda frame: FrameEncoder("y", "g").fit(frame).transform(frame),
