@@ -35,6 +35,18 @@ class PredictiveModel(nn.Module, ABC):
     #: Sizes of the tasks of its last training, where these were drawn from rows of classes or groups.
     task_sizes: TaskSizes | None = None
 
+    def __repr__(self) -> str:
+        """Say in one line what the model takes and says, and whether it was trained."""
+        head = self.predictor
+        features = "any features" if head.any_features else f"{head.num_features} features"
+        if head.embedder is not None:
+            features += f" of {type(head.embedder).__name__}"
+        steps = f"{self.num_steps} step{'s' * (self.num_steps != 1)}"
+        said = [features, f"{self.likelihood.name} likelihood", *["joint"] * self.joint, steps]
+        if self.num_covariates:
+            said.insert(1, f"{self.num_covariates} covariates")
+        return f"{type(self).__name__}({', '.join(said)}, {'trained' if self.fitted else 'not trained'})"
+
     @property
     @abstractmethod
     def num_steps(self) -> int:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from ebmeta.foundation.checks import array, at_least, checked, dataset
+from ebmeta.foundation.checks import array, at_least, checked
 
 __all__ = [
     "Interval",
@@ -31,7 +31,6 @@ __all__ = [
     "calibration_interval",
     "prediction_pairs",
     "reliability_bins",
-    "reliability_by_step",
 ]
 
 BINS = 15
@@ -174,31 +173,6 @@ def reliability_bins(
         {"count": ("bin", count.astype(int)), "confidence": ("bin", mean), "accuracy": ("bin", accuracy)},
         coords={"bin": (edges[1:] + edges[:-1]) / 2},
     )
-
-
-@checked(
-    evaluation=dataset(
-        "an evaluation of a classifier", confidence=("step", "task", "query"), correct=("step", "task", "query")
-    ),
-    bins=at_least(1),
-)
-def reliability_by_step(evaluation: xr.Dataset, bins: int = BINS, *, mass: bool = False) -> xr.Dataset:
-    """Bin the top labels of every refinement step.
-
-    Args:
-        evaluation: what `evaluate` returned for a classifier.
-        bins: number of bins.
-        mass: bins of equal mass (its own for every step) instead of equal width.
-
-    Returns:
-        Over `(step, bin)`: `count`, `confidence`, `accuracy` as of `reliability_bins`; bins by number.
-
-    Raises:
-        ValueError: if the evaluation has no confidences.
-    """
-    steps = [evaluation.isel(step=k) for k in range(evaluation.sizes["step"])]
-    tables = [reliability_bins(s["confidence"].values, s["correct"].values, bins, mass=mass) for s in steps]
-    return xr.concat([t.assign_coords(bin=np.arange(bins)) for t in tables], "step")
 
 
 def _error(sums: np.ndarray) -> np.ndarray:

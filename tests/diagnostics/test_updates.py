@@ -58,8 +58,21 @@ def test_every_step_of_a_classifier_is_measured():
     tasks = ebmeta.EpisodeSampler(rng.standard_normal((20, 8))[y] + rng.standard_normal((600, 8)), y, 5, 1, 5, seed=0)
     model = ebmeta.EmpiricalBayes.classifier(8, num_steps=2, synthetic_gradient="mixture")
     data = posterior_updates(model, tasks, 70)
-    assert dict(data.sizes) == {"step": 3, "task": 70}
-    assert np.isfinite(data["spread"]).all()
+    batches = [tasks.sample(64, 0), tasks.sample(6, 1)]
+    moved, expected = [], []
+    for batch in batches:
+        after = model.eval().infer(batch.pooled(), 0).path[0]
+        prior = model.infer(batch).prior.scale[0, 0].square()
+        for rows, k in ((moved, 0), (moved, 1), (moved, 2)):
+            gap = (after.loc - model.infer(batch).path[k].loc).square() / prior
+            rows.append(gap.mean((1, 2)).detach().numpy())
+        for k in range(3):
+            lost = (model.infer(batch).path[k].scale.square() - after.scale.square()) / prior
+            expected.append(lost.mean((1, 2)).detach().numpy())
+    for name, rows in (("moved", moved), ("expected", expected)):
+        right = np.concatenate([np.stack(rows[:3]), np.stack(rows[3:])], 1)
+        np.testing.assert_allclose(data[name], right, rtol=1e-4)
+    np.testing.assert_allclose(data["spread"], np.sqrt(data["moved"].mean("task") / data["expected"].mean("task")))
 
 
 def test_bad_input():

@@ -787,10 +787,6 @@ def _scores(k: Kit) -> dict[str, Call]:
         ),
         "prediction.calibration.brier_decomposition": (calibration.brier_decomposition, {"sums": sums / 5}),
         "prediction.calibration.reliability_bins": (calibration.reliability_bins, {**pairs, "bins": 4, "mass": True}),
-        "prediction.calibration.reliability_by_step": (
-            calibration.reliability_by_step,
-            {"evaluation": k.class_scores, "bins": 4, "mass": True},
-        ),
         "prediction.calibration.calibration_error": (calibration.calibration_error, {**pairs, "bins": 4, "mass": True}),
         "prediction.calibration.calibration_interval": (
             calibration.calibration_interval,

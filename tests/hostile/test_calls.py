@@ -41,7 +41,6 @@ ALLOWED = {
     "prediction.calibration.bootstrap": ("NaN",),
     "prediction.calibration.calibration_interval": ("NaN",),
     "prediction.calibration.reliability_bins": ("NaN",),
-    "prediction.calibration.reliability_by_step": ("NaN",),
     "prediction.class_jackknife.class_half_width": ("NaN",),
     "prediction.conformal.class_scores": ("NaN",),
     "evaluate": ("NaN",),

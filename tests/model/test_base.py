@@ -37,3 +37,16 @@ def test_a_model_and_an_ensemble_of_it_say_the_same_of_themselves():
         assert each.infer(batch).num_steps == 1
         with pytest.raises(ValueError, match="support_y"):
             each.check(classes)
+
+
+def test_a_model_says_in_one_line_what_it_is():
+    net = torch.nn.Linear(3, 2)
+    assert repr(ebmeta.EmpiricalBayes.classifier(2, embedder=net)) == (
+        "EmpiricalBayes(2 features of Linear, categorical likelihood, joint, 4 steps, not trained)"
+    )
+    assert repr(ebmeta.general_classifier()).startswith("EmpiricalBayes(any features, categorical likelihood, joint, ")
+    model = ebmeta.EmpiricalBayes.regressor(3, "ordinal", num_covariates=2, num_steps=1)
+    assert repr(model) == "EmpiricalBayes(3 features, 2 covariates, ordinal likelihood, 1 step, not trained)"
+    model.fitted = True
+    assert repr(model).endswith(", trained)")
+    assert repr(ebmeta.FewShotRegressor(model)) == f"FewShotRegressor(model={model!r})"

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import xarray as xr
 from scipy import stats
 from sklearn.calibration import calibration_curve
 
@@ -15,7 +14,6 @@ from ebmeta.prediction.calibration import (
     calibration_error,
     calibration_interval,
     reliability_bins,
-    reliability_by_step,
 )
 from ebmeta.prediction.risk_coverage import area_under_risk_coverage, risk_coverage
 
@@ -120,20 +118,6 @@ def test_bootstrap_of_a_mean_is_its_standard_error():
     assert got.value == pytest.approx(values.mean())
     # the sd of 2,000 draws is within 8% of its expectation but for a chance below 1e-6
     assert got.half_width == pytest.approx(1.96 * values.std() / 20, rel=0.08)
-
-
-def test_reliability_of_every_step():
-    confidence, correct = predictions()
-    data = {name: (("step", "task", "query"), np.stack([a, a])) for name, a in (("correct", correct),)}
-    data["confidence"] = (("step", "task", "query"), np.stack([confidence, confidence**2]))
-    for mass in (False, True):
-        table = reliability_by_step(xr.Dataset(data), 6, mass=mass)
-        assert dict(table.sizes) == {"step": 2, "bin": 6}
-        for k, c in enumerate((confidence, confidence**2)):
-            for name, values in reliability_bins(c, correct, 6, mass=mass).items():
-                np.testing.assert_allclose(table[name].isel(step=k), values)
-    with pytest.raises(ValueError, match="expected an evaluation of a classifier"):
-        reliability_by_step(xr.Dataset({"rmse": ("step", [1.0])}))
 
 
 @pytest.mark.parametrize("function", [calibration_error, calibration_interval, risk_coverage, area_under_risk_coverage])
