@@ -260,10 +260,12 @@ def _mixed(data: Labels, block: Block, eta: Array, one: Tensor, other: Tensor) -
 
 def constants_of(data: Labels) -> Tensor:
     """Return the terms of the log density of each row without the linear predictor, shape `(N,)`."""
-    y, zero, ways = torch.from_numpy(data.y), torch.zeros(len(data.y)).double(), torch.ones(1, 1, dtype=torch.bool)
+    y, at, ways = torch.from_numpy(data.y), torch.zeros(len(data.y)).double(), torch.ones(1, 1, dtype=torch.bool)
     given = Given(None if data.size is None else torch.from_numpy(data.size))
+    if given.size is not None and data.family.discrete:
+        at = -given.size.log()  # of the many at 0, the difference would be rounding
     with torch.enable_grad(), unvalidated():
-        rest = data.family.log_prob(y, zero.unsqueeze(-1), ways, given) - data.family.kernel(y, zero, given)
+        rest = data.family.log_prob(y, at.unsqueeze(-1), ways, given) - data.family.kernel(y, at, given)
         return rest if data.weight is None else rest * torch.from_numpy(data.weight)
 
 

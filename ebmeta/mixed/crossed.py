@@ -26,7 +26,8 @@ from scipy import linalg, sparse
 
 from ebmeta.mixed.batched import cholesky, solve_lower, solve_upper
 from ebmeta.mixed.covariance import Factor
-from ebmeta.mixed.engine import Effects, Engine
+from ebmeta.mixed.effects import Effects
+from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.rows import Rows
 from ebmeta.mixed.scaled import ScaledEngine, Solved, solved_of
 
@@ -159,9 +160,10 @@ class CrossedEngine(ScaledEngine):
         for i, factor in enumerate(self.factors):  # of known groups, whose effects depend on those of other factors
             grouping, num_groups = rows.groupings[i], len(self.rows.groupings[i].labels)
             known = grouping.codes < num_groups
-            z = np.where(known[:, None], grouping.z, 0.0)
-            var -= np.einsum("nk,nkl,nl->n", z, effects[i].covariance[np.where(known, grouping.codes, 0)], z)
-            columns.append(_spread_out(factor.whiten(z), np.where(known, grouping.codes, 0), num_groups))
+            z, inner = factor.whiten(np.where(known[:, None], grouping.z, 0.0)), effects[i].inner
+            assert inner is not None  # for the type checker: of an engine
+            var -= np.einsum("nk,nkl,nl->n", z, inner.covariance[np.where(known, grouping.codes, 0)], z)
+            columns.append(_spread_out(z, np.where(known, grouping.codes, 0), num_groups))
         own = (self._pull(p.chol, lower) @ columns[self.first].T).tocsr()
         rest = (other.T @ sparse.hstack([columns[i] for i in self.rest]).T - p.v.T @ own).T.tocsr()
         sigma, step = self.scales(at)[0], max(CELLS // len(p.chol_rest), 1)
@@ -242,11 +244,11 @@ class CrossedEngine(ScaledEngine):
             else:
                 place = self._place(i)
                 u, block = u_rest[place], _dense_blocks(inverse[place, place], num_terms)
-            spread = self.factors[i].inverse @ self.factors[i].lower(self.thetas(at)[i])
+            spread = self.factors[i].lower(self.thetas(at)[i])
             each = np.einsum("ij,gjp->gip", spread, u.reshape(len(grouping.labels), num_terms, -1))
             mean = self.unit * (each[..., -1] - each[..., :-1] @ beta)
             covariance = sigma**2 * np.einsum("ij,gjk,lk->gil", spread, block, spread, optimize=True)
-            out.append(Effects(mean, covariance, -each[..., :-1] @ self.basis))
+            out.append(Effects(mean, covariance, -each[..., :-1] @ self.basis).turned(self.factors[i].inverse))
         return out
 
     def _back(self, p: _Parts, right: Array) -> Array:

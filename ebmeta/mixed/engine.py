@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from ebmeta.likelihood.base import Likelihood
 from ebmeta.mixed.ascent import ENOUGH, Criterion, Optimum
 from ebmeta.mixed.covariance import Factor
+from ebmeta.mixed.effects import Effects
 from ebmeta.mixed.rows import Rows
 
-__all__ = ["Effects", "Engine", "Estimate"]
+__all__ = ["Engine", "Estimate"]
 
 Array = NDArray[np.float64]
 FOLDS = 20  # parts of a group that are left out, at most
@@ -44,27 +45,6 @@ class Estimate(NamedTuple):
     sigma: float
     learned: dict[str, float]
     log_likelihood: float
-
-
-class Effects(NamedTuple):
-    r"""What is known of the effects of groups, in the units of the labels.
-
-    Args:
-        mean: shape `(G, K)`.
-        covariance: shape `(G, K, K)`, the parameters known.
-        slope: change of the mean with the coefficients of the common terms, shape `(G, K, P)`.
-        mode: most probable effects, shape `(G, K)`, where they are known and not the means: labels that are not normal.
-        third: third central moments, shape `(G, K, K, K)`, where they are not 0: labels that are not normal.
-        silent: probability that the labels of a group tell nothing of it, being zeros whatever its rate, shape `(G,)`;
-            None where all labels tell something. The effects are then those of any group.
-    """
-
-    mean: Array
-    covariance: Array
-    slope: Array
-    mode: Array | None = None
-    third: Array | None = None
-    silent: Array | None = None
 
 
 class Engine(Criterion):
@@ -105,8 +85,21 @@ class Engine(Criterion):
         """Return the coefficients of the common terms, shape `(P,)`."""
 
     @abstractmethod
+    def common_inner(self, at: Array) -> tuple[Array, Array]:
+        """Return a basis $B$ and the covariance $C$ in it of the coefficients of the common terms, each `(P, P)`."""
+
     def common_covariance(self, at: Array) -> Array:
-        """Return the covariance of the coefficients of the common terms, shape `(P, P)`."""
+        r"""Return the covariance of the coefficients of the common terms, $B C B^\top$, shape `(P, P)`."""
+        basis, inner = self.common_inner(at)
+        out: Array = basis @ inner @ basis.T
+        return out
+
+    def common_root(self, at: Array) -> Array:
+        r"""Return $B C^{1/2}$, a factor of the same; columns far from 0 cost it half as many digits."""
+        basis, inner = self.common_inner(at)
+        values, vectors = np.linalg.eigh(inner)
+        out: Array = basis @ (vectors * np.sqrt(values.clip(0)))
+        return out
 
     @abstractmethod
     def common_given(self, at: Array) -> Array:
@@ -204,15 +197,15 @@ class Engine(Criterion):
             at: the parameters.
             effects: of the known groups at these.
             rows: rows whose new groups are numbered after the known ones.
-            common: covariance of the coefficients of common terms, whose share of the variance is added.
+            common: factor of the covariance of the coefficients of common terms, whose share is added.
         """
         estimate = self.estimate(at)
         loc, slope = rows.x @ estimate.beta + rows.offset, rows.x.copy()
         (var, third), silent = np.zeros((2, len(rows))), list[Array]()
         for place, (factor, theta) in enumerate(zip(self.factors, self.thetas(at), strict=True)):
-            prior = factor.covariance(theta, estimate.sigma)
-            every = self._all_groups(at, effects[place], place, rows, prior)
-            z, g = rows.groupings[place].z, rows.groupings[place].codes
+            lower = estimate.sigma * factor.lower(theta)
+            prior, g = lower @ lower.T, rows.groupings[place].codes
+            every, z = self._all_groups(at, effects[place], place, rows, prior), factor.whiten(rows.groupings[place].z)
             loc += np.einsum("nk,nk->n", z, every.mean[g])
             var += np.einsum("nk,nkl,nl->n", z, every.covariance[g], z)
             slope += np.einsum("nk,nkp->np", z, every.slope[g])
@@ -221,8 +214,8 @@ class Engine(Criterion):
             if every.third is not None:
                 third += np.einsum("nk,nl,nm,nklm->n", z, z, z, every.third[g], optimize=True)
         if common is not None:
-            var += np.einsum("np,pq,nq->n", slope, common, slope, optimize=True)
-            silent[2:] = [own + np.einsum("np,pq,nq->n", rows.x, common, rows.x, optimize=True) for own in silent[2:]]
+            var += ((slope @ common) ** 2).sum(1)
+            silent[2:] = [own + ((rows.x @ common) ** 2).sum(1) for own in silent[2:]]
         return np.stack([loc, var, third, *silent])
 
     def left_out(self, at: Array, effects: list[Effects]) -> Array:
@@ -248,8 +241,9 @@ class Engine(Criterion):
         return found
 
     def _all_groups(self, at: Array, known: Effects, place: int, rows: Rows, prior: Array) -> Effects:
-        """Return the effects of known and new groups of one factor; labelled rows say something of new ones."""
-        grouping = rows.groupings[place]
+        """Return the inner effects of known and new groups of one factor; labelled rows say something of new ones."""
+        assert known.inner is not None  # for the type checker: of an engine
+        known, grouping = known.inner, rows.groupings[place]
         num_new = len(grouping.labels) - len(known.mean)
 
         def padded(known: Array) -> Array:
@@ -261,7 +255,8 @@ class Engine(Criterion):
         told = np.isfinite(rows.y) & (grouping.codes >= len(known.mean))
         if told.any():
             numbers, codes = np.unique(grouping.codes[told], return_inverse=True)
-            found = self.effects(at, rows.take(told).regrouped(place, codes, grouping.labels[numbers]))[place]
+            found = self.effects(at, rows.take(told).regrouped(place, codes, grouping.labels[numbers]))[place].inner
+            assert found is not None
             means[numbers], covariances[numbers], slopes[numbers] = found.mean, found.covariance, found.slope
             if thirds is not None:
                 thirds[numbers] = found.third

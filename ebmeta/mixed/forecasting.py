@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ebmeta.mixed.engine import Effects, Engine
+from ebmeta.mixed.effects import Effects
+from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.new_rows import Groups
 from ebmeta.mixed.over_draws import linear_of, whole_of
 from ebmeta.mixed.predictive import chances, intervals, mean_ends, moments

@@ -42,12 +42,14 @@ def satterthwaite(engine: Engine, at: Array, terms: Array | None = None) -> Arra
     told = values > NO_ERROR * max(values.max(), TINY)
 
     def variances(covariance: Array) -> Array:
-        if terms is None:
-            return np.diag(covariance)
-        out: Array = np.einsum("np,pq,nq->n", terms, covariance, terms, optimize=True)
+        out: Array = np.einsum("np,pq,nq->n", each, covariance, each, optimize=True)
         return out
 
-    covariance = engine.common_covariance
+    def covariance(point: Array) -> Array:
+        return engine.common_inner(point)[1]
+
+    basis = engine.common_inner(at)[0]
+    each = basis if terms is None else terms @ basis
     steps = STEP * np.maximum(1.0, np.abs(at[kept]))
     moves = np.eye(len(at))[kept] * steps[:, None]
     bends = [(covariance(at + m) - covariance(at - m)) / (2 * s) for m, s in zip(moves, steps, strict=True)]

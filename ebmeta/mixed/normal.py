@@ -25,7 +25,8 @@ from scipy import linalg
 from ebmeta.mixed.ascent import Expansion, jacobian
 from ebmeta.mixed.batched import Segments, cholesky, gram, solve_lower, solve_upper
 from ebmeta.mixed.covariance import Factor, log_hyperprior
-from ebmeta.mixed.engine import Effects, Engine
+from ebmeta.mixed.effects import Effects
+from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.normal_curvature import turn_of
 from ebmeta.mixed.rows import Rows
 from ebmeta.mixed.scaled import LOG_2PI, ScaledEngine, Solved, solved_of
@@ -214,7 +215,7 @@ class NormalEngine(ScaledEngine):
         factor, summaries, beta = self.factors[0], self.summaries, self.solve(at[:-1]).beta
         if rows is not None:
             summaries = self._summarise(rows)
-        sigma, spread = self.unit * math.exp(at[-1]), factor.inverse @ factor.lower(at[:-1])  # to the formula's terms
+        sigma, spread = self.unit * math.exp(at[-1]), factor.lower(at[:-1])
         num_terms, _, groups = summaries.w.shape
         mean, covariance = np.zeros((groups, num_terms)), np.zeros((groups, num_terms, num_terms))
         slope = np.zeros((groups, num_terms, self.num_common))
@@ -227,7 +228,7 @@ class NormalEngine(ScaledEngine):
             covariance[split.some] = sigma**2 * np.einsum("ij,jkg,lk->gil", spread, left, spread, optimize=True)
             by_basis = np.einsum("jpg,pq->jqg", split.solved[:, :-1], self.basis)
             slope[split.some] = -np.einsum("ijg,jqg->giq", pull, by_basis)
-        return [Effects(mean, covariance, slope)]
+        return [Effects(mean, covariance, slope).turned(factor.inverse)]
 
     def rebuild(self, rows: Rows, factors: list[Factor]) -> Engine:
         return NormalEngine(rows, factors, self.names, self.reml, False, self.family)

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebmeta.likelihood.base import Likelihood
-from ebmeta.mixed.engine import Effects, Engine
+from ebmeta.mixed.effects import Effects
+from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.predictive import skewed
 from ebmeta.mixed.propagation import Draws
 from ebmeta.mixed.rows import Rows
@@ -76,9 +77,14 @@ def linear_of(
     if draws is None:
         return skewed([engine.likelihood(at)], np.ones(1), engine.linear(at, effects, rows)[None])
     each = np.stack(
-        [engine.linear(one, engine.effects(one), rows, common=engine.common_given(one)) for one in draws.at]
+        [engine.linear(one, engine.effects(one), rows, common=_root_given(engine, one)) for one in draws.at]
     )
     return skewed([engine.likelihood(one) for one in draws.at], draws.weight, each)
+
+
+def _root_given(engine: Engine, at: Array) -> Array | None:
+    """Return a factor of the covariance of the coefficients, the parameters known; None where these give them."""
+    return engine.common_root(at) if engine.common_given(at).any() else None
 
 
 def whole_of(
@@ -87,7 +93,7 @@ def whole_of(
     """Return the same as `linear_of`, with what the coefficients of the common terms leave open in either case."""
     if draws is not None:
         return linear_of(engine, at, draws, effects, rows)
-    linear = engine.linear(at, effects, rows, common=engine.common_covariance(at))
+    linear = engine.linear(at, effects, rows, common=engine.common_root(at))
     return skewed([engine.likelihood(at)], np.ones(1), linear[None])
 
 

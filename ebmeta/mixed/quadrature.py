@@ -25,7 +25,8 @@ from ebmeta.mixed.ascent import Expansion, Optimum, jacobian
 from ebmeta.mixed.averages import Average, Block, average, blocks_of, constants_of, derivatives, rest_of
 from ebmeta.mixed.batched import Segments
 from ebmeta.mixed.covariance import Factor, log_hyperprior
-from ebmeta.mixed.engine import Effects, Engine, Estimate
+from ebmeta.mixed.effects import Effects
+from ebmeta.mixed.engine import Engine, Estimate
 from ebmeta.mixed.modes import Labels, refuse_separated
 from ebmeta.mixed.nodes import HEAVY, Nodes, check_nodes, nodes_of, rough_nodes
 from ebmeta.mixed.rows import Rows
@@ -289,11 +290,10 @@ class QuadratureEngine(Engine):
                 f"random term {worst!r} of {self.factors[0].name!r}: expected labels that differ within groups, got "
                 "groups that explain every label: its spread runs off to infinity (hyperprior=True holds it back)"
             )
-        if not (self.family.discrete and self.num_common):
-            return
-        modes = self._modes_at(at)[0][0]
-        eta = self.data.fixed(beta) + (lower.T @ self.data.z * self.data.segments.spread(modes)).sum(0)
-        refuse_separated(self.data, eta, np.asarray(self.inverse), beta, self.names)
+        if self.family.discrete and self.num_common:
+            modes = self._modes_at(at)[0][0]
+            eta = self.data.fixed(beta) + (lower.T @ self.data.z * self.data.segments.spread(modes)).sum(0)
+            refuse_separated(self.data, eta, np.asarray(self.inverse), beta, self.names)
 
     def scales(self, at: Array) -> tuple[float, dict[str, float]]:
         self._unpack(at)
@@ -313,10 +313,10 @@ class QuadratureEngine(Engine):
         out[ends:] = np.abs(np.diag(self.curvature(at)))[ends:] < FLAT
         return out
 
-    def common_covariance(self, at: Array) -> Array:
+    def common_inner(self, at: Array) -> tuple[Array, Array]:
         part, known = slice(self.num_theta, self.num_theta + self.num_common), np.flatnonzero(~self.unknown(at))
-        out = np.linalg.pinv(self.curvature(at)[np.ix_(known, known)])[part, part]
-        return np.asarray(self.unit**2 * self.inverse @ out @ self.inverse.T)
+        found = np.linalg.pinv(self.curvature(at)[np.ix_(known, known)])[part, part]
+        return np.asarray(self.inverse), np.asarray(self.unit**2 * found)
 
     def common_given(self, at: Array) -> Array:
         return np.zeros((self.num_common, self.num_common))
@@ -329,7 +329,7 @@ class QuadratureEngine(Engine):
         slope = np.zeros((*mean.shape, self.num_common))
         kept, self.nodes = self.nodes, nodes_of(1, HEAVY) if self.heavy else self.nodes
         modes = self._modes_from(at, data, self.settled if rows is None else np.zeros_like(mean.T))
-        spread = self.unit * self.factors[0].inverse @ lower
+        spread = self.unit * lower
         for block, found in self._averages(at, data, modes, slopes=True):
             mean[block.groups], square[block.groups], third[block.groups] = found.moments(spread)
             slope[block.groups] = found.mean_slope(block, spread) @ self.basis / self.unit
@@ -337,7 +337,7 @@ class QuadratureEngine(Engine):
                 silent[block.groups] = found.silent(data, block)
         self.nodes = kept
         mode = modes[0][0].T @ spread.T if rows is None else None
-        return [Effects(mean, square, slope, mode, third, silent)]
+        return [Effects(mean, square, slope, mode, third, silent).turned(self.factors[0].inverse)]
 
     def rebuild(self, rows: Rows, factors: list[Factor]) -> Engine:
         return QuadratureEngine(rows, factors, self.names, copy.deepcopy(self.family), False)

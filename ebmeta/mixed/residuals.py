@@ -18,7 +18,8 @@ from scipy import special
 
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.likelihood.base import Given
-from ebmeta.mixed.engine import Effects, Engine
+from ebmeta.mixed.effects import Effects
+from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.predictive import cdf, moments, skewed
 
 __all__ = ["residual_table"]

@@ -23,7 +23,8 @@ from ebmeta.mixed.conformal import group_intervals
 from ebmeta.mixed.content import content_of
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.design import Design, Extras
-from ebmeta.mixed.engine import Effects, Engine, Estimate
+from ebmeta.mixed.effects import Effects
+from ebmeta.mixed.engine import Engine, Estimate
 from ebmeta.mixed.forecasting import forecast
 from ebmeta.mixed.new_rows import Groups, as_asked
 from ebmeta.mixed.over_draws import common_of, effects_of, marginal_of
@@ -240,9 +241,8 @@ class MixedModel(Guarded):
     ) -> pd.DataFrame:
         """Return mean, standard deviation and interval of a new label for each row.
 
-        Rows of a known group use what is known of it. Rows of a new group use its labelled rows, if there are any
-        among the new ones, and else what is known of groups. Labels of rows whose groups are all known are not used
-        again.
+        Rows of a known group use what is known of it. Rows of a new group use its labelled rows, if there are any, and
+        else what is known of groups. Labels of rows whose groups are all known are not used again.
 
         Args:
             new_data: rows, a frame of pandas, polars or pyarrow with the formula's columns; labels may be absent.
@@ -317,8 +317,8 @@ class MixedModel(Guarded):
         """
         factor, names = self._only_factor("features"), self.design.common.names
         rows, whole = self.design.new(data, Extras(), "new")
-        columns = feature_names(names, factor)
-        return pd.DataFrame(features_of(rows, names, factor), columns=columns, index=np.flatnonzero(whole))
+        values = features_of(rows, names, factor)
+        return pd.DataFrame(values, columns=feature_names(names, factor), index=np.flatnonzero(whole))
 
     @checked()
     @guarded

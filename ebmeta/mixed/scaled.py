@@ -24,7 +24,8 @@ from scipy import linalg
 from ebmeta.likelihood.base import Likelihood
 from ebmeta.likelihood.real import Normal
 from ebmeta.mixed.covariance import Factor, log_hyperprior
-from ebmeta.mixed.engine import Effects, Engine, Estimate
+from ebmeta.mixed.effects import Effects
+from ebmeta.mixed.engine import Engine, Estimate
 from ebmeta.mixed.freedom import satterthwaite
 from ebmeta.mixed.rows import Rows
 from ebmeta.mixed.tall import check_terms, parts_of, triangle
@@ -93,7 +94,7 @@ class ScaledEngine(Engine):
         total = triangle(self._measured(rows), self.num_common + 1)
         check_terms(total[: self.num_common, : self.num_common], names)
         self.basis, self.center = total[: self.num_common, :-1], total[: self.num_common, -1]
-        self.inverse = linalg.inv(self.basis) if self.num_common else self.basis
+        self.inverse: Array = np.asarray(np.linalg.inv(self.basis))  # which scipy warns of where columns are far from 0
         self.unit = float(np.std(self.labels(rows))) or 1.0
         self.num_parameters = self.num_theta + 1
         self.free = self.num_rows - (self.num_common if reml else 0)
@@ -192,9 +193,8 @@ class ScaledEngine(Engine):
     def estimate(self, at: Array) -> Estimate:
         return Estimate(self.coefficients(at), at[:-1], *self.scales(at), self.log_likelihood(at))
 
-    def common_covariance(self, at: Array) -> Array:
-        out: Array = self.inverse @ np.linalg.inv(self.solve(at[:-1]).normal) @ self.inverse.T
-        return self.scales(at)[0] ** 2 * out
+    def common_inner(self, at: Array) -> tuple[Array, Array]:
+        return self.inverse, np.asarray(self.scales(at)[0] ** 2 * np.linalg.inv(self.solve(at[:-1]).normal))
 
     def common_given(self, at: Array) -> Array:
         return self.common_covariance(at)

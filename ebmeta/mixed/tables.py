@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from ebmeta.mixed.covariance import Factor, correlations_of
-from ebmeta.mixed.engine import Effects, Engine
+from ebmeta.mixed.effects import Effects
+from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.propagation import Draws
 
 __all__ = [

@@ -131,7 +131,7 @@ def test_labelled_rows_of_new_groups_count_as_in_dense_matrices(formula):
     loc, var, _ = engine.linear(at, engine.effects(at), rows)
     np.testing.assert_allclose(loc, rows.x @ exact.beta + asked @ gain @ left, rtol=1e-8)
     np.testing.assert_allclose(var, np.einsum("nq,qr,nr->n", asked, b - gain @ Z @ b, asked), rtol=1e-8)
-    more = engine.linear(at, engine.effects(at), rows, common=engine.common_given(at))[1] - var
+    more = engine.linear(at, engine.effects(at), rows, common=engine.common_root(at))[1] - var
     slopes = rows.x + asked @ slope
     np.testing.assert_allclose(more, np.einsum("np,pq,nq->n", slopes, np.linalg.inv(exact.normal), slopes), rtol=1e-6)
 

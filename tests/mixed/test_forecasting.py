@@ -121,7 +121,7 @@ def test_draws_of_the_parameters_are_mixed():
     row = pd.DataFrame({"x": [2001.0], "g": ["g03"]})
     rows, _ = normal.design.new(row, normal.design.given_to(None, None))
     each = [
-        normal.engine.linear(a, normal.engine.effects(a), rows, normal.engine.common_given(a)) for a in normal.draws.at
+        normal.engine.linear(a, normal.engine.effects(a), rows, normal.engine.common_root(a)) for a in normal.draws.at
     ]
     loc, var = np.array(each)[:, :2, 0].T
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ebmeta.mixed.engine import Effects
+from ebmeta.mixed.effects import Effects
 from ebmeta.mixed.fit import mixed_model
 from ebmeta.mixed.over_draws import averaged, common_of, effects_of, linear_of, marginal_of
 from ebmeta.mixed.propagation import Draws

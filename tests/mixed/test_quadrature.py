@@ -338,3 +338,14 @@ def test_the_rule_that_is_taken_is_told():
     assert len(two._modes_at(two.start())) == 1 < len(one._modes_at(one.start()))
     four = mixed_model("k ~ 1 + (a + b + c || g)", data, "poisson", hyperprior=True).engine
     assert four.method.startswith("maximum likelihood by importance weights of ")
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "zero_inflated_poisson", "negative_binomial"])
+def test_a_huge_exposure_costs_no_digits_of_the_log_likelihood(likelihood):
+    """It is an offset of its logarithm, and moves the intercept alone."""
+    data = counts(num_groups=20)
+    plain = mixed_model(f"{likelihood} ~ x + (1 | g)", data, likelihood)
+    huge = mixed_model(f"{likelihood} ~ x + (1 | g)", data, likelihood, size=np.full(len(data), 1e12))
+    assert huge.log_likelihood == pytest.approx(plain.log_likelihood, abs=1e-6)
+    moved = huge.fixed_effects["estimate"] - plain.fixed_effects["estimate"]
+    np.testing.assert_allclose(moved, [-12 * math.log(10), 0], atol=1e-4)
