@@ -1,4 +1,4 @@
-"""What is known of the effects of groups, as the formula's terms have them and in a basis in which nothing cancels."""
+"""Estimates of parameters, and what is known of the effects of groups: of the formula's terms, and in another basis."""
 
 from __future__ import annotations
 
@@ -7,9 +7,27 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Effects"]
+__all__ = ["Effects", "Estimate"]
 
 Array = NDArray[np.float64]
+
+
+class Estimate(NamedTuple):
+    r"""The parameters in the units of the labels.
+
+    Args:
+        beta: coefficients of the common terms, shape `(P,)`.
+        theta: entries of the relative factors of all grouping factors, one after the other.
+        sigma: unit of the relative factors, the noise of a row of typical size; 1 for likelihoods without noise.
+        learned: other parameters of the likelihood by name.
+        log_likelihood: in nats; of the residuals for REML.
+    """
+
+    beta: Array
+    theta: Array
+    sigma: float
+    learned: dict[str, float]
+    log_likelihood: float
 
 
 class Effects(NamedTuple):

@@ -6,7 +6,6 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +13,10 @@ from numpy.typing import NDArray
 from ebmeta.likelihood.base import Likelihood
 from ebmeta.mixed.ascent import ENOUGH, Criterion, Optimum
 from ebmeta.mixed.covariance import Factor
-from ebmeta.mixed.effects import Effects
+from ebmeta.mixed.effects import Effects, Estimate
 from ebmeta.mixed.rows import Rows
 
-__all__ = ["Engine", "Estimate"]
+__all__ = ["Engine"]
 
 Array = NDArray[np.float64]
 FOLDS = 20  # parts of a group that are left out, at most
@@ -27,24 +26,6 @@ SMALL = 1e-4  # a relative spread below it stands for 0
 CLEAR = 4.0  # standard errors above 0: no other maximum is looked for at 0
 ROUNDING, TINY = 1e-12, 1e-300  # make positive definite what is singular but for rounding
 NO_ERROR = 1e-8  # of the largest curvature: a direction of which nothing is known has no error to state
-
-
-class Estimate(NamedTuple):
-    r"""The parameters in the units of the labels.
-
-    Args:
-        beta: coefficients of the common terms, shape `(P,)`.
-        theta: entries of the relative factors of all grouping factors, one after the other.
-        sigma: unit of the relative factors, the noise of a row of typical size; 1 for likelihoods without noise.
-        learned: other parameters of the likelihood by name.
-        log_likelihood: in nats; of the residuals for REML.
-    """
-
-    beta: Array
-    theta: Array
-    sigma: float
-    learned: dict[str, float]
-    log_likelihood: float
 
 
 class Engine(Criterion):
@@ -264,6 +245,18 @@ class Engine(Criterion):
                 silent[numbers] = found.silent
         return Effects(means, covariances, slopes, third=thirds, silent=silent)
 
+    def draw_common(self, at: Array, rng: np.random.Generator) -> Array:
+        """Return a draw of the coefficients of the common terms, shape `(P,)`; where the parameters give them, these.
+
+        Args:
+            at: the parameters.
+            rng: of the draw.
+        """
+        drawn: Array = self.coefficients(at)
+        if self.common_given(at).any():
+            drawn = drawn + self.common_root(at) @ rng.standard_normal(len(drawn))
+        return drawn
+
     def draw_effects(self, at: Array, effects: list[Effects], shift: Array, rng: np.random.Generator) -> list[Array]:
         """Return draws of the effects of all groups, `(G, K)` for each factor.
 
@@ -274,11 +267,13 @@ class Engine(Criterion):
             rng: of the draws.
         """
         out = []
-        for found in effects:
+        for factor, each in zip(self.factors, effects, strict=True):
+            found = each.inner
+            assert found is not None  # for the type checker: of an engine
             size = np.einsum("gkk->g", found.covariance) * ROUNDING + TINY
             root = np.linalg.cholesky(found.covariance + size[:, None, None] * np.eye(found.mean.shape[1]))
             own = np.einsum("gkl,gl->gk", root, rng.standard_normal(found.mean.shape))
-            out.append(found.mean + found.slope @ shift + own)
+            out.append((found.mean + found.slope @ shift + own) @ factor.inverse.T)
         return out
 
     def lower_bounds(self) -> Array:

@@ -199,9 +199,7 @@ class NormalEngine(ScaledEngine):
     def each_group(self, at: Array, rng: np.random.Generator) -> Array:
         rows, factor, root = self.rows, self.factors[0], self.roots(self.rows)
         segments = Segments(rows.groupings[0].codes, len(rows.groupings[0].labels))
-        beta, covariance = self.coefficients(at), self.common_given(at)
-        drawn = rng.multivariate_normal(beta, covariance) if self.num_common else beta
-        left = ((self.labels(rows) - rows.x @ drawn) * root / self.unit)[segments.order]
+        left = ((self.labels(rows) - rows.x @ self.draw_common(at, rng)) * root / self.unit)[segments.order]
         z = ((factor.whiten(rows.groupings[0].z) @ factor.lower(at[:-1])) * root[:, None])[segments.order].T
         chol = cholesky(segments.sum(z[:, None] * z) + np.eye(len(z))[..., None])
         half = solve_lower(chol, segments.sum(z * left)[:, None])[:, 0]

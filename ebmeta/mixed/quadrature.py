@@ -25,8 +25,8 @@ from ebmeta.mixed.ascent import Expansion, Optimum, jacobian
 from ebmeta.mixed.averages import Average, Block, average, blocks_of, constants_of, derivatives, rest_of
 from ebmeta.mixed.batched import Segments
 from ebmeta.mixed.covariance import Factor, log_hyperprior
-from ebmeta.mixed.effects import Effects
-from ebmeta.mixed.engine import Engine, Estimate
+from ebmeta.mixed.effects import Effects, Estimate
+from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.modes import Labels, refuse_separated
 from ebmeta.mixed.nodes import HEAVY, Nodes, check_nodes, nodes_of, rough_nodes
 from ebmeta.mixed.rows import Rows

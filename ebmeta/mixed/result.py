@@ -23,8 +23,8 @@ from ebmeta.mixed.conformal import group_intervals
 from ebmeta.mixed.content import content_of
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.design import Design, Extras
-from ebmeta.mixed.effects import Effects
-from ebmeta.mixed.engine import Engine, Estimate
+from ebmeta.mixed.effects import Effects, Estimate
+from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.forecasting import forecast
 from ebmeta.mixed.new_rows import Groups, as_asked
 from ebmeta.mixed.over_draws import common_of, effects_of, marginal_of

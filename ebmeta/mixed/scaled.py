@@ -24,8 +24,8 @@ from scipy import linalg
 from ebmeta.likelihood.base import Likelihood
 from ebmeta.likelihood.real import Normal
 from ebmeta.mixed.covariance import Factor, log_hyperprior
-from ebmeta.mixed.effects import Effects
-from ebmeta.mixed.engine import Engine, Estimate
+from ebmeta.mixed.effects import Effects, Estimate
+from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.freedom import satterthwaite
 from ebmeta.mixed.rows import Rows
 from ebmeta.mixed.tall import check_terms, parts_of, triangle

@@ -43,7 +43,7 @@ def tree_of(engine: Engine, draws: Draws, terms: list[str], num_draws: int, seed
         estimate, effects, likelihood = engine.estimate(at), engine.effects(at), engine.likelihood(at)
         spreads = components(engine.factors, engine.thetas(at), *engine.scales(at))
         for _ in range(int((taken == index).sum())):
-            beta = rng.multivariate_normal(estimate.beta, engine.common_given(at)) if terms else estimate.beta
+            beta = engine.draw_common(at, rng)
             eta = rows.x @ beta + rows.offset
             drawn = engine.draw_effects(at, effects, beta - estimate.beta, rng)
             for factor, grouping, own in zip(engine.factors, rows.groupings, drawn, strict=True):

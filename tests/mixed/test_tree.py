@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -50,3 +51,20 @@ def test_counts_have_a_tree_too():
     found = tree["posterior_predictive"]["y"].values
     assert (found == np.round(found)).all()
     assert found.mean() == pytest.approx(counts()["poisson"].mean(), rel=0.1)
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "poisson"])
+def test_a_shift_of_a_column_leaves_the_draws_of_labels_as_wide(likelihood):
+    """A year next to an intercept: of 256 draws of each of 180 rows, standard deviations are the same within 2%."""
+    rng = np.random.default_rng(0)
+    g, x = np.repeat(np.arange(30), 6), rng.normal(size=180).round(2)
+    eta = 0.5 + (0.4 + 0.4 * rng.normal(size=30)[g]) * x + 0.5 * rng.normal(size=30)[g]
+    y = rng.poisson(np.exp(eta)) if likelihood == "poisson" else eta + rng.normal(size=180)
+    trees = [
+        mixed_model("y ~ x + (x | g)", pd.DataFrame({"y": y, "x": x + shift, "g": g}), likelihood).tree
+        for shift in (0.0, 2e3, 1e6)
+    ]
+    near, *far = ([tree[part]["y"].values[0] for part in ("posterior_predictive", "log_likelihood")] for tree in trees)
+    for labels, scores in far:
+        assert labels.std(0).mean() == pytest.approx(near[0].std(0).mean(), rel=0.02)
+        assert scores.mean() == pytest.approx(near[1].mean(), rel=0.02)
