@@ -36,6 +36,7 @@ from ebmeta.foundation.seeding import stream
 from ebmeta.model.base import PredictiveModel
 from ebmeta.model.posterior import Mixture
 from ebmeta.model.trained import say_untrained
+from ebmeta.prediction.foreign import tell_of_foreign
 from ebmeta.tasks.batch import TaskBatch
 
 __all__ = ["Marginals", "ask", "assemble", "evaluating", "marginals", "match_model", "predict"]
@@ -126,11 +127,13 @@ def ask(
         ValueError: if the tasks do not fit the model.
     """
     say_untrained(model)
-    answers = []
+    answers, told = [], False
     with evaluating(model):
         for batch in batches:
             own = match_model(model, batch.unlabelled())
-            answers.append(question(model.infer(own, num_steps), own))
+            inferred = model.infer(own, num_steps)
+            told = told or tell_of_foreign(model, own, inferred.x, stacklevel=3)
+            answers.append(question(inferred, own))
     return answers
 
 

@@ -139,7 +139,7 @@ def test_a_model_of_named_columns_without_an_encoder_knows_them(sites, tmp_path,
     np.testing.assert_allclose(table["mean"], reg.predict(query[["x", "z"]], groups=query["site"]), rtol=1e-5)
     scores = []
     for name, frame in (("a", known), ("b", support.assign(note=1.0))):
-        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+        frame.assign(x=frame["x"] + 1).to_csv(tmp_path / f"{name}.csv", index=False)
         task = ("evaluate", tmp_path / "m", tmp_path / f"{name}.csv", "--groups", "site", "--n-shot", 1)
         assert run(*task, "--num-tasks", 5, "--json", tmp_path / f"{name}.json") == 0
         scores.append(json.loads((tmp_path / f"{name}.json").read_text())["nll"])

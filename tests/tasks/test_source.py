@@ -145,6 +145,7 @@ def test_fingerprints_of_batches_tell_content():
     assert len({known, *(FixedTasks(other).fingerprint() for other in others)}) == 6
 
 
+@pytest.mark.filterwarnings("ignore:tasks. training or validation has used most of these groups:UserWarning")
 @pytest.mark.parametrize("kind", ["classifier", "regressor"])
 def test_an_object_that_samples_trains_and_is_scored_as_its_tasks_are(kind):
     """An EpisodeSampler draws tasks of unknown proportions itself, which its tasks alone cannot."""

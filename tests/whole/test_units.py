@@ -26,6 +26,11 @@ from ebmeta.parts.basis import FourierBasis
 from ebmeta.training.evidence import Evidence
 from ebmeta.training.preparation import measure, prepare
 
+#: Scores of the groups of training will do for a comparison.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:tasks. training or validation has used most of these groups:UserWarning"
+)
+
 TOLERANCE = 1e-4  # of a spread
 GROUPS, ROWS = 12, 6
 NUMBERS = [name for name, c in LIKELIHOODS.items() if not c.categorical]

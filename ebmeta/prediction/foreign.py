@@ -1,0 +1,90 @@
+r"""Rows that lie where no training rows did: in another unit, or encoded or scaled otherwise.
+
+A trained model knows centre and spread of its features, and takes them for those of new rows. Rows in another unit are
+then far from the centre, in one column of their own, or all in one direction $u$, whatever their class: with
+
+$$ R = \Big\lVert \frac{1}{N} \sum_i u_i \Big\rVert $$
+
+over all rows of a task, $1 - R$ is about half of the squared angle between them.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ebmeta.model.base import PredictiveModel
+from ebmeta.tasks.batch import TaskBatch
+
+__all__ = ["tell_of_foreign"]
+
+FAR = 50.0  # standard deviations of training rows, from their mean
+ALIKE = 0.95  # R, from which on all rows lie within some 18 degrees
+FEWEST = 8  # rows of a task, and features, with which none are alike by chance
+
+
+@torch.no_grad()
+def tell_of_foreign(model: PredictiveModel, batch: TaskBatch, x: Tensor, stacklevel: int) -> bool:
+    """Warn of rows or labels that are in another unit than those of training, and return whether there are some.
+
+    Args:
+        model: the model.
+        batch: tasks.
+        x: features of their queries, shape `(T, Q, P)`.
+        stacklevel: as of `warnings.warn`, for the caller.
+    """
+    head = model.predictor
+    if not model.fitted or not head.measured or head.any_features or head.raw:
+        return False
+    notes = [_in_columns(model, batch, x) if head.own_units else _in_one_direction(model, batch, x)]
+    notes.append(_labels(model, batch))
+    for said in filter(None, notes):
+        warnings.warn(said, UserWarning, stacklevel=stacklevel + 1)
+    return any(notes)
+
+
+def _in_columns(model: PredictiveModel, batch: TaskBatch, x: Tensor) -> str:
+    """Say which column lies far from the training rows."""
+    rows = x[batch.query_mask][:, :-1].abs()
+    if not model.predictor.by_column or not rows.numel():
+        return ""
+    middle = rows.median(0).values
+    column = int(middle.argmax())
+    if not float(middle[column]) > FAR:
+        return ""
+    called = f"column {column}" if model.feature_names is None else f"column {model.feature_names[column]!r}"
+    away = f"{float(middle[column]):.0f} standard deviations of training rows from their mean"
+    return f"X: half of the rows are at least {away} in {called}; give features in the units of training"
+
+
+def _in_one_direction(model: PredictiveModel, batch: TaskBatch, x: Tensor) -> str:
+    """Say whether the rows of most tasks lie in one direction from the centre of training, whatever their class."""
+    size = model.predictor.num_features
+    if size < FEWEST:
+        return ""
+    support = model.predictor.features(batch.support_x, batch.support_mask)
+    masks = batch.support_mask, batch.query_mask
+    parts = zip((support, x), masks, strict=True)
+    total = sum((functional.normalize(v[..., :size], dim=-1) * mask.unsqueeze(-1)).sum(1) for v, mask in parts)
+    number = masks[0].sum(1) + masks[1].sum(1)
+    ways = functional.one_hot(batch.support_y * masks[0], batch.way_mask.shape[1]).mul(masks[0].unsqueeze(-1)).amax(1)
+    counted = (number >= FEWEST) & (ways.sum(1) > 1)
+    alike = (torch.as_tensor(total).norm(dim=-1) / number)[counted]
+    if not len(alike) or not float(alike.median()) > ALIKE:
+        return ""
+    said = "X: all rows lie in one direction from the centre of training rows, whatever their class"
+    return f"{said}; encode and scale rows as in training, or use FewShotClassifier() without a model"
+
+
+def _labels(model: PredictiveModel, batch: TaskBatch) -> str:
+    """Say whether labels lie far from those of training."""
+    likelihood = model.likelihood
+    y = batch.support_y[batch.support_mask]
+    if likelihood.categorical or not likelihood.located or not len(y) or not float(likelihood.center):
+        return ""
+    middle = float(likelihood.statistic(y, 1).abs().median())
+    away = f"{middle:.0f} standard deviations of training labels from their mean"
+    return f"y: half of the labels are at least {away}; give them in the unit of training" if middle > FAR else ""
