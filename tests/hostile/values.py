@@ -32,7 +32,7 @@ SIGNED = {"step", "column", "task"}
 #: Paths that are read.
 READ: set[str] = set()
 #: Texts that may be anything.
-FREE = {"name", "question", "finding", "meaning", "advice", "caption"}
+FREE = {"name", "question", "finding", "meaning", "advice", "caption", "hint"}
 
 
 class Case(NamedTuple):
