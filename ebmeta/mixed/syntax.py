@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from formulae.expr import Assign, Binary, Call, Grouping as Brackets, Unary, Variable
+from formulae.expr import Assign, Binary, Call, Grouping as Brackets, Literal, Unary, Variable
 from formulae.parser import Parser
 from formulae.scanner import Scanner
 
@@ -66,6 +66,8 @@ def _parts(expression: Any, called: bool) -> Iterator[tuple[Any, bool]]:
 
 
 def _check(part: Any, called: bool) -> None:
+    if isinstance(part, Literal) and isinstance(part.value, bool) and not called:  # it would be the intercept
+        raise ValueError(f"{part.value} is a truth value and no term; write `{part.value}` for a column of that name")
     if not isinstance(part, Binary):
         return
     kind, left = part.operator.kind, part.left

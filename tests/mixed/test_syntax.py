@@ -22,6 +22,7 @@ DATA = pd.DataFrame({"a": [1.0, -2.0, 3.0, 0.5], "b": [0.5, 1.5, 2.0, 3.0], "c":
         ("I(a ** b ** c)", "write x ** (a ** b) or (x ** a) ** b"),
         ("a > 0", "I(x > 0) is 1 where a comparison holds and 0 elsewhere"),
         ("I(0 < a < 1)", "write I(0 < x) * I(x < 1) for a number between two"),
+        ("True + a", "True is a truth value and no term; write `True` for a column of that name"),
         ("a b", "expected an operator before 'b'"),
     ],
 )
@@ -51,3 +52,8 @@ def test_what_would_be_taken_for_something_else_is_refused(text, said):
 def test_arithmetic_is_that_of_python(text):
     expected = eval(text, {"np": np}, {name: DATA[name] for name in DATA})
     np.testing.assert_allclose(Terms(f"0 + I({text})", DATA).first(4)[0][:, 0], expected.astype(float))
+
+
+def test_a_column_named_true_is_one_between_backticks():
+    terms = Terms("`True` + a", DATA.assign(**{"True": [4.0, 3.0, 2.0, 9.0]}))
+    np.testing.assert_array_equal(terms.first(4)[0][:, 1:], np.column_stack([[4.0, 3.0, 2.0, 9.0], DATA["a"]]))
