@@ -34,8 +34,9 @@ def forecast(
     Returns:
         Shape `(6 + C, N)`, in the units of the labels.
     """
-    (at, draws, _), size = known, engine.precisions(rows)
-    asked = *linear_of(engine, *known, rows), size
+    (at, draws, effects), size = known, engine.precisions(rows)
+    linear = linear_of(engine, *known, rows)
+    whole, asked = whole_of(engine, at, effects, rows) if draws is None else linear, (*linear, size)
     freedom = engine.freedom(at, rows.x) if groups == "typical" and draws is None else None
-    means = mean_ends(whole_of(engine, *known, rows), size, coverage, freedom)
+    means = mean_ends(whole, size, coverage, freedom)
     return np.stack([*moments(*asked), *intervals(*asked, coverage), *means, *chances(*asked)])

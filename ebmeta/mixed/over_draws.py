@@ -88,11 +88,9 @@ def _root_given(engine: Engine, at: Array) -> Array | None:
 
 
 def whole_of(
-    engine: Engine, at: Array, draws: Draws | None, effects: list[Effects], rows: Rows
+    engine: Engine, at: Array, effects: list[Effects], rows: Rows
 ) -> tuple[Sequence[Likelihood], Array, Array, Array]:
-    """Return the same as `linear_of`, with what the coefficients of the common terms leave open in either case."""
-    if draws is not None:
-        return linear_of(engine, at, draws, effects, rows)
+    """Return the same as `linear_of` without draws, with what the coefficients of the common terms leave open."""
     linear = engine.linear(at, effects, rows, common=engine.common_root(at))
     return skewed([engine.likelihood(at)], np.ones(1), linear[None])
 
