@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import pathlib
+
 import nox
 
 nox.options.sessions = ["lint", "types", "docs", "test"]
@@ -47,6 +50,18 @@ def test(session: nox.Session) -> None:
     """The tests, or those named: `nox -s test -- tests/test_conftest.py -k skips`."""
     install(session, "test,browser,lint,docs")
     session.run("pytest", "-q", *(session.posargs or ["-n", "auto", "--dist", "worksteal"]))
+
+
+@nox.session
+def oldest(session: nox.Session) -> None:
+    """The tests in the oldest versions that the project allows, whose own warnings say nothing of it."""
+    project = nox.project.load_toml("pyproject.toml")["project"]
+    listed = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    bounds = pathlib.Path(session.create_tmp(), "oldest.txt")
+    bounds.write_text("\n".join(sorted({each.replace(">=", "==") for each in listed if ">=" in each})))
+    session.install("-c", str(bounds), "-e", ".[test]")
+    session.env.update(ENVIRONMENT)
+    session.run("pytest", "-q", "-o", "filterwarnings=default", *session.posargs)
 
 
 @nox.session

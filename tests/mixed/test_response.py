@@ -85,7 +85,7 @@ def test_what_is_no_response_is_refused_in_one_line(response, said):
 @pytest.mark.parametrize(
     ("response", "new", "said"),
     [
-        ("y", {"y": ["1.5"]}, "column 'y': expected numbers as in the training rows, got str"),
+        ("y", {"y": ["1.5"]}, f"column 'y': expected numbers as in the training rows, got {pd.Series(['1.5']).dtype}"),
         ("kind['u']", {"kind": ["x"]}, "labels: expected categories among u, v, w, as in the training rows, got 'x'"),
         ("kind", {"kind": ["x"]}, "labels: expected categories among w, u, v, as in the training rows, got 'x'"),
     ],

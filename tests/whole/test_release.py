@@ -54,6 +54,7 @@ def test_a_release_is_tried_on_every_python_that_is_declared():
     install = loaded(".github/workflows/release.yml")["jobs"]["install"]
     assert install["strategy"]["matrix"]["python"] == declared == ["3.11", "3.12", "3.13", "3.14"]
     assert PROJECT["requires-python"] == f">={declared[0]}"
+    assert set(loaded(".github/workflows/release.yml")["jobs"]["publish"]["needs"]) == {"install", "oldest"}
 
 
 def test_every_requirement_has_a_version_that_the_tests_run_with():
