@@ -144,6 +144,10 @@ class Criterion(ABC):
         gain = -float(slope @ step[free]) / 2
         return step / max(1.0, float((np.abs(step) / self.reach()).max())), gain
 
+    def left(self, at: Array) -> float:
+        """Return the nats that Newton's step would still gain."""
+        return abs(self._step(at, self.expansion(at), np.zeros(len(at), dtype=bool))[1])
+
     @property
     def _price(self) -> int:
         """Evaluations of the criterion that a Hessian takes."""

@@ -16,7 +16,7 @@ from scipy import stats
 from ebmeta.mixed.ascent import Optimum
 from ebmeta.mixed.engine import Engine
 
-__all__ = ["Boundary", "boundary_tests"]
+__all__ = ["Boundary", "boundary_tests", "without_spread"]
 
 CLEAR = 4.0  # standard errors above 0: no test is needed
 
@@ -55,20 +55,27 @@ def boundary_tests(engine: Engine, optimum: Optimum, spreads: pd.DataFrame) -> l
             if full.hyperprior:  # the ratio is one of likelihoods
                 full = engine.rebuild(engine.rows, engine.factors)
                 top = full.maximise(optimum.at)
-            gain = max(_without(full, top, place, k) - top.value, 0.0)
+            gain = max(without_spread(full, top, place, k).value - top.value, 0.0)
             pairs = sum(k in pair for pair in factor.pairs())
             tails = [float(stats.chi2.sf(2 * gain, c)) if c else float(gain <= 0) for c in (pairs, pairs + 1)]
             out.append(Boundary(factor.name, term, gain, sum(tails) / 2))
     return out
 
 
-def _without(engine: Engine, optimum: Optimum, place: int, term: int) -> float:
-    """Return the least loss without the spread of a term."""
+def without_spread(engine: Engine, optimum: Optimum, place: int, term: int) -> Optimum:
+    """Return the maximum without the spread of a term.
+
+    Args:
+        engine: the criterion, a likelihood.
+        optimum: its maximum.
+        place: number of the grouping factor.
+        term: number of its random term.
+    """
     factor = engine.factors[place]
     if len(factor.terms) == 1:
         held = np.zeros(len(optimum.at), dtype=bool)
         held[: engine.num_theta] = np.concatenate([np.full(f.size, f is factor) for f in engine.factors])
-        return engine.maximise(optimum.at, held).value
+        return engine.maximise(optimum.at, held)
     grouping = engine.rows.groupings[place]
     z = np.delete(grouping.z, term, 1)
     factors = list(engine.factors)
@@ -76,4 +83,4 @@ def _without(engine: Engine, optimum: Optimum, place: int, term: int) -> float:
     rest = engine.rebuild(engine.rows.with_terms(place, z), factors)
     start = rest.start()
     start[rest.num_theta :] = optimum.at[engine.num_theta :]
-    return rest.maximise(start).value
+    return rest.maximise(start)

@@ -284,7 +284,8 @@ class Engine(Criterion):
     def maximise(self, start: Array | None = None, held: NDArray[np.bool_] | None = None) -> Optimum:
         """Go to the maximum; where a spread ends at 0, try again from inside, where it ends near 0, without it.
 
-        The slope at 0 says nothing, or that more is to be gained beyond, where all signs of its column are turned.
+        The slope at 0 says nothing, or that more is to be gained beyond, where all signs of its column are turned. Or
+        the column of another term has taken its place, which the order of terms decides.
 
         Args:
             start: the parameters to start from.
@@ -300,9 +301,10 @@ class Engine(Criterion):
         if small.any():
             again = best.at * self._mirrored(small)
             again[small] = INSIDE
-            other = self.ascend(again, held)
-            evaluations = best.evaluations + other.evaluations
-            best = (other if other.value < best.value - ENOUGH else best)._replace(evaluations=evaluations)
+            for inside in (again, np.where(held, 0.0, self._uncorrelated(best.at))):
+                other = self.ascend(inside, held)
+                evaluations = best.evaluations + other.evaluations
+                best = (other if other.value < best.value - ENOUGH else best)._replace(evaluations=evaluations)
         return best if small.any() or self.hyperprior else self._or_without(best, held)
 
     def _or_without(self, best: Optimum, held: NDArray[np.bool_]) -> Optimum:
@@ -317,6 +319,14 @@ class Engine(Criterion):
             evaluations = best.evaluations + other.evaluations
             best = (other if other.value < best.value - ENOUGH else best)._replace(evaluations=evaluations)
         return best
+
+    def _uncorrelated(self, at: Array) -> Array:
+        """Return the parameters with the same spreads, those of next to nothing larger, and no correlations."""
+        out, end = at.copy(), 0
+        for factor in self.factors:
+            own = slice(end, end := end + factor.size)
+            out[own] = factor.read(np.diag(np.linalg.norm(factor.lower(at[own]), axis=1).clip(INSIDE)))
+        return out
 
     def _mirrored(self, small: NDArray[np.bool_]) -> Array:
         """Return the signs that turn the columns of the factors of some spreads."""

@@ -212,6 +212,11 @@ class Evidence:
             self.maximise(min(FIRST, max_iterations), self.mask(self.model.likelihood.log_ratio), 1.0)
         return self.maximise(max_iterations)
 
+    def reached(self) -> float:
+        """Return the log evidence in nats, by more draws than a fit takes."""
+        with torch.no_grad():
+            return self.log_evidence().item()
+
     def notes(self) -> list[str]:
         """Return notes on the maximum."""
         log_noise = self.model.likelihood.log_sigma

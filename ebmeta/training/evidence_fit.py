@@ -2,7 +2,7 @@ r"""Empirical Bayes in the statistician's sense, which maximises the evidence ov
 
 $$ \hat\psi = \arg\max_\psi \sum_t \log p_\psi(y_t) + \sum_p (\log s_p - 0.1 s_p), \qquad s_p = \sqrt{\Sigma_{pp}}, $$
 
-over all groups at once, by L-BFGS; the second sum where a hyperprior is asked for (`ebmeta.training.evidence`).
+over all groups at once; the second sum where a hyperprior is asked for (`ebmeta.training.evidence`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ebmeta.training.evidence import ABOUT, MORE, Evidence, Hyperprior, scales_o
 from ebmeta.training.identification import refuse_extreme_labels, weak_points
 from ebmeta.training.normal_evidence import NormalEvidence
 from ebmeta.training.preparation import keep_marks
+from ebmeta.training.quadrature_evidence import QuadratureEvidence
 from ebmeta.training.undoing import unchanged_after_error
 
 __all__ = ["EvidenceFit", "boundary_threshold", "fit_evidence", "weight_names"]
@@ -125,9 +126,11 @@ def fit_evidence(
 
     The refiner is not trained: it needs unlabelled rows and `ebmeta.fit`. Computes on the CPU; the model comes back to
     its place in 64 bits, an embedder too, since 32 leave too few digits to weights that hardly differ. Normal labels
-    take a closed form that starts from the data (`ebmeta.training.normal_evidence`), others the draws of
-    `ebmeta.training.group_evidence` from the present parameters. Where the maximum is not reached, or there is none, a
-    `UserWarning` says so, as does the text of the fit.
+    take a closed form that starts from the data (`ebmeta.training.normal_evidence`), and others, where up to three
+    weights vary, quadrature (`ebmeta.training.quadrature_evidence`). The rest takes the draws of
+    `ebmeta.training.group_evidence` from the present parameters: more weights, Student-t labels with more than one,
+    parts of the model that are kept as they are, a hyperprior of one's own. Where the maximum is not reached, or there
+    is none, a `UserWarning` says so, as does the text of the fit.
 
     Args:
         model: a model for numbers, `EmpiricalBayes.regressor`.
@@ -135,9 +138,9 @@ def fit_evidence(
         hyperprior: True to keep every standard deviation of the prior off 0 (see above), or a function of the model
             that returns a log density of its parameters as they are (scales and noise by their logarithm).
         boundary: find out which spreads the data cannot tell from 0, by another fit for each weight.
-        num_draws: draws of the weights of each group in the fit, for likelihoods that are not normal; eight times as
-            many measure the result.
-        max_iterations: of the optimiser.
+        num_draws: draws of the weights of each group in the fit, where it takes some; eight times as many measure the
+            result.
+        max_iterations: of the optimiser; quadrature takes the steps of Newton that it needs.
         seed: seed of those draws.
 
     Returns:
@@ -174,14 +177,15 @@ def _maximum(evidence: Evidence, boundary: bool, max_iterations: int) -> Evidenc
     model, penalised = evidence.model, evidence.hyperprior is not False
     hyperprior, closed = evidence.hyperprior, None
     if isinstance(hyperprior, bool):
-        closed = NormalEvidence.of(model, evidence.parts, hyperprior)
+        given = model, evidence.parts, hyperprior
+        closed = NormalEvidence.of(*given) or QuadratureEvidence.of(*given)
     source = closed or evidence
     left = source.fit(max_iterations)
     with torch.no_grad():
-        reached, scales = evidence.log_evidence().item(), scales_of(model.prior)
+        reached, scales = source.reached(), scales_of(model.prior)
     runaway = _runaway(model)
     notes = [*weak_points(model, evidence.parts), *source.notes(), *runaway, *_unsettled(left, max_iterations)]
-    notes += _unsure(evidence, reached)
+    notes += [] if closed else _unsure(evidence, reached)
     gain = None
     if boundary:
         free, without, lefts = source.boundary(max_iterations)

@@ -28,9 +28,10 @@ from torch.nn import functional
 from ebmeta.foundation.maximum import climb
 from ebmeta.foundation.standardization import standard
 from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.parts.prior import Prior
 from ebmeta.tasks.batch import TaskBatch
 
-__all__ = ["NormalEvidence", "log_gamma"]
+__all__ = ["NormalEvidence", "design_of", "log_gamma", "write_prior"]
 
 FLAT = 1e-12  # of the largest curvature: a direction of the means that no label speaks of
 SPREAD, NOISE = 0.3, 0.7  # where the ascent starts, in standard deviations of the labels
@@ -97,12 +98,7 @@ class NormalEvidence:
             factor = torch.cat([self._factor(model, part) for part in pooled])
             rows, self.y = factor[..., :-1], factor[..., -1]
             self.x = rows[..., list(prior.varying)]  # of the weights that vary
-            ones = [factor.new_ones(len(factor), 1)]
-            known = [standard(part.task_x, prior.center, prior.unit) for part in pooled if part.task_x is not None]
-            self.design = torch.einsum(
-                "tkp,tg->tkpg", rows, torch.cat([*ones, *([torch.cat(known)] if known else [])], 1)
-            )
-            self.design = self.design.flatten(2)
+            self.design = design_of(prior, rows, pooled)
         per_row = (log_size - self.typical).mean() / 2 - likelihood.unit.log() - math.log(2 * math.pi) / 2
         slopes = [likelihood.log_jacobian(_labels(part))[part.query_mask].sum() for part in pooled]
         self.constant = self.num_rows * float(per_row) + float(sum(slopes))
@@ -145,20 +141,16 @@ class NormalEvidence:
     def fit(self, max_iterations: int) -> float:
         """Go to the maximum and write it to the model; return the nats that are still left to gain, at least."""
         found = self.top = self._climb(self._start(), max_iterations, self.hyperprior)
-        size = found.factor.diagonal()
-        factor = torch.where(size < 0, -found.factor, found.factor)  # the sign of a column is free
-        least = (ALIKE * factor.norm(dim=1)).clamp(min=SMALLEST)
-        scale = torch.maximum(factor.diagonal(), least)
         with torch.no_grad():
-            self.prior.log_scale.copy_(scale.log())
-            self.lower.copy_(torch.tril(factor, -1) / scale.unsqueeze(1))
-            beta = self.log_evidence(factor, found.log_noise)[1]
-            self.prior.loc.copy_(beta[:, 0])
-            if beta.shape[1] > 1:
-                self.prior.slope.copy_(beta[:, 1:])
+            beta = self.log_evidence(found.factor, found.log_noise)[1]
+            write_prior(self.prior, self.lower, found.factor, beta)
             if not self.likelihood.known:
                 self.log_sigma.copy_(found.log_noise + self.typical / 2)
         return found.left
+
+    def reached(self) -> float:
+        """Return the log evidence at the maximum in nats."""
+        return self._value(self.top)
 
     def notes(self) -> list[str]:
         """Return notes on the maximum."""
@@ -236,6 +228,43 @@ class NormalEvidence:
         found = climb(loss, begin.numpy(), max_iterations, optimize.Bounds(least, np.inf))
         factor, log_noise = unpack(torch.from_numpy(found.at))
         return Point(factor, log_noise, found.left)
+
+
+def write_prior(prior: Prior, lower: Tensor, factor: Tensor, beta: Tensor) -> None:
+    r"""Set a prior's parameters, a spread of 0 by the least one that 32 bits hold.
+
+    Args:
+        prior: the prior.
+        lower: `Prior.correlations` of it.
+        factor: $L$, lower triangular, shape `(R, R)`.
+        beta: means of the weights and their slopes by covariates of groups, shape `(P, 1 + G)`.
+    """
+    factor = torch.where(factor.diagonal() < 0, -factor, factor)  # the sign of a column is free
+    least = (ALIKE * factor.norm(dim=1)).clamp(min=SMALLEST)
+    scale = torch.maximum(factor.diagonal(), least)
+    with torch.no_grad():
+        prior.log_scale.copy_(scale.log())
+        lower.copy_(torch.tril(factor, -1) / scale.unsqueeze(1))
+        prior.loc.copy_(beta[:, 0])
+        if beta.shape[1] > 1:
+            prior.slope.copy_(beta[:, 1:])
+
+
+def design_of(prior: Prior, rows: Tensor, parts: list[TaskBatch]) -> Tensor:
+    r"""Return what the means and slopes of the weights are multiplied by.
+
+    Args:
+        prior: the prior.
+        rows: features of rows of each group, shape `(T, N, P)`.
+        parts: the same groups; their covariates.
+
+    Returns:
+        Shape `(T, N, P (1 + G))`.
+    """
+    known = [standard(part.task_x, prior.center, prior.unit) for part in parts if part.task_x is not None]
+    ones = [rows.new_ones(len(rows), 1)]
+    out = torch.einsum("tkp,tg->tkpg", rows, torch.cat([*ones, *([torch.cat(known)] if known else [])], 1))
+    return out.flatten(2)
 
 
 def _size(batch: TaskBatch) -> Tensor:

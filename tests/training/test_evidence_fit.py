@@ -16,6 +16,7 @@ import ebmeta
 from ebmeta import EmpiricalBayes, GroupSampler
 from ebmeta.model.units import in_units
 from ebmeta.simulate import conjugate
+from ebmeta.training.evidence import log_hyperprior
 from tests.training.test_evidence import one_way
 
 
@@ -110,6 +111,7 @@ def test_a_fit_that_stopped_early_says_so():
         poor = ebmeta.fit_evidence(
             EmpiricalBayes.regressor(1, "poisson", num_steps=0).double(),
             number_tasks("poisson", supports=(6,) * 20, queries=(6,) * 20, features=1),
+            hyperprior=log_hyperprior,  # of one's own, as far as the fit knows: by draws
             boundary=False,
             num_draws=4,
             max_iterations=2,
