@@ -14,6 +14,7 @@ from ebmeta.likelihood.base import Likelihood
 from ebmeta.mixed.ascent import ENOUGH, Criterion, Optimum
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.effects import Effects, Estimate
+from ebmeta.mixed.restarts import restarts
 from ebmeta.mixed.rows import Rows
 
 __all__ = ["Engine"]
@@ -21,8 +22,7 @@ __all__ = ["Engine"]
 Array = NDArray[np.float64]
 FOLDS = 20  # parts of a group that are left out, at most
 
-INSIDE = 0.1  # where an ascent starts again that ended with a spread of 0
-SMALL = 1e-4  # a relative spread below it stands for 0
+SMALL, LITTLE = 1e-4, 0.01  # a relative spread that stands for 0, and one that is next to nothing
 CLEAR = 4.0  # standard errors above 0: no other maximum is looked for at 0
 ROUNDING, TINY = 1e-12, 1e-300  # make positive definite what is singular but for rounding
 NO_ERROR = 1e-8  # of the largest curvature: a direction of which nothing is known has no error to state
@@ -282,10 +282,7 @@ class Engine(Criterion):
         return out
 
     def maximise(self, start: Array | None = None, held: NDArray[np.bool_] | None = None) -> Optimum:
-        """Go to the maximum; where a spread ends at 0, try again from inside, where it ends near 0, without it.
-
-        The slope at 0 says nothing, or that more is to be gained beyond, where all signs of its column are turned. Or
-        the column of another term has taken its place, which the order of terms decides.
+        """Go to the maximum; where a spread ends near 0, try again from inside (`restarts`), and without it.
 
         Args:
             start: the parameters to start from.
@@ -295,17 +292,14 @@ class Engine(Criterion):
         held = np.zeros(len(begin), dtype=bool) if held is None else held
         begin[held] = 0.0
         best = self.ascend(begin, held)
-        small = np.zeros(len(begin), dtype=bool)
-        small[: self.num_theta] = self.diagonal & (best.at[: self.num_theta] < SMALL)
-        small &= ~held
-        if small.any():
-            again = best.at * self._mirrored(small)
-            again[small] = INSIDE
-            for inside in (again, np.where(held, 0.0, self._uncorrelated(best.at))):
-                other = self.ascend(inside, held)
-                evaluations = best.evaluations + other.evaluations
-                best = (other if other.value < best.value - ENOUGH else best)._replace(evaluations=evaluations)
-        return best if small.any() or self.hyperprior else self._or_without(best, held)
+        spreads = np.where(self.diagonal, best.at[: self.num_theta], 1.0)
+        little = np.append(spreads < LITTLE, np.zeros(len(begin) - self.num_theta, dtype=bool)) & ~held
+        none = bool((little[: self.num_theta] & (spreads < SMALL)).any())
+        for again in restarts(self.factors, best.at, little) if little.any() else ():
+            other = self.ascend(np.where(held, 0.0, again), held)
+            evaluations = best.evaluations + other.evaluations
+            best = (other if other.value < best.value - ENOUGH else best)._replace(evaluations=evaluations)
+        return best if none or self.hyperprior else self._or_without(best, held)
 
     def _or_without(self, best: Optimum, held: NDArray[np.bool_]) -> Optimum:
         """Return the maximum without the spreads of a factor where it is higher: unequal groups may have two maxima."""
@@ -319,24 +313,6 @@ class Engine(Criterion):
             evaluations = best.evaluations + other.evaluations
             best = (other if other.value < best.value - ENOUGH else best)._replace(evaluations=evaluations)
         return best
-
-    def _uncorrelated(self, at: Array) -> Array:
-        """Return the parameters with the same spreads, those of next to nothing larger, and no correlations."""
-        out, end = at.copy(), 0
-        for factor in self.factors:
-            own = slice(end, end := end + factor.size)
-            out[own] = factor.read(np.diag(np.linalg.norm(factor.lower(at[own]), axis=1).clip(INSIDE)))
-        return out
-
-    def _mirrored(self, small: NDArray[np.bool_]) -> Array:
-        """Return the signs that turn the columns of the factors of some spreads."""
-        signs, start = np.ones(len(small)), 0
-        for factor in self.factors:
-            own = slice(start, start + factor.size)
-            turned = np.isin(factor.columns, factor.columns[small[own] & factor.diagonal])
-            signs[own] = np.where(turned, -1.0, 1.0)
-            start += factor.size
-        return signs
 
     def thetas(self, at: Array) -> list[Array]:
         """Return the parameters of each factor."""

@@ -148,18 +148,14 @@ def read_keys(name: str, values: Any, length: int | None = None, hint: str = "")
     out = [plain(v) for v in values]
     if (row := next((row for row, v in enumerate(out) if not pd.api.types.is_hashable(v)), None)) is not None:
         raise ValueError(f"{name}: expected hashable labels, got the {_kind(out[row])} {out[row]!r:.40} in row {row}")
-    missing = pd.isna(pd.Series(out, dtype=object)).to_numpy()
+    missing, wanted = pd.isna(pd.Series(out, dtype=object)).to_numpy(), f"{name}: expected a label in every row, got"
     if missing.any():
         more = f" (and {missing.sum() - 1} more rows)" if missing.sum() > 1 else ""
-        raise ValueError(
-            f"{name}: expected a label in every row, got none in row {int(np.argmax(missing))}{more}{hint}"
-        )
+        raise ValueError(f"{wanted} none in row {int(np.argmax(missing))}{more}{hint}")
     if blank := [row for row, v in enumerate(out) if isinstance(v, str) and (not v.strip() or v in WRITTEN_MISSING)]:
         text, more = out[blank[0]], f" (and {len(blank) - 1} more rows)" if len(blank) > 1 else ""
         why = ", which is what becomes of a missing value among texts" if text.strip() else ""
-        raise ValueError(
-            f"{name}: expected a label in every row, got the text {text!r:.40} in row {blank[0]}{more}{why}{hint}"
-        )
+        raise ValueError(f"{wanted} the text {text!r:.40} in row {blank[0]}{more}{why}{hint}")
     kinds = {_kind(v): row for row, v in reversed(list(enumerate(out)))}
     if len(kinds) > 1:
         first, second = sorted(kinds.items(), key=lambda item: item[1])[:2]
