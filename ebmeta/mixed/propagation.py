@@ -14,6 +14,7 @@ Ionides 2008, Truncated importance sampling.
 from __future__ import annotations
 
 import itertools
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ __all__ = ["Draws", "draw"]
 Array = NDArray[np.float64]
 FREEDOM = 5.0  # of the Student-t distribution
 EDGE = 1e-12  # of probability
+POOR = 0.2  # share of draws that count, below which there is a warning
 GOOD = 0.7  # share of draws that count, from which the first ones do
 WIDER, NARROWEST = 1.5, 0.3  # of the second draws: times the covariance of the first, and of their scale
 MIRRORS = 6  # columns of factors whose signs are turned, at most
@@ -83,7 +85,15 @@ def draw(engine: Engine, at: Array, num_draws: int, seed: int) -> Draws:
         center = weight @ folded
         spread = np.einsum("d,di,dj->ij", weight, folded - center, folded - center)
         scale = np.linalg.cholesky(WIDER * spread + NARROWEST**2 * scale @ scale.T)
-    return Draws(points, weight)
+    found = Draws(points, weight)
+    if found.size < POOR * num_draws:
+        warnings.warn(
+            f"draws: {num_draws} of the parameters, whose weights differ, count as {found.size:.0f}: give `propagate` "
+            "more num_draws, until the intervals that matter stay as they are",
+            UserWarning,
+            stacklevel=4,  # above the check of arguments
+        )
+    return found
 
 
 def _signs(engine: Engine, length: int) -> list[Array]:

@@ -278,13 +278,13 @@ class MixedModel(Guarded):
 
     @checked(num_draws=at_least(2))
     @guarded
-    def propagate(self, num_draws: int = 128, seed: int = 0) -> MixedModel:
+    def propagate(self, num_draws: int = 256, seed: int = 0) -> MixedModel:
         """Return the fit with draws of its parameters, so that tables and predictions carry their uncertainty.
 
         A fit alone takes its estimates for the truth. With few groups its intervals are too short.
 
         Args:
-            num_draws: number of draws; predictions take as many times as long.
+            num_draws: number of draws; predictions take as many times as long. Where few of them count, a warning says so.
             seed: of the draws.
         """
         draws = draw(self.engine, self.optimum.at, num_draws, seed)

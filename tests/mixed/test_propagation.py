@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ebmeta import mixed_model
+from ebmeta.mixed import propagation
 from ebmeta.mixed.propagation import Draws, draw
 from tests.mixed.test_quadrature import build
 from tests.mixed.worlds import engine_of, frame
@@ -42,3 +44,13 @@ def test_most_draws_count(engine):
 
 def test_draws_of_one_weight_count_all():
     assert Draws(np.zeros((8, 1)), np.full(8, 1 / 8)).size == pytest.approx(8.0)
+
+
+def test_draws_of_which_few_count_are_told_of(monkeypatch):
+    fit = mixed_model("y ~ x + (1 | g)", frame(num_groups=30))
+    monkeypatch.setattr(propagation, "POOR", 0.99)
+    with pytest.warns(
+        UserWarning, match="^draws: 32 of the parameters, whose weights differ, count as [12][0-9]: give"
+    ) as told:
+        fit.propagate(32)
+    assert told[0].filename == __file__

@@ -107,7 +107,7 @@ def test_propagated_intervals_are_longer_where_groups_are_few():
     ratio = (wide.predict(new)["sd"] / few.predict(new)["sd"]).mean()
     assert 1.1 < ratio < 3
     assert (wide.group_effects["sd"] > few.group_effects["sd"]).mean() > 0.9
-    assert "draws           128, worth" in wide.summary()
+    assert "draws           256, worth" in wide.summary()
     many = mixed_model("y ~ x + (1 + x | g)", frame(num_groups=600))
     close = many.propagate().predict(new)
     np.testing.assert_allclose(close["sd"], many.predict(new)["sd"], rtol=0.03)
