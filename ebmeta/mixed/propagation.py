@@ -91,7 +91,7 @@ def draw(engine: Engine, at: Array, num_draws: int, seed: int) -> Draws:
             f"draws: {num_draws} of the parameters, whose weights differ, count as {found.size:.0f}: give `propagate` "
             "more num_draws, until the intervals that matter stay as they are",
             UserWarning,
-            stacklevel=4,  # above the check of arguments
+            stacklevel=5,  # above the checks of arguments
         )
     return found
 

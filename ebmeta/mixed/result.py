@@ -284,7 +284,7 @@ class MixedModel(Guarded):
         A fit alone takes its estimates for the truth. With few groups its intervals are too short.
 
         Args:
-            num_draws: number of draws; predictions take as many times as long. Where few of them count, a warning says so.
+            num_draws: number of draws; predictions take as many times as long, and few that count are told of.
             seed: of the draws.
         """
         draws = draw(self.engine, self.optimum.at, num_draws, seed)
