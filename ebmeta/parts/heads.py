@@ -60,6 +60,8 @@ class Head(Exact, ABC):
     name: ClassVar[str]
     #: True where every column of the features may have a unit of its own; elsewhere all share one.
     own_units: ClassVar[bool]
+    #: True where the features of a row depend on the other rows of its task.
+    by_task: ClassVar[bool] = False
 
     center: Tensor
     like: Tensor

@@ -54,6 +54,7 @@ class TaskHead(Head):
 
     name = "task"
     own_units = False
+    by_task = True
 
     metric: Tensor
 

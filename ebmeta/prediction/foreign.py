@@ -37,7 +37,7 @@ def tell_of_foreign(model: PredictiveModel, batch: TaskBatch, x: Tensor, stackle
         stacklevel: as of `warnings.warn`, for the caller.
     """
     head = model.predictor
-    if not model.fitted or not head.measured or head.any_features or head.raw:
+    if not model.fitted or not head.measured or head.by_task or head.raw:
         return False
     notes = [_in_columns(model, batch, x) if head.own_units else _in_one_direction(model, batch, x)]
     notes.append(_labels(model, batch))
@@ -63,7 +63,7 @@ def _in_columns(model: PredictiveModel, batch: TaskBatch, x: Tensor) -> str:
 def _in_one_direction(model: PredictiveModel, batch: TaskBatch, x: Tensor) -> str:
     """Say whether the rows of most tasks lie in one direction from the centre of training, whatever their class."""
     size = model.predictor.num_features
-    if size < FEWEST:
+    if size < FEWEST or not batch.support_mask.any():
         return ""
     support = model.predictor.features(batch.support_x, batch.support_mask)
     masks = batch.support_mask, batch.query_mask

@@ -33,6 +33,7 @@ __all__ = ["QuadratureEvidence"]
 Array = NDArray[np.float64]
 MOST = 3  # weights that vary: of more, a rule has too many nodes
 MOST_OF_HEAVY = 1  # of labels with heavy tails, of which a group may have several maxima
+UNSURE = 0.1  # nats that a finer rule may change
 SAME = 1e-6  # relative difference of two units
 
 
@@ -71,7 +72,7 @@ class QuadratureEvidence:
             engine.check(top.at)
         except (ValueError, np.linalg.LinAlgError):  # terms that determine others, labels that bound nothing
             return None
-        if not top.converged:
+        if not top.converged or engine.error > UNSURE:
             return None
         rows = len(engine.rows)
         return cls(model, lower, engine, top, -rows * math.log(float(likelihood.unit)) if likelihood.located else 0.0)

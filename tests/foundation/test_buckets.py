@@ -17,7 +17,7 @@ from ebmeta import EmpiricalBayes, FewShotRegressor, GroupSampler
 from ebmeta.foundation.buckets import split
 from ebmeta.likelihood import LIKELIHOODS
 from ebmeta.training import evidence
-from ebmeta.training.evidence import Evidence
+from ebmeta.training.evidence import Evidence, log_hyperprior
 
 
 def test_every_task_is_in_one_part_of_bounded_padding():
@@ -83,7 +83,7 @@ def test_what_propagates_does_not_depend_on_the_size_of_parts(monkeypatch):
         monkeypatch.setattr(evidence, "ROWS", rows)
         model = EmpiricalBayes.regressor(2, "poisson", num_steps=0).double()
         with pytest.warns(UserWarning, match="not converged|not at a maximum"):  # noqa: PT031
-            ebmeta.fit_evidence(model, tasks, boundary=False, max_iterations=2)
+            ebmeta.fit_evidence(model, tasks, hyperprior=log_hyperprior, boundary=False, max_iterations=2)
             found.append(ebmeta.propagate(model, tasks, num_draws=2))
     close(found[0].values, found[1].values, 1e-6)
 

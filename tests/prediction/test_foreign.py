@@ -71,3 +71,9 @@ def test_columns_and_labels_in_another_unit_are_told_of():
         UserWarning, match="^y: half of the labels are at least .* standard deviations of training labels"
     ):
         ebmeta.FewShotRegressor(model).fit(frame[:4], 1000 * y[:4]).predict(frame[4:8])
+
+
+def test_tasks_without_a_labelled_row_are_no_error(classes):
+    model, own, _, labelled, rows = classes
+    anchored = ebmeta.FewShotClassifier(model).fit(anchors={str(k): labelled[list(own).index(k)] for k in set(own)})
+    assert np.isfinite(anchored.predict_proba(rows)).all()
