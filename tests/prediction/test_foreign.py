@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import ebmeta
+from ebmeta.prediction.foreign import SOME
 
 RNG = np.random.default_rng(0)
 DIRECTION = "^X: all rows lie in one direction from the centre of training rows"
@@ -77,3 +78,11 @@ def test_tasks_without_a_labelled_row_are_no_error(classes):
     model, own, _, labelled, rows = classes
     anchored = ebmeta.FewShotClassifier(model).fit(anchors={str(k): labelled[list(own).index(k)] for k in set(own)})
     assert np.isfinite(anchored.predict_proba(rows)).all()
+
+
+def test_some_of_many_tasks_tell_of_all(classes):
+    mean, y = 3 + 2 * RNG.normal(size=(12, 24)), np.repeat(np.arange(12), 20)
+    rows = mean[y] + RNG.normal(size=(240, 24))
+    ebmeta.predict(classes[0], ebmeta.EpisodeSampler(rows, y, 5, 2, 4).sample(3 * SOME + 1), num_draws=0)
+    with pytest.warns(UserWarning, match=DIRECTION):
+        ebmeta.predict(classes[0], ebmeta.EpisodeSampler(rows / 20, y, 5, 2, 4).sample(3 * SOME + 1), num_draws=0)
