@@ -166,7 +166,7 @@ class Evidence:
             for term in self._terms():  # the graph of one part at a time
                 loss = term(self.model)
                 found = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
-                value, gradient = value + loss.item(), gradient + torch.cat([g.flatten() for g in found])
+                value, gradient = value + loss.item(), gradient + torch.cat([g.detach().flatten() for g in found])
         except (ValueError, RuntimeError):  # no Cholesky factor
             return math.inf, torch.full_like(flat, torch.nan)
         return value, gradient
