@@ -16,7 +16,7 @@ from ebmeta.foundation.guarding import unvalidated
 from ebmeta.likelihood.base import Given, Likelihood
 from ebmeta.mixed.batched import Segments, cholesky, solve_lower, solve_upper
 
-__all__ = ["Labels", "refuse_separated"]
+__all__ = ["Labels", "refuse_endless", "refuse_separated"]
 
 Array = NDArray[np.float64]
 STEPS = 60  # of Newton to a mode, at most
@@ -27,6 +27,7 @@ SHORTER = 30  # times that a step is halved, at most
 ROUNDING = 1e-9  # of a log density
 NEAR = 1e-2  # twice the nats that the coefficients of the model without groups may leave: an ascent starts there
 WIDE = 10.0  # standard error of a coefficient that no label holds back, of a term of unit length next to the others
+RISING = 0.01  # nats for a change of a logarithm by 1: no maximum at its end
 LABELS = 4  # of a group, next to which there may be a maximum
 LEAST = 1e-6  # of a curvature, and nats that are next to nothing
 
@@ -170,6 +171,21 @@ class Labels(NamedTuple):
             if float(step @ information @ step) < NEAR:
                 break
         return beta, information
+
+
+def refuse_endless(at: Array, slope: Array, far: float) -> None:
+    """Raise `ValueError` where the likelihood still rises with a parameter of its own at the end of its range.
+
+    Args:
+        at: logarithms and the like, shape `(E,)`.
+        slope: of minus the log likelihood in nats, the same.
+        far: how far they may be from 0.
+    """
+    if ((np.abs(at) >= far) & (np.sign(at) * slope < -RISING)).any():
+        raise ValueError(
+            "labels: expected some that differ from what terms and groups say, got labels that these explain: nothing "
+            "is left to vary, and the likelihood rises without end"
+        )
 
 
 def refuse_separated(data: Labels, eta: Array, inverse: Array, beta: Array, names: list[str]) -> None:

@@ -27,7 +27,7 @@ from ebmeta.mixed.batched import Segments
 from ebmeta.mixed.covariance import Factor, log_hyperprior
 from ebmeta.mixed.effects import Effects, Estimate
 from ebmeta.mixed.engine import Engine
-from ebmeta.mixed.modes import Labels, refuse_separated
+from ebmeta.mixed.modes import Labels, refuse_endless, refuse_separated
 from ebmeta.mixed.nodes import HEAVY, Nodes, check_nodes, nodes_of, rough_nodes
 from ebmeta.mixed.rows import Rows
 from ebmeta.mixed.tall import orthonormal
@@ -284,6 +284,7 @@ class QuadratureEngine(Engine):
 
     def check(self, at: Array) -> None:
         lower, beta = self._unpack(at)
+        refuse_endless(*(v[len(at) - len(self.extra) :] for v in (at, self.loss(at)[1])), FAR_LOG)
         if self.family.discrete and not self.hyperprior and at[: self.num_theta].max(initial=0.0) > ENDLESS:
             worst = self.factors[0].terms[int(np.argmax(np.abs(lower).max(1)))]
             raise ValueError(

@@ -31,7 +31,7 @@ from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.parts.prior import Prior
 from ebmeta.tasks.batch import TaskBatch
 
-__all__ = ["NormalEvidence", "design_of", "log_gamma", "write_prior"]
+__all__ = ["NormalEvidence", "design_of", "fits_prior_alone", "log_gamma", "write_prior"]
 
 FLAT = 1e-12  # of the largest curvature: a direction of the means that no label speaks of
 SPREAD, NOISE = 0.3, 0.7  # where the ascent starts, in standard deviations of the labels
@@ -80,8 +80,7 @@ class NormalEvidence:
         log_sigma, lower = likelihood.log_sigma, prior.correlations
         if not likelihood.conjugate or likelihood.has_level or log_sigma is None or lower is None:
             return None
-        free = [*prior.parameters(), *([] if likelihood.known else likelihood.parameters())]
-        if not all(p.requires_grad for p in free) or any(p.requires_grad for p in model.predictor.parameters()):
+        if not fits_prior_alone(model):
             return None
         return cls(model, lower, log_sigma, parts, hyperprior)
 
@@ -230,6 +229,13 @@ class NormalEvidence:
         return Point(factor, log_noise, found.left)
 
 
+def fits_prior_alone(model: EmpiricalBayes) -> bool:
+    """Return whether all of the prior and the likelihood is fitted, and none of the features."""
+    free = [*model.prior.parameters(), *([] if model.likelihood.known else model.likelihood.parameters())]
+    return all(p.requires_grad for p in free) and not any(p.requires_grad for p in model.predictor.parameters())
+
+
+@torch.no_grad()
 def write_prior(prior: Prior, lower: Tensor, factor: Tensor, beta: Tensor) -> None:
     r"""Set a prior's parameters, a spread of 0 by the least one that 32 bits hold.
 
@@ -242,12 +248,11 @@ def write_prior(prior: Prior, lower: Tensor, factor: Tensor, beta: Tensor) -> No
     factor = torch.where(factor.diagonal() < 0, -factor, factor)  # the sign of a column is free
     least = (ALIKE * factor.norm(dim=1)).clamp(min=SMALLEST)
     scale = torch.maximum(factor.diagonal(), least)
-    with torch.no_grad():
-        prior.log_scale.copy_(scale.log())
-        lower.copy_(torch.tril(factor, -1) / scale.unsqueeze(1))
-        prior.loc.copy_(beta[:, 0])
-        if beta.shape[1] > 1:
-            prior.slope.copy_(beta[:, 1:])
+    prior.log_scale.copy_(scale.log())
+    lower.copy_(torch.tril(factor, -1) / scale.unsqueeze(1))
+    prior.loc.copy_(beta[:, 0])
+    if beta.shape[1] > 1:
+        prior.slope.copy_(beta[:, 1:])
 
 
 def design_of(prior: Prior, rows: Tensor, parts: list[TaskBatch]) -> Tensor:

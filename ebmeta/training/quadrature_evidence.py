@@ -26,7 +26,7 @@ from ebmeta.mixed.quadrature import QuadratureEngine
 from ebmeta.mixed.rows import Grouping, Rows
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.training.normal_evidence import design_of, write_prior
+from ebmeta.training.normal_evidence import design_of, fits_prior_alone, write_prior
 
 __all__ = ["QuadratureEvidence"]
 
@@ -59,12 +59,9 @@ class QuadratureEvidence:
         """
         likelihood, prior = model.likelihood, model.prior
         lower, varying = prior.correlations, list(prior.varying)
-        if likelihood.conjugate or likelihood.has_level or lower is None:
+        if likelihood.conjugate or likelihood.has_level or lower is None or not fits_prior_alone(model):
             return None
         if not 0 < len(varying) <= (MOST_OF_HEAVY if likelihood.located else MOST):
-            return None
-        free = [*prior.parameters(), *likelihood.parameters()]
-        if not all(p.requires_grad for p in free) or any(p.requires_grad for p in model.predictor.parameters()):
             return None
         try:
             engine = _engine(model, varying, [part.pooled() for part in parts], hyperprior)

@@ -9,7 +9,7 @@ from scipy import optimize, special, stats
 
 from ebmeta.mixed.fit import mixed_model
 from ebmeta.mixed.forecasting import forecast
-from tests.mixed.worlds import frame
+from tests.mixed.worlds import frame, henderson
 
 Z90 = 1.6448536269514722
 LINKS = {"poisson": np.exp, "bernoulli": special.expit}
@@ -27,20 +27,13 @@ def drawn(likelihood: str, num_groups: int = 40, size: int = 12) -> tuple[pd.Dat
 def test_means_of_known_groups_have_the_joint_variance_of_hendersons_equations():
     data = frame().assign(x=lambda d: d["x"] - 2000)
     fit = mixed_model("y ~ x + (1 + x | g)", data, reml=True)
-    rows, grouping = fit.engine.rows, fit.engine.rows.groupings[0]
-    prior, sigma = fit.engine.factors[0].covariance(fit.estimate.theta, fit.estimate.sigma), fit.estimate.learned["sd"]
-    Z = np.zeros((len(rows), 2 * len(grouping.labels)))
-    for i, g in enumerate(grouping.codes):
-        Z[i, 2 * g : 2 * g + 2] = grouping.z[i]
-    W = np.hstack([rows.x, Z])
-    normal = W.T @ W / sigma**2
-    normal[2:, 2:] += np.kron(np.eye(len(grouping.labels)), np.linalg.inv(prior))
+    W, normal = henderson(fit)
     sd = np.sqrt(np.einsum("np,pq,nq->n", W, np.linalg.inv(normal), W))
     found = fit.predict(data, 0.9)
     np.testing.assert_allclose(found["mean_lower"], found["mean"] - Z90 * sd, rtol=1e-6)
     np.testing.assert_allclose(found["mean_upper"], found["mean"] + Z90 * sd, rtol=1e-6)
     at = fit.optimum.at, None, fit.effects
-    np.testing.assert_array_equal(forecast(fit.engine, at, rows, 0.9, "known")[4], found["mean_lower"])
+    np.testing.assert_array_equal(forecast(fit.engine, at, fit.engine.rows, 0.9, "known")[4], found["mean_lower"])
 
 
 def test_means_of_new_groups_have_the_spread_of_groups_too():

@@ -7,7 +7,7 @@ import pytest
 
 from ebmeta.likelihood import LIKELIHOODS
 from ebmeta.mixed.batched import Segments
-from ebmeta.mixed.modes import Labels
+from ebmeta.mixed.modes import Labels, refuse_endless
 
 
 def labels(kind: str, seed: int = 0) -> Labels:
@@ -58,3 +58,11 @@ def test_some_groups_are_those_of_the_same_rows():
     np.testing.assert_array_equal(some.segments.counts, [4, 4])
     beta = np.array([0.3, -0.2])
     np.testing.assert_allclose(some.log_density(some.fixed(beta)), data.log_density(data.fixed(beta))[kept])
+
+
+def test_a_parameter_at_an_end_is_refused_where_the_likelihood_rises_beyond():
+    refuse_endless(np.array([19.0, 20.0, -20.0]), np.array([-5.0, 5.0, -5.0]), 20.0)
+    refuse_endless(np.array([20.0]), np.array([-1e-6]), 20.0)  # a shape that may as well be infinite
+    for at, slope in ((20.0, -5.0), (-20.0, 5.0)):
+        with pytest.raises(ValueError, match="labels: expected some that differ from what terms and groups say"):
+            refuse_endless(np.array([at]), np.array([slope]), 20.0)

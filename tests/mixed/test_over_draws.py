@@ -8,7 +8,7 @@ from ebmeta.mixed.effects import Effects
 from ebmeta.mixed.fit import mixed_model
 from ebmeta.mixed.over_draws import averaged, common_of, effects_of, linear_of, marginal_of
 from ebmeta.mixed.propagation import Draws
-from tests.mixed.worlds import engine_of, frame
+from tests.mixed.worlds import engine_of, frame, henderson
 
 
 def test_effects_of_two_draws_have_the_moments_of_their_mixture():
@@ -46,14 +46,7 @@ def test_one_draw_at_the_maximum_differs_by_what_is_known_of_the_coefficients():
 def test_group_effects_have_the_joint_covariance_of_hendersons_equations():
     """The inverse of the equations in coefficients and effects is the covariance of their errors."""
     fit = mixed_model("y ~ x + (1 + x | g)", frame().assign(x=lambda d: d["x"] - 2000), reml=True)
-    rows, grouping = fit.engine.rows, fit.engine.rows.groupings[0]
-    prior, sigma = fit.engine.factors[0].covariance(fit.estimate.theta, fit.estimate.sigma), fit.estimate.learned["sd"]
-    Z = np.zeros((len(rows), 2 * len(grouping.labels)))
-    for i, g in enumerate(grouping.codes):
-        Z[i, 2 * g : 2 * g + 2] = grouping.z[i]
-    W = np.hstack([rows.x, Z])
-    normal = W.T @ W / sigma**2
-    normal[2:, 2:] += np.kron(np.eye(len(grouping.labels)), np.linalg.inv(prior))
+    W, normal = henderson(fit)
     table = fit.group_effects
     np.testing.assert_allclose(table["sd"], np.sqrt(np.diag(np.linalg.inv(normal))[2:]), rtol=1e-6)
     np.testing.assert_allclose(table["conditional_sd"], np.sqrt(np.diag(np.linalg.inv(normal[2:, 2:]))), rtol=1e-6)

@@ -349,3 +349,10 @@ def test_a_huge_exposure_costs_no_digits_of_the_log_likelihood(likelihood):
     assert huge.log_likelihood == pytest.approx(plain.log_likelihood, abs=1e-6)
     moved = huge.fixed_effects["estimate"] - plain.fixed_effects["estimate"]
     np.testing.assert_allclose(moved, [-12 * math.log(10), 0], atol=1e-4)
+
+
+def test_labels_alike_within_their_groups_have_no_maximum():
+    rng, group = np.random.default_rng(0), np.repeat(np.arange(15), 6)
+    data = pd.DataFrame({"y": rng.normal(size=15)[group], "g": group})
+    with pytest.raises(ValueError, match="labels: expected some that differ from what terms and groups say"):
+        mixed_model("y ~ 1 + (1 | g)", data, likelihood="student_t")

@@ -10,8 +10,9 @@ from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.design import Design, Extras
 from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.normal import NormalEngine
+from ebmeta.mixed.result import MixedModel
 
-__all__ = ["dense", "engine_of", "frame"]
+__all__ = ["dense", "engine_of", "frame", "henderson"]
 
 
 def frame(seed: int = 0, num_groups: int = 12, sizes: tuple[int, int] = (1, 7)) -> pd.DataFrame:
@@ -63,3 +64,21 @@ def dense(engine: Engine, at: np.ndarray, reml: bool) -> dict[str, np.ndarray | 
         "sd": np.sqrt([np.diag(block) for block in blocks]),
         "slope": -(gain @ X).reshape(num_groups, num_terms, -1),
     }
+
+
+def henderson(fit: MixedModel) -> tuple[np.ndarray, np.ndarray]:
+    """Return the columns of coefficients and of all effects of one grouping factor, and the matrix of their equations.
+
+    Its inverse is the covariance of the errors of both. Source: Henderson 1975, Best linear unbiased estimation and
+    prediction under a selection model.
+    """
+    rows, grouping = fit.engine.rows, fit.engine.rows.groupings[0]
+    prior, sigma = fit.engine.factors[0].covariance(fit.estimate.theta, fit.estimate.sigma), fit.estimate.learned["sd"]
+    width = grouping.z.shape[1]
+    z = np.zeros((len(rows), width * len(grouping.labels)))
+    for i, g in enumerate(grouping.codes):
+        z[i, width * g : width * (g + 1)] = grouping.z[i]
+    columns, common = np.hstack([rows.x, z]), rows.x.shape[1]
+    matrix = columns.T @ columns / sigma**2
+    matrix[common:, common:] += np.kron(np.eye(len(grouping.labels)), np.linalg.inv(prior))
+    return columns, matrix

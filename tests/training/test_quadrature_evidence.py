@@ -111,12 +111,25 @@ def test_sizes_and_covariates_of_groups_count():
     size, covariate = rng.integers(3, 9, size=len(eta)).astype(float), rng.normal(size=GROUPS)[group]
     y = rng.binomial(size.astype(int), special.expit(eta + 0.8 * covariate)).astype(float)
     tasks = GroupSampler(x, y, group, n_support=1, size=size, group_X=covariate[:, None])
-    found = ebmeta.fit_evidence(
-        EmpiricalBayes.regressor(1, "binomial", num_steps=0, random=[], num_covariates=1), tasks, boundary=False
-    )
+    model = EmpiricalBayes.regressor(1, "binomial", num_steps=0, random=[], num_covariates=1)
+    found = ebmeta.fit_evidence(model, tasks, boundary=False)
     data = pd.DataFrame({"y": y, "n": size, "x": x[:, 0], "c": covariate, "g": group})
     expected = ebmeta.mixed_model("y ~ x * c + (1 | g)", data, likelihood="binomial", size="n")
     assert found.log_evidence == pytest.approx(expected.log_likelihood, abs=0.02)
+    # What was written to the model has that evidence.
+    assert Evidence(model, tasks, hyperprior=False, num_draws=128).reached() == pytest.approx(
+        found.log_evidence, abs=0.1
+    )
+
+
+def test_labels_without_noise_are_told_of():
+    y, group = rows()[3].normal(size=GROUPS)[np.repeat(np.arange(GROUPS), ROWS)], np.repeat(np.arange(GROUPS), ROWS)
+    tasks = GroupSampler(np.zeros((len(y), 0)), y, group, n_support=1)
+    with pytest.warns(UserWarning, match="the noise goes to 0, and the evidence has no maximum"):  # noqa: PT031
+        found = ebmeta.fit_evidence(
+            EmpiricalBayes.regressor(0, "student_t", num_steps=0), tasks, boundary=False, max_iterations=100
+        )
+    assert not found.converged
 
 
 def test_what_the_engine_does_not_take_is_left_to_draws():
