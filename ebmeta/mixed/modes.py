@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from ebmeta.foundation.guarding import unvalidated
 from ebmeta.likelihood.base import Given, Likelihood
 from ebmeta.mixed.batched import Segments, cholesky, solve_lower, solve_upper
+from ebmeta.mixed.covariance import Factor
 
-__all__ = ["Labels", "refuse_endless", "refuse_separated"]
+__all__ = ["Labels", "refuse_endless", "refuse_endless_spread", "refuse_separated"]
 
 Array = NDArray[np.float64]
 STEPS = 60  # of Newton to a mode, at most
@@ -27,6 +28,7 @@ SHORTER = 30  # times that a step is halved, at most
 ROUNDING = 1e-9  # of a log density
 NEAR = 1e-2  # twice the nats that the coefficients of the model without groups may leave: an ascent starts there
 WIDE = 10.0  # standard error of a coefficient that no label holds back, of a term of unit length next to the others
+ENDLESS = 12.0  # spread of one that stands for infinity: from chances of 1 in 100,000 to 99,999
 RISING = 0.01  # nats for a change of a logarithm by 1: no maximum at its end
 LABELS = 4  # of a group, next to which there may be a maximum
 LEAST = 1e-6  # of a curvature, and nats that are next to nothing
@@ -185,6 +187,21 @@ def refuse_endless(at: Array, slope: Array, far: float) -> None:
         raise ValueError(
             "labels: expected some that differ from what terms and groups say, got labels that these explain: nothing "
             "is left to vary, and the likelihood rises without end"
+        )
+
+
+def refuse_endless_spread(factor: Factor, lower: Array) -> None:
+    """Raise `ValueError` where the spread of a term runs off, since groups explain every label.
+
+    Args:
+        factor: the parameters of the spreads.
+        lower: their factor at the maximum, as of `Factor.lower`.
+    """
+    if lower.max(initial=0.0) > ENDLESS:
+        worst = factor.terms[int(np.argmax(np.abs(lower).max(1)))]
+        raise ValueError(
+            f"random term {worst!r} of {factor.name!r}: expected labels that differ within groups, got groups that "
+            "explain every label: its spread runs off to infinity (hyperprior=True holds it back)"
         )
 
 

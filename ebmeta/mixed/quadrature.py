@@ -27,7 +27,7 @@ from ebmeta.mixed.batched import Segments
 from ebmeta.mixed.covariance import Factor, log_hyperprior
 from ebmeta.mixed.effects import Effects, Estimate
 from ebmeta.mixed.engine import Engine
-from ebmeta.mixed.modes import Labels, refuse_endless, refuse_separated
+from ebmeta.mixed.modes import Labels, refuse_endless, refuse_endless_spread, refuse_separated
 from ebmeta.mixed.nodes import HEAVY, Nodes, check_nodes, nodes_of, rough_nodes
 from ebmeta.mixed.rows import Rows
 from ebmeta.mixed.tall import orthonormal
@@ -36,7 +36,6 @@ __all__ = ["QuadratureEngine"]
 
 Array = NDArray[np.float64]
 FARTHEST = 50.0  # bound of the spread of a linear predictor of counts
-ENDLESS = 12.0  # spread of one that stands for infinity: from chances of 1 in 100,000 to 99,999
 EXACT = 0.01  # nats that a finer rule may change the log likelihood by
 FINEST = 2  # rule
 NEAR = 1.0  # nats a parameter that are not worth a first step
@@ -284,13 +283,10 @@ class QuadratureEngine(Engine):
 
     def check(self, at: Array) -> None:
         lower, beta = self._unpack(at)
-        refuse_endless(*(v[len(at) - len(self.extra) :] for v in (at, self.loss(at)[1])), FAR_LOG)
-        if self.family.discrete and not self.hyperprior and at[: self.num_theta].max(initial=0.0) > ENDLESS:
-            worst = self.factors[0].terms[int(np.argmax(np.abs(lower).max(1)))]
-            raise ValueError(
-                f"random term {worst!r} of {self.factors[0].name!r}: expected labels that differ within groups, got "
-                "groups that explain every label: its spread runs off to infinity (hyperprior=True holds it back)"
-            )
+        own = len(at) - len(self.extra)
+        refuse_endless(at[own:], self.loss(at)[1][own:], FAR_LOG)
+        if self.family.discrete and not self.hyperprior:
+            refuse_endless_spread(self.factors[0], lower)
         if self.family.discrete and self.num_common:
             modes = self._modes_at(at)[0][0]
             eta = self.data.fixed(beta) + (lower.T @ self.data.z * self.data.segments.spread(modes)).sum(0)

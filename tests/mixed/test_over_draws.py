@@ -46,7 +46,7 @@ def test_one_draw_at_the_maximum_differs_by_what_is_known_of_the_coefficients():
 def test_group_effects_have_the_joint_covariance_of_hendersons_equations():
     """The inverse of the equations in coefficients and effects is the covariance of their errors."""
     fit = mixed_model("y ~ x + (1 + x | g)", frame().assign(x=lambda d: d["x"] - 2000), reml=True)
-    W, normal = henderson(fit)
+    _, normal = henderson(fit)
     table = fit.group_effects
     np.testing.assert_allclose(table["sd"], np.sqrt(np.diag(np.linalg.inv(normal))[2:]), rtol=1e-6)
     np.testing.assert_allclose(table["conditional_sd"], np.sqrt(np.diag(np.linalg.inv(normal[2:, 2:]))), rtol=1e-6)
