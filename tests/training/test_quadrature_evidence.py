@@ -125,7 +125,7 @@ def test_sizes_and_covariates_of_groups_count():
 def test_labels_without_noise_are_told_of():
     y, group = rows()[3].normal(size=GROUPS)[np.repeat(np.arange(GROUPS), ROWS)], np.repeat(np.arange(GROUPS), ROWS)
     tasks = GroupSampler(np.zeros((len(y), 0)), y, group, n_support=1)
-    with pytest.warns(UserWarning, match="the noise goes to 0, and the evidence has no maximum"):  # noqa: PT031
+    with pytest.warns(UserWarning, match="the noise goes to 0, and the evidence has no maximum"):
         found = ebmeta.fit_evidence(
             EmpiricalBayes.regressor(0, "student_t", num_steps=0), tasks, boundary=False, max_iterations=100
         )
