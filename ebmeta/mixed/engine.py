@@ -42,6 +42,8 @@ class Engine(Criterion):
     hyperprior: bool
     #: Whether the criterion is that of the residuals.
     reml: bool = False
+    #: Nats that a finer rule changes the log likelihood by, where there is one.
+    error: float = 0.0
 
     def __init__(self, rows: Rows, factors: list[Factor]) -> None:
         super().__init__()

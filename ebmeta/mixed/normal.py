@@ -37,6 +37,7 @@ __all__ = ["NormalEngine", "Summaries", "summarise"]
 Array = NDArray[np.float64]
 NOTHING = 1e-10  # of a column's length within a group: less is left of one that the others give
 REACH = 1.0  # of a step of Newton in the log of the noise
+FAR = 1e15  # stands for a loss that cannot be computed
 NO_NOISE = 1e-12  # of the sum of squares of labels
 
 
@@ -161,6 +162,8 @@ class NormalEngine(ScaledEngine):
 
     def start(self) -> Array:
         at = super().start()
+        if self.family.known:
+            return at
         at[-1] = math.log(max(self.solve(at[:-1]).square, NO_NOISE) / self.free) / 2  # the best noise for these spreads
         return at
 
@@ -169,8 +172,19 @@ class NormalEngine(ScaledEngine):
 
     def expansion(self, at: Array) -> Expansion:
         if self._last is None or not np.array_equal(self._last[0], at):
-            self._last = at.copy(), self._expansion(at)
+            self._last = at.copy(), self._finite(at)
         return self._last[1]
+
+    def _finite(self, at: Array) -> Expansion:
+        """Return the expansion; a loss above all others where spreads are so large that rounding leaves no digit."""
+        try:
+            with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+                found = self._expansion(at)
+        except (np.linalg.LinAlgError, OverflowError):
+            found = None
+        if found is None or not all(np.isfinite(part).all() for part in found):
+            return Expansion(FAR, np.zeros(len(at)), np.eye(len(at)))
+        return found
 
     def _hessian(self, at: Array) -> Array:
         return self.expansion(at).hessian
@@ -187,7 +201,8 @@ class NormalEngine(ScaledEngine):
         hessian[:-1, -1] = hessian[-1, :-1] = 2 * turn.pull
         hessian[-1, -1] = 2 * p.square * precision
         if self.hyperprior:
-            hessian -= jacobian(lambda point: log_hyperprior(self.factors[0], point[:-1], float(point[-1]))[1], at)
+            place = np.append(np.zeros(self.num_theta), self.log_ratio)
+            hessian -= jacobian(lambda v: log_hyperprior(self.factors[0], v[:-1], float(v[-1]))[1], at + place)
         return Expansion(value, gradient, hessian)
 
     def _both(self, split: _Split, beta: Array, root: Array, scale: float) -> Array:
@@ -229,4 +244,4 @@ class NormalEngine(ScaledEngine):
         return [Effects(mean, covariance, slope).turned(factor.inverse)]
 
     def rebuild(self, rows: Rows, factors: list[Factor]) -> Engine:
-        return NormalEngine(rows, factors, self.names, self.reml, False, self.family)
+        return type(self)(rows, factors, self.names, self.reml, False, self.family)

@@ -72,18 +72,20 @@ def _turn_of(
     pull = np.einsum("ag,ag->a", rx[rows, 0], ax[columns, 0])
     slope = ra[rows, columns].sum(-1) - np.einsum("amg,amg->a", rx[rows, used], ax[columns, used])
     lean = np.einsum("apg,ag->ap", rx[rows, 1:], ax[columns, 0]) + np.einsum("apg,ag->ap", ax[columns, 1:], rx[rows, 0])
-    bend = np.zeros((factor.size, factor.size))
-    for i in range(factor.size):
-        for j in range(i + 1):
-            (k, m), (p, q) = (rows[i], columns[i]), (rows[j], columns[j])
-            xx, xy, yx, yy = (
-                np.einsum("mg,mg->g", one[used], other[used])
-                for one, other in ((ax[m], ax[q]), (ax[m], rx[p]), (rx[k], ax[q]), (rx[k], rx[p]))
-            )
-            total = (rr[k, p] * (xx - aa[m, q]) + ra[k, q] * (xy - ra[p, m]) + ra[p, m] * yx + aa[m, q] * yy).sum()
-            if m == q:
-                total += (rr[k, p] - yy).sum()
-            bend[i, j] += total
-            bend[j, i] += total if i != j else 0.0
+    xx, xy, yy = (
+        np.einsum("img,jmg->ijg", one[:, used], other[:, used], optimize=True)
+        for one, other in ((ax, ax), (ax, rx), (rx, rx))
+    )
+    (k, m), (p, q) = (rows[:, None], columns[:, None]), (rows, columns)
+    bend = _over_groups(rr, xx - aa)[k, p, m, q] + _over_groups(aa, yy)[m, q, k, p]
+    bend += _over_groups(ra, xy - ra.swapaxes(0, 1))[k, q, m, p] + _over_groups(ra, xy)[p, m, q, k]
+    bend += np.where(m == q, (rr - yy).sum(-1)[k, p], 0.0)
     turned = np.einsum("apg,aqg->apq", rx[rows, 1:], ax[columns, 1:]) if reml else np.zeros(0)
     return slope, pull, bend, lean, turned
+
+
+def _over_groups(left: Array, right: Array) -> Array:
+    """Return the sums over groups of products of entries, shapes `(K, K, G)` to `(K, K, K, K)`."""
+    size, _, groups = left.shape
+    out: Array = left.reshape(-1, groups) @ right.reshape(-1, groups).T
+    return out.reshape(size, size, size, size)

@@ -56,9 +56,15 @@ class Solved(NamedTuple):
 
 
 def solved_of(total: Array, log_det: float) -> Solved:
-    """Return what follows from the products of common terms and labels that groups leave, shape `(P + 1, P + 1)`."""
+    """Return what follows from the products of common terms and labels that groups leave, shape `(P + 1, P + 1)`.
+
+    Raises:
+        numpy.linalg.LinAlgError: where rounding has left no digit of them, the spreads being so far above the noise.
+    """
     normal, right = total[:-1, :-1], total[:-1, -1]
-    beta = linalg.solve(normal, right, assume_a="pos") if len(normal) else right
+    if not np.isfinite(total).all():
+        raise np.linalg.LinAlgError("expected finite products")
+    beta = linalg.cho_solve(linalg.cho_factor(normal), right) if len(normal) else right
     return Solved(normal, beta, float(total[-1, -1] - right @ beta), log_det)
 
 
@@ -71,7 +77,8 @@ class ScaledEngine(Engine):
         names: of the common terms.
         reml: restricted maximum likelihood.
         hyperprior: add the log of a Gamma(2, 0.1) density of each spread.
-        family: the likelihood, of labels that are normal once they are transformed; a normal one by default.
+        family: the likelihood, of labels that are normal once they are transformed; a normal one by default. Where its
+            noise is known, that of a row of typical size is the unit of labels, and its logarithm stays 0.
     """
 
     def __init__(
@@ -95,7 +102,10 @@ class ScaledEngine(Engine):
         check_terms(total[: self.num_common, : self.num_common], names)
         self.basis, self.center = total[: self.num_common, :-1], total[: self.num_common, -1]
         self.inverse: Array = np.asarray(np.linalg.inv(self.basis))  # which scipy warns of where columns are far from 0
-        self.unit = float(np.std(self.labels(rows))) or 1.0
+        self.unit = spread = float(np.std(self.labels(rows))) or 1.0
+        if self.family.known and self.family.log_sigma is not None:
+            self.unit = math.exp(float(self.family.log_sigma.detach())) / math.sqrt(self.typical)
+        self.log_ratio = math.log(self.unit / spread)  # a hyperprior is of spreads in standard deviations of the labels
         self.num_parameters = self.num_theta + 1
         self.free = self.num_rows - (self.num_common if reml else 0)
         log_roots = 0.0 if root is None else float(np.log(self.roots(rows)).sum())
@@ -148,7 +158,7 @@ class ScaledEngine(Engine):
         if self.hyperprior:
             end = 0
             for factor, theta in zip(self.factors, self.thetas(at), strict=True):
-                extra, more = log_hyperprior(factor, theta, float(at[-1]))
+                extra, more = log_hyperprior(factor, theta, float(at[-1]) + self.log_ratio)
                 value -= extra
                 gradient[end : end + factor.size] -= more[:-1]
                 gradient[-1] -= more[-1]
@@ -160,7 +170,18 @@ class ScaledEngine(Engine):
         return self.finished(at, self.solve(at[:-1]), np.zeros(self.num_theta))[0]
 
     def start(self) -> Array:
-        return np.append(np.concatenate([f.start(SPREAD) for f in self.factors]), math.log(NOISE))
+        log_noise = 0.0 if self.family.known else math.log(NOISE)
+        return np.append(np.concatenate([f.start(SPREAD) for f in self.factors]), log_noise)
+
+    def lower_bounds(self) -> Array:
+        out = super().lower_bounds()
+        out[-1] = 0.0 if self.family.known else out[-1]
+        return out
+
+    def upper_bounds(self) -> Array:
+        out = super().upper_bounds()
+        out[-1] = 0.0 if self.family.known else out[-1]
+        return out
 
     def log_likelihood(self, at: Array) -> float:
         """Return the log likelihood in nats, of the residuals for REML."""

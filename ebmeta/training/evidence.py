@@ -27,7 +27,6 @@ from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.drawing import generator
 from ebmeta.tasks.source import TaskSource, as_source
 from ebmeta.training.group_evidence import even_noise, fitting_bound, group_evidence
-from ebmeta.training.normal_evidence import NO_NOISE, SMALL_NOISE, SMALLEST, log_gamma
 from ebmeta.training.objective import Objective
 from ebmeta.training.preparation import check_columns, check_groups, measure
 
@@ -36,6 +35,10 @@ __all__ = ["Evidence", "Hyperprior", "log_hyperprior", "scales_of"]
 Hyperprior = Callable[[EmpiricalBayes], Tensor]
 Bound = Callable[[EmpiricalBayes, TaskBatch, Tensor], Tensor]
 
+RATE = 0.1  # of the hyperprior: its mean is 20 standard deviations of the labels
+SMALL_NOISE = 2e-7  # in standard deviations of the labels: less is none
+NO_NOISE = "the noise goes to 0, and the evidence has no maximum: the weights of groups explain every label"
+SMALLEST = 1e-6  # scale below which a fitted one stands for 0 itself
 ROWS = 8192  # of a part: some hundred megabytes for a likelihood that takes sixteen steps of quadrature
 NEARLY_ZERO = 1e-3  # of the fitted scale: stands for 0 in the evidence at the boundary
 FIRST = 100  # iterations with the noise alike in all groups, before it may differ
@@ -275,7 +278,8 @@ class Evidence:
 
 def log_hyperprior(model: EmpiricalBayes) -> Tensor:
     r"""Return $\sum_p (\log s_p - 0.1 s_p)$ of weights that vary: the log of a Gamma(2, 0.1) density of each."""
-    return log_gamma(scales_of(model.prior)[list(model.prior.varying)])
+    scales = scales_of(model.prior)[list(model.prior.varying)]
+    return (scales.log() - RATE * scales).sum()
 
 
 def _sizes(part: TaskBatch) -> tuple[tuple[Tensor | None, Tensor], ...]:

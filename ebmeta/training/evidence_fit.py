@@ -25,9 +25,8 @@ from ebmeta.tasks.groups import GroupSampler
 from ebmeta.tasks.source import as_source
 from ebmeta.training.evidence import ABOUT, MORE, Evidence, Hyperprior, scales_of
 from ebmeta.training.identification import refuse_extreme_labels, weak_points
-from ebmeta.training.normal_evidence import NormalEvidence
+from ebmeta.training.mixed_evidence import MixedEvidence
 from ebmeta.training.preparation import keep_marks
-from ebmeta.training.quadrature_evidence import QuadratureEvidence
 from ebmeta.training.undoing import unchanged_after_error
 
 __all__ = ["EvidenceFit", "boundary_threshold", "fit_evidence", "weight_names"]
@@ -125,9 +124,9 @@ def fit_evidence(
     r"""Fit the prior and the likelihood's parameters to all labels of all groups, in place.
 
     The refiner is not trained: it needs unlabelled rows and `ebmeta.fit`. Computes on the CPU; the model comes back to
-    its place in 64 bits, an embedder too, since 32 leave too few digits to weights that hardly differ. Normal labels
-    take a closed form that starts from the data (`ebmeta.training.normal_evidence`), and others, where up to three
-    weights vary, quadrature (`ebmeta.training.quadrature_evidence`). The rest takes the draws of
+    its place in 64 bits, an embedder too, since 32 leave too few digits to weights that hardly differ. Normal labels,
+    and others where up to three weights vary, take the engines of mixed models, in closed form or by quadrature, which
+    start from the data (`ebmeta.training.mixed_evidence`). The rest takes the draws of
     `ebmeta.training.group_evidence` from the present parameters: more weights, Student-t labels with more than one,
     parts of the model that are kept as they are, a hyperprior of one's own. Where the maximum is not reached, or there
     is none, a `UserWarning` says so, as does the text of the fit.
@@ -140,7 +139,7 @@ def fit_evidence(
         boundary: find out which spreads the data cannot tell from 0, by another fit for each weight.
         num_draws: draws of the weights of each group in the fit, where it takes some; eight times as many measure the
             result.
-        max_iterations: of the optimiser; quadrature takes the steps of Newton that it needs.
+        max_iterations: of the optimiser; the engines of mixed models take the steps of Newton that they need.
         seed: seed of those draws.
 
     Returns:
@@ -178,7 +177,7 @@ def _maximum(evidence: Evidence, boundary: bool, max_iterations: int) -> Evidenc
     hyperprior, closed = evidence.hyperprior, None
     if isinstance(hyperprior, bool):
         given = model, evidence.parts, hyperprior
-        closed = NormalEvidence.of(*given) or QuadratureEvidence.of(*given)
+        closed = MixedEvidence.of(*given)
     source = closed or evidence
     left = source.fit(max_iterations)
     with torch.no_grad():

@@ -103,7 +103,11 @@ def random_slopes(features: int, groups: int, rows: int) -> GroupSampler:
 def test_a_fit_that_stopped_early_says_so():
     with pytest.warns(UserWarning, match=r"fit_evidence: not converged after max_iterations=3: .* left to gain"):
         found = ebmeta.fit_evidence(
-            EmpiricalBayes.regressor(4, num_steps=0), random_slopes(4, 30, 6), boundary=False, max_iterations=3
+            EmpiricalBayes.regressor(4, num_steps=0),
+            random_slopes(4, 30, 6),
+            hyperprior=log_hyperprior,  # of one's own, as far as the fit knows
+            boundary=False,
+            max_iterations=3,
         )
     assert not found.converged
     assert "not converged" in str(found)

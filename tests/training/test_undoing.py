@@ -75,7 +75,9 @@ def test_evidence_that_is_refused_leaves_units_to_be_measured():
     groups = np.repeat(np.arange(18), 4)
     plain, refused = (ebmeta.EmpiricalBayes.regressor(5, num_steps=0) for _ in range(2))
     before = state(refused)
-    sources = [ebmeta.GroupSampler(x, x[:, 0] + groups % 5, groups, n_support=2) for x in (X, 100 * X)]
+    sources = [
+        ebmeta.GroupSampler(x, np.sin(np.arange(72)) + x[:, 0] + groups % 5, groups, n_support=2) for x in (X, 100 * X)
+    ]
 
     def fails(model):
         raise RuntimeError("no density")

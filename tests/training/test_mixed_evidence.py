@@ -1,4 +1,4 @@
-"""The evidence of labels that are not normal by quadrature: maxima by SciPy, and what is left to draws."""
+"""The evidence by the engines of mixed models: maxima by SciPy, and what is left to draws."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import ebmeta
 from ebmeta import EmpiricalBayes, GroupSampler
 from ebmeta.model.units import in_units
 from ebmeta.training.evidence import Evidence, log_hyperprior
-from ebmeta.training.quadrature_evidence import QuadratureEvidence
+from ebmeta.training.mixed_evidence import MixedEvidence
+from tests.training.test_evidence_fit import random_slopes
 
 GROUPS, ROWS = 25, 6
 
@@ -139,17 +140,17 @@ def test_what_the_engine_does_not_take_is_left_to_draws():
         return Evidence(model, GroupSampler(x, y, group, n_support=1), hyperprior=False).parts
 
     model = alike()
-    assert QuadratureEvidence.of(model, parts_of(x, y, model), False) is not None
+    assert MixedEvidence.of(model, parts_of(x, y, model), False) is not None
     model.likelihood.requires_grad_(False)
     model.prior.loc.requires_grad_(False)
-    assert QuadratureEvidence.of(model, parts_of(x, y, model), False) is None
+    assert MixedEvidence.of(model, parts_of(x, y, model), False) is None
     wide = EmpiricalBayes.regressor(4, "poisson", num_steps=0).double()
     many = np.random.default_rng(3).normal(size=(len(y), 4))
-    assert QuadratureEvidence.of(wide, parts_of(many, y, wide), False) is None
+    assert MixedEvidence.of(wide, parts_of(many, y, wide), False) is None
     twice = EmpiricalBayes.regressor(2, "poisson", num_steps=0, random=[]).double()
-    assert QuadratureEvidence.of(twice, parts_of(np.hstack([x, x]), y, twice), False) is None
+    assert MixedEvidence.of(twice, parts_of(np.hstack([x, x]), y, twice), False) is None
     separated, model = (x[:, 0] > 0).astype(float), alike("bernoulli")
-    assert QuadratureEvidence.of(model, parts_of(x, separated, model), False) is None
+    assert MixedEvidence.of(model, parts_of(x, separated, model), False) is None
 
 
 def test_a_hyperprior_of_ones_own_gives_the_maximum_by_draws():
@@ -159,3 +160,113 @@ def test_a_hyperprior_of_ones_own_gives_the_maximum_by_draws():
     drawn = ebmeta.fit_evidence(alike(), tasks, hyperprior=log_hyperprior, boundary=False, num_draws=128)
     assert drawn.log_evidence == pytest.approx(found.log_evidence, abs=0.05)
     torch.testing.assert_close(drawn.scales, found.scales, rtol=0.02, atol=1e-6)
+
+
+def largest_normal(x: np.ndarray, y: np.ndarray, group: np.ndarray, noise: np.ndarray | None = None) -> float:
+    """Return the largest log density of normal labels whose intercepts and slopes of x may be correlated.
+
+    Args:
+        x: one feature, shape `(N,)`.
+        y: labels.
+        group: of each row.
+        noise: known standard deviations; one is fitted by default.
+    """
+    z, same = np.column_stack([np.ones(len(y)), x]), group[:, None] == group
+
+    def loss(at: np.ndarray) -> float:
+        lower = np.array([[at[0], 0.0], [at[1], at[2]]])
+        variance = np.full(len(y), np.exp(2 * at[3])) if noise is None else noise**2
+        half = np.linalg.cholesky(np.diag(variance) + z @ lower @ lower.T @ z.T * same)
+        d, r = np.linalg.solve(half, z), np.linalg.solve(half, y)
+        rest = r - d @ np.linalg.lstsq(d, r, rcond=None)[0]
+        return len(y) * np.log(2 * np.pi) / 2 + np.log(half.diagonal()).sum() + rest @ rest / 2
+
+    start = np.array([0.5, 0.0, 0.5, -0.5])[: 4 if noise is None else 3]
+    kept = loss if noise is None else lambda at: loss(np.append(at, 0.0))
+    return -optimize.minimize(kept, start, method="BFGS", options={"gtol": 1e-5}).fun
+
+
+def slopes(groups: int = 20, each: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a feature, labels and groups whose intercepts and slopes differ."""
+    rng = np.random.default_rng(7)
+    group = np.repeat(np.arange(groups), each)
+    x, own = rng.normal(size=len(group)), rng.normal(size=(2, groups)) * [[0.8], [0.5]]
+    return x, 1.0 + x + own[0][group] + own[1][group] * x + 0.6 * rng.normal(size=len(group)), group
+
+
+def fitted(x: np.ndarray, y: np.ndarray, group: np.ndarray, **options) -> tuple[ebmeta.EvidenceFit, EmpiricalBayes]:
+    """Return the fit to a feature, or several, and its model."""
+    sizes = {"size": options.pop("size")} if "size" in options else {}
+    x = x.reshape(len(y), -1)
+    model = EmpiricalBayes.regressor(x.shape[1], num_steps=0, **options)
+    tasks = GroupSampler(x, y, group, n_support=(0, 1), **sizes)
+    return ebmeta.fit_evidence(model, tasks, boundary=False), model
+
+
+@pytest.mark.parametrize("each", [4, 2])  # of two rows, the weights of a group could give both
+def test_normal_labels_reach_the_maximum_of_their_joint_density(each):
+    x, y, group = slopes(each=each, groups=40)
+    found, _ = fitted(x, y, group)
+    assert found.converged
+    assert found.log_evidence == pytest.approx(largest_normal(x, y, group), abs=1e-5)
+
+
+@pytest.mark.parametrize("each", [4, 1])
+def test_known_noise_stays_as_it_is(each):
+    x, y, group = slopes(each=each, groups=80)
+    noise = np.random.default_rng(8).uniform(0.2, 1.0, size=len(y))
+    y = y + noise * np.random.default_rng(9).normal(size=len(y))
+    found, model = fitted(x, y, group, size=1 / noise**2, known_noise=True)
+    assert found.log_evidence == pytest.approx(largest_normal(x, y, group, noise), abs=1e-5)
+    assert (model.likelihood.noise() * model.likelihood.unit).item() == pytest.approx(1.0)
+
+
+def test_features_that_others_determine_change_nothing():
+    x, y, group = slopes()
+    alone, _ = fitted(x, y, group)
+    with pytest.warns(UserWarning, match="feature 2 is determined by feature 0"):
+        both, model = fitted(np.column_stack([x, np.ones(len(x)), 3 * x]), y, group)
+    assert both.log_evidence == pytest.approx(alone.log_evidence, abs=1e-6)
+    half = alone.model.prior.loc[0].item() / 2
+    assert model.prior.loc.tolist()[:3] == pytest.approx([half, 0.0, half], abs=1e-6)
+
+
+def test_spreads_of_known_noise_have_the_hyperprior_of_others():
+    # Noise that happens to be known as it is learned: the same maximum, whose spreads are in units of the labels.
+    x, y, group = slopes(groups=6)
+    tasks = GroupSampler(x[:, None], y, group, n_support=1)
+    learned = EmpiricalBayes.regressor(1, num_steps=0)
+    one = ebmeta.fit_evidence(learned, tasks, hyperprior=True, boundary=False)
+    noise = (learned.likelihood.noise() * learned.likelihood.unit).item()
+    known = GroupSampler(x[:, None], y, group, n_support=1, size=np.full(len(y), noise**-2))
+    model = EmpiricalBayes.regressor(1, num_steps=0, known_noise=True)
+    other = ebmeta.fit_evidence(model, known, hyperprior=True, boundary=False)
+    assert other.log_evidence == pytest.approx(one.log_evidence, abs=1e-5)
+    np.testing.assert_allclose(other.scales.detach(), one.scales.detach(), rtol=1e-4)
+
+
+def test_as_many_parameters_as_rows_leave_weights_uncorrelated():
+    rng = np.random.default_rng(2)
+    group, x = np.repeat(np.arange(6), 4), rng.normal(size=(24, 5))
+    with pytest.warns(UserWarning, match="28 parameters for 24 rows: the evidence has no maximum"):
+        found, model = fitted(x, x[:, 0] + rng.normal(size=6)[group] + rng.normal(size=24), group)
+    assert not found.converged
+    assert not model.prior.correlations.detach().abs().max()
+
+
+def test_many_features_reach_the_maximum():
+    tasks, model = random_slopes(10, 40, 12), EmpiricalBayes.regressor(10, num_steps=0).double()
+    found = ebmeta.fit_evidence(model, tasks, boundary=False)
+    assert found.converged
+    assert found.left < 0.01
+    # From there nothing is gained, by another function of other parameters and another optimiser.
+    evidence = Evidence(model, tasks, hyperprior=False)
+    start = evidence.read().numpy()
+
+    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        at = torch.from_numpy(flat)
+        return evidence.value(at), evidence.gradient(at).numpy()
+
+    again = optimize.minimize(loss, start, jac=True, method="BFGS", options={"maxiter": 60})
+    assert found.log_evidence == pytest.approx(-loss(start)[0], abs=1e-3)
+    assert -again.fun < found.log_evidence + 0.02
