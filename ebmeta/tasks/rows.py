@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 __all__ = ["HUGE", "LabelledRows", "Rows", "as_floats", "check_shape"]
 
@@ -205,10 +206,9 @@ def _padded(rows: Sequence[Tensor], stop: int) -> Tensor:
                 f"expected rows of shape {tuple(first.shape[1:])} and type {first.dtype} in every task, "
                 f"got {tuple(row.shape[1:])} and {row.dtype} in task {t}"
             )
-    out = first.new_zeros((len(rows), stop, *first.shape[1:]))
-    for t, row in enumerate(rows):
-        out[t, : len(row)] = row
-    return out
+    if all(len(row) == stop for row in rows):
+        return torch.stack(list(rows))
+    return pad_sequence(list(rows), batch_first=True)
 
 
 def _check_finite(name: str, x: Tensor | None, mask: Tensor) -> None:
