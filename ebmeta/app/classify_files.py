@@ -19,8 +19,9 @@ from ebmeta.app.tables import READS, Table, read_table
 from ebmeta.estimators.classifier import FewShotClassifier
 from ebmeta.foundation.extras import DISTRIBUTION
 from ebmeta.model.general import general_classifier
-from ebmeta.tasks.columns import NUMERIC, plain, read_rows
+from ebmeta.tasks.columns import NUMERIC, read_rows
 from ebmeta.tasks.frame_files import as_ids
+from ebmeta.tasks.keys import plain, refuse_inexact
 from ebmeta.tasks.rows import HUGE
 
 __all__ = ["Classified", "classify_files", "counted", "share"]
@@ -157,13 +158,13 @@ def classify_files(
         y = list(np.asarray(known.y))
     refuse_numbers(labelled, label, np.asarray(y))
     known_rows, new_rows = _named(*_scaled(known, new, scale))
-    with column_errors(labelled, y=label):
-        clf.fit(known_rows, y)
-    if len(clf.classes_) < 2 and not clf.outliers:
+    if len(set(y)) < 2 and not clf.outliers:
         raise ValueError(
-            f"{labelled}: column {label!r}: expected labels of at least two classes, got '{clf.classes_[0]}' alone "
+            f"{labelled}: column {label!r}: expected labels of at least two classes, got '{y[0]}' alone "
             "(--outliers tells its rows from others)"
         )
+    with column_errors(labelled, y=label):
+        clf.fit(known_rows, y)
     if sets is not None and (odd := [c for c in map(str, clf.classes_) if SEPARATOR in c]):
         raise ValueError(
             f"{labelled}: column {label!r}: expected names of classes without {SEPARATOR!r}, which stands between "
@@ -201,8 +202,6 @@ def _parts(path: Path, label: str, **columns: Any) -> tuple[Table, list[Any], Ta
     with column_errors(path):
         X, _ = read_rows("X", table.X)
     y = np.asarray(table.y)
-    if y.shape != (len(X),):
-        raise ValueError(f"{path}: expected {len(X)} values of {label!r}, one per row of X, got shape {y.shape}")
     labels = pd.Series(y, dtype=object)
     blank = _blank(path, label, labels)
     if blank.all():
@@ -213,10 +212,11 @@ def _parts(path: Path, label: str, **columns: Any) -> tuple[Table, list[Any], Ta
             f"file of rows, got a label in each of {len(X)} rows"
         )
     print(f"{path}: {table.roles}")
+    refuse_inexact(f"{path}: column {label!r}", y)
     known = [plain(v) for v in labels[~blank]]
     if all(isinstance(v, float) and v.is_integer() for v in known):  # beside missing ones, whole numbers became floats
         known = [int(v) for v in known]
-    elif all(v != text for v, text in zip(known, as_ids(known), strict=True)):  # and were written as "1.0"
+    elif all(isinstance(v, str) and v != t for v, t in zip(known, as_ids(known), strict=True)):  # written as "1.0"
         known = as_ids(known)
     ids = {name: values[blank] for name, values in table.ids.items()} or {"row": np.flatnonzero(blank)}
     return replace(table, X=X[~blank]), known, replace(table, X=X[blank], ids=ids)

@@ -24,6 +24,7 @@ from ebmeta.scoring.engines import Engine
 from ebmeta.tasks.columns import read_column
 from ebmeta.tasks.frame_files import as_ids, read_frame
 from ebmeta.tasks.frames import FrameEncoder
+from ebmeta.tasks.keys import values_of
 
 __all__ = ["answer", "check_output", "predict_files", "tables_of"]
 
@@ -151,8 +152,13 @@ def tables_of(
     classes, known = model.likelihood.categorical, model.feature_names
     columns = {"flags": ROLES, **columns}
     named = {path: None if path.suffix == ".npz" else known for path in (support, query)}
-    labelled = read_table(support, label, groups, features=named[support], classes=classes, **columns)
-    rows = read_table(query, label, groups, labelled=False, features=named[query], classes=classes, **columns)
+    spare = [*columns.get("exclude", ()), columns.get("ids")]  # one file may lack them
+    labelled = read_table(support, label, groups, features=named[support], classes=classes, spare=spare, **columns)
+    spare = [*labelled.roles.ignored, *labelled.roles.ids]
+    spare = [name for name in columns.get("exclude", ()) if name in spare]
+    rows = read_table(
+        query, label, groups, labelled=False, features=named[query], classes=classes, spare=spare, **columns
+    )
     if not model.predictor.any_features and labelled.X.shape[1:] != (model.predictor.num_features,):
         raise ValueError(
             f"{support}: expected {model.predictor.num_features} features, as the model was trained on, "
@@ -184,12 +190,12 @@ def _frames(
     Where neither file has a group column, their rows are of one group.
     """
     labelled, rows = (read_frame(path, encoder.texts) for path in (support, query))
-    shown = {encoder.groups: rows[encoder.groups].to_numpy()} if encoder.groups in rows else {}
+    shown = {encoder.groups: values_of(rows[encoder.groups])} if encoder.groups in rows else {}
     with column_errors(query):
         if not len(rows):
             raise ValueError("expected at least one row to predict, got none")
         roles = roles_of_encoder(rows, encoder)
-    ids = {str(c): rows[c].to_numpy() for c in roles.ids[:1]}
+    ids = {str(c): values_of(rows[c]) for c in roles.ids[:1]}
     with column_errors(support):
         used = roles_of_encoder(labelled, encoder)
     if encoder.groups not in rows and encoder.groups not in labelled:

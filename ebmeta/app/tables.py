@@ -18,6 +18,7 @@ from ebmeta.foundation.extras import need
 from ebmeta.foundation.writing import marked, write
 from ebmeta.tasks.frame_columns import numbers_of
 from ebmeta.tasks.frame_files import FRAMES, check_readable, note_on_ids, read_frame, row_ids, written
+from ebmeta.tasks.keys import values_of
 
 __all__ = ["Roles", "Table", "read_frame", "read_table", "roles_of", "write_table"]
 
@@ -109,6 +110,7 @@ def read_table(
     classes: bool = True,
     partly: bool = False,
     ids: str | None = None,
+    spare: Sequence[str | None] = (),
     flags: Sequence[str] = ("--label", "--groups", "--exclude"),
 ) -> Table:
     """Read inputs, labels and groups from a file.
@@ -127,6 +129,7 @@ def read_table(
         classes: whether labels are those of classes: a CSV file then has them as they are written.
         partly: whether labels may be missing in some rows, where they must be there at all.
         ids: column or array that names the rows; one with a telling name by default (`row_ids`).
+        spare: columns of `exclude` and `ids` that may be absent, since another file may have them.
         flags: those of the command, which messages name.
 
     Returns:
@@ -149,7 +152,8 @@ def read_table(
     if path.suffix == ".npz":
         if exclude:
             raise ValueError(f"{path}: expected a file of named columns, .csv or .parquet, for --exclude")
-        return _from_arrays(path, read_npz(path), label, groups, wanted, ids)
+        arrays = read_npz(path)
+        return _from_arrays(path, arrays, label, groups, wanted, None if ids in spare and ids not in arrays else ids)
     frame = read_frame(path, (groups, ids, label) if classes else (groups, ids), (label,) if partly else ())
     if not len(frame):
         raise ValueError(f"{path}: expected rows, got none")
@@ -158,7 +162,8 @@ def read_table(
         raise ValueError(
             f"{path}: expected columns {wanted}, got {_some(frame.columns)} ({_told(flags, '--label', '--groups')})"
         )
-    exclude = [*exclude, *([] if ids is None else [ids])]
+    ids = None if ids in spare and ids not in frame else ids
+    exclude = [*(c for c in exclude if c in frame or c not in spare), *([] if ids is None else [ids])]
     if absent := [c for c in (*(features or ()), *exclude) if c not in frame]:
         raise ValueError(f"{path}: expected a column {absent[0]!r}, got {_some(frame.columns)}")
     for column in () if partly else wanted:
@@ -176,9 +181,9 @@ def read_table(
         names = None
     else:
         X = np.stack([_feature(path, column, frame[column], flags) for column in roles.features], 1)
-    y = frame[label].to_numpy() if label in frame else None
-    by = frame[groups].to_numpy() if groups in frame else None
-    return Table(X, y, by, names, roles, {str(c): frame[c].to_numpy() for c in roles.ids[:1]})
+    y = values_of(frame[label]) if label in frame else None
+    by = values_of(frame[groups]) if groups in frame else None
+    return Table(X, y, by, names, roles, {str(c): values_of(frame[c]) for c in roles.ids[:1]})
 
 
 def _roles(path: Path, frame: pd.DataFrame, label: str, groups: str | None, features: Any, exclude: Any) -> Roles:
@@ -274,6 +279,11 @@ def _from_arrays(
         raise ValueError(f"{path}: expected arrays {['X', *wanted]}, got {sorted(arrays)}; {hint}")
     if not arrays["X"].shape[:1] > (0,):
         raise ValueError(f"{path}: expected rows in X, got an array of shape {arrays['X'].shape}")
+    for name in wanted:
+        if (shape := arrays[name].shape) != arrays["X"].shape[:1]:
+            raise ValueError(
+                f"{path}: expected {len(arrays['X'])} values of {name!r}, one per row of X, got shape {shape}"
+            )
     if ids is not None and (ids not in arrays or arrays[ids].shape != arrays["X"].shape[:1]):
         raise ValueError(f"{path}: expected an array {ids!r} with a name for each of {len(arrays['X'])} rows, got none")
     has = [name if name in arrays else None for name in (label, groups)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,7 +27,8 @@ from ebmeta.prediction.suggestion import suggest
 from ebmeta.prediction.trees import ask
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.classes import class_codes
-from ebmeta.tasks.columns import kind_of_keys, read_column, read_keys
+from ebmeta.tasks.columns import read_column, read_keys
+from ebmeta.tasks.keys import kind_of_keys
 from ebmeta.tasks.row_order import check_order
 from ebmeta.tasks.spellings import tell_of_near
 
@@ -115,6 +117,9 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
                 and the model is not a joint one, or the arrays are malformed.
         """
         self._read(X, y, anchors)
+        if len(self.classes_) < 2 and not self.outliers:
+            told = f"y: expected labels of two classes or more, got {self.classes_[:1].tolist()[0]!r} alone: all rows are of it"
+            warnings.warn(f"{told} (outliers=True tells its rows from others)", UserWarning, stacklevel=4)
         self.pool_ = None
         tell_of_contradictions(self.support_X_, self.classes_[self.support_y_.numpy()].tolist(), stacklevel=3)
         first = distinct(self.support_X_, self.support_y_)[0]

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ebmeta.model.base import PredictiveModel
 from ebmeta.tasks.alike import alike, by_chance
-from ebmeta.tasks.columns import check_names, kind_of_keys, read_column, read_keys, read_rows
+from ebmeta.tasks.columns import check_names, read_column, read_keys, read_rows
+from ebmeta.tasks.keys import kind_of_keys
 from ebmeta.tasks.row_order import check_order
 from ebmeta.tasks.rows import HUGE
 from ebmeta.tasks.spellings import tell_of_near

@@ -20,8 +20,9 @@ from ebmeta.mixed.group_names import coded, placed
 from ebmeta.mixed.response import Response, columns_of_response
 from ebmeta.mixed.rows import Grouping, Rows
 from ebmeta.mixed.terms import Terms, some_names, tidy, variables
-from ebmeta.tasks.columns import plain, read_column
+from ebmeta.tasks.columns import read_column
 from ebmeta.tasks.frame_columns import frame_of, numbers_of, refuse_written_numbers
+from ebmeta.tasks.keys import plain
 from ebmeta.tasks.row_order import check_order
 from ebmeta.tasks.spellings import tell_of_near, tell_of_twins
 

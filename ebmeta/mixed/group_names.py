@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ebmeta.tasks.columns import WRITTEN_MISSING, kind_of_keys, plain
+from ebmeta.tasks.keys import WRITTEN_MISSING, kind_of_keys, plain, refuse_inexact
 
 __all__ = ["Names", "coded", "placed"]
 
@@ -82,6 +82,7 @@ def _column(name: str, column: pd.Series[Any], known: Sequence[Any]) -> tuple[Co
         row = next(i for i, v in enumerate(values) if not pd.api.types.is_hashable(v))
         raise ValueError(f"column {name!r}: expected names of groups, got {values[row]!r:.40} in row {row}") from None
     names: list[Any] = found.tolist()
+    refuse_inexact(f"column {name!r}", column if column.dtype.kind == "f" else names)
     if not set(map(type, names)) <= {int, str}:  # of many groups nearly always
         names = [plain(v) for v in names]
     if missing := [v for v in names if isinstance(v, str) and (v in WRITTEN_MISSING or not v.strip())]:

@@ -19,8 +19,9 @@ import numpy as np
 from ebmeta.foundation.checks import checked
 from ebmeta.foundation.fingerprint import fingerprint
 from ebmeta.foundation.memory_maps import take
-from ebmeta.tasks.columns import kind_of_keys, read_keys
+from ebmeta.tasks.columns import read_keys
 from ebmeta.tasks.drawing import generator
+from ebmeta.tasks.keys import kind_of_keys
 from ebmeta.tasks.spellings import tell_of_twins
 
 __all__ = ["ClassRows", "class_codes", "members"]

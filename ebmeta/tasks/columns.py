@@ -8,7 +8,6 @@ they are, so that the text "1" is not the number 1.
 
 from __future__ import annotations
 
-import datetime
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -20,12 +19,11 @@ from torch import Tensor, bfloat16, strided
 
 from ebmeta.foundation.checks import found as shown
 from ebmeta.foundation.extras import need
+from ebmeta.tasks.keys import WRITTEN_MISSING, kind_of_key, plain, refuse_inexact
 
 __all__ = [
     "as_frame",
     "check_names",
-    "kind_of_keys",
-    "plain",
     "read_column",
     "read_keys",
     "read_rows",
@@ -33,7 +31,6 @@ __all__ = [
 ]
 
 NUMERIC = "fiub"
-WRITTEN_MISSING = ("nan", "NaN", "NaT", "<NA>")
 MOST_NAMES = 5  # in a message
 
 
@@ -125,7 +122,7 @@ def read_keys(name: str, values: Any, length: int | None = None, hint: str = "")
         hint: what an error adds where one is missing.
 
     Raises:
-        ValueError: if one is masked or missing, they are of several kinds, or there is not one for each row.
+        ValueError: if one is masked, missing or a huge float, they are of several kinds, or not one for each row.
 
     Examples:
         >>> read_keys("groups", np.array([3, 1]))
@@ -145,9 +142,12 @@ def read_keys(name: str, values: Any, length: int | None = None, hint: str = "")
         raise ValueError(f"{name}: expected {wanted}, got {'a table of ' * (len(shape) == 2)}shape {tuple(shape)}")
     if isinstance(values, np.ndarray) and values.dtype.kind in "biu":
         return list(values.tolist())
+    refuse_inexact(name, values)
     out = [plain(v) for v in values]
     if (row := next((row for row, v in enumerate(out) if not pd.api.types.is_hashable(v)), None)) is not None:
-        raise ValueError(f"{name}: expected hashable labels, got the {_kind(out[row])} {out[row]!r:.40} in row {row}")
+        raise ValueError(
+            f"{name}: expected hashable labels, got the {kind_of_key(out[row])} {out[row]!r:.40} in row {row}"
+        )
     missing, wanted = pd.isna(pd.Series(out, dtype=object)).to_numpy(), f"{name}: expected a label in every row, got"
     if missing.any():
         more = f" (and {missing.sum() - 1} more rows)" if missing.sum() > 1 else ""
@@ -156,36 +156,12 @@ def read_keys(name: str, values: Any, length: int | None = None, hint: str = "")
         text, more = out[blank[0]], f" (and {len(blank) - 1} more rows)" if len(blank) > 1 else ""
         why = ", which is what becomes of a missing value among texts" if text.strip() else ""
         raise ValueError(f"{wanted} the text {text!r:.40} in row {blank[0]}{more}{why}{hint}")
-    kinds = {_kind(v): row for row, v in reversed(list(enumerate(out)))}
+    kinds = {kind_of_key(v): row for row, v in reversed(list(enumerate(out)))}
     if len(kinds) > 1:
         first, second = sorted(kinds.items(), key=lambda item: item[1])[:2]
         found = " and ".join(f"the {kind} {out[row]!r} in row {row}" for kind, row in (first, second))
         raise ValueError(f"{name}: expected labels of one kind, got {found}")
     return out
-
-
-def plain(value: Any) -> Any:
-    """Return a label as Python's own object: a number of NumPy or torch as a number, any date as a timestamp."""
-    if isinstance(value, np.datetime64 | datetime.date):
-        return pd.Timestamp(value)
-    if isinstance(value, np.timedelta64 | datetime.timedelta):
-        return pd.Timedelta(value)
-    return value.item() if isinstance(value, np.generic | Tensor) and np.ndim(value) == 0 else value
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, bool):  # equal to 0 or 1 for Python, but not what a user wrote
-        return "truth value"
-    if isinstance(value, numbers.Number):
-        return "number"
-    return "time" if isinstance(value, datetime.date | datetime.timedelta) else type(value).__name__
-
-
-def kind_of_keys(values: Sequence[Any]) -> str | None:
-    """Return the kind of labels, "text", "number", "time" or the name of a type; None where there are none."""
-    return _kind(values[0]) if len(values) else None
 
 
 def check_names(known: Sequence[str] | None, names: Sequence[str] | None, where: str, what: str = "feature") -> None:
@@ -292,8 +268,7 @@ def _array(name: str, values: Any) -> np.ndarray:
         raise ValueError(f"{name}: expected a dense array, got a sparse {type(values).__name__}; {hint}")
     if isinstance(values, np.ndarray) and not isinstance(values, np.ma.MaskedArray):
         return values  # a memory map stays one
-    if isinstance(values, Tensor):  # NumPy knows no bfloat16
-        values = (values.float() if values.dtype == bfloat16 else values).detach().cpu()
+    values = _free(values)
     try:
         out = np.asarray(values)
         return out if out.dtype.kind not in "US" else np.array(values, dtype=object)  # a text made texts of all
@@ -301,6 +276,14 @@ def _array(name: str, values: Any) -> np.ndarray:
         raise ValueError(
             f"{name}: expected an array of numbers, got {type(values).__name__} of parts of unequal shape"
         ) from None
+
+
+def _free(values: Any) -> Any:
+    """Return tensors, also those in a list, as ones that NumPy takes: without a gradient, and not of 16 bits."""
+    if isinstance(values, Tensor):
+        return (values.float() if values.dtype == bfloat16 else values).detach().cpu()
+    tensors = isinstance(values, list | tuple) and any(isinstance(part, Tensor) for part in values)
+    return [_free(part) for part in values] if tensors else values
 
 
 def _refuse_masked(name: str, values: Any) -> None:
@@ -325,7 +308,7 @@ def _numeric(name: str, array: np.ndarray, hint: str = "") -> np.ndarray:
         if not isinstance(value, numbers.Number) or isinstance(value, complex):
             where = f"row {index[0]}" + (f", column {index[1]}" if len(index) == 2 else "")
             said = f"{name}: expected numbers, got {_shown(value)} in {where}{hint}"
-            if _absent(value) or _kind(value) in ("text", "time", "number"):
+            if _absent(value) or kind_of_key(value) in ("text", "time", "number"):
                 raise ValueError(said)
             raise TypeError(f"{said} (an argument must be a string or a number)")  # scikit-learn's convention
     try:
@@ -339,7 +322,7 @@ def _absent(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    kind = _kind(plain(value))
+    kind = kind_of_key(plain(value))
     text = repr(value) if isinstance(value, str) else str(value)
     text = text if len(text) <= 40 else f"{text[:37]}..."
     return "no value" if _absent(value) else f"the {kind} {text}"

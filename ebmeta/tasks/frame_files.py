@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ebmeta.foundation.extras import MissingPackageError, need
+from ebmeta.tasks.keys import refuse_inexact
 
 __all__ = ["FRAMES", "as_ids", "check_readable", "note_on_ids", "read_frame", "row_ids", "written"]
 
@@ -28,7 +29,7 @@ def read_frame(path: Path, texts: Collection[str | None] = (), raw: Collection[s
 
     Args:
         path: the file.
-        texts: columns of a CSV file that hold ids, which stay as they are written.
+        texts: columns that hold ids, which stay as a CSV file has them, and whole numbers in a parquet file.
         raw: those of them whose missing values do so too: an empty text, and `NA`.
 
     Raises:
@@ -126,9 +127,13 @@ def _check_lines(path: Path) -> list[str]:
     return header
 
 
-def _parquet(path: Path, *_: Collection[str | None]) -> pd.DataFrame:
+def _parquet(path: Path, texts: Collection[str | None], raw: Collection[str | None]) -> pd.DataFrame:
     need("pyarrow")
     frame = pd.read_parquet(path)
+    for name in [c for c in frame.columns if c in texts or c in raw]:
+        if frame[name].dtype.kind == "f" and frame[name].isna().any():  # perhaps whole numbers, with gaps
+            own = pd.read_parquet(path, columns=[name], dtype_backend="numpy_nullable")[name]
+            frame[name] = own.array if pd.api.types.is_integer_dtype(own.dtype) else frame[name]
     if isinstance(frame.index, pd.RangeIndex):
         return frame
     # What was the index of a frame is written as columns, and read as such by everyone but pandas.
@@ -191,10 +196,14 @@ def _telling(name: Any) -> bool:
 def as_ids(values: Iterable[Any]) -> list[Any]:
     """Return ids as the texts that files are compared by: 31 and 31.0 are `31`, and `031` is another; None where none.
 
+    Raises:
+        ValueError: if one is a float that stands for several whole numbers.
+
     Examples:
         >>> as_ids([31, 31.0, "31.0", "031", np.nan])
         ['31', '31', '31', '031', None]
     """
+    refuse_inexact("ids", values)
     return [None if pd.isna(v) else _as_id(v) for v in values]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ebmeta.tasks.columns import plain
+from ebmeta.tasks.keys import plain
 
 __all__ = ["check_order"]
 

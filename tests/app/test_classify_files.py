@@ -242,3 +242,48 @@ def test_too_few_labels_for_sets_and_numbers_that_are_none_are_refused_in_a_line
     np.savez(tmp_path / "rest.npz", X=X[~known, :4])
     two = ("classify", tmp_path / "few.npz", tmp_path / "rest.npz", "--output", tmp_path / "out.csv")
     assert "rest.npz: X has 4 features, but FewShotClassifier is expecting 6 features" in refused(capsys, *two)
+
+
+def test_whole_numbers_in_parquet_files_are_exact_beside_gaps(tmp_path, rows, expected, capsys):
+    X, y, known = rows
+    first = 10**17 + 1  # as floats, all three classes and all rows would be one
+    frame = pd.DataFrame(X, columns=FEATURES).assign(
+        file=pd.array([None, *range(first, first + 59)], dtype="Int64"),
+        y=pd.array([first + c if k else None for c, k in zip(y, known, strict=True)], dtype="Int64"),
+    )
+    frame.to_parquet(tmp_path / "rows.parquet")
+    call = ("classify", tmp_path / "rows.parquet", "--output", tmp_path / "out.csv", "--id", "file")
+    assert run(*call) == 0
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert table["file"].tolist() == (np.flatnonzero(~known) - 1 + first).tolist()
+    np.testing.assert_allclose(table[[f"p_{first + c}" for c in range(3)]], expected, atol=1e-6)
+    frame.assign(y=frame["y"].astype(float)).to_parquet(tmp_path / "rows.parquet")
+    assert "rows.parquet: column 'y': expected names that are told apart, got the float 1" in refused(capsys, *call)
+
+
+def test_columns_that_one_of_two_files_has_alone_are_left_out_or_name_its_rows(tmp_path, rows, expected, capsys):
+    X, y, known = rows
+    frame = pd.DataFrame(X, columns=FEATURES)
+    frame[known].assign(y=y[known], who="me").to_csv(tmp_path / "few.csv", index=False)
+    frame[~known].assign(path=np.flatnonzero(~known), note="n").to_csv(tmp_path / "rest.csv", index=False)
+    call = ("classify", tmp_path / "few.csv", tmp_path / "rest.csv", "--output", tmp_path / "out.csv")
+    assert run(*call, "--id", "path", "--exclude", "note,who") == 0
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert table["path"].tolist() == np.flatnonzero(~known).tolist()
+    np.testing.assert_allclose(table[["p_0", "p_1", "p_2"]], expected, atol=1e-6)
+    assert "rest.csv: expected a column 'who', got" in refused(capsys, *call, "--id", "who", "--exclude", "note")
+    assert "rest.csv: expected a column 'nobody', got" in refused(capsys, *call, "--exclude", "note,who,nobody")
+    np.savez(tmp_path / "few.npz", X=X[known], y=y[known])
+    np.savez(tmp_path / "rest.npz", X=X[~known], path=np.flatnonzero(~known))
+    call = ("classify", tmp_path / "few.npz", tmp_path / "rest.npz", "--output", tmp_path / "two.csv", "--id", "path")
+    assert run(*call) == 0
+    assert pd.read_csv(tmp_path / "two.csv")["path"].tolist() == np.flatnonzero(~known).tolist()
+
+
+@pytest.mark.parametrize("shape", [(), (12, 1), (3,)])
+def test_labels_of_an_npz_file_are_one_for_each_row(tmp_path, rows, capsys, shape):
+    X, _, known = rows
+    np.savez(tmp_path / "few.npz", X=X[known], y=np.zeros(shape, dtype=int))
+    np.savez(tmp_path / "rest.npz", X=X[~known])
+    said = refused(capsys, "classify", tmp_path / "few.npz", tmp_path / "rest.npz", "--output", tmp_path / "out.csv")
+    assert f"few.npz: expected 12 values of 'y', one per row of X, got shape {shape}" in said

@@ -552,6 +552,17 @@ def test_bad_suggestions():
         joint().suggest(x)
 
 
+def test_one_class_alone_is_told_of():
+    X = np.random.default_rng(0).normal(size=(6, 4))
+    with pytest.warns(UserWarning, match="expected labels of two classes or more, got 'cat' alone: all rows are of it"):
+        clf = ebmeta.FewShotClassifier().fit(X[:3], ["cat"] * 3)
+    assert clf.predict_proba(X[3:]).tolist() == [[1.0]] * 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ebmeta.FewShotClassifier(outliers=True).fit(X[:3], ["cat"] * 3)
+        ebmeta.FewShotClassifier().fit(X[:3], ["cat"] * 3, anchors={"dog": X[3]})
+
+
 def test_labels_that_differ_from_known_classes_in_writing_are_told_of():
     X = np.eye(4)
     clf = ebmeta.FewShotClassifier().fit(X, ["1", "1", "2", "2"])

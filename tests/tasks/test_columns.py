@@ -467,3 +467,9 @@ def test_a_trained_model_knows_its_columns_where_the_support_set_had_no_names(re
     plain = FewShotRegressor(regressor).fit(np.stack([x["price"], x["size"]], 1)[:4], y[:4])
     with pytest.raises(ValueError, match="when the model was trained; got the same names in another order"):
         plain.predict(pd.DataFrame(pick(x, ("size", "price"), slice(4, 8))))
+
+
+def test_tensors_in_a_list_are_rows_whatever_their_type_and_gradient():
+    rows = [torch.tensor([1.5, 2.0], requires_grad=True), torch.tensor([3.0, 4.0], dtype=torch.bfloat16)]
+    assert read_rows("X", rows)[0].tolist() == [[1.5, 2.0], [3.0, 4.0]]
+    assert read_column("y", [torch.tensor(1.5, requires_grad=True), 2.0]).tolist() == [1.5, 2.0]

@@ -1,6 +1,7 @@
 """Rows of files: ids as they are written, and columns that number the rows."""
 
 import pandas as pd
+import pyarrow.parquet
 import pytest
 
 from ebmeta.tasks.frame_files import as_ids, note_on_ids, read_frame, row_ids
@@ -35,3 +36,13 @@ def test_a_raw_column_keeps_what_others_take_for_missing(tmp_path):
     assert frame["y"].tolist() == ["NA", "", "None", " 01"]
     assert frame["z"].isna().tolist() == [True, True, True, False]
     assert frame["x"].tolist() == [1, 2, 3, 4]
+
+
+def test_ids_in_parquet_files_stay_whole_beside_gaps(tmp_path):
+    first, second = 10**17 + 1, 10**17 + 2
+    columns = {"y": [first, None, second], "g": [first, second, None], "x": [1, None, 2], "f": [0.5, None, 1.5]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "rows.parquet")
+    frame = read_frame(tmp_path / "rows.parquet", texts=("g", "f"), raw=("y",))
+    assert (frame["y"].dropna().tolist(), frame["g"].dropna().tolist()) == ([first, second], [first, second])
+    assert as_ids(frame["g"]) == [str(first), str(second), None]
+    assert frame["x"].dtype == frame["f"].dtype == float
