@@ -169,7 +169,7 @@ def _new_rows(path: Path, fit: MixedModel) -> pd.DataFrame:
             unknown = f"no {name!r} of {path} is among those of the fit; all are predicted as new groups"
             print(f"ebmeta: warning: {unknown}", file=sys.stderr)
         else:
-            tell_of_near(rows[name], known, f"{path}: column {name!r}", "groups", stacklevel=3)
+            tell_of_near(rows[name], known, f"{path}: column {name!r}", "groups")
     return rows
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ import pandas as pd
 
 from ebmeta.app.npz import read_npz
 from ebmeta.foundation.extras import need
+from ebmeta.foundation.telling import tell
 from ebmeta.foundation.writing import marked, write
 from ebmeta.tasks.frame_columns import numbers_of
 from ebmeta.tasks.frame_files import FRAMES, check_readable, note_on_ids, read_frame, row_ids, written
@@ -193,7 +193,7 @@ def _roles(path: Path, frame: pd.DataFrame, label: str, groups: str | None, feat
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if features is None and (said := note_on_ids(frame, roles.features)):
-        warnings.warn(f"{path}: {said}", UserWarning, stacklevel=3)
+        tell(f"{path}: {said}")
     return roles
 
 

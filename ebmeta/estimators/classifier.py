@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +15,13 @@ from torch import Tensor
 
 from ebmeta.estimators.base import FewShot, whole
 from ebmeta.estimators.calibration_rows import calibration_split
-from ebmeta.estimators.doubts import tell_of_contradictions, tell_of_copies, tell_of_lengths, tell_of_rows
+from ebmeta.estimators.doubts import (
+    tell_of_contradictions,
+    tell_of_copies,
+    tell_of_lengths,
+    tell_of_one_class,
+    tell_of_rows,
+)
 from ebmeta.estimators.rows import among, distinct, matched, read_anchors, staying, unlike
 from ebmeta.foundation.checks import above, at_least, between, check
 from ebmeta.model.base import PredictiveModel
@@ -117,16 +122,14 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
                 and the model is not a joint one, or the arrays are malformed.
         """
         self._read(X, y, anchors)
-        if len(self.classes_) < 2 and not self.outliers:
-            told = f"y: expected labels of two classes or more, got {self.classes_[:1].tolist()[0]!r} alone: all rows are of it"
-            warnings.warn(f"{told} (outliers=True tells its rows from others)", UserWarning, stacklevel=4)
         self.pool_ = None
-        tell_of_contradictions(self.support_X_, self.classes_[self.support_y_.numpy()].tolist(), stacklevel=3)
+        tell_of_one_class(self.classes_.tolist(), self.outliers)
+        tell_of_contradictions(self.support_X_, self.classes_[self.support_y_.numpy()].tolist())
         first = distinct(self.support_X_, self.support_y_)[0]
         self.support_X_, self.support_y_ = self.support_X_[first], self.support_y_[first]
         if pool is not None:
             rows = self._check_query(pool, "pool")
-            tell_of_lengths(self.support_X_, rows, stacklevel=4, name="pool")  # which a pipeline does not scale
+            tell_of_lengths(self.support_X_, rows, name="pool")  # which a pipeline does not scale
             self.pool_ = (rows := rows[distinct(rows)[0]])[staying(rows, self.support_X_)]
         return self
 
@@ -290,7 +293,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         All rows are queries of it, also labelled ones and copies, which then count twice.
         """
         query = self._check_query(X)
-        tell_of_copies(query, stacklevel=2)
+        tell_of_copies(query)
         return self._task(query)
 
     def _task(self, query: Tensor) -> TaskBatch:
@@ -298,9 +301,9 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         batch = self._batch(query)
         rows = batch.support_x[0], batch.query_x[0]
         if self.model_.predictor.any_features:
-            tell_of_rows(*rows, self.n_ways_, getattr(self, "feature_names_in_", None), stacklevel=4)
+            tell_of_rows(*rows, self.n_ways_, getattr(self, "feature_names_in_", None))
         else:  # a trained model has units of its own
-            tell_of_lengths(*rows, stacklevel=4)
+            tell_of_lengths(*rows)
         return batch
 
     def _batch(self, query: Tensor) -> TaskBatch:
@@ -347,5 +350,5 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
                 f"y: expected labels as those of fit, the {wanted} {known[0]!r}, got the {kind} {labels[0]!r}"
             )
         weight = None if sample_weight is None else read_column("sample_weight", sample_weight, len(query))
-        tell_of_near(labels, known, "y", "classes", stacklevel=2)
+        tell_of_near(labels, known, "y", "classes")
         return float(super().score(X, labels, weight))

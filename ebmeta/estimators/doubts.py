@@ -7,24 +7,24 @@ rest, or a damaged row may decide alone.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ebmeta.estimators.rows import distinct
+from ebmeta.foundation.telling import tell
 from ebmeta.tasks.alike import alike
 from ebmeta.tasks.doubts import BEYOND, FEWEST, far_rows, few_features, notes_on_numbers
 
-__all__ = ["tell_of_contradictions", "tell_of_copies", "tell_of_lengths", "tell_of_rows"]
+__all__ = ["tell_of_contradictions", "tell_of_copies", "tell_of_lengths", "tell_of_one_class", "tell_of_rows"]
 
 LONGER = 4.0  # times as long as all rows of the other side: of another scale
 SOME = 512  # rows that directions are counted from, of more
 BLANK = 8  # features, from which on a row of zeros is no point like any other
 
 
-def tell_of_rows(labelled: Tensor, other: Tensor, ways: int, names: Sequence[str] | None, stacklevel: int) -> None:
+def tell_of_rows(labelled: Tensor, other: Tensor, ways: int, names: Sequence[str] | None) -> None:
     """Warn of what makes answers doubtful.
 
     Args:
@@ -32,12 +32,12 @@ def tell_of_rows(labelled: Tensor, other: Tensor, ways: int, names: Sequence[str
         other: its other rows, shape `(Q, D)`.
         ways: number of classes.
         names: names of the columns, or None.
-        stacklevel: as of `warnings.warn`, for the caller.
 
     Examples:
+        >>> import warnings
         >>> with warnings.catch_warnings(record=True) as told:
         ...     warnings.simplefilter("always")
-        ...     tell_of_rows(torch.tensor([[0.0, 1.0, 5000.0]]), torch.tensor([[1.0, 0.0, 9000.0]]), 1, None, 1)
+        ...     tell_of_rows(torch.tensor([[0.0, 1.0, 5000.0]]), torch.tensor([[1.0, 0.0, 9000.0]]), 1, None)
         >>> print(str(told[0].message)[:90])
         X: 1 feature of 3 has 100% of the variance and will decide alone; the largest is column 2;
     """
@@ -49,42 +49,51 @@ def tell_of_rows(labelled: Tensor, other: Tensor, ways: int, names: Sequence[str
     scales = few_features(rows.var(0, correction=0).numpy(), names) or _lengths(rows, number)
     found = (scales or ("" if beyond else _few(rows, ways)), beyond)
     for note in (*told, *(f"X: {said}" for said in found if said)):
-        warnings.warn(note, UserWarning, stacklevel=stacklevel + 1)
+        tell(note)
 
 
-def tell_of_lengths(labelled: Tensor, other: Tensor, stacklevel: int, name: str = "X") -> None:
+def tell_of_lengths(labelled: Tensor, other: Tensor, name: str = "X") -> None:
     """Warn of what no model takes: labelled rows of another scale than the others.
 
     Args:
         labelled: labelled rows of a task, shape `(S, ...)`.
         other: its other rows, shape `(Q, ...)`.
-        stacklevel: as of `warnings.warn`, for the caller.
         name: of the argument that has the other rows.
     """
     rows = torch.cat([labelled, other]).flatten(1)
     if said := _lengths(rows / max(float(rows.abs().max()), 1e-300), len(labelled)):
-        warnings.warn(f"{name}: {said}", UserWarning, stacklevel=stacklevel + 1)
+        tell(f"{name}: {said}")
 
 
-def tell_of_copies(rows: Tensor, stacklevel: int) -> None:
+def tell_of_copies(rows: Tensor) -> None:
     """Warn where rows of a task are copies of others, which count as so many.
 
     Args:
         rows: unlabelled rows of a task, shape `(Q, ...)`.
-        stacklevel: as of `warnings.warn`, for the caller.
     """
     if copies := len(rows) - len(distinct(rows)[0]):
         told = f"X: {copies} of {len(rows)} rows are copies of others, and count as rows of a task; give each row once"
-        warnings.warn(told, UserWarning, stacklevel=stacklevel + 1)
+        tell(told)
 
 
-def tell_of_contradictions(labelled: Tensor, labels: Sequence[object], stacklevel: int) -> None:
+def tell_of_one_class(labels: Sequence[object], outliers: bool) -> None:
+    """Warn of a task of one class, of which all rows are with probability 1.
+
+    Args:
+        labels: the distinct labels.
+        outliers: whether rows may be of none of the classes, and probabilities of that are what is asked for.
+    """
+    if len(labels) == 1 and not outliers:
+        told = f"y: expected labels of at least two classes, got {labels[0]!r} alone, of which all rows will be"
+        tell(f"{told}; outliers=True tells its rows from others")
+
+
+def tell_of_contradictions(labelled: Tensor, labels: Sequence[object]) -> None:
     """Warn where labelled rows that are one row have several labels.
 
     Args:
         labelled: labelled rows of a task, shape `(S, ...)`.
         labels: their labels.
-        stacklevel: as of `warnings.warn`, for the caller.
     """
     if labelled.shape[1:].numel() < BLANK:
         return
@@ -93,7 +102,7 @@ def tell_of_contradictions(labelled: Tensor, labels: Sequence[object], stackleve
         same = first.setdefault(number, row)
         if labels[same] != labels[row]:
             told = f"y: labelled rows {same} and {row} are one row with labels {labels[same]!r} and {labels[row]!r}"
-            warnings.warn(f"{told}; give each row its one label", UserWarning, stacklevel=stacklevel + 1)
+            tell(f"{told}; give each row its one label")
             return
 
 

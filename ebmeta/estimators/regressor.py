@@ -98,7 +98,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         self.group_x_ = group_x
         self._check_labels(self.support_y_, self.size_)
         if self.model_.likelihood.inflated:
-            tell_of_zeros(labels, self.groups_, stacklevel=4)
+            tell_of_zeros(labels, self.groups_)
         if len(labels):
             next(self._tasks(self.support_X_[:1], None if self.groups_ is None else self.groups_[:1], None))
         return self
@@ -122,7 +122,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
             size: of each.
             cells: most rows of a batch, padding included; all groups are in one, as queries name them, by default.
         """
-        check_groups(groups, self.groups_, len(self.support_y_), stacklevel=4)
+        check_groups(groups, self.groups_, len(self.support_y_))
         keys = [None] if groups is None else list(dict.fromkeys(groups))
         rows = by_group(groups, keys, len(query))
         own = by_group(self.groups_, keys, len(self.support_y_))

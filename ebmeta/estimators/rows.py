@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from ebmeta.foundation.telling import tell
 from ebmeta.model.base import PredictiveModel
 from ebmeta.tasks.alike import alike, by_chance
 from ebmeta.tasks.columns import check_names, read_column, read_keys, read_rows
@@ -197,14 +197,13 @@ def read_anchors(anchors: Mapping[Any, ArrayLike]) -> tuple[list[Any], NDArray[n
     return read_keys("anchors", list(anchors)), np.stack(rows), names
 
 
-def check_groups(groups: list[Any] | None, known: list[Any] | None, labelled: int, stacklevel: int) -> None:
+def check_groups(groups: list[Any] | None, known: list[Any] | None, labelled: int) -> None:
     """Refuse groups whose names have another type than those with labels; warn of new ones that may be no new ones.
 
     Args:
         groups: group of each row that is asked about, or None.
         known: group of each labelled row, or None.
         labelled: number of labelled rows.
-        stacklevel: as of `warnings.warn`, for the caller.
 
     Raises:
         ValueError: if groups are of another type, or there are some on one side alone.
@@ -223,14 +222,14 @@ def check_groups(groups: list[Any] | None, known: list[Any] | None, labelled: in
         )
     new, old = dict.fromkeys(groups), dict.fromkeys(known)
     if new.keys() & old.keys():
-        tell_of_near(new, list(old), "groups", "groups", stacklevel + 1)
+        tell_of_near(new, list(old), "groups", "groups")
         return
     said = f"groups: none of the {len(new)} groups of X, such as {groups[0]!r}, is among the {len(old)} with"
     said += f" labelled rows, such as {known[0]!r}: all are predicted from the prior"
-    warnings.warn(said, UserWarning, stacklevel=stacklevel + 1)
+    tell(said)
 
 
-def tell_of_zeros(y: NDArray[np.float64], groups: list[Any] | None, stacklevel: int) -> None:
+def tell_of_zeros(y: NDArray[np.float64], groups: list[Any] | None) -> None:
     """Warn of groups whose labels are zeros alone, for a likelihood that may have these whatever the rate.
 
     Their weights are then those that zeros ask for, or those of any group, and one normal distribution is not both.
@@ -238,7 +237,6 @@ def tell_of_zeros(y: NDArray[np.float64], groups: list[Any] | None, stacklevel: 
     Args:
         y: labels, shape `(S,)`.
         groups: group of each, or None for one group.
-        stacklevel: as of `warnings.warn`, for the caller.
     """
     own = [None] * len(y) if groups is None else groups
     others = {group for group, label in zip(own, y.tolist(), strict=True) if label}
@@ -246,7 +244,7 @@ def tell_of_zeros(y: NDArray[np.float64], groups: list[Any] | None, stacklevel: 
         more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
         of = "" if groups is None else f" of group {empty[0]!r}{more}"
         told = f"y: labels{of} are zeros alone, which may be inflated: predicted means may be too small"
-        warnings.warn(f"{told} (ebmeta.mixed_model integrates over both)", UserWarning, stacklevel=stacklevel + 1)
+        tell(f"{told} (ebmeta.mixed_model integrates over both)")
 
 
 def covariates_of(given: Any, keys: list[Any], model: PredictiveModel) -> torch.Tensor | None:

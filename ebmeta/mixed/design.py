@@ -6,7 +6,6 @@ and splines with what they learned.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ebmeta.foundation.checks import found
+from ebmeta.foundation.telling import tell
 from ebmeta.mixed.grammar import Formula, parse, quoted
 from ebmeta.mixed.group_names import coded, placed
 from ebmeta.mixed.response import Response, columns_of_response
@@ -175,10 +175,10 @@ class Design:
         rows, where = self._rows(used, extra[whole], labels, trials, new=True), np.flatnonzero(whole)
         parts = [self.common, *(terms for _, terms in self.bars)]
         for said in {term: told for part in parts for term, told in part.beyond(used, where).items()}.values():
-            warnings.warn(f"new_data: {said}", UserWarning, stacklevel=5)
+            tell(f"new_data: {said}")
         for column in self.names if groups == "known" else ():
             names = map(plain, used[column].unique())
-            tell_of_near(names, self.names[column], f"new_data: column {column!r}", "groups", stacklevel=5)
+            tell_of_near(names, self.names[column], f"new_data: column {column!r}", "groups")
         return rows, whole
 
     def _rows(self, used: pd.DataFrame, extra: pd.DataFrame, labels: Array, trials: Array | None, new: bool) -> Rows:
@@ -191,7 +191,7 @@ class Design:
                 self.labels[factor] = names
                 self.names |= own
                 for column, known in own.items():
-                    tell_of_twins(known, f"column {column!r}", "groups", stacklevel=6)
+                    tell_of_twins(known, f"column {column!r}", "groups")
             parts = [t.new(used) if new else t.first(len(used)) for bar, t in self.bars if bar.factor == factor]
             groupings.append(Grouping(codes, names, np.concatenate([p[0] for p in parts], 1)))
         values: dict[str, Array] = {str(c): np.array(numbers_of(str(c), extra[c])) for c in extra}

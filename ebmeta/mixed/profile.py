@@ -16,7 +16,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from ebmeta.foundation.checks import found
+from ebmeta.foundation.telling import tell
 from ebmeta.mixed.ascent import Optimum
 from ebmeta.mixed.boundary import Boundary
 from ebmeta.mixed.engine import Engine
@@ -169,12 +169,10 @@ def _tell_of_gaps(table: pd.DataFrame) -> None:
     names = [name for _, name in table.index.tolist()]
     gaps = [f"{end} end of {n}" for end in ("lower", "upper") for n, v in zip(names, table[end], strict=True) if v != v]
     if gaps:
-        warnings.warn(
+        tell(
             f"confint: found no {', no '.join(gaps)} in {STEPS} steps: the likelihood is next to flat, or its maximum "
             "next to a correlation of 1 or -1, as of features far from 0, or of more random terms than so many groups "
-            "can tell (centre features, or fit fewer terms; propagate() has intervals of all)",
-            UserWarning,
-            stacklevel=2,
+            "can tell (centre features, or fit fewer terms; propagate() has intervals of all)"
         )
 
 

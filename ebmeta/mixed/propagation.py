@@ -14,13 +14,13 @@ Ionides 2008, Truncated importance sampling.
 from __future__ import annotations
 
 import itertools
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
+from ebmeta.foundation.telling import tell
 from ebmeta.mixed.engine import Engine
 
 __all__ = ["Draws", "draw"]
@@ -87,11 +87,9 @@ def draw(engine: Engine, at: Array, num_draws: int, seed: int) -> Draws:
         scale = np.linalg.cholesky(WIDER * spread + NARROWEST**2 * scale @ scale.T)
     found = Draws(points, weight)
     if found.size < POOR * num_draws:
-        warnings.warn(
+        tell(
             f"draws: {num_draws} of the parameters, whose weights differ, count as {found.size:.0f}: give `propagate` "
-            "more num_draws, until the intervals that matter stay as they are",
-            UserWarning,
-            stacklevel=5,  # above the checks of arguments
+            "more num_draws, until the intervals that matter stay as they are"
         )
     return found
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from ebmeta.foundation.telling import tell
 
 __all__ = ["Sums", "is_same", "say_untrained", "sums"]
 
@@ -53,11 +54,7 @@ def say_untrained(model: _Trained) -> None:
     may be compared.
     """
     if not model.fitted:
-        warnings.warn(
-            "model: expected a trained one, got one with its initial parameters: ebmeta.fit trains it",
-            UserWarning,
-            stacklevel=3,
-        )
+        tell("model: expected a trained one, got one with its initial parameters: ebmeta.fit trains it")
 
 
 def _own(model: nn.Module) -> dict[str, Tensor]:

@@ -21,7 +21,6 @@ Romano, Patterson and Candès 2019.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,6 +29,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from ebmeta.foundation.checks import at_least, between, checked
+from ebmeta.foundation.telling import tell
 from ebmeta.model.base import PredictiveModel
 from ebmeta.prediction.conformal import SLACK
 from ebmeta.prediction.scores import separate_batches
@@ -188,11 +188,9 @@ class ConformalIntervals:
         if (other := (told < fewest) | (told > most)).any():
             t = int(np.argmax(other))
             wanted = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-            warnings.warn(
+            tell(
                 f"predict: expected tasks of {wanted} labelled rows, as calibration had, got {told[t]} in task {t}: "
-                "the level is promised for as many alone",
-                UserWarning,
-                stacklevel=4,
+                "the level is promised for as many alone"
             )
 
 

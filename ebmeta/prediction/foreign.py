@@ -10,12 +10,11 @@ over all rows of a task, $1 - R$ is about half of the squared angle between them
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ebmeta.foundation.telling import tell
 from ebmeta.model.base import PredictiveModel
 from ebmeta.tasks.batch import TaskBatch
 
@@ -28,14 +27,13 @@ FEWEST = 8  # rows of a task, and features, with which none are alike by chance
 
 
 @torch.no_grad()
-def tell_of_foreign(model: PredictiveModel, batch: TaskBatch, x: Tensor, stacklevel: int) -> bool:
+def tell_of_foreign(model: PredictiveModel, batch: TaskBatch, x: Tensor) -> bool:
     """Warn of rows or labels that are in another unit than those of training, and return whether there are some.
 
     Args:
         model: the model.
         batch: tasks.
         x: features of their queries, shape `(T, Q, P)`.
-        stacklevel: as of `warnings.warn`, for the caller.
     """
     head = model.predictor
     if not model.fitted or not head.measured or head.by_task or head.raw:
@@ -46,7 +44,7 @@ def tell_of_foreign(model: PredictiveModel, batch: TaskBatch, x: Tensor, stackle
     notes = [_in_columns(model, batch, x) if head.own_units else _in_one_direction(model, batch, x)]
     notes.append(_labels(model, batch))
     for said in filter(None, notes):
-        warnings.warn(said, UserWarning, stacklevel=stacklevel + 1)
+        tell(said)
     return any(notes)
 
 

@@ -15,11 +15,12 @@ That is a rate over draws of classes, those of calibration among them. The rank 
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ebmeta.foundation.telling import tell
 
 __all__ = ["Ranks"]
 
@@ -71,7 +72,7 @@ class Ranks:
                 added.append(np.searchsorted(own, rank + NEAR, side="right") / len(own) - rank)
         if not added:
             told = "every calibration task has all classes: p-values hold for tasks of these, not of new ones"
-            warnings.warn(f"calibrate: {told}; draw tasks of fewer ways than there are classes", UserWarning, 4)
+            tell(f"calibrate: {told}; draw tasks of fewer ways than there are classes")
             return cls(np.sort(scores), rank)
         more = float((classes >= 0).sum(1).mean()) * np.mean(added, 0)
         return cls(np.sort(scores), np.minimum(np.maximum.accumulate(rank + more.clip(0)), 1))

@@ -71,7 +71,7 @@ def task_batches(
         check_names(model.feature_names, source.feature_names, "when the model was trained")
         check_names(model.covariate_names, source.covariate_names, "when the model was trained", "covariate")
     batches = source.batches(num_tasks)
-    tell_of_leaks(batches[0], "tasks", stacklevel=5)
+    tell_of_leaks(batches[0], "tasks")
     return batches
 
 

@@ -132,7 +132,7 @@ def ask(
         for batch in batches:
             own = match_model(model, batch.unlabelled())
             inferred = model.infer(own, num_steps)
-            told = told or tell_of_foreign(model, own, inferred.x, stacklevel=3)
+            told = told or tell_of_foreign(model, own, inferred.x)
             answers.append(question(inferred, own))
     return answers
 

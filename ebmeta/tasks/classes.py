@@ -8,7 +8,6 @@ than memory.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ import numpy as np
 from ebmeta.foundation.checks import checked
 from ebmeta.foundation.fingerprint import fingerprint
 from ebmeta.foundation.memory_maps import take
+from ebmeta.foundation.telling import tell
 from ebmeta.tasks.columns import read_keys
 from ebmeta.tasks.drawing import generator
 from ebmeta.tasks.keys import kind_of_keys
@@ -143,10 +143,10 @@ def class_codes(y: Any, name: str = "y", hint: str = "leave out rows without a l
         raise ValueError(f"{wanted}, got {kind} labels of shape {array.shape} and type {array.dtype}")
     classes, codes = np.unique(array, return_inverse=True)
     if classes.dtype.kind == "U":
-        tell_of_twins(classes.tolist(), name, "classes", stacklevel=4)
+        tell_of_twins(classes.tolist(), name, "classes")
     elif number := _unlabelled(classes, codes):
         told = f"{name}: -1 counts as a class like any other, of {number} rows; {hint}, or call the class by a text"
-        warnings.warn(told, UserWarning, stacklevel=4)
+        tell(told)
     return classes, codes
 
 

@@ -11,7 +11,6 @@ column and row, rows counted from 0.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ebmeta.foundation.checks import checked, found as shown, kind_of
+from ebmeta.foundation.telling import tell
 from ebmeta.tasks.columns import read_keys
 from ebmeta.tasks.frame_columns import frame_of, levels_of, numbers_of, refuse_missing, texts_of
 from ebmeta.tasks.frame_files import note_on_ids, row_ids
@@ -102,15 +102,13 @@ class FrameEncoder:
         if self.features is None:
             taken = {self.y, self.groups, self.size, *self.group_features}
             if numbering := row_ids(frame, taken):
-                warnings.warn(
+                tell(
                     f"frame: {', '.join(map(repr, numbering))} numbers the rows and becomes no feature; name columns "
-                    "in features= if it is one",
-                    UserWarning,
-                    stacklevel=2,
+                    "in features= if it is one"
                 )
             self.features = [c for c in frame.columns if c not in {*taken, *numbering}]
             if said := note_on_ids(frame, self.features):
-                warnings.warn(f"frame: {said}", UserWarning, stacklevel=2)
+                tell(f"frame: {said}")
         of_rows, of_groups = (
             {c: levels_of(c, _column(frame, c)) for c in columns} for columns in (self.features, self.group_features)
         )

@@ -82,7 +82,7 @@ class GroupSampler(TaskSource):
             number = {group: code for code, group in enumerate(sorted(set(labels), key=_order))}
         except TypeError:
             raise ValueError(f"groups: expected hashable, sortable labels, got {type(labels[0]).__name__}") from None
-        tell_of_twins(number, "groups", "groups", stacklevel=4)
+        tell_of_twins(number, "groups", "groups")
         self.groups: np.ndarray = np.empty(len(number), dtype=object)
         self.groups[:] = list(number)
         codes = np.array([number[group] for group in labels])

@@ -6,11 +6,10 @@ as labelled rows and as queries of one task.
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import torch
 
+from ebmeta.foundation.telling import tell
 from ebmeta.tasks.alike import alike, by_chance
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.rows import Rows
@@ -63,13 +62,12 @@ def note_on_leaks(batch: TaskBatch) -> str:
     return f"{said}, so that scores are not those of new rows; give each row once"
 
 
-def tell_of_leaks(batch: TaskBatch, name: str, stacklevel: int) -> None:
+def tell_of_leaks(batch: TaskBatch, name: str) -> None:
     """Warn where too many of the queries are labelled rows of their task.
 
     Args:
         batch: $T$ tasks.
         name: of the argument that they are of.
-        stacklevel: as of `warnings.warn`, for the caller.
     """
     if said := note_on_leaks(batch):
-        warnings.warn(f"{name}: {said}", UserWarning, stacklevel=stacklevel + 1)
+        tell(f"{name}: {said}")

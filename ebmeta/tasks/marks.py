@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ebmeta.foundation.telling import tell
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.classes import ClassRows, members
 from ebmeta.tasks.held_out import SHARE, distinct_rows
@@ -147,15 +147,15 @@ class Marks:
         """
         if (label := self.known(classes)) is not None:
             raise ValueError(f"{name}: expected classes that training never used, got rows of it in class {label!r}")
-        self.tell_of_names(classes, name, stacklevel=6)
+        self.tell_of_names(classes, name)
 
-    def tell_of_names(self, classes: Sequence[ClassRows], name: str, stacklevel: int) -> None:
+    def tell_of_names(self, classes: Sequence[ClassRows], name: str) -> None:
         """Warn of classes whose names were used before; arguments as of `check`."""
         labels = [n for source in classes for n in source.classes.tolist() if isinstance(n, str)]
         if names := [n for n in labels if _mark(n.encode()) in self.names]:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
             told = f"{name}: expected classes that training never used, got the name {min(names)!r}{more} of one of it"
-            warnings.warn(told, UserWarning, stacklevel=stacklevel)
+            tell(told)
 
     def config(self) -> dict[str, Any]:
         """Return what a folder keeps, for JSON."""
@@ -212,6 +212,7 @@ def tell_of_known(marks: Marks | None, tasks: TaskSampler | TaskBatch, name: str
     Examples:
         >>> from ebmeta.tasks.episodes import EpisodeSampler
         >>> tasks = EpisodeSampler(np.arange(24.0).reshape(12, 2), np.repeat([5, 6, 7, 8], 3), 2, 1, 2)
+        >>> import warnings
         >>> with warnings.catch_warnings(record=True) as told:
         ...     warnings.simplefilter("always")
         ...     tell_of_known(Marks.of(tasks), tasks, "tasks")
@@ -223,11 +224,11 @@ def tell_of_known(marks: Marks | None, tasks: TaskSampler | TaskBatch, name: str
     classes, groups = _classes(tasks), as_source(tasks).group_marks()
     group = None if groups is None else marks.known_group(*groups)
     if (label := marks.known(classes)) is None and group is None:
-        marks.tell_of_names(classes, name, stacklevel=5)
+        marks.tell_of_names(classes, name)
         return
     of = f"classes of these, such as {label!r}" if group is None else f"most of these groups, such as {group}"
     told = f"{name}: training or validation has used {of}; new ones may score lower"
-    warnings.warn(told, UserWarning, stacklevel=4)
+    tell(told)
 
 
 def _classes(tasks: TaskSampler | TaskBatch) -> Sequence[ClassRows]:

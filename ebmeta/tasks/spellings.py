@@ -9,11 +9,12 @@ from __future__ import annotations
 import datetime
 import re
 import unicodedata
-import warnings
 from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import Any
 
 import pandas as pd
+
+from ebmeta.foundation.telling import tell
 
 __all__ = ["near", "tell_of_near", "tell_of_twins"]
 
@@ -22,7 +23,7 @@ DATE = re.compile(r"\d[-/.]\d")  # in any date: to read one takes long
 DIGITS = 6  # of a number that is not whole: 32-bit floats keep so many
 
 
-def tell_of_twins(labels: Iterable[Any], name: str, things: str, stacklevel: int) -> None:
+def tell_of_twins(labels: Iterable[Any], name: str, things: str) -> None:
     """Warn of distinct labels that differ in white space, the case of letters, zeros or the form of Unicode alone.
 
     Single letters of both cases are usual names, as those of handwriting.
@@ -31,7 +32,6 @@ def tell_of_twins(labels: Iterable[Any], name: str, things: str, stacklevel: int
         labels: distinct labels, of which texts are looked at.
         name: how a message calls them.
         things: what they name.
-        stacklevel: as of `warnings.warn`, for the caller.
     """
     known: dict[Hashable, str] = {}
     for label in labels:
@@ -41,7 +41,7 @@ def tell_of_twins(labels: Iterable[Any], name: str, things: str, stacklevel: int
         if (other := known.setdefault(_meant(label) if len(word) > 1 else word, label)) != label:
             alone = "white space, the case of letters, zeros or the form of Unicode"
             told = f"{name}: {other!r} and {label!r} differ in {alone} alone, and count as two {things}"
-            warnings.warn(told, UserWarning, stacklevel=stacklevel + 1)
+            tell(told)
             return
 
 
@@ -70,20 +70,21 @@ def near(names: Iterable[Any], known: Collection[Any]) -> list[tuple[Any, Any]]:
     return pairs(_meant) or (pairs(_time) if len(fresh) == len(given) else [])
 
 
-def tell_of_near(names: Iterable[Any], known: Collection[Any], name: str, things: str, stacklevel: int) -> None:
+def tell_of_near(names: Iterable[Any], known: Collection[Any], name: str, things: str) -> None:
     """Warn of names that are known ones but for how they are written; arguments as of `near` and `tell_of_twins`.
 
     Examples:
+        >>> import warnings
         >>> with warnings.catch_warnings(record=True) as told:
         ...     warnings.simplefilter("always")
-        ...     tell_of_near(["Anna ", "BO"], ["anna", "bo"], "rows", "groups", 1)
+        ...     tell_of_near(["Anna ", "BO"], ["anna", "bo"], "rows", "groups")
         >>> print(told[0].message)
         rows: 'Anna ' (and 1 more) counts as new, and differs from 'anna' of the known groups in writing alone
     """
     if pairs := near(names, known):
         (new, old), more = pairs[0], f" (and {len(pairs) - 1} more)" if len(pairs) > 1 else ""
         told = f"{name}: {new!r}{more} counts as new, and differs from {old!r} of the known {things} in writing alone"
-        warnings.warn(told, UserWarning, stacklevel=stacklevel + 1)
+        tell(told)
 
 
 def _word(text: str) -> str:

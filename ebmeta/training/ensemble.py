@@ -21,7 +21,6 @@ from __future__ import annotations
 import copy
 import math
 import os
-import warnings
 from pathlib import Path
 
 import torch
@@ -29,6 +28,7 @@ from torch import Tensor
 
 from ebmeta.foundation.checks import above, at_least, checked, found
 from ebmeta.foundation.guarding import undisturbed
+from ebmeta.foundation.telling import tell
 from ebmeta.model.base import PredictiveModel
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.members import EnsembleInference, Members, chunk_size, pack, unpack
@@ -199,12 +199,10 @@ def propagate(
     slope = (vectors.T @ evidence.gradient(center)[alive]).square()
     left = float((slope / values.clamp(min=FLATTEST)).sum() / 2)
     if float(values[0]) < -UPHILL * float(values[-1]) or left > UNSETTLED:
-        warnings.warn(
+        tell(
             f"propagate: the parameters are not at a maximum (least curvature {float(values[0]):.2g}, {left:.2g} nats "
             "or more left to gain), so that draws about them are no posterior: fit the same groups by fit_evidence "
-            "first, with the same hyperprior",
-            UserWarning,
-            stacklevel=3,  # above the check of arguments
+            "first, with the same hyperprior"
         )
     values = values.clamp(min=FLATTEST)
     generator = torch.Generator().manual_seed(seed)

@@ -8,7 +8,6 @@ over all groups at once; the second sum where a hyperprior is asked for (`ebmeta
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -19,6 +18,7 @@ from torch import Tensor
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.foundation.guarding import undisturbed
 from ebmeta.foundation.maximum import ENOUGH, shortfall
+from ebmeta.foundation.telling import tell
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.groups import GroupSampler
@@ -168,7 +168,7 @@ def fit_evidence(
         finally:
             model.to(home)
     for note in found.notes:
-        warnings.warn(f"fit_evidence: {note}", UserWarning, stacklevel=3)  # above the check of arguments
+        tell(f"fit_evidence: {note}")
     return found
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from tqdm import tqdm
 
 from ebmeta.foundation.checks import above, at_least, checked, found, within
 from ebmeta.foundation.guarding import undisturbed
+from ebmeta.foundation.telling import tell
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.tasks.held_out import check_classes
 from ebmeta.tasks.source import TaskSampler, TaskSource, as_source
@@ -188,7 +188,7 @@ def fit(
     drawn, other = as_source(tasks), None if validation is None else as_source(validation)
     with unchanged_after_error(model):
         for note in _look_at(model, drawn, other):
-            warnings.warn(note, UserWarning, stacklevel=3)  # above the check of arguments
+            tell(note)
         strength = hardening(model, drawn, other, harder)
         goal = Objective(objective) if isinstance(objective, str) else objective
         settings = RunSettings(
@@ -220,7 +220,7 @@ def fit(
             world.copy_first(model)
     model.eval()
     for note in (notes := tuple(still_rising(model, drawn, goal))):
-        warnings.warn(f"fit: {note}", UserWarning, stacklevel=3)
+        tell(f"fit: {note}")
     best = held_out.best_iteration if held_out.best else state.iteration
     return FitResult(model, _history(state), best, held_out.stopped, time.perf_counter() - started, notes)
 

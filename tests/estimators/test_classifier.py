@@ -554,7 +554,7 @@ def test_bad_suggestions():
 
 def test_one_class_alone_is_told_of():
     X = np.random.default_rng(0).normal(size=(6, 4))
-    with pytest.warns(UserWarning, match="expected labels of two classes or more, got 'cat' alone: all rows are of it"):
+    with pytest.warns(UserWarning, match="expected labels of at least two classes, got 'cat' alone, of which all rows"):
         clf = ebmeta.FewShotClassifier().fit(X[:3], ["cat"] * 3)
     assert clf.predict_proba(X[3:]).tolist() == [[1.0]] * 3
     with warnings.catch_warnings():

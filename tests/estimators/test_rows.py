@@ -132,9 +132,9 @@ def test_rows_too_large_to_square_are_named_as_the_caller_named_them():
     with pytest.raises(ValueError, match=f"^X: {said}"):
         FewShotClassifier().fit(X, ["a", "b"])
     with pytest.raises(ValueError, match=f"^pool: {said}"):
-        FewShotClassifier().fit(X[:1], ["a"], pool=X)
+        FewShotClassifier().fit([*X[:1], [3.0, 4.0]], ["a", "b"], pool=X)
     with pytest.raises(ValueError, match=f"^X: {said}"):
-        FewShotClassifier().fit(X[:1], ["a"]).predict(X)
+        FewShotClassifier().fit([*X[:1], [3.0, 4.0]], ["a", "b"]).predict(X)
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.int8, bool, np.longdouble])

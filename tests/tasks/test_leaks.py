@@ -93,4 +93,4 @@ def test_who_scores_or_learns_is_told(call):
 
 def test_a_warning_names_the_argument_and_the_share():
     with pytest.warns(UserWarning, match=f"validation: {SAID}; give each row once"):
-        tell_of_leaks(_repeated(2).sample(400), "validation", stacklevel=1)
+        tell_of_leaks(_repeated(2).sample(400), "validation")

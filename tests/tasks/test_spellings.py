@@ -57,4 +57,4 @@ def test_names_that_are_others_are_left_alone():
     assert near(["2026-01-10 00:00", "g1"], known) == []  # some are known: dates are written as they were
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tell_of_near(["ab"], known, "rows", "groups", 1)
+        tell_of_near(["ab"], known, "rows", "groups")
