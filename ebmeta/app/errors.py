@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import os
 import re
@@ -14,7 +15,35 @@ import cyclopts
 
 from ebmeta.foundation.extras import EXTRAS
 
-__all__ = ["as_line", "one_line_each", "whole"]
+__all__ = ["FLAGS", "as_line", "one_line_each", "whole"]
+
+#: Arguments of the library, as its messages call them, and the flags that they come from.
+FLAGS = {
+    "n_way": "--n-way",
+    "n_shot": "--n-shot",
+    "n_support": "--n-shot",
+    "n_query": "--n-query",
+    "level": "--sets",
+} | {
+    name: f"--{name.replace('_', '-')}"
+    for name in (
+        "batch_size",
+        "beta",
+        "checkpoint",
+        "concentration",
+        "coverage",
+        "device",
+        "imbalance",
+        "learning_rate",
+        "likelihood",
+        "num_iterations",
+        "num_steps",
+        "num_tasks",
+        "profile",
+        "seed",
+        "validation",
+    )
+}
 
 LONGEST_WORD, LONGEST_LINE = 300, 600
 
@@ -23,8 +52,8 @@ def as_line(error: BaseException) -> str:
     r"""Return an error of any kind as one line.
 
     Examples:
-        >>> as_line(ValueError("seed: expected 0,\n got 1"))
-        'seed: expected 0, got 1'
+        >>> as_line(ValueError("num_tasks: expected at least 1,\n got 0"))
+        '--num-tasks: expected at least 1, got 0'
         >>> as_line(KeyError("x"))
         "unexpected KeyError: 'x' (--debug shows where)"
     """
@@ -41,9 +70,14 @@ def as_line(error: BaseException) -> str:
         return "expected input that is nested less deeply"
     if isinstance(error, cyclopts.MissingArgumentError) and error.argument is not None:
         name = error.argument.name
+        if (odd := next((t for t in error.unused_tokens or () if t.startswith("--")), None)) is not None:
+            meant = difflib.get_close_matches(odd, error.argument.names)
+            return f"Unknown option: {odd}." + (f" Did you mean {meant[0]}?" if meant else "")
         stated = re.search(rf"^ +{name[2:].replace('-', '_')}: (.*)$", error.target.__doc__ or "", re.MULTILINE)
         return f"{name}: expected {stated[1].rstrip('.;,') if stated else 'a value'}, got none"
     text = re.sub(r"^Invalid value for (\S+): expected", r"\1: expected", text)  # of `whole`
+    if isinstance(error, ValueError) and (role := text.partition(": ")[0]) in FLAGS:
+        text = f"{FLAGS[role]}{text.removeprefix(role)}"
     if isinstance(error, cyclopts.CycloptsError | OSError) or (isinstance(error, ValueError) and text):
         return text
     if isinstance(error, ImportError) and error.name in EXTRAS:

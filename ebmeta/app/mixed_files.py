@@ -65,6 +65,7 @@ def mixed(
         json: also write the estimates and the summary to this file.
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
+    from ebmeta.foundation.checks import between, check
     from ebmeta.mixed.fit import mixed_model
     from ebmeta.mixed.grammar import parse
 
@@ -72,7 +73,7 @@ def mixed(
         raise ValueError(
             f"--coverage: expected --predict with it, got {coverage:g} alone (the intervals of the tables are of 95%)"
         )
-    coverage = COVERAGE if coverage is None else coverage
+    coverage = check("coverage", COVERAGE if coverage is None else coverage, float, between(0, 1))
     if not 0 <= seed < 2**63:
         raise ValueError(f"--seed: expected a non-negative integer of at most 63 bits, got {seed}")
     check_files(_targets(output), json, overwrite, DATA=data, **{"--predict": predict})

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ebmeta.app.errors import FLAGS
 from ebmeta.app.flags import Tasks
 from ebmeta.app.tables import Roles, read_frame, read_table, roles_of
 from ebmeta.tasks.episodes import EpisodeSampler
@@ -30,16 +31,6 @@ __all__ = [
     "sampler",
     "sized",
 ]
-
-FLAGS = {
-    "n_way": "--n-way",
-    "n_shot": "--n-shot",
-    "n_support": "--n-shot",
-    "n_query": "--n-query",
-    "seed": "--seed",
-    "level": "--sets",
-    "concentration": "--concentration",
-}
 
 
 def _range(flag: str, text: str) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from ebmeta.app.npz import read_npz
 from ebmeta.foundation.extras import need
 from ebmeta.foundation.telling import tell
 from ebmeta.foundation.writing import marked, write
-from ebmeta.tasks.frame_columns import numbers_of
+from ebmeta.tasks.frame_columns import NONE, numbers_of
 from ebmeta.tasks.frame_files import FRAMES, check_readable, note_on_ids, read_frame, row_ids, written
 from ebmeta.tasks.keys import values_of
 
@@ -170,6 +170,7 @@ def read_table(
         if frame[column].isna().any():
             raise ValueError(
                 f"{path}: expected a value of {column!r} in every row, got none in row {_first_na(frame[column])}"
+                + f"; {NONE}" * (path.suffix == ".csv")
             )
     roles = _roles(path, frame, label, groups, features, exclude)
     if not roles.features:

@@ -25,6 +25,7 @@ from ebmeta.prediction.trees import CELLS
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.columns import read_column
 from ebmeta.tasks.row_order import check_order
+from ebmeta.tasks.spellings import tell_of_twins
 
 __all__ = ["FewShotRegressor"]
 
@@ -95,6 +96,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]
         self._remember(X, labels, 1)
         self.size_ = sizes_of(size, len(labels))
         self.groups_ = groups_of(groups, len(labels))
+        tell_of_twins(dict.fromkeys(self.groups_ or ()), "groups", "groups")
         self.group_x_ = group_x
         self._check_labels(self.support_y_, self.size_)
         if self.model_.likelihood.inflated:

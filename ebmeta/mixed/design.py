@@ -246,6 +246,8 @@ def _columns_of(formula: Formula, frame: pd.DataFrame) -> list[str]:
     for name in names:
         if f"C({name}" not in text and pd.api.types.infer_dtype(frame[name]) == "string":  # C(x) says what it is
             refuse_written_numbers(name, frame[name])
+        if pd.api.types.infer_dtype(frame[name]) in ("string", "categorical"):
+            tell_of_twins(frame[name].unique().tolist(), f"column {name!r}", "categories")
     for factor in dict.fromkeys(n for bar in formula.bars for n in bar.factor):
         if factor not in frame.columns:
             raise ValueError(

@@ -10,10 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ebmeta.tasks.columns import as_frame
+from ebmeta.tasks.spellings import tell_of_twins
 
-__all__ = ["frame_of", "levels_of", "numbers_of", "refuse_missing", "refuse_written_numbers", "texts_of"]
+__all__ = ["NONE", "frame_of", "levels_of", "numbers_of", "refuse_missing", "refuse_written_numbers", "texts_of"]
 
 NUMBERS = ("floating", "integer", "mixed-integer-float", "decimal", "boolean")
+NONE = "in a CSV file NA, None, null and nan stand for none: give such a category another name"
 MOST_LEVELS = 50  # a text of more is likelier a name than a feature
 LONGEST = 60  # characters of a value in an error
 MARKED = r"\s*[-+]?\d+(?:[,'\u2019 ]\d+)+(?:[.,]\d+)?\s*"  # 1,5 and 1,234.5 and 1'234
@@ -61,9 +63,10 @@ def refuse_missing(name: str, column: pd.Series[Any]) -> None:
         raise ValueError(f"column {name!r}: expected values, got none in any row (leave it out)")
     if missing.any():
         more = f" (and {missing.sum() - 1} more rows)" if missing.sum() > 1 else ""
+        hint = f"; {NONE}" if column.dropna().map(lambda value: isinstance(value, str)).all() else ""
         raise ValueError(
             f"column {name!r}: expected a value in every row, got none in row {int(np.argmax(missing))}{more}; "
-            "fill the gaps or leave out the rows"
+            f"fill the gaps or leave out the rows{hint}"
         )
 
 
@@ -90,6 +93,7 @@ def levels_of(name: str, column: pd.Series[Any]) -> list[Any] | None:
             f"column {name!r}: expected at most {MOST_LEVELS} distinct texts, got {len(levels)} (leave it out of the "
             "features, or make it numbers)"
         )
+    tell_of_twins(levels, f"column {name!r}", "categories")
     return levels
 
 

@@ -226,7 +226,7 @@ def test_mistakes_are_one_line(files, tmp_path, capsys):
         ): "schools.csv: groups: expected at least n_support + 1 = 9 rows in every group, got 8",
         (*schools, "--validation", files / "schools.csv"): "validation: expected groups that training does not have",
         (*schools, "--n-way", 3): "--n-way: expected classes, got --groups school, whose labels are numbers",
-        (*train, "--num-steps", -1): "num_steps: expected at least 0, got -1",
+        (*train, "--num-steps", -1): "--num-steps: expected at least 0, got -1",
         (*train, "--beta", -1): "beta: expected a finite number of at least 0, got -1.0",
         (*train, "--label", "z"): "expected arrays ['X', 'z']",
         (*train, "--device", "tpu"): "device: expected 'auto', 'cpu' or 'cuda', got 'tpu'",

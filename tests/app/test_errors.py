@@ -1,5 +1,6 @@
 """Errors of the command line: whatever goes wrong is one line, and so is a warning."""
 
+import importlib
 import io
 import os
 import sys
@@ -35,7 +36,7 @@ def test_every_error_is_one_line(files, capsys, monkeypatch, error, message):
     def failing(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(sys.modules["ebmeta.prediction.scores"], "evaluate", failing)
+    monkeypatch.setattr(importlib.import_module("ebmeta.prediction.scores"), "evaluate", failing)
     command = ("evaluate", files / "model", files / "data.csv", "--n-query", 3)
     assert message in line(capsys, *command)
     assert run(*command, "--debug") == 2
@@ -44,12 +45,23 @@ def test_every_error_is_one_line(files, capsys, monkeypatch, error, message):
     assert err.endswith(f"ebmeta: error: {as_line(error)}\n")
 
 
+def test_an_argument_is_called_by_its_flag_and_a_wrong_flag_by_itself(files, tmp_path, capsys):
+    evaluate = ("evaluate", files / "model", files / "data.csv", "--n-query", 3)
+    assert line(capsys, *evaluate, "--num-tasks", 0).startswith("--num-tasks: expected at least 1, got")
+    assert as_line(ValueError("rows.csv: num_tasks: text")) == "rows.csv: num_tasks: text"
+    assert as_line(ValueError("y: expected counts")) == "y: expected counts"
+    wrong = line(capsys, "classify", files / "data.csv", "--ouput", tmp_path / "out.csv")
+    assert wrong == "Unknown option: --ouput. Did you mean --output?\n"
+    assert line(capsys, "classify", files / "data.csv", "--q", 1) == "Unknown option: --q.\n"
+    assert line(capsys, "classify", files / "data.csv").startswith("--output: expected npz, CSV or")
+
+
 def test_warnings_are_one_line(files, capsys, monkeypatch):
     def warning(*arguments, **options):
         warnings.warn("a\nb", stacklevel=1)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["ebmeta.prediction.scores"], "evaluate", warning)
+    monkeypatch.setattr(importlib.import_module("ebmeta.prediction.scores"), "evaluate", warning)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         assert run("evaluate", files / "model", files / "data.csv", "--n-query", 3) == 130

@@ -97,6 +97,8 @@ def test_what_is_wrong_is_one_line(tmp_path, rows, capsys):
     assert "expected names of columns, got 'z'" in refused(capsys, "mixed", path, "y ~ z + (1 | g)", *out)
     assert "formula: expected terms of groups" in refused(capsys, "mixed", path, "y ~ x", *out)
     assert "likelihood: expected one of" in refused(capsys, "mixed", path, FORMULA, *out, "--likelihood", "gumbel")
+    sure = ("mixed", path, "y ~ z + (1 | g)", *out, "--predict", path, "--coverage", "95")  # before the formula is read
+    assert "error: --coverage: expected a number between 0 and 1, got 95.0" in refused(capsys, *sure)
     said = "--coverage: expected --predict with it, got 0.5 alone (the intervals of the tables are of 95%)"
     assert said in refused(capsys, "mixed", path, FORMULA, *out, "--coverage", "0.5")
     assert not (tmp_path / "out").exists()

@@ -141,3 +141,11 @@ def test_what_is_no_table_is_refused_by_name(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(FileNotFoundError, match="got a pipe or device"):
         read_table(tmp_path / "pipe.csv")
+
+
+@pytest.mark.parametrize("word", ["NA", "None", "null", "nan"])
+def test_a_class_whose_name_stands_for_none_is_told_how_to_be_called(tmp_path, word):
+    (tmp_path / "rows.csv").write_text(f"a,y\n1,u\n2,{word}\n")
+    said = "got none in row 1; in a CSV file NA, None, null and nan stand for none: give such a category another"
+    with pytest.raises(ValueError, match=said):
+        read_table(tmp_path / "rows.csv")

@@ -20,6 +20,9 @@ CALLS = {
     "a method without a gradient": lambda: ebmeta.FewShotRegressor(REG).fit(X, X[:, 0]).predict(X),
     "a function deep below": lambda: ebmeta.mixed_model("y ~ x + (1 | site)", TABLE),
     "one class": lambda: ebmeta.FewShotClassifier().fit(X[:3], ["cat"] * 3),
+    "groups of an estimator": lambda: ebmeta.FewShotRegressor(REG).fit(X, X[:, 0], groups=SITES),
+    "categories of a frame": lambda: ebmeta.tasks.FrameEncoder("y", "x").fit(TABLE),
+    "categories of a formula": lambda: ebmeta.mixed_model("y ~ site + (1 | g)", TABLE.assign(g=np.arange(12) % 3)),
     "rows": lambda: ebmeta.FewShotClassifier().fit(WIDE[:2] * 1e4, ["a", "b"]).predict(WIDE),
     "itself": lambda: tell("a: expected one, got two"),
 }

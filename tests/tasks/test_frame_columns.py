@@ -37,6 +37,12 @@ def test_levels_are_those_that_occur_in_order():
     ("read", "values", "message"),
     [
         (refuse_missing, [1.0, None, None], r"expected a value in every row, got none in row 1 \(and 1 more rows\)"),
+        (
+            refuse_missing,
+            ["a", None],
+            ".*leave out the rows; in a CSV file NA, None, null and nan stand for none: give",
+        ),
+        (refuse_missing, [1.0, None], ".*leave out the rows$"),
         (refuse_missing, [None, None], "expected values, got none in any row"),
         (numbers_of, ["yes", "no"], "expected numbers, got string values, such as 'yes' in row 0 .code an outcome"),
         (numbers_of, ["no" * 99], f"expected numbers, got string values, such as '{'no' * 29}n[.]{{3}} in row 0$"),
