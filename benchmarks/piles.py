@@ -2,7 +2,7 @@
 
 For each encoder the general classifier trained on the others; five ways, one or five labelled rows a class, in piles of
 equal class proportions and of Dirichlet(2) ones, neither of which it is told. Beyond so many rows of a class it counts
-all as so many (`ebmeta.parts.task_features.COUNTED`), here 10, 20, 40, 80 or as many as there are. Takes about 5
+all as so many (`ebmeta.parts.task_features.MOST_COUNTED`), here 10, 20, 40, 80 or as many as there are. Takes about 5
 minutes. `python benchmarks/piles.py`
 """
 
@@ -67,7 +67,7 @@ def main() -> None:
                         continue
                     for size in PILES:
                         for counted in COUNTED:
-                            with mock.patch.object(task_features, "COUNTED", counted):
+                            with mock.patch.object(task_features, "MOST_COUNTED", counted):
                                 cell = scores(model, labelled, pile[:size], y)
                             own[kind, f"pile_{size}_counted_{counted}"].append(cell)
         for key, cells in own.items():

@@ -15,13 +15,7 @@ from torch import Tensor
 
 from ebmeta.estimators.base import FewShot, whole
 from ebmeta.estimators.calibration_rows import calibration_split
-from ebmeta.estimators.doubts import (
-    tell_of_contradictions,
-    tell_of_copies,
-    tell_of_lengths,
-    tell_of_one_class,
-    tell_of_rows,
-)
+from ebmeta.estimators.doubts import tell_of_copies, tell_of_labels, tell_of_lengths, tell_of_rows
 from ebmeta.estimators.rows import among, distinct, matched, read_anchors, staying, unlike
 from ebmeta.foundation.checks import above, at_least, between, check
 from ebmeta.model.base import PredictiveModel
@@ -123,8 +117,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         """
         self._read(X, y, anchors)
         self.pool_ = None
-        tell_of_one_class(self.classes_.tolist(), self.outliers)
-        tell_of_contradictions(self.support_X_, self.classes_[self.support_y_.numpy()].tolist())
+        tell_of_labels(self.support_X_, self.support_y_, self.classes_.tolist(), self.outliers)
         first = distinct(self.support_X_, self.support_y_)[0]
         self.support_X_, self.support_y_ = self.support_X_[first], self.support_y_[first]
         if pool is not None:

@@ -17,7 +17,7 @@ from ebmeta.foundation.telling import tell
 from ebmeta.tasks.alike import alike
 from ebmeta.tasks.doubts import BEYOND, FEWEST, far_rows, few_features, notes_on_numbers
 
-__all__ = ["tell_of_contradictions", "tell_of_copies", "tell_of_lengths", "tell_of_one_class", "tell_of_rows"]
+__all__ = ["tell_of_copies", "tell_of_labels", "tell_of_lengths", "tell_of_rows"]
 
 LONGER = 4.0  # times as long as all rows of the other side: of another scale
 SOME = 512  # rows that directions are counted from, of more
@@ -76,28 +76,21 @@ def tell_of_copies(rows: Tensor) -> None:
         tell(told)
 
 
-def tell_of_one_class(labels: Sequence[object], outliers: bool) -> None:
-    """Warn of a task of one class, of which all rows are with probability 1.
-
-    Args:
-        labels: the distinct labels.
-        outliers: whether rows may be of none of the classes, and probabilities of that are what is asked for.
-    """
-    if len(labels) == 1 and not outliers:
-        told = f"y: expected labels of at least two classes, got {labels[0]!r} alone, of which all rows will be"
-        tell(f"{told}; outliers=True tells its rows from others")
-
-
-def tell_of_contradictions(labelled: Tensor, labels: Sequence[object]) -> None:
-    """Warn where labelled rows that are one row have several labels.
+def tell_of_labels(labelled: Tensor, codes: Tensor, classes: Sequence[object], outliers: bool) -> None:
+    """Warn of one class alone, and where labelled rows that are one row have several labels.
 
     Args:
         labelled: labelled rows of a task, shape `(S, ...)`.
-        labels: their labels.
+        codes: the number of the class of each, shape `(S,)`.
+        classes: the classes.
+        outliers: whether rows may be of none of them, which is then what is asked of one class.
     """
+    if len(classes) == 1 and not outliers:
+        told = f"y: expected labels of at least two classes, got {classes[0]!r} alone, of which all rows will be"
+        tell(f"{told}; outliers=True tells its rows from others")
     if labelled.shape[1:].numel() < BLANK:
         return
-    first: dict[int, int] = {}
+    labels, first = [classes[code] for code in codes.tolist()], dict[int, int]()
     for row, number in enumerate(alike(labelled.numpy())[0].tolist()):
         same = first.setdefault(number, row)
         if labels[same] != labels[row]:

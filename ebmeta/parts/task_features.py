@@ -23,7 +23,7 @@ DESIGN = 4  # numbers of a task that no row has a part in
 MOST = 512  # queries of a task that are compared with each other
 UNKNOWN = 3  # classes for rows of none
 MANY = 100.0  # rows of a class, from which on more of them say the same
-COUNTED = 40.0  # queries of a class that count; more count together as so many
+MOST_COUNTED = 40.0  # queries of a class that count; more count together as so many
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ def counted(batch: TaskBatch, dtype: torch.dtype) -> Tensor:
     Rows of real classes are not independent, and beliefs about thousands of them would outweigh any label.
     """
     queries = batch.query_mask.sum(1) / batch.way_mask.sum(1).to(dtype).clamp(min=2)
-    return (COUNTED / queries).clamp(max=1)
+    return (MOST_COUNTED / queries).clamp(max=1)
 
 
 @torch.no_grad()

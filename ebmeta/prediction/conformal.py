@@ -45,8 +45,9 @@ def class_scores(probs: np.ndarray, score: Score = "lac", uniform: np.ndarray | 
     r"""Return the score $s(x, c)$ of every class: large where it fits badly.
 
     - "lac" (least ambiguous sets): $s(x, c) = 1 - p_c$. The smallest sets on average.
-    - "aps" (adaptive sets): $s(x, c) = \sum_{j : p_j > p_c} p_j + u\, p_c$. Uniform on [0, 1] for the true
-      class where the probabilities are right, so that hard queries get large sets instead of wrong ones.
+    - "aps" (adaptive sets): $s(x, c) = \sum_{j : p_j > p_c} p_j + u \sum_{j : p_j = p_c} p_j$. Uniform on [0, 1] for
+      the true class where the probabilities are right, so that hard queries get large sets instead of wrong ones.
+      Classes of equal probability have equal scores, in whatever order they are.
 
     Args:
         probs: class probabilities, shape `(..., C)`; NaN is padding.
@@ -62,6 +63,8 @@ def class_scores(probs: np.ndarray, score: Score = "lac", uniform: np.ndarray | 
     Examples:
         >>> class_scores(np.array([0.5, 0.2, 0.3]), "aps", np.array(0.5))
         array([0.25, 0.9 , 0.65])
+        >>> class_scores(np.array([0.25, 0.5, 0.25]), "aps", np.array(0.5))
+        array([0.75, 0.25, 0.75])
     """
     if not ((probs >= 0) & (probs <= 1 + 1e-6))[~np.isnan(probs)].all():
         raise ValueError("probs: expected numbers in [0, 1] or NaN for padding, got others")
@@ -76,9 +79,13 @@ def class_scores(probs: np.ndarray, score: Score = "lac", uniform: np.ndarray | 
     p = np.where(padding, 0.0, probs)
     order = np.argsort(-p, -1, kind="stable")
     ranked = np.take_along_axis(p, order, -1)
-    above = np.empty_like(p)
-    np.put_along_axis(above, order, np.cumsum(ranked, -1) - ranked, -1)
-    return np.where(padding, np.inf, above + uniform[..., None] * p)
+    edge = np.diff(ranked, axis=-1, prepend=np.inf, append=-1.0) != 0  # before and after classes of one probability
+    total = np.cumsum(ranked, -1)
+    first = np.maximum.accumulate(np.where(edge[..., :-1], total - ranked, -np.inf), -1)
+    last = np.minimum.accumulate(np.where(edge[..., 1:], total, np.inf)[..., ::-1], -1)[..., ::-1]
+    scores = np.empty_like(p)
+    np.put_along_axis(scores, order, first + uniform[..., None] * (last - first), -1)
+    return np.where(padding, np.inf, scores)
 
 
 @checked(scores=array(ndim=2, padded=True), level=between(0, 1))

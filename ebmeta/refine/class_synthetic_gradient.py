@@ -15,13 +15,13 @@ from ebmeta.foundation.softmax import softmax
 from ebmeta.likelihood import NEVER
 from ebmeta.refine.base import QueryState, SyntheticGradient
 from ebmeta.refine.exchangeable import ExchangeableLinear, Table, Weights, mean_weights
-from ebmeta.tasks.sizes import QUERIES
+from ebmeta.tasks.sizes import MOST_QUERIES
 
-__all__ = ["INPUTS", "OF_CLASS", "ClassSyntheticGradient", "Reading"]
+__all__ = ["INPUTS", "LOG_QUERIES", "ClassSyntheticGradient", "Reading"]
 
 CELL, CLASS, TASK = 4, 3, 8  # inputs of the network: of each cell, of each class, and of the task
 INPUTS = CELL + CLASS + TASK
-OF_CLASS = CELL + CLASS + 4  # among them, the logarithm of the queries of a class
+LOG_QUERIES = CELL + CLASS + 4  # the place among them of the logarithm of the queries of a class
 LEAST = math.log(1e-12)  # of a log probability
 
 
@@ -47,7 +47,7 @@ class Reading:
         nothing was seen that would say how confidence goes on.
         """
         most = self.by_task.new_full(self.by_task.shape[1:], math.inf)
-        most[OF_CLASS] = math.log(QUERIES)
+        most[LOG_QUERIES] = math.log(MOST_QUERIES)
         by_task = torch.minimum(self.by_task, most)
         own = by_task[:, CELL + CLASS : INPUTS]
         i, j = torch.triu_indices(TASK, TASK, device=own.device)

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["QUERIES", "SIZES", "TaskSizes", "random_size", "span"]
+__all__ = ["MOST_QUERIES", "SIZES", "TaskSizes", "random_size", "span"]
 
 SIZES = 4  # stream of random numbers, after those of tasks, proportions and blocks
-WAYS, SHOTS, QUERIES = 30, 20, 40  # at most
+MOST_WAYS, MOST_SHOTS, MOST_QUERIES = 30, 20, 40  # at most
 MORE = 4  # times the rows of the largest task of the source, at most
 
 
@@ -108,10 +108,10 @@ def random_size(classes: int, members: int, rows: int, rng: np.random.Generator)
         ([(11, 2, 1), (2, 11, 29), (10, 9, 5)], (3, 1, 1))
     """
     u, most = rng.random(3), max(MORE * rows, 2 * 2)
-    ways = _between(2, min(WAYS, classes, most // 2), u[0])
+    ways = _between(2, min(MOST_WAYS, classes, most // 2), u[0])
     each = min(members, most // ways)
-    shots = _between(1, min(SHOTS, each - 1), u[1])
-    return ways, shots, _between(1, min(QUERIES, each - shots), u[2])
+    shots = _between(1, min(MOST_SHOTS, each - 1), u[1])
+    return ways, shots, _between(1, min(MOST_QUERIES, each - shots), u[2])
 
 
 def _between(low: int, high: int, u: float) -> int:

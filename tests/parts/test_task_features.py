@@ -12,7 +12,7 @@ from builders import class_tasks, close
 from ebmeta import TaskBatch
 from ebmeta.parts import neighbours
 from ebmeta.parts.clusters import find_clusters
-from ebmeta.parts.task_features import COUNTED, DESIGN, MOST, UNKNOWN, geometry_of
+from ebmeta.parts.task_features import DESIGN, MOST, MOST_COUNTED, UNKNOWN, geometry_of
 from ebmeta.parts.task_head import TaskHead
 
 SIDES = ("support_x", "query_x")
@@ -96,9 +96,9 @@ def test_many_rows_are_like_some_of_them():
 
 
 def test_so_many_rows_of_a_class_count_and_more_together_as_so_many():
-    for queries in (7, int(2 * COUNTED), 5000):  # of two classes
+    for queries in (7, int(2 * MOST_COUNTED), 5000):  # of two classes
         share = read(one_task(queries, 20))[0, -1].exp()
-        close(share, torch.tensor(min(1.0, 2 * COUNTED / queries)).double())
+        close(share, torch.tensor(min(1.0, 2 * MOST_COUNTED / queries)).double())
 
 
 def test_rows_that_may_be_of_none_have_rough_clusters_of_their_own(monkeypatch):

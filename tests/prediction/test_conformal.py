@@ -103,6 +103,18 @@ def test_adaptive_scores_fall_in_rank_order():
     np.testing.assert_allclose(scores.min(1), u * probs.max(1))
 
 
+def test_scores_of_classes_do_not_depend_on_their_order():
+    rng = np.random.default_rng(0)
+    probs, u = rng.multinomial(8, np.ones(5) / 5, 200) / 8, rng.uniform(size=200)
+    assert np.mean([len(set(row)) < 5 for row in probs.tolist()]) > 0.9  # of equal probabilities
+    for score in ("lac", "aps"):
+        scores = class_scores(probs, score, u)
+        for order in ([4, 3, 2, 1, 0], [1, 3, 0, 4, 2]):
+            np.testing.assert_array_equal(class_scores(probs[:, order], score, u), scores[:, order])
+        equal = probs[:, :, None] == probs[:, None]
+        assert ((scores[:, :, None] == scores[:, None]) == equal)[probs.min(1) > 0].all()
+
+
 def test_model_and_probabilities_are_one_procedure():
     model = classifier()
     batch = class_tasks(ways=(3, 5, 2, 4) * 10, shots=(2, 1, 3, 1) * 10, queries=(6, 4, 7, 5) * 10)

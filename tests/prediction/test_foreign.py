@@ -43,6 +43,7 @@ def test_classes_that_another_scale_hides_are_told_of(classes, change):
         ebmeta.evaluate(model, batch, num_bootstrap=0)
 
 
+@pytest.mark.filterwarnings("ignore:y. expected labels of at least two classes")
 def test_rows_of_one_class_and_few_rows_say_nothing(classes):
     model, own, _, labelled, rows = classes
     alike = labelled[:1] + 0.01 * RNG.normal(size=(20, 24))

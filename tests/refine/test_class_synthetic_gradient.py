@@ -9,7 +9,7 @@ import torch
 from builders import class_tasks, classifier, close, perturb
 
 from ebmeta.refine.base import QueryState
-from ebmeta.refine.class_synthetic_gradient import CELL, CLASS, OF_CLASS, TASK, ClassSyntheticGradient, Reading
+from ebmeta.refine.class_synthetic_gradient import CELL, CLASS, LOG_QUERIES, TASK, ClassSyntheticGradient, Reading
 
 
 def moved(module):
@@ -74,14 +74,14 @@ def test_a_temperature_reads_more_than_forty_queries_of_a_class_as_forty():
     """What the network sees of their number, and its products."""
     batch, model = class_tasks(), classifier()
     seen = state(batch, model).once(model.refiner.synthetic_gradient.read)
-    close(seen.by_task[:, OF_CLASS], (batch.num_queries.double() / batch.way_mask.sum(1)).log())
+    close(seen.by_task[:, LOG_QUERIES], (batch.num_queries.double() / batch.way_mask.sum(1)).log())
 
     def told(number: float) -> torch.Tensor:
         by_task = seen.by_task.clone()
-        by_task[:, OF_CLASS] = math.log(number)
+        by_task[:, LOG_QUERIES] = math.log(number)
         return Reading(seen.cells, seen.by_class, by_task).with_products
 
     close(told(400.0), told(40.0), 0.0)
-    wanted = seen.by_task[:, OF_CLASS - 1] * math.log(30)  # with the logarithm of the ways
+    wanted = seen.by_task[:, LOG_QUERIES - 1] * math.log(30)  # with the logarithm of the ways
     assert bool(((told(30.0) - wanted.unsqueeze(1)).abs().amin(1) < 1e-12).all())
     assert not torch.equal(told(30.0), told(40.0))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ebmeta import EpisodeSampler, GroupSampler, MixedSampler
-from ebmeta.tasks.sizes import MORE, QUERIES, SHOTS, WAYS, TaskSizes, random_size
+from ebmeta.tasks.sizes import MORE, MOST_QUERIES, MOST_SHOTS, MOST_WAYS, TaskSizes, random_size
 
 
 @pytest.mark.parametrize(("classes", "members", "rows"), [(2, 2, 1), (3, 5, 10), (16, 600, 80), (500, 9, 4000)])
@@ -17,11 +17,11 @@ def test_sizes_stay_within_classes_rows_and_memory(classes, members, rows):
     drawn = np.array([random_size(classes, members, rows, rng) for _ in range(500)])
     ways, shots, queries = drawn.T
     assert ways.min() == 2
-    assert ways.max() <= min(classes, WAYS)
+    assert ways.max() <= min(classes, MOST_WAYS)
     assert shots.min() == 1
-    assert shots.max() <= SHOTS
+    assert shots.max() <= MOST_SHOTS
     assert queries.min() >= 1
-    assert queries.max() <= QUERIES
+    assert queries.max() <= MOST_QUERIES
     assert (shots + queries).max() <= members
     assert (ways * (shots + queries)).max() <= max(MORE * rows, 4)
 
@@ -30,8 +30,8 @@ def test_numbers_of_classes_are_even_on_a_log_scale():
     """The share of those below 8, of 4,000 draws, is within five standard deviations: 6e-7 by chance."""
     rng = np.random.default_rng(1)
     ways = np.array([random_size(64, 600, 10**6, rng)[0] for _ in range(4000)])
-    assert ways.max() == WAYS
-    share = (math.log(7.5) - math.log(2)) / (math.log(WAYS) - math.log(2))
+    assert ways.max() == MOST_WAYS
+    share = (math.log(7.5) - math.log(2)) / (math.log(MOST_WAYS) - math.log(2))
     assert abs(float((ways < 8).mean()) - share) < 5 * math.sqrt(share * (1 - share) / 4000)
 
 

@@ -29,15 +29,16 @@ def rng() -> np.random.Generator:
 def test_scores(rng: np.random.Generator) -> None:
     p, u = rng.dirichlet(np.ones(4), (3, 2)), rng.uniform(size=(3, 2))
     close(class_scores(p, "lac"), 1 - p)
+    p[0, 0], p[1, 1] = [0.2, 0.3, 0.2, 0.3], 0.25
     for t, i, c in itertools.product(range(3), range(2), range(4)):
-        above = p[t, i][p[t, i] > p[t, i, c]].sum()
-        close(class_scores(p, "aps", u)[t, i, c], above + u[t, i] * p[t, i, c])
+        above, alike = p[t, i][p[t, i] > p[t, i, c]].sum(), p[t, i][p[t, i] == p[t, i, c]].sum()
+        close(class_scores(p, "aps", u)[t, i, c], above + u[t, i] * alike)
 
 
 @checks("eq-aps-uniform")
-def test_adaptive_score_is_uniform() -> None:
-    p = np.array([0.5, 0.12, 0.3, 0.08])
-    low, high = (class_scores(p, "aps", np.array(u)) for u in (0.0, 1.0))  # the score is uniform in between
+@pytest.mark.parametrize("p", [[0.5, 0.12, 0.3, 0.08], [0.3, 0.2, 0.3, 0.2], [0.25] * 4], ids=str)
+def test_adaptive_score_is_uniform(p: list[float]) -> None:
+    low, high = (class_scores(np.array(p), "aps", np.array(u)) for u in (0.0, 1.0))  # the score is uniform in between
     for a in (0.0, 0.07, 0.5, 0.77, 0.93, 1.0):
         close(sum(p[c] * stats.uniform(low[c], high[c] - low[c]).cdf(a) for c in range(4)), a)
 
