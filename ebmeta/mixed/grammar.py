@@ -17,6 +17,7 @@ __all__ = ["Bar", "Formula", "parse", "quoted"]
 
 NAME = re.compile(r"`[^`]+`|(?:[^\W\d]|\.)[\w.]*")
 WRAPPED = re.compile(r"(?:factor|as\.factor|C)\((.*)\)")
+OFFSET = re.compile(r"(?<![\w.])offset\s*\(")
 EXAMPLE = "'y ~ x + (1 + x | g)'"
 
 
@@ -65,7 +66,7 @@ Bar(terms='1 + x', factor=('school', 'class'), correlated=True))
     if len(sides) != 2 or not all(side.strip() for side in sides):
         raise ValueError(f"formula: expected a response, a tilde and terms, as in {EXAMPLE}, got {found(text)}")
     common, bars = [], []
-    for part in _split(sides[1], "+"):
+    for part in _offsets_joined(_split(sides[1], "+")):
         inner = _inside(part.strip())
         if inner is not None and "|" in inner:
             bars += _bars(inner)
@@ -125,6 +126,34 @@ def _split(text: str, mark: str) -> list[str]:
     if depth or quote:
         raise ValueError(f"formula: expected as many closing as opening brackets and quotes, got {text.strip()!r}")
     return parts
+
+
+def _offsets_joined(parts: list[str]) -> list[str]:
+    """Return the parts of a sum with one offset that is the sum of all, as R takes several.
+
+    Raises:
+        ValueError: if an offset is no part of the sum, but of a product, a function or a difference.
+    """
+    found, rest = list[str](), list[str]()
+    for part in parts:
+        plain = re.sub("`[^`]*`", lambda name: "_" * len(name[0]), part)
+        if "|" in plain or OFFSET.search(plain) is None:
+            rest.append(part)
+            continue
+        own, *taken = _split(part, "-")
+        whole = OFFSET.match(plain.strip())
+        inner = _inside(own.strip()[whole.end() - 1 :]) if whole else None
+        if inner is None or len(OFFSET.findall(plain)) > 1:
+            raise ValueError(
+                f"formula: expected an offset as a part of its own, as in 'y ~ x + offset(a) + (1 | g)', got it in "
+                f"{part.strip()!r} (write offset(-a) to subtract one)"
+            )
+        found.append(inner.strip())
+        if taken:  # what is left out of the terms before
+            rest = [*rest[:-1], " - ".join([rest[-1] if rest else "1", *taken])]
+    if len(found) < 2:
+        return parts
+    return [*rest, f"offset({' + '.join(f'({each})' for each in found)})"]
 
 
 def _inside(part: str) -> str | None:

@@ -30,6 +30,8 @@ NEAR = 1e-2  # twice the nats that the coefficients of the model without groups 
 WIDE = 10.0  # standard error of a coefficient that no label holds back, of a term of unit length next to the others
 ENDLESS = 12.0  # spread of a linear predictor that stands for infinity: from chances of 1 in 100,000 to 99,999
 RISING = 0.01  # nats for a change of a logarithm by 1: no maximum at its end
+SOME = 1000  # rows, about, that tell where a linear predictor of all rows is
+PLACES = np.append(0.0, np.outer([-1.0, 1.0], np.geomspace(0.5, 700.0, 30)).ravel())  # where it may be
 LABELS = 4  # of a group, next to which there may be a maximum
 LEAST = 1e-6  # of a curvature, and nats that are next to nothing
 
@@ -159,7 +161,7 @@ class Labels(NamedTuple):
 
     def alone(self) -> tuple[Array, Array]:
         """Return the coefficients of the model without groups, and the curvature there."""
-        x, beta = self.x, np.zeros(self.x.shape[1])
+        x, beta = self.x, self._begin()
         value, slope, bend = self.expansion(self.fixed(beta))
         for _ in range(STEPS):
             information = x.T @ ((np.maximum(-bend, 0.0) + LEAST)[:, None] * x)
@@ -173,6 +175,22 @@ class Labels(NamedTuple):
             if float(step @ information @ step) < NEAR:
                 break
         return beta, information
+
+    def _begin(self) -> Array:
+        """Return coefficients that a model without groups is near: 0, or those of one linear predictor for all rows.
+
+        From offsets or labels far off, where exponentials have no digits left, Newton's steps lead nowhere.
+        """
+        some = slice(None, None, max(len(self.y) // SOME, 1))
+        y, size, weight = (None if v is None else v[some] for v in (self.y, self.size, self.weight))
+        part = self._replace(y=y, size=size, weight=weight)
+        with np.errstate(over="ignore", invalid="ignore"):
+            totals = np.nan_to_num(part.log_density(np.tile(PLACES, (len(y), 1))).sum(0), nan=-np.inf)
+        eta = np.full(len(self.y), PLACES[int(np.argmax(totals))])
+        beta = np.linalg.solve(self.x.T @ self.x, self.x.T @ (eta - self.offset))
+        with np.errstate(over="ignore", invalid="ignore"):
+            here, there = (float(self.log_density(self.fixed(b)).sum()) for b in (0 * beta, beta))
+        return beta if there > here or not np.isfinite(here) else 0 * beta
 
 
 def refuse_endless(at: Array, slope: Array, far: float) -> None:

@@ -27,6 +27,7 @@ from ebmeta.mixed.batched import Segments
 from ebmeta.mixed.covariance import Factor, log_hyperprior
 from ebmeta.mixed.effects import Effects, Estimate
 from ebmeta.mixed.engine import Engine
+from ebmeta.mixed.explained import refuse_explained
 from ebmeta.mixed.modes import Labels, refuse_endless, refuse_endless_spread, refuse_separated
 from ebmeta.mixed.nodes import HEAVY, Nodes, check_nodes, nodes_of, rough_nodes
 from ebmeta.mixed.rows import Rows
@@ -78,6 +79,8 @@ class QuadratureEngine(Engine):
         #: Coefficients that the engine's are deviations from: with heavy tails, labels far off tell no direction.
         self.center = np.linalg.solve(r, q.T @ (rows.y - rows.offset)) if likelihood.located else np.zeros(len(r))
         self.data = self._lay_out(rows, q)
+        if not likelihood.discrete:
+            refuse_explained(self.data)
         self.first, information = self.data.alone()
         # All parameters have curvatures of about the number of groups, or an optimiser takes steps far too long.
         scale = np.linalg.cholesky(information / len(rows.groupings[0].labels)).T

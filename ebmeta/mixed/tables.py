@@ -31,7 +31,7 @@ Array = NDArray[np.float64]
 STEP = 1e-5  # of the differences that give the slope of a component
 ALIKE = 1 - 1e-6  # a correlation that is 1
 PREDICTED = ("mean", "sd", "lower", "upper", "mean_lower", "mean_upper")  # columns of predictions
-GONE = 1e-6  # of the largest component: a spread below it is 0
+GONE = 1e-6  # of a parameter: a spread that is less of what a unit of one gives is 0
 
 
 def _z(level: float) -> float:
@@ -103,13 +103,13 @@ def spread_table(read: Callable[[Array], pd.Series], at: Array, covariance: Arra
     """
     value = read(at)
     spreads = np.array([name.startswith("sd(") for _, name in value.index])
-    scale = value.to_numpy()[spreads].max(initial=0.0)
     ends = [(read(at + step).to_numpy(), read(at - step).to_numpy()) for step in STEP * np.eye(len(at))]
     slope = np.nan_to_num(np.stack([(high - low) / (2 * STEP) for high, low in ends], 1))
     unknown, covariance = np.isnan(np.diag(covariance)), np.nan_to_num(covariance)
     se = np.sqrt(np.einsum("ci,ij,cj->c", slope, covariance, slope).clip(0))
     se[(slope[:, unknown] != 0).any(1)] = np.nan
-    gone = spreads & (value.to_numpy() <= GONE * scale)
+    moved = np.abs(np.stack(ends) - value.to_numpy()).max((0, 1)) / STEP  # spreads of terms have units of their own
+    gone = spreads & (value.to_numpy() <= GONE * moved)
     if gone.any():  # a spread of 0 rises on either side
         rise = np.stack([(high + low) / (2 * STEP) for high, low in ends], 1)[gone]
         se[gone] = np.sqrt(np.einsum("ci,i->c", rise**2, np.diag(covariance)))

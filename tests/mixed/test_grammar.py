@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from ebmeta.mixed.design import Design, Extras
+from ebmeta.mixed.fit import mixed_model
 from ebmeta.mixed.grammar import Bar, parse
 
 
@@ -80,3 +82,37 @@ def test_a_name_with_a_blank_is_told_to_stand_between_backticks(formula):
         Design("y ~ x-1 + (1 | g)", frame, Extras(), "drop")
     with pytest.raises(ValueError, match="got 'z', and the columns are y, my col, g, x-1$"):
         Design("y ~ z + `x-1` + (1 | g)", frame, Extras(), "drop")
+
+
+@pytest.mark.parametrize(
+    ("text", "common"),
+    [
+        ("y ~ x + offset(log(n)) + (1 | g) + offset(w)", "x + offset((log(n)) + (w))"),
+        ("y ~ 0 + offset(a) - x + z + offset(-b) + (1 | g)", "0 - x + z + offset((a) + (-b))"),
+        ("y ~ offset(a) - 1 + offset(b) + (1 | g)", "1 - 1 + offset((a) + (b))"),
+        ("y ~ x + offset(a) - 1 + (1 | g)", "x + offset(a) - 1"),
+        ("y ~ `offset(a)` * x + (1 | g)", "`offset(a)` * x"),
+    ],
+)
+def test_several_offsets_add_up(text, common):
+    assert parse(text).common == common
+
+
+@pytest.mark.parametrize("part", ["x * offset(z)", "x:offset(z)", "x - offset(z)", "log(offset(z))", "(x + offset(z))"])
+def test_an_offset_is_a_part_of_its_own(part):
+    words = "formula: expected an offset as a part of its own, as in 'y ~ x + offset(a) + (1 | g)', got it in "
+    with pytest.raises(ValueError) as error:
+        parse(f"y ~ w + {part} + (1 | g)")
+    assert str(error.value) == f"{words}{part!r} (write offset(-a) to subtract one)"
+
+
+def test_offsets_are_those_of_their_sum():
+    rng = np.random.default_rng(3)
+    data = pd.DataFrame({"x": rng.normal(size=40), "n": rng.uniform(1, 9, 40), "w": rng.normal(size=40)})
+    data = data.assign(g=np.arange(40) % 8, y=rng.poisson(data["n"]))
+    two, one = (
+        mixed_model(f"y ~ x + {text} + (1 | g)", data, likelihood="poisson")
+        for text in ("offset(log(n)) + offset(w)", "offset(log(n) + w)")
+    )
+    assert two.log_likelihood == pytest.approx(one.log_likelihood, abs=1e-9)
+    np.testing.assert_allclose(two.predict(data)["mean"], one.predict(data)["mean"], rtol=1e-8)

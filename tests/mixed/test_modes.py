@@ -49,6 +49,15 @@ def test_a_model_without_groups_is_fitted_to_where_its_score_is_0():
     np.testing.assert_allclose(information, data.x.T @ ((weight * mean)[:, None] * data.x), rtol=1e-3)
 
 
+@pytest.mark.parametrize("far", [-700.0, -30.0, 200.0, 700.0])
+@pytest.mark.parametrize("kind", ["bernoulli", "poisson", "negative_binomial"])
+def test_a_model_without_groups_is_found_beside_any_offset(kind, far):
+    data = labels(kind)
+    near, there = data.alone(), data._replace(offset=np.full(24, far)).alone()
+    np.testing.assert_allclose(there[0] + [far, 0.0], near[0], atol=1e-2)
+    np.testing.assert_allclose(there[1], near[1], rtol=2e-2)
+
+
 def test_some_groups_are_those_of_the_same_rows():
     data = labels("poisson")
     some = data.some(4)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ebmeta.mixed.fit import mixed_model
 from ebmeta.mixed.tables import common_table, components, draws_table, effect_table, spread_table
 from tests.mixed.worlds import engine_of, frame
 
@@ -73,3 +74,16 @@ def test_a_spread_of_0_has_an_upper_end():
         lambda a: pd.Series(np.abs(a), index=SPREADS[:2]), np.array([0.0, 2.0]), np.diag([0.04, 0.01]), 0.95
     )
     np.testing.assert_allclose(found.iloc[0].astype(float), [0.0, 0.2, 0.0, 1.96 * 0.2], rtol=1e-3)
+
+
+def test_a_spread_next_to_one_of_a_far_larger_unit_has_an_error():
+    """An intercept a hundred million from the data varies by as much, and the slope beside it by what it does."""
+    rng = np.random.default_rng(0)
+    group, x = np.repeat(np.arange(40), 8), rng.normal(size=320)
+    own = rng.normal(size=(40, 2)) * [1.0, 0.5]
+    y = 1 + x + own[group, 0] + own[group, 1] * x + rng.normal(size=320)
+    near, far = (
+        mixed_model("y ~ x + (1 + x | g)", pd.DataFrame({"y": y, "x": x + shift, "g": group})).variance_components
+        for shift in (0.0, 1e8)
+    )
+    np.testing.assert_allclose(far.loc[("g", "sd(x)")], near.loc[("g", "sd(x)")], rtol=1e-4)
