@@ -150,7 +150,7 @@ def _offsets_joined(parts: list[str]) -> list[str]:
             )
         found.append(inner.strip())
         if taken:  # what is left out of the terms before
-            rest = [*rest[:-1], " - ".join([rest[-1] if rest else "1", *taken])]
+            rest = [*rest[:-1], " - ".join(t.strip() for t in [rest[-1] if rest else "1", *taken])]
     if len(found) < 2:
         return parts
     return [*rest, f"offset({' + '.join(f'({each})' for each in found)})"]

@@ -182,12 +182,12 @@ class Labels(NamedTuple):
         From offsets or labels far off, where exponentials have no digits left, Newton's steps lead nowhere.
         """
         some = slice(None, None, max(len(self.y) // SOME, 1))
-        y, size, weight = (None if v is None else v[some] for v in (self.y, self.size, self.weight))
-        part = self._replace(y=y, size=size, weight=weight)
+        size, weight = (None if v is None else v[some] for v in (self.size, self.weight))
+        part = self._replace(y=self.y[some], size=size, weight=weight)
         with np.errstate(over="ignore", invalid="ignore"):
-            totals = np.nan_to_num(part.log_density(np.tile(PLACES, (len(y), 1))).sum(0), nan=-np.inf)
+            totals = np.nan_to_num(part.log_density(np.tile(PLACES, (len(part.y), 1))).sum(0), nan=-np.inf)
         eta = np.full(len(self.y), PLACES[int(np.argmax(totals))])
-        beta = np.linalg.solve(self.x.T @ self.x, self.x.T @ (eta - self.offset))
+        beta: Array = np.linalg.solve(self.x.T @ self.x, self.x.T @ (eta - self.offset))
         with np.errstate(over="ignore", invalid="ignore"):
             here, there = (float(self.log_density(self.fixed(b)).sum()) for b in (0 * beta, beta))
         return beta if there > here or not np.isfinite(here) else 0 * beta
