@@ -187,7 +187,7 @@ class Labels(NamedTuple):
         with np.errstate(over="ignore", invalid="ignore"):
             totals = np.nan_to_num(part.log_density(np.tile(PLACES, (len(part.y), 1))).sum(0), nan=-np.inf)
         eta = np.full(len(self.y), PLACES[int(np.argmax(totals))])
-        beta: Array = np.linalg.solve(self.x.T @ self.x, self.x.T @ (eta - self.offset))
+        beta: Array = np.asarray(np.linalg.solve(self.x.T @ self.x, self.x.T @ (eta - self.offset)))
         with np.errstate(over="ignore", invalid="ignore"):
             here, there = (float(self.log_density(self.fixed(b)).sum()) for b in (0 * beta, beta))
         return beta if there > here or not np.isfinite(here) else 0 * beta
