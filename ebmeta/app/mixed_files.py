@@ -145,7 +145,7 @@ def _rows(data: Path, formula: str) -> pd.DataFrame:
     """
     from ebmeta.mixed.grammar import parse
     from ebmeta.mixed.terms import variables
-    from ebmeta.tasks.frame_files import as_ids, read_frame
+    from ebmeta.tasks.frame_files import read_frame
 
     parts = parse(formula)
     groups = {name for bar in parts.bars for name in bar.factor}
@@ -153,7 +153,16 @@ def _rows(data: Path, formula: str) -> pd.DataFrame:
     terms = parts.common, *(bar.terms for bar in parts.bars)
     both = groups.intersection(name for text in terms for name in variables(text, rows))
     rows = read_frame(data, groups - both) if both else rows
-    return rows.assign(**{name: as_ids(rows[name]) for name in groups - both if name in rows})
+    return rows.assign(**{name: _ids(data, name, rows[name]) for name in groups - both if name in rows})
+
+
+def _ids(path: Path, name: str, column: pd.Series[Any]) -> list[Any]:
+    """Return names of groups as files are compared by; an error names the file and the column."""
+    from ebmeta.app.sources import column_errors
+    from ebmeta.tasks.frame_files import as_ids
+
+    with column_errors(path, groups=name):
+        return as_ids(column)
 
 
 def _new_rows(path: Path, fit: MixedModel) -> pd.DataFrame:
@@ -165,7 +174,8 @@ def _new_rows(path: Path, fit: MixedModel) -> pd.DataFrame:
     for name in set(fit.design.alone).intersection(rows):
         known = fit.design.names[name]
         spelled = dict(zip(as_ids(known), known, strict=True)) | {one: one for one in known}
-        rows[name] = [spelled.get(v, spelled.get(i, i)) for v, i in zip(rows[name], as_ids(rows[name]), strict=True)]
+        own = _ids(path, name, rows[name])
+        rows[name] = [spelled.get(v, spelled.get(i, i)) for v, i in zip(rows[name], own, strict=True)]
         if len(rows) and not rows[name].isin(known).any():
             unknown = f"no {name!r} of {path} is among those of the fit; all are predicted as new groups"
             print(f"ebmeta: warning: {unknown}", file=sys.stderr)

@@ -86,11 +86,12 @@ def predict_files(
         question: Question = OfClasses(clf, rows.X, rows.ids, labelled.roles, {})
     elif encoder is None:
         labelled, rows = tables_of(model, support, query, label, groups)
-        with column_errors(support, y=label):
+        with column_errors(support, y=label, groups=groups):
             y = read_column("y", labelled.y)
             known = None if labelled.groups is None else as_ids(labelled.groups)
             reg = FewShotRegressor(model, num_steps).fit(labelled.X, y, groups=known)
-        new = None if rows.groups is None else as_ids(rows.groups)
+        with column_errors(query, groups=groups):
+            new = None if rows.groups is None else as_ids(rows.groups)
         shown = {} if groups is None or rows.groups is None else {groups: rows.groups}
         question = OfNumbers(reg, rows.X, rows.ids, labelled.roles, shown, new, shared)
     else:
@@ -200,9 +201,10 @@ def _frames(
         used = roles_of_encoder(labelled, encoder)
     if encoder.groups not in rows and encoder.groups not in labelled:
         labelled, rows = (f.assign(**{encoder.groups: "the group"}) for f in (labelled, rows))
-    for frame in (labelled, rows):
-        if encoder.groups in frame:
-            frame[encoder.groups] = as_ids(frame[encoder.groups])
+    for path, frame in ((support, labelled), (query, rows)):
+        with column_errors(path, groups=encoder.groups):
+            if encoder.groups in frame:
+                frame[encoder.groups] = as_ids(frame[encoder.groups])
     with column_errors(support):
         known = encoder.labels(labelled)
         x, y = encoder.transform(labelled), encoder.numbers(labelled, encoder.y)

@@ -16,6 +16,7 @@ from ebmeta.app.errors import FLAGS
 from ebmeta.app.flags import Tasks
 from ebmeta.app.tables import Roles, read_frame, read_table, roles_of
 from ebmeta.tasks.episodes import EpisodeSampler
+from ebmeta.tasks.frame_columns import NONE
 from ebmeta.tasks.frame_files import as_ids
 from ebmeta.tasks.frames import FrameEncoder
 from ebmeta.tasks.groups import GroupSampler
@@ -164,7 +165,7 @@ def _groups(
         say(f"{path}: {table.roles}")
         return source
     frame = read_frame(path, [name] if encoder is None else encoder.texts)
-    with column_errors(path):
+    with column_errors(path, groups=name):
         if encoder is None:
             known, exclude = listed(tasks.group_features), listed(tasks.exclude)
             features = _features(path, tasks, names)
@@ -201,8 +202,9 @@ def column_errors(path: Path, **roles: str | None) -> Iterator[None]:
     except ValueError as error:
         role, colon, rest = str(error).partition(":")
         called = f"column {roles[role]!r}" if roles.get(role) is not None else FLAGS.get(role, role)
+        rest = rest if path.suffix == ".csv" else rest.replace(f"; {NONE}", "")
         rest = re.sub(r"n_support=\((\d+), (\d+)\)", r"--n-shot \1:\2", rest)
-        raise ValueError(f"{path}: {called}{colon}{rest}") from None
+        raise ValueError(f"{path}: {rest.lstrip() if role == 'frame' else f'{called}{colon}{rest}'}") from None
 
 
 def check_roles(tasks: Tasks, encoder: FrameEncoder) -> None:

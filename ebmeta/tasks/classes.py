@@ -132,7 +132,8 @@ def class_codes(y: Any, name: str = "y", hint: str = "leave out rows without a l
     elif array.dtype.kind == "c":
         kind = "complex (Complex data not supported)"  # scikit-learn's words
     elif array.dtype.kind not in "biufU" or (array.dtype.kind == "f" and not _told_apart(array)):
-        kind = "huge or infinite" if array.dtype.kind == "f" else f"{kind_of_keys(labels)}"
+        kind = kind_of_keys(labels) or "no"
+        kind = "huge or infinite" if kind == "number" else kind  # beyond 64 bits arrays hold objects
     elif array.ndim == 1 and (array.dtype.kind != "f" or (array == array.round()).all()):
         kind = "multiclass"  # one label of each of many classes is no regression, as scikit-learn would warn
     else:

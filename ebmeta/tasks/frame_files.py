@@ -22,6 +22,9 @@ __all__ = ["FRAMES", "as_ids", "check_readable", "note_on_ids", "read_frame", "r
 
 ROW_IDS = {"", "unnamed: 0", "rownames", "row_names", "row.names", "index", "id", "ids"}
 WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
+MIDNIGHT = re.compile(r"(\d{4}-\d\d-\d\d)[ T]00:00:00(?:\.0+)?")  # of a date, as pandas and NumPy write it
+#: How files that are no text begin, whatever their names end in.
+BEGINNINGS = {b"\x1f\x8b": "a gzip file", b"PK\x03\x04": "a zip file or an Excel sheet", b"PAR1": "a parquet file"}
 
 
 def read_frame(path: Path, texts: Collection[str | None] = (), raw: Collection[str | None] = ()) -> pd.DataFrame:
@@ -44,9 +47,7 @@ def read_frame(path: Path, texts: Collection[str | None] = (), raw: Collection[s
     try:
         frame = FRAMES[path.suffix](path, texts, raw)
     except UnicodeDecodeError:
-        raise ValueError(
-            f"{path}: expected a complete csv file, got: bytes that are no text in UTF-8 (save the table as UTF-8)"
-        ) from None
+        raise ValueError(f"{path}: expected a complete csv file, got: {_bytes(path)}") from None
     except OSError as error:
         if error.errno is not None:  # of the system; the parquet reader calls damage an OSError too
             raise
@@ -62,6 +63,14 @@ def read_frame(path: Path, texts: Collection[str | None] = (), raw: Collection[s
             f"{path}: expected columns of distinct names, got {frame.columns[frame.columns.duplicated()][0]!r} twice"
         )
     return frame
+
+
+def _bytes(path: Path) -> str:
+    """Return what a file is that is no text in UTF-8."""
+    with open(path, "rb") as file:
+        first = file.read(4)
+    known = next((kind for start, kind in BEGINNINGS.items() if first.startswith(start)), None)
+    return f"{known} under this name" if known else "bytes that are no text in UTF-8 (save the table as UTF-8)"
 
 
 def check_readable(path: Path) -> None:
@@ -196,14 +205,18 @@ def _telling(name: Any) -> bool:
 def as_ids(values: Iterable[Any]) -> list[Any]:
     """Return ids as the texts that files are compared by: 31 and 31.0 are `31`, and `031` is another; None where none.
 
+    A time at midnight is its date, which is what pandas writes to a CSV file.
+
     Raises:
         ValueError: if one is a float that stands for several whole numbers.
 
     Examples:
         >>> as_ids([31, 31.0, "31.0", "031", np.nan])
         ['31', '31', '31', '031', None]
+        >>> as_ids([pd.Timestamp("2026-01-31"), "2026-01-31", "2026-01-31 08:00:00"])
+        ['2026-01-31', '2026-01-31', '2026-01-31 08:00:00']
     """
-    refuse_inexact("ids", values)
+    refuse_inexact("groups", values)
     return [None if pd.isna(v) else _as_id(v) for v in values]
 
 
@@ -211,8 +224,8 @@ def _as_id(value: Any) -> str:
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
     text = str(value)
-    whole = WHOLE.fullmatch(text)
-    return whole[1] if whole else text
+    plain = WHOLE.fullmatch(text) or MIDNIGHT.fullmatch(text)
+    return plain[1] if plain else text
 
 
 def written(values: np.ndarray) -> np.ndarray:

@@ -221,7 +221,7 @@ def test_messages_name_the_file_and_the_flag(classes, sites, tmp_path, capsys):
     absent = sites[2].drop(columns="z")
     absent.to_csv(tmp_path / "q.csv", index=False)
     task = (sites[0], tmp_path / "sites.csv", tmp_path / "q.csv", "--output", tmp_path / "o.csv")
-    assert "q.csv: frame: expected a column 'z', got site, x, y" in refused(capsys, "predict", *task)
+    assert "q.csv: expected a column 'z', got site, x, y" in refused(capsys, "predict", *task)
     absent[:0].assign(z=0).to_csv(tmp_path / "q.csv", index=False)
     assert "q.csv: expected at least one row to predict, got none" in refused(capsys, "predict", *task)
 

@@ -46,3 +46,31 @@ def test_ids_in_parquet_files_stay_whole_beside_gaps(tmp_path):
     assert (frame["y"].dropna().tolist(), frame["g"].dropna().tolist()) == ([first, second], [first, second])
     assert as_ids(frame["g"]) == [str(first), str(second), None]
     assert frame["x"].dtype == frame["f"].dtype == float
+
+
+def test_a_date_is_the_same_id_in_a_csv_and_a_parquet_file(tmp_path):
+    days = pd.DataFrame({"g": pd.date_range("2026-01-30", periods=3), "x": [1.0, 2.0, 3.0]})
+    times = days.assign(g=[days["g"][0], *(days["g"][1:] + pd.Timedelta("9h"))])
+    for frame in (days, times):
+        frame.to_csv(tmp_path / "rows.csv", index=False)
+        frame.to_parquet(tmp_path / "rows.parquet")
+        ids = [as_ids(read_frame(tmp_path / f"rows.{end}", texts=("g",))["g"]) for end in ("csv", "parquet")]
+        assert ids[0] == ids[1]
+        assert ids[0][0] == "2026-01-30"
+    assert ids[0][1:] == ["2026-01-31 09:00:00", "2026-02-01 09:00:00"]
+    assert as_ids(days["g"].to_numpy()) == ["2026-01-30", "2026-01-31", "2026-02-01"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\x1f\x8b\x08\x00\x9d", "a gzip file under this name"),
+        (b"PK\x03\x04\x9d", "a zip file or an Excel sheet under this name"),
+        (b"PAR1\x15\x9d", "a parquet file under this name"),
+        (b"gr\xf6\xdfe,y\n", "bytes that are no text in UTF-8 .save the table as UTF-8."),
+    ],
+)
+def test_a_file_that_is_no_text_is_called_what_it_is(tmp_path, content, said):
+    (tmp_path / "rows.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=f"rows.csv: expected a complete csv file, got: {said}$"):
+        read_frame(tmp_path / "rows.csv")
