@@ -119,6 +119,7 @@ def predict(
         json: also write a summary to this file.
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
+    from ebmeta.app.classify_files import counted
     from ebmeta.app.predict_files import predict_files
     from ebmeta.foundation.folders import kind_in
     from ebmeta.mixed.content import KIND
@@ -153,8 +154,8 @@ def predict(
         overwrite=overwrite,
     )
     known = result.get("groups_with_labels")
-    of = "" if known is None else f" of {result['groups']} groups, {known} of them with labelled rows"
-    print(f"{output}: predictions of {result['rows']} rows{of}")
+    of = "" if known is None else f" of {counted(result['groups'], 'group')}, {known} of them with labelled rows"
+    print(f"{output}: predictions of {counted(result['rows'], 'row')}{of}")
     if known == 0 and result["labelled_rows"]:
         unknown = f"no group of {query} is among those of {support}; all are predicted from the prior"
         print(f"ebmeta: warning: {unknown}", file=sys.stderr)

@@ -60,6 +60,11 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no typ
     @property
     def model_(self) -> PredictiveModel:
         """The model that is asked, where `model` is none the general one."""
+        if self.model is None:
+            raise ValueError(
+                f"model: expected one for {type(self).__name__}, got none; there is a general one of classes alone "
+                "(ebmeta.fit_evidence and ebmeta.fit train one of numbers)"
+            )
         if not isinstance(self.model, PredictiveModel):
             raise ValueError(
                 f"model: expected an EmpiricalBayes (ebmeta.load reads a saved one), got {type(self.model).__name__}"

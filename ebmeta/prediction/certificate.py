@@ -85,7 +85,8 @@ class Certificate:
         return blocks * (self.num_used // self.num_blocks)
 
     def __str__(self) -> str:
-        used = f"estimate {self.estimate:.3f}; {self.num_blocks} disjoint tasks of {self.num_used} {self.unit}"
+        tasks = f"{self.num_blocks} disjoint tasks" if self.num_blocks > 1 else "one task"
+        used = f"estimate {self.estimate:.3f}; {tasks} of {self.num_used} {self.unit}"
         if self.vacuous:
             enough = "" if self.needed is None else f"; about {self.needed} {self.unit} would say more"
             said = f"nothing is certain, a guess reaches {self.chance:.3g}"

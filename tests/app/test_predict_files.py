@@ -201,3 +201,42 @@ def test_predict_without_labels_or_without_a_group_column(shops, tmp_path):
     a, b = pd.read_csv(tmp_path / "a.csv"), pd.read_csv(tmp_path / "b.csv")
     assert list(b) == ["row", "mean", "std", "q05", "q50", "q95"]
     pd.testing.assert_frame_equal(a[list(b)], b)
+
+
+def test_groups_that_numbers_cannot_tell_apart_are_refused_by_file_and_column(shops, tmp_path, capsys):
+    new = pd.read_parquet(shops / "new.parquet")
+    big = 10.0**17 + np.arange(len(new))
+    call = ("predict", shops / "model", tmp_path / "s.parquet", tmp_path / "q.parquet", "--output", tmp_path / "o.csv")
+    for name in ("s", "q"):
+        new.to_parquet(tmp_path / "s.parquet")
+        new.to_parquet(tmp_path / "q.parquet")
+        new.assign(shop=big).to_parquet(tmp_path / f"{name}.parquet")
+        said = refused(capsys, *call)
+        assert f"{name}.parquet: column 'shop': expected names that are told apart, got the float 1000000000" in said
+
+
+def test_a_csv_file_alone_is_told_what_stands_for_none(shops, tmp_path, capsys):
+    new = pd.read_parquet(shops / "new.parquet")
+    gone = new.assign(shop=new["shop"].astype(str).where(new.index != new.index[0]))
+    new.to_csv(tmp_path / "q.csv", index=False)
+    gone.to_csv(tmp_path / "s.csv", index=False)
+    gone.to_parquet(tmp_path / "s.parquet", index=False)
+    for name in ("s.csv", "s.parquet"):
+        said = refused(
+            capsys, "predict", shops / "model", tmp_path / name, tmp_path / "q.csv", "--output", tmp_path / "o.csv"
+        )
+        assert f"{name}: column 'shop': expected a value in every row, got none in row 0; fill the gaps" in said
+        assert ("in a CSV file NA, None, null and nan stand for none" in said) == (name == "s.csv")
+
+
+def test_one_group_and_many_are_counted(shops, tmp_path, capsys):
+    new = pd.read_parquet(shops / "new.parquet")
+    for frame, said in (
+        (new, f" of {new['shop'].nunique()} groups, "),
+        (new[:2], "predictions of 2 rows of 1 group, "),
+    ):
+        frame.to_csv(tmp_path / "q.csv", index=False)
+        new.to_csv(tmp_path / "s.csv", index=False)
+        call = ("predict", shops / "model", tmp_path / "s.csv", tmp_path / "q.csv", "--output", tmp_path / "o.csv")
+        assert run(*call) == 0
+        assert said in capsys.readouterr().out

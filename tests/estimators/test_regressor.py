@@ -224,3 +224,9 @@ def test_numbers_have_no_probabilities_of_categories(likelihood):
     reg = ebmeta.FewShotRegressor(regressor(likelihood=likelihood)).fit(np.zeros((0, 3)), [])
     with pytest.raises(ValueError, match=f"^probabilities: expected labels that are categories.* {likelihood} one"):
         reg.probabilities(np.zeros((1, 3)))
+
+
+def test_without_a_model_there_is_no_regressor():
+    said = "model: expected one for FewShotRegressor, got none; there is a general one of classes alone"
+    with pytest.raises(ValueError, match=said):
+        ebmeta.FewShotRegressor().fit([[0.0], [1.0]], [0.0, 1.0])

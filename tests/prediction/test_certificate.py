@@ -101,6 +101,8 @@ def test_a_certificate_says_when_it_is_vacuous() -> None:
     assert few.needed == 15  # 0.77 * 0.05 ** (1 / 3) is above 0.2
     assert "nothing is certain, a guess reaches 0.2" in str(few)
     assert "about 15 classes would say more" in str(few)
+    assert "2 disjoint tasks of 10 classes" in str(few)
+    assert "0.770; one task of 10 classes" in str(Certificate(0.1, 0.77, 0.95, 1, 10, "classes", "accuracy", 0.2))
     bad = Certificate(0.0, 0.1, 0.95, 2, 10, "classes", "accuracy", 0.2)
     assert bad.needed is None
     assert "would say more" not in str(bad)
