@@ -101,7 +101,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         Args:
             X: labelled inputs, shape `(S, ...)`; there may be none where classes have anchors. Inputs without a label
                 go to `pool` or `predict_proba`.
-            y: their class labels of any kind, shape `(S,)`; -1 is a label like any other.
+            y: their class labels, texts, whole numbers or truth values, shape `(S,)`; -1 is a label like any other.
             anchors: for some classes, or all, an input that stands for the class, such as its name in the space of the
                 inputs or its mean elsewhere, each of the shape of an input. A class that has one needs no labelled row.
             pool: unlabelled inputs of the task, shape `(N, ...)`. They count at every later call beside its own rows,

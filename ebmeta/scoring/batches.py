@@ -87,7 +87,7 @@ def score_batches(
 
 def check_stream(frames: Any) -> None:
     """Raise `ValueError` where something is no iterator of frames, such as one frame."""
-    if isinstance(frames, Mapping | str) or as_frame(frames) is not None:
+    if isinstance(frames, Mapping | str) or as_frame(frames, "frames") is not None:
         raise ValueError(f"frames: expected an iterator of frames, such as a list of one, got {type(frames).__name__}")
 
 

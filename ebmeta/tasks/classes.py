@@ -98,7 +98,7 @@ class ClassRows:
 
 @checked()
 def class_codes(y: Any, name: str = "y", hint: str = "leave out rows without a label") -> tuple[np.ndarray, np.ndarray]:
-    """Turn class labels of any kind (integers, strings, booleans) into codes.
+    """Turn class labels (integers, strings, booleans) into codes.
 
     A warning tells of -1, which in scikit-learn is no class but stands for rows without a label.
 

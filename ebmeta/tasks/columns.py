@@ -34,8 +34,15 @@ NUMERIC = "fiub"
 MOST_NAMES = 5  # in a message
 
 
-def as_frame(X: Any) -> pd.DataFrame | None:
+def as_frame(X: Any, name: str = "X") -> pd.DataFrame | None:
     """Return a pandas frame for a frame of pandas, polars or pyarrow, and None for anything else.
+
+    Args:
+        X: anything.
+        name: how an error calls it.
+
+    Raises:
+        ValueError: if it is a lazy frame.
 
     Examples:
         >>> import pyarrow
@@ -48,7 +55,8 @@ def as_frame(X: Any) -> pd.DataFrame | None:
         return None
     native = nw.from_native(X, pass_through=True)
     if isinstance(native, nw.LazyFrame):
-        raise ValueError(f"expected a frame in memory, got a lazy {type(X).__module__.split('.')[0]} frame: collect it")
+        kind = type(X).__module__.split(".")[0]
+        raise ValueError(f"{name}: expected a frame in memory, got a lazy {kind} frame: collect it")
     frame = isinstance(native, nw.DataFrame) and need("pyarrow")  # with which polars makes one of pandas
     return native.to_pandas() if frame else None
 
@@ -72,7 +80,7 @@ def read_rows(name: str, X: Any, *, finite: bool = True) -> tuple[np.ndarray, li
         (array([[1., 1.],
                [2., 0.]]), ['price', 'open'])
     """
-    frame = as_frame(X)
+    frame = as_frame(X, name)
     if frame is not None:
         return _of_frame(name, frame), _names(name, frame)
     array = _array(name, X)

@@ -50,7 +50,7 @@ class EpisodeSampler(TaskSource):
 
     Args:
         X: inputs, shape `(N, ...)`; NumPy array, memory map or data frame, whose names of columns are kept.
-        y: class labels of any kind, shape `(N,)`.
+        y: class labels, texts, whole numbers or truth values, shape `(N,)`.
         n_way: classes per task, or an inclusive range `(low, high)` drawn anew for each task.
         n_shot: support rows per class, or a range.
         n_query: query rows per class (per task with `imbalance`), or a range.

@@ -38,7 +38,7 @@ def frame_of(name: str, data: Any) -> pd.DataFrame:
         Traceback (most recent call last):
         ValueError: data: expected a data frame of pandas, polars or pyarrow, got dict
     """
-    frame = as_frame(data)
+    frame = as_frame(data, name)
     if frame is None:
         raise ValueError(f"{name}: expected a data frame of pandas, polars or pyarrow, got {type(data).__name__}")
     if not frame.columns.is_unique:
@@ -71,7 +71,10 @@ def refuse_missing(name: str, column: pd.Series[Any]) -> None:
 
 
 def _kind(column: pd.Series[Any]) -> str:
-    return "categorical" if isinstance(column.dtype, pd.CategoricalDtype) else pd.api.types.infer_dtype(column)
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return "categorical"
+    lists = len(column) and isinstance(column.iloc[0], list | np.ndarray)
+    return "list" if lists else pd.api.types.infer_dtype(column)
 
 
 def levels_of(name: str, column: pd.Series[Any]) -> list[Any] | None:

@@ -200,7 +200,7 @@ MASKED = np.ma.MaskedArray(np.ones((4, 2)), mask=[[0, 0], [0, 0], [0, 1], [0, 0]
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), "X: expected columns of distinct names, got 'a' twice"),
         (pd.DataFrame([[1, 2]], columns=["a", 1]), "X: expected names of columns that are all texts, got 1"),
         (polars.DataFrame({"a": [1, None]}), "X: expected finite numbers, got NaN or infinity at row 1, column 'a'"),
-        (polars.DataFrame({"a": [1]}).lazy(), "expected a frame in memory, got a lazy polars frame: collect it"),
+        (polars.DataFrame({"a": [1]}).lazy(), "X: expected a frame in memory, got a lazy polars frame: collect it"),
         (pyarrow.table({"a": ["u"]}), "X: expected numbers, got the text 'u' in row 0, column 'a'"),
     ],
 )

@@ -50,7 +50,7 @@ def test_levels_are_those_that_occur_in_order():
         (levels_of, ["1", "2", "three"], "expected numbers or texts, got both: 'three' in row 2, and '1' in row 0"),
         (levels_of, ["1,5", "2,5"], "expected numbers with a decimal point and no other marks, got '1,5' in row 0"),
         (levels_of, [f"name {k}" for k in range(51)], "expected at most 50 distinct texts, got 51"),
-        (levels_of, [[1], [2]], "expected numbers or texts, got mixed values"),
+        (levels_of, [[1], [2]], "expected numbers or texts, got list values"),
     ],
 )
 def test_what_is_neither_is_named_by_column_and_row(read, values, message):
