@@ -81,6 +81,8 @@ def mixed(
     rows = _rows(data, formula)
     if levels is not None:
         rows = _in_order(rows, parse(formula).response, levels)
+    if predict is not None:
+        _check_new(predict, formula, rows)
     fit = mixed_model(formula, rows, likelihood, reml=reml, hyperprior=hyperprior, **columns)
     new = None if predict is None else _new_rows(predict, fit)
     fit = fit.propagate(seed=seed) if propagate else fit
@@ -143,17 +145,40 @@ def _rows(data: Path, formula: str) -> pd.DataFrame:
 
     A column that is a term too is read as any other one is, or the numbers in it would be categories.
     """
+    from ebmeta.tasks.frame_files import notes_on_words, read_frame
+
+    rows = read_frame(data, _named(formula)[0])
+    groups, terms = _named(formula, rows)
+    rows = read_frame(data, groups - terms) if groups & terms else rows
+    for said in notes_on_words(data, rows, sorted((groups | terms).intersection(rows))):
+        print(said)
+    return rows.assign(**{name: _ids(data, name, rows[name]) for name in groups - terms if name in rows})
+
+
+def _named(formula: str, rows: pd.DataFrame | None = None) -> tuple[set[str], set[str]]:
+    """Return the columns that a formula names as groups, and among those of some rows as terms."""
     from ebmeta.mixed.grammar import parse
     from ebmeta.mixed.terms import variables
-    from ebmeta.tasks.frame_files import read_frame
 
     parts = parse(formula)
     groups = {name for bar in parts.bars for name in bar.factor}
-    rows = read_frame(data, groups)
-    terms = parts.common, *(bar.terms for bar in parts.bars)
-    both = groups.intersection(name for text in terms for name in variables(text, rows))
-    rows = read_frame(data, groups - both) if both else rows
-    return rows.assign(**{name: _ids(data, name, rows[name]) for name in groups - both if name in rows})
+    if rows is None:
+        return groups, set()
+    texts = parts.common, *(bar.terms for bar in parts.bars)
+    return groups, {name for text in texts for name in variables(text, rows)}
+
+
+def _check_new(path: Path, formula: str, rows: pd.DataFrame) -> None:
+    """Raise `ValueError` before the fit, which may take long, where new rows lack a column of the formula."""
+    from ebmeta.tasks.frame_files import read_frame
+
+    groups, terms = _named(formula, rows)
+    there = list(read_frame(path).columns)
+    if absent := sorted((groups | terms).intersection(rows) - set(there)):
+        raise ValueError(
+            f"{path}: expected a column {absent[0]!r}, which the formula names, got {', '.join(map(str, there[:8]))}"
+            + ", ..." * (len(there) > 8)
+        )
 
 
 def _ids(path: Path, name: str, column: pd.Series[Any]) -> list[Any]:
@@ -167,10 +192,12 @@ def _ids(path: Path, name: str, column: pd.Series[Any]) -> list[Any]:
 
 def _new_rows(path: Path, fit: MixedModel) -> pd.DataFrame:
     """Return the rows of another file, with names of groups as the fit has them; say where it has none of them."""
-    from ebmeta.tasks.frame_files import as_ids, read_frame
+    from ebmeta.tasks.frame_files import as_ids, notes_on_words, read_frame
     from ebmeta.tasks.spellings import tell_of_near
 
     rows = read_frame(path, fit.design.alone)
+    for said in notes_on_words(path, rows, [name for name in fit.design.columns if name in rows]):
+        print(said)
     for name in set(fit.design.alone).intersection(rows):
         known = fit.design.names[name]
         spelled = dict(zip(as_ids(known), known, strict=True)) | {one: one for one in known}

@@ -204,7 +204,9 @@ def column_errors(path: Path, **roles: str | None) -> Iterator[None]:
         called = f"column {roles[role]!r}" if roles.get(role) is not None else FLAGS.get(role, role)
         rest = rest if path.suffix == ".csv" else rest.replace(f"; {NONE}", "")
         rest = re.sub(r"n_support=\((\d+), (\d+)\)", r"--n-shot \1:\2", rest)
-        raise ValueError(f"{path}: {rest.lstrip() if role == 'frame' else f'{called}{colon}{rest}'}") from None
+        raise ValueError(
+            f"{path}: {rest.lstrip() if role in ('frame', 'new_data') else f'{called}{colon}{rest}'}"
+        ) from None
 
 
 def check_roles(tasks: Tasks, encoder: FrameEncoder) -> None:

@@ -18,7 +18,7 @@ import pandas as pd
 from ebmeta.foundation.extras import MissingPackageError, need
 from ebmeta.tasks.keys import refuse_inexact
 
-__all__ = ["FRAMES", "as_ids", "check_readable", "note_on_ids", "read_frame", "row_ids", "written"]
+__all__ = ["FRAMES", "as_ids", "check_readable", "note_on_ids", "notes_on_words", "read_frame", "row_ids", "written"]
 
 ROW_IDS = {"", "unnamed: 0", "rownames", "row_names", "row.names", "index", "id", "ids"}
 WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
@@ -191,6 +191,30 @@ def note_on_ids(frame: pd.DataFrame, features: Iterable[str]) -> str:
             hint = "leave it out (--exclude), or take it as the name of rows (--id)"
             return f"column {name!r} names no rows, since it has {value} twice, and counts as a feature; {hint}"
     return ""
+
+
+def notes_on_words(path: Path, frame: pd.DataFrame, names: Iterable[str]) -> list[str]:
+    """Return what to say of texts of a CSV file that stand for none, such as `NA`, which may be a name here.
+
+    Args:
+        path: the file.
+        frame: its rows.
+        names: columns, of which those of texts are looked at. Blanks, and words in columns of numbers, are usual.
+    """
+    told = []
+    for name in names if path.suffix == ".csv" else ():
+        gone = frame[name].isna().to_numpy()
+        if not gone.any() or pd.api.types.infer_dtype(frame[name], skipna=True) != "string":
+            continue
+        words = read_frame(path, raw=(name,))[name][gone]
+        words = words[words.str.strip() != ""]
+        if len(words):
+            rows = "1 row" if len(words) == 1 else f"{len(words):,} rows"
+            told.append(
+                f"{path}: column {name!r}: {words.iloc[0]!r} counts as no value, and {rows} as incomplete; where it is "
+                "a name, write another"
+            )
+    return told
 
 
 def _names(column: pd.Series[Any]) -> bool:

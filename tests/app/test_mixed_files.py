@@ -130,7 +130,29 @@ def test_a_saved_fit_predicts_the_rows_of_a_file(tmp_path, rows, capsys):
     assert "QUERY: expected none for a mixed model" in refused(capsys, *command, "--query", tmp_path / "new.csv")
     assert "--groups: expected none for a mixed model" in refused(capsys, *command, "--groups", "g")
     new.drop(columns="x").to_csv(tmp_path / "new.csv", index=False)
-    assert "new_data: expected a column 'x'" in refused(capsys, *command)
+    assert "new.csv: expected a column 'x'" in refused(capsys, *command)
+
+
+def test_new_rows_that_lack_a_column_are_refused_before_the_fit(tmp_path, rows, capsys, monkeypatch):
+    monkeypatch.setattr("ebmeta.mixed.fit.mixed_model", lambda *_, **__: pytest.fail("fitted"))
+    rows.drop(columns="x").to_csv(tmp_path / "new.csv", index=False)
+    call = ("mixed", tmp_path / "rows.csv", FORMULA, "--output", tmp_path / "out", "--predict", tmp_path / "new.csv")
+    assert "new.csv: expected a column 'x', which the formula names, got " in refused(capsys, *call)
+
+
+@pytest.mark.parametrize("word", ["NA", "None", "null"])
+def test_names_that_stand_for_none_are_told_of(tmp_path, rows, capsys, word):
+    named = rows.assign(g=[f"site {v}" if v != rows["g"].iloc[0] else word for v in rows["g"]])
+    number = int((named["g"] == word).sum())
+    named.to_csv(tmp_path / "words.csv", index=False)
+    call = ("mixed", tmp_path / "words.csv", FORMULA, "--output", tmp_path / "out", "--predict", tmp_path / "words.csv")
+    assert run(*call) == 0
+    out = capsys.readouterr().out
+    said = f"words.csv: column 'g': {word!r} counts as no value, and {number} rows as incomplete; where it is a name"
+    assert out.count(said) == 2  # in the fit, and in the new rows
+    named.assign(g=named["g"].replace(word, "")).to_csv(tmp_path / "words.csv", index=False)
+    assert run(*call) == 0
+    assert "counts as no value" not in capsys.readouterr().out
 
 
 def test_groups_that_are_numbers_stay_numbers(tmp_path, rows):
