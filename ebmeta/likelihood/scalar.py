@@ -36,7 +36,10 @@ NODES = 20
 MODE_STEPS = 12
 MIDDLE, FAR, WIDTH = 2.0, 6.0, 0.2  # of a standard normal number: where tails begin and end, and steps in them
 CELLS = 36  # on each side of the middle
+WIDE = 0.25  # variance of a linear predictor, beyond which labels may rule out one side of it
+EVEN, ENDS = 61, 8.0  # nodes for those, and standard deviations at the last ones
 STEP, STEPS = 0.15, 55  # of a standard normal number: of the even rule, and their number on each side of 0
+WIDEST, FINEST = 10.0, 160.0  # standard deviation of a linear predictor that such steps do for, and that any do
 
 
 @cache
@@ -47,9 +50,9 @@ def _rule(num_nodes: int) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def _even_rule() -> tuple[Tensor, Tensor]:
-    """Return standard normal numbers at equal steps, and their weights."""
-    nodes = STEP * torch.arange(-STEPS, STEPS + 1, dtype=torch.float64)
+def _even_rule(finer: int) -> tuple[Tensor, Tensor]:
+    """Return standard normal numbers at equal steps, so many times smaller than `STEP`, and their weights."""
+    nodes = STEP / finer * torch.arange(-STEPS * finer, STEPS * finer + 1, dtype=torch.float64)
     return nodes, torch.softmax(-nodes.square() / 2, 0)
 
 
@@ -76,7 +79,9 @@ def even(loc: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     $e^{-2 \pi^2 / (h \sqrt v)}$ for a sigmoid. Source: Trefethen and Weideman 2014, The exponentially convergent
     trapezoidal rule.
     """
-    nodes, weights = (v.to(loc).view(-1, *[1] * loc.dim()) for v in _even_rule())
+    widest = float(var.detach().nan_to_num().amax().clamp(0, FINEST**2)) ** 0.5 if var.numel() else 0.0
+    finer = max(math.ceil(widest / WIDEST), 1)
+    nodes, weights = (v.to(loc).view(-1, *[1] * loc.dim()) for v in _even_rule(finer))
     return loc + var.clamp(min=1e-20).sqrt() * nodes, weights
 
 
@@ -227,11 +232,23 @@ class ScalarLikelihood(Likelihood):
     ) -> Tensor:
         var = var.clamp(min=(64 * torch.finfo(loc.dtype).eps) ** 2 * (1 + loc.detach().square()))  # its rounding
         mode, width = self._peak(y, loc, var, way_mask, given)
+
+        def total(eta: Tensor, log_step: Tensor) -> Tensor:
+            log_q = -((eta - loc).square() / var + torch.log(2 * math.pi * var)) / 2
+            return torch.logsumexp(self.log_prob(y, eta, way_mask, given) + (log_q + log_step).squeeze(-1), 0)
+
         nodes, log_weight = (v.to(loc).view(-1, *[1] * loc.dim()) for v in _rule(NODES))
-        eta = mode + width * nodes
-        log_q = -((eta - loc).square() / var + torch.log(2 * math.pi * var)) / 2
-        back = log_weight + (nodes.square() + math.log(2 * math.pi)) / 2 + width.log()
-        return torch.logsumexp(self.log_prob(y, eta, way_mask, given) + (log_q + back).squeeze(-1), 0)
+        out = total(mode + width * nodes, log_weight + (nodes.square() + math.log(2 * math.pi)) / 2 + width.log())
+        wide = (var > WIDE).squeeze(-1)
+        if not bool(wide.any()):
+            return out
+        # Labels that rule out one side of a wide q(eta) leave what no polynomial times a normal density is like: steps
+        # that are even near the mode, and grow towards the ends of q.
+        with torch.no_grad():
+            reach = torch.asinh((ENDS * var.sqrt() + (mode - loc).abs()) / width)
+        share = torch.linspace(-1, 1, EVEN, dtype=loc.dtype, device=loc.device).view(-1, *[1] * loc.dim())
+        place, step = share * reach, 2 * reach / (EVEN - 1)
+        return torch.where(wide, total(mode + width * place.sinh(), (step * width * place.cosh()).log()), out)
 
     @torch.no_grad()
     def _peak(

@@ -14,7 +14,6 @@ leave them no width.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,6 +29,9 @@ Array = NDArray[np.float64]
 BISECTIONS = 60
 POINTS, MOST = 2.0, 0.9  # skewness of two points, and how much of the variance is between them at most
 SURE = 1 - 1e-6  # a larger share of a part leaves nothing that could be measured
+TINY, ROUNDING = 1e-300, 1e-16  # least probability, and what 1 lacks
+CLOSE = 1e-9  # of a probability on the scale of standard normal numbers: an end is found
+PACE = 4  # steps, of which one halves what is left
 FARTHEST = 64.0  # standard deviations from the mean, where a quantile is sought at most
 
 
@@ -168,9 +170,14 @@ def chances(members: Sequence[Likelihood], weight: Array, loc: Array, var: Array
 
     Where there is none, the list is empty.
     """
-    number = members[0].num_labels or 0
-    reached = [cdf(np.full(loc.shape[1], float(c)), members, weight, loc, var, size) for c in range(number)]
-    return [high - low for low, high in itertools.pairwise([np.zeros(loc.shape[1]), *reached])]
+    if members[0].num_labels is None:
+        return []
+    out = np.zeros((loc.shape[1], members[0].num_labels))
+    for w, likelihood, m, v in zip(weight, members, loc, var, strict=True):
+        with torch.no_grad():
+            probs = likelihood.predictive_probs(*_laid_out(m, v)[:2], _given(size)).numpy()[0]
+        out += np.broadcast_to(w, loc.shape[1:])[:, None] * probs
+    return list(out.T)
 
 
 def intervals(
@@ -181,20 +188,59 @@ def intervals(
     For counts an end is the smallest count that reaches its probability.
     """
     mean, std = moments(members, weight, loc, var, size)
-    whole = members[0].discrete
-    ends = []
-    for level in ((1 - coverage) / 2, (1 + coverage) / 2):
-        low, high = mean - FARTHEST * (1 + whole) * std, mean + FARTHEST * (1 + whole) * std
-        if whole:
-            low, high = np.full_like(low, -1.0), np.ceil(high) + 1
-        for _ in range(BISECTIONS):
-            middle = np.floor((low + high) / 2) if whole else (low + high) / 2
-            above = cdf(middle, members, weight, loc, var, size) >= level
-            low, high = np.where(above, low, middle), np.where(above, middle, high)
-            if whole and (high - low <= 1).all():
-                break
-        ends.append(high)
-    return ends[0], ends[1]
+    linear = members, np.broadcast_to(weight.reshape(len(weight), -1), loc.shape), loc, var
+    low, high = (_reached((1 + sign * coverage) / 2, linear, size, mean, std) for sign in (-1, 1))
+    return low, high
+
+
+def _reached(
+    level: float,
+    linear: tuple[Sequence[Likelihood], Array, Array, Array],
+    size: Array | None,
+    mean: Array,
+    std: Array,
+) -> Array:
+    """Return where the probability of smaller labels reaches a level, for counts the smallest that does, shape `(N,)`.
+
+    By secants on the scale where the cdf of a normal distribution is a line, within two ends that close in.
+
+    Args:
+        level: of the quantile.
+        linear: likelihoods, weights, and location and variance of the linear predictor, each of shape `(D, N)`.
+        size: sizes of the rows, or None.
+        mean: of the labels.
+        std: of the same.
+    """
+    members, weight, loc, var = linear
+    whole, aim = members[0].discrete, special.ndtri(level)
+    reach = FARTHEST * (1 + whole) * std
+    low, high = (np.full_like(mean, -1.0), np.ceil(mean + reach) + 1) if whole else (mean - reach, mean + reach)
+    x, slope = mean + aim * std, 1 / np.where(std > 0, std, 1.0)
+    last, last_z, open_rows = np.full_like(mean, np.nan), np.full_like(mean, np.nan), np.arange(len(mean))
+    for turn in range(PACE * BISECTIONS):
+        at, a, b = x[open_rows], low[open_rows], high[open_rows]
+        middle = (a + b) / 2
+        inside = np.clip(np.ceil(at), a + 1, b - 1) if whole else np.where((at > a) & (at < b), at, middle)
+        at = np.where(np.isnan(inside) | (turn % PACE == PACE - 1), np.floor(middle) if whole else middle, inside)
+        some = None if size is None else size[open_rows]
+        found = cdf(at, members, weight[:, open_rows], loc[:, open_rows], var[:, open_rows], some)
+        above = found >= level
+        low[open_rows], high[open_rows] = np.where(above, a, at), np.where(above, at, b)
+        z = special.ndtri(found.clip(TINY, 1 - ROUNDING))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            steep = (z - last_z[open_rows]) / (at - last[open_rows])
+        slope[open_rows] = np.where(np.isfinite(steep) & (steep > 0), steep, slope[open_rows])
+        last[open_rows], last_z[open_rows] = at, z
+        x[open_rows] = at + (aim - z) / slope[open_rows]
+        wide = high[open_rows] - low[open_rows]
+        least = CLOSE * std[open_rows] if members[0].bounded else ROUNDING * np.abs(at)  # no label is far beyond others
+        open_rows = open_rows[wide > 1 if whole else (np.abs(z - aim) > CLOSE) & (wide > least)]
+        if not len(open_rows):
+            break
+    if whole:
+        return high
+    inner = np.where((level > 0.5) & np.isfinite(low), low, high)  # a label that there is
+    return np.where(np.abs(last_z - aim) <= CLOSE, last, inner)
 
 
 def _laid_out(loc: Array, var: Array) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -242,6 +242,17 @@ def test_expected_and_predictive_scores_equal_integrals(name):
         assert predictive[i] == pytest.approx(math.log(density), abs=2e-5)
 
 
+@pytest.mark.parametrize("sd", [2.0, 5.0, 10.0])
+@pytest.mark.parametrize("name", ["bernoulli", "binomial", "poisson", "negative_binomial", "ordinal", "gamma", "beta"])
+def test_predictive_scores_of_a_wide_linear_predictor_equal_integrals(name, sd):
+    likelihood, y, loc, _, given, _, _ = columns(name)
+    found = likelihood.predictive_log_prob(y, loc, torch.full_like(loc, sd**2), WAYS, torch.zeros(1), given)
+    nodes = torch.linspace(-9, 9, 20_001, dtype=torch.float64).view(-1, 1, 1, 1)
+    log_p = likelihood.log_prob(y, loc + sd * nodes, WAYS, given)
+    expected = torch.logsumexp(log_p + torch.log_softmax(-nodes.square() / 2, 0)[..., 0], 0)
+    close(found, expected, 1e-4)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_predicted_mean_deviation_and_cdf_equal_integrals(name):
     likelihood, y, loc, var, given, size, reference = columns(name)

@@ -7,11 +7,13 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import special, stats
 
 import ebmeta
-from ebmeta.likelihood import LIKELIHOODS, Normal, Poisson
-from ebmeta.mixed.predictive import cdf, intervals, moments, skewed
+from ebmeta.likelihood import LIKELIHOODS, Likelihood, Normal, Poisson
+from ebmeta.mixed import predictive
+from ebmeta.mixed.predictive import cdf, chances, intervals, moments, skewed
 
 
 def normal(noise: float) -> Normal:
@@ -147,3 +149,34 @@ def test_a_part_and_the_rest_have_the_moments_of_the_whole():
     np.testing.assert_allclose([weight.sum(), mean[0]], [1.0, 1.0])
     np.testing.assert_allclose((weight * (var + (loc - mean) ** 2)).sum(0), 4.0)
     np.testing.assert_allclose((weight * ((loc - mean) ** 3 + 3 * (loc - mean) * var)).sum(0), 1.5)
+
+
+def by_integration(likelihood: Likelihood, y: float, loc: float, sd: float) -> float:
+    """Return the probability of a label up to `y` by a fine sum over the linear predictor."""
+    nodes = np.linspace(-9, 9, 4001)
+    weight, eta = stats.norm.pdf(nodes) / stats.norm.pdf(nodes).sum(), torch.from_numpy(loc + sd * nodes)[None]
+    with torch.no_grad():
+        return float(weight @ likelihood.cdf(torch.full((1, 1), y).double(), eta).numpy()[0])
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.9])
+@pytest.mark.parametrize(
+    ("kind", "sd"), [*((kind, sd) for kind in ("gamma", "student_t", "log_normal") for sd in (0.3, 2.0)), ("beta", 0.3)]
+)
+def test_ends_have_their_probabilities_after_few_looks(kind, sd, coverage, monkeypatch):
+    likelihood, looks = LIKELIHOODS[kind]().double(), []
+    monkeypatch.setattr(predictive, "cdf", lambda y, *rest: looks.append(len(y)) or cdf(y, *rest))
+    loc = np.array([[-1.0, 0.4, 2.0]])
+    ends = intervals([likelihood], np.ones(1), loc, np.full((1, 3), sd**2), None, coverage)
+    for level, end in zip(((1 - coverage) / 2, (1 + coverage) / 2), ends, strict=True):
+        found = [by_integration(likelihood, float(y), float(m), sd) for y, m in zip(end, loc[0], strict=True)]
+        np.testing.assert_allclose(found, level, rtol=0.02, atol=1e-3)
+    assert sum(looks) / 6 < 60  # where halves of 128 standard deviations took 60
+
+
+def test_chances_of_categories_are_integrals_however_wide():
+    likelihood = LIKELIHOODS["ordinal"]().double()
+    for sd in (0.5, 5.0, 30.0):
+        found = [float(p[0]) for p in chances([likelihood], np.ones(1), np.array([[0.7]]), np.array([[sd**2]]), None)]
+        reached = [by_integration(likelihood, float(c), 0.7, sd) for c in range(len(found))]
+        np.testing.assert_allclose(np.cumsum(found), reached, atol=1e-5)
