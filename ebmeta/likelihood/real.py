@@ -20,6 +20,8 @@ from ebmeta.tasks.training_rows import TrainingRows
 
 __all__ = ["Normal", "NormalPerTask", "StudentT"]
 
+Array = NDArray[np.float64]
+
 FARTHEST = 8.0  # log factor between a task's noise and the typical one: beyond it nothing can be distinguished
 
 LOG_PRECISIONS = (-18.0, 4.0, 96)  # grid of log u over which a Student-t is a mixture of normals
@@ -242,6 +244,18 @@ class StudentT(_Located):
     def distribution(self, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> TorchDistributionMixin:
         scale = self.unit * self.noise(given)
         return dist.StudentT(self.freedom, self.mean(eta.squeeze(-1)), scale, validate_args=False)
+
+    def kernel(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
+        z = (self.statistic(y, 1).squeeze(-1) - eta) / self.noise(given)
+        return -(self.freedom + 1) / 2 * torch.log1p(z.square() / self.freedom)
+
+    def expansion(self, y: Array, eta: Array, size: Array | float = 1.0) -> tuple[Array, Array, Array]:
+        freedom = float(self.freedom.detach())
+        width = freedom * math.exp(2 * float(self.log_noise.detach())) / np.asarray(size)
+        gap = self.statistic(torch.from_numpy(y), 1).squeeze(-1).numpy() - eta
+        total = width + gap * gap
+        pull = (freedom + 1) / total
+        return -(freedom + 1) / 2 * np.log1p(gap * gap / width), pull * gap, pull * (2 * gap * gap / total - 1)
 
     def predict(self, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None) -> dict[str, Tensor]:
         """Return `mean` and `std` of a new label, shape `(T, Q)`, noise included."""
