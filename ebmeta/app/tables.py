@@ -154,7 +154,7 @@ def read_table(
             raise ValueError(f"{path}: expected a file of named columns, .csv or .parquet, for --exclude")
         arrays = read_npz(path)
         return _from_arrays(path, arrays, label, groups, wanted, None if ids in spare and ids not in arrays else ids)
-    frame = read_frame(path, (groups, ids, label) if classes else (groups, ids), (label,) if partly else ())
+    frame = read_frame(path, (groups, ids, label) if classes else (groups, ids), (ids, label if partly else None))
     if not len(frame):
         raise ValueError(f"{path}: expected rows, got none")
     missing = [c for c in wanted if c not in frame]

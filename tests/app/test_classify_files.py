@@ -287,3 +287,15 @@ def test_labels_of_an_npz_file_are_one_for_each_row(tmp_path, rows, capsys, shap
     np.savez(tmp_path / "rest.npz", X=X[~known])
     said = refused(capsys, "classify", tmp_path / "few.npz", tmp_path / "rest.npz", "--output", tmp_path / "out.csv")
     assert f"few.npz: expected 12 values of 'y', one per row of X, got shape {shape}" in said
+
+
+def test_names_of_rows_are_written_as_they_were_read(tmp_path, rows):
+    X, y, known = rows
+    names = np.array(["NA", "None", "007", "7.0", "", "1e3"] * 10)
+    frame = pd.DataFrame(X, columns=FEATURES).assign(
+        land=names, y=[str(c) if k else "" for c, k in zip(y, known, strict=True)]
+    )
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    assert run("classify", tmp_path / "rows.csv", "--output", tmp_path / "out.csv", "--id", "land") == 0
+    table = pd.read_csv(tmp_path / "out.csv", dtype={"land": str}, keep_default_na=False)
+    assert table["land"].tolist() == names[~known].tolist()
