@@ -133,7 +133,8 @@ def class_codes(y: Any, name: str = "y", hint: str = "leave out rows without a l
         kind = "complex (Complex data not supported)"  # scikit-learn's words
     elif array.dtype.kind not in "biufU" or (array.dtype.kind == "f" and not _told_apart(array)):
         kind = kind_of_keys(labels) or "no"
-        kind = "huge or infinite" if kind == "number" else kind  # beyond 64 bits arrays hold objects
+        if kind == "number":  # beyond 64 bits arrays hold objects
+            kind = "huge or infinite" if all(isinstance(v, int | float) for v in labels) else type(labels[0]).__name__
     elif array.ndim == 1 and (array.dtype.kind != "f" or (array == array.round()).all()):
         kind = "multiclass"  # one label of each of many classes is no regression, as scikit-learn would warn
     else:

@@ -1,7 +1,9 @@
-"""Rows of classes: labels of any kind as codes, means, and how far classes spread."""
+"""Rows of classes: labels as codes, means, and how far classes spread."""
 
 from __future__ import annotations
 
+import decimal
+import fractions
 import math
 import warnings
 
@@ -91,3 +93,19 @@ def test_rows_are_numbered_alike_where_rows_and_classes_are_equal():
     assert not one.numbered_as(rows(X + 1, codes))
     assert not one.numbered_as(rows(X, codes[::-1]))
     assert not one.numbered_as(rows(X[:3], codes[:3]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [
+        ([2**70, -1], "huge or infinite"),
+        ([2**63, -1], "huge or infinite"),
+        ([decimal.Decimal(3), decimal.Decimal(4)], "Decimal"),
+        ([fractions.Fraction(1, 2), fractions.Fraction(3, 2)], "Fraction"),
+        ([b"a", b"b"], "bytes"),
+        ([pd.Timestamp("2026-01-01")] * 2, "time"),
+    ],
+)
+def test_labels_of_other_kinds_are_called_what_they_are(labels, kind):
+    with pytest.raises(ValueError, match=rf"\(integers, strings or booleans\), got {kind} labels of shape \(2,\)"):
+        class_codes(labels)
