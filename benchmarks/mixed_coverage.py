@@ -114,7 +114,7 @@ def held(fit: ebmeta.mixed.MixedModel, rows: pd.DataFrame, told: np.ndarray, y: 
     """
     new, whole = fit.design.new(rows, fit.design.given_to(None, None))
     assert whole.all()
-    members, weight, loc, var = linear_of(fit.engine, fit.optimum.at, fit.draws, fit.effects, new)
+    members, weight, loc, var = linear_of(fit.engine, fit.optimum.at, fit.draws, fit._effects, new)
     sizes = fit.engine.precisions(new)
     weight = np.broadcast_to(weight.reshape(len(weight), -1), loc.shape)
     given = members, *(v[:, ~told] for v in (weight, loc, var)), None if sizes is None else sizes[~told]

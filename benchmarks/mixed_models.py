@@ -108,8 +108,8 @@ def compare(name: str, peers: Path, folder: Path) -> dict[str, Any]:
     factor = fit.engine.factors[0]
     covariance = factor.covariance(fit.estimate.theta, fit.estimate.sigma)
     effects = np.stack([peer["effects"][t] for t in peer["effects"]], 1)
-    sd = np.sqrt(np.einsum("gkk->gk", fit.effects[0].covariance))
-    modes = fit.effects[0].mean if fit.effects[0].mode is None else fit.effects[0].mode  # which peers give
+    sd = np.sqrt(np.einsum("gkk->gk", fit._effects[0].covariance))
+    modes = fit._effects[0].mean if fit._effects[0].mode is None else fit._effects[0].mode  # which peers give
     return {
         "terms": list(fit.fixed_effects.index),
         "estimate": fit.fixed_effects["estimate"].round(6).tolist(),
@@ -123,7 +123,7 @@ def compare(name: str, peers: Path, folder: Path) -> dict[str, Any]:
             "covariance": far(covariance, peer["covariance"]),
             "log_likelihood": abs(fit.log_likelihood - peer["log_likelihood"]),
             "effects_in_sd": float((np.abs(modes - effects) / sd).max()),
-            "means_in_sd": float((np.abs(fit.effects[0].mean - effects) / sd).max()),
+            "means_in_sd": float((np.abs(fit._effects[0].mean - effects) / sd).max()),
         },
     }
 

@@ -76,13 +76,13 @@ class Guarded:
     """The abstract object that answers one question at a time, whichever thread asks."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "lock"}
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state | {"lock": threading.RLock()}
+        self.__dict__ |= state | {"_lock": threading.RLock()}
 
 
 def guarded(method: Callable[Concatenate[G, P], T]) -> Callable[Concatenate[G, P], T]:
@@ -90,7 +90,7 @@ def guarded(method: Callable[Concatenate[G, P], T]) -> Callable[Concatenate[G, P
 
     @functools.wraps(method)
     def call(self: G, *args: P.args, **kwargs: P.kwargs) -> T:
-        with self.lock, undisturbed():
+        with self._lock, undisturbed():
             return method(self, *args, **kwargs)
 
     return cast(Callable[Concatenate[G, P], T], call)
@@ -111,7 +111,7 @@ class once(cached_property[T]):  # noqa: N801 (as the one of functools)
     def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
         if instance is None:
             return self
-        with instance.lock, undisturbed():
+        with instance._lock, undisturbed():
             name = self.func.__name__
             if name not in instance.__dict__:
                 instance.__dict__[name] = self.func(instance)

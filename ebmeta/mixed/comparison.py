@@ -59,8 +59,8 @@ def compare(*fits: MixedModel, loo: bool = False) -> pd.DataFrame:
     for fit in fits[1:]:
         _check_pair(fits[0], fit)
     ordered = sorted(fits, key=lambda fit: fit.num_parameters)
-    alike = len({fit.name for fit in fits}) == 1
-    names = [fit.formula if alike else f"{fit.formula}, {fit.name}" for fit in ordered]
+    alike = len({fit.likelihood for fit in fits}) == 1
+    names = [fit.formula if alike else f"{fit.formula}, {fit.likelihood}" for fit in ordered]
     table = pd.DataFrame(
         {
             "parameters": [fit.num_parameters for fit in ordered],
@@ -96,9 +96,10 @@ def _check_pair(first: MixedModel, other: MixedModel) -> None:
     ):
         if (one is None) != (two is None) or (one is not None and two is not None and not np.array_equal(one, two)):
             raise ValueError(f"compare: expected fits of the same {what}, got others in {names}")
-    if LIKELIHOODS[first.name].discrete != LIKELIHOODS[other.name].discrete:
+    if LIKELIHOODS[first.likelihood].discrete != LIKELIHOODS[other.likelihood].discrete:
         raise ValueError(
-            f"compare: expected probabilities or densities of labels, got both: {first.name} and {other.name}"
+            "compare: expected probabilities or densities of labels, got both: "
+            f"{first.likelihood} and {other.likelihood}"
         )
     if a.reml != b.reml:
         raise ValueError(f"compare: expected fits by the same criterion, got REML for one of {names}")
@@ -111,7 +112,7 @@ def _check_pair(first: MixedModel, other: MixedModel) -> None:
 
 def _test(small: MixedModel, large: MixedModel) -> tuple[float, float, str]:
     more, gain = large.num_parameters - small.num_parameters, large.log_likelihood - small.log_likelihood
-    if small.name != large.name:
+    if small.likelihood != large.likelihood:
         return np.nan, np.nan, "another likelihood: no test"
     if not more or not nested(small.engine, large.engine):
         return np.nan, np.nan, "the row above is no special case: no test"

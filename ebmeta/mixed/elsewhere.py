@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 from ebmeta.foundation.checks import found
 
-__all__ = ["named_here", "term_here", "words_of_likelihood"]
+__all__ = ["attribute_here", "named_here", "term_here", "words_of_likelihood"]
 
 T = TypeVar("T", bound=Callable[..., Any])
 CALL = re.compile(r"\s*([\w.]+)\s*\((.*)\)\s*")
@@ -72,6 +72,29 @@ TERMS = {
     r"\$": "name the column alone",
     r"(?<![\w.)])\.(?![\w.(])": "name the columns, as in 'y ~ a + b + (1 | g)'",
 }
+
+#: What fits of lme4, glmmTMB and statsmodels have under another name, or a fit here under a longer one.
+ATTRIBUTES = {
+    "effects ranef random_effects re blup": "group_effects",
+    "fixef fe_params params coef coefficients bse pvalues tvalues": "fixed_effects",
+    "vcov cov_params covariance": "fixed_effects_covariance",
+    "VarCorr varcorr vcomp cov_re scale sigma": "variance_components",
+    "llf loglik logLik": "log_likelihood",
+    "resid fittedvalues fitted": "residuals",
+    "conf_int": "confint()",
+    "simulate": "tree",
+    "name family": "likelihood",
+}
+
+
+def attribute_here(name: str) -> str:
+    """Return what a fit has in the place of an attribute, in brackets; nothing where that is not known.
+
+    Examples:
+        >>> attribute_here("ranef")
+        ' (it is group_effects)'
+    """
+    return next((f" (it is {here})" for names, here in ATTRIBUTES.items() if name in names.split()), "")
 
 
 def named_here(function: T) -> T:

@@ -38,7 +38,7 @@ def groups_left_out(fit: MixedModel, num_draws: int = DRAWS, seed: int = 0) -> t
     if len(engine.factors) > 1:
         names = ", ".join(f.name for f in engine.factors)
         raise ValueError(f"loo: expected one grouping factor, whose groups are independent, got {names}")
-    with fit.lock:
+    with fit._lock:
         draws, rng = draw(engine, fit.optimum.at, num_draws, seed), np.random.default_rng(seed)
         scores = np.stack([engine.each_group(at, rng) for at in draws.at], 1)
     with np.errstate(divide="ignore"):

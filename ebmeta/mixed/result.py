@@ -24,6 +24,7 @@ from ebmeta.mixed.content import content_of
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.design import Design, Extras
 from ebmeta.mixed.effects import Effects, Estimate
+from ebmeta.mixed.elsewhere import attribute_here
 from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.forecasting import forecast
 from ebmeta.mixed.new_rows import Groups, as_asked
@@ -55,13 +56,18 @@ class MixedModel(Guarded):
         design: what columns became.
         engine: the criterion, on the labelled rows.
         optimum: where its maximum is.
-        name: of the likelihood.
+        likelihood: its name.
         draws: of the parameters, where their uncertainty is propagated.
     """
 
-    def __init__(self, design: Design, engine: Engine, optimum: Optimum, name: str, draws: Draws | None = None) -> None:
+    def __init__(self, design: Design, engine: Engine, optimum: Optimum, likelihood: str, draws: Draws | None = None):
         super().__init__()
-        self.design, self.engine, self.optimum, self.name, self.draws = design, engine, optimum, name, draws
+        self.design, self.engine, self.optimum, self.likelihood, self.draws = design, engine, optimum, likelihood, draws
+
+    def __getattr__(self, name: str) -> Any:
+        if hasattr(type(self), name):  # one that failed inside: its own error
+            return object.__getattribute__(self, name)
+        raise AttributeError(f"MixedModel has no {name!r}{attribute_here(name)}")
 
     @property
     def formula(self) -> str:
@@ -99,11 +105,6 @@ class MixedModel(Guarded):
         return math.log(len(self.engine.rows)) * self.num_parameters - 2 * self.log_likelihood
 
     @once
-    def covariance(self) -> Array:
-        """Covariance of the parameters of the engine, shape `(D, D)`."""
-        return self.engine.covariance(self.optimum.at)
-
-    @once
     def _common(self) -> tuple[Array, Array]:
         """Estimates of the common terms, and their covariance."""
         return common_of(self.engine, self.optimum.at, self.draws)
@@ -130,7 +131,7 @@ class MixedModel(Guarded):
         return components_table(self.engine, self.optimum.at, self.draws, LEVEL)
 
     @once
-    def effects(self) -> list[Effects]:
+    def _effects(self) -> list[Effects]:
         """The effects of the groups of each grouping factor."""
         return effects_of(self.engine, self.optimum.at, self.draws)
 
@@ -142,7 +143,7 @@ class MixedModel(Guarded):
         for the truth, as `condVar` of lme4 does.
         """
         at = self.optimum.at
-        found = marginal_of(self.engine, at, self.draws, self.effects)
+        found = marginal_of(self.engine, at, self.draws, self._effects)
         return effect_table(self.engine, found, self.engine.effects(at), LEVEL)
 
     @once
@@ -154,8 +155,8 @@ class MixedModel(Guarded):
         is right. `quantile` is the same as a standard normal number. Labels with gaps are spread at random, always in
         the same way.
         """
-        effects = self.engine.effects(self.optimum.at)
-        return residual_table(self.engine, self.optimum.at, effects, self.design.index)
+        at = self.optimum.at
+        return residual_table(self.engine, at, self.engine.effects(at), self.design.index)
 
     @once
     def boundary(self) -> list[Boundary]:
@@ -185,14 +186,13 @@ class MixedModel(Guarded):
         """
         if self.engine.hyperprior:
             raise ValueError("confint: expected a fit without a hyperprior, got one (propagate() has its intervals)")
-        plain, optimum = self.engine.plain(), self.optimum
-        if plain is not self.engine:
-            optimum = plain.maximise(optimum.at)
-        fit = MixedModel(self.design, plain, optimum, self.name)
+        plain = self.engine.plain()
+        optimum = self.optimum if plain is self.engine else plain.maximise(self.optimum.at)
+        fit = MixedModel(self.design, plain, optimum, self.likelihood)
         spreads, boundary = fit.variance_components, fit.boundary
         with plain.unmoved(optimum.at):
-            wanted = [names] if isinstance(names, str) else names
-            return profiled(Region(plain, optimum, coverage), self.design.common.names, boundary, spreads, wanted)
+            asked = [names] if isinstance(names, str) else names
+            return profiled(Region(plain, optimum, coverage), self.design.common.names, boundary, spreads, asked)
 
     def summary(self) -> str:
         """Return the fit in words and tables: terms, spreads, criterion, groups, and what the data cannot tell."""
@@ -209,7 +209,7 @@ class MixedModel(Guarded):
         """Return what else the summary says, by name: formula, criterion, rows, groups and convergence."""
         return [
             ("formula", self.formula),
-            ("labels", self.name),
+            ("labels", self.likelihood),
             ("fitted by", self.engine.method),
             *([] if self.draws is None else [("draws", f"{len(self.draws.at)}, worth {self.draws.size:.0f}")]),
             *sizes(self.design, self.engine),
@@ -221,8 +221,8 @@ class MixedModel(Guarded):
 
     def notes(self) -> list[str]:
         """Return what the data cannot tell, in sentences."""
-        few = narrow(self.engine, self.optimum.at) if self.draws is None else []
-        return warnings_of(self.boundary, self.variance_components, self.converged) + few
+        said = warnings_of(self.boundary, self.variance_components, self.converged)
+        return said + (narrow(self.engine, self.optimum.at) if self.draws is None else [])
 
     def __repr__(self) -> str:
         return self.summary()
@@ -262,17 +262,18 @@ class MixedModel(Guarded):
             ValueError: if a column is absent or holds what training rows did not, a label of a new group
                 is impossible, or `conformal` of other than new groups.
         """
-        if conformal:
-            self._only_factor("conformal")
+        _ = conformal and self._only_factor("conformal")
         given, known = self.design.given_to(size, offset), [len(g.labels) for g in self.engine.rows.groupings]
         rows, whole = self.design.new(new_data, given, groups)
         likelihood = self.engine.likelihood(self.optimum.at)
         rows = as_asked(rows, known, groups, likelihood)
-        out = np.full((6 + (likelihood.num_labels or 0), len(whole)), np.nan)
+        out, at = np.full((6 + (likelihood.num_labels or 0), len(whole)), np.nan), self.optimum.at
         if len(rows):
-            out[:, whole] = forecast(self.engine, (self.optimum.at, self.draws, self.effects), rows, coverage, groups)
+            out[:, whole] = forecast(self.engine, (at, self.draws, self._effects), rows, coverage, groups)
             if conformal:
-                out[2:4, whole] = group_intervals(self.engine, self.name, self.design.common.names, rows, coverage)
+                out[2:4, whole] = group_intervals(
+                    self.engine, self.likelihood, self.design.common.names, rows, coverage
+                )
         index = new_data.index if isinstance(new_data, pd.DataFrame) else pd.RangeIndex(len(whole))
         return prediction_table(out, index, self.design.response.levels)
 
@@ -287,8 +288,8 @@ class MixedModel(Guarded):
             num_draws: number of draws; predictions take as many times as long, and few that count are told of.
             seed: of the draws.
         """
-        draws = draw(self.engine, self.optimum.at, num_draws, seed)
-        return MixedModel(self.design, self.engine, self.optimum, self.name, draws)
+        engine, optimum = self.engine, self.optimum
+        return MixedModel(self.design, engine, optimum, self.likelihood, draw(engine, optimum.at, num_draws, seed))
 
     @once
     def tree(self) -> xr.DataTree:
@@ -304,7 +305,7 @@ class MixedModel(Guarded):
             ValueError: if there are several grouping factors, or offsets.
         """
         self._only_factor("model")
-        return as_model(self.engine, self.optimum.at, self.name, self.design.common.names)
+        return as_model(self.engine, self.optimum.at, self.likelihood, self.design.common.names)
 
     def features(self, data: Any) -> pd.DataFrame:
         """Return the features of rows for `model`: common and random terms without the intercept.
@@ -317,8 +318,8 @@ class MixedModel(Guarded):
         """
         factor, names = self._only_factor("features"), self.design.common.names
         rows, whole = self.design.new(data, Extras(), "new")
-        values = features_of(rows, names, factor)
-        return pd.DataFrame(values, columns=feature_names(names, factor), index=np.flatnonzero(whole))
+        columns, index = feature_names(names, factor), np.flatnonzero(whole)
+        return pd.DataFrame(features_of(rows, names, factor), columns=columns, index=index)
 
     @checked()
     @guarded
@@ -338,10 +339,9 @@ class MixedModel(Guarded):
             OSError: if the folder cannot be written, or holds files of these names that are not of ebmeta.
             ValueError: if a column holds neither numbers, texts, categories nor times.
         """
-        folder = Path(folder)
-        config, tensors = content_of(self.design, self.engine, self.optimum, self.name, self.draws)
-        write_folder(folder, {"config": config}, tensors, overwrite)
-        return folder
+        config, tensors = content_of(self.design, self.engine, self.optimum, self.likelihood, self.draws)
+        write_folder(Path(folder), {"config": config}, tensors, overwrite)
+        return Path(folder)
 
     def _only_factor(self, name: str) -> Factor:
         factors = self.engine.factors

@@ -61,7 +61,7 @@ def test_copies_have_locks_of_their_own():
     counter.add()
     for other in (copy.deepcopy(counter), pickle.loads(pickle.dumps(counter))):
         assert (other.count, other.add()) == (1, 2)
-        assert other.lock is not counter.lock
+        assert other._lock is not counter._lock
 
 
 def test_the_last_thread_out_restores_the_checks():

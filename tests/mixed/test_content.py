@@ -10,7 +10,7 @@ from ebmeta.mixed.content import content_of
 def test_a_folder_holds_the_rows_of_the_formula_and_no_other_column():
     rows = pd.DataFrame({"y": [1.0, 2.0, 4.0, 5.5, np.nan, 3.0], "g": list("aabbcc"), "secret": range(6)})
     fit = ebmeta.mixed_model("y ~ 1 + (1 | g)", rows, reml=True)
-    config, tensors = content_of(fit.design, fit.engine, fit.optimum, fit.name, None)
+    config, tensors = content_of(fit.design, fit.engine, fit.optimum, fit.likelihood, None)
     assert [c["name"] for c in config["columns"]] == ["g", "y"]
     assert config["columns"][0] == {"name": "g", "kind": "texts", "levels": ["a", "b", "c"]}
     assert (config["formula"], config["reml"], config["counts"]) == ("y ~ 1 + (1 | g)", True, [6, 0, 1])

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ebmeta.mixed.elsewhere import term_here, words_of_likelihood
+from ebmeta.mixed.elsewhere import attribute_here, term_here, words_of_likelihood
 from ebmeta.mixed.fit import mixed_model
 from tests.mixed.worlds import frame
 
@@ -90,3 +90,17 @@ def test_messages_of_a_fit_have_these_words():
         assert "\n" not in str(error.value)
     same = mixed_model("y ~ x + (1 | as.factor(g))", data)  # groups are categories anyway
     pd.testing.assert_frame_equal(same.group_effects, mixed_model("y ~ x + (1 | g)", data).group_effects)
+
+
+@pytest.mark.parametrize(
+    ("name", "here"),
+    [("ranef", "group_effects"), ("effects", "group_effects"), ("params", "fixed_effects"), ("llf", "log_likelihood")],
+)
+def test_a_fit_says_what_it_has_for_an_attribute_of_others(name, here):
+    fit = mixed_model("y ~ x + (1 | g)", frame())
+    with pytest.raises(AttributeError, match=f"^MixedModel has no '{name}' \\(it is {here}\\)$"):
+        getattr(fit, name)
+    assert hasattr(fit, here)
+    assert not hasattr(fit, "nothing")
+    assert attribute_here("nothing") == ""
+    assert fit.likelihood == "normal"

@@ -32,7 +32,7 @@ def test_means_of_known_groups_have_the_joint_variance_of_hendersons_equations()
     found = fit.predict(data, 0.9)
     np.testing.assert_allclose(found["mean_lower"], found["mean"] - Z90 * sd, rtol=1e-6)
     np.testing.assert_allclose(found["mean_upper"], found["mean"] + Z90 * sd, rtol=1e-6)
-    at = fit.optimum.at, None, fit.effects
+    at = fit.optimum.at, None, fit._effects
     np.testing.assert_array_equal(forecast(fit.engine, at, fit.engine.rows, 0.9, "known")[4], found["mean_lower"])
 
 

@@ -51,5 +51,5 @@ def test_group_effects_have_the_joint_covariance_of_hendersons_equations():
     np.testing.assert_allclose(table["sd"], np.sqrt(np.diag(np.linalg.inv(normal))[2:]), rtol=1e-6)
     np.testing.assert_allclose(table["conditional_sd"], np.sqrt(np.diag(np.linalg.inv(normal[2:, 2:]))), rtol=1e-6)
     np.testing.assert_allclose(table["upper"] - table["mean"], 1.959963984540054 * table["sd"], rtol=1e-6)
-    found = marginal_of(fit.engine, fit.optimum.at, None, fit.effects)[0].covariance[0]
+    found = marginal_of(fit.engine, fit.optimum.at, None, fit._effects)[0].covariance[0]
     np.testing.assert_allclose(found, np.linalg.inv(normal)[2:4, 2:4], rtol=1e-5, atol=1e-9)

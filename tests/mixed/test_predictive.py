@@ -128,7 +128,7 @@ def test_groups_of_zeros_that_may_be_inflated_are_predicted_by_the_integral_over
     for asked, sizes in ((pd.DataFrame({"g": [empty], "n": 1.0}), np.ones(5)), (told, [0.5, 2.0])):
         found = fit.predict(asked)["mean"].iloc[-1]
         assert found == pytest.approx(exact(sizes), rel=0.06)
-    known = fit.effects[0].silent
+    known = fit._effects[0].silent
     some = [bool(y[group == g].any()) for g in range(60)]
     np.testing.assert_array_equal(known > 0, ~np.array(some))
     weight = special.softmax(

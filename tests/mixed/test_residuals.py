@@ -92,7 +92,7 @@ def test_labels_of_a_group_without_others_are_ranked_by_what_is_known_of_groups(
     data = pd.DataFrame({"y": rng.poisson(np.exp(1 + 0.5 * rng.normal(size=30)))[group] * 1.0, "g": group})
     data["y"] = rng.poisson(1 + data["y"])
     fit = ebmeta.mixed_model("y ~ 1 + (1 | g)", data, "poisson")
-    alone = fit.engine.left_out(fit.optimum.at, fit.effects)
+    alone = fit.engine.left_out(fit.optimum.at, fit._effects)
     spread = fit.variance_components.loc[("g", "sd(Intercept)"), "estimate"]
     assert alone[0][0] == pytest.approx(fit.fixed_effects.loc["Intercept", "estimate"])
     assert alone[1][0] == pytest.approx(spread**2)
@@ -106,11 +106,11 @@ def test_large_groups_leave_out_a_part_at_a_time():
     rng, group = np.random.default_rng(0), np.repeat(np.arange(3), [45, 3, 20])
     data = pd.DataFrame({"y": rng.poisson(np.exp(np.array([0.0, 1.0, 2.0])[group])), "g": group})
     fit = ebmeta.mixed_model("y ~ 1 + (1 | g)", data, "poisson")
-    found = fit.engine.left_out(fit.optimum.at, fit.effects)
+    found = fit.engine.left_out(fit.optimum.at, fit._effects)
     part = np.arange(45) % 20 == 7
     told = data.iloc[:45].assign(g="new", y=np.where(part, np.nan, data["y"].iloc[:45]))
     rows, _ = fit.design.new(told, fit.design.given)
-    wanted = fit.engine.linear(fit.optimum.at, fit.effects, rows)
+    wanted = fit.engine.linear(fit.optimum.at, fit._effects, rows)
     np.testing.assert_allclose(found[:, :45][:, part], wanted[:, part])
 
 

@@ -118,7 +118,7 @@ def test_coefficients_given_the_rest_are_averaged_exactly():
     """With the spread and the noise known, a prediction's variance is that of the best linear unbiased one."""
     fit = mixed_model("y ~ x + (1 | g)", frame(num_groups=10))
     at = fit.optimum.at
-    one = type(fit)(fit.design, fit.engine, fit.optimum, fit.name, Draws(at[None], np.ones(1)))
+    one = type(fit)(fit.design, fit.engine, fit.optimum, fit.likelihood, Draws(at[None], np.ones(1)))
     rows = fit.engine.rows
     prior, sigma = fit.engine.factors[0].covariance(at[:-1], fit.estimate.sigma)[0, 0], fit.estimate.learned["sd"]
     same = (rows.groupings[0].codes[:, None] == rows.groupings[0].codes) * prior
