@@ -99,6 +99,8 @@ class Design:
                 raise ValueError(
                     f"formula: expected {terms.offsets[0]} among the common terms, got it in ({bar.terms} | ...)"
                 )
+        for text in dict.fromkeys(texts):
+            _tell_of_truth_values(text, frame, used)
         self.response = Response(self.formula.response, used)
         labels, trials = self.response.first
         if trials is not None and given.size is not None:
@@ -256,6 +258,22 @@ def _columns_of(formula: Formula, frame: pd.DataFrame) -> list[str]:
             )
         names.append(factor)
     return list(dict.fromkeys(names))
+
+
+def _tell_of_truth_values(text: str, frame: pd.DataFrame, used: pd.DataFrame) -> None:
+    """Warn where truth values as the numbers 0 and 1 give fewer columns than as the two categories of R."""
+    for name in variables(text, frame):
+        if not pd.api.types.is_bool_dtype(frame[name]):
+            continue
+        try:
+            kinds = Terms(text, used.assign(**{name: used[name].map({0.0: "False", 1.0: "True"})}))
+        except ValueError:  # a function of numbers, which a category is not
+            continue
+        if len(kinds.names) > len(Terms(text, used).names):
+            tell(
+                f"column {name!r}: expected an intercept and its main effect in {text!r}, got truth values without, "
+                f"which stand for the numbers 0 and 1 (C({name}) takes them for two categories, as R does)"
+            )
 
 
 def _extra(given: Extras, frame: pd.DataFrame, data: Any) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -225,3 +226,25 @@ def test_an_offset_is_no_term_of_groups():
         Design("y ~ 1 + (1 + offset(x) | g)", data, Extras(), "drop")
     rows = Design("y ~ 1 + offset(x) + (1 | g)", data, Extras(), "drop").rows
     np.testing.assert_array_equal(rows.offset, data["x"])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("y ~ x:t + (1 | g)", True),
+        ("y ~ x + (0 + t | g)", True),
+        ("y ~ x * t + (1 | g)", False),
+        ("y ~ t + (t | g)", False),
+    ],
+)
+def test_truth_values_that_r_would_take_for_categories_are_told_of(text, told):
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"y": rng.normal(size=80), "x": rng.normal(size=80), "g": np.arange(80) % 8})
+    data["t"] = rng.random(80) < 0.5
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        design(text, data)
+        design(text.replace("t", "x2"), data.assign(x2=data["t"].astype(float)))  # numbers from the start
+    words = [str(w.message) for w in found]
+    assert len(words) == told
+    assert all("(C(t) takes them for two categories, as R does)" in w for w in words)
