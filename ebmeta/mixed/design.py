@@ -248,6 +248,7 @@ def _columns_of(formula: Formula, frame: pd.DataFrame) -> list[str]:
     for name in names:
         if f"C({name}" not in text and pd.api.types.infer_dtype(frame[name]) == "string":  # C(x) says what it is
             refuse_written_numbers(name, frame[name])
+            _refuse_texts_of_numbers(name, frame[name].dropna())
         if pd.api.types.infer_dtype(frame[name]) in ("string", "categorical"):
             tell_of_twins(frame[name].unique().tolist(), f"column {name!r}", "categories")
     for factor in dict.fromkeys(n for bar in formula.bars for n in bar.factor):
@@ -258,6 +259,16 @@ def _columns_of(formula: Formula, frame: pd.DataFrame) -> list[str]:
             )
         names.append(factor)
     return list(dict.fromkeys(names))
+
+
+def _refuse_texts_of_numbers(name: str, texts: pd.Series[Any]) -> None:
+    """Refuse numbers that are texts, most of them different: they would be a category each."""
+    numbers = pd.to_numeric(texts.astype(str), errors="coerce")
+    if len(texts) and numbers.notna().all() and texts.nunique() > len(texts) / 2:
+        raise ValueError(
+            f"column {name!r}: expected numbers, or texts that name categories, got {texts.nunique()} different texts "
+            f"of numbers in {len(texts)} rows, such as {texts.iloc[0]!r} (C({name}) takes them for categories)"
+        )
 
 
 def _tell_of_truth_values(text: str, frame: pd.DataFrame, used: pd.DataFrame) -> None:

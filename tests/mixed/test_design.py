@@ -248,3 +248,12 @@ def test_truth_values_that_r_would_take_for_categories_are_told_of(text, told):
     words = [str(w.message) for w in found]
     assert len(words) == told
     assert all("(C(t) takes them for two categories, as R does)" in w for w in words)
+
+
+def test_numbers_that_are_texts_are_no_categories():
+    x = np.random.default_rng(0).normal(size=40)
+    data = pd.DataFrame({"y": x**2, "g": np.arange(40) % 8, "x": [f"{v:.3f}" for v in x], "code": ["10", "20"] * 20})
+    with pytest.raises(ValueError, match=r"^column 'x': expected numbers, or texts that name categories, got 40 diff"):
+        design("y ~ x + (1 | g)", data)
+    assert design("y ~ code + (1 | g)", data).common.names == ["Intercept", "code[20]"]
+    assert len(design("y ~ C(x) + (1 | g)", data).common.names) == 40
