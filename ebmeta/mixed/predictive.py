@@ -14,7 +14,8 @@ leave them no width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from ebmeta.likelihood.base import Given, Likelihood
+from ebmeta.likelihood.scalar import ScalarLikelihood
 
 __all__ = ["cdf", "chances", "intervals", "mean_ends", "moments", "skewed"]
 
@@ -32,6 +34,9 @@ SURE = 1 - 1e-6  # a larger share of a part leaves nothing that could be measure
 TINY, ROUNDING = 1e-300, 1e-16  # least probability, and what 1 lacks
 CLOSE = 1e-9  # of a probability on the scale of standard normal numbers: an end is found
 PACE = 4  # steps, of which one halves what is left
+AT_ONCE = 1 << 17  # predictions of one call
+TAIL = np.arange(-9, -4, 0.25)
+EDGES = np.concatenate([TAIL, np.linspace(-4, 4, 161), -TAIL[::-1]])  # of cells, in standard deviations
 FARTHEST = 64.0  # standard deviations from the mean, where a quantile is sought at most
 
 
@@ -105,11 +110,13 @@ def moments(
         size: sizes of the rows, shape `(N,)`, or None.
     """
     parts = []
-    for likelihood, m, v in zip(members, loc, var, strict=True):
+    step = max(1, AT_ONCE // loc.shape[1]) if _alike(members) else 1
+    for first in range(0, len(members), step):
+        some = slice(first, first + step)
         with torch.no_grad():
-            found = likelihood.predict(*_laid_out(m, v), _given(size))
-        parts.append([found[name].double().numpy()[0] for name in ("mean", "std")])
-    each, std = np.stack(parts, 1)
+            found = members[first].predict(*_laid_out(loc[some], var[some]), _given(size))
+        parts.append([found[name].double().numpy() for name in ("mean", "std")])
+    each, std = (np.concatenate(values) for values in zip(*parts, strict=True))
     weight = weight.reshape(len(weight), -1)
     mean = (weight * each).sum(0)
     variance = (weight * (std**2 + (each - mean) ** 2)).sum(0)  # about the mean, or large labels would cancel it
@@ -147,12 +154,34 @@ def _quantile(level: float, weight: Array, loc: Array, sd: Array, each: Array) -
     low, high = each.min(0), each.max(0)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        with np.errstate(divide="ignore", invalid="ignore"):  # a member without width is a step
-            z = np.where(sd > 0, (middle - loc) / sd, np.where(middle >= loc, np.inf, -np.inf))
-        above = (weight * special.ndtr(z)).sum(0) >= level
+        above = _below(middle, weight, loc, sd) >= level
         low, high = np.where(above, low, middle), np.where(above, middle, high)
     out: Array = (low + high) / 2
     return out
+
+
+def _below(at: Array, weight: Array, loc: Array, sd: Array) -> Array:
+    """Return the probability of each mixture of normals up to a number, shape `(N,)`."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # a member without width is a step
+        z = np.where(sd > 0, (at - loc) / sd, np.where(at >= loc, np.inf, -np.inf))
+    out: Array = (weight * special.ndtr(z)).sum(0)
+    return out
+
+
+def _cells(weight: Array, loc: Array, var: Array) -> tuple[Array, Array]:
+    """Return the middles of narrow cells of each mixture of normals, and their probabilities, shape `(cells, N)`.
+
+    Args:
+        weight: of the members, in all 1 for each row, shape `(D, N)`.
+        loc: their means.
+        var: their variances.
+    """
+    mean = (weight * loc).sum(0)
+    scale, sd = np.sqrt((weight * (var + (loc - mean) ** 2)).sum(0)), np.sqrt(var)
+    below = [_below(mean + scale * edge, weight, loc, sd) for edge in EDGES]
+    ends = np.zeros_like(mean), np.ones_like(mean)
+    middles = np.concatenate([EDGES[:1], (EDGES[1:] + EDGES[:-1]) / 2, EDGES[-1:]])
+    return mean + scale * middles[:, None], np.diff(np.stack([ends[0], *below, ends[1]]), axis=0)
 
 
 def cdf(y: Array, members: Sequence[Likelihood], weight: Array, loc: Array, var: Array, size: Array | None) -> Array:
@@ -188,17 +217,25 @@ def intervals(
     For counts an end is the smallest count that reaches its probability.
     """
     mean, std = moments(members, weight, loc, var, size)
-    linear = members, np.broadcast_to(weight.reshape(len(weight), -1), loc.shape), loc, var
-    low, high = (_reached((1 + sign * coverage) / 2, linear, size, mean, std) for sign in (-1, 1))
+    weight = np.broadcast_to(weight.reshape(len(weight), -1), loc.shape)
+    cells = _cells(weight, loc, var) if _alike(members) else None
+
+    def below(y: Array, some: NDArray[np.int64]) -> Array:
+        own = None if size is None else size[some]
+        if cells is None:
+            return cdf(y, members, weight[:, some], loc[:, some], var[:, some], own)
+        eta, mass = (part[:, some] for part in cells)
+        one = cast(ScalarLikelihood, members[0])
+        with torch.no_grad():
+            each = one.cdf(torch.from_numpy(y).expand(eta.shape), torch.from_numpy(eta), _given(own)).numpy()
+        return np.asarray((mass * each).sum(0))
+
+    low, high = (_reached((1 + sign * coverage) / 2, below, members[0], mean, std) for sign in (-1, 1))
     return low, high
 
 
 def _reached(
-    level: float,
-    linear: tuple[Sequence[Likelihood], Array, Array, Array],
-    size: Array | None,
-    mean: Array,
-    std: Array,
+    level: float, below: Callable[[Array, NDArray[np.int64]], Array], likelihood: Likelihood, mean: Array, std: Array
 ) -> Array:
     """Return where the probability of smaller labels reaches a level, for counts the smallest that does, shape `(N,)`.
 
@@ -206,13 +243,12 @@ def _reached(
 
     Args:
         level: of the quantile.
-        linear: likelihoods, weights, and location and variance of the linear predictor, each of shape `(D, N)`.
-        size: sizes of the rows, or None.
+        below: the probability of labels up to a number, of some rows.
+        likelihood: of the labels.
         mean: of the labels.
         std: of the same.
     """
-    members, weight, loc, var = linear
-    whole, aim = members[0].discrete, special.ndtri(level)
+    whole, aim = likelihood.discrete, special.ndtri(level)
     reach = FARTHEST * (1 + whole) * std
     low, high = (np.full_like(mean, -1.0), np.ceil(mean + reach) + 1) if whole else (mean - reach, mean + reach)
     x, slope = mean + aim * std, 1 / np.where(std > 0, std, 1.0)
@@ -222,8 +258,7 @@ def _reached(
         middle = (a + b) / 2
         inside = np.clip(np.ceil(at), a + 1, b - 1) if whole else np.where((at > a) & (at < b), at, middle)
         at = np.where(np.isnan(inside) | (turn % PACE == PACE - 1), np.floor(middle) if whole else middle, inside)
-        some = None if size is None else size[open_rows]
-        found = cdf(at, members, weight[:, open_rows], loc[:, open_rows], var[:, open_rows], some)
+        found = below(at, open_rows)
         above = found >= level
         low[open_rows], high[open_rows] = np.where(above, a, at), np.where(above, at, b)
         z = special.ndtri(found.clip(TINY, 1 - ROUNDING))
@@ -233,7 +268,7 @@ def _reached(
         last[open_rows], last_z[open_rows] = at, z
         x[open_rows] = at + (aim - z) / slope[open_rows]
         wide = high[open_rows] - low[open_rows]
-        least = CLOSE * std[open_rows] if members[0].bounded else ROUNDING * np.abs(at)  # no label is far beyond others
+        least = CLOSE * std[open_rows] if likelihood.bounded else ROUNDING * np.abs(at)  # no label is far beyond others
         open_rows = open_rows[wide > 1 if whole else (np.abs(z - aim) > CLOSE) & (wide > least)]
         if not len(open_rows):
             break
@@ -243,8 +278,13 @@ def _reached(
     return np.where(np.abs(last_z - aim) <= CLOSE, last, inner)
 
 
+def _alike(members: Sequence[Likelihood]) -> bool:
+    """Whether there are several likelihoods that are one: nothing that differs between draws is a part of them."""
+    return len(members) > 1 and isinstance(members[0], ScalarLikelihood) and not members[0].state_dict()
+
+
 def _laid_out(loc: Array, var: Array) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    tensors = (torch.from_numpy(np.ascontiguousarray(v)).view(1, -1, 1) for v in (loc, var))
+    tensors = (torch.from_numpy(np.ascontiguousarray(np.atleast_2d(v))).unsqueeze(-1) for v in (loc, var))
     return *tensors, torch.ones(1, 1, dtype=torch.bool)  # type: ignore[return-value]
 
 

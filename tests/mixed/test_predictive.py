@@ -45,6 +45,35 @@ def test_draws_of_the_parameters_are_mixed():
         assert cdf(end, members, weight, loc, var, None)[0] == pytest.approx(level, abs=1e-9)
 
 
+@pytest.mark.parametrize("name", ["poisson", "binomial"])
+def test_draws_of_one_likelihood_are_one_mixture(name):
+    rng = np.random.default_rng(0)
+    weight, loc, var = rng.dirichlet(np.ones(30)), rng.normal(1, 0.6, (30, 4)), rng.uniform(0, 1, (30, 4))
+    var[3], size = 0.0, np.array([1.0, 30.0, 400.0, 5.0])
+    members = [LIKELIHOODS[name]().double() for _ in weight]
+    z = np.linspace(-9, 9, 3001)
+    eta, mass = loc[..., None] + np.sqrt(var)[..., None] * z, weight[:, None] * stats.norm.pdf(z) * 0.006
+    for n, many in enumerate(size):
+        own = (
+            stats.poisson(many * np.exp(eta[:, n]))
+            if name == "poisson"
+            else stats.binom(many, special.expit(eta[:, n]))
+        )
+        mean, sd = (v[n] for v in moments(members, weight, loc, var, size))
+        assert mean == pytest.approx((mass * own.mean()).sum(), rel=1e-8)
+        assert sd**2 == pytest.approx((mass * (own.var() + (own.mean() - mean) ** 2)).sum(), rel=1e-7)
+        for end, level in zip(intervals(members, weight, loc, var, size, 0.9), (0.05, 0.95), strict=True):
+            below, up_to = ((mass * own.cdf(end[n] - less)).sum() for less in (1, 0))
+            assert below < level + 2e-4
+            assert up_to > level - 2e-4
+
+
+def test_draws_that_agree_are_one_likelihood():
+    loc, weight = np.log([[2.5, 40.0, 0.01]]).repeat(5, 0), np.full(5, 0.2)
+    found = intervals([Poisson().double()] * 5, weight, loc, np.zeros_like(loc), None, 0.9)
+    np.testing.assert_array_equal(found, stats.poisson(np.exp(loc[0])).ppf([[0.05], [0.95]]))
+
+
 def test_large_labels_keep_their_spread():
     loc, var = np.array([[1e12], [1e12 + 4]]), np.array([[0.0], [1.0]])
     members, weight = [normal(1.0), normal(2.0)], np.array([0.25, 0.75])
