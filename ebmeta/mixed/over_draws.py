@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +39,8 @@ def effects_of(engine: Engine, at: Array, draws: Draws | None) -> list[Effects]:
     """Return the effects of the groups of each grouping factor; arguments as for `common_of`."""
     if draws is None:
         return engine.effects(at)
-    members = [engine.effects(one) for one in draws.at]
-    commons = [engine.common_given(one) for one in draws.at]
-    return [averaged(each, commons, draws.weight) for each in zip(*members, strict=True)]
+    each = zip(draws.weight, draws.at, strict=True)
+    return averaged((float(w), engine.effects(one), engine.common_given(one)) for w, one in each)
 
 
 def marginal_of(engine: Engine, at: Array, draws: Draws | None, effects: list[Effects]) -> list[Effects]:
@@ -95,23 +94,26 @@ def whole_of(
     return skewed([engine.likelihood(at)], np.ones(1), linear[None])
 
 
-def averaged(members: Sequence[Effects], commons: Sequence[Array], weight: Array) -> Effects:
-    """Return means and covariances of effects over draws of the parameters.
+def averaged(draws: Iterable[tuple[float, list[Effects], Array]]) -> list[Effects]:
+    """Return means and covariances of effects over draws of the parameters, of which one at a time is kept.
 
     Args:
-        members: effects at each draw.
-        commons: covariance of the coefficients at each draw.
-        weight: of the draws, in all 1.
+        draws: of each draw its weight, in all 1, the effects of each grouping factor, and the covariance of the
+            coefficients.
     """
-    pairs = list(zip(weight, members, commons, strict=True))
-    mean = sum(w * each.mean for w, each, _ in pairs)
-    covariance = sum(
-        w
-        * (
-            each.covariance
-            + np.einsum("gkp,pq,glq->gkl", each.slope, common, each.slope, optimize=True)
-            + np.einsum("gk,gl->gkl", each.mean - mean, each.mean - mean)
-        )
-        for w, each, common in pairs
-    )
-    return Effects(np.asarray(mean), np.asarray(covariance), members[0].slope)
+    first, sums = list[Effects](), list[tuple[Array, Array]]()
+    for weight, members, common in draws:
+        first = first or members
+        parts = [_about(own, start.mean, common, weight) for own, start in zip(members, first, strict=True)]
+        sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, parts, strict=True)] if sums else parts
+    return [
+        Effects(start.mean + off, square - np.einsum("gk,gl->gkl", off, off), start.slope)
+        for start, (off, square) in zip(first, sums, strict=True)
+    ]
+
+
+def _about(effects: Effects, start: Array, common: Array, weight: float) -> tuple[Array, Array]:
+    """Return the weighted first and second moments of effects about a start, shapes `(G, K)` and `(G, K, K)`."""
+    off = effects.mean - start
+    told = np.einsum("gkp,pq,glq->gkl", effects.slope, common, effects.slope, optimize=True)
+    return weight * off, weight * (effects.covariance + told + np.einsum("gk,gl->gkl", off, off))

@@ -13,8 +13,8 @@ from tests.mixed.worlds import engine_of, frame, henderson
 
 def test_effects_of_two_draws_have_the_moments_of_their_mixture():
     slope = np.ones((1, 1, 1))
-    members = [Effects(np.array([[m]]), np.array([[[v]]]), slope) for m, v in ((1.0, 2.0), (3.0, 4.0))]
-    found = averaged(members, [np.array([[0.5]]), np.array([[0.25]])], np.array([0.25, 0.75]))
+    members = [[Effects(np.array([[m]]), np.array([[[v]]]), slope)] for m, v in ((1.0, 2.0), (3.0, 4.0))]
+    (found,) = averaged(zip((0.25, 0.75), members, (np.array([[0.5]]), np.array([[0.25]])), strict=True))
     assert found.mean[0, 0] == 2.5
     assert found.covariance[0, 0, 0] == 0.25 * 2.5 + 0.75 * 4.25 + 0.25 * 1.5**2 + 0.75 * 0.5**2
 
