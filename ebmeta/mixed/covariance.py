@@ -31,34 +31,38 @@ class Factor:
         name: of the grouping factor.
         terms: names of the random terms, $K$ of them.
         blocks: number of terms of each block.
-        z: values of the terms, shape `(N, K)`.
+        z: values of the terms, shape `(N, K)`; None for parameters of the terms as they are, in place of the basis.
 
     Raises:
         ValueError: if a term is a combination of others of its block.
     """
 
-    def __init__(self, name: str, terms: list[str], blocks: list[int], z: Array) -> None:
-        self.name, self.terms, self.blocks = name, terms, blocks
+    def __init__(self, name: str, terms: list[str], blocks: list[int], z: Array | None) -> None:
+        self.name, self.terms, self.blocks, self.plain = name, terms, blocks, z is None
         ends = np.cumsum(blocks)
         self.slices = [slice(int(e) - b, int(e)) for e, b in zip(ends, blocks, strict=True)]
-        self.basis = np.zeros((len(terms), len(terms)))  # upper: z = q basis
-        for part in self.slices:
-            width = part.stop - part.start
-            rows = (z[some, part] for some in parts_of(len(z), width))
-            r = triangle(rows, width) / math.sqrt(max(len(z), 1))
-            lengths = np.sqrt((r**2).sum(0))
-            bad = np.abs(np.diag(r)) <= DEPENDENT * lengths
-            if len(r) < r.shape[1] or bad.any():
-                term = terms[part.start + (int(np.argmax(bad)) if len(bad) else 0)]
-                raise ValueError(
-                    f"random term {term!r} of {name!r}: expected one that is no combination of the others, got values "
-                    "that the others determine (leave it out)"
-                )
-            self.basis[part, part] = r * np.sign(np.diag(r))[:, None]
+        self.basis = np.eye(len(terms))  # upper: z = q basis
+        if z is not None:
+            for part in self.slices:
+                self.basis[part, part] = self._root(z, part)
         self.inverse = np.linalg.inv(self.basis)
         cells = [(i, j) for part in self.slices for j in range(part.start, part.stop) for i in range(j, part.stop)]
         self.rows, self.columns = (np.array([c[k] for c in cells]) for k in (0, 1))
         self.diagonal = self.rows == self.columns
+
+    def _root(self, z: Array, part: slice) -> Array:
+        """Return what makes the terms of a block of orthonormal ones."""
+        width = part.stop - part.start
+        r = triangle((z[some, part] for some in parts_of(len(z), width)), width) / math.sqrt(max(len(z), 1))
+        lengths = np.sqrt((r**2).sum(0))
+        bad = np.abs(np.diag(r)) <= DEPENDENT * lengths
+        if len(r) < r.shape[1] or bad.any():
+            term = self.terms[part.start + (int(np.argmax(bad)) if len(bad) else 0)]
+            raise ValueError(
+                f"random term {term!r} of {self.name!r}: expected one that is no combination of the others, got values "
+                "that the others determine (leave it out)"
+            )
+        return np.asarray(r * np.sign(np.diag(r))[:, None])
 
     @property
     def size(self) -> int:
@@ -87,7 +91,8 @@ class Factor:
     def without(self, term: int, z: Array) -> Factor:
         """Return the parameters without those of one term, `z` being the values of the others."""
         blocks = [part.stop - part.start - (part.start <= term < part.stop) for part in self.slices]
-        return Factor(self.name, [t for k, t in enumerate(self.terms) if k != term], [b for b in blocks if b], z)
+        terms = [t for k, t in enumerate(self.terms) if k != term]
+        return Factor(self.name, terms, [b for b in blocks if b], None if self.plain else z)
 
     def in_units(self, theta: Array, sigma: float) -> Array:
         r"""Return $\sigma B^{-1} \Lambda$ with the terms as they stand in the formula, shape `(K, K)`."""

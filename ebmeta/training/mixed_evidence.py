@@ -47,23 +47,6 @@ RANK = 1e-10  # of the largest singular value of features
 ALIKE = 2e-3  # least standard deviation of a weight given the others, of its own: 32 bits have to hold the precision
 
 
-class _Factor(Factor):
-    """The covariance of weights in the units of the model, which a hyperprior asks for, whatever determines what.
-
-    Args:
-        terms: names of the weights.
-        blocks: number of weights of each block.
-    """
-
-    def __init__(self, terms: list[str], blocks: list[int]) -> None:
-        super().__init__("group", terms, blocks, np.eye(len(terms)))
-        self.basis = self.inverse = np.eye(len(terms))
-
-    def without(self, term: int, z: Array) -> Factor:
-        rest = super().without(term, np.eye(len(self.terms) - 1))
-        return _Factor(rest.terms, rest.blocks)
-
-
 class _NormalEngine(NormalEngine):
     """The criterion of normal labels, of groups with no more rows than weights too.
 
@@ -206,13 +189,12 @@ def _engine(model: EmpiricalBayes, rows: Rows, hyperprior: bool) -> NormalEngine
         likelihood.center.zero_()
         likelihood.unit.fill_(1.0)
     if not likelihood.conjugate:
-        factor = Factor("group", terms, [len(terms)], z)
-        factor.basis = factor.inverse = np.eye(len(terms))
-        return QuadratureEngine(rows, [factor], columns, likelihood, hyperprior)
+        Factor("group", terms, [len(terms)], z)  # refuses weights that others determine
+        return QuadratureEngine(rows, [Factor("group", terms, [len(terms)], None)], columns, likelihood, hyperprior)
     family = Normal(known=likelihood.known)
     family.load_state_dict(likelihood.state_dict() if likelihood.known else family.state_dict())
     blocks = [1] * len(terms) if _saturated(rows, family) else [len(terms)]
-    return _NormalEngine(rows, [_Factor(terms, blocks)], columns, False, hyperprior, family)
+    return _NormalEngine(rows, [Factor("group", terms, blocks, None)], columns, False, hyperprior, family)
 
 
 def _num_parameters(rows: Rows, likelihood: Likelihood) -> int:
