@@ -163,6 +163,10 @@ class Likelihood(nn.Module):
         r"""Return $\mathrm{Var}[y \mid \eta]$ of numbers, shape `(..., T, Q)` as `eta`."""
         raise self._no_number("variance")
 
+    def cdf(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
+        r"""Return $P(Y \le y \mid \eta)$ of numbers, shape `(..., T, Q)` as `eta`; quantiles and intervals need it."""
+        raise self._no_number("cdf")
+
     def predictive_cdf(self, y: Tensor, loc: Tensor, var: Tensor, given: Given | None = None) -> Tensor:
         """Return the probability of a number up to `y`, shape `(T, Q)`; `loc` and `var` of shape `(T, Q, 1)`."""
         raise self._no_number("cdf")

@@ -119,7 +119,6 @@ class ScalarLikelihood(Likelihood):
         raise NotImplementedError
 
     def cdf(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
-        r"""Return $P(Y \le y \mid \eta)$, which quantiles and intervals need."""
         raise ValueError(f"quantiles: expected a likelihood with a cdf, got {self.name}")
 
     def kernel(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:

@@ -15,7 +15,6 @@ leave them no width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
 
 import numpy as np
 import torch
@@ -23,7 +22,6 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from ebmeta.likelihood.base import Given, Likelihood
-from ebmeta.likelihood.scalar import ScalarLikelihood
 
 __all__ = ["cdf", "chances", "intervals", "mean_ends", "moments", "skewed"]
 
@@ -225,9 +223,8 @@ def intervals(
         if cells is None:
             return cdf(y, members, weight[:, some], loc[:, some], var[:, some], own)
         eta, mass = (part[:, some] for part in cells)
-        one = cast(ScalarLikelihood, members[0])
         with torch.no_grad():
-            each = one.cdf(torch.from_numpy(y).expand(eta.shape), torch.from_numpy(eta), _given(own)).numpy()
+            each = members[0].cdf(torch.from_numpy(y).expand(eta.shape), torch.from_numpy(eta), _given(own)).numpy()
         return np.asarray((mass * each).sum(0))
 
     low, high = (_reached((1 + sign * coverage) / 2, below, members[0], mean, std) for sign in (-1, 1))
@@ -280,7 +277,7 @@ def _reached(
 
 def _alike(members: Sequence[Likelihood]) -> bool:
     """Whether there are several likelihoods that are one: nothing that differs between draws is a part of them."""
-    return len(members) > 1 and isinstance(members[0], ScalarLikelihood) and not members[0].state_dict()
+    return len(members) > 1 and not members[0].state_dict()
 
 
 def _laid_out(loc: Array, var: Array) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

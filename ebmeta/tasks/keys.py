@@ -15,6 +15,7 @@ __all__ = ["WRITTEN_MISSING", "kind_of_key", "kind_of_keys", "plain", "refuse_in
 
 WRITTEN_MISSING = ("nan", "NaN", "NaT", "<NA>")  # what becomes of missing values among texts
 MOST = 2.0**53  # 64-bit floats from here on are not all whole numbers
+LONGEST = 1e21  # larger floats are shown with an exponent
 
 
 def plain(value: Any) -> Any:
@@ -66,8 +67,9 @@ def refuse_inexact(name: str, values: Iterable[Any]) -> None:
     listed: Iterable[Any] = values.tolist() if isinstance(values, np.ndarray | torch.Tensor) else values
     large = next((float(v) for v in listed if isinstance(v, float | np.floating) and abs(float(v)) >= most), None)
     if large is not None:
+        shown = f"{large:.0f}" if abs(large) < LONGEST else repr(large)
         raise ValueError(
-            f"{name}: expected names that are told apart, got the float {large:.0f}, which is its neighbours too "
+            f"{name}: expected names that are told apart, got the float {shown}, which is its neighbours too "
             "(keep such names as whole numbers or texts)"
         )
 
