@@ -14,7 +14,7 @@ linear mixed-effects models using lme4.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ from ebmeta.mixed.batched import Segments, cholesky, gram, solve_lower, solve_up
 from ebmeta.mixed.covariance import Factor, log_hyperprior
 from ebmeta.mixed.effects import Effects
 from ebmeta.mixed.engine import Engine
-from ebmeta.mixed.normal_curvature import turn_of
+from ebmeta.mixed.normal_curvature import slope_of, turn_of
 from ebmeta.mixed.rows import Rows
 from ebmeta.mixed.scaled import LOG_2PI, ScaledEngine, Solved, solved_of
 from ebmeta.mixed.tall import CELLS, parts_of
@@ -158,7 +158,9 @@ class NormalEngine(ScaledEngine):
         return self._total(self._splits(theta, self.summaries))
 
     def loss(self, at: Array) -> tuple[float, Array]:
-        return self.expansion(at)[:2]
+        if self._last is not None and np.array_equal(self._last[0], at):
+            return self._last[1][:2]
+        return self._finite(at, self._sloped)[:2]
 
     def start(self) -> Array:
         at = super().start()
@@ -172,14 +174,14 @@ class NormalEngine(ScaledEngine):
 
     def expansion(self, at: Array) -> Expansion:
         if self._last is None or not np.array_equal(self._last[0], at):
-            self._last = at.copy(), self._finite(at)
+            self._last = at.copy(), self._finite(at, self._expansion)
         return self._last[1]
 
-    def _finite(self, at: Array) -> Expansion:
-        """Return the expansion; a loss above all others where spreads are so large that rounding leaves no digit."""
+    def _finite(self, at: Array, expand: Callable[[Array], Expansion]) -> Expansion:
+        """Return an expansion; a loss above all others where spreads are so large that rounding leaves no digit."""
         try:
             with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-                found = self._expansion(at)
+                found = expand(at)
         except (np.linalg.LinAlgError, OverflowError):
             found = None
         if found is None or not all(np.isfinite(part).all() for part in found):
@@ -189,12 +191,22 @@ class NormalEngine(ScaledEngine):
     def _hessian(self, at: Array) -> Array:
         return self.expansion(at).hessian
 
-    def _expansion(self, at: Array) -> Expansion:
-        splits, precision = list(self._splits(at[:-1], self.summaries)), math.exp(-2 * at[-1])
+    def _parts(self, at: Array) -> tuple[Solved, Array, Iterator[tuple[Array, Array, Array]]]:
+        """Return what is solved at some parameters, their factor, and the parts of the slope and the curvature."""
+        splits = list(self._splits(at[:-1], self.summaries))
         p = self._total(splits)
         root = np.linalg.inv(linalg.cholesky(p.normal, lower=True)) if self.num_common else p.normal
-        parts = ((each.r, each.chol, self._both(each, p.beta, root, math.sqrt(precision))) for each in splits)
-        turn = turn_of(self.factors[0], self.factors[0].lower(at[:-1]), parts, self.reml)
+        parts = ((each.r, each.chol, self._both(each, p.beta, root, math.exp(-at[-1]))) for each in splits)
+        return p, self.factors[0].lower(at[:-1]), parts
+
+    def _sloped(self, at: Array) -> Expansion:
+        """Return value and slope, without the curvature."""
+        p, lower, parts = self._parts(at)
+        return Expansion(*self.finished(at, p, slope_of(self.factors[0], lower, parts, self.reml)), np.zeros((0, 0)))
+
+    def _expansion(self, at: Array) -> Expansion:
+        (p, lower, parts), precision = self._parts(at), math.exp(-2 * at[-1])
+        turn = turn_of(self.factors[0], lower, parts, self.reml)
         value, gradient = self.finished(at, p, turn.slope)
         hessian = np.zeros((len(at), len(at)))
         hessian[:-1, :-1] = turn.bend

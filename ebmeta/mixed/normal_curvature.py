@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ebmeta.mixed.batched import solve_lower
 from ebmeta.mixed.covariance import Factor
 
-__all__ = ["Turn", "turn_of"]
+__all__ = ["Turn", "slope_of", "turn_of"]
 
 Array = NDArray[np.float64]
 
@@ -58,6 +58,18 @@ def turn_of(factor: Factor, lower: Array, parts: Iterable[tuple[Array, Array, Ar
         turned = (turned + turned.swapaxes(1, 2)).reshape(factor.size, -1)
         bend -= turned @ turned.T / 2
     return Turn(slope, bend, pull)
+
+
+def slope_of(factor: Factor, lower: Array, parts: Iterable[tuple[Array, Array, Array]], reml: bool) -> Array:
+    """Return the slope of `turn_of` alone, for a fraction of its time; arguments as there."""
+    rows, columns, used = factor.rows, factor.columns, slice(None) if reml else slice(1)
+    total = np.zeros(factor.size)
+    for r, chol, both in parts:
+        a = np.einsum("ijg,jk->ikg", r, lower)
+        ra = np.einsum("kig,kjg->ij", solve_lower(chol, r), solve_lower(chol, a))
+        rx, ax = (np.einsum("jig,jmg->img", m, both[:, used]) for m in (r, a))
+        total += ra[rows, columns] - np.einsum("amg,amg->a", rx[rows], ax[columns])
+    return total
 
 
 def _turn_of(

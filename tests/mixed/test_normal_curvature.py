@@ -7,7 +7,7 @@ import pytest
 
 from ebmeta.mixed.batched import cholesky
 from ebmeta.mixed.covariance import Factor
-from ebmeta.mixed.normal_curvature import turn_of
+from ebmeta.mixed.normal_curvature import slope_of, turn_of
 
 
 @pytest.mark.parametrize("reml", [False, True])
@@ -40,6 +40,7 @@ def test_slope_and_curvature_are_those_of_differences(blocks, reml):
         for x in h
     ]
     np.testing.assert_allclose(turn.slope, slope, atol=1e-6)
+    np.testing.assert_allclose(slope_of(factor, factor.lower(theta), [part], reml), turn.slope, rtol=1e-12)
     np.testing.assert_allclose(turn.bend, bend, atol=1e-5)
     v = r @ factor.lower(theta)
     expected = (r.T @ both[:, 0])[factor.rows] * (v.T @ both[:, 0])[factor.columns]
