@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import torch
 
-from ebmeta.mixed.modes import Labels
+from ebmeta.mixed.modes import ALL_EXPLAINED, Labels
 from ebmeta.mixed.normal import summarise
 
 __all__ = ["refuse_explained"]
@@ -35,7 +35,4 @@ def refuse_explained(data: Labels) -> None:
     within = found.within
     solved = np.linalg.lstsq(within[:-1, :-1], within[:-1, -1], rcond=1e-12)[0]
     if within[-1, -1] - within[:-1, -1] @ solved <= EXPLAINED**2 * float(w[-1] @ w[-1]):
-        raise ValueError(
-            "labels: expected some that differ from what terms and groups say, got labels that these explain: nothing "
-            "is left to vary, and the likelihood rises without end"
-        )
+        raise ValueError(ALL_EXPLAINED)

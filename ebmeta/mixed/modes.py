@@ -17,7 +17,7 @@ from ebmeta.likelihood.base import Given, Likelihood
 from ebmeta.mixed.batched import Segments, cholesky, solve_lower, solve_upper
 from ebmeta.mixed.covariance import Factor
 
-__all__ = ["Labels", "refuse_endless", "refuse_endless_spread", "refuse_separated"]
+__all__ = ["ALL_EXPLAINED", "Labels", "refuse_endless", "refuse_endless_spread", "refuse_separated"]
 
 Array = NDArray[np.float64]
 STEPS = 60  # of Newton to a mode, at most
@@ -32,6 +32,10 @@ ENDLESS = 12.0  # spread of a linear predictor that stands for infinity: from ch
 RISING = 0.01  # nats for a change of a logarithm by 1: no maximum at its end
 SOME = 1000  # rows, about, that tell where a linear predictor of all rows is
 PLACES = np.append(0.0, np.outer([-1.0, 1.0], np.geomspace(0.5, 700.0, 30)).ravel())  # where it may be
+ALL_EXPLAINED = (
+    "labels: expected some that differ from what terms and groups say, got labels that these explain: nothing is "
+    "left to vary, and the likelihood rises without end"
+)
 LABELS = 4  # of a group, next to which there may be a maximum
 LEAST = 1e-6  # of a curvature, and nats that are next to nothing
 
@@ -202,10 +206,7 @@ def refuse_endless(at: Array, slope: Array, far: float) -> None:
         far: how far they may be from 0.
     """
     if ((np.abs(at) >= far) & (np.sign(at) * slope < -RISING)).any():
-        raise ValueError(
-            "labels: expected some that differ from what terms and groups say, got labels that these explain: nothing "
-            "is left to vary, and the likelihood rises without end"
-        )
+        raise ValueError(ALL_EXPLAINED)
 
 
 def refuse_endless_spread(factor: Factor, lower: Array) -> None:

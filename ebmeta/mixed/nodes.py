@@ -15,13 +15,8 @@ __all__ = ["HEAVY", "Nodes", "check_nodes", "log_heavy", "nodes_of", "rough_node
 Array = NDArray[np.float64]
 #: Nodes of one dimension for a tensor rule of one, two or three, from the coarsest.
 SIDES = {1: (11, 25, 51), 2: (7, 13, 21), 3: (5, 9, 13), 4: (4, 6, 8), 5: (3, 4, 6)}
-CHECKS = {
-    1: (17, 35),
-    2: (11, 17),
-    3: (7, 11),
-    4: (5, 7),
-    5: (4, 5),
-}  # nodes of one dimension of the rules that check these
+#: Nodes of one dimension of the rules that check these.
+CHECKS = {1: (17, 35), 2: (11, 17), 3: (7, 11), 4: (5, 7), 5: (4, 5)}
 ROUGH, MOST_ROUGH = 3, 4  # nodes of a dimension for first steps, and dimensions that they do for
 DRAWS = (256, 2048, 8192)  # where a tensor rule has too many nodes
 EDGE = 1e-12  # of probability
