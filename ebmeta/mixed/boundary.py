@@ -11,13 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 
 from ebmeta.mixed.ascent import Optimum
+from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.engine import Engine
 
 __all__ = ["Boundary", "boundary_tests", "without_spread"]
 
+Array = NDArray[np.float64]
 CLEAR = 4.0  # standard errors above 0: no test is needed
 
 
@@ -81,6 +84,16 @@ def without_spread(engine: Engine, optimum: Optimum, place: int, term: int) -> O
     factors = list(engine.factors)
     factors[place] = factor.without(term, z)
     rest = engine.rebuild(engine.rows.with_terms(place, z), factors)
-    start = rest.start()
-    start[rest.num_theta :] = optimum.at[engine.num_theta :]
-    return rest.maximise(start)
+    thetas = engine.thetas(optimum.at)
+    thetas[place] = _shared(factor, factors[place], thetas[place], grouping.z, term)
+    start = np.concatenate([*thetas, optimum.at[engine.num_theta :]])
+    return rest.maximise(start, least=optimum.value)
+
+
+def _shared(factor: Factor, rest: Factor, theta: Array, z: Array, term: int) -> Array:
+    """Return parameters without a term, the other terms of its block taking over what they can of it."""
+    lower = factor.in_units(theta, 1.0)
+    part = next(part for part in factor.slices if part.start <= term < part.stop)
+    others = [k for k in range(part.start, part.stop) if k != term]
+    lower[others] += np.outer(np.linalg.lstsq(z[:, others], z[:, term], rcond=None)[0], lower[term])
+    return rest.triangular(rest.basis @ np.delete(lower, term, 0))

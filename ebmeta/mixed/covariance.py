@@ -10,6 +10,7 @@ of a column of $\Lambda$ says nothing. Source: Bates, Maechler, Bolker and Walke
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from ebmeta.mixed.tall import parts_of, triangle
 
-__all__ = ["Factor", "correlations_of", "log_hyperprior"]
+__all__ = ["Factor", "correlations_of", "hyperprior_curvature", "log_hyperprior"]
 
 Array = NDArray[np.float64]
 RATE = 0.1  # of the hyperprior: its mean is 20 standard deviations of the labels
@@ -46,7 +47,9 @@ class Factor:
             for part in self.slices:
                 self.basis[part, part] = self._root(z, part)
         self.inverse = np.linalg.inv(self.basis)
-        cells = [(i, j) for part in self.slices for j in range(part.start, part.stop) for i in range(j, part.stop)]
+        self._index([(i, j) for part in self.slices for j in _places(part) for i in range(j, part.stop)])
+
+    def _index(self, cells: list[tuple[int, int]]) -> None:
         self.rows, self.columns = (np.array([c[k] for c in cells]) for k in (0, 1))
         self.diagonal = self.rows == self.columns
 
@@ -88,6 +91,28 @@ class Factor:
         r"""Return the parameters of a multiple of the identity."""
         return np.where(self.diagonal, scale, 0.0)
 
+    def square(self) -> Factor:
+        r"""Return the same blocks with all their entries as parameters: $\Lambda$ is then any root, up to a rotation.
+
+        Near a covariance of less than full rank there are others whose triangular factors are far off, so that an
+        ascent in these may end where no covariance nearby is worse. Every root has roots of all these nearby.
+        """
+        out = copy.copy(self)
+        out._index([(i, j) for part in self.slices for j in _places(part) for i in _places(part)])
+        return out
+
+    def triangular(self, matrix: Array) -> Array:
+        r"""Return the parameters of the triangular factor of $A A^\top$.
+
+        Args:
+            matrix: $A$, whose rows of different blocks are orthogonal, shape `(K, M)` with `M >= K`.
+        """
+        out = np.zeros((len(matrix), len(matrix)))
+        for part in self.slices:
+            r = np.asarray(np.linalg.qr(matrix[part].T, mode="r"))
+            out[part, part] = r.T * np.where(np.diag(r) < 0, -1.0, 1.0)
+        return self.read(out)
+
     def without(self, term: int, z: Array) -> Factor:
         """Return the parameters without those of one term, `z` being the values of the others."""
         blocks = [part.stop - part.start - (part.start <= term < part.stop) for part in self.slices]
@@ -108,6 +133,10 @@ class Factor:
         return [(i, j) for part in self.slices for i in range(part.start, part.stop) for j in range(i + 1, part.stop)]
 
 
+def _places(part: slice) -> range:
+    return range(part.start, part.stop)
+
+
 def correlations_of(covariance: Array) -> tuple[Array, Array]:
     """Return standard deviations `(K,)` and correlations `(K, K)`, NaN where a standard deviation is 0."""
     sd = np.sqrt(np.diag(covariance).clip(0))
@@ -125,3 +154,22 @@ def log_hyperprior(factor: Factor, theta: Array, log_sigma: float) -> tuple[floa
     value = float((np.log(sigma * length) - RATE * sigma * length).sum())
     slope = lower / length[:, None] ** 2 - RATE * sigma * lower / length[:, None]
     return value, np.append(factor.read(slope), float((1 - RATE * sigma * length).sum()))
+
+
+def hyperprior_curvature(factor: Factor, theta: Array, log_sigma: float) -> Array:
+    r"""Return the second derivatives of `log_hyperprior`, shape `(T + 1, T + 1)`.
+
+    With $v$ the row of a spread in the factor and $s = \sigma \lVert v \rVert$ they are
+
+    $$ \frac{I}{v^\top v} (1 - 0.1 s) - \frac{v v^\top}{(v^\top v)^2} (2 - 0.1 s), \qquad
+       - 0.1 s \frac{v}{v^\top v}, \qquad - 0.1 s . $$
+    """
+    lower = factor.lower(theta)
+    length = np.sqrt((lower**2).sum(1)).clip(1e-100)
+    pull, unit = RATE * math.exp(log_sigma) * length, factor.read(lower / length[:, None])
+    at, out = factor.rows, np.zeros((factor.size + 1, factor.size + 1))
+    own = np.diag((1 - pull)[at]) - np.outer(unit, unit) * (2 - pull)[at]
+    out[:-1, :-1] = np.where(at[:, None] == at, own / length[at] ** 2, 0.0)
+    out[:-1, -1] = out[-1, :-1] = -(pull / length)[at] * unit
+    out[-1, -1] = -pull.sum()
+    return out

@@ -20,6 +20,7 @@ from ebmeta.mixed.rows import Rows
 __all__ = ["Engine"]
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 FOLDS = 20  # parts of a group that are left out, at most
 
 SMALL, LITTLE = 1e-4, 0.01  # a relative spread that stands for 0, and one that is next to nothing
@@ -283,17 +284,20 @@ class Engine(Criterion):
         out[: self.num_theta][self.diagonal] = 0.0
         return out
 
-    def maximise(self, start: Array | None = None, held: NDArray[np.bool_] | None = None) -> Optimum:
+    def maximise(self, start: Array | None = None, held: Mask | None = None, least: float = -np.inf) -> Optimum:
         """Go to the maximum; where a spread ends near 0, try again from inside (`restarts`), and without it.
 
         Args:
             start: the parameters to start from.
             held: True where a parameter stays 0.
+            least: minus a log criterion that is known to be no less than the maximum; no other is looked for there.
         """
         begin = self.start() if start is None else start.copy()
         held = np.zeros(len(begin), dtype=bool) if held is None else held
         begin[held] = 0.0
         best = self.ascend(begin, held)
+        if best.value < least + ENOUGH:
+            return best
         spreads = np.where(self.diagonal, best.at[: self.num_theta], 1.0)
         little = np.append(spreads < LITTLE, np.zeros(len(begin) - self.num_theta, dtype=bool)) & ~held
         none = bool((little[: self.num_theta] & (spreads < SMALL)).any())
@@ -303,7 +307,7 @@ class Engine(Criterion):
             best = (other if other.value < best.value - ENOUGH else best)._replace(evaluations=evaluations)
         return best if none or self.hyperprior else self._or_without(best, held)
 
-    def _or_without(self, best: Optimum, held: NDArray[np.bool_]) -> Optimum:
+    def _or_without(self, best: Optimum, held: Mask) -> Optimum:
         """Return the maximum without the spreads of a factor where it is higher: unequal groups may have two maxima."""
         clear, end = best.at > CLEAR * np.sqrt(np.diag(self.covariance(best.at)).clip(0)), 0
         for factor in self.factors:

@@ -13,6 +13,7 @@ linear mixed-effects models using lme4.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -22,15 +23,16 @@ import torch
 from numpy.typing import NDArray
 from scipy import linalg
 
-from ebmeta.mixed.ascent import Expansion, jacobian
+from ebmeta.mixed.ascent import Expansion, Optimum
 from ebmeta.mixed.batched import Segments, cholesky, gram, solve_lower, solve_upper
-from ebmeta.mixed.covariance import Factor, log_hyperprior
+from ebmeta.mixed.covariance import Factor, hyperprior_curvature
 from ebmeta.mixed.effects import Effects
 from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.normal_curvature import slope_of, turn_of
 from ebmeta.mixed.rows import Rows
 from ebmeta.mixed.scaled import LOG_2PI, ScaledEngine, Solved, solved_of
 from ebmeta.mixed.tall import CELLS, parts_of
+from ebmeta.mixed.trust import descend_by_trust
 
 __all__ = ["NormalEngine", "Summaries", "summarise"]
 
@@ -177,6 +179,21 @@ class NormalEngine(ScaledEngine):
             self._last = at.copy(), self._finite(at, self._expansion)
         return self._last[1]
 
+    def ascend(self, begin: Array, held: NDArray[np.bool_]) -> Optimum:
+        """Go uphill by Newton's steps in any root of the covariance, whose flat directions cost nothing."""
+        factor = self.factors[0]
+        if held.any() or max(factor.blocks) == 1:
+            return super().ascend(begin, held)
+        other = copy.copy(self)  # of the same summaries
+        other.factors, other._last = [factor.square()], None
+        other.num_theta = other.factors[0].size
+        start = np.append(other.factors[0].read(factor.lower(begin[:-1])), begin[-1])
+        free = np.append(np.ones(other.num_theta, dtype=bool), not self.family.known)
+        found = descend_by_trust(other.expansion, start, free, self.enough)
+        at = np.append(factor.triangular(other.factors[0].lower(found.at[:-1])), found.at[-1])
+        found = self.polished(found._replace(at=at), held)
+        return found if found.converged else super().ascend(found.at, held)
+
     def _finite(self, at: Array, expand: Callable[[Array], Expansion]) -> Expansion:
         """Return an expansion; a loss above all others where spreads are so large that rounding leaves no digit."""
         try:
@@ -213,8 +230,7 @@ class NormalEngine(ScaledEngine):
         hessian[:-1, -1] = hessian[-1, :-1] = 2 * turn.pull
         hessian[-1, -1] = 2 * p.square * precision
         if self.hyperprior:
-            place = np.append(np.zeros(self.num_theta), self.log_ratio)
-            hessian -= jacobian(lambda v: log_hyperprior(self.factors[0], v[:-1], float(v[-1]))[1], at + place)
+            hessian -= hyperprior_curvature(self.factors[0], at[:-1], float(at[-1]) + self.log_ratio)
         return Expansion(value, gradient, hessian)
 
     def _both(self, split: _Split, beta: Array, root: Array, scale: float) -> Array:

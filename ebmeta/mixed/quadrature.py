@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebmeta.likelihood.base import Likelihood
-from ebmeta.mixed.ascent import Expansion, Optimum, jacobian
+from ebmeta.mixed.ascent import Expansion, Optimum
 from ebmeta.mixed.averages import Average, Block, average, blocks_of, constants_of, derivatives, rest_of
 from ebmeta.mixed.batched import Segments
-from ebmeta.mixed.covariance import Factor, log_hyperprior
+from ebmeta.mixed.covariance import Factor, hyperprior_curvature, log_hyperprior
 from ebmeta.mixed.effects import Effects, Estimate
 from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.explained import refuse_explained
@@ -36,6 +36,7 @@ from ebmeta.mixed.tall import orthonormal
 __all__ = ["QuadratureEngine"]
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 FARTHEST = 50.0  # bound of the spread of a linear predictor of counts
 EXACT = 0.01  # nats that a finer rule may change the log likelihood by
 FINEST = 2  # rule
@@ -194,15 +195,13 @@ class QuadratureEngine(Engine):
         if self.hyperprior:
             more, slope = log_hyperprior(factor, at[:size], 0.0)
             value, gradient[:size] = value + more, gradient[:size] + slope[:-1]
-            hessian[:size, :size] += jacobian(lambda theta: log_hyperprior(factor, theta, 0.0)[1][:-1], at[:size])
+            hessian[:size, :size] += hyperprior_curvature(factor, at[:size], 0.0)[:-1, :-1]
         if not (np.isfinite(value) and np.isfinite(gradient).all() and np.isfinite(hessian).all()):
             return Expansion(FAR, np.zeros(len(at)), np.eye(len(at)))
         return Expansion(-value, -gradient, -hessian)
 
     def _rest(self) -> tuple[float, Array, Array]:
-        if self.extra:
-            return rest_of(self.data, self.extra)
-        if self.constant is None:
+        if self.extra or self.constant is None:
             self.constant = rest_of(self.data, self.extra)
         return self.constant
 
@@ -231,9 +230,9 @@ class QuadratureEngine(Engine):
         more = log_hyperprior(self.factors[0], at[: self.num_theta], 0.0)[0] if self.hyperprior else 0.0
         return -last[1].value - more
 
-    def maximise(self, start: Array | None = None, held: NDArray[np.bool_] | None = None) -> Optimum:
+    def maximise(self, start: Array | None = None, held: Mask | None = None, least: float = -np.inf) -> Optimum:
         """Go to the maximum, by a finer rule where the present one is not exact there."""
-        best = super().maximise(self._near() if start is None else start, held)
+        best = super().maximise(self._near() if start is None else start, held, least)
         while self.fineness < FINEST:
             self.error = self._apart(best.at, check_nodes(len(self.modes), self.fineness))
             if self.error < EXACT:
@@ -244,7 +243,7 @@ class QuadratureEngine(Engine):
             self.error = self._apart(best.at, check_nodes(1, HEAVY))
         return best
 
-    def _on(self, best: Optimum, fineness: int, held: NDArray[np.bool_] | None) -> Optimum:
+    def _on(self, best: Optimum, fineness: int, held: Mask | None) -> Optimum:
         self._take(fineness)
         again = super().maximise(best.at, held)
         return again._replace(evaluations=best.evaluations + again.evaluations)

@@ -125,7 +125,7 @@ def fit_evidence(
 
     The refiner is not trained: it needs unlabelled rows and `ebmeta.fit`. Computes on the CPU; the model comes back to
     its place in 64 bits, an embedder too, since 32 leave too few digits to weights that hardly differ. Normal labels,
-    and others where up to three weights vary, take the engines of mixed models, in closed form or by quadrature, which
+    and others where up to five weights vary, take the engines of mixed models, in closed form or by quadrature, which
     start from the data (`ebmeta.training.mixed_evidence`). The rest takes the draws of
     `ebmeta.training.group_evidence` from the present parameters: more weights, Student-t labels with more than one,
     parts of the model that are kept as they are, a hyperprior of one's own. Where the maximum is not reached, or there

@@ -39,7 +39,7 @@ from ebmeta.training.evidence import SMALLEST
 __all__ = ["MixedEvidence"]
 
 Array = NDArray[np.float64]
-MOST = 3  # weights that vary: of more, a rule has too many nodes
+MOST = 5  # weights that vary: of more, a rule has too many nodes
 MOST_OF_HEAVY = 1  # of labels with heavy tails, of which a group may have several maxima
 UNSURE = 0.1  # nats that a finer rule may change
 SAME = 1e-6  # relative difference of two units

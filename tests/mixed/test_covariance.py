@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ebmeta.mixed.covariance import Factor, correlations_of
+from ebmeta.mixed.covariance import Factor, correlations_of, hyperprior_curvature, log_hyperprior
 
 X = np.random.default_rng(0).normal(2000.0, 3.0, 50)
 Z = np.stack([np.ones(50), X], 1)
@@ -45,3 +45,23 @@ def test_correlations_are_not_numbers_without_spread():
     np.testing.assert_array_equal(sd, [2.0, 1.0, 0.0])
     assert correlation[0, 1] == 0.5
     assert np.isnan(correlation[0, 2])
+
+
+@pytest.mark.parametrize("square", [False, True])
+def test_the_curvature_of_the_hyperprior_is_that_of_differences(square):
+    factor = Factor("g", ["a", "b", "c"], [2, 1], None)
+    factor = factor.square() if square else factor
+    at = np.append(np.random.default_rng(0).normal(size=factor.size), 0.3)
+    slopes = [log_hyperprior(factor, p[:-1], p[-1])[1] for h in 1e-6 * np.eye(len(at)) for p in (at + h, at - h)]
+    expected = [(up - down) / 2e-6 for up, down in zip(slopes[::2], slopes[1::2], strict=True)]
+    np.testing.assert_allclose(hyperprior_curvature(factor, at[:-1], at[-1]), expected, atol=1e-8)
+
+
+def test_a_triangular_factor_is_of_the_same_covariance():
+    factor = Factor("g", ["a", "b", "c"], [2, 1], None)
+    root = factor.square().lower(np.random.default_rng(1).normal(size=factor.square().size))
+    found = factor.lower(factor.triangular(root))
+    np.testing.assert_allclose(found @ found.T, root @ root.T, rtol=1e-12)
+    np.testing.assert_array_equal(found, np.tril(found))
+    assert (found.diagonal() > 0).all()
+    assert not found[2, :2].any()

@@ -10,7 +10,9 @@ from scipy import optimize, special, stats
 
 import ebmeta
 from ebmeta import EmpiricalBayes, GroupSampler
+from ebmeta.mixed.normal import NormalEngine
 from ebmeta.model.units import in_units
+from ebmeta.parts.basis import SplineBasis
 from ebmeta.training.evidence import Evidence, log_hyperprior
 from ebmeta.training.mixed_evidence import MixedEvidence
 from tests.training.test_evidence_fit import random_slopes
@@ -144,8 +146,8 @@ def test_what_the_engine_does_not_take_is_left_to_draws():
     model.likelihood.requires_grad_(False)
     model.prior.loc.requires_grad_(False)
     assert MixedEvidence.of(model, parts_of(x, y, model), False) is None
-    wide = EmpiricalBayes.regressor(4, "poisson", num_steps=0).double()
-    many = np.random.default_rng(3).normal(size=(len(y), 4))
+    wide = EmpiricalBayes.regressor(5, "poisson", num_steps=0).double()
+    many = np.random.default_rng(3).normal(size=(len(y), 5))
     assert MixedEvidence.of(wide, parts_of(many, y, wide), False) is None
     twice = EmpiricalBayes.regressor(2, "poisson", num_steps=0, random=[]).double()
     assert MixedEvidence.of(twice, parts_of(np.hstack([x, x]), y, twice), False) is None
@@ -270,3 +272,34 @@ def test_many_features_reach_the_maximum():
     again = optimize.minimize(loss, start, jac=True, method="BFGS", options={"maxiter": 60})
     assert found.log_evidence == pytest.approx(-loss(start)[0], abs=1e-3)
     assert -again.fun < found.log_evidence + 0.02
+
+
+def curves() -> tuple[EmpiricalBayes, GroupSampler]:
+    """Return curves of 30 groups, and a model of splines, whose weights determine one of each other."""
+    rng = np.random.default_rng(0)
+    week, peak = rng.integers(0, 52, (30, 12)), rng.normal(26, 4, (30, 1))
+    y = 2 * np.exp(-(((week - peak) / 8) ** 2)) + 0.1 * rng.normal(size=week.shape)
+    tasks = GroupSampler(week.reshape(-1, 1).astype(float), y.ravel(), np.repeat(np.arange(30), 12), n_support=1)
+    return EmpiricalBayes.regressor(1, basis=SplineBasis(num_knots=4), num_steps=0).double(), tasks
+
+
+@pytest.mark.parametrize("hyperprior", [False, True])
+def test_weights_that_hardly_vary_take_few_evaluations(hyperprior, monkeypatch):
+    model, tasks = curves()
+    seen, expansion = [], NormalEngine._finite
+    monkeypatch.setattr(NormalEngine, "_finite", lambda self, at, f: seen.append(0) or expansion(self, at, f))
+    found = ebmeta.fit_evidence(model, tasks, hyperprior=hyperprior)
+    assert found.converged
+    assert len(seen) < 1000
+    # The splines and the intercept determine each other, so that each may be left out for nothing.
+    np.testing.assert_allclose(found.gain, 0.0, atol=1e-5)
+    # Another function of other parameters, and another optimiser, find nothing higher.
+    penalty = float(log_hyperprior(model).detach()) if hyperprior else 0.0
+    evidence = Evidence(model, tasks, hyperprior=hyperprior)
+
+    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        at = torch.from_numpy(flat)
+        return evidence.value(at), evidence.gradient(at).numpy()
+
+    again = optimize.minimize(loss, evidence.read().numpy(), jac=True, method="BFGS", options={"maxiter": 60})
+    assert -again.fun < found.log_evidence + penalty + 0.01
