@@ -101,7 +101,8 @@ def register(owner: Owner) -> None:
     the parameters of the first model that asks for the names, which then trains on from them.
 
     Raises:
-        ValueError: if such values are not those of all parameters of a model of this form.
+        ValueError: if such values are not those of all parameters of a model of this form, or a handler puts another
+            value in the place of a parameter, which the model would not use.
     """
     store = pyro.get_param_store()
     parameters = {name: p for name, p in owner.named_parameters() if p.requires_grad}
@@ -116,7 +117,11 @@ def register(owner: Owner) -> None:
     for key, parameter in keys.items():
         if not parameter.is_contiguous():
             parameter.data = parameter.data.contiguous()  # the store would keep a copy
-        pyro.param(key, parameter)
+        if pyro.param(key, parameter) is not parameter:
+            raise ValueError(
+                f"parameter {key!r}: expected the model's own value, got another one from a handler such as lift or "
+                "substitute, which the model does not use; put it into the model itself (model.load_state_dict)"
+            )
         _OWNERS[parameter] = weakref.ref(owner)
 
 
@@ -204,11 +209,16 @@ def model_program(owner: Owner, batch: TaskBatch, observe: Observe | None = None
             features = x.to(w.dtype)  # samplers may move in 64 bits
             law = prior.inputs(values, rows.mask, batch.support_y if side == "support" else None)
             if law is not None:
-                law = law.mask(observe != "query")
-                pyro.sample(f"{side}_x", law, obs=features[..., :-1])
+                inputs = pyro.sample(f"{side}_x", law.mask(observe != "query"), obs=features[..., :-1])
+                features = _with_constant(inputs, features)  # labels follow inputs that a handler has put there
             if observe in (side, "both") and not (owner.joint and side == "support"):
                 _labels(owner, f"{side}_y", rows, owner.predictor(features, w), batch.way_mask, level)
     return w
+
+
+def _with_constant(inputs: Tensor, features: Tensor) -> Tensor:
+    """Return inputs, shape `(..., T, N, D)`, with the constant that features, `(T, N, D + 1)`, end with."""
+    return torch.cat([inputs, features[..., -1:].expand(*inputs.shape[:-1], 1)], -1)
 
 
 def _labels(owner: Owner, site: str, rows: Rows, eta: Tensor, way_mask: Tensor, level: Tensor | None) -> None:
@@ -231,13 +241,22 @@ def guide_program(owner: Owner, batch: TaskBatch, observe: Observe | None = None
     register(owner)
     observe = _observed(owner, observe)
     inferred = owner.infer(batch)
+    q = inferred.path[-1]
     with pyro.plate("task", batch.num_tasks, dim=-1), _bottleneck(owner, observe):
         if inferred.levels is not None:
             level = pyro.sample(
                 "level",
                 dist.Normal(*(v.to(inferred.setting.x.dtype) for v in (inferred.levels.loc, inferred.levels.scale))),
             )
-            inferred = owner.infer(batch, level=level)
-        q = inferred.path[-1]
+            q = _given_level(owner, batch, level)
         values = {name: pyro.sample(name, law) for name, law in q.sites().items()}
     return q.weights(values)
+
+
+def _given_level(owner: Owner, batch: TaskBatch, level: Tensor) -> Gaussian:
+    """Return $q_K$ of every task given its noise level, shape `(T,)`, or many levels, `(..., T)`, by other plates."""
+    times = level.numel() // batch.num_tasks
+    tasks = batch if times == 1 else batch[torch.arange(batch.num_tasks).repeat(times)]
+    q = owner.infer(tasks, level=level.flatten()).path[-1]
+    loc, precision = (v.view(*level.shape, *v.shape[1:]) for v in (q.loc, q.precision))
+    return q.with_(loc, precision)

@@ -16,10 +16,71 @@ import torch
 from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
+from torch.distributions import Transform, biject_to, transform_to
 
 from ebmeta.likelihood import NEVER
 
 __all__ = ["ClassInputs", "ClassProportions", "dirichlet_kl", "isotropic_kl"]
+
+
+class _Shares(constraints.Constraint):  # type: ignore[misc]
+    """Proportions, 0 for classes that do not exist.
+
+    Args:
+        real: True where a class exists, the first one always, shape `(T, C)`.
+    """
+
+    event_dim = 1
+
+    def __init__(self, real: Tensor) -> None:
+        self.real = real
+
+    def check(self, value: Tensor) -> Tensor:
+        """Return where values are such proportions, shape `(..., T)`."""
+        simplex: Tensor = constraints.simplex.check(value)
+        return simplex & ((value == 0) | self.real).all(-1)
+
+
+class _LogRatios(Transform):
+    r"""The map from free numbers to proportions, $\pi_c \propto e^{u_c}$ with $u_0 = 0$, for samplers of Pyro.
+
+    Numbers of classes that do not exist have a standard normal law of their own, which nothing depends on.
+
+    Args:
+        real: True where a class exists, shape `(T, C)`.
+    """
+
+    domain = constraints.real_vector
+    bijective = True
+
+    def __init__(self, real: Tensor) -> None:
+        super().__init__()
+        self.real = real
+        self.codomain = _Shares(real)
+
+    def _call(self, u: Tensor) -> Tensor:
+        free = torch.where(self.real[..., 1:], u, -math.inf)
+        return torch.softmax(torch.cat([u.new_zeros(*free.shape[:-1], 1), free], -1), -1)
+
+    def _inverse(self, pi: Tensor) -> Tensor:
+        log = pi.clamp(min=torch.finfo(pi.dtype).tiny).log()
+        return torch.where(self.real[..., 1:], log[..., 1:] - log[..., :1], 0.0)
+
+    def log_abs_det_jacobian(self, u: Tensor, pi: Tensor) -> Tensor:
+        """Return the log volume in nats, shape `(..., T)`, with the log density of the numbers that stand for none."""
+        of_real = torch.where(self.real, pi.clamp(min=torch.finfo(pi.dtype).tiny), 1.0).log().sum(-1)
+        none = (u.square() + math.log(2 * math.pi)) / 2
+        return of_real - torch.where(self.real[..., 1:], 0.0, none).sum(-1)
+
+    def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
+        return torch.Size([*shape[:-1], shape[-1] + 1])
+
+    def inverse_shape(self, shape: tuple[int, ...]) -> torch.Size:
+        return torch.Size([*shape[:-1], shape[-1] - 1])
+
+
+for _table in (transform_to, biject_to):
+    _table.register(_Shares, lambda shares: _LogRatios(shares.real))  # type: ignore[no-untyped-call]
 
 
 class ClassProportions(TorchDistribution):  # type: ignore[misc]  # Pyro ships no types
@@ -35,20 +96,23 @@ class ClassProportions(TorchDistribution):  # type: ignore[misc]  # Pyro ships n
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {"concentration": constraints.independent(constraints.nonnegative, 1)}
-    support = constraints.simplex
-    has_rsample = False
+    has_rsample = True
 
     def __init__(self, concentration: Tensor) -> None:
         self.concentration = concentration
         super().__init__(concentration.shape[:-1], concentration.shape[-1:], validate_args=False)
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw proportions, shape `(*sample_shape, T, C)`."""
+    @property
+    def support(self) -> _Shares:
+        """Proportions of the classes that exist, and 0 of the others."""
+        return _Shares(self.concentration > 0)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw proportions, shape `(*sample_shape, T, C)`, with gradients."""
         a = self.concentration.expand(*sample_shape, *self.concentration.shape)
-        with torch.no_grad():
-            drawn = torch._standard_gamma(a.clamp(min=torch.finfo(a.dtype).tiny).double())
-            drawn = torch.where(a > 0, drawn.clamp(min=1e-300), 0.0)
-            return (drawn / drawn.sum(-1, keepdim=True)).to(a.dtype)
+        drawn = torch._standard_gamma(torch.where(a > 0, a, torch.finfo(a.dtype).tiny).double())
+        drawn = torch.where(a > 0, drawn.clamp(min=1e-300), 0.0)
+        return (drawn / drawn.sum(-1, keepdim=True)).to(a.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density in nats, shape `(..., T)`."""

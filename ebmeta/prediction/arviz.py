@@ -140,12 +140,18 @@ def held_out(tree: xr.DataTree) -> xr.DataArray:
         tree: draws with the log likelihood of labels, such as `predict` returns for labelled tasks.
 
     Returns:
-        $\log \frac1S \sum_s p(y_i \mid w_s)$, with the dimensions of the labels.
+        $\log \frac1S \sum_s p(y_i \mid w_s)$, with the dimensions of the labels; of the classes that `predict` gives
+        probabilities in closed form, their logarithm after the last step.
 
     Raises:
         ValueError: if labels are absent.
     """
-    _, score = _scored(tree)
+    name, score = _scored(tree)
+    probs = tree["predictive"].to_dataset().get("probs") if "predictive" in tree.children else None
+    if probs is not None and {"step", "way"} <= set(probs.dims) and "observed_data" in tree.children:
+        y = _values(tree, "observed_data", name)
+        last: xr.DataArray = np.log(probs.isel(step=-1).sel(way=y.clip(min=0)))  # type: ignore[assignment]
+        return last.where(score.notnull().all(SAMPLE)).drop_vars(("step", "way")).transpose(*y.dims)
     top = score.max(SAMPLE)
     ratio: xr.DataArray = np.exp(score - top)  # type: ignore[assignment]
     out: xr.DataArray = top + np.log(ratio.mean(SAMPLE))
@@ -170,6 +176,7 @@ def compare(trees: Mapping[str, xr.DataTree], *, seen: bool = False) -> pd.DataF
     """
     if len(trees) < 2:
         raise ValueError(f"trees: expected at least two models, got {list(trees)}")
+    _check_same_labels(trees)
     if seen:
         import arviz
 
@@ -177,10 +184,6 @@ def compare(trees: Mapping[str, xr.DataTree], *, seen: bool = False) -> pd.DataF
         table: pd.DataFrame = arviz.compare({name: loo(tree) for name, tree in trees.items()}, **options)
         return table
     scores = {name: held_out(tree) for name, tree in trees.items()}
-    (first, reference), *others = scores.items()
-    for name, score in others:
-        if score.sizes != reference.sizes or not bool((score.isnull() == reference.isnull()).all()):
-            raise ValueError(f"trees: expected the same labels, got other ones for {first!r} and {name!r}")
     per_task = pd.DataFrame({name: np.nansum(v.values.reshape(len(v), -1), 1) for name, v in scores.items()})
     order = list(per_task.sum().sort_values(ascending=False).index)
     gaps = per_task.sub(per_task[order[0]], axis=0)
@@ -195,6 +198,25 @@ def compare(trees: Mapping[str, xr.DataTree], *, seen: bool = False) -> pd.DataF
         },
         index=order,
     )
+
+
+def _check_same_labels(trees: Mapping[str, xr.DataTree]) -> None:
+    """Raise `ValueError` where trees do not score the same rows, or say which labels these have and say other ones."""
+    first, reference, labels = "", None, None
+    for name, tree in trees.items():
+        variable, score = _scored(tree)
+        rows = score.isel(dict.fromkeys(SAMPLE, 0)).isnull()
+        own = _values(tree, "observed_data", variable) if "observed_data" in tree.children else None
+        if reference is None:
+            first, reference = name, rows
+        same = rows.sizes == reference.sizes
+        same = same and bool((rows.transpose(*reference.dims).values == reference.values).all())
+        if same and own is not None and labels is not None:  # labels of 32 bits are those of 64
+            values = own.transpose(*labels.dims).values
+            same = bool(np.isclose(values, labels.values, rtol=1e-5, atol=0, equal_nan=True).all())
+        if not same:
+            raise ValueError(f"trees: expected the same labels, got other ones for {first!r} and {name!r}")
+        labels = own if labels is None else labels
 
 
 @checked()

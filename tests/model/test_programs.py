@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import pickle
 import warnings
 
@@ -13,8 +14,10 @@ import torch
 from builders import class_tasks, classifier, close, generator, real_tasks, regressor
 from pyro import poutine
 from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.mcmc.util import initialize_model
 from pyro.ops.stats import effective_sample_size
 from torch import nn
+from torch.distributions import Normal
 
 from ebmeta import EmpiricalBayes, Objective, TaskBatch
 from ebmeta.simulate import conjugate
@@ -465,3 +468,93 @@ def test_predictive_draws_labels_of_a_joint_model_given_inputs():
     got = torch.nn.functional.one_hot(drawn, 5).double().mean(0)
     error = 5 * (want * (1 - want) / 800 + want * (1 - want) / 4000).sqrt() + 1e-3
     assert bool(((got - want).abs() < error)[batch.query_mask].all())
+
+
+@pytest.mark.parametrize("handler", ["lift", "substitute"])
+def test_parameters_that_the_model_would_not_use_are_refused(handler):
+    """They were sampled or put in place, and then ignored."""
+    model, batch, name = regressor(), real_tasks(), "ebmeta.prior.loc"
+    put = {
+        "lift": {"prior": {name: pyro.distributions.Normal(torch.full((4,), 50.0), 1e-6).to_event(1)}},
+        "substitute": {"data": {name: torch.full((4,), 50.0)}},
+    }
+    for program in (model.model, model.guide):
+        with pyro.get_param_store().scope(), pytest.raises(ValueError, match=f"'{name}': expected the model's own val"):
+            getattr(poutine, handler)(program, **put[handler])(batch)
+
+
+def test_the_guide_infers_weights_at_many_levels_at_once():
+    model, batch = regressor(likelihood="normal_per_task"), real_tasks()
+    level = torch.linspace(-1.0, 2.0, 3 * batch.num_tasks, dtype=torch.float64).view(3, -1)
+    with pyro.plate("particles", 3, dim=-2):
+        node = poutine.trace(poutine.condition(model.guide, {"level": level})).get_trace(batch).nodes["w"]
+    for k in range(3):
+        wanted = model.infer(batch, level=level[k]).path[-1].distribution()
+        close(node["fn"].log_prob(node["value"])[k], wanted.log_prob(node["value"][k]))
+    with torch.no_grad():
+        many = [Trace_ELBO(200, vectorize_particles=v).loss(model.model, model.guide, batch) for v in (True, False)]
+    assert abs(many[0] - many[1]) < 0.05 * many[1]
+
+
+def test_labels_follow_inputs_that_a_handler_has_put_in_place():
+    model, batch = joint(), class_tasks()
+    other = batch.with_rows(query=class_tasks(seed=5).query)
+    x = model.predictor.features(other.query_x)[..., :-1]
+    values = poutine.trace(model.guide).get_trace(batch).nodes
+    drawn = {name: values[name]["value"] for name in ("m", "pi")}
+    wanted = log_probs(poutine.condition(model.model, drawn), other)
+    labels = {"query_y": other.query_y}
+    got = log_probs(poutine.condition(model.model, drawn | labels | {"query_x": x}), batch)
+    for name in ("query_x", "query_y"):
+        close(got[name], wanted[name])
+    node = poutine.trace(poutine.uncondition(model.model)).get_trace(batch).nodes
+    eta = (
+        torch.cat([node["query_x"]["value"], torch.full((4, 7, 1), model.prior.constant, dtype=torch.float64)], -1)
+        @ node["w"]["value"].mT
+    )
+    each = eta.masked_fill(~batch.way_mask.unsqueeze(1), -1e30).log_softmax(-1)
+    y = node["query_y"]["value"]
+    close(
+        node["query_y"]["fn"].log_prob(y),
+        (each.gather(-1, y.unsqueeze(-1)).squeeze(-1) * batch.query_mask).sum(1),
+    )
+
+
+def test_the_potential_of_ragged_tasks_is_that_of_each():
+    """Samplers gave shares to classes that do not exist, which had rows and took shares from the others."""
+    model, batch = joint().requires_grad_(False), class_tasks()
+    start, potential, to_free, _ = initialize_model(model.model, model_args=(batch, "support"))
+    u = {name: torch.randn(v.shape, generator=generator(1), dtype=v.dtype) for name, v in start.items()}
+    prior, each = model.prior_of(batch), torch.zeros((), dtype=torch.float64)
+    for t, ways in enumerate((3, 5, 2, 4)):
+        task = batch[[t]].trimmed()
+        alone = TaskBatch(task.support_x, task.support_y, task.query_x, task.query_y, way_mask=task.way_mask[:, :ways])
+        of_one = initialize_model(model.model, model_args=(alone, "support"))[1]
+        each = each + of_one({"m": u["m"][[t], :ways], "pi": u["pi"][[t], : ways - 1]})
+        none = u["pi"][t, ways - 1 :]  # of no class: a standard normal law
+        each = each + (none.square() + math.log(2 * math.pi)).sum() / 2
+        each = each - Normal(prior.loc[t, ways:], prior.scale[t, ways:]).log_prob(u["m"][t, ways:]).sum()
+    close(potential(u), each)
+    pi = to_free["pi"].inv(u["pi"])
+    assert torch.equal(pi > 0, batch.way_mask)
+    close(torch.where(batch.way_mask[:, 1:], u["pi"], 0.0), to_free["pi"](pi))
+
+
+@pytest.mark.parametrize("observe", ["both", "support", "query"])
+def test_a_joint_model_has_the_mean_field_elbo(observe):
+    """Its proportions had no gradient, without which this ELBO is not defined."""
+    model, batch = joint(), class_tasks()
+    with torch.no_grad():
+        pyro.set_rng_seed(0)
+        losses = [
+            elbo(2000, vectorize_particles=True).loss(model.model, model.guide, batch, observe)
+            for elbo in (TraceMeanField_ELBO, Trace_ELBO)
+        ]
+    assert abs(losses[0] - losses[1]) < 0.01 * losses[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_models_of_16_bits_are_refused(dtype):
+    model = regressor(dtype=dtype)
+    with pytest.raises(ValueError, match=f"model: expected parameters of 32 or 64 bits, got {dtype}; model.float"):
+        model.guide(real_tasks(dtype=dtype))

@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import arviz as az
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from builders import class_tasks, classifier, real_tasks, regressor
 from scipy import stats
@@ -86,6 +88,33 @@ def test_held_out_score_and_comparison():
     gap = per_task[1 - best] - per_task[best]
     np.testing.assert_allclose(table.iloc[1][["elpd_diff", "dse"]].astype(float), [gap.sum(), 2 * gap.std(ddof=1)])
     np.testing.assert_allclose(table["se"], 2 * per_task.std(1, ddof=1)[[best, 1 - best]])
+
+
+def test_only_the_same_labels_are_compared():
+    """Other labels of as many rows were compared without a word."""
+    batch, model = real_tasks(supports=(4, 4), queries=(6, 6)), regressor()
+    tree = ebmeta.predict(model, batch, num_draws=50)
+    other = ebmeta.predict(model, replace(batch, query_y=batch.query_y.flip(0)), num_draws=50)
+    single = ebmeta.predict(regressor(dtype=torch.float32), batch.to(torch.float32), num_draws=50)
+    for seen in (False, True):
+        with pytest.raises(ValueError, match="trees: expected the same labels, got other ones for 'a' and 'b'"):
+            interop.compare({"a": tree, "b": other}, seen=seen)
+    assert len(interop.compare({"a": tree, "b": single})) == 2
+
+
+def test_the_held_out_score_of_classes_is_that_of_what_is_predicted():
+    """Probabilities of a joint model are more than a mean over draws of weights, which was scored in their place."""
+    model, batch = classifier(synthetic_gradient="joint").eval(), class_tasks()
+    tree = ebmeta.predict(model, batch, num_draws=30)
+    probs = tree["predictive/probs"].values[-1]
+    got = interop.held_out(tree)
+    assert got.dims == ("task", "query")
+    for t in range(len(batch)):
+        n = int(batch.num_queries[t])
+        np.testing.assert_allclose(got.values[t, :n], np.log(probs[t, np.arange(n), batch.query_y[t, :n].numpy()]))
+        assert np.isnan(got.values[t, n:]).all()
+    drawn = np.log(np.exp(tree["log_likelihood/query_y"].values[0]).mean(0))
+    assert np.nanmax(np.abs(drawn - got.values)) > 0.05
 
 
 def test_pit_of_numbers_counts_and_labels_to_leave_out():
