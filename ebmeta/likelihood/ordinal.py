@@ -151,6 +151,9 @@ class Ordinal(ScalarLikelihood):
         at, every = eta.double().clamp(-FARTHEST, FARTHEST), torch.arange(self.num_labels, device=eta.device)
         return _Ordered(logits=_log_prob(every, at, self.thresholds), validate_args=False)
 
+    def log_prob(self, y: Tensor, eta: Tensor, way_mask: Tensor, given: Given | None = None) -> Tensor:
+        return self.kernel(y, eta.squeeze(-1))  # of one category, where a distribution has all
+
     def kernel(self, y: Tensor, eta: Tensor, given: Given | None = None) -> Tensor:
         return _log_prob(y, eta.double().clamp(-FARTHEST, FARTHEST), self.thresholds)
 

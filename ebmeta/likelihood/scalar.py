@@ -39,6 +39,7 @@ CELLS = 36  # on each side of the middle
 WIDE = 0.25  # variance of a linear predictor, beyond which labels may rule out one side of it
 EVEN, ENDS = 61, 8.0  # nodes for those, and standard deviations at the last ones
 STEP, STEPS = 0.15, 55  # of a standard normal number: of the even rule, and their number on each side of 0
+AT_ONCE = 1 << 14  # numbers, of few rows
 WIDEST, FINEST = 10.0, 160.0  # standard deviation of a linear predictor that such steps do for, and that any do
 
 
@@ -69,6 +70,11 @@ def spread(loc: Tensor, var: Tensor, num_nodes: int = NODES) -> tuple[Tensor, Te
     r"""Return Gauss-Hermite values of $\eta \sim \mathcal N(m, v)$ and their weights, shape `(nodes, ...)`."""
     nodes, log_weights = (v.to(loc).view(-1, *[1] * loc.dim()) for v in _rule(num_nodes))
     return loc + var.clamp(min=1e-20).sqrt() * nodes, log_weights.exp()
+
+
+def _nodes(loc: Tensor, least: int) -> int:
+    """Return how many nodes of an average are taken at once, of few rows more."""
+    return max(least, AT_ONCE // max(loc.numel(), 1))
 
 
 def even(loc: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,7 +200,8 @@ class ScalarLikelihood(Likelihood):
         """Return `mean` and `std` of a new label, shape `(T, Q)`, noise included."""
         eta, weight = (even if self.bounded else spread)(loc.squeeze(-1), var.squeeze(-1))
         of_eta, variance = (
-            torch.cat([f(some, given) for some in torch.split(eta, NODES)]) for f in (self.mean, self.variance)
+            torch.cat([f(some, given) for some in torch.split(eta, _nodes(loc, NODES))])
+            for f in (self.mean, self.variance)
         )
         mean = (weight * of_eta).sum(0)
         total = (weight * (variance + (of_eta - mean).square())).sum(0)
@@ -205,7 +212,9 @@ class ScalarLikelihood(Likelihood):
             return super().predictive_probs(loc, var, given)
         every = torch.arange(self.categories, dtype=torch.float64, device=loc.device).view(-1, 1, 1, 1)
         ways = torch.ones(1, 1, dtype=torch.bool, device=loc.device)
-        parts = zip(*(torch.split(v, NODES // 4) for v in even(loc.squeeze(-1), var.squeeze(-1))), strict=True)
+        parts = zip(
+            *(torch.split(v, _nodes(loc, NODES // 4)) for v in even(loc.squeeze(-1), var.squeeze(-1))), strict=True
+        )
         each = [(w * self.log_prob(every, eta.unsqueeze(-1), ways, given).exp()).sum(1) for eta, w in parts]
         whole = torch.stack(each).sum(0)
         return (whole / whole.sum(0)).movedim(0, -1)

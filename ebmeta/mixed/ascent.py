@@ -15,6 +15,7 @@ __all__ = ["Criterion", "Expansion", "Optimum", "jacobian"]
 
 Array = NDArray[np.float64]
 
+FAR = 1e15  # stands for a loss that cannot be computed
 STEP = 1e-4  # of the differences of gradients that give curvatures
 ENOUGH = 1e-6  # nats that are next to nothing
 CLOSE = 1e-3  # nats that a maximum may leave
@@ -52,6 +53,12 @@ class Expansion(NamedTuple):
     value: float
     gradient: Array
     hessian: Array
+
+    def or_far(self) -> Expansion:
+        """Return the same, or a loss above all others where it could not be computed."""
+        if all(np.isfinite(part).all() for part in self):
+            return self
+        return Expansion(FAR, np.zeros(len(self.gradient)), np.eye(len(self.gradient)))
 
 
 class Criterion(ABC):

@@ -27,7 +27,7 @@ from scipy import linalg, sparse
 from ebmeta.mixed.batched import cholesky, solve_lower, solve_upper
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.effects import Effects
-from ebmeta.mixed.engine import Engine
+from ebmeta.mixed.engine import Numbers
 from ebmeta.mixed.rows import Rows
 from ebmeta.mixed.scaled import ScaledEngine, Solved, solved_of
 
@@ -229,8 +229,8 @@ class CrossedEngine(ScaledEngine):
     def each_group(self, at: Array, rng: np.random.Generator) -> Array:
         raise ValueError("each_group: expected one grouping factor, whose groups are independent, got several")
 
-    def effects(self, at: Array, rows: Rows | None = None) -> list[Effects]:
-        if rows is not None:
+    def effects(self, at: Array, rows: Rows | None = None, groups: Numbers | None = None) -> list[Effects]:
+        if rows is not None or groups is not None:
             raise ValueError("rows: expected none where there are several grouping factors")
         p, beta = self._parts(at[:-1]), self.solve(at[:-1]).beta
         u_rest = linalg.solve_triangular(p.chol_rest, p.h, lower=True, trans=1)
@@ -275,8 +275,8 @@ class CrossedEngine(ScaledEngine):
         k = self.rest.index(i)
         return slice(sum(sizes[:k]), sum(sizes[: k + 1]))
 
-    def rebuild(self, rows: Rows, factors: list[Factor]) -> Engine:
-        return CrossedEngine(rows, factors, self.names, self.reml, False, self.family)
+    def like(self, rows: Rows, factors: list[Factor], reml: bool) -> CrossedEngine:
+        return CrossedEngine(rows, factors, self.names, reml, False, self.family)
 
 
 def _spread_out(z: Array, codes: NDArray[np.int64], num_groups: int) -> sparse.csr_matrix:

@@ -17,9 +17,10 @@ from ebmeta.mixed.effects import Effects, Estimate
 from ebmeta.mixed.restarts import restarts
 from ebmeta.mixed.rows import Rows
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Mask", "Numbers"]
 
 Array = NDArray[np.float64]
+Numbers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 FOLDS = 20  # parts of a group that are left out, at most
 
@@ -60,9 +61,13 @@ class Engine(Criterion):
     def scales(self, at: Array) -> tuple[float, dict[str, float]]:
         """Return the unit of the relative factors, and the parameters of the likelihood by name."""
 
-    @abstractmethod
     def estimate(self, at: Array) -> Estimate:
         """Return the parameters in the units of the labels."""
+        return Estimate(self.coefficients(at), at[: self.num_theta], *self.scales(at), self.log_likelihood(at))
+
+    @abstractmethod
+    def log_likelihood(self, at: Array) -> float:
+        """Return the log likelihood in nats, of the residuals for REML."""
 
     @abstractmethod
     def coefficients(self, at: Array) -> Array:
@@ -153,8 +158,14 @@ class Engine(Criterion):
         """
 
     @abstractmethod
-    def effects(self, at: Array, rows: Rows | None = None) -> list[Effects]:
-        """Return the effects of the groups of each factor, of the fitted rows by default."""
+    def effects(self, at: Array, rows: Rows | None = None, groups: Numbers | None = None) -> list[Effects]:
+        """Return the effects of the groups of each factor.
+
+        Args:
+            at: the parameters.
+            rows: of the groups, the fitted ones by default.
+            groups: numbers of some of the fitted groups, in order, where others are not wanted; of one factor.
+        """
 
     @abstractmethod
     def rebuild(self, rows: Rows, factors: list[Factor]) -> Engine:
@@ -183,18 +194,18 @@ class Engine(Criterion):
             rows: rows whose new groups are numbered after the known ones.
             common: factor of the covariance of the coefficients of common terms, whose share is added.
         """
-        estimate = self.estimate(at)
-        loc, slope = rows.x @ estimate.beta + rows.offset, rows.x.copy()
+        sigma, common_part = self.scales(at)[0], rows.x @ self.coefficients(at) + rows.offset
+        loc, slope = common_part.copy(), rows.x.copy()
         (var, third), silent = np.zeros((2, len(rows))), list[Array]()
         for place, (factor, theta) in enumerate(zip(self.factors, self.thetas(at), strict=True)):
-            lower = estimate.sigma * factor.lower(theta)
+            lower = sigma * factor.lower(theta)
             prior, g = lower @ lower.T, rows.groupings[place].codes
             every, z = self._all_groups(at, effects[place], place, rows, prior), factor.whiten(rows.groupings[place].z)
             loc += np.einsum("nk,nk->n", z, every.mean[g])
             var += np.einsum("nk,nkl,nl->n", z, every.covariance[g], z)
             slope += np.einsum("nk,nkp->np", z, every.slope[g])
             if every.silent is not None:
-                silent = [every.silent[g], rows.x @ estimate.beta + rows.offset, np.einsum("nk,kl,nl->n", z, prior, z)]
+                silent = [every.silent[g], common_part, np.einsum("nk,kl,nl->n", z, prior, z)]
             if every.third is not None:
                 third += np.einsum("nk,nl,nm,nklm->n", z, z, z, every.third[g], optimize=True)
         if common is not None:

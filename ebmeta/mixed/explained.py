@@ -32,7 +32,5 @@ def refuse_explained(data: Labels) -> None:
     found = summarise(data.z, w, data.segments)
     if len(peak) - found.rank - data.x.shape[1] <= 0:  # as many effects as labels, which say nothing of the noise
         return
-    within = found.within
-    solved = np.linalg.lstsq(within[:-1, :-1], within[:-1, -1], rcond=1e-12)[0]
-    if within[-1, -1] - within[:-1, -1] @ solved <= EXPLAINED**2 * float(w[-1] @ w[-1]):
+    if found.left <= EXPLAINED**2 * float(w[-1] @ w[-1]):
         raise ValueError(ALL_EXPLAINED)

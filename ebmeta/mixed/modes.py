@@ -68,12 +68,11 @@ class Labels(NamedTuple):
         out: Array = self.x @ beta + self.offset
         return out
 
-    def some(self, step: int) -> Labels:
-        """Return the rows of one group of `step`."""
-        codes = self.segments.codes
-        kept = codes % step == 0
+    def of(self, groups: NDArray[np.int64]) -> Labels:
+        """Return the rows of some groups, given by their numbers in order."""
+        kept = np.isin(self.segments.codes, groups)
         size, weight = (None if v is None else v[kept] for v in (self.size, self.weight))
-        segments = Segments(codes[kept] // step, -(-len(self.segments.counts) // step))
+        segments = Segments.of(self.segments.counts[groups])
         return Labels(
             self.family, self.y[kept], self.x[kept], self.z[:, kept], self.offset[kept], size, weight, segments
         )

@@ -23,11 +23,12 @@ import torch
 from numpy.typing import NDArray
 from scipy import linalg
 
+from ebmeta.likelihood.base import Likelihood
 from ebmeta.mixed.ascent import Expansion, Optimum
 from ebmeta.mixed.batched import Segments, cholesky, gram, solve_lower, solve_upper
 from ebmeta.mixed.covariance import Factor, hyperprior_curvature
 from ebmeta.mixed.effects import Effects
-from ebmeta.mixed.engine import Engine
+from ebmeta.mixed.engine import Mask, Numbers
 from ebmeta.mixed.normal_curvature import slope_of, turn_of
 from ebmeta.mixed.rows import Rows
 from ebmeta.mixed.scaled import LOG_2PI, ScaledEngine, Solved, solved_of
@@ -39,7 +40,6 @@ __all__ = ["NormalEngine", "Summaries", "summarise"]
 Array = NDArray[np.float64]
 NOTHING = 1e-10  # of a column's length within a group: less is left of one that the others give
 REACH = 1.0  # of a step of Newton in the log of the noise
-FAR = 1e15  # stands for a loss that cannot be computed
 NO_NOISE = 1e-12  # of the sum of squares of labels
 
 
@@ -57,6 +57,12 @@ class Summaries(NamedTuple):
     w: Array
     within: Array
     rank: int
+
+    @property
+    def left(self) -> float:
+        """Sum of squares of labels that neither groups with any effects nor common terms explain."""
+        common, right = self.within[:-1, :-1], self.within[:-1, -1]
+        return float(self.within[-1, -1] - right @ np.linalg.lstsq(common, right, rcond=1e-12)[0])
 
 
 def summarise(z: Array, w: Array, segments: Segments) -> Summaries:
@@ -97,14 +103,34 @@ class _Split(NamedTuple):
 
 
 class NormalEngine(ScaledEngine):
-    r"""The criterion of one grouping factor, as a function of $\Lambda$ and $\log \sigma$."""
+    r"""The criterion of one grouping factor, as a function of $\Lambda$ and $\log \sigma$.
+
+    Args:
+        few_rows: take groups with no more rows than effects too. The noise then shows in how labels depart from what
+            the terms of groups let expect.
+    """
 
     newton = True
     enough = 1e-10
 
+    def __init__(
+        self,
+        rows: Rows,
+        factors: list[Factor],
+        names: list[str],
+        reml: bool,
+        hyperprior: bool,
+        family: Likelihood | None = None,
+        *,
+        few_rows: bool = False,
+    ) -> None:
+        self.few_rows = few_rows
+        super().__init__(rows, factors, names, reml, hyperprior, family)
+
     def _prepare(self, rows: Rows) -> None:
         self.summaries = self._summarise(rows)
-        self._check_noise(self.factors[0])
+        if not (self.family.known or (self.few_rows and self.summaries.rank >= self.num_rows)):
+            self._check_noise(self.factors[0])
         self._last: tuple[Array, Expansion] | None = None
 
     def _summarise(self, rows: Rows) -> Summaries:
@@ -128,9 +154,7 @@ class NormalEngine(ScaledEngine):
                 f"groups: expected more rows than effects of {factor.name!r}, got {self.num_rows} rows for {groups} "
                 f"groups with {terms} each: the spread of groups and the noise cannot be told apart"
             )
-        within = self.summaries.within
-        solved = np.linalg.lstsq(within[:-1, :-1], within[:-1, -1], rcond=1e-12)[0]
-        if within[-1, -1] - within[:-1, -1] @ solved <= NO_NOISE * self.num_rows:
+        if self.summaries.left <= NO_NOISE * self.num_rows:
             raise ValueError(
                 f"labels: expected some that the terms do not explain, got none: the terms of {factor.name!r} and the "
                 "common terms give every label, and the noise is 0"
@@ -179,7 +203,7 @@ class NormalEngine(ScaledEngine):
             self._last = at.copy(), self._finite(at, self._expansion)
         return self._last[1]
 
-    def ascend(self, begin: Array, held: NDArray[np.bool_]) -> Optimum:
+    def ascend(self, begin: Array, held: Mask) -> Optimum:
         """Go uphill by Newton's steps in any root of the covariance, whose flat directions cost nothing."""
         factor = self.factors[0]
         if held.any() or max(factor.blocks) == 1:
@@ -198,12 +222,9 @@ class NormalEngine(ScaledEngine):
         """Return an expansion; a loss above all others where spreads are so large that rounding leaves no digit."""
         try:
             with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-                found = expand(at)
+                return expand(at).or_far()
         except (np.linalg.LinAlgError, OverflowError):
-            found = None
-        if found is None or not all(np.isfinite(part).all() for part in found):
-            return Expansion(FAR, np.zeros(len(at)), np.eye(len(at)))
-        return found
+            return Expansion(math.nan, np.zeros(len(at)), np.zeros((0, 0))).or_far()
 
     def _hessian(self, at: Array) -> Array:
         return self.expansion(at).hessian
@@ -252,10 +273,11 @@ class NormalEngine(ScaledEngine):
         out: Array = -(log_det + square + segments.counts * (LOG_2PI + 2 * at[-1] + 2 * math.log(self.unit))) / 2
         return out
 
-    def effects(self, at: Array, rows: Rows | None = None) -> list[Effects]:
-        factor, summaries, beta = self.factors[0], self.summaries, self.solve(at[:-1]).beta
-        if rows is not None:
-            summaries = self._summarise(rows)
+    def effects(self, at: Array, rows: Rows | None = None, groups: Numbers | None = None) -> list[Effects]:
+        factor, beta = self.factors[0], self.solve(at[:-1]).beta
+        summaries = self.summaries if rows is None else self._summarise(rows)
+        if groups is not None:
+            summaries = summaries._replace(r=summaries.r[..., groups], w=summaries.w[..., groups])
         sigma, spread = self.unit * math.exp(at[-1]), factor.lower(at[:-1])
         num_terms, _, groups = summaries.w.shape
         mean, covariance = np.zeros((groups, num_terms)), np.zeros((groups, num_terms, num_terms))
@@ -271,5 +293,5 @@ class NormalEngine(ScaledEngine):
             slope[split.some] = -np.einsum("ijg,jqg->giq", pull, by_basis)
         return [Effects(mean, covariance, slope).turned(factor.inverse)]
 
-    def rebuild(self, rows: Rows, factors: list[Factor]) -> Engine:
-        return type(self)(rows, factors, self.names, self.reml, False, self.family)
+    def like(self, rows: Rows, factors: list[Factor], reml: bool) -> NormalEngine:
+        return NormalEngine(rows, factors, self.names, reml, False, self.family, few_rows=self.few_rows)

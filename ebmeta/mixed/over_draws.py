@@ -70,15 +70,27 @@ def linear_of(
         engine: the criterion.
         at: its maximum.
         draws: of the parameters.
-        effects: of the known groups at the maximum.
+        effects: of the known groups at the maximum, which draws do not need.
         rows: rows whose new groups are numbered after the known ones.
     """
     if draws is None:
         return skewed([engine.likelihood(at)], np.ones(1), engine.linear(at, effects, rows)[None])
+    rows, groups = _asked(engine, rows)
     each = np.stack(
-        [engine.linear(one, engine.effects(one), rows, common=_root_given(engine, one)) for one in draws.at]
+        [engine.linear(one, engine.effects(one, None, groups), rows, _root_given(engine, one)) for one in draws.at]
     )
     return skewed([engine.likelihood(one) for one in draws.at], draws.weight, each)
+
+
+def _asked(engine: Engine, rows: Rows) -> tuple[Rows, NDArray[np.int64] | None]:
+    """Return rows whose known groups are those that they ask about, and the numbers of these; None for all."""
+    if len(engine.factors) > 1:  # whose effects depend on those of all others
+        return rows, None
+    own, number = rows.groupings[0], len(engine.rows.groupings[0].labels)
+    known = own.codes < number
+    asked = np.unique(np.append(own.codes[known], 0))  # one at least
+    codes = np.where(known, np.searchsorted(asked, own.codes), own.codes - number + len(asked))
+    return rows.regrouped(0, codes, np.concatenate([own.labels[asked], own.labels[number:]])), asked
 
 
 def _root_given(engine: Engine, at: Array) -> Array | None:

@@ -25,8 +25,8 @@ from ebmeta.mixed.ascent import Expansion, Optimum
 from ebmeta.mixed.averages import Average, Block, average, blocks_of, constants_of, derivatives, rest_of
 from ebmeta.mixed.batched import Segments
 from ebmeta.mixed.covariance import Factor, hyperprior_curvature, log_hyperprior
-from ebmeta.mixed.effects import Effects, Estimate
-from ebmeta.mixed.engine import Engine
+from ebmeta.mixed.effects import Effects
+from ebmeta.mixed.engine import Engine, Mask, Numbers
 from ebmeta.mixed.explained import refuse_explained
 from ebmeta.mixed.modes import Labels, refuse_endless, refuse_endless_spread, refuse_separated
 from ebmeta.mixed.nodes import HEAVY, Nodes, check_nodes, nodes_of, rough_nodes
@@ -36,14 +36,12 @@ from ebmeta.mixed.tall import orthonormal
 __all__ = ["QuadratureEngine"]
 
 Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 FARTHEST = 50.0  # bound of the spread of a linear predictor of counts
 EXACT = 0.01  # nats that a finer rule may change the log likelihood by
 FINEST = 2  # rule
 NEAR = 1.0  # nats a parameter that are not worth a first step
 FEW, SPARSE = 125, 16  # groups that lead near a maximum, at least; of so many, one is taken at least
 REACH = 5.0  # of a step of Newton, in spreads and logarithms
-FAR = 1e15  # stands for a loss that cannot be computed
 FLAT = 1e-4  # curvature, in nats, of a logarithm or log odds of which nothing is known
 FAR_LOG = 20.0  # of a parameter of the likelihood on the scale of logarithms
 
@@ -97,7 +95,6 @@ class QuadratureEngine(Engine):
         self.found: tuple[Array, list[tuple[Array, Array]]] | None = None  # modes at some parameters
         self.heavy = likelihood.located and len(self.modes) == 1  # a group may have several maxima
         self.constant: tuple[float, Array, Array] | None = None  # where it is one
-        self.error = 0.0
         self._take(fineness)
 
     def _take(self, fineness: int) -> None:
@@ -196,9 +193,7 @@ class QuadratureEngine(Engine):
             more, slope = log_hyperprior(factor, at[:size], 0.0)
             value, gradient[:size] = value + more, gradient[:size] + slope[:-1]
             hessian[:size, :size] += hyperprior_curvature(factor, at[:size], 0.0)[:-1, :-1]
-        if not (np.isfinite(value) and np.isfinite(gradient).all() and np.isfinite(hessian).all()):
-            return Expansion(FAR, np.zeros(len(at)), np.eye(len(at)))
-        return Expansion(-value, -gradient, -hessian)
+        return Expansion(-value, -gradient, -hessian).or_far()
 
     def _rest(self) -> tuple[float, Array, Array]:
         if self.extra or self.constant is None:
@@ -206,8 +201,9 @@ class QuadratureEngine(Engine):
         return self.constant
 
     def each_group(self, at: Array, rng: np.random.Generator) -> Array:
-        modes = self._modes_from(at, self.data, self.settled)
-        found = [each.log_evidence for _, each in self._averages(at, self.data, modes)]
+        found = [
+            e.log_evidence for _, e in self._averages(at, self.data, self._modes_from(at, self.data, self.settled))
+        ]
         rest: Array = self.data.segments.sum(constants_of(self.data).detach().numpy())
         return np.concatenate(found) + rest - self.log_units
 
@@ -255,8 +251,7 @@ class QuadratureEngine(Engine):
         self.settled, self.has_settled, self.found, self.last = self._modes_at(at)[0][0], True, None, None
 
     def state(self, at: Array) -> dict[str, Array]:
-        rule = np.array([self.fineness, self.error])
-        return {**super().state(at), "settled": self.settled, "rule": rule}
+        return {**super().state(at), "settled": self.settled, "rule": np.array([self.fineness, self.error])}
 
     def restore(self, at: Array, state: Mapping[str, Array]) -> None:
         if self.fineness != int(state["rule"][0]):
@@ -272,7 +267,11 @@ class QuadratureEngine(Engine):
         if step == 1 and rough is self.nodes:
             return begin
         self._rest()  # of all groups
-        self.nodes, self.data, self.modes = rough, self.data.some(step), self.modes[:, ::step]
+        self.nodes, self.data, self.modes = (
+            rough,
+            self.data.of(np.arange(0, self.modes.shape[1], step)),
+            self.modes[:, ::step],
+        )
         self.blocks, self.last, self.found = blocks_of(self.data, len(rough.points)), None, None
         held, enough = np.zeros(len(begin), dtype=bool), NEAR * len(begin)
         at = self.polished(Optimum(begin, math.inf, False, 0), held, enough).at
@@ -302,10 +301,7 @@ class QuadratureEngine(Engine):
     def coefficients(self, at: Array) -> Array:
         return self.center + self.unit * self.inverse @ at[self.num_theta : self.num_theta + self.num_common]
 
-    def estimate(self, at: Array) -> Estimate:
-        return Estimate(self.coefficients(at), at[: self.num_theta], *self.scales(at), self.log_likelihood(at))
-
-    def unknown(self, at: Array) -> NDArray[np.bool_]:
+    def unknown(self, at: Array) -> Mask:
         """Return which parameters of the likelihood ran off to an end: a shape that is infinite, an inflation of 0."""
         out = super().unknown(at)
         ends = self.num_theta + self.num_common
@@ -320,14 +316,17 @@ class QuadratureEngine(Engine):
     def common_given(self, at: Array) -> Array:
         return np.zeros((self.num_common, self.num_common))
 
-    def effects(self, at: Array, rows: Rows | None = None) -> list[Effects]:
+    def effects(self, at: Array, rows: Rows | None = None, groups: Numbers | None = None) -> list[Effects]:
         lower, _ = self._unpack(at)
-        data = self.data if rows is None else self._lay_out(rows, rows.x @ self.inverse)
+        data, start = (self.data, self.settled) if groups is None else (self.data.of(groups), self.settled[:, groups])
+        if rows is not None:
+            data = self._lay_out(rows, rows.x @ self.inverse)
+            start = np.zeros((len(lower), len(data.segments.counts)))
         mean, square, third = (np.zeros((len(data.segments.counts), *[len(lower)] * k)) for k in (1, 2, 3))
         silent = np.zeros(len(mean)) if self.family.inflated else None
         slope = np.zeros((*mean.shape, self.num_common))
         kept, self.nodes = self.nodes, nodes_of(1, HEAVY) if self.heavy else self.nodes
-        modes = self._modes_from(at, data, self.settled if rows is None else np.zeros_like(mean.T))
+        modes = self._modes_from(at, data, start)
         spread = self.unit * lower
         for block, found in self._averages(at, data, modes, slopes=True):
             mean[block.groups], square[block.groups], third[block.groups] = found.moments(spread)

@@ -269,11 +269,11 @@ class MixedModel(Guarded):
         rows = as_asked(rows, known, groups, likelihood)
         out, at = np.full((6 + (likelihood.num_labels or 0), len(whole)), np.nan), self.optimum.at
         if len(rows):
-            out[:, whole] = forecast(self.engine, (at, self.draws, self._effects), rows, coverage, groups)
+            effects = self._effects if self.draws is None else []  # each draw has its own
+            out[:, whole] = forecast(self.engine, (at, self.draws, effects), rows, coverage, groups)
             if conformal:
-                out[2:4, whole] = group_intervals(
-                    self.engine, self.likelihood, self.design.common.names, rows, coverage
-                )
+                names = self.design.common.names
+                out[2:4, whole] = group_intervals(self.engine, self.likelihood, names, rows, coverage)
         index = new_data.index if isinstance(new_data, pd.DataFrame) else pd.RangeIndex(len(whole))
         return prediction_table(out, index, self.design.response.levels)
 

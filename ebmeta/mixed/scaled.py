@@ -24,7 +24,7 @@ from scipy import linalg
 from ebmeta.likelihood.base import Likelihood
 from ebmeta.likelihood.real import Normal
 from ebmeta.mixed.covariance import Factor, log_hyperprior
-from ebmeta.mixed.effects import Effects, Estimate
+from ebmeta.mixed.effects import Effects
 from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.freedom import satterthwaite
 from ebmeta.mixed.rows import Rows
@@ -211,9 +211,6 @@ class ScaledEngine(Engine):
         out: Array = self.inverse @ (self.center + self.unit * self.solve(at[:-1]).beta)
         return out
 
-    def estimate(self, at: Array) -> Estimate:
-        return Estimate(self.coefficients(at), at[:-1], *self.scales(at), self.log_likelihood(at))
-
     def common_inner(self, at: Array) -> tuple[Array, Array]:
         return self.inverse, np.asarray(self.scales(at)[0] ** 2 * np.linalg.inv(self.solve(at[:-1]).normal))
 
@@ -224,9 +221,14 @@ class ScaledEngine(Engine):
         return satterthwaite(self, at, terms)
 
     def plain(self) -> Engine:
-        if not (self.reml or self.hyperprior):
-            return self
-        return type(self)(self.rows, self.factors, self.names, False, False, self.family)
+        return self.like(self.rows, self.factors, False) if self.reml or self.hyperprior else self
+
+    def rebuild(self, rows: Rows, factors: list[Factor]) -> Engine:
+        return self.like(rows, factors, self.reml)
+
+    @abstractmethod
+    def like(self, rows: Rows, factors: list[Factor], reml: bool) -> Engine:
+        """Return the criterion of rows with other random terms, without a hyperprior."""
 
     def log_posterior(self, at: Array) -> float:
         kept = self.reml, self.free

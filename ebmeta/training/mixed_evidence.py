@@ -47,17 +47,6 @@ RANK = 1e-10  # of the largest singular value of features
 ALIKE = 2e-3  # least standard deviation of a weight given the others, of its own: 32 bits have to hold the precision
 
 
-class _NormalEngine(NormalEngine):
-    """The criterion of normal labels, of groups with no more rows than weights too.
-
-    The noise then shows in how labels depart from what the features of groups let expect.
-    """
-
-    def _check_noise(self, factor: Factor) -> None:
-        if self.summaries.rank < self.num_rows and not self.family.known:
-            super()._check_noise(factor)
-
-
 class MixedEvidence:
     """The maximum of the log evidence of all groups.
 
@@ -194,7 +183,8 @@ def _engine(model: EmpiricalBayes, rows: Rows, hyperprior: bool) -> NormalEngine
     family = Normal(known=likelihood.known)
     family.load_state_dict(likelihood.state_dict() if likelihood.known else family.state_dict())
     blocks = [1] * len(terms) if _saturated(rows, family) else [len(terms)]
-    return _NormalEngine(rows, [Factor("group", terms, blocks, None)], columns, False, hyperprior, family)
+    factors = [Factor("group", terms, blocks, None)]
+    return NormalEngine(rows, factors, columns, False, hyperprior, family, few_rows=True)
 
 
 def _num_parameters(rows: Rows, likelihood: Likelihood) -> int:

@@ -60,7 +60,7 @@ def test_a_model_without_groups_is_found_beside_any_offset(kind, far):
 
 def test_some_groups_are_those_of_the_same_rows():
     data = labels("poisson")
-    some = data.some(4)
+    some = data.of(np.array([0, 4]))
     kept = np.isin(np.repeat(np.arange(6), 4), [0, 4])
     np.testing.assert_array_equal(some.y, data.y[kept])
     np.testing.assert_array_equal(some.z, data.z[:, kept])

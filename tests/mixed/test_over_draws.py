@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
+import pytest
 
 from ebmeta.mixed.effects import Effects
 from ebmeta.mixed.fit import mixed_model
@@ -53,3 +55,27 @@ def test_group_effects_have_the_joint_covariance_of_hendersons_equations():
     np.testing.assert_allclose(table["upper"] - table["mean"], 1.959963984540054 * table["sd"], rtol=1e-6)
     found = marginal_of(fit.engine, fit.optimum.at, None, fit._effects)[0].covariance[0]
     np.testing.assert_allclose(found, np.linalg.inv(normal)[2:4, 2:4], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "poisson"])
+def test_predictions_over_draws_look_at_the_groups_that_are_asked_about_alone(likelihood, monkeypatch):
+    data = frame(num_groups=30)
+    if likelihood == "poisson":
+        data["y"] = np.random.default_rng(0).poisson(np.exp(0.3 * data["y"]))
+    fit = mixed_model("y ~ x + (1 + x | g)", data, likelihood=likelihood).propagate(16)
+    names = sorted(data["g"].unique())
+    asked = data[data["g"].isin([names[3], names[17]])].head(8)
+    asked = pd.concat([asked, asked.assign(g="another", y=np.nan), asked.assign(g="one more")])
+    every = fit.predict(pd.concat([data.assign(y=np.nan), asked])).tail(len(asked))
+    seen, effects = set(), type(fit.engine).effects
+
+    def counted(self, at, rows=None, groups=None):
+        found = effects(self, at, rows, groups)
+        if rows is None:
+            seen.add(len(found[0].mean))
+        return found
+
+    monkeypatch.setattr(type(fit.engine), "effects", counted)
+    found = fit.predict(asked)
+    assert seen == {3}  # and the first, which is always there
+    np.testing.assert_allclose(found, every, rtol=1e-6, atol=1e-8)
