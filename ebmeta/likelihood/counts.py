@@ -207,6 +207,7 @@ class NegativeBinomial(Poisson):
     """
 
     name = "negative_binomial"
+    mean = Poisson.mean
 
     def __init__(self, shape: float = 2.0) -> None:
         super().__init__()

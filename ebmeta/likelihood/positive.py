@@ -41,7 +41,8 @@ class LogNormal(Normal):
     """
 
     name = "log_normal"
-    canonical = True  # in the logarithm of a label
+    canonical = conjugate = True  # in the logarithm of a label
+    expected_log_prob = Normal.expected_log_prob
 
     def __init__(self, noise: float = 1.0) -> None:
         super().__init__(noise)

@@ -16,6 +16,7 @@ method for the efficient computation of posterior distributions.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 from typing import ClassVar
 
@@ -40,6 +41,9 @@ WIDE = 0.25  # variance of a linear predictor, beyond which labels may rule out 
 EVEN, ENDS = 61, 8.0  # nodes for those, and standard deviations at the last ones
 STEP, STEPS = 0.15, 55  # of a standard normal number: of the even rule, and their number on each side of 0
 AT_ONCE = 1 << 14  # numbers, of few rows
+#: What a likelihood may state of its density in closed form, and of its labels besides.
+OF_DENSITY = "kernel", "expansion", "gradients", "expected_log_prob", "predictive_log_prob"
+OF_LABELS = "log_prob", "moments", "information", "predict", "predictive_probs", "cdf", "predictive_cdf"
 WIDEST, FINEST = 10.0, 160.0  # standard deviation of a linear predictor that such steps do for, and that any do
 
 
@@ -96,7 +100,8 @@ class ScalarLikelihood(Likelihood):
 
     Labels and sizes come in their own precision, and scores are asked for in 64 bits.
 
-    A member states `mean`, `variance` and `distribution`; with a `cdf` there are quantiles. Where the linear predictor
+    A member states `mean`, `variance` and `distribution`; with a `cdf` there are quantiles. What a class with another
+    density states of it in closed form is not inherited beside a density of one's own. Where the linear predictor
     is the natural parameter (`canonical`), $A'$ and $A''$ are mean and variance; elsewhere gradient and curvature come
     from the log density. See docs: "A likelihood of your own".
     """
@@ -105,16 +110,29 @@ class ScalarLikelihood(Likelihood):
     #: `variance`. A class that overrides any of these has to state this too.
     canonical: ClassVar[bool] = False
 
+    #: True in a class of which a curvature was found.
+    _curved: ClassVar[bool]
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if not {"mean", "variance", "distribution", "log_prob"}.isdisjoint(vars(cls)) and "canonical" not in vars(cls):
+        stated = set(vars(cls))
+        if not {"mean", "variance", "distribution", "log_prob"}.isdisjoint(stated) and "canonical" not in stated:
             cls.canonical = False
-        if not {"distribution", "log_prob"}.isdisjoint(vars(cls)) and "kernel" not in vars(cls):
-            cls.kernel = ScalarLikelihood.kernel  # type: ignore[method-assign]  # that of a base is of its own density
-        if "kernel" in vars(cls) and "expansion" not in vars(cls):
-            cls.expansion = ScalarLikelihood.expansion  # type: ignore[method-assign]  # and so here
-        if "cdf" in vars(cls) and "has_cdf" not in vars(cls):
-            cls.has_cdf = True
+        if not {"distribution", "log_prob"}.isdisjoint(stated):
+            _forget_other_density(cls, OF_DENSITY)
+            cls.conjugate = "conjugate" in stated and cls.conjugate
+        if "distribution" in stated:
+            for name in ("mean", "variance"):
+                if name not in stated and _has_density(_owner(cls, name)):
+                    got = f"got the {name} of {_owner(cls, name).__name__}"
+                    raise TypeError(
+                        f"{cls.__name__}: expected mean and variance beside a distribution of its own, {got}"
+                    )
+            _forget_other_density(cls, OF_LABELS)
+        if "kernel" in stated and "expansion" not in stated:
+            cls.expansion = ScalarLikelihood.expansion  # type: ignore[method-assign]  # that of a base is of its own
+        if "cdf" in vars(cls) and "has_cdf" not in stated:
+            cls.has_cdf = cls.cdf is not ScalarLikelihood.cdf
 
     def mean(self, eta: Tensor, given: Given | None = None) -> Tensor:
         r"""Return $\mathbb E[y \mid \eta]$."""
@@ -192,9 +210,28 @@ class ScalarLikelihood(Likelihood):
 
         eta, weight = spread(loc.squeeze(-1), var.squeeze(-1))
         with unvalidated():  # labels have been checked, and padding may be none
+            if "_curved" not in vars(type(self)):
+                self._check_curved(y, torch.func.grad(slope, has_aux=True), loc.detach().squeeze(-1))
             h, g = torch.func.grad(slope, has_aux=True)(eta)
         mean, curvature = ((weight * torch.nan_to_num(v)).sum(0).unsqueeze(-1) for v in (g, h))
         return mean.to(loc.dtype), curvature.clamp(min=0).to(loc.dtype)
+
+    def _check_curved(self, y: Tensor, curvature: Callable[[Tensor], tuple[Tensor, Tensor]], eta: Tensor) -> None:
+        """Raise `ValueError` where no curvature is found near any of several labels; once found, it is not asked again.
+
+        Args:
+            y: labels, shape `(T, Q)`.
+            curvature: from linear predictors, shape `(..., T, Q)`, to that of minus the log density.
+            eta: linear predictors to look near, shape `(T, Q)`.
+        """
+        at = eta + torch.linspace(-2, 2, 9, dtype=eta.dtype, device=eta.device).view(-1, 1, 1)
+        if bool(torch.nan_to_num(curvature(at)[0]).any()):
+            type(self)._curved = True
+        elif y.numel() and bool((y != y.flatten()[0]).any()):
+            raise ValueError(
+                f"{self.name} likelihood: expected a log density that is curved in the linear predictor, got slopes "
+                "alone (automatic differentiation does not see a kink); state gradients, or smooth the kink"
+            )
 
     def predict(self, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None) -> dict[str, Tensor]:
         """Return `mean` and `std` of a new label, shape `(T, Q)`, noise included."""
@@ -269,6 +306,22 @@ class ScalarLikelihood(Likelihood):
             eta = eta - ((g + (eta - loc) / var) / (h + 1 / var)).clamp(-2, 2)
         _, h = self.gradients(y, eta, none, way_mask, given)
         return eta, (h + 1 / var).rsqrt()
+
+
+def _owner(kind: type[Likelihood], name: str) -> type[Likelihood]:
+    """Return the class that states what another one has."""
+    return next(base for base in kind.__mro__ if name in vars(base))
+
+
+def _has_density(kind: type[Likelihood]) -> bool:
+    return kind.distribution is not Likelihood.distribution or kind.log_prob is not Likelihood.log_prob
+
+
+def _forget_other_density(kind: type[ScalarLikelihood], names: tuple[str, ...]) -> None:
+    """Take methods from here that a likelihood with a density of its own would have from one with another density."""
+    for name in names:
+        if name not in vars(kind) and _has_density(_owner(kind, name)):
+            setattr(kind, name, getattr(ScalarLikelihood, name))
 
 
 def size_of(given: Given | None) -> Tensor | float:

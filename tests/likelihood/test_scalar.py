@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 from builders import close, generator
-from pyro.distributions import Bernoulli as PyroBernoulli, Cauchy as PyroCauchy, Exponential, Poisson as PyroPoisson
+from pyro.distributions import (
+    Bernoulli as PyroBernoulli,
+    Cauchy as PyroCauchy,
+    Exponential,
+    Gumbel as PyroGumbel,
+    Laplace as PyroLaplace,
+    Poisson as PyroPoisson,
+)
 from scipy import integrate, optimize, stats
 
 import ebmeta
@@ -501,6 +508,12 @@ def test_what_is_stated_anew_is_not_taken_for_canonical():
     class Doubled(Poisson):
         name = "doubled"
 
+        def mean(self, eta, given=None):
+            return (2 * eta).exp()
+
+        def variance(self, eta, given=None):
+            return (2 * eta).exp()
+
         def distribution(self, eta, way_mask, given=None):
             return PyroPoisson((2 * eta.squeeze(-1)).exp())
 
@@ -508,6 +521,96 @@ def test_what_is_stated_anew_is_not_taken_for_canonical():
     slope, curvature = Doubled().gradients(y, eta, torch.zeros_like(eta), WAYS)
     assert float(slope) == pytest.approx(2 * math.e - 6, rel=1e-6)
     assert float(curvature) == pytest.approx(4 * math.e, rel=1e-6)
+
+
+class BelowProbit(Bernoulli):
+    """Another link below a likelihood that states much in closed form."""
+
+    name = "below_probit"
+
+    def mean(self, eta, given=None):
+        return torch.special.ndtr(eta)
+
+    def variance(self, eta, given=None):
+        return self.mean(eta) * self.mean(-eta)
+
+    def distribution(self, eta, way_mask, given=None):
+        return PyroBernoulli(self.mean(eta.squeeze(-1)))
+
+
+class Gumbel(Normal):
+    """Other noise below a likelihood that states all in closed form."""
+
+    name = "gumbel"
+
+    def variance(self, eta, given=None):
+        return (math.pi**2 / 6 * (self.unit * self.noise(given)).square()).expand_as(eta)
+
+    def mean(self, eta, given=None):
+        return super().mean(eta) + 0.5772156649 * self.unit * self.noise(given)
+
+    def distribution(self, eta, way_mask, given=None):
+        return PyroGumbel(super().mean(eta.squeeze(-1)), self.unit * self.noise(given))
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "y"), [(BelowProbit(), 1.0), (Gumbel(0.7), 0.4), (Gumbel(0.7), 3.0)], ids=["probit", "low", "high"]
+)
+def test_closed_forms_of_another_density_are_not_inherited(likelihood, y):
+    """Scores, slopes, spreads and quantiles of such classes were those of the class above."""
+    likelihood, loc, var = likelihood.double(), 0.4, 0.09
+    assert [likelihood.conjugate, likelihood.canonical, likelihood.has_cdf] == [False] * 3
+    nodes, weight = np.polynomial.hermite_e.hermegauss(80)
+    eta = torch.from_numpy(loc + math.sqrt(var) * nodes)[:, None, None, None].requires_grad_()
+    weight = torch.from_numpy(weight / weight.sum())[:, None, None]
+    label, at, width = (torch.full(shape, v).double() for shape, v in (((1, 1), y), ((1, 1, 1), loc), ((1, 1, 1), var)))
+    logp = likelihood.distribution(eta, WAYS).log_prob(label)
+    close(likelihood.predictive_log_prob(label, at, width, WAYS, at), torch.log((weight * logp.exp()).sum(0)), 1e-6)
+    close(likelihood.expected_log_prob(label, at, width, WAYS, at), (weight * logp).sum(0), 1e-6)
+    (slope,) = torch.autograd.grad(-logp.sum(), eta)
+    close(likelihood.gradients(label, at, width, WAYS)[0], (weight.unsqueeze(-1) * slope).sum(0), 1e-6)
+    law = likelihood.distribution(eta, WAYS)
+    mean = (weight * law.mean).sum(0)
+    got = likelihood.predict(at, width, WAYS)
+    close(got["mean"], mean, 1e-6)
+    close(got["std"], ((weight * (law.variance + law.mean.square())).sum(0) - mean.square()).sqrt(), 1e-6)
+    with pytest.raises(ValueError, match="quantiles: expected a likelihood with a cdf, got"):
+        likelihood.predictive_cdf(label, at, width)
+
+
+def test_a_distribution_comes_with_its_moments():
+    said = "Truncated: expected mean and variance beside a distribution of its own, got the variance of Poisson"
+    with pytest.raises(TypeError, match=said):
+
+        class Truncated(Poisson):
+            def mean(self, eta, given=None):
+                return eta.exp() / -torch.expm1(-eta.exp())
+
+            def distribution(self, eta, way_mask, given=None):
+                return PyroPoisson(eta.squeeze(-1).exp())
+
+
+def test_a_density_without_curvature_is_refused():
+    """Posteriors under it were as wide as the prior, however many labels there were."""
+
+    class Laplace(ScalarLikelihood):
+        name = "laplace"
+
+        def mean(self, eta, given=None):
+            return eta
+
+        def variance(self, eta, given=None):
+            return torch.full_like(eta, 2.0)
+
+        def distribution(self, eta, way_mask, given=None):
+            return PyroLaplace(eta.squeeze(-1), 1.0)
+
+    y, eta = torch.tensor([[0.5, -1.0, 2.0]]).double(), torch.zeros(1, 3, 1).double()
+    said = "laplace likelihood: expected a log density that is curved in the linear predictor, got slopes alone"
+    with pytest.raises(ValueError, match=said):
+        Laplace().gradients(y, eta, torch.ones_like(eta), WAYS)
+    once = y[:, :1], eta[:, :1], torch.ones_like(eta[:, :1]), WAYS
+    close(Waiting().gradients(torch.zeros(1, 1), *once[1:])[0], torch.ones(1, 1, 1).double())  # one label says little
 
 
 def test_a_likelihood_of_your_own_finds_the_slope(monkeypatch):
