@@ -3,6 +3,7 @@
 import sys
 from importlib.metadata import version as installed
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
@@ -63,6 +64,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "gallery",
     "within_subsection_order": "FileNameSortKey",
     "abort_on_example_error": True,
+    "parallel": 2,
     "show_memory": False,
     "show_signature": False,
     "write_computation_times": False,
@@ -73,3 +75,13 @@ html_static_path = ["_static/math", "_static/narrow"]
 html_css_files = ["math.css", "narrow.css"]
 html_theme = "furo"
 html_title = f"ebmeta {release}"
+
+
+def without_tree(app: Any, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    """Leave the tree of all pages out of listings of sources: it takes longer to draw than all else of them."""
+    if page.startswith("_modules/"):
+        context.pop("toctree", None)
+
+
+def setup(app: Any) -> None:
+    app.connect("html-page-context", without_tree, priority=400)  # before the theme asks for the tree

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import tomllib
 from collections import Counter
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Package:
         self.imports = {name: self._imports(name) for name in self.files}
 
     @classmethod
+    @cache  # a build asks for it on many pages
     def read(cls, root: Path = ROOT) -> Package:
         """Return the package of a repository, with the stages that its `pyproject.toml` names."""
         settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
