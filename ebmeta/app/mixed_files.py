@@ -33,6 +33,7 @@ def mixed(
     size: str | None = None,
     offset: str | None = None,
     weights: str | None = None,
+    known_noise: str | None = None,
     reml: bool = False,
     hyperprior: bool = False,
     propagate: bool = False,
@@ -56,6 +57,7 @@ def mixed(
         size: column of trials or exposure.
         offset: column of a known part of the linear predictor.
         weights: column of how much each row counts.
+        known_noise: column of the known standard deviation of each label, such as standard errors of a meta-analysis.
         reml: restricted maximum likelihood.
         hyperprior: keep spreads from 0 by a Gamma(2, 0.1) density.
         propagate: tables and predictions carry the uncertainty of the parameters.
@@ -77,7 +79,7 @@ def mixed(
     if not 0 <= seed < 2**63:
         raise ValueError(f"--seed: expected a non-negative integer of at most 63 bits, got {seed}")
     check_files(_targets(output), json, overwrite, DATA=data, **{"--predict": predict})
-    columns: dict[str, Any] = {"size": size, "offset": offset, "weights": weights}
+    columns: dict[str, Any] = {"size": size, "offset": offset, "weights": weights, "known_noise": known_noise}
     rows = _rows(data, formula)
     if levels is not None:
         rows = _in_order(rows, parse(formula).response, levels)

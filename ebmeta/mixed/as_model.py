@@ -55,7 +55,14 @@ def as_model(engine: Engine, at: Array, likelihood: str, common: list[str]) -> E
     number = engine.likelihood(at).num_labels or 3  # which other likelihoods do not read
     places = [names.index(t) if t != INTERCEPT else len(names) for t in factor.terms]
     random = sorted({*places} - {len(names)})
-    model = EmpiricalBayes.regressor(len(names), likelihood, 0, random=random, num_categories=number).double()
+    model = EmpiricalBayes.regressor(
+        len(names),
+        likelihood,
+        num_steps=0,
+        random=random,
+        num_categories=number,
+        known_noise=engine.likelihood(at).known,
+    ).double()
     loc, spread = np.zeros(len(names) + 1), np.zeros((len(names) + 1, len(names) + 1))
     for name, value in zip(common, estimate.beta, strict=True):
         loc[names.index(name) if name != INTERCEPT else -1] = value

@@ -91,7 +91,7 @@ def _check_pair(first: MixedModel, other: MixedModel) -> None:
         )
     for what, one, two in (
         ("labels", a.rows.y, b.rows.y),
-        ("sizes", a.rows.size, b.rows.size),
+        ("sizes or known noise", a.rows.size, b.rows.size),
         ("weights", a.rows.weights, b.rows.weights),
     ):
         if (one is None) != (two is None) or (one is not None and two is not None and not np.array_equal(one, two)):

@@ -58,7 +58,7 @@ class CrossedEngine(ScaledEngine):
         factors = self.factors
         sizes = [len(g.labels) * len(f.terms) for g, f in zip(rows.groupings, factors, strict=True)]
         for factor, size in zip(factors, sizes, strict=True):
-            if size >= len(rows):
+            if size >= len(rows) and not self.family.known:
                 raise ValueError(
                     f"groups: expected more rows than effects of {factor.name!r}, got {len(rows)} rows for {size} "
                     "effects: the spread of groups and the noise cannot be told apart"

@@ -38,11 +38,13 @@ class Extras(NamedTuple):
         size: trials, exposure or readings.
         offset: added to the linear predictor.
         weights: how much rows count.
+        known_noise: standard deviations of labels.
     """
 
     size: Any = None
     offset: Any = None
     weights: Any = None
+    known_noise: Any = None
 
 
 class Design:
@@ -105,6 +107,9 @@ class Design:
         labels, trials = self.response.first
         if trials is not None and given.size is not None:
             raise ValueError(f"size: expected none next to {self.formula.response!r}, which gives the trials")
+        for name in ("size", "weights") if given.known_noise is not None else ():
+            if getattr(given, name) is not None:
+                raise ValueError(f"{name}: expected none next to known_noise, which says how sure a label is, got some")
         self.labels: dict[tuple[str, ...], NDArray[np.object_]] = {}
         self.names: dict[str, list[Any]] = {}
         self.extra = extra[some]
@@ -129,15 +134,24 @@ class Design:
             )
         return names, blocks
 
-    def given_to(self, size: Any, offset: Any) -> Extras:
-        """Return the columns or values beside the formula of new rows, those of the fit where none are given."""
-        for name, new, old in (("size", size, self.given.size), ("offset", offset, self.given.offset)):
+    def given_to(self, **given: Any) -> Extras:
+        """Return the columns or values beside the formula of new rows, those of the fit where none are given.
+
+        Args:
+            given: all but `weights`.
+
+        Raises:
+            ValueError: if the fit had some that are no column, and there are none, or new rows have what it had not.
+        """
+        for name, new in given.items():
+            old = getattr(self.given, name)
             if new is None and old is not None and not isinstance(old, str):
                 raise ValueError(f"{name}: expected a column, or a number for each new row as the fit had, got none")
+            if name == "known_noise" and new is not None and old is None:
+                raise ValueError("known_noise: expected none, as the fit learned the noise of labels, got some")
+            given[name] = old if new is None else new
         weights = self.given.weights if isinstance(self.given.weights, str) else None  # a new row counts once
-        return Extras(
-            self.given.size if size is None else size, self.given.offset if offset is None else offset, weights
-        )
+        return Extras(weights=weights, **given)
 
     def new(self, data: Any, given: Extras, groups: str = "known") -> tuple[Rows, NDArray[np.bool_]]:
         """Return new rows, their groups numbered after the known ones, and which of the frame's rows they are.
@@ -197,12 +211,14 @@ class Design:
             parts = [t.new(used) if new else t.first(len(used)) for bar, t in self.bars if bar.factor == factor]
             groupings.append(Grouping(codes, names, np.concatenate([p[0] for p in parts], 1)))
         values: dict[str, Array] = {str(c): np.array(numbers_of(str(c), extra[c])) for c in extra}
-        for name in {"size", "weights"} & values.keys():
+        for name in {"size", "weights", "known_noise"} & values.keys():
             if (bad := values[name] <= 0).any():
                 row = int(np.argmax(bad))
                 raise ValueError(f"{name}: expected numbers above 0, got {values[name][row]:g} in row {row}")
         offset = offset + values["offset"] if "offset" in values else offset
         size = trials if trials is not None else values.get("size")
+        if "known_noise" in values:
+            size = 1 / values["known_noise"] ** 2
         return Rows(labels, x, tuple(groupings), offset, size, values.get("weights"))
 
     def _missing(self, frame: pd.DataFrame, extra: pd.DataFrame) -> NDArray[np.bool_]:

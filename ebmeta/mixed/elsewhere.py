@@ -14,7 +14,7 @@ __all__ = ["attribute_here", "named_here", "term_here", "words_of_likelihood"]
 T = TypeVar("T", bound=Callable[..., Any])
 CALL = re.compile(r"\s*([\w.]+)\s*\((.*)\)\s*")
 
-#: Arguments of `lmer`, `glmer`, of `mixedlm` in statsmodels, and of `Model` in bambi.
+#: Arguments of `lmer`, `glmer`, of `mixedlm` in statsmodels, of `Model` in bambi, and of `rma`.
 ARGUMENTS = {
     "family": "write likelihood={value}",
     "REML": "write reml={value}",
@@ -27,6 +27,10 @@ ARGUMENTS = {
     "priors": "write hyperprior=True, the one prior that there is",
     "trials": "write size=...",
     "exposure": "write size=...",
+    "vi": "write known_noise=..., standard deviations: the roots of variances",
+    "sei": "write known_noise={value}",
+    "se": "write known_noise={value}",
+    "dispformula": "write known_noise=..., the standard deviations of labels where they are known",
     "na_action": "write na='drop' or na='raise'",
     "dropna": "write na='drop' or na='raise'",
     "subset": "give a frame of the rows that are wanted",

@@ -107,15 +107,20 @@ class Engine(Criterion):
         """Return of which parameters the labels say next to nothing, shape `(D,)`."""
         return np.zeros(len(at), dtype=bool)
 
+    def given(self, at: Array) -> NDArray[np.bool_]:
+        """Return which parameters are known and not fitted, shape `(D,)`."""
+        return np.zeros(len(at), dtype=bool)
+
     def covariance(self, at: Array) -> Array:
         """Return the covariance of the parameters, the inverse curvature of the criterion, shape `(D, D)`.
 
-        The variance of a parameter of which the labels say nothing is NaN.
+        The variance of a parameter of which the labels say nothing is NaN, and that of a known one 0.
         """
         unknown = self.unknown(at)
-        known, out = np.ix_(~unknown, ~unknown), np.diag(np.where(unknown, np.nan, 0.0))
+        fitted = ~(unknown | self.given(at))
+        known, out = np.ix_(fitted, fitted), np.diag(np.where(unknown, np.nan, 0.0))
         values, vectors = np.linalg.eigh(self.curvature(at)[known])
-        kept = values > NO_ERROR * max(values.max(), TINY)
+        kept = values > NO_ERROR * max(values.max(initial=0.0), TINY)
         inverse = np.where(kept, 1 / np.where(kept, values, 1.0), 0.0)
         out[known] = vectors @ (inverse[:, None] * vectors.T)
         return out

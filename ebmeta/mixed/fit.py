@@ -9,6 +9,7 @@ import numpy as np
 from ebmeta.foundation.checks import checked, found
 from ebmeta.foundation.guarding import undisturbed
 from ebmeta.likelihood import LIKELIHOODS, Likelihood
+from ebmeta.likelihood.real import Normal
 from ebmeta.mixed.covariance import Factor
 from ebmeta.mixed.crossed import CrossedEngine
 from ebmeta.mixed.design import Design, Extras
@@ -29,7 +30,7 @@ FAMILIES = tuple(name for name, kind in LIKELIHOODS.items() if not (kind.categor
 
 @named_here
 @undisturbed()
-@checked(size=None, offset=None, weights=None)
+@checked(size=None, offset=None, weights=None, known_noise=None)
 def mixed_model(
     formula: str,
     data: Any,
@@ -38,6 +39,7 @@ def mixed_model(
     size: Any = None,
     offset: Any = None,
     weights: Any = None,
+    known_noise: Any = None,
     hyperprior: bool = False,
     reml: bool = False,
     na: Literal["drop", "raise"] = "drop",
@@ -59,6 +61,8 @@ def mixed_model(
         offset: known part of the linear predictor of each row, the same.
         weights: how much each row counts, the same; for normal labels, their inverse variance in units of
             $1 / \sigma^2$.
+        known_noise: known standard deviation of each label, the same, for normal labels, which then learn no noise. So
+            `y ~ 1 + (1 | study)` of estimates and their standard errors is a meta-analysis.
         hyperprior: add the log of a Gamma(2, 0.1) density of each spread, which keeps it from 0 where groups are few.
         reml: restricted maximum likelihood, for normal labels: spreads without the bias that comes of estimating the
             coefficients, and log likelihoods to compare only between models with the same common terms.
@@ -81,7 +85,7 @@ def mixed_model(
     if likelihood not in FAMILIES:
         words = f"{', '.join(FAMILIES)}, got {found(likelihood)}{words_of_likelihood(likelihood)}"
         raise ValueError(f"likelihood: expected one of {words}")
-    design = Design(formula, data, Extras(size, offset, weights), na)
+    design = Design(formula, data, Extras(size, offset, weights, known_noise), na)
     engine = engine_of(design, likelihood, reml, hyperprior)
     optimum = engine.maximise()
     engine.check(optimum.at)
@@ -110,7 +114,10 @@ def engine_of(design: Design, likelihood: str, reml: bool, hyperprior: bool) -> 
             f"labels: expected numbers for a {likelihood} likelihood, got the ordered categories "
             f"{', '.join(str(level) for level in response.levels)} (likelihood='ordinal' takes these)"
         )
-    family = LIKELIHOODS[likelihood].of(rows.y)
+    known = design.given.known_noise is not None
+    if known and likelihood != "normal":
+        raise ValueError(f"known_noise: expected a normal likelihood, got {likelihood!r}")
+    family = Normal(known=True) if known else LIKELIHOODS[likelihood].of(rows.y)
     _check_labels(family, rows)
     factors = [
         _factor(name, *design.terms_of(name), grouping)

@@ -36,8 +36,10 @@ def satterthwaite(engine: Engine, at: Array, terms: Array | None = None) -> Arra
     Returns:
         Shape `(P,)` or `(N,)`.
     """
-    kept = np.ones(len(at), dtype=bool)
-    kept[: engine.num_theta] = ~(engine.diagonal & (at[: engine.num_theta] < SMALL))
+    kept = ~engine.given(at)
+    kept[: engine.num_theta] &= ~(engine.diagonal & (at[: engine.num_theta] < SMALL))
+    if not kept.any():
+        return np.full(len(engine.coefficients(at)) if terms is None else len(terms), np.inf)
     values, vectors = np.linalg.eigh(engine.curvature(at)[np.ix_(kept, kept)])
     told = values > NO_ERROR * max(values.max(), TINY)
 

@@ -62,7 +62,8 @@ class Region:
         self.engine, self.optimum = engine, optimum
         self.nats = max(float(stats.chi2.ppf(coverage, 1)) / 2, LEAST)
         self.reach = math.sqrt(2 * self.nats)
-        self.ended = engine.unknown(optimum.at)  # parameters that ran off, on the scale of logarithms
+        # Parameters that ran off, on the scale of logarithms, and known ones.
+        self.ended = engine.unknown(optimum.at) | engine.given(optimum.at)
         self.scale, known = np.diag(np.abs(optimum.at)), np.ix_(~self.ended, ~self.ended)
         values, vectors = np.linalg.eigh(engine.curvature(optimum.at)[known])
         self.scale[known] = vectors * np.minimum(self.reach / np.sqrt(np.abs(values).clip(1e-300)), WIDEST)

@@ -61,7 +61,9 @@ def draw(engine: Engine, at: Array, num_draws: int, seed: int) -> Draws:
         num_draws: $D$.
         seed: of the draws.
     """
-    values, vectors = np.linalg.eigh(engine.curvature(at))
+    given = engine.given(at)
+    known, at = at[given], at[~given]  # known ones are the last
+    values, vectors = np.linalg.eigh(engine.curvature(np.append(at, known))[np.ix_(~given, ~given)])
     center, scale, signs = at, vectors / np.sqrt(np.abs(values).clip(WIDEST**-2)), _signs(engine, len(at))
     rng = np.random.default_rng(seed)
     proposal = stats.multivariate_t(np.zeros(len(at)), np.eye(len(at)), df=FREEDOM)
@@ -71,7 +73,9 @@ def draw(engine: Engine, at: Array, num_draws: int, seed: int) -> Draws:
         points = center + normal * np.sqrt(FREEDOM / rng.chisquare(FREEDOM, (num_draws, 1))) @ scale.T
         back = np.linalg.inv(scale).T
         mirrored = [np.reshape(proposal.logpdf((sign * points - center) @ back), -1) for sign in signs]
-        log_ratio = np.array([engine.log_posterior(point) for point in points]) - special.logsumexp(mirrored, 0)
+        log_ratio = np.array([engine.log_posterior(np.append(p, known)) for p in points]) - special.logsumexp(
+            mirrored, 0
+        )
         log_ratio += np.log(np.abs(np.linalg.det(scale)))
         weight = np.minimum(special.softmax(log_ratio), num_draws**-0.5)
         weight /= weight.sum()
@@ -85,7 +89,7 @@ def draw(engine: Engine, at: Array, num_draws: int, seed: int) -> Draws:
         center = weight @ folded
         spread = np.einsum("d,di,dj->ij", weight, folded - center, folded - center)
         scale = np.linalg.cholesky(WIDER * spread + NARROWEST**2 * scale @ scale.T)
-    found = Draws(points, weight)
+    found = Draws(np.column_stack([points, np.tile(known, (num_draws, 1))]), weight)
     if found.size < POOR * num_draws:
         tell(
             f"draws: {num_draws} of the parameters, whose weights differ, count as {found.size:.0f}: give `propagate` "

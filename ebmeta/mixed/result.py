@@ -209,7 +209,7 @@ class MixedModel(Guarded):
         """Return what else the summary says, by name: formula, criterion, rows, groups and convergence."""
         return [
             ("formula", self.formula),
-            ("labels", self.likelihood),
+            ("labels", self.likelihood + " of known noise" * (self.design.given.known_noise is not None)),
             ("fitted by", self.engine.method),
             *([] if self.draws is None else [("draws", f"{len(self.draws.at)}, worth {self.draws.size:.0f}")]),
             *sizes(self.design, self.engine),
@@ -224,8 +224,7 @@ class MixedModel(Guarded):
         said = warnings_of(self.boundary, self.variance_components, self.converged)
         return said + (narrow(self.engine, self.optimum.at) if self.draws is None else [])
 
-    def __repr__(self) -> str:
-        return self.summary()
+    __repr__ = summary
 
     @checked(coverage=between(0, 1))
     @guarded
@@ -237,6 +236,7 @@ class MixedModel(Guarded):
         groups: Groups = "known",
         size: Any = None,
         offset: Any = None,
+        known_noise: Any = None,
         conformal: bool = False,
     ) -> pd.DataFrame:
         """Return mean, standard deviation and interval of a new label for each row.
@@ -251,6 +251,7 @@ class MixedModel(Guarded):
                 lme4 does; a column of groups may be absent. "new" takes every group for one of which nothing is known.
             size: column, or a number for each row, in place of that of the fit.
             offset: the same.
+            known_noise: the same.
             conformal: whether intervals of new groups are stretched until they hold labels of known groups, by fits
                 that leave out folds of these; infinite where they are too few. For one grouping factor.
 
@@ -259,14 +260,13 @@ class MixedModel(Guarded):
             order of the rows; NaN where a row lacks a value.
 
         Raises:
-            ValueError: if a column is absent or holds what training rows did not, a label of a new group
-                is impossible, or `conformal` of other than new groups.
+            ValueError: if a column is absent or has other values, a label is impossible, or `conformal` of known ones.
         """
         _ = conformal and self._only_factor("conformal")
-        given, known = self.design.given_to(size, offset), [len(g.labels) for g in self.engine.rows.groupings]
+        given = self.design.given_to(size=size, offset=offset, known_noise=known_noise)
         rows, whole = self.design.new(new_data, given, groups)
         likelihood = self.engine.likelihood(self.optimum.at)
-        rows = as_asked(rows, known, groups, likelihood)
+        rows = as_asked(rows, [len(g.labels) for g in self.engine.rows.groupings], groups, likelihood)
         out, at = np.full((6 + (likelihood.num_labels or 0), len(whole)), np.nan), self.optimum.at
         if len(rows):
             effects = self._effects if self.draws is None else []  # each draw has its own

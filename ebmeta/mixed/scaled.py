@@ -192,7 +192,13 @@ class ScaledEngine(Engine):
 
     def scales(self, at: Array) -> tuple[float, dict[str, float]]:
         sigma = self.unit * math.exp(at[-1])
-        return sigma, {"sd": sigma * math.sqrt(self.typical)}
+        return sigma, {} if self.family.known else {"sd": sigma * math.sqrt(self.typical)}
+
+    def given(self, at: Array) -> NDArray[np.bool_]:
+        """Return which parameters are known: none, or the noise."""
+        out = super().given(at)
+        out[-1] = self.family.known
+        return out
 
     def roots(self, rows: Rows, some: Some = ALL) -> Array:
         r"""Return the square root of the inverse variance of some rows, that of a row of typical size being 1."""
@@ -247,7 +253,8 @@ class ScaledEngine(Engine):
     def likelihood(self, at: Array) -> Likelihood:
         out = copy.deepcopy(self.family).double()
         assert out.log_sigma is not None  # for the type checker: of normal noise
-        out.log_sigma.data.fill_(math.log(self.scales(at)[1]["sd"]))
+        if not out.known:
+            out.log_sigma.data.fill_(math.log(self.scales(at)[1]["sd"]))
         return out
 
 

@@ -62,6 +62,21 @@ def test_tables_are_those_of_the_frame(tmp_path, rows, capsys):
     assert run(*command, *options) == 0  # its own tables are replaced
 
 
+def test_known_noise_is_a_column(tmp_path, rows, capsys):
+    rows.assign(se=0.2 + 0.1 * rows["w"]).to_csv(tmp_path / "rows.csv", index=False)
+    new = rows[:2].assign(g=["07", "new"], se=[0.5, 0.1]).drop(columns="y")
+    new.to_csv(tmp_path / "new.csv", index=False)
+    command = ["mixed", tmp_path / "rows.csv", FORMULA, "--known-noise", "se", "--output", tmp_path / "out"]
+    assert run(*command, "--predict", tmp_path / "new.csv") == 0
+    fit = mixed_model(FORMULA, rows.assign(se=0.2 + 0.1 * rows["w"]), known_noise="se")
+    found = pd.read_csv(tmp_path / "out" / "predictions.csv", dtype={"g": str})
+    np.testing.assert_allclose(found[list(PREDICTED)], fit.predict(new), rtol=1e-5)
+    assert "normal of known noise" in capsys.readouterr().out
+    output = tmp_path / "again.csv"
+    assert run("predict", tmp_path / "out" / "model", tmp_path / "new.csv", "--output", output) == 0
+    np.testing.assert_allclose(pd.read_csv(output)[list(PREDICTED)], fit.predict(new), rtol=1e-5)
+
+
 def test_a_folder_holds_the_files_of_the_last_run_alone(tmp_path, rows):
     out, path = tmp_path / "out", tmp_path / "rows.csv"
     assert run("mixed", path, FORMULA, "--output", out, "--predict", path) == 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
+import ebmeta
 from ebmeta.mixed.fit import mixed_model
 from tests.mixed.worlds import frame
 
@@ -180,3 +183,90 @@ def test_a_correlation_next_to_a_spread_of_nothing_may_be_anything():
         if np.isnan(row["std_error"]):
             break
     assert (row["lower"], row["upper"]) == (-1.0, 1.0)
+
+
+#: Cases and others of the vaccinated and of the rest, of 13 trials (Colditz and others 1994), and degrees of latitude.
+BCG = [
+    [4, 119, 11, 128, 44],
+    [6, 300, 29, 274, 55],
+    [3, 228, 11, 209, 42],
+    [62, 13536, 248, 12619, 52],
+    [33, 5036, 47, 5761, 13],
+    [180, 1361, 372, 1079, 44],
+    [8, 2537, 10, 619, 19],
+    [505, 87886, 499, 87892, 13],
+    [29, 7470, 45, 7232, 27],
+    [17, 1699, 65, 1600, 42],
+    [186, 50448, 141, 27197, 18],
+    [5, 2493, 3, 2338, 33],
+    [27, 16886, 29, 17825, 33],
+]
+
+
+@pytest.fixture
+def bcg() -> pd.DataFrame:
+    """Return log relative risks and their standard errors."""
+    a, b, c, d, latitude = np.array(BCG, dtype=float).T
+    risk, error = np.log(a / (a + b)) - np.log(c / (c + d)), np.sqrt(1 / a - 1 / (a + b) + 1 / c - 1 / (c + d))
+    return pd.DataFrame({"y": risk, "se": error, "latitude": latitude, "trial": [f"t{k}" for k in range(len(BCG))]})
+
+
+def test_a_meta_analysis_is_as_metafor_publishes_it(bcg):
+    fit = mixed_model("y ~ 1 + (1 | trial)", bcg, known_noise="se", reml=True)
+    assert fit.variance_components["estimate"].tolist() == [pytest.approx(0.3132**0.5, abs=1e-4)]
+    assert fit.fixed_effects.loc["Intercept", ["estimate", "std_error"]].tolist() == pytest.approx(
+        [-0.7145, 0.1798], abs=5e-5
+    )
+    by_latitude = mixed_model("y ~ latitude + (1 | trial)", bcg, known_noise="se", reml=True)
+    assert by_latitude.fixed_effects["estimate"].tolist() == pytest.approx([0.2515, -0.0291], abs=5e-5)
+    assert by_latitude.fixed_effects["std_error"].tolist() == pytest.approx([0.2491, 0.0072], abs=5e-5)
+    assert by_latitude.variance_components["estimate"].iloc[0] ** 2 == pytest.approx(0.0764, abs=1e-4)
+
+
+def test_a_meta_analysis_offers_what_other_fits_do(bcg, tmp_path):
+    fit = mixed_model("y ~ 1 + (1 | trial)", bcg, known_noise="se", reml=True)
+    assert dict(fit.facts())["labels"] == "normal of known noise"
+    new = pd.DataFrame({"trial": ["t0", "another"], "se": [0.2, 0.3]})
+    fit.save(tmp_path / "fit")
+    pd.testing.assert_frame_equal(ebmeta.load(tmp_path / "fit").predict(new), fit.predict(new))
+    pd.testing.assert_frame_equal(
+        fit.predict(new[["trial"]], known_noise=[0.2, 0.3]).loc[:, "mean":"mean_upper"], fit.predict(new)
+    )
+    # As a model of tasks, whose rows have inverse variances for sizes, it says the same of a new trial.
+    told = pd.DataFrame({"trial": "another", "y": [-2.0, np.nan], "se": [0.2, 0.1]})
+    none = np.zeros((1, 0))
+    regressor = ebmeta.FewShotRegressor(fit.model).fit(none, np.array([-2.0]), size=np.array([0.2**-2]))
+    mean, sd = regressor.predict(none, return_std=True, size=np.array([0.1**-2]))
+    found = fit.predict(told).iloc[1]
+    assert (mean[0], sd[0]) == (pytest.approx(found["mean"], abs=1e-4), pytest.approx(found["sd"], abs=1e-4))
+    # The profile of the likelihood, whose plain estimates are those of a fit without reml.
+    low, high = fit.confint(names="sd(Intercept)").iloc[0][["lower", "upper"]]
+    ml = mixed_model("y ~ 1 + (1 | trial)", bcg, known_noise="se")
+    engine, unit = ml.engine, ml.engine.scales(ml.optimum.at)[0]
+    for end in (low, high):
+        assert -engine.loss(np.array([end / unit, 0.0]))[0] == pytest.approx(ml.log_likelihood - 1.9207, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"likelihood": "poisson"}, "known_noise: expected a normal likelihood, got 'poisson'"),
+        ({"size": "se"}, "size: expected none next to known_noise"),
+        ({"weights": "se"}, "weights: expected none next to known_noise"),
+        ({"known_noise": "sd"}, "known_noise: expected a column, got 'sd'"),
+        ({"known_noise": -np.ones(13)}, "known_noise: expected numbers above 0, got -1 in row 0"),
+        ({"known_noise": None, "vi": "se"}, "vi: expected an argument of another name (write known_noise=..."),
+    ],
+)
+def test_what_known_noise_does_not_go_with_is_refused(bcg, options, said):
+    with pytest.raises((ValueError, TypeError), match=re.escape(said)):
+        mixed_model("y ~ 1 + (1 | trial)", bcg, **{"known_noise": "se", **options})
+
+
+def test_new_rows_have_known_noise_where_the_fit_has(bcg):
+    fit = mixed_model("y ~ 1 + (1 | trial)", bcg, known_noise="se")
+    with pytest.raises(ValueError, match="known_noise: expected a column, got 'se', and the columns are trial"):
+        fit.predict(bcg[["trial"]])
+    learned = mixed_model("y ~ 1 + (1 | g)", frame())
+    with pytest.raises(ValueError, match="known_noise: expected none, as the fit learned the noise of labels"):
+        learned.predict(frame(), known_noise=np.ones(len(frame())))

@@ -112,7 +112,7 @@ def test_draws_of_the_parameters_are_mixed():
     np.testing.assert_allclose([found["mean_lower"], found["mean_upper"]], np.exp([low, high]), rtol=1e-6)
     normal = mixed_model("y ~ x + (1 | g)", frame()).propagate(8)
     row = pd.DataFrame({"x": [2001.0], "g": ["g03"]})
-    rows, _ = normal.design.new(row, normal.design.given_to(None, None))
+    rows, _ = normal.design.new(row, normal.design.given_to())
     each = [
         normal.engine.linear(a, normal.engine.effects(a), rows, normal.engine.common_root(a)) for a in normal.draws.at
     ]
