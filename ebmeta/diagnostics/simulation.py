@@ -236,9 +236,16 @@ def _draws(
         for i, batch in enumerate(as_source(tasks).draws(num_tasks, CHUNK, seed)):
             yield simulate_tasks(model, batch.to(device), _key(seed, i))
     elif simulator is not None:
-        sizes = [min(CHUNK, num_tasks - start) for start in range(0, num_tasks, CHUNK)]
+        sizes, before = [min(CHUNK, num_tasks - start) for start in range(0, num_tasks, CHUNK)], None
         for i, size in enumerate(sizes):
-            batch, w = simulator(size, seed * len(sizes) + i)
+            drawn = simulator(size, seed * len(sizes) + i)
+            if not isinstance(drawn, tuple) or [type(v) for v in drawn] != [TaskBatch, Tensor]:
+                names = [type(v).__name__ for v in (drawn if isinstance(drawn, tuple) else [drawn])]
+                raise ValueError(f"simulator: expected a TaskBatch and a tensor of weights, got {', '.join(names)}")
+            batch, w = drawn
+            if before is not None and torch.equal(before[:size], w):
+                raise ValueError("simulator: expected other tasks for another index, got the same ones")
+            before = w
             wanted = (size, batch.way_mask.shape[1], model.predictor.num_weights)
             if batch.query_y is None:
                 raise ValueError("simulator: expected tasks with query labels, got unlabelled tasks")

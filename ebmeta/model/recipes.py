@@ -74,11 +74,14 @@ class Parts(NamedTuple):
     refiner: Refiner
 
     def check(self) -> None:
-        """Raise `ValueError` where parts of a joint model go with others."""
+        """Raise `ValueError` where parts of a joint model go with others, or a prior with a head of other features."""
         parts = (self.prior, self.initializer, self.refiner)
         if len({part.joint for part in parts}) > 1:
             named = ", ".join(type(part).__name__ for part in parts)
             raise ValueError(f"parts: expected all or none of a joint model of inputs and labels, got {named}")
+        wanted, got = self.predictor.num_weights - self.prior.joint, self.prior.loc.shape[-1]
+        if not self.prior.reads_geometry and got != wanted:
+            raise ValueError(f"parts: expected a prior of {wanted} numbers, for the features of the head, got {got}")
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from ebmeta.foundation.standardization import Exact, standard, summary
 from ebmeta.parts.basis import Basis
 from ebmeta.parts.metric import measured_frame
 from ebmeta.parts.profile import ClassProfile
-from ebmeta.parts.task_features import TaskFeatures
+from ebmeta.parts.task_features import TaskFeatures, embedded
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.training_rows import TrainingRows
 
@@ -120,9 +120,9 @@ class Head(Exact, ABC):
         if self.embedder is not None:
             rows = x.flatten(0, 1).to(self.like.dtype)
             if mask is None or bool(mask.all()):
-                x = self.embedder(rows).unflatten(0, x.shape[:2])
+                x = embedded(self.embedder, rows).reshape(*x.shape[:2], -1)
             else:
-                real = self.embedder(rows[mask.flatten()])
+                real = embedded(self.embedder, rows[mask.flatten()])
                 x = real.new_zeros(*mask.shape, real.shape[-1]).masked_scatter(mask.unsqueeze(-1), real)
         if x.dim() != 3 or x.shape[-1] != self.num_features:
             raise ValueError(f"x: expected {self.num_features} features per input, got shape {tuple(x.shape[2:])}")

@@ -11,13 +11,13 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ebmeta.parts.clusters import Clusters, find_clusters, told_between
 from ebmeta.tasks.batch import TaskBatch
 
-__all__ = ["DESIGN", "Geometry", "TaskFeatures", "counted", "evenly_spaced", "geometry_of", "taken"]
+__all__ = ["DESIGN", "Geometry", "TaskFeatures", "counted", "embedded", "evenly_spaced", "geometry_of", "taken"]
 
 DESIGN = 4  # numbers of a task that no row has a part in
 MOST = 512  # queries of a task that are compared with each other
@@ -57,6 +57,22 @@ class TaskFeatures:
     query: Tensor
     anchor: Tensor | None = None
     geometry: Geometry | None = None
+
+
+def embedded(embedder: nn.Module, rows: Tensor) -> Tensor:
+    """Return what an embedder makes of inputs of shape `(N, ...)`, features of shape `(N, D)`.
+
+    Raises:
+        ValueError: if it returns something else, or out of training a number that is not finite.
+    """
+    out = embedder(rows)
+    if not isinstance(out, Tensor) or out.dim() != 2 or len(out) != len(rows):
+        got = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+        wanted = f"a tensor of shape ({len(rows)}, D) for inputs of shape {tuple(rows.shape)}"
+        raise ValueError(f"embedder: expected {wanted}, got {got}")
+    if not embedder.training and not bool(out.isfinite().all()):
+        raise ValueError("embedder: expected finite features, got NaN or infinity")
+    return out
 
 
 def counted(batch: TaskBatch, dtype: torch.dtype) -> Tensor:

@@ -89,8 +89,7 @@ class Setting:
         """Whether queries are known to be as many of every class, and can be by their number, shape `(T,)`, or None."""
         if self.concentration is None:
             return None
-        even = self.query_mask.sum(1) % self.way_mask.sum(1) == 0  # one query of five classes is of one of them
-        return even & (self.concentration >= EQUAL)
+        return (self.query_mask.sum(1) % self.way_mask.sum(1) == 0) & (self.concentration >= EQUAL)
 
     @cached_property
     def design(self) -> Tensor:
@@ -269,7 +268,7 @@ class Refiner(nn.Module):
             $K + 1$ posteriors, the initializer's first.
 
         Raises:
-            ValueError: if `num_steps` is negative, or positive where none was trained.
+            ValueError: if `num_steps` is negative, or positive where none was trained, or a step has another shape.
         """
         steps = self.num_steps if num_steps is None else _steps(num_steps)
         if steps and not self.num_steps:
@@ -278,7 +277,7 @@ class Refiner(nn.Module):
         path = [Iterate(setting.q0, log_probs=self.first_log_probs(state) if steps else None)]
         for k in range(steps):
             trained = min(k, self.num_steps - 1)
-            state = state.then(self.step(trained, state))
+            state = state.then(_fitting(self.step(trained, state), setting.q0, k))
             path.append(Iterate(state.q, self.report(trained, state), self.log_probs(trained, state)))
         return path
 
@@ -338,8 +337,14 @@ def _steps(value: int) -> int:
     return steps
 
 
+def _fitting(q: Gaussian, q0: Gaussian, k: int) -> Gaussian:
+    got, wanted = tuple(q.loc.shape) if isinstance(q, Gaussian) else type(q).__name__, tuple(q0.loc.shape)
+    if got != wanted:
+        raise ValueError(f"refiner: expected a Gaussian of shape {wanted} from step {k}, got {got}")
+    return q
+
+
 def _once(known: dict[Callable[[QueryState], Any], Any], read: Callable[[QueryState], Read], state: QueryState) -> Read:
     if read not in known:
         known[read] = read(state)
-    value: Read = known[read]
-    return value
+    return known[read]  # type: ignore[no-any-return]

@@ -22,6 +22,7 @@ import torch
 from ebmeta.foundation.buckets import split
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.foundation.fingerprint import fingerprint
+from ebmeta.tasks.asked import as_asked, same_tasks
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.classes import ClassRows, members
 from ebmeta.tasks.frames import FrameEncoder
@@ -70,6 +71,11 @@ class TaskSource(ABC):
     covariate_names: Sequence[str] | None = None
     encoder: FrameEncoder | None = None
     groups: np.ndarray | None = None
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "sample" in vars(cls):
+            cls.sample = as_asked(cls.sample)  # type: ignore[method-assign]
 
     @abstractmethod
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
@@ -186,8 +192,18 @@ class TaskSource(ABC):
 
     @checked(num_tasks=at_least(1))
     def batches(self, num_tasks: int) -> list[TaskBatch]:
-        """Return the tasks that an evaluation looks at: batches 0, 1, ... of 64 tasks, `num_tasks` in all."""
-        return list(self.draws(num_tasks, EVALUATED))
+        """Return the tasks that an evaluation looks at: batches 0, 1, ... of 64 tasks, `num_tasks` in all.
+
+        Raises:
+            ValueError: if a source that is not known draws the same tasks again, which would count as others.
+        """
+        drawn = list(self.draws(num_tasks, EVALUATED))
+        if len(drawn) > 1 and self.fingerprint() is None and same_tasks(drawn[0], drawn[1]):
+            raise ValueError(
+                f"sample: expected other tasks for another index from {self.name}, got the same for 0 and 1; hand over "
+                "a TaskBatch for tasks that stay the same"
+            )
+        return drawn
 
     @checked(num_tasks=at_least(1), size=at_least(1))
     def draws(self, num_tasks: int, size: int, seed: int = 0) -> Iterator[TaskBatch]:

@@ -330,6 +330,18 @@ def test_ragged_classes_without_support_pass_and_a_narrow_posterior_fails():
             {"simulator": lambda n, i: (family().sample(n, i), torch.zeros(n, 3))},
             r"simulator: expected weights of shape \(30, 1, 3\), got \(30, 3\)",
         ),
+        (
+            {"simulator": lambda n, i: (family().sample(n, i), np.zeros((n, 1, 3)))},
+            "simulator: expected a TaskBatch and a tensor of weights, got TaskBatch, ndarray",
+        ),
+        (
+            {"simulator": lambda n, i: family().sample(n, i)},
+            "simulator: expected a TaskBatch and a tensor of weights, got TaskBatch$",
+        ),
+        (
+            {"simulator": lambda n, i: family().simulate(n, 0), "num_tasks": 130},
+            "simulator: expected other tasks for another index, got the same ones",
+        ),
     ],
 )
 def test_bad_input_is_refused(arguments, message):

@@ -109,3 +109,11 @@ def test_nothing_but_saving_reads_the_recipe():
             found.add(".".join(path.relative_to(package).with_suffix("").parts))
     assert found == READERS
     assert not hasattr(EmpiricalBayes.classifier(2), "config")
+
+
+@pytest.mark.parametrize("kind", ["joint", "mixture"])
+def test_a_prior_is_of_the_features_of_the_head(kind):
+    one, other = (EmpiricalBayes.classifier(number, synthetic_gradient=kind) for number in (3, 4))
+    said = f"parts: expected a prior of {3 if kind == 'joint' else 4} numbers, for the features of the head, got"
+    with pytest.raises(ValueError, match=said):
+        EmpiricalBayes(other.prior, one.likelihood, one.predictor, one.initializer, one.refiner, 1.0)

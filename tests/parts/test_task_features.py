@@ -12,7 +12,7 @@ from builders import class_tasks, close
 from ebmeta import TaskBatch
 from ebmeta.parts import neighbours
 from ebmeta.parts.clusters import find_clusters
-from ebmeta.parts.task_features import DESIGN, MOST, MOST_COUNTED, UNKNOWN, geometry_of
+from ebmeta.parts.task_features import DESIGN, MOST, MOST_COUNTED, UNKNOWN, embedded, geometry_of
 from ebmeta.parts.task_head import TaskHead
 
 SIDES = ("support_x", "query_x")
@@ -140,3 +140,22 @@ def test_constant_features_change_nothing():
     found = TaskHead().double().of_task(replace(batch, **more)).geometry
     assert found is not None
     assert found.clusters.features.tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda x: x.tolist(), r"a tensor of shape \(5, D\) for inputs of shape \(5, 3\), got list"),
+        (lambda x: x[:-1], r"a tensor of shape \(5, D\) for inputs of shape \(5, 3\), got shape \(4, 3\)"),
+        (lambda x: x.unsqueeze(-1), r"a tensor of shape \(5, D\) for inputs of shape \(5, 3\), got shape \(5, 3, 1\)"),
+        (lambda x: x / 0, "finite features, got NaN or infinity"),
+    ],
+    ids=["list", "fewer", "three axes", "infinite"],
+)
+def test_an_embedder_returns_features(answer, message):
+    class Own(torch.nn.Module):
+        def forward(self, x):
+            return answer(x)
+
+    with pytest.raises(ValueError, match=f"embedder: expected {message}"):
+        embedded(Own().eval(), torch.ones(5, 3))

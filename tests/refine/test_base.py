@@ -104,3 +104,24 @@ def test_steps_go_on_from_the_posterior_as_it_was():
     for a, b in zip(inferred.iterates, cold.iterates, strict=True):
         assert torch.equal(a.q.loc, b.q.loc)
         assert b.posterior is b.q
+
+
+@pytest.mark.parametrize(
+    ("step", "got"),
+    [
+        (lambda q: q.loc, "Tensor"),
+        (lambda q: q[:1], r"\(1, 1, 4\)"),
+    ],
+    ids=["no gaussian", "one task"],
+)
+def test_a_step_keeps_the_shape(step, got):
+    """The posterior of one task was taken for that of all."""
+
+    class Own(GradientRefiner):
+        def step(self, k, state):
+            return step(state.q)
+
+    model = regressor(num_steps=2)
+    model.refiner = Own(model.refiner.synthetic_gradient, 2)
+    with pytest.raises(ValueError, match=rf"refiner: expected a Gaussian of shape \(4, 1, 4\) from step 0, got {got}"):
+        model.posterior(real_tasks())
