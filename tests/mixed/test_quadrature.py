@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 from ebmeta.likelihood import LIKELIHOODS
 from ebmeta.mixed.ascent import jacobian
@@ -374,3 +374,79 @@ def test_four_random_terms_are_integrated_over_a_grid():
     grid = np.stack([v.ravel() for v in np.meshgrid(*[points] * 4)], 1)
     log_weights = sum(v.ravel() for v in np.meshgrid(*[np.log(weights / weights.sum())] * 4))
     assert engine.value(at) == pytest.approx(engine.value(at, Nodes(grid, log_weights, "")), abs=0.01)
+
+
+WEIGHED = {
+    "poisson": (lambda eta, rng: rng.poisson(np.exp(eta)), lambda y, eta, _: stats.poisson.logpmf(y, np.exp(eta))),
+    "bernoulli": (
+        lambda eta, rng: rng.random(eta.shape) < special.expit(eta),
+        lambda y, eta, _: special.log_expit(np.where(y, eta, -eta)),
+    ),
+    "negative_binomial": (
+        lambda eta, rng: rng.negative_binomial(2, 2 / (2 + np.exp(eta))),
+        lambda y, eta, k: stats.nbinom.logpmf(y, k, k / (k + np.exp(eta))),
+    ),
+    "gamma": (
+        lambda eta, rng: rng.gamma(3, np.exp(eta) / 3),
+        lambda y, eta, k: stats.gamma.logpdf(y, k, scale=np.exp(eta) / k),
+    ),
+}
+
+
+def weighed(kind: str) -> pd.DataFrame:
+    """Return rows that count from a half to three times, with an offset."""
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame(
+        {"g": np.repeat(np.arange(30), 4), "x": rng.normal(size=120), "off": 0.3 * rng.normal(size=120)}
+    )
+    eta = 0.5 + 0.4 * data["x"] + 0.7 * rng.normal(size=30)[data["g"]] + data["off"]
+    data["y"] = WEIGHED[kind][0](eta.to_numpy(), rng).astype(float)
+    return data.assign(w=rng.choice([0.5, 1.0, 2.0, 3.0], 120))
+
+
+@pytest.mark.parametrize("kind", WEIGHED)
+def test_weights_are_those_of_integrals(kind):
+    data, log_prob = weighed(kind), WEIGHED[kind][1]
+    fit = mixed_model("y ~ x + (1 | g)", data, kind, weights="w", offset="off")
+    node = np.linspace(-8, 8, 801)
+    log_weight = stats.norm.logpdf(node) + np.log(node[1] - node[0])
+    x, off, y, w = (data[name].to_numpy()[:, None] for name in ("x", "off", "y", "w"))
+
+    def loss(at: np.ndarray) -> float:
+        each = w * log_prob(y, at[0] + at[1] * x + off + np.exp(at[2]) * node, np.exp(at[-1]))
+        total = np.add.reduceat(each, np.arange(0, 120, 4))
+        return -special.logsumexp(total + log_weight, axis=1).sum()
+
+    start = [0.0, 0.0, -0.3] + [0.5] * (kind in ("negative_binomial", "gamma"))
+    found = optimize.minimize(loss, start, method="BFGS", options={"gtol": 1e-5})
+    assert fit.log_likelihood == pytest.approx(-found.fun, abs=1.5 * fit.engine.error + 1e-5)  # as it says itself
+    np.testing.assert_allclose(fit.fixed_effects["estimate"], found.x[:2], atol=5e-4)
+    np.testing.assert_allclose(fit.variance_components["estimate"], np.exp(found.x[2:]), rtol=2e-3)
+
+
+@pytest.mark.parametrize("kind", WEIGHED)
+def test_a_row_of_weight_two_is_two_rows(kind):
+    data = weighed(kind)
+    data["w"] = np.ceil(data["w"])
+    one = mixed_model("y ~ x + (1 | g)", data, kind, weights="w", offset="off")
+    other = mixed_model("y ~ x + (1 | g)", data.loc[np.repeat(data.index, data["w"].astype(int))], kind, offset="off")
+    assert one.log_likelihood == pytest.approx(other.log_likelihood, abs=1e-6)
+    for name in ("fixed_effects", "variance_components", "group_effects"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-4, atol=1e-6)
+
+
+def test_weights_of_counts_without_a_spread_are_those_of_a_model_without_groups():
+    data = weighed("poisson")
+    x, off = np.column_stack([np.ones(120), data["x"]]), data["off"]
+    rng = np.random.default_rng(1)
+    data["y"] = np.round(np.exp(1.0 + 0.4 * data["x"] + off) + 0.3 * rng.normal(size=120)).clip(0)  # less than chance
+    beta = np.zeros(2)
+    for _ in range(30):  # Newton's steps of weighted counts
+        mean = np.exp(x @ beta + off)
+        beta = beta + np.linalg.solve((x.T * (data["w"] * mean).to_numpy()) @ x, x.T @ (data["w"] * (data["y"] - mean)))
+    fit = mixed_model("y ~ x + (1 | g)", data, "poisson", weights="w", offset="off")
+    np.testing.assert_allclose(fit.variance_components["estimate"], 0.0, atol=1e-3)
+    np.testing.assert_allclose(fit.fixed_effects["estimate"], beta, atol=1e-5)
+    assert fit.log_likelihood == pytest.approx(data["w"] @ stats.poisson.logpmf(data["y"], np.exp(x @ beta + off)))
+    covariance = np.linalg.inv((x.T * (data["w"] * np.exp(x @ beta + off)).to_numpy()) @ x)
+    np.testing.assert_allclose(fit.fixed_effects["std_error"], np.sqrt(np.diag(covariance)), rtol=1e-4)
