@@ -84,7 +84,7 @@ def mixed(
     if levels is not None:
         rows = _in_order(rows, parse(formula).response, levels)
     if predict is not None:
-        _check_new(predict, formula, rows)
+        _check_new(predict, formula, rows, columns)
     fit = mixed_model(formula, rows, likelihood, reml=reml, hyperprior=hyperprior, **columns)
     new = None if predict is None else _new_rows(predict, fit)
     fit = fit.propagate(seed=seed) if propagate else fit
@@ -170,15 +170,18 @@ def _named(formula: str, rows: pd.DataFrame | None = None) -> tuple[set[str], se
     return groups, {name for text in texts for name in variables(text, rows)}
 
 
-def _check_new(path: Path, formula: str, rows: pd.DataFrame) -> None:
-    """Raise `ValueError` before the fit, which may take long, where new rows lack a column of the formula."""
+def _check_new(path: Path, formula: str, rows: pd.DataFrame, columns: dict[str, str | None]) -> None:
+    """Raise `ValueError` before the fit, which may take long, where new rows lack a column of formula or flags."""
     from ebmeta.tasks.frame_files import read_frame
 
     groups, terms = _named(formula, rows)
     there = list(read_frame(path).columns)
-    if absent := sorted((groups | terms).intersection(rows) - set(there)):
+    asked = {name: f"--{flag.replace('_', '-')}" for flag, name in columns.items() if name is not None}
+    asked |= dict.fromkeys(groups | terms, "the formula")
+    if absent := sorted(set(asked).intersection(rows) - set(there)):
         raise ValueError(
-            f"{path}: expected a column {absent[0]!r}, which the formula names, got {', '.join(map(str, there[:8]))}"
+            f"{path}: expected a column {absent[0]!r}, which {asked[absent[0]]} names, got "
+            + ", ".join(map(str, there[:8]))
             + ", ..." * (len(there) > 8)
         )
 

@@ -210,7 +210,10 @@ class Design:
                     tell_of_twins(known, f"column {column!r}", "groups")
             parts = [t.new(used) if new else t.first(len(used)) for bar, t in self.bars if bar.factor == factor]
             groupings.append(Grouping(codes, names, np.concatenate([p[0] for p in parts], 1)))
-        values: dict[str, Array] = {str(c): np.array(numbers_of(str(c), extra[c])) for c in extra}
+        names = {str(c): getattr(self.given, str(c)) for c in extra}  # an error has that of a column
+        values: dict[str, Array] = {
+            c: np.array(numbers_of(name if isinstance(name, str) else c, extra[c])) for c, name in names.items()
+        }
         for name in {"size", "weights", "known_noise"} & values.keys():
             if (bad := values[name] <= 0).any():
                 row = int(np.argmax(bad))

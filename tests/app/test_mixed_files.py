@@ -153,6 +153,9 @@ def test_new_rows_that_lack_a_column_are_refused_before_the_fit(tmp_path, rows, 
     rows.drop(columns="x").to_csv(tmp_path / "new.csv", index=False)
     call = ("mixed", tmp_path / "rows.csv", FORMULA, "--output", tmp_path / "out", "--predict", tmp_path / "new.csv")
     assert "new.csv: expected a column 'x', which the formula names, got " in refused(capsys, *call)
+    rows.drop(columns="w").to_csv(tmp_path / "new.csv", index=False)
+    said = refused(capsys, *call, "--known-noise", "w")
+    assert "new.csv: expected a column 'w', which --known-noise names, got " in said
 
 
 @pytest.mark.parametrize("word", ["NA", "None", "null"])

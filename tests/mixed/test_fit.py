@@ -254,6 +254,7 @@ def test_a_meta_analysis_offers_what_other_fits_do(bcg, tmp_path):
         ({"size": "se"}, "size: expected none next to known_noise"),
         ({"weights": "se"}, "weights: expected none next to known_noise"),
         ({"known_noise": "sd"}, "known_noise: expected a column, got 'sd'"),
+        ({"known_noise": "trial"}, "column 'trial': expected numbers, got string values, such as 't0' in row 0"),
         ({"known_noise": -np.ones(13)}, "known_noise: expected numbers above 0, got -1 in row 0"),
         ({"known_noise": None, "vi": "se"}, "vi: expected an argument of another name (write known_noise=..."),
     ],
