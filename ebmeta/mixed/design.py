@@ -210,9 +210,10 @@ class Design:
                     tell_of_twins(known, f"column {column!r}", "groups")
             parts = [t.new(used) if new else t.first(len(used)) for bar, t in self.bars if bar.factor == factor]
             groupings.append(Grouping(codes, names, np.concatenate([p[0] for p in parts], 1)))
-        names = {str(c): getattr(self.given, str(c)) for c in extra}  # an error has that of a column
+        columns = {str(c): getattr(self.given, str(c)) for c in extra}  # an error has the name of a column
         values: dict[str, Array] = {
-            c: np.array(numbers_of(name if isinstance(name, str) else c, extra[c])) for c, name in names.items()
+            role: np.array(numbers_of(column if isinstance(column, str) else role, extra[role]))
+            for role, column in columns.items()
         }
         for name in {"size", "weights", "known_noise"} & values.keys():
             if (bad := values[name] <= 0).any():

@@ -111,7 +111,7 @@ def test_new_rows_have_the_columns_of_the_training_rows():
             {"offset": 3.0},
             "offset: expected 6 numbers, got shape () of float64",
         ),
-        ("y ~ x + (1 | g)", {"weights": "kind"}, "column 'weights': expected numbers, got string values"),
+        ("y ~ x + (1 | g)", {"weights": "kind"}, "column 'kind': expected numbers, got string values"),
         ("prop(y, n) ~ x + (1 | g)", {"size": "n"}, "size: expected none next to 'prop(y, n)'"),
         ("cbind(y) ~ x + (1 | g)", {}, "formula: expected two columns in 'cbind(y)'"),
         ("y ~ x + ) + (1 | g)", {}, "formula: expected as many closing"),
