@@ -14,14 +14,19 @@ from ebmeta.likelihood.base import Given
 from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.propagation import Draws
 from ebmeta.mixed.tables import components
+from ebmeta.prediction.arviz import SEEN
 
 __all__ = ["tree_of"]
+
+RESERVED = {"chain", "draw", "term", "component", "row"}  # dimensions of the tree that are no groups
 
 Array = NDArray[np.float64]
 
 
 def tree_of(engine: Engine, draws: Draws, terms: list[str], num_draws: int, seed: int) -> xr.DataTree:
     """Return draws of parameters, group effects and labels, with the log likelihood of every row.
+
+    Groups are a dimension by the name of their factor, with "_" after it where it is that of another dimension.
 
     Args:
         engine: the criterion.
@@ -69,9 +74,11 @@ def _assembled(engine: Engine, found: dict[str, Array], terms: list[str], names:
         ),
     }
     for factor, grouping in zip(engine.factors, engine.rows.groupings, strict=True):
-        dims = (*lead, factor.name, f"term_{factor.name}")
-        coords = {factor.name: [str(v) for v in grouping.labels], f"term_{factor.name}": factor.terms}
-        posterior[f"effects_{factor.name}"] = xr.DataArray(found[f"effects_{factor.name}"], dims=dims, coords=coords)
+        own = factor.name.replace("/", ":")  # which a tree takes for a path
+        axis = f"{own}_" if own in RESERVED else own
+        coords = {axis: [str(v) for v in grouping.labels], f"term_{own}": factor.terms}
+        values = found[f"effects_{factor.name}"]
+        posterior[f"effects_{own}"] = xr.DataArray(values, dims=(*lead, *coords), coords=coords)
     rows = np.arange(len(engine.rows))
     by_row = {
         name: xr.DataArray(found[name], dims=(*lead, "row"), coords={"row": rows}) for name in ("y", "log_likelihood")
@@ -81,7 +88,7 @@ def _assembled(engine: Engine, found: dict[str, Array], terms: list[str], names:
         {
             "posterior": xr.Dataset(posterior).assign_coords(number),
             "posterior_predictive": xr.Dataset({"y": by_row["y"]}).assign_coords(number),
-            "log_likelihood": xr.Dataset({"y": by_row["log_likelihood"]}).assign_coords(number),
+            "log_likelihood": xr.Dataset({"y": by_row["log_likelihood"].assign_attrs({SEEN: 1})}).assign_coords(number),
             "observed_data": xr.Dataset({"y": xr.DataArray(engine.rows.y, dims="row", coords={"row": rows})}),
         }
     )

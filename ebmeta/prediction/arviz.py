@@ -24,9 +24,10 @@ import xarray as xr
 
 from ebmeta.foundation.checks import array, checked
 
-__all__ = ["GOOD", "USABLE", "compare", "held_out", "loo", "pit", "psis", "summary", "to_arviz"]
+__all__ = ["GOOD", "SEEN", "USABLE", "compare", "held_out", "loo", "pit", "psis", "summary", "to_arviz"]
 
 SAMPLE = ("chain", "draw")
+SEEN = "labels_seen"  # attribute of a log likelihood: 1 where the draws are conditioned on the labels
 GOOD, USABLE = 0.5, 0.7  # of k-hat: draws stand for the target; weights still correct them
 
 
@@ -104,6 +105,14 @@ def _scored(tree: xr.DataTree) -> tuple[str, xr.DataArray]:
     return str(name), score
 
 
+def _check_unseen(score: xr.DataArray) -> None:
+    if score.attrs.get(SEEN):
+        raise ValueError(
+            "tree: expected labels that its draws have not seen, got ones that they are conditioned on; loo, and "
+            "seen=True of compare and pit, leave each out first"
+        )
+
+
 def _values(tree: xr.DataTree, group: str, name: str) -> xr.DataArray:
     return tree[group].to_dataset()[name]
 
@@ -144,9 +153,10 @@ def held_out(tree: xr.DataTree) -> xr.DataArray:
         probabilities in closed form, their logarithm after the last step.
 
     Raises:
-        ValueError: if labels are absent.
+        ValueError: if labels are absent, or the draws are conditioned on them.
     """
     name, score = _scored(tree)
+    _check_unseen(score)
     probs = tree["predictive"].to_dataset().get("probs") if "predictive" in tree.children else None
     if probs is not None and {"step", "way"} <= set(probs.dims) and "observed_data" in tree.children:
         y = _values(tree, "observed_data", name)
@@ -237,6 +247,8 @@ def pit(tree: xr.DataTree, *, seen: bool = False, seed: int = 0) -> xr.DataArray
         ValueError: if labels are absent, or are classes, which have no order.
     """
     name, score = _scored(tree)
+    if not seen:
+        _check_unseen(score)
     for group in ("posterior", "posterior_predictive", "observed_data"):
         if group not in tree.children:
             raise ValueError(f"tree: expected a group {group!r}, got {list(tree.children)}")

@@ -35,6 +35,7 @@ import xarray as xr
 from ebmeta.foundation.checks import at_least, between, checked
 from ebmeta.foundation.seeding import quietly
 from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.prediction.arviz import SEEN
 from ebmeta.reference.arrays import SAMPLE_STATS, in_64_bits, label, rows_of
 from ebmeta.reference.likelihoods import NumpyroLikelihood, get
 from ebmeta.tasks.batch import TaskBatch
@@ -294,7 +295,7 @@ def hierarchical(
     }
     step, row = ("chain", "draw"), ("row",)
     shown = {name: v for name, v in draws.items() if name not in ("w_unit", "w_correlation_cholesky")}
-    return label(
+    tree = label(
         {
             "posterior": {name: (step + dims.get(name, ()), v) for name, v in shown.items()},
             "posterior_predictive": {"y": (step + row, labels)},
@@ -308,3 +309,5 @@ def hierarchical(
         },
         {"task": rows.tasks},
     )
+    tree["log_likelihood"]["y"].attrs[SEEN] = 1
+    return tree

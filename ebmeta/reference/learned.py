@@ -31,6 +31,7 @@ from ebmeta.foundation.checks import at_least, checked
 from ebmeta.foundation.seeding import quietly
 from ebmeta.foundation.standardization import ROUNDINGS
 from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.prediction.arviz import SEEN
 from ebmeta.reference.arrays import SAMPLE_STATS, blank, in_64_bits, label, rows_of
 from ebmeta.reference.classes import class_draws, class_program
 from ebmeta.reference.likelihoods import NumpyroLikelihood, get, learned_parameters
@@ -283,4 +284,7 @@ def nuts(
     if labelled:
         groups["log_likelihood"] = {"query_y": (per_row, blank(shaped["log_likelihood"], mask))}
         groups["observed_data"] = {"query_y": (per_row[2:], blank(queries["y"], mask))}
-    return label(groups)
+    tree = label(groups)
+    if labelled and observe == "both":
+        tree["log_likelihood"]["query_y"].attrs[SEEN] = 1
+    return tree

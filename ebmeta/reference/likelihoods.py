@@ -226,7 +226,14 @@ def learned_parameters(likelihood: Likelihood) -> dict[str, Any]:
     """Return the learned values of a torch likelihood's parameters, for its NumPyro form.
 
     Raises:
-        ValueError: if it has no NumPyro form.
+        ValueError: if it has no NumPyro form, or another density than the likelihood that has its name.
     """
     get(likelihood.name)
+    kind: Any = type(likelihood)
+    owner = next(base for base in kind.__mro__ if "name" in vars(base))
+    if (kind.distribution, kind.log_prob) != (owner.distribution, owner.log_prob):
+        raise ValueError(
+            f"likelihood: expected a name and a NumPyro form for the density of {kind.__name__}, got the name "
+            f"{likelihood.name!r} of {owner.__name__}"
+        )
     return {name: v.detach().cpu().numpy() if v.dim() else v.item() for name, v in likelihood.learned().items()}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from scipy import stats
 
 from ebmeta.mixed.fit import mixed_model
 from ebmeta.mixed.tree import tree_of
+from ebmeta.prediction.arviz import compare, held_out, pit
 from tests.mixed.test_quadrature import counts
 from tests.mixed.worlds import frame
 
@@ -68,3 +70,30 @@ def test_a_shift_of_a_column_leaves_the_draws_of_labels_as_wide(likelihood):
     for labels, scores in far:
         assert labels.std(0).mean() == pytest.approx(near[0].std(0).mean(), rel=0.02)
         assert scores.mean() == pytest.approx(near[1].mean(), rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["chain", "draw", "term", "component", "row", "g/h"])
+def test_groups_may_have_any_name(name):
+    """Names of other dimensions were refused in words of xarray, or padded the table of common terms with NaN."""
+    data = frame(num_groups=12)
+    plain = mixed_model("y ~ x + (1 | g)", data).tree["posterior"]
+    quoted = name if name.isidentifier() else f"`{name}`"
+    found = mixed_model(f"y ~ x + (1 | {quoted})", data.rename(columns={"g": name})).tree["posterior"]
+    axis = "g:h" if name == "g/h" else f"{name}_"
+    variable = f"effects_{axis.removesuffix('_')}"
+    assert found[variable].dims == ("chain", "draw", axis, f"term_{axis.removesuffix('_')}")
+    np.testing.assert_array_equal(found[variable].values, plain["effects_g"].values)
+    for common in ("fixed_effects", "variance_components"):
+        assert found[common].dims == plain[common].dims
+        np.testing.assert_array_equal(found[common].values, plain[common].values)
+
+
+def test_draws_have_seen_the_labels(fit, tmp_path):
+    """Scores of labels that the draws are conditioned on passed for scores of new ones."""
+    file = tmp_path / "tree.nc"
+    fit.tree.to_netcdf(file, engine="h5netcdf")
+    for tree in (fit.tree, xr.open_datatree(file, engine="h5netcdf")):
+        for score in (held_out, pit, lambda tree: compare({"a": tree, "b": tree})):
+            with pytest.raises(ValueError, match="tree: expected labels that its draws have not seen, got ones"):
+                score(tree)
+        assert abs(float(pit(tree, seen=True).mean()) - 0.5) < 0.1

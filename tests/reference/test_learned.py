@@ -14,6 +14,7 @@ from scipy import stats
 
 import ebmeta
 from ebmeta import reference
+from ebmeta.prediction.arviz import held_out
 from ebmeta.simulate import conjugate
 
 
@@ -37,6 +38,11 @@ def test_regression_posterior_is_the_conjugate_one(features, observe):
             model.likelihood.dispersion(),
         )
     scale = q.scale.numpy()
+    if observe == "both":
+        with pytest.raises(ValueError, match="tree: expected labels that its draws have not seen, got ones"):
+            held_out(tree)
+    else:
+        assert np.isfinite(held_out(tree).values[batch.query_mask.numpy()]).all()
     assert np.abs(z_scores(tree["posterior/w"], q.loc.numpy(), scale)).max() < 5  # 28 weights at 5 sigma: below 2e-5
     ratio = tree["posterior/w"].std(("chain", "draw")).values / scale
     assert np.abs(ratio - 1).max() < 0.2

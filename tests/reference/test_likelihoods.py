@@ -10,7 +10,7 @@ from builders import perturb
 from numpyro.infer.util import log_density
 from scipy import stats
 
-from ebmeta.likelihood import LIKELIHOODS
+from ebmeta.likelihood import LIKELIHOODS, Poisson
 from ebmeta.reference import LIKELIHOODS as FORMS, Rows, hierarchical_model
 from ebmeta.reference.likelihoods import learned_parameters
 
@@ -126,3 +126,27 @@ def test_learned_values_are_those_of_the_formulas():
     assert learned_parameters(LIKELIHOODS["poisson"]()) == {}
     with pytest.raises(ValueError, match="likelihood: expected one of"):
         learned_parameters(LIKELIHOODS["normal_per_task"]())
+
+
+def test_a_density_goes_by_its_own_name():
+    """NUTS drew under the density of the class above."""
+
+    class Doubled(Poisson):
+        def log_prob(self, y, eta, way_mask, given=None):
+            return 2 * super().log_prob(y, eta, way_mask, given)
+
+    class Named(Doubled):
+        name = "doubled"
+
+    class Stricter(Poisson):
+        def check(self, name, y, mask, size):
+            super().check(name, y, mask, size)
+
+    assert learned_parameters(Stricter()) == {}
+    said = (
+        "likelihood: expected a name and a NumPyro form for the density of Doubled, got the name 'poisson' of Poisson"
+    )
+    with pytest.raises(ValueError, match=said):
+        learned_parameters(Doubled())
+    with pytest.raises(ValueError, match="likelihood: expected one of .*, got 'doubled'"):
+        learned_parameters(Named())
