@@ -17,7 +17,7 @@ from ebmeta.mixed.effects import Effects, Estimate
 from ebmeta.mixed.restarts import restarts
 from ebmeta.mixed.rows import Rows
 
-__all__ = ["Engine", "Mask", "Numbers"]
+__all__ = ["LITTLE", "Engine", "Mask", "Numbers"]
 
 Array = NDArray[np.float64]
 Numbers = NDArray[np.int64]

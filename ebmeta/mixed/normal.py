@@ -28,7 +28,7 @@ from ebmeta.mixed.ascent import Expansion, Optimum
 from ebmeta.mixed.batched import Segments, cholesky, gram, solve_lower, solve_upper
 from ebmeta.mixed.covariance import Factor, hyperprior_curvature
 from ebmeta.mixed.effects import Effects
-from ebmeta.mixed.engine import Mask, Numbers
+from ebmeta.mixed.engine import LITTLE, Mask, Numbers
 from ebmeta.mixed.normal_curvature import slope_of, turn_of
 from ebmeta.mixed.rows import Rows
 from ebmeta.mixed.scaled import LOG_2PI, ScaledEngine, Solved, solved_of
@@ -204,18 +204,24 @@ class NormalEngine(ScaledEngine):
         return self._last[1]
 
     def ascend(self, begin: Array, held: Mask) -> Optimum:
-        """Go uphill by Newton's steps in any root of the covariance, whose flat directions cost nothing."""
+        """Go uphill by Newton's steps; where a spread vanishes, or they fail, in any root of the covariance.
+
+        A covariance without full rank has many roots: directions that change nothing, which a region of trust bears.
+        """
         factor = self.factors[0]
         if held.any() or max(factor.blocks) == 1:
             return super().ascend(begin, held)
+        first = self.polished(Optimum(begin, math.inf, False, 0), held)
+        if first.converged and (first.at[:-1][factor.diagonal] > LITTLE).all():
+            return first
         other = copy.copy(self)  # of the same summaries
         other.factors, other._last = [factor.square()], None
         other.num_theta = other.factors[0].size
-        start = np.append(other.factors[0].read(factor.lower(begin[:-1])), begin[-1])
+        start = np.append(other.factors[0].read(factor.lower(first.at[:-1])), first.at[-1])
         free = np.append(np.ones(other.num_theta, dtype=bool), not self.family.known)
         found = descend_by_trust(other.expansion, start, free, self.enough)
         at = np.append(factor.triangular(other.factors[0].lower(found.at[:-1])), found.at[-1])
-        found = self.polished(found._replace(at=at), held)
+        found = self.polished(Optimum(at, found.value, False, first.evaluations + found.evaluations), held)
         return found if found.converged else super().ascend(found.at, held)
 
     def _finite(self, at: Array, expand: Callable[[Array], Expansion]) -> Expansion:

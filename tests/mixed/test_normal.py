@@ -99,3 +99,26 @@ def test_what_cannot_be_told_apart_is_refused():
     exact = frame().assign(y=lambda d: d["x"] + d["g"].str[1:].astype(float))
     with pytest.raises(ValueError, match="labels: expected some that the terms do not explain"):
         engine_of("y ~ x + (1 | g)", exact)
+
+
+def test_spreads_far_from_0_take_newtons_steps_alone(monkeypatch):
+    data = frame(num_groups=60)
+    expected = engine_of("y ~ x + (1 + x | g)", data).maximise()
+    monkeypatch.setattr("ebmeta.mixed.normal.descend_by_trust", lambda *_: pytest.fail("not needed"))
+    found = engine_of("y ~ x + (1 + x | g)", data).maximise()
+    np.testing.assert_array_equal(found.at, expected.at)
+    assert found.evaluations < 12
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_covariance_without_full_rank_is_found_from_anywhere(seed):
+    rng = np.random.default_rng(seed)
+    data = frame(num_groups=15, sizes=(8, 12)).assign(v=lambda d: rng.normal(size=len(d)))
+    data["y"] += data["v"] * data["g"].map(data.groupby("g")["y"].mean())  # slopes that go with intercepts
+    engine = engine_of("y ~ x + (1 + x + v | g)", data)
+    values = [engine.ascend(begin, np.zeros(len(begin), dtype=bool)) for begin in (engine.start(), somewhere(engine))]
+    turned = somewhere(engine, 2)
+    turned[[1, 2, 4]] *= -1
+    values.append(engine.ascend(turned, np.zeros(len(turned), dtype=bool)))
+    np.testing.assert_allclose([v.value for v in values], min(v.value for v in values), atol=1e-6)
+    assert all(v.converged for v in values)
