@@ -97,23 +97,25 @@ class MixedEvidence:
         back: Array,
         constant: float,
     ) -> None:
-        self.model, self.lower, self.engine, self.top = model, lower, engine, top
+        self.model, self.lower, self.engine, self.top, self.written = model, lower, engine, top, top.at
         self.back, self.constant = back, constant
 
     def fit(self, max_iterations: int) -> float:
         """Write the maximum to the model; return the nats that are still left to gain, at least."""
-        engine, at, prior = self.engine, self.top.at, self.model.prior
-        factor = torch.from_numpy(engine.scales(at)[0] * engine.factors[0].lower(at[: engine.num_theta]))
+        engine, prior, size, factor = self.engine, self.model.prior, self.engine.num_theta, self.engine.factors[0]
+        unit = engine.scales(self.top.at)[0]
+        root = apart(torch.from_numpy(unit * factor.lower(self.top.at[:size])))
+        self.written = at = np.append(factor.read(root.numpy() / unit), self.top.at[size:])
         beta = torch.from_numpy(self.back @ engine.coefficients(at)).view(len(prior.loc), -1)
-        write_prior(prior, self.lower, factor, beta)
+        write_prior(prior, self.lower, root, beta)
         with torch.no_grad():
             for own, found in zip(self.model.likelihood.parameters(), engine.likelihood(at).parameters(), strict=True):
                 own.copy_(found)
-        return engine.left(at)
+        return engine.left(self.top.at)
 
     def reached(self) -> float:
-        """Return the log evidence at the maximum in nats."""
-        return self.constant + self.engine.log_likelihood(self.top.at)
+        """Return the log evidence of what was written, in nats."""
+        return self.constant + self.engine.log_likelihood(self.written)
 
     def notes(self) -> list[str]:
         """Return notes on the maximum."""
@@ -230,19 +232,24 @@ def fits_prior_alone(model: EmpiricalBayes) -> bool:
     return all(p.requires_grad for p in free) and not any(p.requires_grad for p in model.predictor.parameters())
 
 
+def apart(factor: Tensor) -> Tensor:
+    r"""Return $L$ with no less on its diagonal than what 32 bits hold, shape `(R, R)`."""
+    factor = torch.where(factor.diagonal() < 0, -factor, factor)  # the sign of a column is free
+    least = (ALIKE * factor.norm(dim=1)).clamp(min=SMALLEST)
+    return torch.tril(factor, -1) + torch.maximum(factor.diagonal(), least).diag()
+
+
 @torch.no_grad()
 def write_prior(prior: Prior, lower: Tensor, factor: Tensor, beta: Tensor) -> None:
-    r"""Set a prior's parameters, a spread of 0 by the least one that 32 bits hold.
+    r"""Set a prior's parameters.
 
     Args:
         prior: the prior.
         lower: `Prior.correlations` of it.
-        factor: $L$, lower triangular, shape `(R, R)`.
+        factor: $L$, lower triangular, as of `apart`, shape `(R, R)`.
         beta: means of the weights and their slopes by covariates of groups, shape `(P, 1 + G)`.
     """
-    factor = torch.where(factor.diagonal() < 0, -factor, factor)  # the sign of a column is free
-    least = (ALIKE * factor.norm(dim=1)).clamp(min=SMALLEST)
-    scale = torch.maximum(factor.diagonal(), least)
+    scale = factor.diagonal()
     prior.log_scale.copy_(scale.log())
     lower.copy_(torch.tril(factor, -1) / scale.unsqueeze(1))
     prior.loc.copy_(beta[:, 0])
