@@ -69,9 +69,12 @@ def class_program(model: EmpiricalBayes) -> Callable[..., Any]:
             means = dist.Normal(loc, scale).expand([ways.shape[1], len(loc)]).to_event(2)
             m = numpyro.sample("m", means)
             # Shares of some classes among themselves do not depend on those of others.
-            pi = numpyro.sample("pi", dist.Dirichlet(jnp.where(ways, a[:, None], 1.0)))
-            log_share = jnp.where(ways, jnp.log(pi), NEVER)
-            log_share = log_share - jnp.log(jnp.where(ways, pi, 0.0).sum(-1, keepdims=True))
+            every = bool(np.all(way_mask))
+            pi = numpyro.sample("pi" if every else "shares", dist.Dirichlet(jnp.where(ways, a[:, None], 1.0)))
+            if not every:
+                pi = jnp.where(ways, pi, 0.0)
+                pi = numpyro.deterministic("pi", pi / pi.sum(-1, keepdims=True))
+            log_share = jnp.where(ways, jnp.log(jnp.where(ways, pi, 1.0)), NEVER)
             bias = (log_share - (m**2).sum(-1) / (2 * spread)) / constant
             w = numpyro.deterministic("w", jnp.concatenate([m / spread, bias[..., None]], -1))
             each = [_log_normal(jnp.asarray(x)[..., :-1], m, spread) for x in (support_x, query_x)]

@@ -62,7 +62,8 @@ def numpyro_model(model: EmpiricalBayes) -> Callable[..., Any]:
        x^s_{ti} \sim \mathcal N(m_{t y_i}, s I), \qquad x^q_{ti} \sim \sum_c \pi_{tc}\, \mathcal N(m_{tc}, s I) . $$
 
     It takes features `support_x` and `query_x`, the labels `support_y`, and optionally `query_y`, which are observed
-    then; by name `support_mask`, `query_mask`, `way_mask` and `concentration`, as of a `TaskBatch`.
+    then; by name `support_mask`, `query_mask`, `way_mask` and `concentration`, as of a `TaskBatch`. Where tasks differ
+    in their numbers of classes, "pi" follows from the site "shares", and is 0 for classes that do not exist.
 
     Args:
         model: the model; later training does not change the program.

@@ -156,6 +156,25 @@ def test_bad_input():
         peers.SIB(features=WIDTH)(support_x, support_y, query_x, 3)
 
 
+@pytest.mark.parametrize(
+    ("answer", "got"),
+    [(lambda s: s.mT, r"shape \(2, 3, 7\)"), (lambda s: s[:1], r"shape \(1, 7, 3\)"), (lambda s: s / 0 * 0, "NaN")],
+    ids=["transposed", "one task", "no numbers"],
+)
+def test_a_method_returns_scores_of_every_query(answer, got):
+    """Scores that are no numbers made the first class of each task's, without a word."""
+
+    class Own(peers.Prototypes):
+        name = "own"
+
+        def scores(self, support_x, support_y, query_x, n_way):
+            return answer(super().scores(support_x, support_y, query_x, n_way))
+
+    support_x, support_y, query_x, _ = tasks([2, 2, 3], n_tasks=2)
+    with pytest.raises(ValueError, match=rf"scores: expected numbers of shape \(2, 7, 3\), got {got}"):
+        Own()(support_x, support_y, query_x, 3)
+
+
 def test_made_by_name():
     center, scatter = torch.rand(WIDTH), torch.eye(WIDTH)
     for name, method in peers.METHODS.items():

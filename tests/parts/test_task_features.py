@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from builders import class_tasks, close
+from builders import class_tasks, close, regressor
 
 from ebmeta import TaskBatch
 from ebmeta.parts import neighbours
@@ -159,3 +159,14 @@ def test_an_embedder_returns_features(answer, message):
 
     with pytest.raises(ValueError, match=f"embedder: expected {message}"):
         embedded(Own().eval(), torch.ones(5, 3))
+
+
+def test_an_embedder_that_writes_into_its_input_leaves_the_tasks_alone():
+    """Each prediction was made from what the one before had left of the inputs."""
+    batch = one_task(7)
+    before = batch.query_x.clone()
+    model = regressor(6, embedder=torch.nn.Sequential(torch.nn.ReLU(inplace=True), torch.nn.Linear(6, 6)))
+    tasks = TaskBatch(batch.support_x, batch.support_y.double(), batch.query_x)
+    first, second = (model.posterior(tasks)[-1].loc for _ in range(2))
+    assert torch.equal(batch.query_x, before)
+    assert torch.equal(first, second)

@@ -137,6 +137,30 @@ def test_the_numpyro_program_has_the_density_of_the_pyro_program():
         np.testing.assert_allclose(float(log_joint), float(traced.log_prob_sum()), rtol=1e-6)
 
 
+@torch.no_grad()
+def test_classes_that_do_not_exist_have_no_share_in_numpyro():
+    """They had one, which others lacked; the density of what is left is that of each task alone."""
+    model, batch = classifier(4, scale=0.0, synthetic_gradient="joint").eval(), class_tasks((3, 2), (1, 2), (4, 4))
+    features = [model.predictor.features(rows.x, rows.mask).numpy() for rows in (batch.support, batch.query)]
+    arguments = (features[0], batch.support_y.numpy(), features[1], batch.query_y.numpy())
+    masks = {"support_mask": batch.support_mask.numpy(), "query_mask": batch.query_mask.numpy()}
+    named = masks | {"way_mask": batch.way_mask.numpy()}
+    program = numpyro.handlers.seed(reference.numpyro_model(model), 0)
+    with in_64_bits():
+        drawn = numpyro.handlers.trace(program).get_trace(*arguments, **named)
+    pi = np.asarray(drawn["pi"]["value"])
+    np.testing.assert_array_equal(pi > 0, batch.way_mask.numpy())
+    np.testing.assert_allclose(pi.sum(-1), 1)
+    values = {"m": torch.tensor(np.asarray(drawn["m"]["value"])), "pi": torch.tensor(pi)}
+    traced = poutine.trace(poutine.condition(model.model, data=values)).get_trace(batch, "both")
+    traced.compute_log_prob()
+    for name in ("support_x", "query_x", "query_y"):
+        site = drawn[name]
+        with in_64_bits():
+            log_prob = np.asarray(site["fn"].log_prob(site["value"]))
+        np.testing.assert_allclose(log_prob, traced.nodes[name]["log_prob"].numpy(), rtol=1e-6)
+
+
 def test_bad_input_is_refused():
     model = classifier(4, scale=0.0, synthetic_gradient="joint")
     batch = replace(class_tasks(), outliers=torch.tensor([False, True, False, False]))

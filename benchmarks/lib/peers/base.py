@@ -47,10 +47,13 @@ class Peer:
             Log-probabilities, shape `(T, Q, C)`, in nats.
 
         Raises:
-            ValueError: if shapes or labels do not fit.
+            ValueError: if shapes or labels do not fit, or a method returns scores of another shape or NaN.
         """
         _check(support_x, support_y, query_x, n_way)
         scores = self.scores(support_x, support_y, query_x, n_way)
+        if scores.shape != (*query_x.shape[:2], n_way) or bool(scores.isnan().any()):
+            got = "NaN" if scores.shape == (*query_x.shape[:2], n_way) else f"shape {tuple(scores.shape)}"
+            raise ValueError(f"scores: expected numbers of shape {(*query_x.shape[:2], n_way)}, got {got}")
         return scores.mT.contiguous().log_softmax(-2).clamp(min=FLOOR).mT.contiguous()
 
     def __call__(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, n_way: int) -> Tensor:
