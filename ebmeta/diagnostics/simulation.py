@@ -34,7 +34,8 @@ from ebmeta.diagnostics.class_quantities import ClassQuantities
 from ebmeta.diagnostics.common import refuse_outliers
 from ebmeta.diagnostics.quantities import Quantities
 from ebmeta.diagnostics.simulation_result import SimulationCalibration
-from ebmeta.foundation.checks import at_least, between, checked
+from ebmeta.foundation.checks import at_least, between, check, checked
+from ebmeta.foundation.kinds import found
 from ebmeta.foundation.seeding import Drawing, stream
 from ebmeta.likelihood import Given
 from ebmeta.model.empirical_bayes import EmpiricalBayes
@@ -239,10 +240,9 @@ def _draws(
         sizes, before = [min(CHUNK, num_tasks - start) for start in range(0, num_tasks, CHUNK)], None
         for i, size in enumerate(sizes):
             drawn = simulator(size, seed * len(sizes) + i)
-            if not isinstance(drawn, tuple) or [type(v) for v in drawn] != [TaskBatch, Tensor]:
-                names = [type(v).__name__ for v in (drawn if isinstance(drawn, tuple) else [drawn])]
-                raise ValueError(f"simulator: expected a TaskBatch and a tensor of weights, got {', '.join(names)}")
-            batch, w = drawn
+            if not isinstance(drawn, tuple) or len(drawn) != 2:
+                raise ValueError(f"simulator: expected a TaskBatch and a tensor of weights, got {found(drawn)}")
+            batch, w = check("simulator, tasks", drawn[0], TaskBatch), check("simulator, weights", drawn[1], Tensor)
             if before is not None and torch.equal(before[:size], w):
                 raise ValueError("simulator: expected other tasks for another index, got the same ones")
             before = w
@@ -261,9 +261,9 @@ def _key(seed: int, index: int) -> int:
 
 def _checked(q: Gaussian, own: Gaussian) -> Gaussian:
     """Return a given posterior in 64 bits."""
-    got = tuple(q.loc.shape) if isinstance(q, Gaussian) else type(q).__name__
-    if got != tuple(own.loc.shape):
-        raise ValueError(f"posterior: expected a Gaussian of shape {tuple(own.loc.shape)}, got {got}")
+    q, wanted = check("posterior", q, Gaussian), tuple(own.loc.shape)
+    if tuple(q.loc.shape) != wanted:
+        raise ValueError(f"posterior: expected a Gaussian of shape {wanted}, got {tuple(q.loc.shape)}")
     if not bool(q.loc.isfinite().all() & q.precision.isfinite().all()):
         raise ValueError("posterior: expected finite numbers, got NaN or infinity")
     return q.with_(q.loc.to(own.loc), q.precision.to(own.loc))

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ebmeta.foundation.checks import check
 from ebmeta.foundation.softmax import log_softmax, probabilities
 from ebmeta.likelihood import Given, Likelihood
 from ebmeta.parts.class_prior import EQUAL
@@ -338,9 +339,9 @@ def _steps(value: int) -> int:
 
 
 def _fitting(q: Gaussian, q0: Gaussian, k: int) -> Gaussian:
-    got, wanted = tuple(q.loc.shape) if isinstance(q, Gaussian) else type(q).__name__, tuple(q0.loc.shape)
-    if got != wanted:
-        raise ValueError(f"refiner: expected a Gaussian of shape {wanted} from step {k}, got {got}")
+    q, wanted = check(f"refiner, step {k}", q, Gaussian), tuple(q0.loc.shape)
+    if tuple(q.loc.shape) != wanted:
+        raise ValueError(f"refiner, step {k}: expected a Gaussian of shape {wanted}, got {tuple(q.loc.shape)}")
     return q
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ebmeta.foundation.checks import check
 from ebmeta.tasks.batch import TaskBatch
 
 __all__ = ["as_asked", "same_tasks"]
@@ -18,10 +19,9 @@ def as_asked(sample: Callable[..., TaskBatch]) -> Callable[..., TaskBatch]:
 
     @functools.wraps(sample)
     def asked(self: Any, num_tasks: int, *args: Any, **kwargs: Any) -> TaskBatch:
-        batch = sample(self, num_tasks, *args, **kwargs)
-        got = len(batch) if isinstance(batch, TaskBatch) else type(batch).__name__
-        if got != num_tasks:
-            raise ValueError(f"sample: expected a TaskBatch of {num_tasks} tasks from {self.name}, got {got}")
+        batch: TaskBatch = check(f"sample of {self.name}", sample(self, num_tasks, *args, **kwargs), TaskBatch)
+        if len(batch) != num_tasks:
+            raise ValueError(f"sample of {self.name}: expected {num_tasks} tasks, got {len(batch)}")
         return batch
 
     return asked

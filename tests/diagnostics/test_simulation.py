@@ -316,7 +316,7 @@ def test_ragged_classes_without_support_pass_and_a_narrow_posterior_fails():
         ({"alpha": 1.0}, r"alpha: expected a number between 0 and 1, got 1.0"),
         ({"step": -2}, "step: expected at least -1, got -2"),
         ({"posterior": exact, "step": 0}, "step: expected None with a posterior of your own, got 0"),
-        ({"posterior": lambda b: b}, "posterior: expected a Gaussian of shape .*, got TaskBatch"),
+        ({"posterior": lambda b: b}, "posterior: expected a Gaussian, got TaskBatch"),
         ({"posterior": lambda b: exact(b)[:3]}, r"posterior: expected a Gaussian of shape \(30, 1, 3\), got \(3, 1"),
         (
             {"posterior": lambda b: exact(b).with_(exact(b).loc * np.nan, exact(b).precision)},
@@ -332,7 +332,7 @@ def test_ragged_classes_without_support_pass_and_a_narrow_posterior_fails():
         ),
         (
             {"simulator": lambda n, i: (family().sample(n, i), np.zeros((n, 1, 3)))},
-            "simulator: expected a TaskBatch and a tensor of weights, got TaskBatch, ndarray",
+            "simulator, weights: expected a dense tensor of real numbers, got array of shape",
         ),
         (
             {"simulator": lambda n, i: family().sample(n, i)},

@@ -107,14 +107,14 @@ def test_steps_go_on_from_the_posterior_as_it_was():
 
 
 @pytest.mark.parametrize(
-    ("step", "got"),
+    ("step", "wanted"),
     [
-        (lambda q: q.loc, "Tensor"),
-        (lambda q: q[:1], r"\(1, 1, 4\)"),
+        (lambda q: q.loc, "a Gaussian, got tensor"),
+        (lambda q: q[:1], r"a Gaussian of shape \(4, 1, 4\), got \(1, 1, 4\)"),
     ],
     ids=["no gaussian", "one task"],
 )
-def test_a_step_keeps_the_shape(step, got):
+def test_a_step_keeps_the_shape(step, wanted):
     """The posterior of one task was taken for that of all."""
 
     class Own(GradientRefiner):
@@ -123,5 +123,5 @@ def test_a_step_keeps_the_shape(step, got):
 
     model = regressor(num_steps=2)
     model.refiner = Own(model.refiner.synthetic_gradient, 2)
-    with pytest.raises(ValueError, match=rf"refiner: expected a Gaussian of shape \(4, 1, 4\) from step 0, got {got}"):
+    with pytest.raises(ValueError, match=rf"refiner, step 0: expected {wanted}"):
         model.posterior(real_tasks())

@@ -39,10 +39,11 @@ def tasks(num_tasks, index):
 def test_as_many_tasks_as_asked_for(kind):
     """A source with tasks of its own number was evaluated as if there were as many as asked for."""
     assert len(as_source(kind(tasks)).sample(5, 1)) == len(as_source(kind(tasks)).sample(num_tasks=5)) == 5
-    for drawn, got in ((lambda number, index: tasks(2, index), "2"), (lambda number, index: (1, 2), "tuple")):
-        with pytest.raises(
-            ValueError, match=f"sample: expected a TaskBatch of 5 tasks from {kind.__name__}, got {got}"
-        ):
+    for drawn, wanted in (
+        (lambda number, index: tasks(2, index), "5 tasks, got 2"),
+        (lambda number, index: (1, 2), "a TaskBatch, got tuple"),
+    ):
+        with pytest.raises(ValueError, match=f"sample of {kind.__name__}: expected {wanted}"):
             ebmeta.evaluate(regressor(), kind(drawn), num_tasks=5)
 
 
