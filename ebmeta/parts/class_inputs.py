@@ -115,11 +115,12 @@ class ClassProportions(TorchDistribution):  # type: ignore[misc]  # Pyro ships n
         return (drawn / drawn.sum(-1, keepdim=True)).to(a.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log density in nats, shape `(..., T)`."""
+        """Return the log density in nats, shape `(..., T)`: -inf where a class that does not exist has a share."""
         real, a = self.concentration > 0, self.concentration.double()
         share = torch.where(real, value.clamp(min=torch.finfo(value.dtype).tiny), 1.0).double()
         each = (a - 1) * share.log() - torch.where(real, a, 1.0).lgamma()
-        return (torch.where(real, each, 0.0).sum(-1) + a.sum(-1).lgamma()).to(value.dtype)
+        of_real = torch.where(real, each, 0.0).sum(-1) + a.sum(-1).lgamma()
+        return of_real.masked_fill(((value > 0) & ~real).any(-1), -math.inf).to(value.dtype)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> ClassProportions:
         """Return the same law for more tasks."""

@@ -2,10 +2,11 @@ r"""Predictions of a model for unlabelled tasks, as a labelled tree of arrays.
 
 The tree has the groups that ArviZ knows, with leading dimensions `chain` (one) and `draw`:
 
-- `posterior`: `w` ~ q_K;
+- `posterior`: `w` ~ q_K, for classes that do not exist as the prior has them;
 - `posterior_predictive`: `query_y`;
 - `log_likelihood`, `observed_data`: `query_y`, where the batch carries query labels (they are recorded
-  with the predictions and never used for them);
+  with the predictions and never used for them); the likelihood is that of the program given each draw of `w`,
+  without what the steps of a joint model correct in its probabilities;
 - `constant_data`: support labels and the masks of padding;
 
 and one more, `predictive`: closed-form summaries after every refinement step, without sampling noise:

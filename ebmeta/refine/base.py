@@ -156,8 +156,7 @@ class QueryState:
         if self.log_odds is not None:
             p = probabilities(self.log_mean)
             return p, p * (1 - p)
-        given = self.setting.given
-        mean, curvature = self.setting.likelihood.moments(*self.marginal, self.setting.way_mask, given)
+        mean, curvature = self.setting.likelihood.moments(*self.marginal, self.setting.way_mask, self.setting.given)
         return mean.to(self.loc.dtype), curvature.to(self.loc.dtype)
 
     @cached_property
@@ -278,7 +277,7 @@ class Refiner(nn.Module):
         path = [Iterate(setting.q0, log_probs=self.first_log_probs(state) if steps else None)]
         for k in range(steps):
             trained = min(k, self.num_steps - 1)
-            state = state.then(_fitting(self.step(trained, state), setting.q0, k))
+            state = state.then(_fitting(self.step(trained, state), Gaussian, setting.q0.loc, f"step {k}"))
             path.append(Iterate(state.q, self.report(trained, state), self.log_probs(trained, state)))
         return path
 
@@ -312,7 +311,7 @@ class Refiner(nn.Module):
 
     def synthetic(self, state: QueryState) -> Tensor:
         r"""Return $\xi$ as a step uses it, shape `(T, Q, C)`."""
-        out: Tensor = self.synthetic_gradient(state)
+        out: Tensor = _fitting(self.synthetic_gradient(state), Tensor, state.loc, "synthetic gradient")
         return out
 
     def step(self, k: int, state: QueryState) -> Gaussian:
@@ -338,11 +337,11 @@ def _steps(value: int) -> int:
     return steps
 
 
-def _fitting(q: Gaussian, q0: Gaussian, k: int) -> Gaussian:
-    q, wanted = check(f"refiner, step {k}", q, Gaussian), tuple(q0.loc.shape)
-    if tuple(q.loc.shape) != wanted:
-        raise ValueError(f"refiner, step {k}: expected a Gaussian of shape {wanted}, got {tuple(q.loc.shape)}")
-    return q
+def _fitting(found: Any, kind: type, like: Tensor, where: str) -> Any:
+    value, wanted = check(f"refiner, {where}", found, kind), tuple(like.shape)
+    if (got := tuple((value.loc if isinstance(value, Gaussian) else value).shape)) != wanted:
+        raise ValueError(f"refiner, {where}: expected a {kind.__name__} of shape {wanted}, got {got}")
+    return value
 
 
 def _once(known: dict[Callable[[QueryState], Any], Any], read: Callable[[QueryState], Read], state: QueryState) -> Read:

@@ -55,7 +55,7 @@ class GradientRefiner(Refiner):
         q, setting, curvature = state.q, state.setting, state.curvature
         prior, beta = setting.prior, setting.beta
         weight = (setting.query_mask.unsqueeze(-1) / setting.likelihood.dispersion(setting.given)).to(state.x.dtype)
-        xi = self.synthetic_gradient(state)
+        xi = self.synthetic(state)
         growth = q.gram(state.x, curvature * weight) + beta * (prior.precision - q.precision)
         growth = self.precision_step[k] * growth
         slope = (xi * weight).mT @ state.x

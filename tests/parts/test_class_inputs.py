@@ -24,6 +24,9 @@ def test_proportions_have_the_density_of_dirichlet():
     got = ClassProportions(a).log_prob(shares())
     close(got[0], Dirichlet(a[0]).log_prob(shares()[0]))
     close(got[1], Dirichlet(a[1, :2]).log_prob(shares()[1, :2]))
+    swapped = ClassProportions(a).log_prob(shares().flip(0))  # a share of a class that does not exist
+    close(swapped[0], Dirichlet(a[0]).log_prob(shares()[1].clamp(min=torch.finfo(a.dtype).tiny)))
+    assert float(swapped[1]) == -torch.inf
 
 
 def test_draws_of_proportions_have_the_moments_of_dirichlet():

@@ -11,7 +11,7 @@ from builders import class_tasks, classifier, close, real_tasks, regressor
 
 from ebmeta.likelihood import Normal
 from ebmeta.parts.gaussian import DiagonalGaussian
-from ebmeta.refine.base import QueryState, Setting
+from ebmeta.refine.base import QueryState, Setting, SyntheticGradient
 from ebmeta.refine.gradient import GradientRefiner
 from ebmeta.refine.mlp_synthetic_gradient import MLPSyntheticGradient
 
@@ -124,4 +124,18 @@ def test_a_step_keeps_the_shape(step, wanted):
     model = regressor(num_steps=2)
     model.refiner = Own(model.refiner.synthetic_gradient, 2)
     with pytest.raises(ValueError, match=rf"refiner, step 0: expected {wanted}"):
+        model.posterior(real_tasks())
+
+
+def test_a_synthetic_gradient_is_of_every_query():
+    """That of one task was taken for that of all."""
+
+    class Own(SyntheticGradient):
+        def forward(self, state):
+            return torch.zeros_like(state.loc)[:1]
+
+    model = regressor(num_steps=1)
+    model.refiner = GradientRefiner(Own(), 1).double()
+    said = r"refiner, synthetic gradient: expected a Tensor of shape \(4, 7, 1\), got \(1, 7, 1\)"
+    with pytest.raises(ValueError, match=said):
         model.posterior(real_tasks())
