@@ -277,7 +277,7 @@ class Refiner(nn.Module):
         path = [Iterate(setting.q0, log_probs=self.first_log_probs(state) if steps else None)]
         for k in range(steps):
             trained = min(k, self.num_steps - 1)
-            state = state.then(_fitting(self.step(trained, state), Gaussian, setting.q0.loc, f"step {k}"))
+            state = state.then(_fitting(self.step(trained, state), Gaussian, setting.q0.loc, f"step {k}", "loc"))
             path.append(Iterate(state.q, self.report(trained, state), self.log_probs(trained, state)))
         return path
 
@@ -337,9 +337,9 @@ def _steps(value: int) -> int:
     return steps
 
 
-def _fitting(found: Any, kind: type, like: Tensor, where: str) -> Any:
+def _fitting(found: Any, kind: type, like: Tensor, where: str, part: str = "data") -> Any:
     value, wanted = check(f"refiner, {where}", found, kind), tuple(like.shape)
-    if (got := tuple((value.loc if isinstance(value, Gaussian) else value).shape)) != wanted:
+    if (got := tuple(getattr(value, part).shape)) != wanted:
         raise ValueError(f"refiner, {where}: expected a {kind.__name__} of shape {wanted}, got {got}")
     return value
 
