@@ -67,9 +67,9 @@ def mixed(
         json: also write the estimates and the summary to this file.
         overwrite: replace also files that ebmeta did not write; never those that it reads.
     """
+    from ebmeta.formula.grammar import parse
     from ebmeta.foundation.checks import between, check
     from ebmeta.mixed.fit import mixed_model
-    from ebmeta.mixed.grammar import parse
 
     if coverage is not None and predict is None:
         raise ValueError(
@@ -159,8 +159,8 @@ def _rows(data: Path, formula: str) -> pd.DataFrame:
 
 def _named(formula: str, rows: pd.DataFrame | None = None) -> tuple[set[str], set[str]]:
     """Return the columns that a formula names as groups, and among those of some rows as terms."""
-    from ebmeta.mixed.grammar import parse
-    from ebmeta.mixed.terms import variables
+    from ebmeta.formula.grammar import parse
+    from ebmeta.formula.terms import variables
 
     parts = parse(formula)
     groups = {name for bar in parts.bars for name in bar.factor}

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ebmeta.mixed.covariance import Factor
-from ebmeta.mixed.engine import Engine
-from ebmeta.mixed.rows import Rows
 from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.random_effects.covariance import Factor
+from ebmeta.random_effects.engine import Engine
+from ebmeta.random_effects.rows import Rows
 
 __all__ = ["as_model", "feature_names", "features_of"]
 

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from ebmeta.mixed.as_model import as_model, features_of
-from ebmeta.mixed.covariance import Factor
-from ebmeta.mixed.engine import Engine
-from ebmeta.mixed.rows import Rows
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.prediction.conformal_intervals import ConformalIntervals
+from ebmeta.random_effects.covariance import Factor
+from ebmeta.random_effects.engine import Engine
+from ebmeta.random_effects.rows import Rows
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.groups import GroupSampler
 

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebmeta.mixed.ascent import Optimum
-from ebmeta.mixed.design import Design
-from ebmeta.mixed.engine import Engine
+from ebmeta.formula.design import Design
+from ebmeta.formula.stored_columns import pack_frame, pack_index
 from ebmeta.mixed.propagation import Draws
-from ebmeta.mixed.stored_columns import pack_frame, pack_index
+from ebmeta.random_effects.ascent import Optimum
+from ebmeta.random_effects.engine import Engine
 
 __all__ = ["KIND", "content_of"]
 

@@ -6,20 +6,20 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ebmeta.formula.design import Design, Extras
+from ebmeta.formula.elsewhere import named_here, words_of_likelihood
 from ebmeta.foundation.checks import checked, found
 from ebmeta.foundation.guarding import undisturbed
 from ebmeta.likelihood import LIKELIHOODS, Likelihood
 from ebmeta.likelihood.real import Normal
-from ebmeta.mixed.covariance import Factor
-from ebmeta.mixed.crossed import CrossedEngine
-from ebmeta.mixed.design import Design, Extras
-from ebmeta.mixed.elsewhere import named_here, words_of_likelihood
-from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.new_rows import check_labels
-from ebmeta.mixed.normal import NormalEngine
-from ebmeta.mixed.quadrature import QuadratureEngine
 from ebmeta.mixed.result import MixedModel
-from ebmeta.mixed.rows import Grouping, Rows
+from ebmeta.random_effects.covariance import Factor
+from ebmeta.random_effects.crossed import CrossedEngine
+from ebmeta.random_effects.engine import Engine
+from ebmeta.random_effects.normal import NormalEngine
+from ebmeta.random_effects.quadrature import QuadratureEngine
+from ebmeta.random_effects.rows import Grouping, Rows
 
 __all__ = ["engine_of", "mixed_model"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ebmeta.mixed.effects import Effects
-from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.new_rows import Groups
 from ebmeta.mixed.over_draws import linear_of, whole_of
 from ebmeta.mixed.predictive import chances, intervals, mean_ends, moments
 from ebmeta.mixed.propagation import Draws
-from ebmeta.mixed.rows import Rows
+from ebmeta.random_effects.effects import Effects
+from ebmeta.random_effects.engine import Engine
+from ebmeta.random_effects.rows import Rows
 
 __all__ = ["forecast"]
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from ebmeta.mixed.engine import Engine
+from ebmeta.random_effects.engine import Engine
 
 __all__ = ["Ratio", "nested", "ratio_test", "spans"]
 

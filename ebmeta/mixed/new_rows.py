@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ebmeta.likelihood.base import Likelihood
-from ebmeta.mixed.rows import Rows
+from ebmeta.random_effects.rows import Rows
 
 __all__ = ["Groups", "as_asked", "check_labels"]
 

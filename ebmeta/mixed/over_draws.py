@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebmeta.likelihood.base import Likelihood
-from ebmeta.mixed.effects import Effects
-from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.predictive import skewed
 from ebmeta.mixed.propagation import Draws
-from ebmeta.mixed.rows import Rows
+from ebmeta.random_effects.effects import Effects
+from ebmeta.random_effects.engine import Engine
+from ebmeta.random_effects.rows import Rows
 
 __all__ = ["averaged", "common_of", "effects_of", "linear_of", "marginal_of", "whole_of"]
 

@@ -25,10 +25,10 @@ from scipy import optimize, stats
 
 from ebmeta.foundation.checks import found
 from ebmeta.foundation.telling import tell
-from ebmeta.mixed.ascent import Optimum
-from ebmeta.mixed.boundary import Boundary
-from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.tables import component_values
+from ebmeta.random_effects.ascent import Optimum
+from ebmeta.random_effects.boundary import Boundary
+from ebmeta.random_effects.engine import Engine
 
 __all__ = ["COMMON", "Region", "profiled"]
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from ebmeta.foundation.telling import tell
-from ebmeta.mixed.engine import Engine
+from ebmeta.random_effects.engine import Engine
 
 __all__ = ["Draws", "draw"]
 

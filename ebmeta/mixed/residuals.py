@@ -18,9 +18,9 @@ from scipy import special
 
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.likelihood.base import Given
-from ebmeta.mixed.effects import Effects
-from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.predictive import cdf, moments, skewed
+from ebmeta.random_effects.effects import Effects
+from ebmeta.random_effects.engine import Engine
 
 __all__ = ["residual_table"]
 

@@ -13,19 +13,14 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from ebmeta.formula.design import Design, Extras
+from ebmeta.formula.elsewhere import attribute_here
 from ebmeta.foundation.checks import at_least, between, checked
 from ebmeta.foundation.folders import write_folder
 from ebmeta.foundation.guarding import Guarded, guarded, once
 from ebmeta.mixed.as_model import as_model, feature_names, features_of
-from ebmeta.mixed.ascent import Optimum
-from ebmeta.mixed.boundary import Boundary, boundary_tests
 from ebmeta.mixed.conformal import group_intervals
 from ebmeta.mixed.content import content_of
-from ebmeta.mixed.covariance import Factor
-from ebmeta.mixed.design import Design, Extras
-from ebmeta.mixed.effects import Effects, Estimate
-from ebmeta.mixed.elsewhere import attribute_here
-from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.forecasting import forecast
 from ebmeta.mixed.new_rows import Groups, as_asked
 from ebmeta.mixed.over_draws import common_of, effects_of, marginal_of
@@ -36,6 +31,11 @@ from ebmeta.mixed.summary import narrow, sizes, text_of, warnings_of
 from ebmeta.mixed.tables import common_table, components_table, effect_table, prediction_table
 from ebmeta.mixed.tree import tree_of
 from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.random_effects.ascent import Optimum
+from ebmeta.random_effects.boundary import Boundary, boundary_tests
+from ebmeta.random_effects.covariance import Factor
+from ebmeta.random_effects.effects import Effects, Estimate
+from ebmeta.random_effects.engine import Engine
 
 __all__ = ["MixedModel"]
 

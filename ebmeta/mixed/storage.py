@@ -13,14 +13,14 @@ from typing import Any
 
 from torch import Tensor
 
+from ebmeta.formula.design import Design, Extras
+from ebmeta.formula.stored_columns import unpack_frame, unpack_index
 from ebmeta.foundation.folders import read_folder
-from ebmeta.mixed.ascent import Optimum
 from ebmeta.mixed.content import KIND
-from ebmeta.mixed.design import Design, Extras
 from ebmeta.mixed.fit import engine_of
 from ebmeta.mixed.propagation import Draws
 from ebmeta.mixed.result import MixedModel
-from ebmeta.mixed.stored_columns import unpack_frame, unpack_index
+from ebmeta.random_effects.ascent import Optimum
 
 __all__ = ["load_fit"]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ebmeta.mixed.boundary import Boundary
-from ebmeta.mixed.design import Design
-from ebmeta.mixed.engine import Engine
+from ebmeta.formula.design import Design
+from ebmeta.random_effects.boundary import Boundary
+from ebmeta.random_effects.engine import Engine
 
 __all__ = ["narrow", "number", "shown", "sizes", "text_of", "warnings_of"]
 

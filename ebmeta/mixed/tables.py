@@ -10,10 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from ebmeta.mixed.covariance import Factor, correlations_of
-from ebmeta.mixed.effects import Effects
-from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.propagation import Draws
+from ebmeta.random_effects.covariance import Factor, correlations_of
+from ebmeta.random_effects.effects import Effects
+from ebmeta.random_effects.engine import Engine
 
 __all__ = [
     "PREDICTED",

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from ebmeta.foundation.seeding import stream
 from ebmeta.likelihood.base import Given
-from ebmeta.mixed.engine import Engine
 from ebmeta.mixed.propagation import Draws
 from ebmeta.mixed.tables import components
 from ebmeta.prediction.arviz import SEEN
+from ebmeta.random_effects.engine import Engine
 
 __all__ = ["tree_of"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from ebmeta.formula.design import rows_of
 from ebmeta.foundation.checks import at_least, checked, found
-from ebmeta.mixed.design import rows_of
 from ebmeta.mixed.result import MixedModel
 from ebmeta.plots.axes import axes_or_new
 

@@ -2,10 +2,10 @@ r"""The log evidence by the engines of mixed models.
 
 The labels of a group with weights $w_t = \beta c_t + (L u_t, 0)$ are those of a mixed model whose common terms are all
 features, each by every covariate of $c_t$, and whose random terms are the features whose weights vary. Its engine goes
-to the maximum by Newton's steps: of normal labels in closed form (`ebmeta.mixed.normal`), of others by quadrature
-(`ebmeta.mixed.quadrature`), whose rule is made finer until that changes nothing. Features are in the units of the
-model, so that a hyperprior is of the same spreads. What the engine does not take, or finds no maximum of, is left to
-`ebmeta.training.evidence`.
+to the maximum by Newton's steps: of normal labels in closed form (`ebmeta.random_effects.normal`), of others by
+quadrature (`ebmeta.random_effects.quadrature`), whose rule is made finer until that changes nothing. Features are in
+the units of the model, so that a hyperprior is of the same spreads. What the engine does not take, or finds no maximum
+of, is left to `ebmeta.training.evidence`.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from torch import Tensor
 from ebmeta.foundation.standardization import standard
 from ebmeta.likelihood.base import Likelihood
 from ebmeta.likelihood.real import Normal
-from ebmeta.mixed.ascent import Optimum
-from ebmeta.mixed.boundary import without_spread
-from ebmeta.mixed.covariance import Factor
-from ebmeta.mixed.engine import Engine
-from ebmeta.mixed.normal import NormalEngine
-from ebmeta.mixed.quadrature import QuadratureEngine
-from ebmeta.mixed.rows import Grouping, Rows
-from ebmeta.mixed.tall import parts_of, triangle
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.parts.prior import Prior
+from ebmeta.random_effects.ascent import Optimum
+from ebmeta.random_effects.boundary import without_spread
+from ebmeta.random_effects.covariance import Factor
+from ebmeta.random_effects.engine import Engine
+from ebmeta.random_effects.normal import NormalEngine
+from ebmeta.random_effects.quadrature import QuadratureEngine
+from ebmeta.random_effects.rows import Grouping, Rows
+from ebmeta.random_effects.tall import parts_of, triangle
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.training.evidence import SMALLEST
 

@@ -9,9 +9,9 @@ import pytest
 from ebmeta import FewShotRegressor
 from ebmeta.mixed.as_model import feature_names
 from ebmeta.mixed.fit import mixed_model
-from tests.mixed.test_crossed import ratings
-from tests.mixed.test_quadrature import counts
 from tests.mixed.worlds import frame
+from tests.random_effects.test_crossed import ratings
+from tests.random_effects.test_quadrature import counts
 
 
 @pytest.mark.parametrize(

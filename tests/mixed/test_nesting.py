@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from ebmeta.formula.design import Design, Extras
 from ebmeta.mixed.comparison import compare
-from ebmeta.mixed.design import Design, Extras
 from ebmeta.mixed.fit import engine_of, mixed_model
 from ebmeta.mixed.nesting import nested, ratio_test, spans
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ebmeta.mixed.effects import Effects
 from ebmeta.mixed.fit import mixed_model
 from ebmeta.mixed.over_draws import averaged, common_of, effects_of, linear_of, marginal_of
 from ebmeta.mixed.propagation import Draws
+from ebmeta.random_effects.effects import Effects
 from tests.mixed.worlds import engine_of, frame, henderson
 
 

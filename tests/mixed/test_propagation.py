@@ -9,8 +9,8 @@ import pytest
 from ebmeta import mixed_model
 from ebmeta.mixed import propagation
 from ebmeta.mixed.propagation import Draws, draw
-from tests.mixed.test_quadrature import build
 from tests.mixed.worlds import engine_of, frame
+from tests.random_effects.test_quadrature import build
 
 
 def test_weighted_draws_are_those_of_the_posterior():

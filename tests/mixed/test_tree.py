@@ -11,8 +11,8 @@ from scipy import stats
 from ebmeta.mixed.fit import mixed_model
 from ebmeta.mixed.tree import tree_of
 from ebmeta.prediction.arviz import compare, held_out, pit
-from tests.mixed.test_quadrature import counts
 from tests.mixed.worlds import frame
+from tests.random_effects.test_quadrature import counts
 
 
 @pytest.fixture(scope="module")

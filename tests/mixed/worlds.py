@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 from scipy import linalg, stats
 
-from ebmeta.mixed.covariance import Factor
-from ebmeta.mixed.design import Design, Extras
-from ebmeta.mixed.engine import Engine
-from ebmeta.mixed.normal import NormalEngine
+from ebmeta.formula.design import Design, Extras
 from ebmeta.mixed.result import MixedModel
+from ebmeta.random_effects.covariance import Factor
+from ebmeta.random_effects.engine import Engine
+from ebmeta.random_effects.normal import NormalEngine
 
 __all__ = ["dense", "engine_of", "frame", "henderson"]
 

@@ -10,9 +10,9 @@ from scipy import optimize, special, stats
 
 import ebmeta
 from ebmeta import EmpiricalBayes, GroupSampler
-from ebmeta.mixed.normal import NormalEngine
 from ebmeta.model.units import in_units
 from ebmeta.parts.basis import SplineBasis
+from ebmeta.random_effects.normal import NormalEngine
 from ebmeta.training.evidence import Evidence, log_hyperprior
 from ebmeta.training.mixed_evidence import MixedEvidence
 from tests.training.test_evidence_fit import random_slopes
