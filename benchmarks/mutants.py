@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -35,7 +36,7 @@ import xarray  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = Path(__file__).with_suffix(".toml")
-KINDS = ("FAILED ", "ERROR ")
+FAILED = re.compile(r"(?:FAILED|ERROR) ([^\[ ]*(?:\[.*?\](?= - |$))?)")  # and what follows is the message
 CPU_SECONDS = 900  # a mutant that loops for ever is killed by the system, and so by the tests
 
 
@@ -104,7 +105,7 @@ def run(root: Path, tests: Sequence[str]) -> tuple[int, str]:
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         output.seek(0)
         lines = output.read().splitlines()
-    failed = [line.removeprefix(kind).split(" - ")[0] for line in lines for kind in KINDS if line.startswith(kind)]
+    failed = [match[1] for line in lines if (match := FAILED.match(line))]
     return status, failed[0] if failed else " ".join(lines[-3:])[-200:]
 
 

@@ -73,21 +73,14 @@ def draw(engine: Engine, at: Array, num_draws: int, seed: int) -> Draws:
         points = center + normal * np.sqrt(FREEDOM / rng.chisquare(FREEDOM, (num_draws, 1))) @ scale.T
         back = np.linalg.inv(scale).T
         mirrored = [np.reshape(proposal.logpdf((sign * points - center) @ back), -1) for sign in signs]
-        log_ratio = np.array([engine.log_posterior(np.append(p, known)) for p in points]) - special.logsumexp(
-            mirrored, 0
-        )
-        log_ratio += np.log(np.abs(np.linalg.det(scale)))
+        log_density = np.array([engine.log_posterior(np.append(point, known)) for point in points])
+        log_ratio = log_density - special.logsumexp(mirrored, 0) + np.log(np.abs(np.linalg.det(scale)))
         weight = np.minimum(special.softmax(log_ratio), num_draws**-0.5)
         weight /= weight.sum()
         if last or 1 / (weight**2).sum() > GOOD * num_draws:
             break
-        folded = points.copy()
-        for column in signs:
-            turned = engine.diagonal & (column[: engine.num_theta] < 0)
-            if turned.sum() == 1:
-                folded = np.where(folded[:, : engine.num_theta][:, turned] < 0, column * folded, folded)
-        center = weight @ folded
-        spread = np.einsum("d,di,dj->ij", weight, folded - center, folded - center)
+        center = weight @ points
+        spread = np.einsum("d,di,dj->ij", weight, points - center, points - center)
         scale = np.linalg.cholesky(WIDER * spread + NARROWEST**2 * scale @ scale.T)
     found = Draws(np.column_stack([points, np.tile(known, (num_draws, 1))]), weight)
     if found.size < POOR * num_draws:

@@ -47,6 +47,12 @@ def test_too_few_groups_promise_nothing() -> None:
     assert np.isfinite(few.predict(new, 0.8, conformal=True)[["lower", "upper"]]).all().all()
 
 
+def test_groups_with_more_labels_than_any_known_one_are_promised_nothing(fit: ebmeta.mixed.MixedModel) -> None:
+    new = frame(3, 1, first=1000)
+    new = pd.concat([new, new.assign(y=np.nan)])  # six labelled rows, as many as every known group has
+    assert np.isinf(fit.predict(new, 0.9, conformal=True)[["lower", "upper"]]).all().all()
+
+
 def test_counts_with_trials() -> None:
     rng = np.random.default_rng(4)
     rows = frame(4, 25)

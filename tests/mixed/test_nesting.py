@@ -14,6 +14,7 @@ RNG = np.random.default_rng(5)
 ROWS = pd.DataFrame(
     {"x": RNG.normal(size=60), "z": RNG.normal(size=60), "g": np.arange(60) % 10, "h": np.arange(60) % 6}
 )
+ROWS["finer"] = np.arange(60) % 20
 ROWS["k"], ROWS["y"], ROWS["same"] = np.array(list("abc"))[ROWS.h % 3], RNG.normal(size=60), ROWS.g + 100
 
 
@@ -36,6 +37,8 @@ def engine(formula: str, **given):
         ("y ~ x + (0 + x | g)", "y ~ x + (1 | g)", False),
         ("y ~ x + (1 | g)", "y ~ x + (1 | same) + (1 | h)", True),
         ("y ~ x + (1 | g)", "y ~ x + (1 | h)", False),
+        ("y ~ x + (1 | finer)", "y ~ x + (1 | g)", False),
+        ("y ~ x + (1 | g)", "y ~ x + (1 | finer)", False),
         ("y ~ x + (scale(x) | g)", "y ~ x + (x | g)", True),
         ("y ~ x + (0 + I(x + 1) | g)", "y ~ x + (x || g)", False),
     ],

@@ -69,6 +69,16 @@ def test_components_of_weighted_draws_have_their_moments_and_quantiles():
     np.testing.assert_allclose(found, [3.0, 0.5, 3 - 0.822, 3 + 0.822], atol=0.03)
 
 
+def test_few_draws_have_quantiles_that_do_not_depend_on_their_direction():
+    """Each draw stands in the middle of its weight, so that an interval of mirrored draws is mirrored."""
+    values, weight = np.array([1.0, 2.0, 4.0, 8.0]), np.array([0.4, 0.2, 0.2, 0.2])
+    found, mirrored = (
+        draws_table([pd.Series([s * v], index=SPREADS[:1]) for v in values], weight, 0.5).iloc[0] for s in (1, -1)
+    )
+    np.testing.assert_allclose(found[["lower", "upper"]], [1 + 0.05 / 0.3, 4 + 0.05 / 0.2 * 4], rtol=1e-12)
+    np.testing.assert_allclose(mirrored[["upper", "lower"]], -found[["lower", "upper"]], rtol=1e-12)
+
+
 def test_a_spread_of_0_has_an_upper_end():
     found = spread_table(
         lambda a: pd.Series(np.abs(a), index=SPREADS[:2]), np.array([0.0, 2.0]), np.diag([0.04, 0.01]), 0.95

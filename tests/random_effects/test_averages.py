@@ -72,3 +72,21 @@ def test_blocks_hold_every_group_once_and_sum_its_rows():
         np.testing.assert_allclose(block.total @ data.y[block.rows], data.segments.sum(data.y)[block.groups])
         expected = np.concatenate([data.z, data.x.T])[:, block.rows] @ data.y[block.rows]
         np.testing.assert_allclose(block.scores @ data.y[block.rows], expected)
+
+
+def test_means_of_effects_move_with_the_coefficients_as_those_of_a_fine_grid():
+    data, lower, beta, spread = labels("poisson"), np.array([[0.8]]), np.array([0.2, -0.3]), np.array([[1.7]])
+    rule = nodes_of(1, 2)
+    (block,) = blocks_of(data, len(rule.points))
+    fixed = data.fixed(beta)
+    found = data.modes(lower, fixed, np.zeros((1, 5)))
+    each = average(data, block, rule, (lower.T @ data.z, fixed), [found], slopes=True)
+
+    def means(at: np.ndarray) -> np.ndarray:
+        eta = data.fixed(at)[:, None] + 0.8 * data.z[0][:, None] * U
+        joint = np.add.reduceat(data.log_density(eta), data.segments.starts) + LOG_PRIOR
+        return 1.7 * (special.softmax(joint, 1) @ U)
+
+    np.testing.assert_allclose(each.moments(spread)[0][:, 0], means(beta), atol=1e-6)
+    expected = np.stack([(means(beta + h) - means(beta - h)) / 2e-5 for h in 1e-5 * np.eye(2)], 1)
+    np.testing.assert_allclose(each.mean_slope(block, spread)[:, 0], expected, atol=1e-5)

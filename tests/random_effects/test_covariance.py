@@ -57,6 +57,14 @@ def test_the_curvature_of_the_hyperprior_is_that_of_differences(square):
     np.testing.assert_allclose(hyperprior_curvature(factor, at[:-1], at[-1]), expected, atol=1e-8)
 
 
+def test_the_slope_of_the_hyperprior_is_that_of_differences():
+    factor = Factor("g", ["a", "b", "c"], [2, 1], None)
+    at = np.append(np.random.default_rng(0).normal(size=factor.size), 0.3)
+    values = [log_hyperprior(factor, p[:-1], p[-1])[0] for h in 1e-6 * np.eye(len(at)) for p in (at + h, at - h)]
+    expected = [(up - down) / 2e-6 for up, down in zip(values[::2], values[1::2], strict=True)]
+    np.testing.assert_allclose(log_hyperprior(factor, at[:-1], at[-1])[1], expected, atol=1e-8)
+
+
 def test_a_triangular_factor_is_of_the_same_covariance():
     factor = Factor("g", ["a", "b", "c"], [2, 1], None)
     root = factor.square().lower(np.random.default_rng(1).normal(size=factor.square().size))

@@ -31,6 +31,16 @@ def test_likelihood_coefficients_and_effects_are_those_of_dense_matrices(formula
     np.testing.assert_allclose(effects.slope, exact["slope"], rtol=1e-4, atol=1e-6)
 
 
+def test_a_feature_that_is_constant_within_groups_may_have_a_slope_of_their_own():
+    """Two rows a group are two effects, but one number of each group is all that they move."""
+    data = frame(sizes=(2, 3)).assign(x=lambda d: d.groupby("g")["x"].transform("first"))
+    engine = engine_of("y ~ x + (1 + x | g)", data)
+    at = somewhere(engine)
+    exact = dense(engine, at, False)
+    np.testing.assert_allclose(engine.estimate(at).log_likelihood, exact["log_likelihood"], rtol=1e-8)
+    np.testing.assert_allclose(engine.effects(at)[0].mean, exact["mean"], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("hyperprior", [False, True])
 @pytest.mark.parametrize("reml", [False, True])
 @pytest.mark.parametrize(("formula", "weights"), CASES)

@@ -50,9 +50,17 @@ def counts(seed: int = 0, num_groups: int = 10) -> pd.DataFrame:
     ).sample(frac=1, random_state=seed)
 
 
-def build(kind: str, terms: str = "1", hyperprior: bool = False, weights: str | None = None, fineness: int = 0):
-    size = None if kind in UNSIZED else "n"
-    design = Design(f"{kind} ~ x + ({terms} | g)", counts(), Extras(size=size, weights=weights), "drop")
+def build(
+    kind: str,
+    terms: str = "1",
+    hyperprior: bool = False,
+    weights: str | None = None,
+    fineness: int = 0,
+    unit: float = 1.0,
+):
+    size, data = None if kind in UNSIZED else "n", counts()
+    data[kind] *= unit
+    design = Design(f"{kind} ~ x + ({terms} | g)", data, Extras(size=size, weights=weights), "drop")
     factor = Factor("g", *design.terms_of(("g",)), design.rows.groupings[0].z)
     likelihood = LIKELIHOODS[kind].of(design.rows.y)
     return QuadratureEngine(design.rows, [factor], design.common.names, likelihood, hyperprior, fineness)
@@ -175,6 +183,17 @@ def test_two_random_terms_are_those_of_the_normal_likelihood_where_counts_are_la
     exact = dense(near, at, False)
     np.testing.assert_allclose(engine.estimate(found.at).beta, exact["beta"], atol=1e-5)
     np.testing.assert_allclose(engine.effects(found.at)[0].mean, exact["mean"], atol=3e-5)
+
+
+def test_units_of_labels_change_what_they_must():
+    one, other = build("student_t"), build("student_t", unit=1000.0)
+    at = somewhere(one)
+    np.testing.assert_allclose(other.coefficients(at), 1000 * one.coefficients(at), rtol=1e-8)
+    np.testing.assert_allclose(other.common_covariance(at), 1e6 * one.common_covariance(at), rtol=1e-6)
+    (effects,), (more,) = one.effects(at), other.effects(at)
+    np.testing.assert_allclose(more.mean, 1000 * effects.mean, rtol=1e-6)
+    np.testing.assert_allclose(more.covariance, 1e6 * effects.covariance, rtol=1e-6)
+    np.testing.assert_allclose(more.slope, effects.slope, rtol=1e-6)
 
 
 def test_a_coarse_rule_is_made_finer_where_it_is_not_exact(monkeypatch):
