@@ -337,9 +337,9 @@ def _steps(value: int) -> int:
     return steps
 
 
-def _fitting(found: Any, kind: type, like: Tensor, where: str, part: str = "data") -> Any:
+def _fitting(found: Any, kind: type, like: Tensor, where: str, part: str = "") -> Any:
     value, wanted = check(f"refiner, {where}", found, kind), tuple(like.shape)
-    if (got := tuple(getattr(value, part).shape)) != wanted:
+    if (got := tuple((getattr(value, part) if part else value).shape)) != wanted:
         raise ValueError(f"refiner, {where}: expected a {kind.__name__} of shape {wanted}, got {got}")
     return value
 

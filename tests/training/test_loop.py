@@ -174,7 +174,7 @@ def test_early_stopping_keeps_the_best_parameters():
 
         def sample(self, num_tasks, index=0):
             Worsening.calls += 1
-            batch = class_tasks(ways=(3,) * 8, shots=(1,) * 8, queries=(6,) * 8, features=8, dtype=torch.float32)
+            batch = class_tasks((3,) * num_tasks, (1,) * num_tasks, (6,) * num_tasks, 8, dtype=torch.float32)
             if Worsening.calls == 1:
                 return batch
             return ebmeta.TaskBatch(batch.support_x, batch.support_y, batch.query_x, (batch.query_y + 1) % 3)
