@@ -1,6 +1,6 @@
 """Would the tests notice? Each mutant is one wrong line in the package; its module's tests have to fail.
 
-    python benchmarks/mutants.py                 all of them, about 10 minutes
+    python benchmarks/mutants.py                 all of them, about half an hour
     python benchmarks/mutants.py mixture.py      those of files whose name ends so
 
 The table is mutants.toml: for each file its tests, in order, and pairs of a text that stands in the file once and what
@@ -149,20 +149,19 @@ def main() -> None:
         parser.error(f"files: expected ends of names in {TABLE.name}, got {' '.join(options.files)}")
     results: Path = options.results or ROOT / "benchmarks" / "results" / "mutants.json"
     before = json.loads(results.read_text())["each"] if results.exists() else []
-    last = {(m["file"], m["old"], m["new"]): m.get("by") for m in before}
-    found: list[dict[str, Any]] = []
+    last = {tuple(mutant): by for *mutant, verdict, by in before if verdict == "killed"}
+    found: list[tuple[str, ...]] = []  # file, old, new, verdict, and the test that failed or why none can
     with tempfile.TemporaryDirectory() as name:
         root = copy(Path(name))
         for stamp, mutant in enumerate(chosen, 1_000_000):
             killed, failed = judge(root, mutant, last.get(mutant[:3]), stamp)
             verdict = "killed" if killed else "equivalent" if mutant.equivalent else "survived"
-            found.append({"file": mutant.file, "old": mutant.old, "new": mutant.new, "verdict": verdict})
-            found[-1] |= {"by": failed} if killed else {"why": mutant.equivalent} if mutant.equivalent else {}
+            found.append((*mutant[:3], verdict, failed if killed else mutant.equivalent))
             print(f"{verdict}: {mutant.file}: {mutant.old} -> {mutant.new}  {failed if killed else ''}", flush=True)
-        status, failed = run(root, sorted({m["by"] for m in found if "by" in m}))
+        status, failed = run(root, sorted({by for *_, verdict, by in found if verdict == "killed"}))
         if status:
             raise SystemExit(f"a test fails without a mutant too: {failed}")
-    counts = {v: sum(m["verdict"] == v for m in found) for v in ("killed", "equivalent", "survived")}
+    counts = {v: sum(verdict == v for *_, verdict, _ in found) for v in ("killed", "equivalent", "survived")}
     print(counts)
     if options.results or not options.files:
         from lib.common import write  # imports the package

@@ -15,6 +15,7 @@ AREAS = {
     "evidence": "evidence ensemble members",
     "conformal": "conformal",
     "diagnostics": "calibration",
+    "mixed": "normal crossed quadrature averages covariance boundary predictive nesting leave_out profile",
 }
 
 
