@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any
-
 import torch
 
 from ebmeta.foundation.checks import check
@@ -14,17 +10,16 @@ from ebmeta.tasks.batch import TaskBatch
 __all__ = ["as_asked", "same_tasks"]
 
 
-def as_asked(sample: Callable[..., TaskBatch]) -> Callable[..., TaskBatch]:
-    """Return a method `sample` that raises `ValueError` where it has not drawn as many tasks as were asked for."""
+def as_asked(drawn: object, num_tasks: int, name: str) -> TaskBatch:
+    """Return the tasks that a source has drawn for an evaluation.
 
-    @functools.wraps(sample)
-    def asked(self: Any, num_tasks: int, *args: Any, **kwargs: Any) -> TaskBatch:
-        batch: TaskBatch = check(f"sample of {self.name}", sample(self, num_tasks, *args, **kwargs), TaskBatch)
-        if len(batch) != num_tasks:
-            raise ValueError(f"sample of {self.name}: expected {num_tasks} tasks, got {len(batch)}")
-        return batch
-
-    return asked
+    Raises:
+        ValueError: if they are others than as many tasks as were asked for, which would count as so many.
+    """
+    batch: TaskBatch = check(f"sample of {name}", drawn, TaskBatch)
+    if len(batch) != num_tasks:
+        raise ValueError(f"sample of {name}: expected {num_tasks} tasks, got {len(batch)}")
+    return batch
 
 
 def same_tasks(first: TaskBatch, second: TaskBatch) -> bool:

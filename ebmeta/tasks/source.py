@@ -72,11 +72,6 @@ class TaskSource(ABC):
     encoder: FrameEncoder | None = None
     groups: np.ndarray | None = None
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        if "sample" in vars(cls):
-            cls.sample = as_asked(cls.sample)  # type: ignore[method-assign]
-
     @abstractmethod
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
         """Draw batch number `index`: the same tasks for the same arguments, whatever was drawn before.
@@ -207,10 +202,14 @@ class TaskSource(ABC):
 
     @checked(num_tasks=at_least(1), size=at_least(1))
     def draws(self, num_tasks: int, size: int, seed: int = 0) -> Iterator[TaskBatch]:
-        """Yield batches of `size` tasks, `num_tasks` in all; another seed goes on where the last one ended."""
+        """Yield batches of `size` tasks, `num_tasks` in all; another seed goes on where the last one ended.
+
+        Raises:
+            ValueError: if a source draws another number of tasks, which would count as so many.
+        """
         sizes = [min(size, num_tasks - start) for start in range(0, num_tasks, size)]
         for number, each in enumerate(sizes):
-            yield self.sample(each, seed * len(sizes) + number)
+            yield as_asked(self.sample(each, seed * len(sizes) + number), each, self.name)
 
 
 @checked()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from builders import real_tasks, regressor
 
@@ -38,13 +39,21 @@ def tasks(num_tasks, index):
 @pytest.mark.parametrize("kind", [Stubborn, Foreign])
 def test_as_many_tasks_as_asked_for(kind):
     """A source with tasks of its own number was evaluated as if there were as many as asked for."""
-    assert len(as_source(kind(tasks)).sample(5, 1)) == len(as_source(kind(tasks)).sample(num_tasks=5)) == 5
     for drawn, wanted in (
         (lambda number, index: tasks(2, index), "5 tasks, got 2"),
         (lambda number, index: (1, 2), "a TaskBatch, got tuple"),
     ):
         with pytest.raises(ValueError, match=f"sample of {kind.__name__}: expected {wanted}"):
             ebmeta.evaluate(regressor(), kind(drawn), num_tasks=5)
+
+
+@pytest.mark.parametrize("kind", [Stubborn, Foreign])
+def test_training_takes_the_tasks_that_there_are(kind):
+    """All groups at every iteration, however many are asked for: a finite set, whose loss is that of all."""
+    found = ebmeta.fit(
+        regressor(), kind(lambda number, index: tasks(3, 0)), 2, 16, objective="evidence", device="cpu", progress=False
+    )
+    assert np.isfinite(found.history["loss"].values).all()
 
 
 @pytest.mark.parametrize("kind", [Stubborn, Foreign])
