@@ -1,7 +1,7 @@
 """Would the tests notice? Each mutant is one wrong line in the package; its module's tests have to fail.
 
-    python benchmarks/mutants.py                 all of them, about half an hour
-    python benchmarks/mutants.py mixture.py      those of files whose name ends so
+    python benchmarks/mutants.py                 all of them, about 30 minutes
+    python benchmarks/mutants.py mixture.py      those of files whose name ends so; the result keeps the others
 
 The table is mutants.toml: for each file its tests, in order, and pairs of a text that stands in the file once and what
 takes its place; a third entry says why a mutant is equivalent. Works on a copy of the tree. The test that killed a
@@ -148,7 +148,8 @@ def main() -> None:
     if not chosen:
         parser.error(f"files: expected ends of names in {TABLE.name}, got {' '.join(options.files)}")
     results: Path = options.results or ROOT / "benchmarks" / "results" / "mutants.json"
-    before = json.loads(results.read_text())["each"] if results.exists() else []
+    each = json.loads(results.read_text())["each"] if results.exists() else {}
+    before = [(file, *row) for file, rows in each.items() for row in rows]
     last = {tuple(mutant): by for *mutant, verdict, by in before if verdict == "killed"}
     found: list[tuple[str, ...]] = []  # file, old, new, verdict, and the test that failed or why none can
     with tempfile.TemporaryDirectory() as name:
@@ -161,12 +162,16 @@ def main() -> None:
         status, failed = run(root, sorted({by for *_, verdict, by in found if verdict == "killed"}))
         if status:
             raise SystemExit(f"a test fails without a mutant too: {failed}")
+    anew = {mutant[:3] for mutant in found}
+    kept = {mutant[:3]: mutant for mutant in (*before, *found)}
+    found = [kept[mutant[:3]] for mutant in read() if mutant[:3] in kept]
+    print(f"{len(anew)} run, {len(found) - len(anew)} of an earlier run")
     counts = {v: sum(verdict == v for *_, verdict, _ in found) for v in ("killed", "equivalent", "survived")}
     print(counts)
-    if options.results or not options.files:
-        from lib.common import write  # imports the package
+    from lib.common import write  # imports the package
 
-        write(str(results), {"mutants": len(found), **counts, "each": found})
+    rows = {file: [row for name, *row in found if name == file] for file, *_ in found}
+    write(str(results), {"mutants": len(found), **counts, "each": rows})
     raise SystemExit(counts["survived"] > 0)
 
 

@@ -51,6 +51,9 @@ def test_with_all_labels_the_posterior_is_conjugate():
     known = told(inferred.path[0], inferred.setting, tasks().query_y)
     posterior = tree("both")["posterior"]
     agree(posterior["m"].values, known.loc.numpy(), known.scale.numpy())
+    # squared distances from the mean are of chi-squared, whatever the directions that rows tell of: 5 errors (6e-7)
+    off = ((posterior["m"].values - known.loc.numpy()) ** 2 * known.precision.numpy()).sum(-1)
+    assert abs(off.mean() - 12) < 5 * (2 * 12 / (off[0, 0].size * 200)) ** 0.5
     total = known.shares.sum(1, keepdim=True)
     share = (known.shares / total).numpy()
     agree(posterior["pi"].values, share, np.sqrt(share * (1 - share) / (total.numpy() + 1)))
@@ -112,6 +115,21 @@ def test_classes_that_do_not_exist_have_no_share():
     _, exact = two.exact(batch)
     own = exact.gather(-1, batch.query_y.unsqueeze(-1)).squeeze(-1).numpy()
     np.testing.assert_allclose(np.exp(score), own, atol=0.03)
+
+
+def test_rows_are_of_no_class_that_does_not_exist():
+    """Far rows would be: the shares of two classes beside those without a third one, 5 errors of both (6e-7)."""
+    two = replace(CLOUDS, num_features=3, n_way=2, n_query=6)
+    batch = two.sample(3).to(torch.float64)
+    batch = batch.with_rows(query=replace(batch.query, x=3 * batch.query.x))
+    padded = replace(batch, way_mask=torch.tensor([[True, True, False]]).expand(3, -1))
+    found = [
+        reference.nuts(joint_model(two), each, num_draws=1500, seed=2)["posterior/pi"].values[..., 0]
+        for each in (batch, padded)
+    ]
+    error = sum(each.var((0, 1)) / az.ess(az.convert_to_dataset({"x": each}))["x"].values for each in found)
+    gap = found[0].mean((0, 1)) - found[1].mean((0, 1))
+    assert float(np.abs(gap / error**0.5).max()) < 5
 
 
 @torch.no_grad()
