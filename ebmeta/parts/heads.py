@@ -120,7 +120,7 @@ class Head(Exact, ABC):
         if self.embedder is not None:
             rows = x.flatten(0, 1).to(self.like.dtype)
             mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
-            real = embedded(self.embedder, rows[mask.flatten()])
+            real = embedded(self.embedder, rows[mask.flatten()])  # a copy, so that the tasks stay as they are
             x = real.new_zeros(*mask.shape, real.shape[-1]).masked_scatter(mask.unsqueeze(-1), real)
         if x.dim() != 3 or x.shape[-1] != self.num_features:
             raise ValueError(f"x: expected {self.num_features} features per input, got shape {tuple(x.shape[2:])}")

@@ -62,10 +62,12 @@ class TaskFeatures:
 def embedded(embedder: nn.Module, rows: Tensor) -> Tensor:
     """Return what an embedder makes of inputs of shape `(N, ...)`, features of shape `(N, D)`.
 
+    It may write into the inputs, as layers with `inplace=True` do.
+
     Raises:
         ValueError: if it returns something else, or out of training a number that is not finite.
     """
-    out = embedder(rows.clone())  # layers with inplace=True would write into the tasks
+    out = embedder(rows)
     if not isinstance(out, Tensor) or out.dim() != 2 or len(out) != len(rows):
         got = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
         wanted = f"a tensor of shape ({len(rows)}, D) for inputs of shape {tuple(rows.shape)}"

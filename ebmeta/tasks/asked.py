@@ -7,10 +7,10 @@ import torch
 from ebmeta.foundation.checks import check
 from ebmeta.tasks.batch import TaskBatch
 
-__all__ = ["as_asked", "same_tasks"]
+__all__ = ["as_many_as_asked", "same_tasks"]
 
 
-def as_asked(drawn: object, num_tasks: int, name: str) -> TaskBatch:
+def as_many_as_asked(drawn: object, num_tasks: int, name: str) -> TaskBatch:
     """Return the tasks that a source has drawn for an evaluation.
 
     Raises:

@@ -22,7 +22,7 @@ import torch
 from ebmeta.foundation.buckets import split
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.foundation.fingerprint import fingerprint
-from ebmeta.tasks.asked import as_asked, same_tasks
+from ebmeta.tasks.asked import as_many_as_asked, same_tasks
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.classes import ClassRows, members
 from ebmeta.tasks.frames import FrameEncoder
@@ -209,7 +209,7 @@ class TaskSource(ABC):
         """
         sizes = [min(size, num_tasks - start) for start in range(0, num_tasks, size)]
         for number, each in enumerate(sizes):
-            yield as_asked(self.sample(each, seed * len(sizes) + number), each, self.name)
+            yield as_many_as_asked(self.sample(each, seed * len(sizes) + number), each, self.name)
 
 
 @checked()
