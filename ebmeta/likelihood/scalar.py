@@ -225,8 +225,11 @@ class ScalarLikelihood(Likelihood):
             eta: linear predictors to look near, shape `(T, Q)`.
         """
         at = eta + torch.linspace(-2, 2, 9, dtype=eta.dtype, device=eta.device).view(-1, 1, 1)
-        if bool(torch.nan_to_num(curvature(at)[0]).any()):
+        found = curvature(at)[0]
+        if bool(torch.nan_to_num(found).any()):
             type(self)._curved = True
+        elif y.numel() and bool(found.isnan().all()):
+            raise ValueError(f"{self.name} likelihood: expected a log density, got NaN of every label")
         elif y.numel() and bool((y != y.flatten()[0]).any()):
             raise ValueError(
                 f"{self.name} likelihood: expected a log density that is curved in the linear predictor, got slopes "

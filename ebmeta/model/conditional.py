@@ -43,6 +43,17 @@ class Conditional:
         """True where a class exists, without unknown ones, shape `(N, C)`."""
         return self._named(self.setting.way_mask)
 
+    def finite(self) -> Tensor:
+        """Return whether the posterior after each step is finite, shape `(steps, N)`."""
+        real = (self.setting.query_mask.unsqueeze(-1) & self.setting.way_mask.unsqueeze(1)).flatten(1)
+        out = []
+        for iterate, q in zip(self.iterates, self.path, strict=True):
+            fine = q.loc.isfinite().flatten(1).all(1) & ~q.precision.isnan().flatten(1).any(1)
+            if iterate.log_probs is not None:
+                fine = fine & ~(iterate.log_probs.isnan().flatten(1) & real).any(1)
+            out.append(fine)
+        return torch.stack(out)
+
     def kl(self) -> Tensor:
         r"""Return $\mathrm{KL}(q_k(w) \Vert p_\psi(w))$ in nats, shape `(steps, N)`."""
         return self.setting.prior.kls(self.path)

@@ -108,11 +108,16 @@ class EnsembleInference(Mixture):
         return self.first.x
 
     @property
+    def query_mask(self) -> Tensor:
+        return self.first.query_mask
+
+    @property
     def num_steps(self) -> int:
         return self.first.num_steps
 
     def _under(self, function: Callable[[Inference], Any]) -> Callable[..., Any]:
-        return lambda model, *tensors: function(unpack(self.first, tensors).with_likelihood(model.likelihood))
+        first = replace(self.first, inner=True)
+        return lambda model, *tensors: function(unpack(first, tensors).with_likelihood(model.likelihood))
 
     def each(self, function: Callable[[Any], Any], *, together: bool = True) -> Any:
         if not together:
@@ -139,6 +144,7 @@ class EnsembleInference(Mixture):
 
         self.members.each(self._under(fill), *self.packed)
         w, labels, *scores = out
+        self._known("draws", labels.movedim(0, -1))
         return w, labels, scores[0] if scores else None
 
 

@@ -18,9 +18,10 @@ $J = 1$. The second kind, over values of the prior's parameters, is `ebmeta.mode
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -73,8 +74,42 @@ class Mixture(ABC):
 
     @property
     @abstractmethod
+    def query_mask(self) -> Tensor:
+        """True where a query is real, shape `(T, Q)`."""
+
+    @property
+    @abstractmethod
     def num_steps(self) -> int:
         """Number of refinement steps, $K$."""
+
+    #: Whether it is a part of another mixture, which looks for NaN in what the parts say together.
+    inner: bool = field(default=False, kw_only=True)
+
+    def check(self) -> None:
+        """Raise `ValueError` where a posterior of the path is not finite."""
+        finite = self.finite()
+        if not bool(finite.all()):
+            k, t = (int(v) for v in (~finite).nonzero()[0])
+            part = f"refiner, step {k - 1}, or its synthetic gradient" if k else "initializer or likelihood"
+            raise ValueError(f"{part}: expected a posterior of finite numbers, got NaN or infinity at task {t}")
+
+    def finite(self) -> Tensor:
+        """Return whether the posterior after each step is finite, shape `(steps, T)`."""
+        each: Tensor = self.each(lambda part: part.finite().T)
+        return each.all(0).T
+
+    def _known(self, what: str, values: Tensor) -> Tensor:
+        """Return what is said of each query, shape `(T, Q, ...)`; NaN of a real one is refused.
+
+        In training, which is told by a gradient, the loss is looked at in its place.
+        """
+        if not self.inner and not values.requires_grad and bool((lost := values.isnan()).any()):
+            lost = lost.flatten(2).any(2) & self.query_mask if lost.dim() > 2 else lost & self.query_mask
+            if bool(lost.any()):
+                t, i = (int(v) for v in lost.nonzero()[0])
+                said = f"{self.likelihood.name} likelihood, {what}"
+                raise ValueError(f"{said}: expected a number for every query, got NaN at task {t}, query {i}")
+        return values
 
     @abstractmethod
     def each(self, function: Callable[[Any], Any], *, together: bool = True) -> Any:
@@ -113,13 +148,14 @@ class Mixture(ABC):
         """Return the weighted mean over parts, shape `(T, ...)`, of values of shape `(S, T, ...)`."""
         if len(each) == 1:
             return each[0]
-        weight = self.weight.T
-        return (weight.view(*weight.shape, *[1] * (each.dim() - 2)) * each).sum(0)
+        weight = self.weight.T.view(*self.log_weight.T.shape, *[1] * (each.dim() - 2))
+        return torch.where(weight > 0, weight * each, 0.0).sum(0)  # a mean may be infinite
 
     def blend(self, loc: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance, shape `(T, ...)`, from those of every part, both of shape `(S, T, ...)`."""
         mean = self.average(loc)
-        return mean, self.average(var + (loc - mean).square())
+        off = torch.where(mean.isinf(), math.inf, loc - mean)  # a mean without end has no variance either
+        return mean, self.average(var + off.square())
 
     def kl(self) -> Tensor:
         r"""Return $\mathrm{KL}(q_k \Vert p_\psi)$ of weights and parts in nats, shape `(steps, T)`."""
@@ -139,19 +175,20 @@ class Mixture(ABC):
         """
         each = self.each(lambda part: part.log_prob(k, y, noise, predictive=predictive))
         if len(each) == 1:
-            first: Tensor = each[0]
-            return first
+            return self._known("density", each[0])
         log_weight = torch.log_softmax(self.log_weight.double(), 1).T.unsqueeze(-1)
         out: Tensor = torch.logsumexp(each + log_weight, 0) if predictive else (each * log_weight.exp()).sum(0)
-        return out
+        return self._known("density", out)
 
     def predict(self, k: int) -> dict[str, Tensor]:
         """Return summaries of the prediction under $q_k$, each of shape `(T, Q, ...)`; see `Likelihood.predict`."""
         each = self.each(lambda part: part.predict(k))
         if self.log_weight.shape[1] > 1 and not self.likelihood.categorical:
             mean, variance = self.blend(each["mean"], each["std"].square())
-            return {"mean": mean, "std": variance.sqrt()}
-        return {name: self.average(value) for name, value in each.items()}
+            out = {"mean": mean, "std": variance.sqrt()}
+        else:
+            out = {name: self.average(value) for name, value in each.items()}
+        return {name: self._known(name, value) for name, value in out.items()}
 
     def probs(self, k: int) -> Tensor:
         """Return the probability of each class or category under $q_k$, shape `(T, Q, C)`.
@@ -159,7 +196,7 @@ class Mixture(ABC):
         Raises:
             ValueError: if labels are no categories.
         """
-        return self.average(self.each(lambda part: part.probs(k)))
+        return self._known("probabilities", self.average(self.each(lambda part: part.probs(k))))
 
     def cdf(self, k: int, y: Tensor) -> Tensor:
         """Return the predictive probability of labels up to `y`, shape `(T, Q)`, under $q_k$.
@@ -167,7 +204,8 @@ class Mixture(ABC):
         Raises:
             ValueError: if labels are classes, or the likelihood has no cdf.
         """
-        return self.average(self.each(lambda part: part.cdf(k, y), together=False))  # SciPy's of counts is one by one
+        each = self.each(lambda part: part.cdf(k, y), together=False)  # SciPy's of counts is one by one
+        return self._known("cdf", self.average(each))
 
     def quantile(self, k: int, levels: Tensor, num_bisections: int = 200) -> Tensor:
         r"""Return predictive quantiles under $q_k$ by bisection of the cdf, shape `(L, T, Q)`.
@@ -250,6 +288,10 @@ class Inference(Mixture):
     def x(self) -> Tensor:
         return self.setting.x[self._first]
 
+    @cached_property
+    def query_mask(self) -> Tensor:
+        return self.setting.query_mask[self._first]
+
     @property
     def num_steps(self) -> int:
         return len(self.iterates) - 1
@@ -300,4 +342,6 @@ class Inference(Mixture):
             labels.append(self.likelihood.sample(believed, way_mask, of_some, generator=source))
             if y is not None:
                 scores.append(self.likelihood.log_prob(y, eta, way_mask, of_some))
-        return w, torch.cat(labels), torch.cat(scores) if scores else None
+        drawn = torch.cat(labels)
+        self._known("draws", drawn.movedim(0, -1))
+        return w, drawn, torch.cat(scores) if scores else None

@@ -332,6 +332,11 @@ def _cholesky(matrix: Tensor) -> Tensor:
     try:
         factor: Tensor = torch.linalg.cholesky(matrix)
     except RuntimeError:  # torch.linalg.LinAlgError, which is not exported to type checkers
+        if not bool(matrix.isfinite().all()):
+            raise ValueError(
+                "expected finite precisions, got NaN or infinity (of the likelihood, or a step or synthetic gradient "
+                "of the refiner)"
+            ) from None
         raise ValueError(
             "expected positive definite precisions, got one that is not (in this arithmetic): bring inputs and "
             "labels to unit scale, remove collinear features, lower the learning rate, or use model.double()"

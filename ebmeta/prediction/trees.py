@@ -125,7 +125,7 @@ def ask(
         num_steps: refinement steps; those of training by default.
 
     Raises:
-        ValueError: if the tasks do not fit the model.
+        ValueError: if the tasks do not fit the model, or a part of it, as a synthetic gradient, says NaN or infinity.
     """
     say_untrained(model)
     answers, told = [], False
@@ -133,6 +133,7 @@ def ask(
         for batch in batches:
             own = match_model(model, batch.unlabelled())
             inferred = model.infer(own, num_steps)
+            inferred.check()
             told = told or tell_of_foreign(model, own, inferred.x)
             answers.append(question(inferred, own))
     return answers

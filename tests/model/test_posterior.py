@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from builders import class_tasks, classifier, close, number_tasks, real_tasks, regressor
+from pyro import distributions as dist
 
+from ebmeta.likelihood import ScalarLikelihood
 from ebmeta.model.conditional import Conditional, repeat
 from ebmeta.model.posterior import choose
 
@@ -83,6 +88,64 @@ def test_blending_follows_the_law_of_total_variance(inferred):
     mean, variance = two.blend(loc, var)
     close(mean, torch.tensor([2.5]).double(), 1e-6)
     close(variance, torch.tensor([0.25 * 0.5 + 0.75 * 1.5 + 0.25 * 2.25 + 0.75 * 0.25]).double(), 1e-6)
+
+
+def test_a_part_whose_mean_has_no_end_leaves_no_nan(inferred):
+    loc = torch.zeros(*inferred.log_weight.T.shape, 1, dtype=torch.float64)
+    loc[0], var = math.inf, torch.ones_like(loc)
+    mean, variance = inferred.blend(loc, var)
+    assert bool((mean == math.inf).all() & (variance == math.inf).all())
+    log_weight = inferred.log_weight.clone()
+    log_weight[:, 0] = -math.inf
+    mean, variance = replace(inferred, log_weight=log_weight).blend(loc, var)
+    close(mean, torch.zeros_like(mean), 0.0)
+    close(variance, torch.ones_like(variance), 1e-12)
+
+
+def _lost(density=1.0, mean=1.0, cdf=1.0):
+    class Lost(ScalarLikelihood):
+        name, has_cdf = "lost", True
+
+        def mean(self, eta, given=None):
+            return mean * eta
+
+        def variance(self, eta, given=None):
+            return torch.ones_like(eta)
+
+        def distribution(self, eta, way_mask, given=None):
+            return dist.Normal(eta.squeeze(-1), 1.0)
+
+        def log_prob(self, y, eta, way_mask, given=None):
+            return torch.where(y > 0, density, 1.0) * super().log_prob(y, eta, way_mask, given)
+
+        def cdf(self, y, eta, given=None):
+            return cdf * torch.special.ndtr(y - eta)
+
+    return Lost()
+
+
+@pytest.mark.parametrize(
+    ("part", "ask", "said"),
+    [
+        ({"mean": math.nan}, lambda found, y: found.predict(-1), "mean"),
+        ({"density": math.nan}, lambda found, y: found.log_prob(-1, y, torch.zeros(1), predictive=True), "density"),
+        ({"cdf": math.nan}, lambda found, y: found.quantile(-1, torch.tensor([0.5])), "cdf"),
+    ],
+    ids=["mean", "density", "cdf"],
+)
+def test_nan_of_a_likelihood_of_ones_own_is_refused_for_real_queries_alone(part, ask, said):
+    batch = real_tasks()
+    model = regressor(num_steps=0)
+    y = torch.where(batch.query_mask, batch.query_y.abs() + 1, -1.0)
+    with torch.no_grad():
+        ask(model.infer(batch).with_likelihood(_lost()), y)
+        with pytest.raises(ValueError, match=f"lost likelihood, {said}: expected a number for every query, got NaN"):
+            ask(model.infer(batch).with_likelihood(_lost(**part)), y)
+        if said == "density":
+            real = model.infer(batch)
+            padding = torch.where(batch.query_mask, -1.0, 1.0).double()
+            got = ask(real.with_likelihood(_lost(**part)), padding)
+            close(got[batch.query_mask], ask(real.with_likelihood(_lost()), padding)[batch.query_mask], 0.0)
 
 
 def test_parts_are_drawn_by_their_weights():

@@ -10,6 +10,8 @@ import xarray as xr
 from builders import class_tasks, classifier, number_tasks, real_tasks, regressor
 
 import ebmeta
+from ebmeta.refine.base import Refiner, SyntheticGradient
+from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
 
 
 def test_the_tree_of_a_classifier():
@@ -146,3 +148,62 @@ def test_quantiles_that_do_not_exist():
         ebmeta.predict(classifier(), class_tasks(), quantiles=(0.5,))
     with pytest.raises(ValueError, match="quantiles: expected a number between 0 and 1, got 1"):
         ebmeta.predict(regressor(), real_tasks(), quantiles=(0.5, 1.0))
+
+
+class _Scaled(SyntheticGradient):
+    """That of a model, times a number."""
+
+    def __init__(self, own, by):
+        super().__init__()
+        self.own, self.by = own, by
+
+    reads_inputs = True
+
+    def forward(self, state):
+        return self.by * self.own(state)
+
+    def inputs(self, state):
+        return self.own.inputs(state)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_synthetic_gradient_that_is_not_finite_is_refused(bad):
+    """Predictions were NaN without a word."""
+    model, batch = regressor(num_steps=1), real_tasks()
+    model.refiner.synthetic_gradient = _Scaled(model.refiner.synthetic_gradient, bad)
+    said = "refiner, step 0, or its synthetic gradient: expected a posterior of finite numbers, got NaN or infinity"
+    for ask in (ebmeta.predict, ebmeta.evaluate):
+        with pytest.raises(ValueError, match=said):
+            ask(model, batch)
+    rows = batch.support_x[0].numpy()
+    with pytest.raises(ValueError, match=said):
+        ebmeta.FewShotRegressor(model).fit(rows, batch.support_y[0].numpy()).predict(rows)
+    ebmeta.predict(model, batch, num_steps=0)  # the labelled rows alone
+    with pytest.raises(ValueError, match="expected finite precisions, got NaN or infinity .*synthetic gradient"):
+        two = regressor(num_steps=2)
+        two.refiner.synthetic_gradient = _Scaled(two.refiner.synthetic_gradient, bad)
+        ebmeta.predict(two, batch)
+
+
+def test_a_step_that_is_not_finite_is_refused_by_its_number():
+    class Own(Refiner):
+        def step(self, k, state):
+            return state.q.with_(state.q.loc / (1 - k), state.q.precision)
+
+    model, batch = regressor(num_steps=2), real_tasks()
+    model.refiner = Own(model.refiner.synthetic_gradient, 2)
+    with pytest.raises(ValueError, match="refiner, step 1, or its"):
+        ebmeta.predict(model, batch)
+    got = ebmeta.predict(model, batch, num_steps=1)["predictive/mean"].values
+    np.testing.assert_array_equal(got[0], got[1])
+
+
+def test_a_belief_of_classes_that_is_nan_is_refused():
+    class Own(ClassSyntheticGradient):
+        def correction(self, reading):
+            return super().correction(reading) * np.nan
+
+    model, batch = classifier(), class_tasks()
+    model.refiner.synthetic_gradient = Own(8).double()
+    with pytest.raises(ValueError, match="refiner, step 0, or its synthetic gradient: expected"):
+        ebmeta.predict(model, batch)
