@@ -179,9 +179,9 @@ def test_a_synthetic_gradient_that_is_not_finite_is_refused(bad):
     with pytest.raises(ValueError, match=said):
         ebmeta.FewShotRegressor(model).fit(rows, batch.support_y[0].numpy()).predict(rows)
     ebmeta.predict(model, batch, num_steps=0)  # the labelled rows alone
+    two = regressor(num_steps=2)
+    two.refiner.synthetic_gradient = _Scaled(two.refiner.synthetic_gradient, bad)
     with pytest.raises(ValueError, match="expected finite precisions, got NaN or infinity .*synthetic gradient"):
-        two = regressor(num_steps=2)
-        two.refiner.synthetic_gradient = _Scaled(two.refiner.synthetic_gradient, bad)
         ebmeta.predict(two, batch)
 
 
