@@ -176,7 +176,8 @@ def _check_new(path: Path, formula: str, rows: pd.DataFrame, columns: dict[str, 
 
     groups, terms = _named(formula, rows)
     there = list(read_frame(path).columns)
-    asked = {name: f"--{flag.replace('_', '-')}" for flag, name in columns.items() if name is not None}
+    needed = {flag: name for flag, name in columns.items() if name is not None and flag != "weights"}
+    asked = {name: f"--{flag.replace('_', '-')}" for flag, name in needed.items()}
     asked |= dict.fromkeys(groups | terms, "the formula")
     if absent := sorted(set(asked).intersection(rows) - set(there)):
         raise ValueError(

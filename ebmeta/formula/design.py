@@ -150,7 +150,7 @@ class Design:
             if name == "known_noise" and new is not None and old is None:
                 raise ValueError("known_noise: expected none, as the fit learned the noise of labels, got some")
             given[name] = old if new is None else new
-        weights = self.given.weights if isinstance(self.given.weights, str) else None  # a new row counts once
+        weights = self.given.weights if isinstance(self.given.weights, str) else None  # else a new row counts once
         return Extras(weights=weights, **given)
 
     def new(self, data: Any, given: Extras, groups: str = "known") -> tuple[Rows, NDArray[np.bool_]]:
@@ -158,7 +158,7 @@ class Design:
 
         Args:
             data: rows, with or without labels.
-            given: columns or values beside the formula.
+            given: columns or values beside the formula; without the column of weights a row counts once.
             groups: as of `new_rows.as_asked`; names that are almost known are told of where the known ones matter, and
                 columns that say no more than typical groups are not needed.
 
@@ -166,6 +166,8 @@ class Design:
             ValueError: if a column is absent, or holds what training rows did not.
         """
         frame = rows_of("new_data", data)
+        if isinstance(given.weights, str) and given.weights not in frame:
+            given = given._replace(weights=None)
         if groups == "typical":
             frame = frame.assign(**{name: self.used[name].iloc[0] for name in self.alone if name not in frame})
         for column in self.columns:

@@ -60,7 +60,7 @@ def mixed_model(
         size: trials, exposure or readings of each row, the name of a column or a number for each row.
         offset: known part of the linear predictor of each row, the same.
         weights: how much each row counts, the same; for normal labels, their inverse variance in units of
-            $1 / \sigma^2$.
+            $1 / \sigma^2$. A new row has weight 1, where it comes without the column.
         known_noise: known standard deviation of each label, the same, for normal labels, which then learn no noise. So
             `y ~ 1 + (1 | study)` of estimates and their standard errors is a meta-analysis.
         hyperprior: add the log of a Gamma(2, 0.1) density of each spread, which keeps it from 0 where groups are few.

@@ -48,6 +48,10 @@ def test_tables_are_those_of_the_frame(tmp_path, rows, capsys):
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["log_likelihood"] == pytest.approx(fit.log_likelihood)
     assert result["fixed_effects"][1]["estimate"] == pytest.approx(fit.fixed_effects.loc["x", "estimate"])
+    new.drop(columns="w").to_csv(tmp_path / "new.csv", index=False)  # a row then has weight 1
+    assert run(*command, *options, "--overwrite") == 0
+    found = pd.read_csv(out / "predictions.csv", dtype={"g": str})
+    np.testing.assert_allclose(found[list(PREDICTED)], fit.predict(new.assign(w=1.0), 0.8), rtol=1e-6)
     rest = pd.read_csv(out / "residuals.csv", index_col="row")
     pd.testing.assert_frame_equal(rest, fit.residuals, rtol=1e-6, check_names=False)
     kinds = {path.name: kind_of(path) for path in out.iterdir() if path.is_file()}

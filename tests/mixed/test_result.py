@@ -52,6 +52,24 @@ def test_known_groups_new_groups_and_new_groups_with_labels(fit, data):
         np.testing.assert_allclose(found.loc[rows, "sd"], sd, rtol=1e-6)
 
 
+@pytest.mark.parametrize("groups", ["known", "typical", "new"])
+def test_new_rows_without_the_column_of_weights_have_weight_1(fit, data, groups):
+    """It was asked for, though means do not depend on it. With it, the noise of a label is that of its weight."""
+    plain = fit.predict(data.drop(columns=["w", "y"]), groups=groups)
+    pd.testing.assert_frame_equal(plain, fit.predict(data.assign(w=1.0).drop(columns="y"), groups=groups))
+    found = fit.predict(data.drop(columns="y"), groups=groups)
+    same = ["mean", "mean_lower", "mean_upper"]
+    np.testing.assert_allclose(found[same], plain[same], rtol=1e-9)
+    noise = fit.estimate.learned["sd"] ** 2
+    np.testing.assert_allclose(found["sd"] ** 2, plain["sd"] ** 2 + noise * (1 / data["w"] - 1), rtol=1e-9)
+
+
+def test_the_mean_of_new_rows_of_counts_asks_for_no_weights():
+    counts = frame(num_groups=12).assign(c=lambda d: np.arange(len(d)) % 4)
+    fit = mixed_model("c ~ 1 + (1 | g)", counts, "poisson", weights="w")
+    pd.testing.assert_frame_equal(fit.predict(counts), fit.predict(counts.drop(columns="w")))
+
+
 def test_labels_of_known_groups_are_not_used_twice(fit, data):
     found = fit.predict(data)
     pd.testing.assert_frame_equal(found, fit.predict(data.drop(columns="y")))
