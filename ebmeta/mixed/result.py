@@ -245,8 +245,7 @@ class MixedModel(Guarded):
         else what is known of groups. Labels of rows whose groups are all known are not used again.
 
         Args:
-            new_data: rows, a frame of pandas, polars or pyarrow with the formula's columns; labels may be absent, and
-                so may the column of weights, without which a row has weight 1.
+            new_data: rows, a frame with the formula's columns; labels may be absent, and weights, which are then 1.
             coverage: probability that a new label is in its interval.
             groups: "known" uses what is known of groups. "typical" takes all group effects for 0, as `re.form = NA` of
                 lme4 does; a column of groups may be absent. "new" takes every group for one of which nothing is known.
