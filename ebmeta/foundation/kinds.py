@@ -30,6 +30,7 @@ __all__ = [
     "between",
     "dataset",
     "found",
+    "is_tracing",
     "kind_of",
     "one_of",
     "real_array",
@@ -144,7 +145,14 @@ def _number(base: Kind, convert: Callable[[Any], Any], inside: Range, words: str
     return replace(base, take=take)
 
 
+def is_tracing() -> bool:
+    """Whether `torch.jit` traces what is done."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
 def _whole(value: Any) -> bool:
+    if isinstance(value, Tensor) and is_tracing():  # where shapes are tensors
+        return not value.dim() and not value.is_floating_point() and value.dtype != torch.bool
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ebmeta.foundation.checks import checked
+from ebmeta.foundation.kinds import is_tracing
 from ebmeta.likelihood import Given, Likelihood
 from ebmeta.model.posterior import Inference
 from ebmeta.parts.gaussian import Gaussian
@@ -86,8 +87,35 @@ class Program(nn.Module):
 
     @checked()
     def forward(self, batch: TaskBatch, observe: Observe | None = None) -> Tensor:
-        """Run the program."""
+        """Run the program.
+
+        Under `torch.jit`, as of `NUTS(model.model, jit_compile=True)`, of a model of 64 bits whose parameters are
+        numbers: samplers move in 64 bits, and a trace holds no gradient.
+
+        Raises:
+            ValueError: if features or labels do not fit the model, or it is another one under `torch.jit`.
+        """
+        if is_tracing():
+            _check_traced(self.owner)
         return (model_program if self.kind == "model" else guide_program)(self.owner, batch, observe)
+
+
+def _check_traced(owner: Owner) -> None:
+    """Raise `ValueError` where a trace of a program could not be run again.
+
+    Pyro takes the gradient from the parameters that it knows for as long as it traces. They get it back here.
+    """
+    store = pyro.get_param_store()
+    parameters = dict(owner.named_parameters())
+    for parameter in parameters.values():
+        parameter.requires_grad_(parameter.requires_grad or store.param_name(parameter) is not None)
+    for name, parameter in parameters.items():
+        if parameter.requires_grad or parameter.dtype != torch.float64:
+            got = f"{parameter.dtype}, {'with' if parameter.requires_grad else 'without'} a gradient"
+            raise ValueError(
+                "jit_compile: expected a model of 64 bits whose parameters have no gradient, as "
+                f"model.double().requires_grad_(False), got {name} of {got}"
+            )
 
 
 def register(owner: Owner) -> None:

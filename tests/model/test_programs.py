@@ -558,3 +558,32 @@ def test_models_of_16_bits_are_refused(dtype):
     model = regressor(dtype=dtype)
     with pytest.raises(ValueError, match=f"model: expected parameters of 32 or 64 bits, got {dtype}; model.float"):
         model.guide(real_tasks(dtype=dtype))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("build", [regressor, classifier])
+def test_a_compiled_potential_is_that_of_the_program(build):
+    """It fell over shapes, which are tensors in a trace. Places far from that of the trace are looked at too."""
+    batch = real_tasks() if build is regressor else class_tasks()
+    model = build().requires_grad_(False)
+    arguments = {"model_args": (batch,), "model_kwargs": {"observe": "support"}}
+    start, plain, _, _ = initialize_model(model.model, **arguments)
+    first, compiled, _, _ = initialize_model(model.model, jit_compile=True, skip_jit_warnings=True, **arguments)
+    compiled(first)
+    for step in (-3.0, 0.0, 0.5, 10.0):
+        place = {name: value + step * torch.ones_like(value).cumsum(-1) for name, value in start.items()}
+        close(compiled(place), plain(place), 1e-8)  # a trace rounds constants
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_model_that_cannot_be_compiled_says_what_can():
+    batch = real_tasks()
+    said = (
+        r"jit_compile: expected a model of 64 bits whose parameters have no gradient, .* got prior.loc of torch.float"
+    )
+    for model in (regressor(), regressor(dtype=torch.float32).requires_grad_(False)):
+        chain = MCMC(NUTS(model.model, jit_compile=True, ignore_jit_warnings=True), 1, 1, disable_progbar=True)
+        before = [p.requires_grad for p in model.parameters()]
+        with pytest.raises(ValueError, match=said):
+            chain.run(batch)
+        assert [p.requires_grad for p in model.parameters()] == before, "it can be trained as before"
