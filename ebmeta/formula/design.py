@@ -6,7 +6,7 @@ and splines with what they learned.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -322,6 +322,9 @@ def _extra(given: Extras, frame: pd.DataFrame, data: Any) -> pd.DataFrame:
                 )
             out[name] = frame[value]
             continue
+        if np.ndim(value) == 0 and not isinstance(value, Iterable):
+            of = "column of standard deviations" if name == "known_noise" else "column"
+            raise ValueError(f"{name}: expected a {of}, or a number for each row, got {found(value)}")
         check_order(data, **{name: value})
         if isinstance(value, Iterator):  # which could be read once
             raise ValueError(f"{name}: expected a column, or a number for each row, got {found(value)}")

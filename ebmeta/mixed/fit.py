@@ -62,7 +62,8 @@ def mixed_model(
         weights: how much each row counts, the same; for normal labels, their inverse variance in units of
             $1 / \sigma^2$. A new row has weight 1, where it comes without the column.
         known_noise: known standard deviation of each label, the same, for normal labels, which then learn no noise. So
-            `y ~ 1 + (1 | study)` of estimates and their standard errors is a meta-analysis.
+            `y ~ 1 + (1 | study)` of estimates and their standard errors is a meta-analysis. (That of
+            `EmpiricalBayes.regressor`, which has no rows yet, is True or False.)
         hyperprior: add the log of a Gamma(2, 0.1) density of each spread, which keeps it from 0 where groups are few.
         reml: restricted maximum likelihood, for normal labels: spreads without the bias that comes of estimating the
             coefficients, and log likelihoods to compare only between models with the same common terms.

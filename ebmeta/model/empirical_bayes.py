@@ -168,7 +168,7 @@ class EmpiricalBayes(PredictiveModel):
             num_covariates: covariates of a group as a whole, which move the prior's mean.
             basis: functions of the features that take their place, from `ebmeta.parts.basis`.
             standardize: let training take the units of its groups; otherwise numbers have to come at about unit scale.
-            known_noise: take the sizes of rows for inverse variances ("normal" alone), and learn no noise.
+            known_noise: whether rows come with sizes 1 / sd**2 ("normal" alone); `mixed_model` takes a column of sds.
             num_categories: number of labels ("ordinal" alone).
             width: hidden units of the synthetic-gradient network.
             embedder: optional network from raw inputs to features.

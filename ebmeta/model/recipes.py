@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import nn
 
 from ebmeta.foundation.checks import at_least, checked, found
-from ebmeta.foundation.kinds import Range
+from ebmeta.foundation.kinds import BOOL, Kind, Range
 from ebmeta.foundation.seeding import stream
 from ebmeta.likelihood import LIKELIHOODS, Likelihood, Normal, Ordinal
 from ebmeta.parts.basis import Basis, build_basis
@@ -46,11 +46,15 @@ CLASSIFIER: dict[str, Range] = {
     "width": at_least(1),
     "profile": at_least(0),
 }
-REGRESSOR: dict[str, Range] = {
+#: A regressor has no rows yet, so that it takes no column.
+KNOWN = replace(BOOL, words="True or False (the noise itself comes with the rows, as sizes: 1 / sd**2)")
+
+REGRESSOR: dict[str, Range | Kind] = {
     "num_features": at_least(0),
     "num_steps": at_least(0),
     "random": at_least(0),
     "num_covariates": at_least(0),
+    "known_noise": KNOWN,
     "num_categories": at_least(2),
     "width": at_least(1),
 }

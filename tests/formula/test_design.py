@@ -109,7 +109,12 @@ def test_new_rows_have_the_columns_of_the_training_rows():
         (
             "y ~ x + (1 | g)",
             {"offset": 3.0},
-            "offset: expected 6 numbers, got shape () of float64",
+            "offset: expected a column, or a number for each row, got 3.0",
+        ),
+        (
+            "y ~ x + (1 | g)",
+            {"known_noise": True},
+            "known_noise: expected a column of standard deviations, or a number for each row, got True",
         ),
         ("y ~ x + (1 | g)", {"weights": "kind"}, "column 'kind': expected numbers, got string values"),
         ("prop(y, n) ~ x + (1 | g)", {"size": "n"}, "size: expected none next to 'prop(y, n)'"),

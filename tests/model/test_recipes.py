@@ -86,6 +86,10 @@ def test_parts_of_your_own_go_into_a_model_as_they_are():
         (lambda: RegressorRecipe(num_features=-1), "num_features: expected at least 0, got -1"),
         (lambda: RegressorRecipe(num_features=2, likelihood="categorical"), "likelihood: expected one of .*normal"),
         (lambda: RegressorRecipe(num_features=2, likelihood="poisson", known_noise=True), "known_noise: expected a no"),
+        (
+            lambda: EmpiricalBayes.regressor(2, known_noise="se"),
+            "known_noise: expected True or False .the noise",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(build, message):
