@@ -75,6 +75,7 @@ class Binomial(_Counts):
     r"""Successes among $n$ trials, $n$ the size of the row: $A(\eta) = n \log(1 + e^\eta)$, $T(y) = y$."""
 
     name = "binomial"
+    smooth = True
     canonical = True
     bounded = True
 
@@ -157,6 +158,7 @@ class Poisson(_Counts):
     r"""Counts at rate $e^\eta$ per unit of exposure $n$, the size of the row: $A(\eta) = n e^\eta$, $T(y) = y$."""
 
     name = "poisson"
+    smooth = True
     canonical = True
 
     def extreme(self, y: NDArray[np.float64], size: NDArray[np.float64]) -> bool:
@@ -207,6 +209,7 @@ class NegativeBinomial(Poisson):
     """
 
     name = "negative_binomial"
+    smooth = True
     mean = Poisson.mean
 
     def __init__(self, shape: float = 2.0) -> None:

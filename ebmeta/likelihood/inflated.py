@@ -34,7 +34,7 @@ Array = NDArray[np.float64]
 class _Inflated(ScalarLikelihood):
     """Counts of another likelihood, some of which are replaced by 0; the linear predictor is that of the other."""
 
-    discrete, inflated = True, True
+    discrete, inflated, smooth = True, True, True
 
     def __init__(self, rest: Poisson, inflation: float) -> None:
         super().__init__()

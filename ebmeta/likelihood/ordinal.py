@@ -44,6 +44,7 @@ class Ordinal(ScalarLikelihood):
     """
 
     name = "ordinal"
+    smooth = True
     no_size = "ordered categories without sizes"
     discrete = True
     anchored = True

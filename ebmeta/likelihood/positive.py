@@ -41,6 +41,7 @@ class LogNormal(Normal):
     """
 
     name = "log_normal"
+    smooth = True
     canonical = conjugate = True  # in the logarithm of a label
     expected_log_prob = Normal.expected_log_prob
 
@@ -118,6 +119,7 @@ class Gamma(Exact, ScalarLikelihood):
     """
 
     name = "gamma"
+    smooth = True
     exact = ("center",)
 
     def __init__(self, shape: float = 2.0) -> None:

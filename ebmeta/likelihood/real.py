@@ -108,6 +108,7 @@ class Normal(_Located):
     """
 
     name = "normal"
+    smooth = True
     canonical = True
     conjugate = True
 
@@ -202,6 +203,7 @@ class StudentT(_Located):
     """
 
     name = "student_t"
+    smooth = True
 
     def __init__(self, noise: float = 1.0, freedom: float = 6.0) -> None:
         super().__init__(noise)

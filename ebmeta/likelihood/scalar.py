@@ -9,7 +9,8 @@ $$ \log p(y) = \log \int p(y \mid \eta)\, \mathcal N(\eta; m, v)\, d\eta
    \approx \log \sum_k w_k\, s\, \frac{p(y \mid \eta_k)\, \mathcal N(\eta_k; m, v)}{\mathcal N(z_k; 0, 1)}, \qquad
    \eta_k = \hat\eta + s z_k, $$
 
-with $\hat\eta$ the mode of the integrand and $s$ its width there. Source: Naylor and Smith 1982, Applications of a
+with $\hat\eta$ the mode of the integrand and $s$ its width there. Where a density may have kinks and two such rules
+differ, `ebmeta.likelihood.panels` decides. Source: Naylor and Smith 1982, Applications of a
 method for the efficient computation of posterior distributions.
 """
 
@@ -23,20 +24,18 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import special
 from torch import Tensor
 
 from ebmeta.foundation.guarding import unvalidated
 from ebmeta.likelihood.base import Given, Likelihood
+from ebmeta.likelihood.panels import Rows, cells, log_mean, mean, settled
 
 __all__ = ["ScalarLikelihood"]
 
 Array = NDArray[np.float64]
 
-NODES = 20
+NODES, COARSE = 20, 12
 MODE_STEPS = 12
-MIDDLE, FAR, WIDTH = 2.0, 6.0, 0.2  # of a standard normal number: where tails begin and end, and steps in them
-CELLS = 36  # on each side of the middle
 WIDE = 0.25  # variance of a linear predictor, beyond which labels may rule out one side of it
 EVEN, ENDS = 61, 8.0  # nodes for those, and standard deviations at the last ones
 STEP, STEPS = 0.15, 55  # of a standard normal number: of the even rule, and their number on each side of 0
@@ -59,15 +58,6 @@ def _even_rule(finer: int) -> tuple[Tensor, Tensor]:
     """Return standard normal numbers at equal steps, so many times smaller than `STEP`, and their weights."""
     nodes = STEP / finer * torch.arange(-STEPS * finer, STEPS * finer + 1, dtype=torch.float64)
     return nodes, torch.softmax(-nodes.square() / 2, 0)
-
-
-@cache
-def _cells() -> tuple[Tensor, Tensor]:
-    """Return a standard normal number in the middle of each of many cells, and the probabilities of these."""
-    tail, middle = special.ndtr(np.arange(-FAR, -MIDDLE, WIDTH)), np.linspace(special.ndtr(-MIDDLE), 0.5, CELLS + 1)
-    edges = np.concatenate([[0.0], tail, middle])
-    nodes, weights = special.ndtri((edges[:-1] + edges[1:]) / 2), np.diff(edges)
-    return torch.from_numpy(np.concatenate([nodes, -nodes])), torch.from_numpy(np.tile(weights, 2))
 
 
 def spread(loc: Tensor, var: Tensor, num_nodes: int = NODES) -> tuple[Tensor, Tensor]:
@@ -110,6 +100,10 @@ class ScalarLikelihood(Likelihood):
     #: `variance`. A class that overrides any of these has to state this too.
     canonical: ClassVar[bool] = False
 
+    #: True where $\log p(y \mid \eta)$ has no kinks in $\eta$, so that averages need not look for any. A class with a
+    #: density of its own has to state this; averages over it are otherwise compared with those of a coarser rule.
+    smooth: ClassVar[bool] = False
+
     #: True in a class of which a curvature was found.
     _curved: ClassVar[bool]
 
@@ -120,6 +114,7 @@ class ScalarLikelihood(Likelihood):
             cls.canonical = False
         if not {"distribution", "log_prob"}.isdisjoint(stated):
             _forget_other_density(cls, OF_DENSITY)
+            cls.smooth = "smooth" in stated and cls.smooth
             cls.conjugate = "conjugate" in stated and cls.conjugate
         if "distribution" in stated:
             for name in ("mean", "variance"):
@@ -265,15 +260,22 @@ class ScalarLikelihood(Likelihood):
         Averages over narrow cells of the linear predictor, because a cdf may be a step in it: equally likely ones in
         the middle, and ones of equal width in the tails, where levels near 0 and 1 have their quantiles.
         """
-        nodes, weight = (v.view(-1, 1, 1) for v in _cells())
+        nodes, weight = (v.view(-1, 1, 1) for v in cells())
         eta = loc.squeeze(-1) + var.squeeze(-1).clamp(min=0).sqrt() * nodes.to(loc)
         return (weight.to(loc) * self.cdf(y.expand(eta.shape), eta, given)).sum(0)
 
     def expected_log_prob(
         self, y: Tensor, loc: Tensor, var: Tensor, way_mask: Tensor, noise: Tensor, given: Given | None = None
     ) -> Tensor:
-        eta, weight = spread(loc, var)
-        return (weight.squeeze(-1) * self.log_prob(y, eta, way_mask, given)).sum(0)
+        def average(num_nodes: int) -> Tensor:
+            eta, weight = spread(loc, var, num_nodes)
+            return (weight.squeeze(-1) * self.log_prob(y, eta, way_mask, given)).sum(0)
+
+        out = average(NODES)
+        if self.smooth:
+            return out
+        rows = Rows(y, loc, var, way_mask, given)
+        return settled(out, average(COARSE), mean, self.log_prob, rows, [self.peak(y)])
 
     def predictive_log_prob(
         self, y: Tensor, loc: Tensor, var: Tensor, way_mask: Tensor, noise: Tensor, given: Given | None = None
@@ -285,18 +287,31 @@ class ScalarLikelihood(Likelihood):
             log_q = -((eta - loc).square() / var + torch.log(2 * math.pi * var)) / 2
             return torch.logsumexp(self.log_prob(y, eta, way_mask, given) + (log_q + log_step).squeeze(-1), 0)
 
-        nodes, log_weight = (v.to(loc).view(-1, *[1] * loc.dim()) for v in _rule(NODES))
-        out = total(mode + width * nodes, log_weight + (nodes.square() + math.log(2 * math.pi)) / 2 + width.log())
-        wide = (var > WIDE).squeeze(-1)
-        if not bool(wide.any()):
-            return out
+        def centred(num_nodes: int) -> Tensor:
+            nodes, log_weight = (v.to(loc).view(-1, *[1] * loc.dim()) for v in _rule(num_nodes))
+            return total(mode + width * nodes, log_weight + (nodes.square() + math.log(2 * math.pi)) / 2 + width.log())
+
         # Labels that rule out one side of a wide q(eta) leave what no polynomial times a normal density is like: steps
         # that are even near the mode, and grow towards the ends of q.
-        with torch.no_grad():
-            reach = torch.asinh((ENDS * var.sqrt() + (mode - loc).abs()) / width)
-        share = torch.linspace(-1, 1, EVEN, dtype=loc.dtype, device=loc.device).view(-1, *[1] * loc.dim())
-        place, step = share * reach, 2 * reach / (EVEN - 1)
-        return torch.where(wide, total(mode + width * place.sinh(), (step * width * place.cosh()).log()), out)
+        def stepped(num_nodes: int) -> Tensor:
+            with torch.no_grad():
+                reach = torch.asinh((ENDS * var.sqrt() + (mode - loc).abs()) / width)
+            share = torch.linspace(-1, 1, num_nodes, dtype=loc.dtype, device=loc.device).view(-1, *[1] * loc.dim())
+            place, step = share * reach, 2 * reach / (num_nodes - 1)
+            return total(mode + width * place.sinh(), (step * width * place.cosh()).log())
+
+        wide = (var > WIDE).squeeze(-1)
+        any_wide = bool(wide.any())
+
+        def average(num_nodes: int, num_steps: int) -> Tensor:
+            out = centred(num_nodes)
+            return torch.where(wide, stepped(num_steps), out) if any_wide else out
+
+        out = average(NODES, EVEN)
+        if self.smooth:
+            return out
+        rows = Rows(y, loc, var, way_mask, given)
+        return settled(out, average(COARSE, EVEN // 2), log_mean, self.log_prob, rows, [mode.squeeze(-1), self.peak(y)])
 
     @torch.no_grad()
     def _peak(

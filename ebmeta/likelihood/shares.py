@@ -42,6 +42,7 @@ class Beta(ScalarLikelihood):
     """
 
     name = "beta"
+    smooth = True
     bounded = True
     no_size = "shares without sizes (successes of trials want 'binomial')"
 
