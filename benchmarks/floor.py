@@ -4,6 +4,7 @@ A bare step is two matrix products and a softmax on features as they are: no met
 less. Each figure is the median of several runs in processor time of one thread, per task of five classes, one labelled
 row each, and 75 queries. With a git revision, the package as it was there is measured too. With a clone of
 `sib_meta_learn`, which is no part of this project, so is SIB as its authors released it, one task at a time.
+Training is measured with a compiled refiner too, the second time that it is compiled: the first one takes longer.
 `OMP_NUM_THREADS=1 python benchmarks/floor.py [REVISION] [--released FOLDER]`
 """
 
@@ -12,8 +13,10 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 import statistics
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -28,6 +31,7 @@ NAME = "floor.json"
 WIDTHS = (64, 256, 640)  # features
 TASKS, STEPS, RUNS, BATCH = 256, 4, 7, 16
 TRAINED, WARM = 60, 10  # iterations
+COMPILED = "--compiled"
 
 
 def sampler(width: int) -> Any:
@@ -61,21 +65,28 @@ def bare(support: torch.Tensor, labels: torch.Tensor, query: torch.Tensor) -> to
     return r
 
 
-def training(width: int) -> float:
-    """Return the median processor time of a task in an iteration of training, which begins when tasks are drawn."""
+def training(width: int, compiled: bool = False) -> tuple[float, float]:
+    """Return the median processor time of a task in an iteration of training, and the seconds of the longest.
+
+    Compilation is a part of the first. An iteration begins when tasks are drawn.
+    """
     import ebmeta
 
-    draw, begun = ebmeta.EpisodeSampler.sample, []
+    draw, begun, clock = ebmeta.EpisodeSampler.sample, [], []
 
     @functools.wraps(draw)
     def noted(*given: Any, **named: Any) -> Any:
         begun.append(time.process_time())
+        clock.append(time.perf_counter())
         return draw(*given, **named)
 
     model, tasks = ebmeta.EmpiricalBayes.classifier(width, num_steps=STEPS), sampler(width)
+    if compiled:
+        model.refiner.compile()
     with mock.patch.object(ebmeta.EpisodeSampler, "sample", noted):
         ebmeta.fit(model, tasks, WARM + TRAINED, BATCH, seed=0, device="cpu", progress=False)
-    return 1e3 * statistics.median(np.diff(begun)[WARM : WARM + TRAINED].tolist()) / BATCH
+    typical = statistics.median(np.diff(begun)[WARM : WARM + TRAINED].tolist())
+    return 1e3 * typical / BATCH, float(np.diff(clock)[: WARM + TRAINED].max())
 
 
 def peers(batch: Any) -> dict[str, tuple[Callable[[], object], int]]:
@@ -147,8 +158,16 @@ def here(folder: str | None = None) -> None:
             **peers(batch),
             **({} if folder is None else released(Path(folder), batch)),
         }
-        out[width] = milliseconds(runs) | {"training": training(width)}
+        out[width] = milliseconds(runs) | {"training": training(width)[0]}
     print(json.dumps(out))
+
+
+def compiled(width: str) -> None:
+    """Print the time of a task in training with a compiled refiner, and the seconds of compilation."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    found, seconds = training(int(width), compiled=True)
+    print(json.dumps({"milliseconds": round(found, 4), "seconds": round(seconds, 1)}))
 
 
 def main() -> None:
@@ -161,6 +180,12 @@ def main() -> None:
     parser.add_argument("--released", type=Path)
     given = parser.parse_args()
     found = {"now": printed(__file__, CLONE, *([] if given.released is None else [str(given.released.resolve())]))}
+    pieces = {}
+    for width in WIDTHS:
+        with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=cache):
+            first, again = (printed(__file__, CLONE, COMPILED, str(width)) for _ in range(2))
+        bare_task = found["now"][str(width)]["bare"]
+        pieces[width] = again | {"first": first["seconds"], "to_bare": round(again["milliseconds"] / bare_task, 2)}
     if given.revision is not None:
         with checkout(given.revision) as package:
             found["before"] = printed(__file__, package)
@@ -172,11 +197,11 @@ def main() -> None:
         name: {width: {k: round(v, 4) for k, v in each.items()} for width, each in widths.items()}
         for name, widths in found.items()
     }
-    write(NAME, {"before_is": given.revision, "milliseconds": rounded, "to_bare": ratio})
+    write(NAME, {"before_is": given.revision, "milliseconds": rounded, "to_bare": ratio, "compiled": pieces})
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--here"]:
-        here(*sys.argv[2:])
+        compiled(sys.argv[3]) if sys.argv[2:3] == [COMPILED] else here(*sys.argv[2:])
     else:
         main()

@@ -28,8 +28,8 @@ from tqdm import tqdm
 import ebmeta
 from ebmeta.model.general import FOLDER
 from ebmeta.model.recipes import GeneralRecipe
-from ebmeta.refine.base import PILE, QueryState
 from ebmeta.refine.belief import BeliefRefiner
+from ebmeta.refine.state import PILE, QueryState
 from ebmeta.training.schedule import Schedule
 from lib.baselines import BASELINES, Method
 from lib.common import model_folder, model_new_to, read, write

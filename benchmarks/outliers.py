@@ -31,8 +31,8 @@ from torch import Tensor
 import ebmeta
 from ebmeta.model.general import FOLDER
 from ebmeta.refine import belief
-from ebmeta.refine.base import QueryState
 from ebmeta.refine.outliers import OF_NONE, NoneOfThese, apart
+from ebmeta.refine.state import QueryState
 from lib.classifier import classifier, last_probs
 from lib.common import cifar_fs, model_folder, read, write
 from lib.corpus import Classes, classes, simulated

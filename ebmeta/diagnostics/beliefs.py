@@ -27,8 +27,8 @@ from ebmeta.foundation.checks import at_least, checked
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.parts.class_gaussian import ClassGaussian
 from ebmeta.prediction.trees import evaluating
-from ebmeta.refine.base import Setting
 from ebmeta.refine.belief import self_consistent
+from ebmeta.refine.state import Setting
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.source import TaskSampler
 

@@ -32,7 +32,7 @@ from ebmeta.model.trained import say_untrained
 from ebmeta.parts.class_gaussian import ClassGaussian
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.prediction.trees import evaluating, match_model
-from ebmeta.refine.base import Setting
+from ebmeta.refine.state import Setting
 from ebmeta.tasks.batch import TaskBatch
 
 __all__ = ["ClassDraws", "ClassPass", "class_passes", "told"]

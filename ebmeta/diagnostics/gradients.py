@@ -41,7 +41,8 @@ from ebmeta.model.posterior import Inference
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.prediction.calibration import Z95, calibration_error
 from ebmeta.prediction.trees import evaluating
-from ebmeta.refine.base import QueryState, Refiner
+from ebmeta.refine.base import Refiner
+from ebmeta.refine.state import QueryState
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.source import TaskSampler
 

@@ -16,6 +16,8 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import torch
+
 from ebmeta.foundation.kinds import (
     MOST_COUNT,
     SEED,
@@ -67,6 +69,8 @@ def check(name: str, value: Any, annotation: Any, inside: Range | None = None) -
         >>> check("num_steps", np.int64(3), int | None, at_least(0))
         3
     """
+    if torch.compiler.is_compiling():
+        return value
     kind = kind_of(annotation, inside)
     if kind is None or not kind.fits(value):
         raise ValueError(f"{name}: expected {'something else' if kind is None else kind.words}, got {found(value)}")
@@ -132,6 +136,8 @@ def checked(**given: Range | Kind | None) -> Callable[[T], T]:
 
         @functools.wraps(target)
         def call(*args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():  # a check is no part of a graph
+                return target(*args, **kwargs)
             known, rest = args[: len(order)], args[len(order) :]
             ordered = [take(n, v) for n, v in zip(order, known, strict=False)]
             return target(*ordered, *rest, **{n: take(n, v) for n, v in kwargs.items()})

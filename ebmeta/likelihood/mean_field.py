@@ -50,7 +50,7 @@ def _score(loc: Tensor, var: Tensor, real: Tensor, own: slice) -> Tensor:
     """Return the log of the brackets' inverse for some classes, shape `(..., len(own))`, or for all, `(..., C)`."""
     gap = loc.unsqueeze(-2) - loc[..., own].unsqueeze(-1)
     gap = gap * torch.rsqrt(1 + math.pi / 8 * (var.unsqueeze(-2) + var[..., own].unsqueeze(-1)))
-    if not bool(real.all()):
+    if torch.compiler.is_compiling() or not bool(real.all()):
         gap = gap.masked_fill(~real.unsqueeze(-2), NEVER)
     return -torch.logsumexp(gap, -1)
 

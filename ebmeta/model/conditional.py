@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ebmeta.foundation.softmax import log_softmax
 from ebmeta.parts.gaussian import Gaussian
-from ebmeta.refine.base import Iterate, Setting
+from ebmeta.refine.base import Iterate
+from ebmeta.refine.state import Setting
 
 __all__ = ["Conditional", "repeat"]
 

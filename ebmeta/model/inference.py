@@ -28,7 +28,7 @@ from ebmeta.parts.gaussian import Gaussian
 from ebmeta.parts.levels import Levels, place_levels
 from ebmeta.parts.prior import Prior
 from ebmeta.parts.task_features import TaskFeatures, counted
-from ebmeta.refine.base import Setting
+from ebmeta.refine.state import Setting
 from ebmeta.tasks.batch import TaskBatch
 
 __all__ = ["check_labels", "infer", "prior_of"]

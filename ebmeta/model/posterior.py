@@ -34,7 +34,8 @@ from ebmeta.likelihood import Given, Likelihood
 from ebmeta.model.conditional import Conditional
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.parts.levels import Levels
-from ebmeta.refine.base import Iterate, Setting
+from ebmeta.refine.base import Iterate
+from ebmeta.refine.state import Setting
 
 CELLS = 2**22  # linear predictors of all draws per pass
 

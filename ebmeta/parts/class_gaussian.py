@@ -25,7 +25,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -33,6 +32,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from ebmeta.foundation.checks import checked
+from ebmeta.foundation.lazy import lazy
 from ebmeta.foundation.seeding import Drawing
 from ebmeta.likelihood import NEVER
 from ebmeta.parts.class_inputs import ClassInputs, ClassProportions, dirichlet_kl, isotropic_kl
@@ -103,7 +103,7 @@ class ClassGaussian(Gaussian):
         names = ["shares", "counted", "volume", "trust", *(["spread"] if self.spread.dim() else [])]
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
-    @cached_property
+    @lazy
     def means(self) -> DiagonalGaussian:
         """The Gaussian of the class means alone."""
         return DiagonalGaussian(self.loc, self.precision)
@@ -113,16 +113,16 @@ class ClassGaussian(Gaussian):
         """True where a class exists, shape `(T, C)`."""
         return self.shares > 0
 
-    @cached_property
+    @lazy
     def _isotropic(self) -> Tensor:
         return self.precision[..., 0]
 
-    @cached_property
+    @lazy
     def _belief(self) -> Tensor:
         assert self.counted is not None  # for the type checker
         return self.counted / self.trust if self.unlabelled and self.trust is not None else self.counted
 
-    @cached_property
+    @lazy
     def _of_class(self) -> Tensor:
         """The spread for values of shape `(T, C)`."""
         return self.spread[..., 0] if self.spread.dim() else self.spread

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ebmeta.foundation.checks import checked
+from ebmeta.foundation.lazy import lazy
 from ebmeta.parts.gaussian import FullGaussian, Gaussian
 
 __all__ = ["DegenerateGaussian"]
@@ -51,7 +51,7 @@ class DegenerateGaussian(Gaussian):
     def _sizes(self) -> tuple[int, ...]:
         return (len(self.varying),)
 
-    @cached_property
+    @lazy
     def _own(self) -> FullGaussian:
         """The law of the weights that vary."""
         return FullGaussian(self._take(self.loc), self.precision)

@@ -21,7 +21,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import ClassVar
 
 import pyro.distributions as dist
@@ -30,6 +29,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from ebmeta.foundation.checks import at_least, checked
+from ebmeta.foundation.lazy import lazy
 
 __all__ = ["DiagonalGaussian", "FullGaussian", "Gaussian"]
 
@@ -275,7 +275,7 @@ class FullGaussian(Gaussian):
 
     exponent = 2
 
-    @cached_property
+    @lazy
     def _factor(self) -> Tensor:
         return _cholesky(self.precision)
 

@@ -1,6 +1,6 @@
 """Refinement of the initializer's posterior on the unlabelled queries."""
 
-from ebmeta.refine.base import Iterate, QueryState, Refiner, Setting, SyntheticGradient
+from ebmeta.refine.base import Iterate, Refiner, SyntheticGradient
 from ebmeta.refine.belief import BeliefRefiner
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient, Reading
 from ebmeta.refine.exchangeable import ExchangeableLinear
@@ -8,6 +8,7 @@ from ebmeta.refine.gradient import GradientRefiner
 from ebmeta.refine.mixture import MixtureRefiner
 from ebmeta.refine.mlp_synthetic_gradient import MLPSyntheticGradient
 from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
+from ebmeta.refine.state import QueryState, Setting
 from ebmeta.refine.temperature import TaskTemperature
 
 __all__ = [

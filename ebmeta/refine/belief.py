@@ -53,12 +53,13 @@ from ebmeta.foundation.softmax import log_softmax, probabilities
 from ebmeta.parts.class_gaussian import ClassGaussian
 from ebmeta.parts.class_prior import EQUAL
 from ebmeta.parts.gaussian import Gaussian
-from ebmeta.refine.base import DESIGN, QueryState, Refiner, Setting
+from ebmeta.refine.base import Refiner
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
 from ebmeta.refine.equal_counts import with_equal_counts
 from ebmeta.refine.equal_shares import with_equal_shares
 from ebmeta.refine.outliers import OF_NONE
 from ebmeta.refine.seeds import started
+from ebmeta.refine.state import DESIGN, QueryState, Setting
 from ebmeta.refine.temperature import TaskTemperature, given_labels
 from ebmeta.tasks.rows import Rows
 
@@ -95,6 +96,10 @@ class BeliefRefiner(Refiner):
         nn.init.zeros_(self.confidence.bias)
         self.temperature = TaskTemperature(num_steps, DESIGN + 1 if general else synthetic_gradient.num_with_products)
 
+    @property
+    def calibrated(self) -> bool:
+        return self.temperature.fitted
+
     def start(self, setting: Setting) -> Gaussian:
         q0 = cast(ClassGaussian, setting.q0)
         return started(q0, setting.real_x, setting.query_mask) if setting.unknown else q0
@@ -122,7 +127,7 @@ class BeliefRefiner(Refiner):
         return cast(ClassGaussian, state.q).with_doubt(state.setting.q0, state.x[..., :-1], state.distance)
 
     def log_probs(self, k: int, state: QueryState) -> Tensor:
-        if not self.temperature.fitted:
+        if torch.compiler.is_compiling() or not self.temperature.fitted:
             return state.once(self.belief)
         setting = state.setting
         factor = self.temperature(k, self.reading(state))

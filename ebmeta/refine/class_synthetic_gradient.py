@@ -13,8 +13,9 @@ from ebmeta.foundation.checks import at_least, check
 from ebmeta.foundation.seeding import linear, stream
 from ebmeta.foundation.softmax import softmax
 from ebmeta.likelihood import NEVER
-from ebmeta.refine.base import QueryState, SyntheticGradient
+from ebmeta.refine.base import SyntheticGradient
 from ebmeta.refine.exchangeable import ExchangeableLinear, Table, Weights, mean_weights
+from ebmeta.refine.state import QueryState
 from ebmeta.tasks.sizes import MOST_QUERIES
 
 __all__ = ["INPUTS", "LOG_QUERIES", "ClassSyntheticGradient", "Reading"]

@@ -29,7 +29,10 @@ def with_equal_shares(odds: Tensor, equal: Tensor | None, query_mask: Tensor, wa
         query_mask: True where a query is real, shape `(T, Q)`.
         way_mask: True where a class exists, shape `(T, C)`.
     """
-    if equal is not None and bool(equal.any()):
+    if equal is not None and torch.compiler.is_compiling():  # for all tasks: how many have them is no part of a graph
+        level = torch.where(equal[:, None, None], odds, 0.0)  # whose potentials are the same for all classes
+        odds = odds + potentials(level, query_mask, way_mask).unsqueeze(1)
+    elif equal is not None and bool(equal.any()):
         some = equal.nonzero().squeeze(1)
         of_some = potentials(odds.mT.index_select(0, some).mT, query_mask[some], way_mask[some])
         odds = odds + torch.zeros_like(odds[:, 0]).index_copy(0, some, of_some).unsqueeze(1)
@@ -61,7 +64,7 @@ def potentials(odds: Tensor, query_mask: Tensor, way_mask: Tensor, num_iteration
     Arguments as of `equal_shares`.
     """
     given = odds, query_mask, way_mask, num_iterations
-    if odds.requires_grad:
+    if odds.requires_grad and not torch.compiler.is_compiling():
         out: Tensor = _Potentials.apply(*given)  # type: ignore[no-untyped-call]
         return out
     return _log(_factors(*given)[1][-1], way_mask).to(odds.dtype)  # which may be mapped over models

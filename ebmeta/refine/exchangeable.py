@@ -118,7 +118,7 @@ class ExchangeableLinear(nn.Module):
         """
         own = weights or self.weights(*(values.shape[-1] for values in table))
         given = (*table, query_weight, way_weight, *own)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             out, means = _Layer.apply(*given)  # type: ignore[no-untyped-call]
             return out, means
         out, *_, means = _layer(*given)  # which may be mapped over models

@@ -27,7 +27,8 @@ import torch
 from torch import nn
 
 from ebmeta.parts.gaussian import Gaussian
-from ebmeta.refine.base import QueryState, Refiner, SyntheticGradient
+from ebmeta.refine.base import Refiner, SyntheticGradient
+from ebmeta.refine.state import QueryState
 
 __all__ = ["GradientRefiner"]
 

@@ -40,8 +40,9 @@ from ebmeta.foundation.seeding import blank_linear
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.parts.heads import CONSTANT
 from ebmeta.parts.widths import AMPLITUDE, Widths, class_widths
-from ebmeta.refine.base import QueryState, Refiner
+from ebmeta.refine.base import Refiner
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
+from ebmeta.refine.state import QueryState
 from ebmeta.refine.temperature import TaskTemperature
 from ebmeta.tasks.training_rows import TrainingRows
 
@@ -93,6 +94,10 @@ class MixtureRefiner(Refiner):
         nn.init.zeros_(self.adapt.weight)
         nn.init.zeros_(self.adapt.bias)
         self.temperature = TaskTemperature(num_steps, synthetic_gradient.num_with_products)
+
+    @property
+    def calibrated(self) -> bool:
+        return self.temperature.fitted
 
     @torch.no_grad()
     def measure(self, rows: TrainingRows) -> TrainingRows:
@@ -163,7 +168,7 @@ class MixtureRefiner(Refiner):
         return q0.with_(loc, q0.precision + self.log_information.exp() * claimed)
 
     def report(self, k: int, state: QueryState) -> Gaussian | None:
-        if not self.temperature.fitted:
+        if torch.compiler.is_compiling() or not self.temperature.fitted:
             return None
         q, network = state.q, self.synthetic_gradient
         factor = self.temperature(k, state.once(network.read).with_products)[:, None, None]

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ebmeta.parts.class_gaussian import ClassGaussian
-from ebmeta.refine.base import QueryState
+from ebmeta.refine.state import QueryState
 
 __all__ = ["OF_NONE", "NoneOfThese", "apart"]
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ebmeta.foundation.checks import at_least, check
 from ebmeta.foundation.seeding import linear, stream
-from ebmeta.refine.base import QueryState, SyntheticGradient
+from ebmeta.refine.base import SyntheticGradient
 from ebmeta.refine.exchangeable import mean_weights
+from ebmeta.refine.state import QueryState
 
 __all__ = ["RealSyntheticGradient"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.prediction.trees import evaluating
-from ebmeta.refine.base import QueryState
+from ebmeta.refine.state import QueryState
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.source import TaskSource
 

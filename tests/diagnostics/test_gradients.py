@@ -15,8 +15,9 @@ from torch import Tensor
 
 import ebmeta
 from ebmeta.diagnostics import synthetic_gradients
-from ebmeta.refine.base import Iterate, QueryState, SyntheticGradient
+from ebmeta.refine.base import Iterate, SyntheticGradient
 from ebmeta.refine.gradient import GradientRefiner
+from ebmeta.refine.state import QueryState
 from ebmeta.simulate.gaussian_classes import GaussianClasses
 
 

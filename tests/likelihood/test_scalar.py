@@ -36,7 +36,8 @@ from ebmeta.likelihood import (
     ZeroInflatedPoisson,
 )
 from ebmeta.model.posterior import Inference
-from ebmeta.refine.base import Iterate, Setting
+from ebmeta.refine.base import Iterate
+from ebmeta.refine.state import Setting
 
 WAYS = torch.ones(1, 1, dtype=torch.bool)
 

@@ -1,19 +1,19 @@
-"""Unrolling: how many steps there are, and what the facts of a batch say."""
+"""Unrolling: how many steps there are, what they may return, and how the path of training is compiled."""
 
 from __future__ import annotations
 
-import math
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 from builders import class_tasks, classifier, close, real_tasks, regressor
 
-from ebmeta.likelihood import Normal
-from ebmeta.parts.gaussian import DiagonalGaussian
-from ebmeta.refine.base import QueryState, Setting, SyntheticGradient
+import ebmeta
+from ebmeta.refine.base import SyntheticGradient
 from ebmeta.refine.gradient import GradientRefiner
 from ebmeta.refine.mlp_synthetic_gradient import MLPSyntheticGradient
+from ebmeta.refine.state import QueryState
 
 
 def test_a_number_of_steps_below_zero_is_refused():
@@ -37,36 +37,6 @@ def test_fewer_steps_are_the_start_of_the_path():
         assert torch.equal(a.precision, b.precision)
 
 
-def test_strength_is_the_mean_log_ratio_of_precisions_over_real_classes():
-    prior = DiagonalGaussian(torch.zeros(1, 3, 2).double(), torch.ones(1, 3, 2).double())
-    q0 = DiagonalGaussian(prior.loc, torch.tensor([[[4.0, 16.0], [1.0, 2.0], [99.0, 99.0]]]).double())
-    ways = torch.tensor([[True, True, False]])
-    setting = Setting(q0, prior, Normal(), torch.zeros(1, 1, 2).double(), torch.ones(1, 1, dtype=torch.bool), ways, 1.0)
-    close(setting.strength, torch.tensor([math.log(4 * 16 * 1 * 2) / 4], dtype=torch.float64))
-
-
-def test_shares_are_equal_where_that_is_known_and_possible():
-    """Three classes: six queries can have equal shares, five cannot; a concentration of 2 says nothing of the kind."""
-    queries = torch.arange(6) < torch.tensor([[6], [5], [6]])
-    known = torch.tensor([math.inf, math.inf, 2.0])
-    q0 = DiagonalGaussian(torch.zeros(3, 3, 2), torch.ones(3, 3, 2))
-    ways = torch.ones(3, 3, dtype=torch.bool)
-    setting = Setting(q0, q0, Normal(), torch.zeros(3, 6, 2), queries, ways, 1.0, concentration=known)
-    assert setting.equal is not None
-    assert setting.equal.tolist() == [True, False, False]
-    close(setting.design, torch.tensor([[1, 1 / 6, 0], [0, 1 / 5, 0], [0, 1 / 6, 0]]))
-    untold = replace(setting, concentration=None)
-    assert untold.equal is None
-    close(untold.design, setting.design * torch.tensor([0.0, 1.0, 1.0]))
-
-
-def test_a_pile_of_queries_counts_by_its_logarithm_between_a_hundred_and_fifteen_hundred():
-    q0 = DiagonalGaussian(torch.zeros(4, 3, 2), torch.ones(4, 3, 2))
-    queries = torch.arange(3000) < torch.tensor([[100], [300], [1500], [3000]])
-    setting = Setting(q0, q0, Normal(), torch.zeros(4, 3000, 2), queries, torch.ones(4, 3, dtype=torch.bool), 1.0)
-    close(setting.design[:, 2], torch.tensor([1.0, 3.0, 15.0, 15.0]).log())
-
-
 def test_padded_queries_change_nothing_whatever_their_features():
     model, batch = regressor(), real_tasks()
     setting = model.infer(batch).setting
@@ -75,19 +45,6 @@ def test_padded_queries_change_nothing_whatever_their_features():
     for a, b in zip(model.refiner(setting), model.refiner(other), strict=True):
         assert torch.equal(a.q.loc, b.q.loc)
         assert torch.equal(a.q.precision, b.q.precision)
-
-
-def test_a_state_is_read_once():
-    model, batch = classifier(), class_tasks()
-    setting, calls = model.infer(batch).setting, []
-
-    def read(state: QueryState) -> int:
-        calls.append(state)
-        return len(calls)
-
-    state = QueryState(setting, setting.q0)
-    assert [state.once(read), state.once(read)] == [1, 1]
-    assert calls == [state]
 
 
 def test_steps_go_on_from_the_posterior_as_it_was():
@@ -139,3 +96,60 @@ def test_a_synthetic_gradient_is_of_every_query():
     said = r"refiner, synthetic gradient: expected a Tensor of shape \(4, 7, 1\), got \(1, 7, 1\)"
     with pytest.raises(ValueError, match=said):
         model.posterior(real_tasks())
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """What the compiler of torch leaves behind is undone: it turns the checks of distributions off for good."""
+    checks = torch.distributions.Distribution
+    monkeypatch.setattr(checks, "_validate_args", checks._validate_args)
+    yield
+    torch.compiler.reset()
+
+
+def slopes(model, batch):
+    model.refiner.forget()
+    model.zero_grad()
+    objective = ebmeta.Objective("predictive", num_draws=2)
+    loss = objective.total(objective.terms(model, batch))
+    loss.backward()
+    return {"loss": loss.detach()} | {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # while torch compiles
+@pytest.mark.parametrize(
+    ("model", "batch"),
+    [
+        (classifier(num_steps=2, synthetic_gradient="joint"), class_tasks()),
+        (classifier(num_steps=1), class_tasks()),
+        (regressor(num_steps=1), real_tasks()),
+    ],
+    ids=["joint", "mixture", "numbers"],
+)
+def test_the_path_of_training_is_one_graph_with_the_same_gradients(model, batch):
+    """`fullgraph` raises where Python has to step in; half of the tasks know that shares are equal."""
+    equal = torch.tensor([torch.inf, torch.nan]).repeat(len(batch))[: len(batch)].double()
+    batch = replace(batch, concentration=equal) if model.likelihood.categorical else batch
+    wanted = slopes(model, batch)
+    model.refiner.compile(backend="eager", fullgraph=True)
+    found = slopes(model, batch)
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        close(found[name], value, 1e-9)
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_predictions_and_copies_are_not_compiled():
+    def refuse(graph, inputs):
+        raise AssertionError("compiled")
+
+    model, batch = classifier(num_steps=1), class_tasks()
+    wanted = ebmeta.predict(model, batch)
+    model.refiner.compile(backend=refuse)
+    assert ebmeta.predict(model, batch).identical(wanted)
+    model.posterior(batch)  # with gradients, and a fitted temperature
+    slopes(copy.deepcopy(model), batch)
+    with pytest.raises(Exception, match="compiled"):
+        slopes(model, batch)

@@ -14,10 +14,10 @@ from ebmeta import EmpiricalBayes
 from ebmeta.diagnostics.class_passes import ClassPass
 from ebmeta.model.conditional import Conditional
 from ebmeta.model.recipes import ClassifierRecipe
-from ebmeta.refine.base import QueryState
 from ebmeta.refine.belief import BeliefRefiner
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
 from ebmeta.refine.outliers import OF_NONE
+from ebmeta.refine.state import QueryState
 from ebmeta.simulate.gaussian_classes import GaussianClasses
 
 

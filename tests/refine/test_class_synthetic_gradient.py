@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from builders import class_tasks, classifier, close, perturb
 
-from ebmeta.refine.base import QueryState
 from ebmeta.refine.class_synthetic_gradient import CELL, CLASS, LOG_QUERIES, TASK, ClassSyntheticGradient, Reading
+from ebmeta.refine.state import QueryState
 
 
 def moved(module):

@@ -11,8 +11,9 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from ebmeta.likelihood import Normal
 from ebmeta.parts.gaussian import DiagonalGaussian, FullGaussian
-from ebmeta.refine.base import QueryState, Setting, SyntheticGradient
+from ebmeta.refine.base import SyntheticGradient
 from ebmeta.refine.gradient import GradientRefiner
+from ebmeta.refine.state import QueryState, Setting
 from ebmeta.simulate import conjugate
 
 TASKS, QUERIES, WEIGHTS, NOISE = 3, 6, 4, 0.8

@@ -6,8 +6,8 @@ import pytest
 import torch
 from builders import class_tasks, classifier, generator
 
-from ebmeta.refine.base import QueryState
 from ebmeta.refine.mlp_synthetic_gradient import MLPSyntheticGradient
+from ebmeta.refine.state import QueryState
 
 EVEN = {"ways": (3,) * 4}
 

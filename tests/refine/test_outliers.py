@@ -15,8 +15,8 @@ from torch.distributions import Normal
 import ebmeta
 from ebmeta.parts.class_gaussian import ClassGaussian
 from ebmeta.refine import belief
-from ebmeta.refine.base import QueryState, Setting
 from ebmeta.refine.outliers import NoneOfThese, apart
+from ebmeta.refine.state import QueryState, Setting
 
 BETWEEN, SPREAD = 4.0, 0.25
 AS_THEY_ARE = {True: NoneOfThese(1.0, 0.0), False: NoneOfThese(1.0, 0.0)}

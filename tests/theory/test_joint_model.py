@@ -22,10 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ebmeta import EmpiricalBayes
 from ebmeta.parts.class_gaussian import ClassGaussian
 from ebmeta.parts.class_prior import ClassPrior
-from ebmeta.refine.base import QueryState
 from ebmeta.refine.belief import BeliefRefiner
 from ebmeta.refine.equal_counts import by_moments, with_equal_counts
 from ebmeta.refine.equal_shares import equal_shares
+from ebmeta.refine.state import QueryState
 from tests.theory.tools import constant, equal, kl, probabilities, randn
 
 B, S, KAPPA, ALPHA, CONSTANT = 1.4, 0.8, 0.6, 1.3, 0.3

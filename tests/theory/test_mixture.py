@@ -16,9 +16,9 @@ from torch.nn.functional import normalize
 
 from ebmeta import EmpiricalBayes, TaskBatch
 from ebmeta.parts.heads import CONSTANT
-from ebmeta.refine.base import QueryState, Setting
 from ebmeta.refine.belief import TOLD, BeliefRefiner
 from ebmeta.refine.mixture import MixtureRefiner
+from ebmeta.refine.state import QueryState, Setting
 from ebmeta.refine.temperature import LEAST_SCALE, RIDGE
 from ebmeta.training.temperature import fit_task_temperature
 

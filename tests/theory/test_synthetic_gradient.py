@@ -17,10 +17,10 @@ from ebmeta import EmpiricalBayes, TaskBatch
 from ebmeta.likelihood import Bernoulli, Categorical, Likelihood, NegativeBinomial, Poisson
 from ebmeta.parts.gaussian import DiagonalGaussian, FullGaussian, Gaussian
 from ebmeta.prediction.calibration import bin_sums, brier_decomposition
-from ebmeta.refine.base import QueryState, Setting
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
 from ebmeta.refine.exchangeable import ExchangeableLinear, Table
 from ebmeta.refine.real_synthetic_gradient import RealSyntheticGradient
+from ebmeta.refine.state import QueryState, Setting
 from ebmeta.simulate.conjugate import posterior
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
 from tests.theory.tools import (

@@ -14,7 +14,7 @@ from torch import Tensor
 from ebmeta import TaskBatch
 from ebmeta.likelihood import Categorical
 from ebmeta.parts.gaussian import DiagonalGaussian, FullGaussian, Gaussian
-from ebmeta.refine.base import Setting
+from ebmeta.refine.state import Setting
 from ebmeta.simulate.conjugate import posterior
 from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
 from tests.theory.tools import (

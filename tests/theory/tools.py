@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from ebmeta import TaskBatch
 from ebmeta.likelihood import Likelihood, Normal
 from ebmeta.parts.gaussian import DiagonalGaussian, FullGaussian, Gaussian
-from ebmeta.refine.base import QueryState, SyntheticGradient
+from ebmeta.refine.base import SyntheticGradient
 from ebmeta.refine.gradient import GradientRefiner
+from ebmeta.refine.state import QueryState
 
 FAMILIES = pytest.mark.parametrize("family", [DiagonalGaussian, FullGaussian])
 
