@@ -38,6 +38,7 @@ __all__ = ["QuadratureEngine"]
 Array = NDArray[np.float64]
 FARTHEST = 50.0  # bound of the spread of a linear predictor of counts
 EXACT = 0.01  # nats that a finer rule may change the log likelihood by
+SURE = 0.02  # nats between two rules, of which the finer one then seeks no other maximum
 FINEST = 2  # rule
 NEAR = 1.0  # nats a parameter that are not worth a first step
 FEW, SPARSE = 125, 16  # groups that lead near a maximum, at least; of so many, one is taken at least
@@ -240,8 +241,9 @@ class QuadratureEngine(Engine):
         return best
 
     def _on(self, best: Optimum, fineness: int, held: Mask | None) -> Optimum:
+        climb = self.ascend if self.error < SURE and fineness != HEAVY else super().maximise
         self._take(fineness)
-        again = super().maximise(best.at, held)
+        again = climb(best.at, np.zeros(len(best.at), dtype=bool) if held is None else held)
         return again._replace(evaluations=best.evaluations + again.evaluations)
 
     def _apart(self, at: Array, nodes: Nodes) -> float:

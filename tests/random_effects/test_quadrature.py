@@ -208,6 +208,32 @@ def test_a_coarse_rule_is_made_finer_where_it_is_not_exact(monkeypatch):
     assert fine.log_likelihood(best.at) == pytest.approx(on_a_grid(fine, best.at)[0], abs=1e-5)
 
 
+def test_a_finer_rule_goes_on_from_the_maximum_that_the_rougher_one_chose(monkeypatch):
+    """It sought all others anew, which took most of the time where spreads are 0."""
+    rng = np.random.default_rng(1)
+    g, x = np.repeat(np.arange(20), 4), rng.normal(size=(80, 2))
+    data = pd.DataFrame(
+        {"a": x[:, 0], "b": x[:, 1], "g": g, "y": rng.poisson(np.exp(0.2 + 0.5 * rng.normal(size=20)[g]))}
+    )
+    ascents, ascend = [], QuadratureEngine.ascend
+    monkeypatch.setattr("ebmeta.random_effects.quadrature.EXACT", 1e-9)  # takes all rules
+
+    def counted(self, begin, held):
+        ascents.append(self.fineness)
+        return ascend(self, begin, held)
+
+    monkeypatch.setattr(QuadratureEngine, "ascend", counted)
+    found = mixed_model("y ~ a + b + (1 + a + b | g)", data, "poisson")
+    numbers = [ascents.count(fineness) for fineness in range(3)]
+    assert numbers[0] > 1
+    assert numbers[1:] == [1, 1]
+    ascents.clear()
+    monkeypatch.setattr("ebmeta.random_effects.quadrature.SURE", 0.0)
+    every = mixed_model("y ~ a + b + (1 + a + b | g)", data, "poisson")
+    assert ascents.count(2) > 1
+    assert found.log_likelihood == pytest.approx(every.log_likelihood, abs=1e-6)
+
+
 def test_no_more_rows_are_looked_at_together_than_fit_memory(monkeypatch):
     engine = build("poisson")
     at = somewhere(engine)
