@@ -26,10 +26,10 @@ import xarray as xr
 from ebmeta.foundation.checks import array, at_least, between, checked, dataset, real_array
 from ebmeta.model.base import PredictiveModel
 from ebmeta.prediction.calibration import Z95
+from ebmeta.prediction.query_numbers import query_numbers
 from ebmeta.prediction.scores import task_batches
 from ebmeta.prediction.trees import predict
 from ebmeta.tasks.batch import TaskBatch
-from ebmeta.tasks.drawing import generator
 from ebmeta.tasks.marks import refuse_known
 from ebmeta.tasks.source import TaskSampler
 
@@ -122,7 +122,7 @@ class ConformalSets:
         score: "lac" or "aps", see `class_scores`.
         by_ways: a threshold for each number of ways (Mondrian), so that coverage holds given the number of
             ways; sets of tasks with a number that calibration had too few of hold every class.
-        seed: seed of the random numbers of "aps".
+        seed: seed of the random numbers of "aps"; that of a query depends on its task alone, and on no order.
 
     Raises:
         ValueError: if an argument is out of range or the model is no classifier.
@@ -240,7 +240,7 @@ class ConformalSets:
         return xr.Dataset(data, coords=coords, attrs={"level": self.level})
 
     def _scores(self, probs: np.ndarray, stream: int) -> np.ndarray:
-        uniform = generator(self.seed, stream).uniform(size=probs.shape[:-1]) if self.score == "aps" else None
+        uniform = query_numbers(probs, self.seed, stream) if self.score == "aps" else None
         return class_scores(probs, self.score, uniform)
 
     def _classifier(self) -> PredictiveModel:
