@@ -32,6 +32,7 @@ from ebmeta.prediction.trees import predict
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.columns import check_names
 from ebmeta.tasks.drawing import exact, generator
+from ebmeta.tasks.held_out import separate_classes
 from ebmeta.tasks.marks import refuse_known
 from ebmeta.tasks.rows import Rows
 from ebmeta.tasks.source import TaskSampler, as_source
@@ -105,7 +106,7 @@ class ClassSwapSets:
         """Keep the classes that neither training nor model choice has used.
 
         Args:
-            tasks: an `EpisodeSampler` or a mixture of them, whose classes and rows alone matter.
+            tasks: an `EpisodeSampler` or a mixture of them, whose rows alone matter. Each class counts once.
 
         Returns:
             This object.
@@ -116,7 +117,7 @@ class ClassSwapSets:
         """
         source = as_source(tasks)
         check_names(self.model.feature_names, source.feature_names, "when the model was trained")
-        rows = [(part.X, members) for part in source.class_rows for members in part.members]
+        rows = [(part.X, part.members[code]) for part, code in separate_classes(source.class_rows)]
         if not rows:
             raise ValueError(f"tasks: expected tasks drawn from rows of classes, got {source.name}")
         least = int(np.ceil(self.level / (1 - self.level) - SLACK))

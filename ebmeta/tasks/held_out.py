@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from ebmeta.foundation.memory_maps import take
 from ebmeta.tasks.classes import ClassRows
 from ebmeta.tasks.source import TaskSource
 
-__all__ = ["check_classes", "check_shared_groups", "distinct_rows"]
+__all__ = ["check_classes", "check_shared_groups", "distinct_rows", "separate_classes"]
 
 ALL = 1 << 28  # bytes of the rows of a source that are all read; of larger ones, the first few of each class
 FEW = 8
@@ -83,6 +83,37 @@ def check_shared_groups(tasks: TaskSource, validation: TaskSource | None, name: 
             f"{name}: expected groups that training does not have, got {shared[0]!r}{more} in both; number "
             "groups alike only where they are the same"
         )
+
+
+def separate_classes(sources: Sequence[ClassRows]) -> list[tuple[ClassRows, int]]:
+    """Return each class of some sources once, as its source and its number there.
+
+    Classes of two sources are one where most rows of either are rows of the other.
+
+    Examples:
+        >>> from ebmeta.tasks.episodes import EpisodeSampler
+        >>> X, y = np.arange(24.0).reshape(12, 2), np.repeat([0, 1, 2, 3], 3)
+        >>> rows = [EpisodeSampler(X[s], y[s], 2, 1, 2).class_rows[0] for s in (slice(9), slice(3, 12))]
+        >>> [(rows.index(of), code) for of, code in separate_classes(rows)]
+        [(0, 0), (0, 1), (0, 2), (1, 2)]
+    """
+    if len(sources) == 1:
+        return [(sources[0], code) for code in range(len(sources[0].members))]
+    owner: dict[bytes, int] = {}  # of rows that one class alone has; -1 for those of several
+    found: list[tuple[ClassRows, int]] = []
+    sizes: list[int] = []
+    for source in sources:
+        new: list[tuple[int, set[bytes]]] = []
+        for code, rows in distinct_rows(source):
+            held = Counter(owner[row] for row in rows if owner.get(row, -1) >= 0)
+            if not any(count > SHARE * min(len(rows), sizes[number]) for number, count in held.items()):
+                new.append((len(found), rows))
+                found.append((source, code))
+                sizes.append(len(rows))
+        for number, rows in new:
+            for row in rows:
+                owner[row] = number if owner.get(row, number) == number else -1
+    return found
 
 
 def distinct_rows(source: ClassRows) -> Iterator[tuple[int, set[bytes]]]:

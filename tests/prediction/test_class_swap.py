@@ -12,6 +12,7 @@ import torch
 import ebmeta
 from ebmeta.prediction.class_swap import ClassSwapSets, swap_p_value
 from ebmeta.prediction.conformal import set_coverage
+from ebmeta.tasks.mixed import MixedSampler
 
 
 def data(classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -80,6 +81,20 @@ def test_sets_hold_true_classes_that_nobody_has_seen(model: ebmeta.EmpiricalBaye
         coverage.append(float(set_coverage(sets, batch.query_y)["coverage"]))
         assert (sets["size"].values[~batch.query_mask.numpy()] == -1).all()
     assert np.mean(coverage) > 0.86
+
+
+def test_a_class_of_two_samplers_counts_once(model: ebmeta.EmpiricalBayes) -> None:
+    X, y = data(10, 1)
+    some = y < 8
+    order = np.random.default_rng(0).permutation(some.sum())
+    one = ebmeta.EpisodeSampler(X, y, 3, 1, 4)
+    other = ebmeta.EpisodeSampler(X[some][order], 10 + y[some][order], 2, 5, 4)  # the same rows under other names
+    both = MixedSampler([one, other])
+    with pytest.raises(ValueError, match=r"^tasks: expected at least 19 classes for a level of 0.95, got 10$"):
+        ClassSwapSets(model, 0.95).calibrate(both)
+    batch = ebmeta.EpisodeSampler(*data(9, 2), 3, 1, 4).sample(1)
+    alone, mixed = (ClassSwapSets(model, 0.8).calibrate(tasks).predict(batch) for tasks in (one, both))
+    np.testing.assert_array_equal(mixed["p_value"], alone["p_value"])
 
 
 def test_bad_input_is_refused_in_one_line(model: ebmeta.EmpiricalBayes, held_out: ebmeta.EpisodeSampler) -> None:

@@ -97,3 +97,23 @@ def test_both_ways_of_fitting_refuse_constant_labels(likelihood, label, words) -
 def test_counts_that_are_all_one_number_are_data() -> None:
     tasks = ebmeta.GroupSampler(X, np.full(60, 4.0), Y, n_support=2)
     ebmeta.fit(ebmeta.EmpiricalBayes.regressor(3, "poisson"), tasks, 1, progress=False)
+
+
+def test_classes_of_two_sources_are_one_where_most_rows_of_either_are() -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(60, 3)), np.repeat(np.arange(6), 10)
+    every, few, other = (
+        EpisodeSampler(x, of, 2, 1, 2).class_rows[0]
+        for x, of in (
+            (X, y),
+            (X[::2][::-1].astype(np.float32), y[::2][::-1] + 10),  # half of each class, in another order
+            (np.concatenate([X[:4], rng.normal(size=(16, 3))]), np.repeat([0, 1], 10)),  # 4 of 10 rows of a class
+        )
+    )
+    for sources, wanted in (([every, few], 6), ([few, every], 6), ([every, other], 8), ([every], 6)):
+        found = held_out.separate_classes(sources)
+        assert len(found) == wanted
+        assert len({(id(of), code) for of, code in found}) == wanted
+    flags = rng.integers(2, size=(60, 3)).astype(float)  # rows of few values are those of many classes
+    again = [EpisodeSampler(flags[s], y[s], 2, 1, 2).class_rows[0] for s in (slice(30), slice(30, 60))]
+    assert len(held_out.separate_classes(again)) == 6
