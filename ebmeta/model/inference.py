@@ -85,6 +85,8 @@ def infer(
     log_mass = torch.zeros_like(evidence) if levels is None else levels.log_mass
     total = torch.logsumexp(evidence + log_mass, 1)
     log_weight = evidence + log_mass - total.unsqueeze(1)
+    if not parts.prior.training:
+        parts.prior.tell_of_rounding()
     return Inference(log_weight, log_mass, parts.refiner(setting, num_steps), setting, total, levels)
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ebmeta.foundation.checks import above, at_least, checked
 from ebmeta.foundation.standardization import Exact, standard, summary
+from ebmeta.foundation.telling import tell
 from ebmeta.parts.degenerate_gaussian import DegenerateGaussian
 from ebmeta.parts.gaussian import DiagonalGaussian, FullGaussian, Gaussian
 from ebmeta.parts.task_features import Geometry
@@ -29,6 +30,8 @@ from ebmeta.parts.widths import Widths, class_widths
 from ebmeta.tasks.training_rows import TrainingRows
 
 __all__ = ["DiagonalPrior", "FullPrior", "Prior"]
+
+COARSE = 7e-3  # standard deviation of a weight given the others, of its own, below which 32 bits are too few
 
 
 @checked(num_weights=at_least(1), scale=above(0), num_covariates=at_least(0))
@@ -105,6 +108,9 @@ class Prior(Exact, ABC):
     def fast(self) -> Iterator[nn.Parameter]:
         """Iterate over the few numbers that training may move in larger steps than a network's weights; none here."""
         return iter(())
+
+    def tell_of_rounding(self) -> None:
+        """Warn where the numbers of the prior are too coarse for its precision; never here."""
 
     def of_task(
         self, geometry: Geometry, num_features: int, way_mask: Tensor, concentration: Tensor | None
@@ -209,6 +215,17 @@ class FullPrior(Prior):
         """Return $L$, shape `(R, R)` of $R$ weights that vary."""
         unit = torch.tril(self.lower, -1) + torch.eye(len(self.lower), dtype=self.lower.dtype, device=self.lower.device)
         return self.log_scale.exp().unsqueeze(-1) * unit
+
+    @torch.no_grad()
+    def tell_of_rounding(self) -> None:
+        own = isinstance(self.log_scale, nn.Parameter)  # and not one of several values at once, of an ensemble
+        if own and self.log_scale.dtype == torch.float32:
+            factor = self.scale_tril()
+            if bool((factor.diagonal() < COARSE * factor.norm(dim=1)).any()):
+                tell(
+                    "model: expected 64 bits where weights nearly determine each other, got 32, which leave "
+                    "predictions inexact (model.double())"
+                )
 
     def gaussian(self) -> FullGaussian | DegenerateGaussian:
         precision = torch.cholesky_inverse(self.scale_tril())

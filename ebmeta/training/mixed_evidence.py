@@ -44,7 +44,7 @@ MOST_OF_HEAVY = 1  # of labels with heavy tails, of which a group may have sever
 UNSURE = 0.1  # nats that a finer rule may change
 SAME = 1e-6  # relative difference of two units
 RANK = 1e-10  # of the largest singular value of features
-ALIKE = 2e-3  # least standard deviation of a weight given the others, of its own: 32 bits have to hold the precision
+ALIKE = 2e-3  # least standard deviation of a weight given the others, of its own: curvatures have to be found with less
 
 
 class MixedEvidence:
@@ -233,7 +233,7 @@ def fits_prior_alone(model: EmpiricalBayes) -> bool:
 
 
 def apart(factor: Tensor) -> Tensor:
-    r"""Return $L$ with no less on its diagonal than what 32 bits hold, shape `(R, R)`."""
+    r"""Return $L$ with no less on its diagonal than what curvatures can be found with, shape `(R, R)`."""
     factor = torch.where(factor.diagonal() < 0, -factor, factor)  # the sign of a column is free
     least = (ALIKE * factor.norm(dim=1)).clamp(min=SMALLEST)
     return torch.tril(factor, -1) + torch.maximum(factor.diagonal(), least).diag()

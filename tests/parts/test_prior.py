@@ -8,6 +8,7 @@ import pytest
 import torch
 from builders import close, generator, perturb
 
+import ebmeta
 from ebmeta.parts.prior import DiagonalPrior, FullPrior
 from ebmeta.tasks.training_rows import TrainingRows
 
@@ -78,3 +79,17 @@ def test_weights_that_do_not_vary_have_a_mean_alone():
     for bad in ([], [1, 0], [0, 0], [3], [-1]):
         with pytest.raises(ValueError, match="varying: expected rising numbers of 3 weights, got"):
             FullPrior(3, varying=bad)
+
+
+def test_weights_that_nearly_determine_each_other_in_32_bits_are_told_of():
+    """Predictions were a standard deviation off, silently."""
+    model = ebmeta.EmpiricalBayes.regressor(1, num_steps=0)
+    rows, y = torch.tensor([[0.5], [1.0], [-2.0]]), torch.tensor([0.3, 1.0, -1.0])
+    with torch.no_grad():
+        model.prior.lower[1, 0] = 0.9 / 7e-3
+    ebmeta.FewShotRegressor(model).fit(rows, y).predict(rows)  # the spread of its own is large enough
+    with torch.no_grad():
+        model.prior.lower[1, 0] = 1.1 / 7e-3
+    with pytest.warns(UserWarning, match="^model: expected 64 bits where weights nearly determine each other, got 32"):
+        ebmeta.FewShotRegressor(model).fit(rows, y).predict(rows)
+    ebmeta.FewShotRegressor(model.double()).fit(rows, y).predict(rows)

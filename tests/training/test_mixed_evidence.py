@@ -304,3 +304,32 @@ def test_weights_that_hardly_vary_take_few_evaluations(hyperprior, monkeypatch):
     top = MixedEvidence.of(model, evidence.parts, hyperprior)
     again = optimize.minimize(loss, evidence.read().numpy(), jac=True, method="BFGS", options={"maxiter": 60})
     assert -again.fun < top.constant - top.top.value + 0.01
+
+
+def test_the_evidence_of_weights_that_nearly_determine_each_other_is_that_of_what_was_written(monkeypatch):
+    """Splines lose some to the least spread of a weight given the others, which is told."""
+    rng = np.random.default_rng(0)
+    x, group = rng.uniform(-2, 2, (1200, 1)), np.repeat(np.arange(30), 40)
+    y = np.sin(1.5 * x[:, 0] + 0.4 * rng.normal(size=30)[group]) + 0.05 * rng.normal(size=1200)
+
+    def reached() -> tuple[float, EmpiricalBayes]:
+        model = EmpiricalBayes.regressor(1, num_steps=0, basis=SplineBasis(1, 8))
+        found = ebmeta.fit_evidence(model, GroupSampler(x, y, group, n_support=4), boundary=False)
+        assert found.converged
+        return found.log_evidence, model
+
+    value, model = reached()
+    features = model.predictor.features(torch.from_numpy(x)[None])[0].numpy()
+    with torch.no_grad():
+        tril, mean = model.prior.scale_tril().numpy(), model.prior.loc.numpy()
+        unit, center = float(model.likelihood.unit), float(model.likelihood.center)
+        noise = float(model.likelihood.noise())
+    dense = 0.0
+    for g in range(30):
+        z, own = features[group == g], y[group == g]
+        half = z @ tril
+        law = stats.multivariate_normal(z @ mean, half @ half.T + noise**2 * np.eye(len(z)))
+        dense += law.logpdf((own - center) / unit) - len(own) * np.log(unit)
+    assert value == pytest.approx(dense, abs=1e-4)
+    monkeypatch.setattr("ebmeta.training.mixed_evidence.ALIKE", 1e-9)
+    assert 0.01 < reached()[0] - value < 0.1
