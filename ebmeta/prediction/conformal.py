@@ -26,6 +26,7 @@ import xarray as xr
 from ebmeta.foundation.checks import array, at_least, between, checked, dataset, real_array
 from ebmeta.model.base import PredictiveModel
 from ebmeta.prediction.calibration import Z95
+from ebmeta.prediction.other_sizes import mean_shots, tell_of_others
 from ebmeta.prediction.query_numbers import query_numbers
 from ebmeta.prediction.scores import task_batches
 from ebmeta.prediction.trees import predict
@@ -150,6 +151,8 @@ class ConformalSets:
         self.model, self.level, self.score, self.by_ways, self.seed = model, level, score, by_ways, seed
         #: Threshold of each number of ways (of all, under 0, unless `by_ways`); empty before calibration.
         self.thresholds: dict[int, float] = {}
+        self._ways: tuple[int, int] | None = None  # fewest and most classes of a calibration task
+        self._shots: tuple[float, float] | None = None  # fewest and most labelled rows of a class, on average in a task
         self._used = self._settings()  # those that thresholds are of
 
     @checked(num_tasks=at_least(1))
@@ -177,7 +180,10 @@ class ConformalSets:
             probs, y = tree["predictive"].to_dataset()["probs"], tree["observed_data"].to_dataset()["query_y"]
             parts.append(xr.Dataset({"probs": probs.isel(step=-1, drop=True), "y": y}))
         data = xr.concat(parts, "task", join="outer", fill_value={"y": -1})
-        return self.calibrate_probs(data["probs"].transpose("task", "query", "way").values, data["y"].values)
+        self.calibrate_probs(data["probs"].transpose("task", "query", "way").values, data["y"].values)
+        shots = np.concatenate([mean_shots(batch) for batch in batches])
+        self._shots = float(shots.min()), float(shots.max())
+        return self
 
     @checked(probs=array(ndim=3, padded=True), query_y=array(ndim=2, padded=True))
     def calibrate_probs(self, probs: np.ndarray, query_y: np.ndarray) -> ConformalSets:
@@ -203,6 +209,7 @@ class ConformalSets:
         scores = self._scores(probs, CALIBRATION)
         truth = np.take_along_axis(scores, np.where(real, y, 0).astype(int)[..., None], -1)[..., 0]
         truth = np.where(real, truth, np.nan)
+        self._ways, self._shots = (int(ways.min()), int(ways.max())), None
         groups = ways if self.by_ways else np.zeros_like(ways)
         self.thresholds = {int(g): task_quantile(truth[groups == g], self.level) for g in np.unique(groups)}
         self._used = self._settings()
@@ -213,7 +220,8 @@ class ConformalSets:
         """Return the sets of a batch after the last refinement step; query labels are not used.
 
         Args:
-            batch: tasks.
+            batch: tasks; a warning tells where they have more or fewer classes, or labelled rows of each, than those of
+                calibration had.
 
         Returns:
             `sets` over `(task, query, way)`, True for classes in the set; `size` over `(task, query)`, -1 for
@@ -223,6 +231,8 @@ class ConformalSets:
             ValueError: if there is no model or no calibration, or the tasks do not fit the model.
         """
         self._calibrated()
+        if self._shots is not None:
+            tell_of_others(mean_shots(batch), self._shots, "labelled rows of each class", 0.5)
         probs = predict(self._classifier(), batch, num_draws=0)["predictive"].to_dataset()["probs"]
         return self.predict_probs(probs.isel(step=-1).transpose("task", "query", "way").values)
 
@@ -231,6 +241,8 @@ class ConformalSets:
         """Return the sets of class probabilities of shape `(T, Q, C)`; as `predict`, without a model."""
         self._calibrated()
         probs, ways = _checked(probs)
+        if self._ways is not None and not self.by_ways:
+            tell_of_others(ways, self._ways, "classes")
         limits = np.array([self.thresholds.get(int(w) if self.by_ways else 0, np.inf) for w in ways])
         real = ~np.isnan(probs)
         sets = (self._scores(probs, PREDICTION) <= limits[:, None, None]) & real

@@ -29,9 +29,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from ebmeta.foundation.checks import at_least, between, checked
-from ebmeta.foundation.telling import tell
 from ebmeta.model.base import PredictiveModel
 from ebmeta.prediction.conformal import SLACK
+from ebmeta.prediction.other_sizes import tell_of_others
 from ebmeta.prediction.scores import separate_batches
 from ebmeta.prediction.trees import predict
 from ebmeta.tasks.batch import TaskBatch
@@ -168,7 +168,7 @@ class ConformalIntervals:
         """
         if not self._folds:
             raise ValueError("ConformalIntervals: expected a call of calibrate first, got none")
-        self._tell_of_others(_told(batch))
+        tell_of_others(_told(batch), self._labelled, "labelled rows")
         wanted = self.level if level is None else level
         total, real = self.num_groups, batch.query_mask.cpu().numpy()
         share = wanted * (total + 1) if self.strict else wanted * total
@@ -181,17 +181,6 @@ class ConformalIntervals:
         cells = ("task", "query")
         coords = {name: np.arange(n) for name, n in zip(cells, real.shape, strict=True)}
         return xr.Dataset({"lower": (cells, lower), "upper": (cells, upper)}, coords, {"level": wanted})
-
-    def _tell_of_others(self, told: NDArray[np.int64]) -> None:
-        """Warn where a task has fewer labelled rows, or more, than calibration groups had."""
-        fewest, most = self._labelled
-        if (other := (told < fewest) | (told > most)).any():
-            t = int(np.argmax(other))
-            wanted = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-            tell(
-                f"predict: expected tasks of {wanted} labelled rows, as calibration had, got {told[t]} in task {t}: "
-                "the level is promised for as many alone"
-            )
 
 
 def _told(batch: TaskBatch) -> NDArray[np.int64]:

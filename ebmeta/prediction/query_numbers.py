@@ -34,8 +34,8 @@ def query_numbers(probs: np.ndarray, seed: int, stream: int) -> np.ndarray:
         >>> bool((query_numbers(probs[1:], 0, 0) == together[1:]).all()), len(np.unique(together))
         (True, 4)
     """
-    start = np.random.SeedSequence((seed, stream)).generate_state(1, np.uint64)
-    rows = np.broadcast_to(start, probs.shape[:2])
+    start = np.array(np.random.SeedSequence((seed, stream)).generate_state(1, np.uint64), dtype=np.uint64)
+    rows: NDArray[np.uint64] = np.broadcast_to(start, probs.shape[:2])
     for values in np.moveaxis(np.sort(np.round(probs.astype(np.float64), DIGITS) + 0.0, -1), -1, 0):  # padding is last
         rows = np.where(np.isnan(values), rows, _mixed(rows ^ values.view(np.uint64)))
     real = ~np.isnan(probs).all(-1)

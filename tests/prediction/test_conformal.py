@@ -273,3 +273,27 @@ def test_other_settings_than_those_of_the_calibration_are_refused():
     with pytest.raises(ValueError, match=r"^ConformalSets: expected the settings of its calibration, got others \(cal"):
         sets.predict_probs(probs)
     assert sets.calibrate_probs(probs, y).predict_probs(probs).attrs["level"] == 0.5
+
+
+def test_tasks_of_other_sizes_than_those_of_calibration_are_told_of(recwarn):
+    model = classifier()
+
+    def of(ways, shots, number=12):
+        return class_tasks((ways,) * number, (shots,) * number, (4,) * number)
+
+    sets = ConformalSets(model, 0.5).calibrate(of(3, 2))
+    sets.predict(of(3, 2))
+    ConformalSets(model, 0.5).calibrate(class_tasks((2, 4) * 6, (1, 3) * 6, (4,) * 12)).predict(of(3, 2))
+    ConformalSets(model, 0.5, by_ways=True).calibrate(of(3, 2)).predict(of(2, 2))
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"^predict: expected tasks of 3 classes, as .*, got 5 in task 0: "):
+        sets.predict(of(5, 2))
+    with pytest.warns(UserWarning, match=r"^predict: expected tasks of 2 to 4 classes, as .*, got 5 in task 1"):
+        ConformalSets(model, 0.5).calibrate(class_tasks((2, 4) * 6, (2,) * 12, (4,) * 12)).predict(
+            class_tasks((3, 5), (2, 2), (4, 4))
+        )
+    with pytest.warns(UserWarning, match=r"^predict: expected tasks of 2 labelled rows of each class, .*, got 1 "):
+        sets.predict(of(3, 1))
+    probs, y = world(20)
+    with pytest.warns(UserWarning, match="expected tasks of 3 classes"):
+        ConformalSets(level=0.5).calibrate_probs(probs, y).predict_probs(world(20, ways=(4,))[0])
