@@ -25,7 +25,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ebmeta.foundation.checks import array, at_least, between, checked
+from ebmeta.foundation.checks import MOST_COUNT, array, at_least, between, checked
+from ebmeta.foundation.fingerprint import fingerprint
 from ebmeta.model.base import PredictiveModel
 from ebmeta.prediction.conformal import SLACK
 from ebmeta.prediction.trees import predict
@@ -69,7 +70,7 @@ class ClassSwapSets:
         level: probability that a set must hold the true class, $1 - \alpha$.
         num_queries: queries of each calibration class, $R$.
         transductive: whether a task is predicted as a whole; its sets are smaller and their level is no promise.
-        seed: seed of the rows that are drawn of calibration classes.
+        seed: seed of the rows that are drawn of calibration classes; those of a task depend on no other task.
 
     Raises:
         ValueError: if an argument is out of range or the model is no classifier.
@@ -147,8 +148,7 @@ class ClassSwapSets:
         shape = (*batch.query_mask.shape, batch.way_mask.shape[1])
         p_value = np.full(shape, np.nan)
         for t in range(len(batch)):
-            task = batch[t : t + 1].trimmed().unlabelled()
-            own = self._p_values(task, generator(self.seed, t))
+            own = self._p_values(batch[t : t + 1].trimmed().unlabelled())
             p_value[t, : own.shape[0], : own.shape[1]] = own
         real = ~np.isnan(p_value)
         sets = np.where(real, p_value > 1 - self.level + SLACK, False)
@@ -159,7 +159,7 @@ class ClassSwapSets:
         coords = {name: np.arange(n) for name, n in zip(cells, shape, strict=True)}
         return xr.Dataset({**data, "ways": ("task", ways)}, coords=coords, attrs={"level": self.level})
 
-    def _p_values(self, task: TaskBatch, rng: np.random.Generator) -> np.ndarray:
+    def _p_values(self, task: TaskBatch) -> np.ndarray:
         """Return the p-value of every class for every query of one task, shape `(Q, C)`."""
         probs = self._probs(task, task.query_x)[0]
         columns = []
@@ -168,6 +168,7 @@ class ClassSwapSets:
             if self.transductive:
                 at = np.flatnonzero(probs.argmax(1) == c)
                 at = at if len(at) else probs[:, c].argmax(keepdims=True)
+            rng = generator(self.seed, _number(task.support_x[0], place))
             support, queries = (v.to(task.support_x) for v in self._draw(len(place), len(at), rng))
             swapped = task[torch.zeros(len(support), dtype=torch.long)]
             x = swapped.support_x.clone()
@@ -198,3 +199,9 @@ class ClassSwapSets:
         asked = tasks.with_rows(query=Rows.taken(queries, None, None, None))
         last = predict(self.model, asked, num_draws=0)["predictive"].to_dataset()["probs"].isel(step=-1)
         return np.asarray(last.transpose("task", "query", "way").values.reshape(number, each, -1), dtype=float)
+
+
+def _number(rows: Tensor, own: Tensor) -> int:
+    """Return a number of a task and one of its classes that no order changes, neither of tasks nor of rows."""
+    marks = [int(fingerprint(row)[:8], 16) for row in rows.float().cpu().numpy()]
+    return (sum(marks) + 3 * sum(marks[row] for row in own.tolist())) % MOST_COUNT

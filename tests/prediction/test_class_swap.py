@@ -49,16 +49,20 @@ def test_every_row_is_asked_by_itself(model: ebmeta.EmpiricalBayes, held_out: eb
     assert not np.allclose(whole.predict(few)["p_value"], whole.predict(batch)["p_value"].isel(query=slice(5)))
 
 
-def test_the_place_of_a_class_is_taken_by_rows_of_one_calibration_class(held_out: ebmeta.EpisodeSampler) -> None:
+def test_the_place_of_a_class_is_taken_by_rows_of_one_calibration_class(
+    held_out: ebmeta.EpisodeSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A candidate whose support is the calibration class's own rows has its scores among those of the others."""
     tasks = ebmeta.EpisodeSampler(*data(12, 5), 3, 1, 4)
     model = ebmeta.fit(ebmeta.EmpiricalBayes.classifier(3, width=4), tasks, 5, 4, progress=False).model
     batch = ebmeta.EpisodeSampler(*data(9, 2), 3, 1, 4).sample(1)
-    sets = ClassSwapSets(model, 0.8, num_queries=2).calibrate(held_out)
-    rng = ebmeta.tasks.drawing.generator(0, 0)
+    sets, drawn = ClassSwapSets(model, 0.8, num_queries=2).calibrate(held_out), []
+    draw = sets._draw
+    monkeypatch.setattr(sets, "_draw", lambda *args: drawn.append(draw(*args)) or drawn[-1])
+    found = sets.predict(batch)["p_value"].values
     probs = sets._probs(batch, batch.query_x)[0]
     for c in range(3):
-        support, queries = sets._draw(1, 2, rng)
+        support, queries = drawn[c]
         scores = np.empty((10, 2))
         for k in range(10):
             own = batch.support_x.clone()
@@ -67,7 +71,7 @@ def test_the_place_of_a_class_is_taken_by_rows_of_one_calibration_class(held_out
                 alone = ebmeta.TaskBatch(own, batch.support_y, queries[k, i][None, None])
                 scores[k, i] = 1 - ebmeta.predict(model, alone, num_draws=0)["predictive/probs"].values[-1, 0, 0, c]
         expected = swap_p_value(scores, 1 - probs[:, c])
-        np.testing.assert_allclose(sets.predict(batch)["p_value"].values[0, :, c], expected)
+        np.testing.assert_allclose(found[0, :, c], expected)
 
 
 def test_sets_hold_true_classes_that_nobody_has_seen(model: ebmeta.EmpiricalBayes) -> None:
@@ -95,6 +99,18 @@ def test_a_class_of_two_samplers_counts_once(model: ebmeta.EmpiricalBayes) -> No
     batch = ebmeta.EpisodeSampler(*data(9, 2), 3, 1, 4).sample(1)
     alone, mixed = (ClassSwapSets(model, 0.8).calibrate(tasks).predict(batch) for tasks in (one, both))
     np.testing.assert_array_equal(mixed["p_value"], alone["p_value"])
+
+
+def test_no_other_task_and_no_order_changes_sets(model: ebmeta.EmpiricalBayes, held_out: ebmeta.EpisodeSampler) -> None:
+    batch = ebmeta.EpisodeSampler(*data(9, 2), 3, 2, 4).sample(3)
+    sets = ClassSwapSets(model, 0.8, num_queries=2).calibrate(held_out)
+    found = sets.predict(batch)["p_value"].values
+    np.testing.assert_allclose(sets.predict(batch[torch.tensor([2, 0])])["p_value"], found[[2, 0]], atol=1e-9)
+    classes, order = torch.tensor([2, 0, 1]), torch.tensor([5, 0, 3, 1, 4, 2])
+    turned = replace(batch.support, x=batch.support_x[:, order], y=classes[batch.support_y[:, order]])
+    other = batch.with_rows(turned, replace(batch.query, y=None).map(lambda v: v.flip(1))).unlabelled()
+    again = sets.predict(other)["p_value"].values[:, ::-1]
+    np.testing.assert_allclose(again[..., classes.numpy()], found, atol=1e-9)
 
 
 def test_bad_input_is_refused_in_one_line(model: ebmeta.EmpiricalBayes, held_out: ebmeta.EpisodeSampler) -> None:
