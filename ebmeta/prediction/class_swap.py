@@ -204,4 +204,4 @@ class ClassSwapSets:
 def _number(rows: Tensor, own: Tensor) -> int:
     """Return a number of a task and one of its classes that no order changes, neither of tasks nor of rows."""
     marks = [int(fingerprint(row)[:8], 16) for row in rows.float().cpu().numpy()]
-    return (sum(marks) + 3 * sum(marks[row] for row in own.tolist())) % MOST_COUNT
+    return int(sum(marks) + 3 * sum(marks[row] for row in own.tolist())) % MOST_COUNT

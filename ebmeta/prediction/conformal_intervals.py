@@ -226,8 +226,8 @@ def _stretched(ends: list[tuple[Array, Array]], folds: list[_Fold], share: float
     if len(folds) == 1:
         (middle, reach), fold = ends[0], folds[0]
         first = int(np.searchsorted(np.cumsum(fold.weights), share - SLACK * share))
-        end: Array = middle + reach * (fold.scores[first] if first < len(fold.scores) else np.inf)
-        return end
+        score = fold.scores[first] if first < len(fold.scores) else np.inf
+        return middle + reach * score if np.isfinite(score) else np.full(len(middle), np.inf)  # also of no reach
     held = [np.concatenate([[0.0], np.cumsum(fold.weights)]) for fold in folds]
     low = np.min([middle for middle, _ in ends], 0)
     high = np.max([m + r * fold.scores[-1] for (m, r), fold in zip(ends, folds, strict=True)], 0)

@@ -9,6 +9,7 @@ import xarray as xr
 
 import ebmeta
 from ebmeta import ConformalIntervals, GroupSampler
+from ebmeta.prediction import conformal_intervals
 from ebmeta.prediction.conformal import task_quantile
 
 
@@ -207,3 +208,10 @@ def test_another_level_after_calibration_is_that_of_the_call(model: ebmeta.Empir
     wanted = found.predict(batch, 0.6)
     found.level = 0.6
     xr.testing.assert_identical(found.predict(batch), wanted)
+
+
+def test_an_interval_of_a_point_is_infinite_where_groups_are_too_few():
+    fold = conformal_intervals._Fold(np.array([0.5, np.inf]), np.ones(2))
+    ends = [(np.array([1.0, 2.0]), np.array([0.0, 3.0]))]  # the model is sure of the first
+    for share, wanted in ((1.0, [1.0, 3.5]), (2.0, [np.inf, np.inf]), (2.5, [np.inf, np.inf])):
+        np.testing.assert_array_equal(conformal_intervals._stretched(ends, [fold], share), wanted)
