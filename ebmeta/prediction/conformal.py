@@ -326,8 +326,12 @@ def _means(per_task: dict[str, np.ndarray], chosen: np.ndarray) -> dict[str, flo
 
 
 def _checked(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return probabilities as 64-bit floats, and the number of ways of each task."""
-    probs = np.asarray(probs, float)
+    """Return probabilities, rounded as 32-bit floats are, and the number of ways of each task.
+
+    What is equal in one precision would else lie beyond a threshold that was found in the other.
+    """
+    with np.errstate(under="ignore"):
+        probs = np.asarray(probs, np.float32).astype(np.float64)
     if probs.ndim != 3 or not probs.size:
         raise ValueError(f"probs: expected shape (tasks, queries, ways), got {probs.shape}")
     real = ~np.isnan(probs)

@@ -87,6 +87,22 @@ def test_a_score_at_the_threshold_is_inside():
     assert sets["sets"].values.all()
 
 
+@pytest.mark.parametrize("score", ["lac", "aps"])
+def test_equal_probabilities_are_equal_in_any_precision(score):
+    """Shares of votes, of which many are equal: thirds of 32 bits are above those of 64, and fifths too."""
+    for ways in (3, 5):
+        probs = np.full((20, 3, ways), 1 / ways)
+        short = probs.astype(np.float32)
+        found = [
+            ConformalSets(level=0.8, score=score).calibrate_probs(one, np.zeros((20, 3), int)).predict_probs(other)
+            for one in (short, probs)
+            for other in (short, probs)
+        ]
+        assert all(sets.identical(found[0]) for sets in found)
+    if score == "lac":
+        assert found[0]["sets"].values.all()
+
+
 def test_tasks_weigh_alike_whatever_their_number_of_queries():
     scores = np.array([[0.9] * 9, [0.1] + [np.nan] * 8, [0.2] + [np.nan] * 8])
     assert task_quantile(scores, 0.25) == 0.1

@@ -66,7 +66,7 @@ def test_threshold(rng: np.random.Generator) -> None:
         enough = [s for s, share in zip(candidates, shares, strict=True) if share >= level - 1e-12]
         assert task_quantile(pad(tasks), level) == min(enough, default=math.inf)
         assert (len(tasks) < level / (1 - level) - 1e-9) == (not enough)
-    probs = rng.dirichlet(np.ones(3), (30, 4))
+    probs = rng.dirichlet(np.ones(3), (30, 4)).astype(np.float32).astype(float)  # which the sets round no more
     y = rng.integers(3, size=(30, 4))
     sets = ConformalSets(level=0.8).calibrate_probs(probs, y)
     limit = task_quantile(np.take_along_axis(1 - probs, y[..., None], -1)[..., 0], 0.8)
