@@ -87,7 +87,8 @@ def write(name: str, result: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / name
     part = path.with_name(f".{path.name}.part")
-    part.write_text(compact(facts | result) + "\n")
+    plain = json.loads(json.dumps(facts | result))  # with texts for keys
+    part.write_text(compact(plain) + "\n")
     os.replace(part, path)  # another process may be reading it
     print(f"wrote {RESULTS.name}/{name}")
 

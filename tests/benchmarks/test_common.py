@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lib import common
 from lib.common import RESULTS, WIDTH, compact
 
 FILES = sorted(RESULTS.glob("*.json"))
@@ -48,3 +49,10 @@ def test_compact_breaks_what_is_long() -> None:
 def test_lines_are_as_wide_as_said(length: int) -> None:
     text = compact({"a": "x" * (length - len('{"a": ""}'))})
     assert len(text.splitlines()) == (1 if length < WIDTH else 3)
+
+
+def test_numbers_as_keys_are_written_as_texts(monkeypatch, tmp_path):
+    """Keys of a table of several lines stood there without quotes."""
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    common.write("widths.json", {"of": {width: [0.5] * 9 for width in (64, 256, 640)}})
+    assert json.loads((tmp_path / "widths.json").read_text())["of"] == {w: [0.5] * 9 for w in ("64", "256", "640")}
