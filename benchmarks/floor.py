@@ -65,28 +65,41 @@ def bare(support: torch.Tensor, labels: torch.Tensor, query: torch.Tensor) -> to
     return r
 
 
-def training(width: int, compiled: bool = False) -> tuple[float, float]:
-    """Return the median processor time of a task in an iteration of training, and the seconds of the longest.
+def inputs(batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what the bare steps take of tasks of five classes."""
+    support, query = (torch.nn.functional.normalize(x, dim=-1) for x in (batch.support_x, batch.query_x))
+    return support, torch.nn.functional.one_hot(batch.support_y, 5).float(), query
 
-    Compilation is a part of the first. An iteration begins when tasks are drawn.
+
+def training(width: int, compiled: bool = False) -> dict[str, float]:
+    """Return milliseconds of a task in an iteration of training, and of one in bare steps before each iteration.
+
+    An iteration begins when tasks are drawn. The longest has compiled what it needs; it is in seconds.
     """
     import ebmeta
 
-    draw, begun, clock = ebmeta.EpisodeSampler.sample, [], []
+    draw, given = ebmeta.EpisodeSampler.sample, inputs(sampler(width).sample(TASKS))
+    times: dict[str, list[float]] = {"ended": [], "bare": [], "begun": [], "clock": []}
 
     @functools.wraps(draw)
-    def noted(*given: Any, **named: Any) -> Any:
-        begun.append(time.process_time())
-        clock.append(time.perf_counter())
-        return draw(*given, **named)
+    def noted(*arguments: Any, **named: Any) -> Any:
+        times["ended"].append(time.process_time())
+        bare(*given)
+        times["begun"].append(time.process_time())
+        times["clock"].append(time.perf_counter())
+        return draw(*arguments, **named)
 
     model, tasks = ebmeta.EmpiricalBayes.classifier(width, num_steps=STEPS), sampler(width)
     if compiled:
         model.refiner.compile()
     with mock.patch.object(ebmeta.EpisodeSampler, "sample", noted):
         ebmeta.fit(model, tasks, WARM + TRAINED, BATCH, seed=0, device="cpu", progress=False)
-    typical = statistics.median(np.diff(begun)[WARM : WARM + TRAINED].tolist())
-    return 1e3 * typical / BATCH, float(np.diff(clock)[: WARM + TRAINED].max())
+    ended, begun, some = np.array(times["ended"]), np.array(times["begun"]), slice(WARM, WARM + TRAINED)
+    return {
+        "training": 1e3 * float(np.median((ended[1:] - begun[:-1])[some])) / BATCH,
+        "beside": 1e3 * float(np.median((begun - ended)[some])) / TASKS,
+        "longest": float(np.diff(times["clock"])[: some.stop].max()),
+    }
 
 
 def peers(batch: Any) -> dict[str, tuple[Callable[[], object], int]]:
@@ -150,15 +163,14 @@ def here(folder: str | None = None) -> None:
     out = {}
     for width in WIDTHS:
         batch, model = sampler(width).sample(TASKS), ebmeta.EmpiricalBayes.classifier(width, num_steps=STEPS)
-        unit = [torch.nn.functional.normalize(x, dim=-1) for x in (batch.support_x, batch.query_x)]
-        labels = torch.nn.functional.one_hot(batch.support_y, 5).float()
         runs = {
-            "bare": (lambda u=unit, y=labels: bare(u[0], y, u[1]), TASKS),
+            "bare": (functools.partial(bare, *inputs(batch)), TASKS),
             "predict": (lambda m=model, b=batch: ebmeta.predict(m, b, num_draws=0), TASKS),
             **peers(batch),
             **({} if folder is None else released(Path(folder), batch)),
         }
-        out[width] = milliseconds(runs) | {"training": training(width)[0]}
+        found = training(width)
+        out[width] = milliseconds(runs) | {name: found[name] for name in ("training", "beside")}
     print(json.dumps(out))
 
 
@@ -166,8 +178,13 @@ def compiled(width: str) -> None:
     """Print the time of a task in training with a compiled refiner, and the seconds of compilation."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    found, seconds = training(int(width), compiled=True)
-    print(json.dumps({"milliseconds": round(found, 4), "seconds": round(seconds, 1)}))
+    print(json.dumps(training(int(width), compiled=True)))
+
+
+def to_bare(times: dict[str, float]) -> dict[str, float]:
+    """Return times in bare tasks: those that took turns with them, and training in those beside it."""
+    unit = {name: times["beside" if name == "training" else "bare"] for name in times.keys() - {"beside", "longest"}}
+    return {name: round(times[name] / unit[name], 2) for name in times if name in unit}
 
 
 def main() -> None:
@@ -184,15 +201,12 @@ def main() -> None:
     for width in WIDTHS:
         with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=cache):
             first, again = (printed(__file__, CLONE, COMPILED, str(width)) for _ in range(2))
-        bare_task = found["now"][str(width)]["bare"]
-        pieces[width] = again | {"first": first["seconds"], "to_bare": round(again["milliseconds"] / bare_task, 2)}
+        seconds = {"first": round(first["longest"], 1), "again": round(again["longest"], 1)}
+        pieces[width] = {"milliseconds": round(again["training"], 4), **to_bare(again), **seconds}
     if given.revision is not None:
         with checkout(given.revision) as package:
             found["before"] = printed(__file__, package)
-    ratio = {
-        name: {width: {k: round(v / each["bare"], 2) for k, v in each.items()} for width, each in widths.items()}
-        for name, widths in found.items()
-    }
+    ratio = {name: {width: to_bare(each) for width, each in widths.items()} for name, widths in found.items()}
     rounded = {
         name: {width: {k: round(v, 4) for k, v in each.items()} for width, each in widths.items()}
         for name, widths in found.items()
