@@ -6,13 +6,13 @@ import functools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast, overload
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import pyro
 import torch
 
 from ebmeta.foundation.kinds import found
+from ebmeta.foundation.lazy import lazy
 
 __all__ = ["Guarded", "guarded", "once", "undisturbed", "unvalidated"]
 
@@ -96,26 +96,13 @@ def guarded(method: Callable[Concatenate[G, P], T]) -> Callable[Concatenate[G, P
     return cast(Callable[Concatenate[G, P], T], call)
 
 
-class once(cached_property[T]):  # noqa: N801 (as the one of functools)
-    """A property of a `Guarded` object that is worked out once, and is there to be read.
+class once(lazy[T]):  # noqa: N801 (as the one of functools)
+    """A property of a `Guarded` object that is worked out once, by one thread, and is there to be read."""
 
-    `functools.cached_property` has a lock of its own in Python 3.11, for which threads would wait in two orders.
-    """
-
-    @overload
-    def __get__(self, instance: None, owner: type[Any] | None = None) -> Self: ...
-
-    @overload
-    def __get__(self, instance: object, owner: type[Any] | None = None) -> T: ...
-
-    def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
-        if instance is None:
-            return self
+    def kept(self, instance: Any) -> T:
+        """Return the value of an object, for which other threads wait."""
         with instance._lock, undisturbed():
-            name = self.func.__name__
-            if name not in instance.__dict__:
-                instance.__dict__[name] = self.func(instance)
-            return instance.__dict__[name]
+            return super().kept(instance)
 
     def __set__(self, instance: Any, value: Any) -> None:
         raise AttributeError(f"{self.func.__name__}: expected to be read, got {found(value)}")

@@ -35,7 +35,12 @@ class lazy(cached_property[T]):  # noqa: N801 (as the one of functools)
     def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
         if instance is None:
             return self
+        return self.kept(instance)
+
+    def kept(self, instance: Any) -> T:
+        """Return the value of an object, which is worked out where it is not known."""
         known, name = instance.__dict__, self.func.__name__
         if name not in known:
             known[name] = self.func(instance)
-        return known[name]
+        value: T = known[name]
+        return value
