@@ -144,6 +144,37 @@ def test_a_spike_far_out_is_found():
     assert float(mean(lambda eta: (eta > 0.3).double(), 0 * one, one)) == pytest.approx(special.ndtr(-0.3), abs=1e-5)
 
 
+@pytest.mark.parametrize("sd", [1e-6, 1.0, 1e6])
+def test_panels_are_as_wide_as_the_predictor(sd):
+    """The mean of a normal number's size has a closed form, and so has that of its exponential."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    var = one * sd**2
+    assert float(mean(torch.abs, 0 * one, var)) == pytest.approx(sd * math.sqrt(2 / math.pi), rel=1e-6, abs=1e-7)
+    want = 0.5 + math.log(2) + special.log_ndtr(-1)
+    assert float(log_mean(lambda eta: -eta.abs() / sd, 0 * one, var)) == pytest.approx(want, abs=1e-6)
+
+
+def test_a_narrow_step_is_found_at_the_place_that_is_named():
+    """It lies between the points of the rule; the place named makes two panels of one, whose ends are near it."""
+    one, place, half = torch.ones(1, 1, dtype=torch.float64), 9.3, 0.03
+    step = lambda eta: ((eta - place).abs() < half).double() * 1e19  # noqa: E731
+    want = 1e19 * (special.ndtr(-place + half) - special.ndtr(-place - half))
+    assert float(mean(step, 0 * one, one, [place * one])) == pytest.approx(want, rel=1e-4)
+
+
+def test_the_half_of_a_panel_that_has_the_kink_is_halved_again():
+    """A kink is in one of two halves, so that each round looks at two panels, and the error falls by a power of two."""
+    one, rounds = torch.ones(1, 1, dtype=torch.float64), []
+
+    def kinked(eta):
+        rounds.append(len(eta))
+        return (eta - 0.3).abs()
+
+    got = float(mean(kinked, 0 * one, one))
+    assert got == pytest.approx(math.sqrt(2 / math.pi) * math.exp(-0.045) + 0.3 * math.erf(0.3 / 2**0.5), abs=1e-6)
+    assert len(rounds) < 32
+
+
 def test_cells_are_those_of_a_normal_number():
     nodes, weight = cells()
     assert float(weight.sum()) == pytest.approx(1, abs=1e-12)
