@@ -66,7 +66,7 @@ def class_program(model: EmpiricalBayes) -> Callable[..., Any]:
             known = jnp.asarray(concentration)
             a = jnp.where(jnp.isnan(known), a, jnp.minimum(known, EQUAL))
         with numpyro.plate("task", len(ways)):
-            means = dist.Normal(loc, scale).expand([ways.shape[1], len(loc)]).to_event(2)
+            means = dist.Normal(loc, scale).expand((ways.shape[1], len(loc))).to_event(2)
             m = numpyro.sample("m", means)
             # Shares of some classes among themselves do not depend on those of others.
             every = bool(np.all(way_mask))

@@ -208,9 +208,9 @@ def hierarchical_model(
             if factor is not None:
                 one = dist.MultivariateNormal(loc, scale_tril=scale[:, None] * factor)
             with numpyro.plate("task", len(rows.tasks)):
-                return numpyro.sample("w", one.expand([ways]).to_event(1))
+                return numpyro.sample("w", one.expand((ways,)).to_event(1))
         with numpyro.plate("task", len(rows.tasks)):
-            unit = numpyro.sample("w_unit", dist.Normal(0.0, 1.0).expand([ways, num_random]).to_event(2))
+            unit = numpyro.sample("w_unit", dist.Normal(0.0, 1.0).expand((ways, num_random)).to_event(2))
         return numpyro.deterministic("w", loc + scale * (unit if factor is None else unit @ factor.T))
 
     def program(y: Any = rows.y) -> None:

@@ -107,7 +107,7 @@ def numpyro_model(model: EmpiricalBayes) -> Callable[..., Any]:
         one = dist.Normal(at, by).to_event(1) if by.ndim == 1 else dist.MultivariateNormal(at, scale_tril=by)
         with numpyro.plate("task", len(x)):
             w = numpyro.sample(
-                "w" if everything else "varying", one.expand([len(x), np.shape(way_mask)[-1]]).to_event(1)
+                "w" if everything else "varying", one.expand((len(x), np.shape(way_mask)[-1])).to_event(1)
             )
             if not everything:
                 w = numpyro.deterministic("w", jnp.broadcast_to(loc, (*w.shape[:-1], len(scale))).at[..., own].set(w))

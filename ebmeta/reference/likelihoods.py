@@ -190,7 +190,7 @@ def _gaps(labels: Any) -> dict[str, Any]:
     import numpyro.distributions as dist
 
     number = int(np.max(labels)) - 1
-    return {"gaps": dist.LogNormal(0.0, 1.0).expand([number]).to_event(1)} if number > 0 else {}
+    return {"gaps": dist.LogNormal(0.0, 1.0).expand((number,)).to_event(1)} if number > 0 else {}
 
 
 #: NumPyro likelihoods by name.
