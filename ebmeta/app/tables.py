@@ -268,11 +268,12 @@ def _feature(path: Path, name: str, column: pd.Series[Any], flags: Sequence[str]
 def _from_arrays(
     path: Path, arrays: dict[str, np.ndarray], label: str, groups: str | None, wanted: list[str], ids: str | None
 ) -> Table:
-    if "X" not in arrays and "features" in arrays and groups is None:
-        stacked = arrays["features"]
-        if stacked.ndim < 3:
-            raise ValueError(f"{path}: expected features of shape (classes, rows, D), got {stacked.shape}")
+    stacked, others = arrays.get("features", np.zeros(0)), arrays.keys() - {"features", "classes"}
+    labelled = any(arrays[name].shape == stacked.shape[:1] for name in others)  # then rows, and no classes, come first
+    if "X" not in arrays and stacked.ndim > 2 and groups is None and not labelled:
         classes = arrays.get("classes", np.arange(len(stacked)))
+        if classes.shape != stacked.shape[:1]:
+            raise ValueError(f"{path}: expected {len(stacked)} classes, as features has, got shape {classes.shape}")
         roles = Roles(["features"], "classes" if "classes" in arrays else "the first axis of features")
         return Table(stacked.reshape(-1, *stacked.shape[2:]), np.repeat(classes, stacked.shape[1]), None, None, roles)
     if not arrays.keys() >= {"X", *wanted}:

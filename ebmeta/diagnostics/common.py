@@ -18,7 +18,24 @@ from ebmeta.prediction.trees import match_model
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.source import TaskSampler
 
-__all__ = ["labelled", "mean_of", "one_posterior", "per_query", "predictive_nll", "refuse_outliers", "summarise"]
+__all__ = [
+    "labelled",
+    "mean_of",
+    "one_posterior",
+    "per_query",
+    "predictive_nll",
+    "refuse_general",
+    "refuse_outliers",
+    "summarise",
+]
+
+
+def refuse_general(model: EmpiricalBayes, name: str) -> None:
+    """Raise `ValueError` where features and prior are those of a task as a whole, so that no row stands alone."""
+    if model.predictor.by_task:
+        raise ValueError(
+            f"{name}: expected features that do not depend on other rows, got those of a general classifier"
+        )
 
 
 def refuse_outliers(batch: TaskBatch, name: str) -> None:

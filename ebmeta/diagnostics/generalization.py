@@ -28,7 +28,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ebmeta.diagnostics.common import labelled, mean_of, one_posterior, per_query, summarise
+from ebmeta.diagnostics.common import labelled, mean_of, one_posterior, per_query, refuse_general, summarise
 from ebmeta.foundation.checks import at_least, checked
 from ebmeta.likelihood import Given, Likelihood
 from ebmeta.model.empirical_bayes import EmpiricalBayes
@@ -82,8 +82,10 @@ def generalization_gap(
         each gap ends below `bound_rate`, crosses it, or starts above) and `words`.
 
     Raises:
-        ValueError: if tasks are unlabelled, lack support rows or a second query, or do not fit the model or the loss.
+        ValueError: if tasks are unlabelled, lack support rows or a second query, or do not fit the model or the loss;
+            or features of a row depend on the other rows of its task.
     """
+    refuse_general(model, "generalization_gap")
     generator = torch.Generator().manual_seed(seed)
     parts: dict[str, list[Tensor]] = {"rate": [], "risk": [], "given": [], "proxy": []}
     with evaluating(model):

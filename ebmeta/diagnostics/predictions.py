@@ -59,7 +59,7 @@ def _confidence(scores: Sequence[xr.Dataset], seed: int) -> Check:
     ece = [calibration_interval(*pair, seed=seed) for pair in steps]
     error, (confidence, correct) = ece[-1], steps[-1]
     gap, half = _mean(np.nanmean(confidence - correct, 1))
-    said, right = float(np.nanmean(confidence)), float(np.nanmean(correct))
+    said, right = (float(np.nanmean(v, 1).mean()) for v in (confidence, correct))  # over tasks, as their difference
     where = "too sure of itself" if gap > 0 else "too modest"
     of_ece = interval(error.value - error.half_width, error.value + error.half_width, 1.5 * NEAR, 1.5 * FAR)
     status = _safe(max(interval(gap - half, gap + half, NEAR, FAR), of_ece, key=ORDER.index), gap < 0)
@@ -189,7 +189,7 @@ def few_labels(
     status: Status = "good" if gain - half > 0 else "bad" if gain + half < 0 else "unclear"
     times = f"{np.exp(gain):.2f}" if gain < 5 else f"{np.exp(gain):.0f}"
     finding = f"{typical}; to what came true it gives {times} times the probability that {what}."
-    if not any(bool(b.support_mask.any()) for b in batches):
+    if not any(b.anchor is not None or bool(b.support_mask.any()) for b in batches):
         status, finding = "unclear", "The tasks have no labelled rows, so there is nothing to learn from."
     return Check(
         "few_labels",

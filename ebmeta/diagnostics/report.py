@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ebmeta.diagnostics.check import Check, Status, worst
+from ebmeta.diagnostics.common import refuse_outliers
 from ebmeta.diagnostics.new_classes import new_classes
 from ebmeta.diagnostics.predictions import few_labels, probabilities
 from ebmeta.diagnostics.verdicts import exactness, information, refinement, simulation, width
@@ -176,7 +177,7 @@ def diagnose(
         The checks and the verdict.
 
     Raises:
-        ValueError: if tasks are unlabelled, fewer than two, or do not fit the model.
+        ValueError: if tasks are unlabelled, fewer than two, may have outliers, or do not fit the model.
     """
     started = time.perf_counter()
     batches = task_batches(tasks, num_tasks, model)
@@ -186,6 +187,8 @@ def diagnose(
         raise ValueError(f"num_tasks: expected at least 2, got {count}")
     if any(b.query_y is None for b in batches):
         raise ValueError("diagnose: expected query labels, got unlabelled tasks")
+    for batch in batches:
+        refuse_outliers(batch, "diagnose")
     scores = [task_scores(model, b) for b in batches]
     tell_of_known(model.marks, tasks, "tasks")
     steps: list[Callable[[], Check]] = [
@@ -200,11 +203,12 @@ def diagnose(
     if not model.likelihood.categorical:
         steps.append(lambda: exactness(model, batches, seed))
         steps.append(lambda: simulation(model, tasks, num_tasks, seed))
-    steps.append(lambda: information(model, tasks, num_tasks, seed))
+    if not model.predictor.by_task:  # features of a new row are those of another task
+        steps.append(lambda: information(model, tasks, num_tasks, seed))
     checks = [step() for step in tqdm(steps, desc="checks", disable=None if progress else True)]
     about = {
         "likelihood": model.likelihood.name,
-        "features": model.predictor.num_features,
+        "features": model.predictor.num_features or "any",
         "refinement steps": model.num_steps,
         "beta": model.beta,
     }

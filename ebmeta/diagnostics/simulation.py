@@ -31,7 +31,7 @@ import xarray as xr
 from torch import Tensor
 
 from ebmeta.diagnostics.class_quantities import ClassQuantities
-from ebmeta.diagnostics.common import refuse_outliers
+from ebmeta.diagnostics.common import refuse_general, refuse_outliers
 from ebmeta.diagnostics.quantities import Quantities
 from ebmeta.diagnostics.simulation_result import SimulationCalibration
 from ebmeta.foundation.checks import at_least, between, check, checked
@@ -80,8 +80,8 @@ def simulate_tasks(model: EmpiricalBayes, batch: TaskBatch, seed: int = 0) -> tu
         inputs of shape `(T, N, P - 1)`.
 
     Raises:
-        ValueError: if the inputs do not fit the model, a label is too large a number for a task, or tasks may have
-            outliers.
+        ValueError: if the inputs do not fit the model, a label is too large a number for a task, tasks may have
+            outliers, or the model is a general classifier, whose prior is a function of the rows.
 
     Examples:
         >>> from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
@@ -91,6 +91,7 @@ def simulate_tasks(model: EmpiricalBayes, batch: TaskBatch, seed: int = 0) -> tu
         (TaskBatch(tasks=4, ways<=1, support<=3, queries<=10, features=(2,), labelled), (4, 1, 3))
     """
     source, sides = stream(seed), []
+    refuse_general(model, "simulate_tasks")
     model.check(batch)
     if model.joint:
         return _simulate_inputs(model, batch, source)
@@ -187,7 +188,7 @@ def simulation_based_calibration(
 
     Raises:
         ValueError: if not exactly one of `tasks` and `simulator` is given, an argument is out of range, or a
-            simulator or a posterior returns what does not fit.
+            simulator or a posterior returns what does not fit; or the model is a general classifier.
 
     Examples:
         >>> from ebmeta.simulate.linear_gaussian import LinearGaussianTasks
@@ -200,6 +201,7 @@ def simulation_based_calibration(
         raise ValueError("tasks: expected either tasks or a simulator, got " + ("neither" if tasks is None else "both"))
     if step is not None and posterior is not None:
         raise ValueError(f"step: expected None with a posterior of your own, got {step}")
+    refuse_general(model, "simulation_based_calibration")
     step = (0 if simulator is None else -1) if step is None else step
     exact = copy.deepcopy(model).double().eval()
     inferring = on_features(exact) if exact.joint and simulator is None else exact

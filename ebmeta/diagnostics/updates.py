@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from ebmeta.prediction.calibration import Z95
 from ebmeta.prediction.trees import evaluating
 from ebmeta.refine.base import Iterate
 from ebmeta.tasks.batch import TaskBatch
+from ebmeta.tasks.rows import Rows
 from ebmeta.tasks.source import TaskSampler
 
 __all__ = ["posterior_updates"]
@@ -75,10 +77,11 @@ def posterior_updates(
             else:
                 after = model.infer(batch.pooled(), 0)
             steps = range(before.num_steps + 1)
-            for name, value in _compare(before, after, [_units(before.prior)] * len(steps), ways).items():
+            every = [_units(before.prior, model.joint)] * len(steps)
+            for name, value in _compare(before, after, every, ways, _own(before.prior, model.joint)).items():
                 found.setdefault(name, []).append(value)
             if model.joint:
-                for name, value in _compare(before, after, _rows(model, batch, before), ways).items():
+                for name, value in _compare(before, after, _rows(before), ways).items():
                     found.setdefault(f"{name}_rows", []).append(value)
     data = xr.Dataset(
         {name: (("step", "task"), torch.cat(parts, 1).double().cpu().numpy()) for name, parts in found.items()}
@@ -99,14 +102,24 @@ def _spread(moved: xr.DataArray, expected: xr.DataArray, end: str) -> dict[str, 
     return {f"spread{end}": spread, f"spread{end}_half_width": Z95 * error / (2 * spread)}
 
 
-def _compare(before: Inference, after: Inference, directions: Sequence[Tensor], ways: Tensor) -> dict[str, Tensor]:
-    """Return how far means move in directions `(T, R, P)` of each step, and are said to, both `(steps, T)`."""
+def _compare(
+    before: Inference, after: Inference, directions: Sequence[Tensor], ways: Tensor, unit: Tensor | float = 1.0
+) -> dict[str, Tensor]:
+    """Return how far means move in directions `(T, R, P)` of each step, and are said to, both `(steps, T)`.
+
+    Args:
+        before: the posteriors of all steps.
+        after: the one that knows the query labels.
+        directions: of each step.
+        ways: True where a class exists, shape `(T, C)`.
+        unit: variance to divide by, shape `(T, 1, C)`.
+    """
     moved, expected = [], []
     for k, x in enumerate(directions):
         (m, v), (loc, var) = _moments(before, k, x), _moments(after, 0, x)
         real = (x != 0).any(-1, keepdim=True) & ways.unsqueeze(1)
-        moved.append(torch.where(real, (loc - m).square(), 0.0).sum((1, 2)) / real.sum((1, 2)))
-        expected.append(torch.where(real, v - var, 0.0).sum((1, 2)) / real.sum((1, 2)))
+        moved.append(torch.where(real, (loc - m).square() / unit, 0.0).sum((1, 2)) / real.sum((1, 2)))
+        expected.append(torch.where(real, (v - var) / unit, 0.0).sum((1, 2)) / real.sum((1, 2)))
     return {"moved": torch.stack(moved), "expected": torch.stack(expected)}
 
 
@@ -120,18 +133,28 @@ def _moments(inferred: Inference, k: int, x: Tensor) -> tuple[Tensor, Tensor]:
     return inferred.blend(*inferred.each(moments))
 
 
-def _units(prior: Gaussian) -> Tensor:
-    """Return the directions of single weights in units of the prior, 0 of those without spread, shape `(1, P, P)`."""
+def _units(prior: Gaussian, joint: bool) -> Tensor:
+    """Return the directions of single weights, shape `(1, P, P)`.
+
+    They are in units of the prior, 0 of those without spread, where tasks and classes share its covariance.
+    """
     one = prior[:1].means
     eye = torch.eye(one.loc.shape[-1], dtype=one.loc.dtype, device=one.loc.device).unsqueeze(0)
-    _, variance = one.marginal(eye)  # of the first task and class: the prior has one covariance
+    if joint:
+        return eye
+    _, variance = one.marginal(eye)
     return torch.where(variance[:, :, :1] > 0, eye / variance[:, :, :1].sqrt(), 0.0)
 
 
-def _rows(model: EmpiricalBayes, batch: TaskBatch, inferred: Inference) -> list[Tensor]:
+def _own(prior: Gaussian, joint: bool) -> Tensor | float:
+    """Return the prior variance of a coordinate of a class mean of a joint model, shape `(T, 1, C)`, else 1."""
+    return 1 / prior.precision[..., :1].mT if joint else 1.0
+
+
+def _rows(inferred: Inference) -> list[Tensor]:
     """Return the directions of the rows that each step knows, zero where a task has fewer, shape `(T, R, D)`."""
-    mask = batch.support_mask
-    support = (model.predictor.features(batch.support_x, mask) * mask.unsqueeze(-1))[..., :-1]
+    rows = cast(Rows, inferred.setting.support)  # of a joint model, also where features depend on the whole task
+    support = (rows.x * rows.mask.unsqueeze(-1))[..., :-1]
     span = frame(support, inferred.setting.real_x[..., :-1])
     every = span.basis.mT
     return [every[:, : span.num_labelled], *[every] * inferred.num_steps]

@@ -140,11 +140,13 @@ class ClassSwapSets:
             `ConformalSets.predict` returns them.
 
         Raises:
-            ValueError: if there is no calibration, the tasks do not fit the model, or a calibration class has too few
-                rows to take the place of one of the task.
+            ValueError: if there is no calibration, the tasks do not fit the model, classes have anchors, which those of
+                calibration have not, or a calibration class has too few rows to take the place of one of the task.
         """
         if not self._rows:
             raise ValueError("ClassSwapSets: expected a call of calibrate first, got none")
+        if batch.anchor_size is not None and bool((batch.anchor_size > 0).any()):
+            raise ValueError("anchor: expected none, since no class of calibration has one of its own, got some")
         shape = (*batch.query_mask.shape, batch.way_mask.shape[1])
         p_value = np.full(shape, np.nan)
         for t in range(len(batch)):

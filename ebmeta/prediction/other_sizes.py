@@ -12,8 +12,11 @@ __all__ = ["mean_shots", "tell_of_others"]
 
 
 def mean_shots(batch: TaskBatch) -> NDArray[np.float64]:
-    """Return the mean number of labelled rows of a class of each task, shape `(T,)`."""
-    shots: NDArray[np.float64] = (batch.support_mask.sum(1).double() / batch.way_mask.sum(1)).cpu().numpy()
+    """Return the mean number of labelled rows of a class of each task, what anchors are worth included, `(T,)`."""
+    worth = batch.support_mask.sum(1).double()
+    if batch.anchor_size is not None:
+        worth = worth + batch.anchor_size.double().sum(1)
+    shots: NDArray[np.float64] = (worth / batch.way_mask.sum(1)).cpu().numpy()
     return shots
 
 

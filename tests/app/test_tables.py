@@ -101,8 +101,14 @@ def test_malformed_files(tmp_path):
     np.savez(path, Z=np.eye(2))
     with pytest.raises(ValueError, match=r"expected arrays \['X', 'y'\], got \['Z'\]"):
         read_table(path)
-    np.savez(path, features=np.eye(2))
-    with pytest.raises(ValueError, match=r"expected features of shape \(classes, rows, D\), got \(2, 2\)"):
+    np.savez(path, features=np.eye(2), labels=["cat", "dog"])
+    with pytest.raises(ValueError, match=r"expected arrays \['X', 'y'\], got \['features', 'labels'\]; np.savez"):
+        read_table(path)
+    np.savez(path, features=np.zeros((5, 2, 2)), labels=list("aabbc"))  # images and their labels: five rows
+    with pytest.raises(ValueError, match=r"expected arrays \['X', 'y'\], got \['features', 'labels'\]; np.savez"):
+        read_table(path)
+    np.savez(path, features=np.zeros((5, 2, 2)), classes=["cat", "dog"])
+    with pytest.raises(ValueError, match=r"expected 5 classes, as features has, got shape \(2,\)"):
         read_table(path)
     for name, content in (("rows.npz", b"PK\x03\x04 no zip"), ("rows.parquet", b"no parquet"), ("rows.csv", b"")):
         (tmp_path / name).write_bytes(content)

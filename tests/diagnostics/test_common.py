@@ -11,7 +11,15 @@ import torch
 from builders import class_tasks, classifier, close, real_tasks, regressor
 
 import ebmeta
-from ebmeta.diagnostics import check_posteriors, mutual_information, posterior_updates, synthetic_gradients
+from ebmeta.diagnostics import (
+    check_posteriors,
+    generalization_gap,
+    mutual_information,
+    posterior_updates,
+    simulate_tasks,
+    simulation_based_calibration,
+    synthetic_gradients,
+)
 from ebmeta.diagnostics.common import labelled, mean_of, one_posterior, per_query, predictive_nll, summarise
 
 
@@ -74,3 +82,14 @@ def test_summaries_name_means_and_half_widths():
     assert {(array.dims, array.attrs["units"]) for array in found.values()} == {(("step",), "nats")}
     for key, array in zip(("rate", "rate_half_width"), mean_of(values["rate"]), strict=True):
         np.testing.assert_array_equal(found[key], array)
+
+
+def test_what_needs_rows_that_stand_alone_refuses_a_general_classifier():
+    model, batch = ebmeta.general_classifier(), class_tasks()
+    for name, ask in (
+        ("generalization_gap", generalization_gap),
+        ("simulate_tasks", simulate_tasks),
+        ("simulation_based_calibration", simulation_based_calibration),
+    ):
+        with pytest.raises(ValueError, match=f"{name}: expected features that do not depend on other rows"):
+            ask(model, batch)

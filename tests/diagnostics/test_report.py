@@ -219,3 +219,37 @@ def test_a_few_groups_drawn_often_prove_little():
     assert check.status == "unclear"
     assert "90 tasks of 3 groups" in found.summary
     assert found.to_dict()["num_groups"] == 3
+
+
+def ragged(seed=0):
+    rng = np.random.default_rng(seed)
+    y = np.repeat(np.arange(10), 20)
+    X = 1.5 * rng.standard_normal((10, 6))[y] + rng.standard_normal((200, 6))
+    return ebmeta.EpisodeSampler(X, y, n_way=(2, 5), n_shot=(1, 3), n_query=(2, 9), seed=seed)
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_a_general_classifier_is_judged_too(tuned):
+    """Features of its rows depend on the whole task, so that what new rows cost beside given ones is not asked."""
+    model = ebmeta.general_classifier()
+    if tuned:
+        model = ebmeta.EmpiricalBayes.classifier(6, pretrained=True)
+        ebmeta.fit(model, ragged(1), 2, progress=False)
+    found = diagnose(model, ragged(), 12, progress=False)
+    names = [check.name for check in found.checks]
+    assert names == ["probabilities", "few_labels", "new_classes", "refinement", "width"]
+    assert found.model["features"] == (6 if tuned else "any")
+
+
+def test_numbers_of_ragged_tasks_agree_with_each_other():
+    """Confidence less accuracy is the difference that is told, and both accuracies of the page are one."""
+    found = {check.name: check for check in diagnose(ebmeta.general_classifier(), ragged(), 12, progress=False).checks}
+    numbers = found["probabilities"].numbers
+    assert numbers["mean_confidence"] - numbers["accuracy"] == pytest.approx(numbers["difference"], abs=1e-6)
+    assert numbers["accuracy"] == pytest.approx(found["new_classes"].numbers["accuracy"], abs=1e-6)
+
+
+def test_tasks_with_outliers_are_refused_first():
+    batch = replace(ragged().sample(4), outliers=torch.ones(4, dtype=torch.bool))
+    with pytest.raises(ValueError, match="diagnose: expected tasks without outliers, got some"):
+        diagnose(ebmeta.general_classifier(), batch, progress=False)

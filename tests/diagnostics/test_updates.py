@@ -123,10 +123,40 @@ def test_refined_steps_look_along_all_rows_and_the_first_along_the_support():
     family = replace(CLOUDS, num_features=40)
     model, batch = joint_model(family, 1), family.sample(2).to(torch.float64)
     inferred = model.infer(batch)
-    first, second = _rows(model, batch, inferred)
+    first, second = _rows(inferred)
     assert first.shape[1] == 3
     assert second.shape[1] == 15
     close(second @ second.mT, torch.eye(15, dtype=torch.float64).expand(2, -1, -1))
     rows = torch.cat([batch.support_x, batch.query_x], 1)
     close(rows @ second.mT @ second, rows)
     close(batch.support_x @ first.mT @ first, batch.support_x)
+
+
+def test_what_is_said_of_a_task_depends_on_no_other_task():
+    """A general classifier has a prior of each task, and classes with an anchor have one of their own."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(12), 12)
+    X = 2 * rng.standard_normal((12, 6))[y] + rng.standard_normal((144, 6))
+    batch = ebmeta.EpisodeSampler(X, y, n_way=3, n_shot=(1, 3), n_query=(2, 6), seed=0).sample(3)
+    anchor, size = torch.zeros(3, 3, 6), torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 2.0], [0.0, 0.0, 0.0]])
+    own = joint_model(replace(CLOUDS, num_features=6), 1)
+    for model in (ebmeta.general_classifier().double(), own):
+        for tasks in (batch, replace(batch, anchor=anchor, anchor_size=size)):
+            data, turned = posterior_updates(model, tasks), posterior_updates(model, tasks[torch.tensor([2, 1, 0])])
+            for name in ("moved", "expected", "moved_rows", "expected_rows"):
+                np.testing.assert_allclose(turned[name].values[:, ::-1], data[name], rtol=1e-6)
+
+
+def test_coordinates_of_a_class_with_an_anchor_are_in_units_of_its_prior():
+    family = replace(CLOUDS, num_features=1)
+    batch = family.sample(3).to(torch.float64)
+    size = torch.tensor([[4.0, 0.0, 0.0]] * 3, dtype=torch.float64)
+    known = replace(batch, anchor=torch.ones(3, 3, 1, dtype=torch.float64), anchor_size=size)
+    data = posterior_updates(joint_model(family, 0), known)
+    shots, every = (
+        torch.nn.functional.one_hot(labels, 3).double().sum(1)
+        for labels in (batch.support_y, torch.cat([batch.support_y, batch.query_y], 1))
+    )
+    prior = 0.5 + size  # the prior has variance 2, and an anchor counts as four rows of variance 1
+    wanted = prior * (1 / (prior + shots) - 1 / (prior + every))
+    np.testing.assert_allclose(data["expected"][0], wanted.mean(1), rtol=1e-9)
