@@ -2,9 +2,10 @@
 
 Models are fitted by the evidence. "own" is the model's central 90% interval; "split" fits on half of the training
 groups and calibrates on the other half; "folds" fits ten times without a tenth of the groups and calibrates on that;
-"folds_like" is the same where the new group counts as one like the others (`strict=False`).
+"folds_like" is the same where the new group counts as one like the others (`strict=False`). "randomized" fits on half
+of the known groups and calibrates on one row of each of the others; it takes many splits to compare it with the level.
 Resumable: a set that is in the JSON file is not done again, here cheese with 10 splits, seeds and pump with 24.
-`python benchmarks/group_intervals.py [SET ...] [--splits N]`
+`python benchmarks/group_intervals.py [SET ...] [--splits N] [--randomized]`
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 import ebmeta
 from lib.common import data_folder, read, write
@@ -23,6 +25,7 @@ from lib.groups import counted, data
 NAME = "group_intervals.json"
 LEVEL, SUPPORT, FOLDS = 0.9, (0, 1, 3, 10), 10
 FEW, SPLITS, SPLITS_OF_FEW = 50, 4, 12  # groups of a small set, and how often sets are split into old and new groups
+RANDOMIZED, RANDOMIZED_FEW = 150, 400  # splits of large and of small sets
 NEW = 0.2  # share of the groups that are new
 
 
@@ -135,21 +138,58 @@ def piece(likelihood: str, rows: Rows, splits: int | None) -> dict[str, Any]:
     return out
 
 
+def randomized(likelihood: str, rows: Rows, splits: int | None) -> dict[str, Any]:
+    """Return coverage with a 95% interval over splits, and median width in units of the model's own interval."""
+    names = np.unique(rows.groups)
+    splits = splits or (RANDOMIZED_FEW if len(names) < FEW else RANDOMIZED)
+    found: dict[int, list[tuple[float, np.ndarray]]] = {support: [] for support in SUPPORT}
+    for seed in tqdm(range(splits), leave=False):
+        order = np.random.default_rng(seed).permutation(names)
+        new, old = np.split(order, [max(2, round(NEW * len(names)))])
+        parts = [rows.take(np.isin(rows.groups, part)) for part in (new, old[::2], old[1::2])]
+        model = fitted(parts[1], likelihood)
+        for support in SUPPORT:
+            asked, known = parts[0].sampler(support, seed), parts[2].sampler(support, seed)
+            if asked is None or known is None:
+                continue
+            batch, own = asked.disjoint(0), ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+            ends = ebmeta.ConformalIntervals(model, LEVEL, randomized=True).calibrate(known, seed=seed).predict(batch)
+            held, wide = _scored(batch, ends["lower"].values, ends["upper"].values)
+            quantile = ebmeta.predict(model, batch, num_draws=0, quantiles=own)["predictive/quantile"].values
+            found[support].append((float(held.mean()), wide / _scored(batch, *quantile)[1]))
+    out: dict[str, Any] = {"likelihood": likelihood, "groups": len(names), "splits": splits}
+    for support, splits_done in found.items():
+        if splits_done:
+            coverage = np.array([c for c, _ in splits_done])
+            width = np.concatenate([w for _, w in splits_done])
+            finite = np.isfinite(width)
+            out[str(support)] = {
+                "coverage": round(float(coverage.mean()), 4),
+                "half_width": round(float(1.96 * coverage.std(ddof=1) / len(coverage) ** 0.5), 4),
+                "width": round(float(np.median(width[finite])), 4) if finite.any() else None,
+                "endless": round(float(1 - finite.mean()), 4),
+            }
+    return out
+
+
 def main() -> None:
     """Do every set that is not done, and write after each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sets", nargs="*", help="sets to do, all by default")
     parser.add_argument("--splits", type=int, help="splits into old and new groups, by the number of groups by default")
+    parser.add_argument("--randomized", action="store_true", help="only that piece of each set")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     result = read(NAME) | {"level": LEVEL, "folds": FOLDS, "share_new": NEW}
-    result.setdefault("sets", {})
-    for name, (likelihood, rows) in sorted(sets().items(), key=lambda item: len(item[1][1].y)):
-        if name in result["sets"] or (arguments.sets and name not in arguments.sets):
-            continue
-        result["sets"][name] = piece(likelihood, rows, arguments.splits)
-        write(NAME, result)
-        print(name, json.dumps(result["sets"][name]), flush=True)
+    pieces = {"randomized": randomized} if arguments.randomized else {"sets": piece, "randomized": randomized}
+    for of, work in pieces.items():
+        done = result.setdefault(of, {})
+        for name, (likelihood, rows) in sorted(sets().items(), key=lambda item: len(item[1][1].y)):
+            if name in done or (arguments.sets and name not in arguments.sets):
+                continue
+            done[name] = work(likelihood, rows, arguments.splits)
+            write(NAME, result)
+            print(of, name, json.dumps(done[name]), flush=True)
 
 
 if __name__ == "__main__":

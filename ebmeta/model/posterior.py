@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ebmeta.foundation.roots import rising_root
 from ebmeta.foundation.seeding import stream
 from ebmeta.likelihood import Given, Likelihood
 from ebmeta.model.conditional import Conditional
@@ -209,14 +210,14 @@ class Mixture(ABC):
         return self._known("cdf", self.average(each))
 
     def quantile(self, k: int, levels: Tensor, num_bisections: int = 200) -> Tensor:
-        r"""Return predictive quantiles under $q_k$ by bisection of the cdf, shape `(L, T, Q)`.
+        r"""Return predictive quantiles under $q_k$, where the cdf has its level, shape `(L, T, Q)`.
 
         For counts this is the smallest count whose cdf reaches the level.
 
         Args:
             k: the step.
             levels: probabilities between 0 and 1, shape `(L,)`.
-            num_bisections: most halvings of the bracket; it takes many where a mean is far beyond all quantiles.
+            num_bisections: most values of the cdf for each level; many where a mean is far beyond all quantiles.
 
         Raises:
             ValueError: if a level is not between 0 and 1, labels are classes, or the likelihood has no cdf.
@@ -236,18 +237,15 @@ class Mixture(ABC):
             if discrete:  # the mean of a count may be astronomic where its quantiles are not
                 low, high = -torch.ones_like(low), torch.ones_like(high)
             for _ in range(60):  # widen until the level is inside
-                below, above = self.cdf(k, low) > level, self.cdf(k, high) < level
+                at_low, at_high = (self.cdf(k, end) - level for end in (low, high))
+                below, above = at_low >= 0, at_high < 0
                 if not bool(below.any() | above.any()):
                     break
                 low = torch.where(below, low - 4 * (high - low), low)
                 high = torch.where(above, high + 4 * (high - low), high)
-            least = 1e-3 if discrete else 32 * eps * std
-            for _ in range(num_bisections):
-                if bool((high - low <= least + 4 * eps * (low.abs() + high.abs())).all()):
-                    break
-                middle = (low + high) / 2
-                reached = self.cdf(k, middle) >= level
-                low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
+            least = torch.full_like(high, 1e-3) if discrete else 32 * eps * std
+            f = lambda y, level=level: self.cdf(k, y) - level  # noqa: E731
+            high = rising_root(f, (low, high), (at_low, at_high), least, num_bisections, steps=discrete)
             out.append(high.floor().clamp(min=0) if discrete else high)
         return torch.stack(out)
 

@@ -12,6 +12,10 @@ quantile of `ebmeta.prediction.conformal.task_quantile`, and a random row of a n
 least the level. Where calibration groups are few, that takes more than is needed: with `strict=False` the new group is
 supposed to be like the others, and what is proved falls to $T / (T + 1)$ of the level.
 
+With `randomized=True` one row of each group calibrates, drawn at random, and $\hat s$ is the $k$-th smallest of $T$
+scores. There $k$ is one of the two whole numbers about $(1 - \alpha) (T + 1)$, drawn so that this is its mean. Then the
+level itself is the probability, for continuous labels, over draws of groups, rows and $k$.
+
 To use all groups for both, give one model for each fold of groups, trained without it, with the groups of that fold
 (jackknife+ where each fold is a group, CV+ elsewhere): the ends are then quantiles over folds of the ends that each
 model gives. These cover about as often as asked, and less is proved of them.
@@ -70,9 +74,11 @@ class ConformalIntervals:
         models: a model whose labels are numbers, or one for each fold of the calibration groups, trained without it.
         level: probability that an interval must hold a label of a new group, $1 - \alpha$.
         strict: whether that is at least the level; else about the level, see above.
+        randomized: whether it is the level itself, by chance: another seed of `calibrate` gives other intervals.
 
     Raises:
-        ValueError: if an argument is out of range, or a model is a classifier or has no quantiles.
+        ValueError: if an argument is out of range, a model is a classifier or has no quantiles, or a choice by chance
+            is asked for beside several models or `strict=False`.
 
     Examples:
         >>> rng = np.random.default_rng(0)
@@ -89,7 +95,12 @@ class ConformalIntervals:
     """
 
     def __init__(
-        self, models: PredictiveModel | Sequence[PredictiveModel], level: float = 0.9, *, strict: bool = True
+        self,
+        models: PredictiveModel | Sequence[PredictiveModel],
+        level: float = 0.9,
+        *,
+        strict: bool = True,
+        randomized: bool = False,
     ) -> None:
         several = isinstance(models, Sequence)
         self.models = tuple(models) if isinstance(models, Sequence) else (models,)
@@ -101,20 +112,25 @@ class ConformalIntervals:
                 raise ValueError(
                     f"models: expected labels that are numbers and have quantiles, got a {name} likelihood"
                 )
-        self.level, self.strict, self._several = level, strict, several
+        if randomized and (several or not strict):
+            other = f"{len(self.models)} models" if several else "strict=False"
+            raise ValueError(f"randomized: expected one model and strict=True beside it, got {other}")
+        self.level, self.strict, self.randomized, self._several = level, strict, randomized, several
+        self._chance = 0.0  # a uniform number, which rounds the rank of a threshold
         self._folds: list[_Fold] = []
         self._own = level  # coverage of the model's own interval that calibration has stretched
         self._labelled = (0, 0)  # fewest and most labelled rows of a calibration group
         #: Number of calibration groups.
         self.num_groups = 0
 
-    @checked(num_tasks=at_least(1), num_splits=at_least(1))
+    @checked(num_tasks=at_least(1), num_splits=at_least(1), seed=at_least(0))
     def calibrate(
         self,
         tasks: TaskSampler | TaskBatch | Sequence[TaskSampler | TaskBatch],
         num_tasks: int = 600,
         *,
         num_splits: int = 5,
+        seed: int = 0,
     ) -> ConformalIntervals:
         """Score groups that training has not used, with as many labelled rows as new groups will have.
 
@@ -124,7 +140,8 @@ class ConformalIntervals:
         Args:
             tasks: labelled groups, or a source of them; for several models one for each.
             num_tasks: tasks to draw from a source that does not know its groups.
-            num_splits: splits of each group of a `GroupSampler` into labelled and other rows.
+            num_splits: splits of each group of a `GroupSampler` into labelled and other rows, if all rows count.
+            seed: of the rows and the rank that `randomized` draws.
 
         Returns:
             This object.
@@ -141,12 +158,15 @@ class ConformalIntervals:
         for model, source in zip(self.models, sources, strict=True):
             refuse_known(model.marks, source, "tasks")
         own = min(max(self.level, LEAST), MOST)  # an interval without width has nothing to stretch
+        rng = np.random.default_rng(seed) if self.randomized else None
         draws = [
-            _draws(model, source, num_tasks, num_splits) for model, source in zip(self.models, sources, strict=True)
+            _draws(model, source, num_tasks, 1 if rng else num_splits)
+            for model, source in zip(self.models, sources, strict=True)
         ]
-        folds = [_fold(model, draw, own) for model, draw in zip(self.models, draws, strict=True)]
+        folds = [_fold(model, draw, own, rng) for model, draw in zip(self.models, draws, strict=True)]
         told = np.concatenate([_told(batch) for draw in draws for batches in draw for batch in batches])
         self._folds, self._own, self._labelled = folds, own, (int(told.min()), int(told.max()))
+        self._chance = rng.uniform() if rng else 0.0
         self.num_groups = round(sum(float(fold.weights.sum()) for fold in folds))
         return self
 
@@ -172,6 +192,8 @@ class ConformalIntervals:
         wanted = self.level if level is None else level
         total, real = self.num_groups, batch.query_mask.cpu().numpy()
         share = wanted * (total + 1) if self.strict else wanted * total
+        if self.randomized:
+            share = max(1.0, np.floor(share + self._chance))
         ends = [_ends(model, batch, self._own) for model in self.models]
         lower, upper = np.full(real.shape, np.nan), np.full(real.shape, np.nan)
         lower[real] = -_stretched([(-end.middle[real], end.below[real]) for end in ends], self._folds, share)
@@ -204,8 +226,8 @@ def _ends(model: PredictiveModel, batch: TaskBatch, level: float) -> _Ends:
     return _Ends(middle, middle - low + more, high - middle + more)
 
 
-def _fold(model: PredictiveModel, draws: list[list[TaskBatch]], level: float) -> _Fold:
-    """Return the scores of all rows of some groups; all draws have the same groups in the same order."""
+def _fold(model: PredictiveModel, draws: list[list[TaskBatch]], level: float, rng: np.random.Generator | None) -> _Fold:
+    """Return scores of the rows of some groups, or of one row each; all draws have the same groups in one order."""
     scores, weights = [], []
     for batches in draws:
         for batch in batches:
@@ -215,10 +237,18 @@ def _fold(model: PredictiveModel, draws: list[list[TaskBatch]], level: float) ->
             with np.errstate(divide="ignore", invalid="ignore"):
                 off = np.maximum((end.middle - y) / end.below, (y - end.middle) / end.above)
             scores.append(np.where(y == end.middle, 0.0, off)[real])
-            weights.append((real / (real.sum(1, keepdims=True) * len(draws)))[real])
+            counts = real if rng is None else _one_of_each(real, rng)
+            weights.append((counts / (counts.sum(1, keepdims=True) * len(draws)))[real])
     flat = np.concatenate(scores)
     order = np.argsort(flat, kind="stable")
     return _Fold(flat[order], np.concatenate(weights)[order])
+
+
+def _one_of_each(real: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Return which row of each task is drawn, shape `(T, Q)`."""
+    number = np.where(real, rng.uniform(size=real.shape), -1.0)
+    drawn: NDArray[np.bool_] = real & (number == number.max(1, keepdims=True))
+    return drawn
 
 
 def _stretched(ends: list[tuple[Array, Array]], folds: list[_Fold], share: float) -> Array:

@@ -162,6 +162,25 @@ def test_a_new_group_like_the_others(rng: np.random.Generator) -> None:
         assert covered >= level * (len(scores) - 1) / len(scores) - 1e-9
 
 
+@checks("eq-one-of-each")
+def test_one_row_of_each_group_covers_exactly_as_often_as_asked(rng: np.random.Generator) -> None:
+    batch = ebmeta.TaskBatch(torch.zeros(1, 0, 1), torch.zeros(1, 0), torch.zeros(1, 1, 1))
+    groups = [np.abs(rng.normal(size=n)) + i for i, n in enumerate((1, 2, 2))]  # far from alike
+    for level, wanted in ((0.5, {1, 2}), (0.8, {2, 3})):
+        covered, ranks = [], set()
+        reach = float(intervals([np.ones(1)], level, strict=False).predict(batch, 0.5)["upper"][0, 0])
+        for new, u in itertools.product(range(3), (np.arange(10) + 0.5) / 10):
+            rest = [g for i, g in enumerate(groups) if i != new]
+            for rows in itertools.product(*rest):
+                found = intervals([np.array([s]) for s in rows], level, strict=True)
+                found.randomized, found._chance = True, float(u)
+                end = float(found.predict(batch)["upper"][0, 0]) / reach
+                covered.append((groups[new] <= end + 1e-6).mean() / math.prod(map(len, rest)))
+                ranks.add(int(np.sum(np.array(rows) <= end + 1e-6)) + (end == math.inf))
+        close(sum(covered) / 30, level)
+        assert ranks == wanted
+
+
 @checks("eq-split-rows")
 def test_rows_of_one_task_that_calibrate(rng: np.random.Generator) -> None:
     """Rare classes fit badly, and calibrate less often than they come: 12% are missed, between alpha and the bound.
