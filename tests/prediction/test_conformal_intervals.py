@@ -182,6 +182,13 @@ def test_counts_have_whole_ends(model: ebmeta.EmpiricalBayes) -> None:
     assert ((lower <= y) & (y <= upper)).mean() > 0.78
     low, _, high = own(counts, batch, 0.8)
     assert ((low <= y) & (y <= high)).mean() < 0.76  # the model by itself
+    asked, label = known.disjoint(0), known.disjoint(0).query_y.numpy()
+    near, middle, far = own(counts, asked, 0.8)  # ends lie half a count outside
+    scores = np.maximum((middle - label) / (middle - near + 0.5), (label - middle) / (far - middle + 0.5))
+    limit = task_quantile(scores, 0.8)
+    ends = ConformalIntervals(counts, 0.8).calibrate(known, num_splits=1).predict(asked)
+    np.testing.assert_array_equal(ends["lower"], np.ceil(middle - limit * (middle - near + 0.5) - 1e-9).clip(0))
+    np.testing.assert_array_equal(ends["upper"], np.floor(middle + limit * (far - middle + 0.5) + 1e-9))
 
 
 def test_folds_use_every_group_twice(model: ebmeta.EmpiricalBayes) -> None:
