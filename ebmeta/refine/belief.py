@@ -184,11 +184,11 @@ class BeliefRefiner(Refiner):
         return state.once(self.synthetic_gradient.read).with_products
 
     def _is_kept(self) -> bool:
-        """Whether the network is kept, and then all of it."""
-        return not any(parameter.requires_grad for parameter in self.synthetic_gradient.parameters())
+        """Whether the network of a general classifier is kept, and its temperature, fitted to any features, with it."""
+        return self.general and not any(p.requires_grad for p in self.synthetic_gradient.parameters())
 
     def forget(self) -> None:
-        if not (self.general and self._is_kept()):  # it was fitted for features of any kind
+        if not self._is_kept():
             self.temperature.forget()
 
     @torch.no_grad()
@@ -204,9 +204,9 @@ class BeliefRefiner(Refiner):
         Args:
             tasks: as of `Refiner.finish`.
         """
-        self.forget()
         if self._is_kept():
             return
+        self.forget()
         kept = []
         for states, y in tasks if self.num_steps else ():
             setting = states[0].setting

@@ -42,6 +42,7 @@ from ebmeta.training.preparation import (
     notes_on_classes,
     notes_on_groups,
     prepare,
+    trains,
 )
 from ebmeta.training.rising import still_rising
 from ebmeta.training.schedule import Schedule
@@ -216,7 +217,8 @@ def fit(
             _iterate(state, settings, source, file, bar, world=world, callbacks=callbacks)
             held_out.restore(model)
             sources = [source] if new is None else [source, new]
-            fit_task_temperature(model, unseen(sources, num_iterations, batch_size), target)
+            if trains(model):
+                fit_task_temperature(model, unseen(sources, num_iterations, batch_size), target)
             world.copy_first(model)
     model.eval()
     for note in (notes := tuple(still_rising(model, drawn, goal))):
@@ -232,6 +234,9 @@ def _look_at(model: EmpiricalBayes, tasks: TaskSource, validation: TaskSource | 
     check_labels(model, tasks)
     notes = [f"fit: {note}" for note in (*notes_on_classes(model, tasks), *notes_on_groups(model, tasks))]
     notes += check_classes(tasks, validation)
+    if model.measured and not trains(model):
+        wanted = "fit: expected parameters to train, or a model that was not measured before"
+        notes.append(f"{wanted}, got neither: its weights and its metric stay; a new model takes those of these tasks")
     keep_marks(model, [tasks] if validation is None else [tasks, validation])
     return notes
 
@@ -284,7 +289,7 @@ def _iterate(
     device = next(model.parameters()).device
     gradient = BatchGradient(settings.objective, model, settings.seed, world, state.shares)
     bar.update(state.iteration)
-    if not any(True for _ in model.trainable()):
+    if not trains(model):
         return
     while state.iteration < settings.num_iterations and not held_out.stopped:
         n = state.iteration

@@ -33,6 +33,7 @@ __all__ = [
     "notes_on_classes",
     "notes_on_groups",
     "prepare",
+    "trains",
 ]
 
 EXCESS = 2.4  # times the excess difficulty of the validation classes; chosen on the validation classes of CIFAR-FS
@@ -160,10 +161,16 @@ def _check_rows(model: EmpiricalBayes, y: np.ndarray, size: np.ndarray | None) -
         raise ValueError(str(error).replace(" at task 0, row ", " at row ")) from None
 
 
+def trains(model: EmpiricalBayes) -> bool:
+    """Return whether training changes any parameter; where none, it measures a new model, and no more."""
+    return any(True for _ in model.trainable())
+
+
 def prepare(model: EmpiricalBayes, tasks: TaskSource, batch_size: int, device: torch.device) -> None:
     """Measure a model on the training tasks; refuse data far from unit scale where the model is not measured."""
     model.check(tasks.sample(batch_size, 0))
-    model.refiner.forget()
+    if trains(model):
+        model.refiner.forget()
     if model.measured:
         return
     some = (tasks.sample(batch_size, index) for index in range(MOST_BATCHES))

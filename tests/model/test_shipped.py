@@ -78,3 +78,14 @@ def test_a_pretrained_model_takes_no_other_arguments(others):
         EmpiricalBayes.classifier(4, pretrained=True, **others)
     with pytest.raises(ValueError, match="pretrained: expected no arguments but num_features, num_steps and beta"):
         EmpiricalBayes.classifier(4, pretrained=True, embedder=torch.nn.Identity())
+
+
+def test_a_second_run_tells_that_it_changes_nothing():
+    """The metric is that of the first tasks: what is measured is not measured again."""
+    train, new = sets()
+    model = EmpiricalBayes.classifier(40, pretrained=True)
+    ebmeta.fit(model, train, progress=False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.warns(UserWarning, match="fit: expected parameters to train, or a model that was not measured before"):
+        ebmeta.fit(model, new, progress=False)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

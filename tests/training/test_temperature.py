@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
+import pytest
 import torch
 
 from ebmeta import EmpiricalBayes, TaskBatch, fit
@@ -95,3 +97,18 @@ def test_a_model_without_steps_has_no_temperature_to_fit():
     run = fit(model, episodes(1.0), 2, batch_size=4, device="cpu", progress=False)
     assert run.model is model
     assert not model.refiner.temperature.fitted
+
+
+@pytest.mark.parametrize("frozen", ["network", "all"])
+def test_a_frozen_network_does_not_cost_the_temperature(frozen):
+    """It is fitted anew where something else is trained, and kept where nothing is."""
+    tasks = episodes(1.0)
+    model = fit(EmpiricalBayes.classifier(4, 2, width=4), tasks, 8, progress=False).model
+    before = copy.deepcopy(model.refiner.temperature.state_dict())
+    assert model.refiner.temperature.fitted
+    (model if frozen == "all" else model.refiner.synthetic_gradient).requires_grad_(False)
+    with pytest.warns(UserWarning, match="got neither") if frozen == "all" else nullcontext():
+        fit(model, tasks, 8, seed=1, progress=False)
+    assert model.refiner.temperature.fitted
+    same = all(torch.equal(v, before[n]) for n, v in model.refiner.temperature.state_dict().items())
+    assert same == (frozen == "all")
