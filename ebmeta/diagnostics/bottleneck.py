@@ -30,7 +30,15 @@ import xarray as xr
 from torch import Tensor
 from torch.nn import functional
 
-from ebmeta.diagnostics.common import labelled, one_posterior, per_query, predictive_nll, refuse_outliers, summarise
+from ebmeta.diagnostics.common import (
+    labelled,
+    one_posterior,
+    per_query,
+    predictive_nll,
+    refuse_general,
+    refuse_outliers,
+    summarise,
+)
 from ebmeta.foundation.checks import at_least, check, checked
 from ebmeta.foundation.seeding import stream
 from ebmeta.model.empirical_bayes import EmpiricalBayes
@@ -150,6 +158,7 @@ def mutual_information(
             different things of class proportions to a joint model, or a posterior is a mixture.
     """
     generator = torch.Generator().manual_seed(seed)
+    refuse_general(model, "mutual_information")
     paths: list[list[Gaussian]] = []
     priors: list[Gaussian] = []
     with evaluating(model):

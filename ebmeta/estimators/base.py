@@ -82,21 +82,21 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no typ
             raise ValueError(f"y: {type(self).__name__} requires y to be passed, but the target y is None")
         return y
 
-    def _remember(self, X: ArrayLike, y: NDArray[Any], ways: int) -> None:
-        x, names = read_rows("X", X)
-        refuse_huge("X", x)
+    def _remember(self, X: ArrayLike, y: NDArray[Any], ways: int, name: str = "X") -> None:
+        x, names = read_rows(name, X)
+        refuse_huge(name, x)
         head = self.model_.predictor
         if not math.prod(x.shape[1:]) and (head.embedder is not None or head.any_features):
             raise ValueError(
-                f"X: expected rows, got 0 feature(s) (shape={x.shape}) while a minimum of 1 is required here"
+                f"{name}: expected rows, got 0 feature(s) (shape={x.shape}) while a minimum of 1 is required here"
             )
         if len(x) != len(y):
             raise ValueError(f"y: expected {len(x)} labels, one per row of X, got {len(y)}")
         check_names(self.model_.feature_names, names, "when the model was trained")
         if head.any_features and x.ndim != 2:
-            raise ValueError(f"X: expected a vector of features per row, got shape {tuple(x.shape[1:])}")
+            raise ValueError(f"{name}: expected a vector of features per row, got shape {tuple(x.shape[1:])}")
         if head.embedder is None and not head.any_features and x.shape[1:] != (head.num_features,):
-            raise ValueError(f"X: expected {head.num_features} features per row, got shape {tuple(x.shape[1:])}")
+            raise ValueError(f"{name}: expected {head.num_features} features per row, got shape {tuple(x.shape[1:])}")
         self._columns(x, names, reset=True)
         self.support_X_ = torch.from_numpy(x.astype(np.float64))
         self.support_y_, self.n_ways_ = torch.from_numpy(y), ways

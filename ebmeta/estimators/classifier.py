@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ebmeta.estimators.base import FewShot, whole
 from ebmeta.estimators.calibration_rows import calibration_split
-from ebmeta.estimators.doubts import tell_of_copies, tell_of_labels, tell_of_lengths, tell_of_rows
+from ebmeta.estimators.doubts import tell_of_anchors, tell_of_copies, tell_of_labels, tell_of_lengths, tell_of_rows
 from ebmeta.estimators.rows import among, distinct, matched, read_anchors, staying, unlike
 from ebmeta.foundation.checks import above, at_least, between, check
 from ebmeta.model.base import PredictiveModel
@@ -143,7 +143,8 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
         rows = (stands[:0] if columns is None else pd.DataFrame(stands[:0], columns=columns)) if X is None else X
         labels = [] if y is None else read_keys("y", y, hint=f"; {UNLABELLED}")
         self.classes_, codes = class_codes([*labels, *classes], "y and anchors", UNLABELLED)
-        self._remember(rows, codes[: len(labels)].astype(np.int64), len(self.classes_))
+        name = "anchors" if X is None else "X"
+        self._remember(rows, codes[: len(labels)].astype(np.int64), len(self.classes_), name)
         shape = tuple(self.support_X_.shape[1:])
         if stands.shape[1:] != shape:
             raise ValueError(f"anchors: expected each of the shape {shape} of an input, got {stands.shape[1:]}")
@@ -297,6 +298,8 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]
             tell_of_rows(*rows, self.n_ways_, getattr(self, "feature_names_in_", None))
         else:  # a trained model has units of its own
             tell_of_lengths(*rows)
+        if self.anchors_ is not None:
+            tell_of_anchors(self.anchors_[0][self.anchors_[1] > 0], rows[1])
         return batch
 
     def _batch(self, query: Tensor) -> TaskBatch:

@@ -17,7 +17,7 @@ from ebmeta.foundation.telling import tell
 from ebmeta.tasks.alike import alike
 from ebmeta.tasks.doubts import BEYOND, FEWEST, far_rows, few_features, notes_on_numbers
 
-__all__ = ["tell_of_copies", "tell_of_labels", "tell_of_lengths", "tell_of_rows"]
+__all__ = ["tell_of_anchors", "tell_of_copies", "tell_of_labels", "tell_of_lengths", "tell_of_rows"]
 
 LONGER = 4.0  # times as long as all rows of the other side: of another scale
 SOME = 512  # rows that directions are counted from, of more
@@ -65,6 +65,18 @@ def tell_of_lengths(labelled: Tensor, other: Tensor, name: str = "X") -> None:
         tell(f"{name}: {said}")
 
 
+def tell_of_anchors(anchors: Tensor, other: Tensor) -> None:
+    """Warn where inputs that stand for classes have another scale than the rows, as names that are elsewhere do.
+
+    Args:
+        anchors: shape `(A, ...)`.
+        other: rows of the task, shape `(Q, ...)`.
+    """
+    rows = torch.cat([anchors, other]).flatten(1)
+    if said := _lengths(rows / max(float(rows.abs().max()), 1e-300), len(anchors), "anchor"):
+        tell(f"anchors: {said}")
+
+
 def tell_of_copies(rows: Tensor) -> None:
     """Warn where rows of a task are copies of others, which count as so many.
 
@@ -99,19 +111,21 @@ def tell_of_labels(labelled: Tensor, codes: Tensor, classes: Sequence[object], o
             return
 
 
-def _lengths(rows: Tensor, labelled: int) -> str:
-    """Say where a labelled row alone is zero, or all are far longer or shorter than nearly all others."""
+def _lengths(rows: Tensor, labelled: int, what: str = "labelled row") -> str:
+    """Say where a labelled row or anchor alone is zero, or all are far longer or shorter than nearly all others."""
     lengths = rows.norm(dim=1)
     own, other = lengths[:labelled], lengths[labelled:].sort().values
     if not len(own):
         return ""
     if rows.shape[1] >= BLANK and (own == 0).any() and (other > 0).all():
-        return f"labelled row {int(own.argmin())} is zero in all features; leave out rows that could not be encoded"
+        kind = what.split()[-1]
+        return f"{what} {int(own.argmin())} is zero in all features; leave out {kind}s that could not be encoded"
+    others = "the rows" if what == "anchor" else "the others"
     low, high = other[len(other) // 10], other[-1 - len(other) // 10]
     if low > LONGER * own.max():
-        return f"labelled rows are less than 1/{LONGER:.0f} as long as the others; encode and scale all rows alike"
+        return f"{what}s are less than 1/{LONGER:.0f} as long as {others}; encode and scale all rows alike"
     if own.min() > LONGER * high:
-        return f"labelled rows are more than {LONGER:.0f} times as long as the others; encode and scale all rows alike"
+        return f"{what}s are more than {LONGER:.0f} times as long as {others}; encode and scale all rows alike"
     return ""
 
 

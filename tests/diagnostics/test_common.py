@@ -88,6 +88,7 @@ def test_what_needs_rows_that_stand_alone_refuses_a_general_classifier():
     model, batch = ebmeta.general_classifier(), class_tasks()
     for name, ask in (
         ("generalization_gap", generalization_gap),
+        ("mutual_information", mutual_information),
         ("simulate_tasks", simulate_tasks),
         ("simulation_based_calibration", simulation_based_calibration),
     ):

@@ -149,3 +149,28 @@ def test_a_pool_in_another_unit_is_told_of_where_it_is_given(unit, said):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         FewShotClassifier().fit(rows[:3], ["a", "b", "c"], pool=rows[3:])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda a: a + 100, "^anchors: anchors are more than 4 times as long as the rows; encode and scale all rows"),
+        (lambda a: a / 100, "^anchors: anchors are less than 1/4 as long as the rows; encode and scale all rows alike"),
+        (lambda a: a * [[1.0], [0.0], [1.0]], "^anchors: anchor 1 is zero in all features; leave out anchors that"),
+    ],
+)
+def test_anchors_of_another_scale_are_told_of(change, told):
+    """They decide which class each row is of, as labelled rows do; of the same scale nothing is said."""
+    rng = np.random.default_rng(0)
+    means = 2 * rng.normal(size=(3, 12))
+    rows = means.repeat(10, 0) + rng.normal(size=(30, 12))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        FewShotClassifier().fit(anchors=dict(zip("abc", means, strict=True))).predict(rows)
+    with pytest.warns(UserWarning, match=told):
+        FewShotClassifier().fit(anchors=dict(zip("abc", change(means), strict=True))).predict(rows)
+
+
+def test_errors_of_anchors_alone_name_them():
+    with pytest.raises(ValueError, match=r"^anchors: expected a vector of features per row, got shape \(1, 2\)"):
+        FewShotClassifier().fit(anchors={"a": [[1.0, 0.0]], "b": [[0.0, 1.0]]})
