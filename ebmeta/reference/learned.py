@@ -32,7 +32,7 @@ from ebmeta.foundation.seeding import quietly
 from ebmeta.foundation.standardization import ROUNDINGS
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.prediction.arviz import SEEN
-from ebmeta.reference.arrays import SAMPLE_STATS, blank, in_64_bits, label, rows_of
+from ebmeta.reference.arrays import SAMPLE_STATS, blank, in_64_bits, label, rows_of, side_by_side
 from ebmeta.reference.classes import class_draws, class_program
 from ebmeta.reference.likelihoods import NumpyroLikelihood, get, learned_parameters
 from ebmeta.tasks.batch import TaskBatch
@@ -189,9 +189,7 @@ def _sampler(form: NumpyroLikelihood, num_warmup: int, num_draws: int) -> Callab
             z = z + free - (free @ basis) @ basis.T
         return loc + (z * scale if scale.ndim == 1 else z @ scale.T), stats
 
-    per_task = jax.vmap(run, in_axes=(0, 0, 0, None, None))
-    out: Callable[..., Any] = jax.jit(jax.vmap(per_task, in_axes=(0, None, None, None, None)))
-    return out
+    return side_by_side(run, 2)
 
 
 @cache

@@ -9,7 +9,7 @@ import pyro
 import pytest
 import torch
 from builders import class_tasks, classifier, perturb, real_tasks, regressor
-from numpyro.infer.util import log_density
+from jax_programs import density
 from scipy import stats
 from scipy.special import logsumexp
 
@@ -96,12 +96,12 @@ def test_joint_densities_are_those_of_the_pyro_program(kind):
     rows = Rows.of_tasks(model, batch, "both")
     with jax.enable_x64(True):
         values = {"w": w.numpy()}
-        got = log_density(numpyro_model(model), (x,), observed, values)[0]
+        got = density(numpyro_model(model), (x,), observed, values)
         np.testing.assert_allclose(got, expected, rtol=1e-8)
         of_factor = dist.LKJCholesky(len(factor), 2.0).log_prob(factor) if given else 0.0
-        got = log_density(hierarchical_model(rows, kind, known, centered=True), (), {}, values | given)[0]
+        got = density(hierarchical_model(rows, kind, known, centered=True), (), {}, values | given)
         np.testing.assert_allclose(got - of_factor, expected, rtol=1e-8)
-        got = log_density(hierarchical_model(rows, kind, known), (), {}, {"w_unit": unit} | given)[0]
+        got = density(hierarchical_model(rows, kind, known), (), {}, {"w_unit": unit} | given)
         np.testing.assert_allclose(got - of_factor, expected + jacobian, rtol=1e-8)
 
 
