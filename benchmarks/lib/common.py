@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -29,10 +30,18 @@ def data_folder() -> Path:
     return folder
 
 
+@functools.lru_cache(3)  # the sources of a mixture share what they draw from
+def _features(file: Path) -> np.ndarray:
+    """Return features, shape (classes, members, width)."""
+    with np.load(file) as stored:
+        features = stored["features"].astype(np.float32)
+    features.flags.writeable = False
+    return features
+
+
 def cifar_fs(split: str, **episode: Any) -> ebmeta.EpisodeSampler:
     """Return a sampler over the shared Conv-4-64 features of one split."""
-    with np.load(data_folder() / "cifar_fs" / f"conv4_64_{split}.npz") as file:
-        features = file["features"].astype(np.float32)
+    features = _features(data_folder() / "cifar_fs" / f"conv4_64_{split}.npz")
     classes, members, width = features.shape
     return ebmeta.EpisodeSampler(features.reshape(-1, width), np.repeat(np.arange(classes), members), **episode)
 

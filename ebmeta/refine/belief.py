@@ -60,7 +60,7 @@ from ebmeta.refine.equal_shares import with_equal_shares
 from ebmeta.refine.outliers import OF_NONE
 from ebmeta.refine.seeds import started
 from ebmeta.refine.state import DESIGN, QueryState, Setting
-from ebmeta.refine.temperature import TaskTemperature, given_labels
+from ebmeta.refine.temperature import TaskTemperature, given_labels, joined
 from ebmeta.tasks.rows import Rows
 
 __all__ = ["BeliefRefiner", "self_consistent"]
@@ -210,21 +210,24 @@ class BeliefRefiner(Refiner):
         kept = []
         for states, y in tasks if self.num_steps else ():
             setting = states[0].setting
-            known = setting.equal, setting.query_mask, setting.way_mask
             one = torch.ones_like(y[:, 0], dtype=setting.real_x.dtype)
-            kept.append((y, known, [(self.reading(s), self.sharp(s), *self.told(one, s)) for s in states]))
+            steps = [(self.reading(s), self.sharp(s), *self.told(one, s)) for s in states]
+            known = setting.equal, setting.query_mask, setting.way_mask
+            kept.append((y, *known, *(value for step in steps for value in step)))
+        batches = joined(kept)
         for k in range(self.num_steps):
+            at = slice(4 * k, 4 * k + 4)
 
-            def nll(factor: Tensor, k: int = k) -> Tensor:
-                parts = torch.split(factor, [len(y) for y, *_ in kept])
+            def nll(factor: Tensor, at: slice = at) -> Tensor:
+                parts = torch.split(factor, [len(batch[0]) for batch in batches])
                 lost = []
-                for (y, known, steps), t in zip(kept, parts, strict=True):
-                    _, odds, told, left = steps[k]
-                    log_p = self.tempered(told * t**left, odds, *known)
-                    lost.append(-log_p.gather(-1, y.unsqueeze(-1)).squeeze(-1)[known[1]])
+                for (y, equal, query_mask, way_mask, *steps), t in zip(batches, parts, strict=True):
+                    _, odds, told, left = steps[at]
+                    log_p = self.tempered(told * t**left, odds, equal, query_mask, way_mask)
+                    lost.append(-log_p.gather(-1, y.unsqueeze(-1)).squeeze(-1)[query_mask])
                 return torch.cat(lost).mean()
 
-            self.temperature.fit(k, torch.cat([steps[k][0] for *_, steps in kept]), nll)
+            self.temperature.fit(k, torch.cat([batch[4 + at.start] for batch in batches]), nll)
 
 
 def self_consistent(setting: Setting, num_iterations: int) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,7 @@ from ebmeta.parts.widths import AMPLITUDE, Widths, class_widths
 from ebmeta.refine.base import Refiner
 from ebmeta.refine.class_synthetic_gradient import ClassSyntheticGradient
 from ebmeta.refine.state import QueryState
-from ebmeta.refine.temperature import TaskTemperature
+from ebmeta.refine.temperature import TaskTemperature, joined
 from ebmeta.tasks.training_rows import TrainingRows
 
 __all__ = ["MixtureRefiner"]
@@ -125,23 +125,28 @@ class MixtureRefiner(Refiner):
             tasks: as of `Refiner.finish`.
         """
         self.forget()
-        kept = []
+        kept, likelihood = [], None
         for states, y in tasks if self.num_steps else ():
-            readings = [(*s.marginal, s.once(self.synthetic_gradient.read).with_products) for s in states]
-            kept.append((states[0].setting, y, readings))
+            setting = states[0].setting
+            likelihood = setting.likelihood
+            steps = [(s.once(self.synthetic_gradient.read).with_products, *s.marginal) for s in states]
+            kept.append((y, setting.query_mask, setting.way_mask, *(value for step in steps for value in step)))
+        batches = joined(kept)
         for k in range(self.num_steps):
+            at = slice(3 * k, 3 * k + 3)
 
-            def nll(factor: Tensor, k: int = k) -> Tensor:
+            def nll(factor: Tensor, at: slice = at) -> Tensor:
+                assert likelihood is not None  # for the type checker
                 lost = []
-                parts = torch.split(factor, [len(y) for _, y, _ in kept])
-                for (setting, y, steps), t in zip(kept, parts, strict=True):
-                    loc, var, _ = steps[k]
-                    p, _ = setting.likelihood.moments(t[:, None, None] * loc, var, setting.way_mask)
+                parts = torch.split(factor, [len(batch[0]) for batch in batches])
+                for (y, query_mask, way_mask, *steps), t in zip(batches, parts, strict=True):
+                    _, loc, var = steps[at]
+                    p, _ = likelihood.moments(t[:, None, None] * loc, var, way_mask)
                     of_label = p.gather(-1, y.unsqueeze(-1)).squeeze(-1)
-                    lost.append(-of_label.clamp(min=LEAST_PROBABILITY).log()[setting.query_mask])
+                    lost.append(-of_label.clamp(min=LEAST_PROBABILITY).log()[query_mask])
                 return torch.cat(lost).mean()
 
-            self.temperature.fit(k, torch.cat([steps[k][2] for _, _, steps in kept]), nll)
+            self.temperature.fit(k, torch.cat([batch[3 + at.start] for batch in batches]), nll)
 
     def fast(self) -> Iterator[nn.Parameter]:
         yield from (self.log_scale, self.log_weight, self.log_concentration, self.log_information, self.share)

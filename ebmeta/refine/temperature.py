@@ -26,18 +26,20 @@ Source: Guo, Pleiss, Sun and Weinberger 2017, On calibration of modern neural ne
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ebmeta.foundation.softmax import softmax
 
-__all__ = ["TaskTemperature", "given_labels"]
+__all__ = ["TaskTemperature", "given_labels", "joined"]
 
 RIDGE = 1e-4  # nats per unit of a squared coefficient, readings of unit variance
 LEAST_SCALE = 1e-2  # of a reading: what varies less counts less
 ITERATIONS = 40
+MOST = 2**16  # numbers of a value of joined batches: enough to keep a processor busy, and few enough for its cache
 STEPS, FURTHEST = 8, 0.5  # of Newton's method, and the longest step
 LEAST, FLATTEST = -100.0, 0.1  # of a log probability in nats; curvature over that of the prior
 
@@ -109,6 +111,29 @@ class TaskTemperature(nn.Module):
             optimizer.step(closure)  # type: ignore[no-untyped-call]
         self.weight[k] = unknown.detach()[:-1] / scale
         self.bias[k] = unknown.detach()[-1] - center @ self.weight[k]
+
+
+def joined(batches: Iterable[Sequence[Tensor | None]]) -> list[tuple[Any, ...]]:
+    """Return batches of tasks, those of the same shapes in one, as long as no value has more than 65,536 numbers.
+
+    Args:
+        batches: of each batch as many values, with one row for each task, or None.
+
+    Examples:
+        >>> batches = [[torch.zeros(tasks, rows)] for tasks, rows in ((2, 3), (1, 2), (4, 3))]
+        >>> [len(x) for (x,) in joined(batches)]
+        [6, 1]
+    """
+    alike: dict[tuple[Any, ...], list[Sequence[Tensor | None]]] = {}
+    for batch in batches:
+        alike.setdefault(tuple(None if v is None else v.shape[1:] for v in batch), []).append(batch)
+    found = []
+    for group in alike.values():
+        together = max(1, MOST // max(v.numel() for v in group[0] if v is not None))
+        for i in range(0, len(group), together):
+            of_each = zip(*group[i : i + together], strict=True)
+            found.append(tuple(None if values[0] is None else torch.cat(values) for values in of_each))
+    return found
 
 
 def given_labels(log_p: Tensor, y: Tensor, weight: Tensor, spread: float) -> tuple[Tensor, Tensor]:

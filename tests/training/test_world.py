@@ -20,7 +20,7 @@ import ebmeta
 from ebmeta.training.world import World, check_world, own_device
 
 PROCESSES = multiprocessing.get_context("forkserver")  # its server imports torch once for all of them
-PROCESSES.set_forkserver_preload(["tests.training.test_world", "pyro", "ebmeta.training.loop"])
+PROCESSES.set_forkserver_preload(["tests.training.test_world", "pyro", "torch._dynamo", "ebmeta.training.loop"])
 PORTS = iter(range(29611 + os.getpid() % 20000, 65000, 7))
 
 

@@ -70,25 +70,45 @@ def test_every_command_works_on_the_core_alone(folder):
     assert (folder / "shown" / "result.json").is_file()
 
 
-@pytest.mark.parametrize(
-    ("code", "package", "extra"),
-    [
-        ("main(['classify', 'rows.csv', '--output', 'p.parquet'])", "pyarrow", "parquet"),
-        ("main(['classify', 'rows.parquet', '--output', 'p.csv'])", "pyarrow", "parquet"),
-        ("import ebmeta; ebmeta.reference.numpyro_model(ebmeta.EmpiricalBayes.regressor(1))", "jax", "numpyro"),
-        ("from ebmeta import reference as r; r.hierarchical(r.Rows(y=[1.0, 2.0], task=[0, 1]))", "jax", "numpyro"),
-        (
-            "import ebmeta, polars; ebmeta.FewShotClassifier().fit(polars.DataFrame({'a': [0.]}), [1])",
-            "pyarrow",
-            "parquet",
-        ),
-    ],
-)
-def test_what_an_extra_is_for_says_what_to_install(folder, code, package, extra):
+#: What needs an extra; the package that is missed; the extra.
+NEEDS = [
+    ("main(['classify', 'rows.csv', '--output', 'p.parquet'])", "pyarrow", "parquet"),
+    ("main(['classify', 'rows.parquet', '--output', 'p.csv'])", "pyarrow", "parquet"),
+    ("import ebmeta; ebmeta.reference.numpyro_model(ebmeta.EmpiricalBayes.regressor(1))", "jax", "numpyro"),
+    ("from ebmeta import reference as r; r.hierarchical(r.Rows(y=[1.0, 2.0], task=[0, 1]))", "jax", "numpyro"),
+    (
+        "import ebmeta, polars; ebmeta.FewShotClassifier().fit(polars.DataFrame({'a': [0.]}), [1])",
+        "pyarrow",
+        "parquet",
+    ),
+]
+#: Run one after the other; what each says on the way out is told after its number.
+EACH = f"""
+import traceback
+for number, code in enumerate({[code for code, *_ in NEEDS]}):
+    print(f"== {{number}}", file=sys.stderr)
+    try:
+        exec(code, {{"main": main}})
+    except Exception:
+        traceback.print_exc()
+"""
+
+
+@pytest.fixture(scope="module")
+def said(folder) -> list[str]:
+    """The last line that each of `NEEDS` says, one process for all of them."""
     (folder / "rows.parquet").write_bytes(b"PAR1")
-    said = f'{package}: expected the package, found none; pip install "ebmeta-bayes[{extra}]"'
-    run = python(code, folder)
-    assert run.stderr.strip().split("\n")[-1].removeprefix("ebmeta: error: ").rpartition("Error: ")[2] == said
+    run = python(EACH, folder)
+    assert run.returncode == 0, run.stderr
+    each = re.split(r"^== \d+$", run.stderr, flags=re.M)[1:]
+    assert len(each) == len(NEEDS)
+    return [text.strip().split("\n")[-1] for text in each]
+
+
+@pytest.mark.parametrize(("number", "package", "extra"), [(n, *needs[1:]) for n, needs in enumerate(NEEDS)])
+def test_what_an_extra_is_for_says_what_to_install(folder, said, number, package, extra):
+    wanted = f'{package}: expected the package, found none; pip install "ebmeta-bayes[{extra}]"'
+    assert said[number].removeprefix("ebmeta: error: ").rpartition("Error: ")[2] == wanted
     assert not (folder / "p.parquet").exists()
 
 
