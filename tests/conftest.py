@@ -44,7 +44,12 @@ def _failed(report: Report) -> Report:
     return report
 
 
+#: Begun last, the longest test of these would leave other processes without work.
+FIRST = "tests/whole/test_without_extras.py"
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
     if config.getoption("--without-data"):
         readers = [item for item in items if "shared_data" in getattr(item, "fixturenames", ())]
         items[:] = [item for item in items if item not in readers]

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from builders import class_tasks, classifier, number_tasks, regressor
 
-from ebmeta.reference.arrays import blank, in_64_bits, label, rows_of
+from ebmeta.reference.arrays import blank, in_64_bits, label, rows_of, side_by_side
 
 
 def test_rows_are_features_labels_masks_and_sizes():
@@ -45,3 +45,15 @@ def test_jax_computes_in_64_bits_inside_the_block_alone():
     with in_64_bits():
         assert jnp.asarray(torch.ones(1, dtype=torch.float64).numpy()).dtype == np.float64
     assert jnp.ones(1).dtype == before
+
+
+def test_every_chain_of_a_task_gets_what_is_of_the_task():
+    keys = np.arange(6.0).reshape(2, 3)  # of two chains of three tasks
+
+    def run(key, own, loc, shared):
+        return {"key": key, "own": own["x"] + shared, "loc": loc * key}
+
+    found = side_by_side(run, 2)(keys, {"x": np.arange(12.0).reshape(3, 4)}, np.array([1.0, 10.0, 100.0]), 0.5)
+    np.testing.assert_array_equal(found["key"], keys)
+    np.testing.assert_array_equal(found["own"], np.tile(np.arange(12.0).reshape(1, 3, 4) + 0.5, (2, 1, 1)))
+    np.testing.assert_array_equal(found["loc"], [[0.0, 10.0, 200.0], [3.0, 40.0, 500.0]])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 
-from ebmeta.refine.temperature import TaskTemperature, given_labels
+from ebmeta.refine.temperature import MOST, TaskTemperature, given_labels, joined
 
 
 def test_factors_are_one_until_fitted_and_after_being_forgotten():
@@ -81,3 +81,17 @@ def test_what_labels_leave_is_the_slope_of_the_product_in_what_is_fitted():
     slope = (product(1e-3) - product(-1e-3)) / 2e-3
     assert slope.tolist() == pytest.approx(left.tolist(), rel=1e-3)
     assert float(left.max()) < 0.9
+
+
+def test_batches_of_the_same_shapes_are_joined_until_they_are_large():
+    shapes = ((2, 3), (1, 2), (4, 3), (3, MOST // 3), (2, MOST // 3), (1, 2))
+    batches = [(torch.rand(shape), None, torch.full(shape[:1], float(n))) for n, shape in enumerate(shapes)]
+    found = joined(batches)
+    assert [(len(x), nothing, number.unique().tolist()) for x, nothing, number in found] == [
+        (6, None, [0.0, 2.0]),
+        (2, None, [1.0, 5.0]),
+        (3, None, [3.0]),
+        (2, None, [4.0]),
+    ]
+    assert torch.equal(found[0][0], torch.cat([batches[0][0], batches[2][0]]))
+    assert joined([]) == []
