@@ -19,6 +19,12 @@ Handling the positive-definite constraint in the Bayesian learning rule).
 $\rho_k, \kappa_k, s_k, \nu_k$ are learned. $\zeta_k$ and $J_k$ are what the inputs themselves say about $w$,
 for synthetic gradients that read them. $\kappa_k = s_k = \nu_k = 0$ and $\xi = \zeta = 0$ at the start, so
 zero training means no refinement.
+
+Where a likelihood of numbers is not normal, the average of $A''$ over a wide $q$ can be any number of times that of its
+middle, as of counts: $\mathbb E\, e^\eta = e^{m + v/2}$. The sum over queries then has the factor
+$\min(1, 30 / (\max(|s_k|, 0.01)\, t))$ with
+$t = \sum_i \tfrac{1}{\varphi} \mathbb E[A''(\eta_i)]\, \mathrm{Var}\, \eta_i$, the trace of what it adds relative to
+$\Lambda_k$, and $\rho_k$ is cut so that no linear predictor moves by more than 2, as in the initializer.
 """
 
 from __future__ import annotations
@@ -31,6 +37,10 @@ from ebmeta.refine.base import Refiner, SyntheticGradient
 from ebmeta.refine.state import QueryState
 
 __all__ = ["GradientRefiner"]
+
+MOST = 30.0  # trace of what queries add relative to the precision
+SMALL = 0.01  # least size of a step for that: sizes begin at 0
+FARTHEST = 2.0  # that a linear predictor may move, as in the initializer
 
 
 class GradientRefiner(Refiner):
@@ -56,6 +66,10 @@ class GradientRefiner(Refiner):
         q, setting, curvature = state.q, state.setting, state.curvature
         prior, beta = setting.prior, setting.beta
         weight = (setting.query_mask.unsqueeze(-1) / setting.likelihood.dispersion(setting.given)).to(state.x.dtype)
+        bounded = not (setting.likelihood.conjugate or setting.likelihood.categorical)
+        if bounded:
+            told = (curvature * weight * state.var).sum(1, keepdim=True) * self.precision_step[k].abs().clamp(min=SMALL)
+            weight = weight * (MOST / told.clamp(min=MOST))
         xi = self.synthetic(state)
         growth = q.gram(state.x, curvature * weight) + beta * (prior.precision - q.precision)
         growth = self.precision_step[k] * growth
@@ -65,4 +79,8 @@ class GradientRefiner(Refiner):
             growth, slope = growth + self.input_step[k] * information, slope - score
         q_next = q.with_(q.loc, q.retract(growth))
         slope = slope + beta * self.prior_pull[k] * prior.times(q.loc - prior.loc)
-        return q.with_(q.loc - self.log_step[k].exp() * q_next.solve(slope), q_next.precision)
+        move = self.log_step[k].exp() * q_next.solve(slope)
+        if bounded:
+            reach = (state.x @ move.mT).abs().amax((1, 2))
+            move = move * (FARTHEST / reach.clamp(min=FARTHEST))[:, None, None]
+        return q.with_(q.loc - move, q_next.precision)

@@ -38,12 +38,19 @@ def with_oracle(model: ebmeta.EmpiricalBayes, y: Tensor, factor: float = 1.0, st
     return model
 
 
+def narrow_counts() -> ebmeta.EmpiricalBayes:
+    """Return a model of counts whose steps are not cut (`ebmeta.refine.gradient`), as under a wide prior."""
+    model = regressor(num_steps=1, likelihood="poisson")
+    model.prior.log_scale.data -= 3.0
+    return model
+
+
 @pytest.mark.parametrize(
     ("model", "batch"),
     [
         (classifier(num_steps=1), class_tasks()),
         (regressor(num_steps=1), real_tasks()),
-        (regressor(num_steps=1, likelihood="poisson"), number_tasks("poisson")),
+        (narrow_counts(), number_tasks("poisson")),
     ],
     ids=["classes", "real", "counts"],
 )

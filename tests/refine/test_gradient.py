@@ -9,7 +9,7 @@ import torch
 from builders import close, generator, random_precision
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from ebmeta.likelihood import Normal
+from ebmeta.likelihood import Normal, Poisson
 from ebmeta.parts.gaussian import DiagonalGaussian, FullGaussian
 from ebmeta.refine.base import SyntheticGradient
 from ebmeta.refine.gradient import GradientRefiner
@@ -141,3 +141,33 @@ def test_each_step_has_sizes_of_its_own_and_those_beyond_repeat_the_last():
     ]
     close(after[3].precision, refiner.step(1, QueryState(setting, after[2])).precision)
     close(after[3].loc, refiner.step(1, QueryState(setting, after[2])).loc)
+
+
+class Drift(SyntheticGradient):
+    """A gradient that pulls every linear predictor by its curvature, as that of a network does."""
+
+    def forward(self, state):
+        return -state.curvature * 0.1
+
+
+@pytest.mark.parametrize(("scale", "size"), [(5.0, 0.05), (5.0, -0.05), (9.0, 0.0), (1.0, 0.2)])
+def test_a_step_on_counts_is_bounded_where_the_posterior_is_wide(scale, size):
+    """The mean curvature $e^{m + v/2}$ of rates left precisions that had no Cholesky factor in 32 bits."""
+    x = torch.cat([normal(TASKS, QUERIES, 2), torch.ones(TASKS, QUERIES, 1)], -1).float() * MASK.unsqueeze(-1)
+    q = FullGaussian(torch.zeros(TASKS, 1, 3), torch.eye(3).expand(TASKS, 1, 3, 3) / scale**2)
+    refiner = GradientRefiner(Drift(), 1)
+    torch.nn.init.constant_(refiner.precision_step, size)
+    setting = Setting(q, q, Poisson(), x, MASK, WAYS, 0.0)
+    after = refiner(setting)[1].q
+
+    var = scale**2 * x.double().square().sum(-1)
+    curvature = QueryState(setting, q).curvature[..., 0].double() * MASK
+    trace = (curvature * var).sum(1) * max(abs(size), 0.01)
+    share = (30 / trace).clamp(max=1)[:, None]
+    growth = size * torch.einsum("tq,tqp,tqr->tpr", curvature * share, x.double(), x.double())
+    before = q.precision[:, 0].double()
+    exact = before + growth + growth @ growth * scale**2 / 2
+    close(after.precision[:, 0].double() * scale**2, exact * scale**2, 1e-3)
+    move = torch.linalg.solve(exact, 0.1 * torch.einsum("tq,tqp->tp", curvature * share, x.double()))
+    reach = torch.einsum("tqp,tp->tq", x.double(), move).abs().amax(1)
+    close(after.loc[:, 0].double(), move * (2 / reach.clamp(min=2))[:, None], 1e-3)
