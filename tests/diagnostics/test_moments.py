@@ -60,6 +60,6 @@ def test_moments_over_noise_levels_follow_the_law_of_total_variance():
     weight = inferred.log_weight.exp()[..., None]
     loc, var = (v.view(*shape, -1) for v in (q.loc[:, 0] / prior.scale[:, 0], (q.scale / prior.scale)[:, 0].square()))
     mean = (weight * loc).sum(1)
-    got = _moments(inferred, -1, _units(inferred.prior))
+    got = _moments(inferred, -1, _units(inferred.prior, joint=False))
     close(got[0].squeeze(-1), mean)
     close(got[1].squeeze(-1), (weight * (var + loc.square())).sum(1) - mean.square())
