@@ -191,13 +191,12 @@ def fit(
         for note in _look_at(model, drawn, other):
             tell(note)
         strength = hardening(model, drawn, other, harder)
-        goal = Objective(objective) if isinstance(objective, str) else objective
         settings = RunSettings(
             num_iterations=num_iterations,
             batch_size=batch_size,
             validate_every=validate_every,
             validation_tasks=validation_tasks,
-            objective=goal,
+            objective=Objective(objective) if isinstance(objective, str) else objective,
             learning_rate=learning_rate,
             seed=seed,
             harder=strength,
@@ -221,7 +220,7 @@ def fit(
                 fit_task_temperature(model, unseen(sources, num_iterations, batch_size), target)
             world.copy_first(model)
     model.eval()
-    for note in (notes := tuple(still_rising(model, drawn, goal))):
+    for note in (notes := tuple(still_rising(model, drawn, settings.objective))):
         tell(f"fit: {note}")
     best = held_out.best_iteration if held_out.best else state.iteration
     return FitResult(model, _history(state), best, held_out.stopped, time.perf_counter() - started, notes)
