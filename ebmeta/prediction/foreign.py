@@ -18,7 +18,7 @@ from ebmeta.foundation.telling import tell
 from ebmeta.model.base import PredictiveModel
 from ebmeta.tasks.batch import TaskBatch
 
-__all__ = ["tell_of_foreign"]
+__all__ = ["tell_of_foreign", "tell_of_other_units"]
 
 FAR = 50.0  # standard deviations of training rows, from their mean
 ALIKE = 0.95  # R, from which on all rows lie within some 18 degrees
@@ -48,9 +48,34 @@ def tell_of_foreign(model: PredictiveModel, batch: TaskBatch, x: Tensor) -> bool
     return any(notes)
 
 
+@torch.no_grad()
+def tell_of_other_units(model: PredictiveModel, batch: TaskBatch) -> None:
+    """Warn of labelled rows to train on in another unit than that in which a model was measured, which it keeps.
+
+    Args:
+        model: the model.
+        batch: labelled tasks.
+    """
+    head = model.predictor
+    if not head.measured or head.raw or not head.own_units:
+        return
+    rows = batch.to(str(next(model.parameters()).device)).labelled()
+    column = ""
+    if head.by_column:  # an embedder in training counts what it is asked
+        every = torch.ones_like(rows.y, dtype=torch.bool)
+        column = _far_column(model, head.features(rows.x.unsqueeze(0), every.unsqueeze(0))[0])
+    for said in filter(None, (column, _far_labels(model, rows.y))):
+        tell(f"{said}, or train a new model: one that was trained keeps its units")
+
+
 def _in_columns(model: PredictiveModel, batch: TaskBatch, x: Tensor) -> str:
     """Say which column lies far from the training rows."""
-    rows = x[batch.query_mask][:, :-1].abs()
+    return _far_column(model, x[batch.query_mask])
+
+
+def _far_column(model: PredictiveModel, x: Tensor) -> str:
+    """Say which column of some rows, shape `(N, P)`, lies far from the training rows."""
+    rows = x[:, :-1].abs()
     if not model.predictor.by_column or not rows.numel():
         return ""
     middle = rows.median(0).values
@@ -83,8 +108,11 @@ def _in_one_direction(model: PredictiveModel, batch: TaskBatch, x: Tensor) -> st
 
 def _labels(model: PredictiveModel, batch: TaskBatch) -> str:
     """Say whether labels lie far from those of training."""
+    return _far_labels(model, batch.support_y[batch.support_mask])
+
+
+def _far_labels(model: PredictiveModel, y: Tensor) -> str:
     likelihood = model.likelihood
-    y = batch.support_y[batch.support_mask]
     if likelihood.categorical or not likelihood.located or not len(y) or not float(likelihood.center):
         return ""
     middle = float(likelihood.statistic(y, 1).abs().median())

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.prediction.foreign import tell_of_other_units
 from ebmeta.prediction.trees import evaluating
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.columns import check_names
@@ -168,10 +169,12 @@ def trains(model: EmpiricalBayes) -> bool:
 
 def prepare(model: EmpiricalBayes, tasks: TaskSource, batch_size: int, device: torch.device) -> None:
     """Measure a model on the training tasks; refuse data far from unit scale where the model is not measured."""
-    model.check(tasks.sample(batch_size, 0))
+    first = tasks.sample(batch_size, 0)
+    model.check(first)
     if trains(model):
         model.refiner.forget()
     if model.measured:
+        tell_of_other_units(model, first)
         return
     some = (tasks.sample(batch_size, index) for index in range(MOST_BATCHES))
     rows = TrainingRows.of(some, device, ROWS * max(model.predictor.num_features, 1))
@@ -180,7 +183,9 @@ def prepare(model: EmpiricalBayes, tasks: TaskSource, batch_size: int, device: t
 
 def measure(model: EmpiricalBayes, batches: list[TaskBatch]) -> None:
     """Measure a model of numbers on all rows of some batches, unless it was measured."""
-    if not model.measured:
+    if model.measured:
+        tell_of_other_units(model, batches[0])
+    else:
         _measure(model, TrainingRows.of(batches, batches[0].query_x.device))
 
 

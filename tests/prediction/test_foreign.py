@@ -75,6 +75,31 @@ def test_columns_and_labels_in_another_unit_are_told_of():
         ebmeta.FewShotRegressor(model).fit(frame[:4], 1000 * y[:4]).predict(frame[4:8])
 
 
+@pytest.mark.parametrize("fit", ["fit", "fit_evidence"])
+def test_training_on_in_another_unit_is_told_of(fit):
+    """A trained model keeps the units and the unit of the hyperprior of its first training; scales were wrong then."""
+    g, x = np.repeat(np.arange(30), 8), RNG.normal(size=(240, 2))
+    y = 5 + x.sum(1) + RNG.normal(size=30)[g] + 0.3 * RNG.normal(size=240)
+    model = ebmeta.EmpiricalBayes.regressor(2, num_steps=0)
+
+    def train(x, y):
+        tasks = ebmeta.GroupSampler(x, y, g, n_support=3)
+        if fit == "fit":
+            ebmeta.fit(model, tasks, 1, batch_size=30, progress=False)
+        else:
+            ebmeta.fit_evidence(model, tasks, boundary=False)
+
+    for _ in range(2):
+        train(x, y)
+    train(x * [1, 9], 9 * y)  # far, but not so far
+    away = np.median(np.abs(1000 * x[:, 1] - x[:, 1].mean())) / x[:, 1].std()
+    with pytest.warns(UserWarning, match="^X: half of the rows .* in column 1; .* train a new model") as told:
+        train(x * [1, 1000], y)
+    assert abs(int(str(told[0].message).split()[8]) / away - 1) < 0.15  # `fit` measures on a part of the rows
+    with pytest.warns(UserWarning, match="^y: half of the labels are at least .* train a new model"):
+        train(x, 1000 * y)
+
+
 def test_tasks_without_a_labelled_row_are_no_error(classes):
     model, own, _, labelled, rows = classes
     anchored = ebmeta.FewShotClassifier(model).fit(anchors={str(k): labelled[list(own).index(k)] for k in set(own)})
