@@ -11,6 +11,10 @@ import pyro
 import pytest
 import torch
 
+from ebmeta.prediction import arviz
+
+arviz._library()  # before test modules do, of which those of another process may be in the way
+
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 

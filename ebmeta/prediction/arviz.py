@@ -15,6 +15,8 @@ Pareto-smoothed importance sampling with weights proportional to $1 / p(y_i \mid
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +30,7 @@ __all__ = ["GOOD", "SEEN", "USABLE", "compare", "held_out", "loo", "pit", "psis"
 
 SAMPLE = ("chain", "draw")
 SEEN = "labels_seen"  # attribute of a log likelihood: 1 where the draws are conditioned on the labels
+TRIES = 20  # to import ArviZ
 GOOD, USABLE = 0.5, 0.7  # of k-hat: draws stand for the target; weights still correct them
 
 
@@ -45,18 +48,23 @@ def to_arviz(tree: xr.DataTree) -> Any:
     Raises:
         ValueError: if the tree has no posterior draws.
     """
-    import arviz
-
+    arviz = _library()
     if "posterior" not in tree.children:
         raise ValueError(f"expected a tree with posterior draws, got groups {list(tree.children)}")
     plain = xr.DataTree.from_dict({f"/{k}": v.to_dataset() for k, v in tree.children.items() if k != "predictive"})
     return arviz.from_datatree(plain) if _old() else plain
 
 
-def _old() -> bool:
-    import arviz
+def _library() -> Any:
+    """Import ArviZ; on its first import of a day it moves a file, which another process may have moved just then."""
+    for _ in range(TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            return importlib.import_module("arviz")
+    return importlib.import_module("arviz")
 
-    return hasattr(arviz, "from_datatree")
+
+def _old() -> bool:
+    return hasattr(_library(), "from_datatree")
 
 
 @checked(log_ratios=array())
@@ -83,9 +91,7 @@ def psis(log_ratios: Any) -> tuple[np.ndarray, np.ndarray]:
     if ratios.shape[-1] < 25:
         raise ValueError(f"log_ratios: expected at least 25 draws, got {ratios.shape[-1]}")
     if _old():
-        import arviz
-
-        smoothed = arviz.psislw(ratios)
+        smoothed = _library().psislw(ratios)
     else:
         from arviz_stats.base import array_stats
 
@@ -133,8 +139,7 @@ def loo(tree: xr.DataTree) -> Any:
     Raises:
         ValueError: if labels are absent or tasks are padded.
     """
-    import arviz
-
+    arviz = _library()
     _, score = _scored(tree)
     if bool(score.isnull().any()):
         raise ValueError("loo: expected tasks of equal size, got padded queries")
@@ -188,8 +193,7 @@ def compare(trees: Mapping[str, xr.DataTree], *, seen: bool = False) -> pd.DataF
         raise ValueError(f"trees: expected at least two models, got {list(trees)}")
     _check_same_labels(trees)
     if seen:
-        import arviz
-
+        arviz = _library()
         options = {} if _old() else {"round_to": "none"}
         table: pd.DataFrame = arviz.compare({name: loo(tree) for name, tree in trees.items()}, **options)
         return table
@@ -283,7 +287,5 @@ def summary(tree: xr.DataTree, **options: Any) -> Any:
     Raises:
         ValueError: if the tree has no posterior draws.
     """
-    import arviz
-
     data = to_arviz(tree)
-    return arviz.summary(data, **{"kind": "all" if tree["posterior"].sizes["chain"] > 1 else "stats"} | options)
+    return _library().summary(data, **{"kind": "all" if tree["posterior"].sizes["chain"] > 1 else "stats"} | options)

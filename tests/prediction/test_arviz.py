@@ -200,3 +200,22 @@ print(json.dumps({
     np.testing.assert_allclose(ours["held_out"], theirs["held_out"])
     for name in ("khat", "pareto_k"):
         np.testing.assert_allclose(ours[name], theirs[name], atol=0.15)
+
+
+def test_arviz_is_imported_again_where_another_process_was_in_the_way(monkeypatch):
+    """On its first import of a day ArviZ moves a file that another process may have moved."""
+    tries = []
+
+    def late(name):
+        tries.append(name)
+        if len(tries) < times:
+            raise FileNotFoundError(2, "No such file or directory", "daily_warning.tmp")
+        return az
+
+    monkeypatch.setattr(interop.importlib, "import_module", late)
+    times = 3
+    assert interop._library() is az
+    assert tries == ["arviz"] * 3
+    tries, times = [], 100
+    with pytest.raises(FileNotFoundError, match="daily_warning"):
+        interop._library()
