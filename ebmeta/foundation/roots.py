@@ -63,9 +63,8 @@ def rising_root(
         xi, phi = (x1 - x2) / (x3 - x2), (f1 - f2) / (f3 - f2)
         trusted = (phi.square() < xi) & ((1 - phi).square() < 1 - xi)
         t = f1 / (f2 - f1) * f3 / (f2 - f3) + (x3 - x1) / (x2 - x1) * f1 / (f3 - f1) * f2 / (f3 - f2)
-        edge = (
-            (wanted / 2 / (x2 - x1).abs()).nan_to_num(0.5).clamp(max=0.5)
-        )  # so that the bracket closes from both sides
+        # Not nearer to an end than the bracket may be wide at last, so that it closes from both sides.
+        edge = (wanted / 2 / (x2 - x1).abs()).nan_to_num(0.5).clamp(max=0.5)
         t = torch.where(trusted & t.isfinite(), t, 0.5)
         t = torch.maximum(torch.minimum(t, 1 - edge), edge)
     return torch.where(f1 >= 0, x1, x2)
