@@ -7,13 +7,16 @@ are worked on at once: some ten times faster than row by row. Tables of queries 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import threshold
 
-__all__ = ["log_softmax", "probabilities", "softmax"]
+__all__ = ["log_softmax", "probabilities", "reported", "softmax"]
 
 LEAST = -40.0  # nats; e^-40 added to 1 changes nothing, and its square is a normal number
+ROUNDING = 1e-3  # of the smallest number that is kept
 
 
 def log_softmax(odds: Tensor) -> Tensor:
@@ -49,4 +52,22 @@ def probabilities(log_p: Tensor) -> Tensor:
         >>> probabilities(torch.tensor([0.0, -1.0, -90.0]))
         tensor([1.0000, 0.3679, 0.0000])
     """
-    return threshold(log_p, LEAST, -torch.inf).exp()
+    return _above(LEAST, log_p)
+
+
+def reported(log_p: Tensor) -> Tensor:
+    """Return probabilities to report: 0 where a number of full precision is too large.
+
+    Args:
+        log_p: log probabilities in nats, of any shape.
+
+    Examples:
+        >>> reported(torch.tensor([0.0, -85.0, -90.0]))
+        tensor([1.0000e+00, 1.2161e-37, 0.0000e+00])
+    """
+    return _above(math.log(torch.finfo(log_p.dtype).tiny), log_p)
+
+
+def _above(least: float, log_p: Tensor) -> Tensor:
+    """Return e to the power of numbers above the least, and 0 for others, without an e^-inf, which takes long too."""
+    return threshold(log_p.clamp(min=least).exp(), (1 + ROUNDING) * math.exp(least), 0.0)

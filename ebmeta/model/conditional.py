@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ebmeta.foundation.softmax import log_softmax
+from ebmeta.foundation.softmax import log_softmax, reported
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.refine.base import Iterate
 from ebmeta.refine.state import Setting
@@ -46,12 +46,13 @@ class Conditional:
 
     def finite(self) -> Tensor:
         """Return whether the posterior after each step is finite, shape `(steps, N)`."""
-        real = (self.setting.query_mask.unsqueeze(-1) & self.setting.way_mask.unsqueeze(1)).flatten(1)
+        real = (self.setting.way_mask.unsqueeze(-1) & self.setting.query_mask.unsqueeze(1)).mT
         out = []
-        for iterate, q in zip(self.iterates, self.path, strict=True):
-            fine = q.loc.isfinite().flatten(1).all(1) & ~q.precision.isnan().flatten(1).any(1)
+        for iterate, q in zip(self.iterates, self.path, strict=True):  # ends and sums keep NaN, and are quick
+            loc = q.loc.flatten(1)
+            fine = loc.amax(1).isfinite() & loc.amin(1).isfinite() & ~q.precision.flatten(1).sum(1).isnan()
             if iterate.log_probs is not None:
-                fine = fine & ~(iterate.log_probs.isnan().flatten(1) & real).any(1)
+                fine = fine & ~torch.where(real, iterate.log_probs, 0.0).sum((1, 2)).isnan()
             out.append(fine)
         return torch.stack(out)
 
@@ -97,8 +98,8 @@ class Conditional:
         """Return summaries of the prediction, each of shape `(N, Q, ...)`; see `Likelihood.predict`."""
         setting, log_probs = self.setting, self.log_probs(k)
         if log_probs is not None:
-            outlier = {"outlier": log_probs[..., -setting.unknown :].exp().sum(-1)} if setting.unknown else {}
-            return {"probs": self._of_classes(log_probs).exp(), **outlier}
+            outlier = {"outlier": reported(log_probs[..., -setting.unknown :]).sum(-1)} if setting.unknown else {}
+            return {"probs": reported(self._of_classes(log_probs)), **outlier}
         return setting.likelihood.predict(*self.marginal(k), setting.way_mask, setting.given)
 
     def probs(self, k: int) -> Tensor:

@@ -247,7 +247,9 @@ class CosineHead(Head):
 
     def direction(self, x: Tensor) -> Tensor:
         """Return $u$ of raw features, in the metric and from the centre, shape `(..., D)`."""
-        off = x.to(torch.float64, copy=True).sub_(self.center)
+        rows = x.to(torch.promote_types(x.dtype, self.metric.dtype))
+        center = self.center.to(rows.dtype)
+        off = (rows - center).sub_((self.center - center).to(rows.dtype))  # what is cut off the centre counts, too
         reach = off.detach().abs().amax(-1, keepdim=True)  # the largest number becomes 1, whatever the unit
         z = off.div_(torch.where(reach > 0, reach, 1.0)).to(self.metric.dtype)
         return functional.normalize(z @ self.metric, dim=-1, eps=1e-6)

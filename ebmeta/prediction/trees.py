@@ -262,11 +262,11 @@ def predict(
     }
     tree = {}
     for group, variables in groups.items():
-        data = xr.Dataset({name: (dims, values) for name, (dims, values) in variables.items()})
-        coords = {str(d): np.arange(n) for d, n in data.sizes.items()}
+        sizes = {d: n for dims, values in variables.values() for d, n in zip(dims, values.shape, strict=True)}
+        coords = {d: np.arange(n) for d, n in sizes.items()}
         if "level" in coords and quantiles is not None:
             coords["level"] = np.asarray(quantiles, dtype=np.float64)
-        tree[f"/{group}"] = data.assign_coords(coords)
+        tree[f"/{group}"] = xr.Dataset(variables, coords)
     return xr.DataTree.from_dict(tree)
 
 

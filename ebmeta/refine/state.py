@@ -144,8 +144,7 @@ class QueryState:
     def moments(self) -> tuple[Tensor, Tensor]:
         r"""$\mathbb E[A'(\eta)]$ and $\mathbb E[A''(\eta)]$, both of shape `(T, Q, C)`."""
         if self.log_odds is not None:
-            p = probabilities(self.log_mean)
-            return p, p * (1 - p)
+            return self.mean, self.mean * (1 - self.mean)
         mean, curvature = self.setting.likelihood.moments(*self.marginal, self.setting.way_mask, self.setting.given)
         return mean.to(self.loc.dtype), curvature.to(self.loc.dtype)
 
@@ -164,10 +163,10 @@ class QueryState:
         r"""Variance of $\eta$, shape `(T, Q, C)`."""
         return self.marginal[1]
 
-    @property
+    @lazy
     def mean(self) -> Tensor:
         r"""$\mathbb E[A'(\eta)]$, shape `(T, Q, C)`."""
-        return self.moments[0]
+        return self.moments[0] if self.log_odds is None else probabilities(self.log_mean)
 
     @property
     def curvature(self) -> Tensor:
