@@ -262,8 +262,8 @@ def predict(
     }
     tree = {}
     for group, variables in groups.items():
-        sizes = {d: n for dims, values in variables.values() for d, n in zip(dims, values.shape, strict=True)}
-        coords = {d: np.arange(n) for d, n in sizes.items()}
+        lengths = {d: n for dims, values in variables.values() for d, n in zip(dims, values.shape, strict=True)}
+        coords = {d: np.arange(n) for d, n in lengths.items()}
         if "level" in coords and quantiles is not None:
             coords["level"] = np.asarray(quantiles, dtype=np.float64)
         tree[f"/{group}"] = xr.Dataset(variables, coords)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from builders import close, generator
 
-from ebmeta.foundation.softmax import LEAST, log_softmax, probabilities, softmax
+from ebmeta.foundation.softmax import LEAST, log_softmax, probabilities, reported, softmax
 
 
 def test_it_is_the_softmax_of_the_last_axis():
@@ -28,3 +29,12 @@ def test_probabilities_are_exponentials_but_for_those_that_no_sum_can_tell():
     assert 1 + math.exp(LEAST) == 1
     p.sum().backward()
     assert torch.equal(log_p.grad, p)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_reported_probabilities_are_exponentials_down_to_the_least_number_of_full_precision(dtype):
+    tiny = torch.finfo(dtype).tiny
+    log_p = torch.linspace(1.2 * math.log(tiny), 0, 1001, dtype=dtype)
+    assert torch.equal(reported(log_p), torch.where(log_p.exp() > tiny, log_p.exp(), 0))
+    assert reported(torch.tensor([-torch.inf, 0.0], dtype=dtype)).tolist() == [0, 1]
+    assert bool(reported(torch.tensor([torch.nan], dtype=dtype)).isnan())

@@ -20,6 +20,15 @@ def test_the_cosine_head_looks_at_directions_in_its_metric():
     assert predictor.num_weights == 4
 
 
+def test_directions_from_a_far_centre_are_those_of_exact_differences():
+    """A centre has more digits than rows of 32 bits, and its last ones count where rows vary by few roundings."""
+    x = 1000 + 1e-3 * normal(2, 4, 3).float()
+    head = CosineHead(3)
+    head.center.copy_(x.double().mean((0, 1)) + 1e-5)
+    off = x.double() - head.center
+    close(head.direction(x).double(), off / off.norm(dim=-1, keepdim=True), 1e-6)
+
+
 def test_the_metric_is_a_power_of_the_covariance_within_classes():
     predictor = CosineHead(3).double()
     assert not predictor.measured
