@@ -26,7 +26,7 @@ from ebmeta.parts.prior import Prior
 from ebmeta.tasks.batch import TaskBatch
 from ebmeta.tasks.drawing import generator
 from ebmeta.tasks.source import TaskSource, as_source
-from ebmeta.training.group_evidence import even_noise, fitting_bound, group_evidence
+from ebmeta.training.group_evidence import OF_FITS, OF_RESULTS, even_noise, fitting_bound, group_evidence
 from ebmeta.training.objective import Objective
 from ebmeta.training.preparation import check_columns, check_groups, measure
 
@@ -43,7 +43,9 @@ ROWS = 8192  # of a part: some hundred megabytes for a likelihood that takes six
 NEARLY_ZERO = 1e-3  # of the fitted scale: stands for 0 in the evidence at the boundary
 FIRST = 100  # iterations with the noise alike in all groups, before it may differ
 FARTHEST = 50.0  # bound of a diverging spread, or mean weight of a feature
-MORE = 8  # times the draws of a fit, by which its result is measured
+MORE = 8  # times the draws of a fit, by which its result is measured in each round
+ROUNDS = 4, 8, 16, 32  # of draws, as many as it takes
+SURE = 0.1  # nats of a standard error that is good enough
 ABOUT = 0.05  # nats that a fit at the boundary may leave
 
 
@@ -86,7 +88,7 @@ class Evidence:
         if not isinstance(hyperprior, bool):
             _check_hyperprior(model, hyperprior)
         self.model, self.hyperprior, self.seed = model.eval(), hyperprior, seed
-        self.num_draws = num_draws
+        self.num_draws, self.rounds = num_draws, ROUNDS[0]
         for part in self.parts:
             model.check(part)
         measure(model, self.parts)
@@ -113,24 +115,54 @@ class Evidence:
         Args:
             seed: seed of other draws than those of the fit.
         """
-        terms = self._losses(group_evidence, MORE * self.num_draws, self.seed if seed is None else seed)
-        return -torch.stack([loss(self.model) for loss in terms]).sum()
+        number = 1 if self.model.likelihood.conjugate else self.rounds
+        each = self._rounds(self.seed if seed is None else seed, 0, number)
+        return (torch.logsumexp(each, 0) - math.log(len(each))).sum()
 
-    def _losses(self, bound: Bound, num_draws: int, seed: int) -> Iterator[Callable[[EmpiricalBayes], Tensor]]:
-        """Yield minus the log evidence of each part as a function of the model, which adds up to that of all groups."""
-        rng, exact = generator(seed, 0), Objective("evidence")
+    @torch.no_grad()
+    def reached(self) -> tuple[float, float]:
+        """Return the log evidence and its standard error, both in nats, by as many draws as it takes.
+
+        `log_evidence` takes as many from then on. The squared error is the sum over groups of those of the mean of
+        rounds, relative to that mean; in closed form there is none.
+        """
+        if self.model.likelihood.conjugate:
+            return self.log_evidence().item(), 0.0
+        each, error = self._rounds(self.seed, 0, 1), math.inf
+        for self.rounds in ROUNDS:
+            each = torch.cat([each, self._rounds(self.seed, len(each), self.rounds)])
+            mean = torch.logsumexp(each, 0) - math.log(len(each))
+            error = ((each - mean).exp().var(0) / len(each)).sum().sqrt().nan_to_num(math.inf).item()
+            if error < SURE:
+                break
+        return mean.sum().item(), error
+
+    def _rounds(self, seed: int, first: int, end: int) -> Tensor:
+        """Return the log evidence of each group by each of some rounds of draws, shape `(R, T)`."""
+        return torch.stack([self._round(generator(seed, n)) for n in range(first, end)])
+
+    def _round(self, rng: np.random.Generator) -> Tensor:
+        terms = self._losses(group_evidence, OF_RESULTS, MORE * self.num_draws, rng)
+        return -torch.cat([loss(self.model) for loss in terms])
+
+    def _losses(
+        self, bound: Bound, num_parts: int, num_draws: int, rng: np.random.Generator
+    ) -> Iterator[Callable[[EmpiricalBayes], Tensor]]:
+        """Yield minus the log evidence of each group of each part as a function of the model."""
+        exact = Objective("evidence")
         for part in self.parts:
             if self.model.likelihood.conjugate:
-                yield lambda model, part=part: exact.terms(model, part).loss.sum()  # type: ignore[misc]
+                yield lambda model, part=part: exact.terms(model, part).loss.sum(0)  # type: ignore[misc]
                 continue
             # One stream for all groups, one group after the other: how they are parted does not matter.
-            shift = torch.from_numpy(rng.random((len(part), 2, self.model.predictor.num_weights)))
+            shift = torch.from_numpy(rng.random((len(part), num_parts, self.model.predictor.num_weights)))
             noise = even_noise(num_draws, shift)
-            yield lambda model, part=part, noise=noise: -bound(model, part, noise).sum()  # type: ignore[misc]
+            yield lambda model, part=part, noise=noise: -bound(model, part, noise)  # type: ignore[misc]
 
     def _terms(self) -> Iterator[Callable[[EmpiricalBayes], Tensor]]:
-        """Yield what is minimised, term by term."""
-        yield from self._losses(fitting_bound, self.num_draws, self.seed)
+        """Yield what is minimised, term by term: that of a part of the groups adds up to that of all."""
+        for loss in self._losses(fitting_bound, OF_FITS, self.num_draws, generator(self.seed, 0)):
+            yield lambda model, loss=loss: loss(model).sum()  # type: ignore[misc]
         if self.hyperprior is not False:
             log_density = log_hyperprior if self.hyperprior is True else self.hyperprior
             yield lambda model: -log_density(model)
@@ -214,11 +246,6 @@ class Evidence:
         if self.model.likelihood.has_level:  # else a spread of noise may take the place of all structure
             self.maximise(min(FIRST, max_iterations), self.mask(self.model.likelihood.log_ratio), 1.0)
         return self.maximise(max_iterations)
-
-    def reached(self) -> float:
-        """Return the log evidence in nats, by more draws than a fit takes."""
-        with torch.no_grad():
-            return self.log_evidence().item()
 
     def notes(self) -> list[str]:
         """Return notes on the maximum."""

@@ -113,9 +113,9 @@ class MixedEvidence:
                 own.copy_(found)
         return engine.left(self.top.at)
 
-    def reached(self) -> float:
-        """Return the log evidence of what was written, in nats."""
-        return self.constant + self.engine.log_likelihood(self.written)
+    def reached(self) -> tuple[float, float]:
+        """Return the log evidence of what was written and its standard error, none, both in nats."""
+        return self.constant + self.engine.log_likelihood(self.written), 0.0
 
     def notes(self) -> list[str]:
         """Return notes on the maximum."""
