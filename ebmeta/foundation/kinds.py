@@ -43,7 +43,7 @@ FAR = 1e150  # squares of numbers from here on are infinite
 MOST_COUNT = 2**31  # nothing has as many tasks, rows or steps
 #: For what users know by other names.
 WORDS = {
-    "TaskSampler": "a source such as EpisodeSampler(X, y)",
+    "TaskSampler": "a source such as EpisodeSampler(X, y) or FixedTasks(batch)",
     "PredictiveModel": "an EmpiricalBayes",
     "Simulated": "a SimulationCalibration",
 }

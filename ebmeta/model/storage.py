@@ -32,6 +32,7 @@ __all__ = ["build", "load", "load_encoder", "load_with_encoder", "model_files", 
 #: Tensors that older folders lack, as they would have been there.
 ADDED = {"predictor.profile.one_each": torch.tensor(False)}
 MEMBERS = "members."  # before the names of tensors of an ensemble's members
+EMBEDDER = "predictor.embedder."  # the same, of a network from outside, which may have numbers of any type
 #: What `save` takes.
 STORED = replace(
     cast(Kind, kind_of(EmpiricalBayes)),
@@ -61,7 +62,7 @@ def save(
     Raises:
         OSError: if the folder cannot be written, or holds files of these names that are not of ebmeta.
         ValueError: if the model was built from parts, so that no arguments can rebuild it, or a parameter is not
-            finite.
+            finite, or has another type than 32 or 64 bits, one for all but an embedder.
     """
     folder = Path(folder)
     write_folder(folder, *_content(model, encoder), overwrite)
@@ -94,6 +95,7 @@ def _content(model: EmpiricalBayes, encoder: FrameEncoder | None) -> tuple[dict[
     recipe = model.recipe
     if recipe is None:
         raise ValueError("save: expected a model from EmpiricalBayes.classifier or regressor, got one built from parts")
+    _type_of("save", dict(model.named_parameters()))
     entry = {
         "config": {"kind": recipe.kind, **asdict(recipe), "beta": model.beta},
         "embedder": type(model.predictor.embedder).__name__ if model.predictor.embedder is not None else None,
@@ -210,8 +212,11 @@ def build(
     if difference := differing(shapes, tensors):
         raise ValueError(f"{folder}: {difference}: another model")
     model = _construct(path, config, embedder)
-    if all(tensors[name].dtype == torch.float64 for name, _ in model.named_parameters() if name in tensors):
+    if _type_of(str(folder), {name: tensors[name] for name, _ in model.named_parameters()}) == torch.float64:
         model.double()
+    for name, value in model.state_dict(keep_vars=True).items():
+        if name.startswith(EMBEDDER):
+            value.data = value.data.to(tensors[name].dtype)
     load_tensors(model, tensors, folder)
     head = model.predictor
     features = head.num_features if head.embedder is None and not head.any_features else None
@@ -227,6 +232,21 @@ def build(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return model.eval()
+
+
+def _type_of(place: str, parameters: Mapping[str, Tensor]) -> torch.dtype:
+    """Return the type of the numbers of all parameters but those of an embedder.
+
+    Raises:
+        ValueError: if there are several, or it is none that predictions are made in: others were rounded.
+    """
+    found = sorted({value.dtype for name, value in parameters.items() if not name.startswith(EMBEDDER)}, key=str)
+    if found not in ([torch.float32], [torch.float64]):
+        words = " and ".join(map(str, found))
+        raise ValueError(
+            f"{place}: expected parameters all of 32 or all of 64 bits, got {words}; model.float() does it"
+        )
+    return found[0]
 
 
 def _shapes(path: Path, config: Mapping[str, Any], embedder: nn.Module | None = None) -> dict[str, Tensor]:

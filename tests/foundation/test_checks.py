@@ -52,7 +52,11 @@ def entry(
         ({"score": "raps"}, "score: expected 'lac' or 'aps', got 'raps'"),
         ({"score": np.zeros(2)}, r"score: expected 'lac' or 'aps', got array of shape \(2,\)"),
         ({"name": 3}, "name: expected a text, got 3"),
-        ({"tasks": [1]}, "tasks: expected a source such as EpisodeSampler.X, y. or a TaskBatch or None, got list"),
+        (
+            {"tasks": [1]},
+            "tasks: expected a source such as EpisodeSampler.X, y. or FixedTasks.batch. or a TaskBatch or None, "
+            "got list",
+        ),
         ({"tasks": ebmeta.EpisodeSampler}, "tasks: expected .* got the class EpisodeSampler"),
         ({"levels": "0.5"}, "levels: expected a sequence, each a number, got '0.5'"),
         ({"levels": [0.5, None]}, "levels: expected a sequence, each a number, got None at place 1"),

@@ -51,7 +51,8 @@ def test_a_frame_that_can_be_sampled_is_no_source_of_tasks():
 
     with pytest.raises(
         ValueError,
-        match="^tasks: expected a source such as EpisodeSampler.X, y. or a TaskBatch or None, got DataFrame$",
+        match="^tasks: expected a source such as EpisodeSampler.X, y. or FixedTasks.batch. or a TaskBatch or None, "
+        "got DataFrame$",
     ):
         entry(tasks=pd.DataFrame({"a": [1]}))
 

@@ -59,6 +59,50 @@ def test_an_embedder_is_given_again(tmp_path):
         ebmeta.load(tmp_path, embedder=nn.Linear(6, 4))
 
 
+class Rounded(nn.Module):
+    """A network with numbers of a type of its own."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.net, self.norm = nn.Linear(6, 4), nn.BatchNorm1d(4)
+        self.to(dtype)
+
+    def forward(self, x):
+        return self.norm(self.net(x.to(self.net.weight.dtype))).to(x.dtype)
+
+
+@pytest.mark.parametrize("own", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_embedder_keeps_its_type_of_numbers_and_the_model_its_own(tmp_path, dtype, own):
+    """A model of 64 bits around an embedder of 32 was read in 32."""
+    model = ebmeta.EmpiricalBayes.classifier(4, embedder=Rounded(torch.float32), freeze_embedder=True).to(dtype)
+    perturb(model)
+    model.predictor.embedder.to(own)
+    loaded = ebmeta.load(ebmeta.save(model, tmp_path), Rounded(torch.float32))
+    assert {p.dtype for p in loaded.predictor.embedder.parameters()} == {own}
+    assert loaded.prior.loc.dtype == dtype
+    assert torch.equal(loaded.prior.loc, model.prior.loc)
+    batch = class_tasks(features=6)
+    assert probs(loaded, batch).identical(probs(model, batch))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_numbers_of_16_bits_are_neither_written_nor_read(tmp_path, dtype):
+    """They were read in 32 bits, rounded, without a word."""
+    model = classifier().to(dtype)
+    with pytest.raises(ValueError, match=f"save: expected parameters all of 32 or all of 64 bits, got {dtype}; model"):
+        ebmeta.save(model, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    stored_version_1(tmp_path, model)
+    with pytest.raises(ValueError, match=f"expected parameters all of 32 or all of 64 bits, got {dtype}"):
+        ebmeta.load(tmp_path)
+    model = classifier()
+    model.prior.to(torch.float32)
+    model.refiner.to(torch.float64)
+    with pytest.raises(ValueError, match=r"64 bits, got torch.float32 and torch.float64; model.float\(\) does it$"):
+        ebmeta.save(model, tmp_path / "model")
+
+
 def test_saving_over_an_older_model(tmp_path):
     ebmeta.save(classifier(features=3), tmp_path)
     newer = classifier(features=4)

@@ -183,5 +183,7 @@ def test_training_on_the_tasks_of_one_batch():
     model = EmpiricalBayes.regressor(3, num_steps=1)
     result = ebmeta.fit(model, FixedTasks(real_tasks(dtype=torch.float32)), 3, 3, progress=False)
     assert np.isfinite(result.history["loss"].values).all()
-    with pytest.raises(ValueError, match="tasks: expected a source such as EpisodeSampler.X, y., got TaskBatch"):
+    with pytest.raises(
+        ValueError, match="tasks: expected a source such as EpisodeSampler.X, y. or FixedTasks.batch., got TaskBatch"
+    ):
         ebmeta.fit(model, real_tasks(), 1, progress=False)

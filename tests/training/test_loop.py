@@ -240,7 +240,10 @@ def test_unknown_and_absent_devices():
 
 
 def test_wrong_feature_count_and_label_type():
-    with pytest.raises(ValueError, match="tasks: expected a source such as EpisodeSampler.X, y., got array of shape"):
+    with pytest.raises(
+        ValueError,
+        match="tasks: expected a source such as EpisodeSampler.X, y. or FixedTasks.batch., got array of shape",
+    ):
         short(ebmeta.EmpiricalBayes.classifier(8), np.zeros((3, 8)))
     with pytest.raises(ValueError, match="x: expected 5 features per input, got shape \\(8,\\)"):
         short(ebmeta.EmpiricalBayes.classifier(5), blobs())
