@@ -30,7 +30,7 @@ from lib.common import cifar_fs, model_folder, read, write
 from lib.kinds import FEW, FIVE, MANY, VALIDATION_WAYS, Kind, class_numbers, draw, labels
 from lib.peers import SIB, UNEM, Peer, TrainedPeer, base_statistics
 from lib.peers.registry import METHODS, make
-from lib.scoring import conformal, curves, fit_temperature, over_classes, rounded, score, temper
+from lib.scoring import conformal, curves, fit_temperature, rounded, score, temper
 
 NAME = "few_shot_classification.json"
 AS_PUBLISHED = ("laplacianshot", "tim", "pt_map")  # those whose published settings fit features of another scale
@@ -118,14 +118,14 @@ def peer(method: Peer, kind: Kind, num_tasks: int) -> dict[str, Any]:
 
 
 def add_intervals(result: dict[str, Any], cache: Path, iterations: int, sib_steps: int, only: list[str] | None) -> None:
-    """Add the interval of accuracy over classes wherever it is missing; train for it what is named alone."""
+    """Add intervals over classes wherever they are missing; train for them what is named alone."""
     ready = peers(cache, sib_steps)
     for name, pieces in result.items():
         if only is not None and name not in only:
             continue
         for kind in [*FIVE, *FEW, *MANY]:
             scores = pieces.get(kind.name, {}).get("test") if isinstance(pieces, dict) else None
-            if scores is None or "accuracy_classes" in scores:
+            if scores is None or scores.keys() >= {"accuracy_classes", "overconfidence_classes"}:
                 continue
             batches = draw(kind, "test", result["test_tasks"], result["test_seed"])
             y, classes = labels(batches), class_numbers(batches)
@@ -143,16 +143,19 @@ def add_intervals(result: dict[str, Any], cache: Path, iterations: int, sib_step
                 continue
             else:
                 method = ready[name](kind)
-                path = torch.cat([method(b.support_x, b.support_y, b.query_x, kind.n_way) for b in batches])[None]
+                probs = torch.cat([method(b.support_x, b.support_y, b.query_x, kind.n_way) for b in batches])
+                path = temper(probs, pieces[kind.name]["temperature"])[None]
             again = (path.argmax(-1) == y).float().mean((1, 2)).tolist()
             before = [value[0] for value in scores["accuracy"]] if name in MODELS else [scores["accuracy"][0]]
             if max(abs(a - b) for a, b in zip(again, before, strict=True)) > 2e-5:
                 print(f"{name} {kind.name}: accuracy {again[-1]:.5f}, written was {before[-1]:.5f}; left as it is")
                 continue
-            found = rounded([over_classes(probs, y, classes) for probs in path])
-            scores["accuracy_classes"] = found if name in MODELS else found[0]
+            steps = rounded([score(probs, y, classes) for probs in path])
+            for missing in ("accuracy_classes", "overconfidence", "overconfidence_classes"):
+                found = [step[missing] for step in steps]
+                scores[missing] = found if name in MODELS else found[0]
             write(NAME, result)
-            print(f"{name} {kind.name}: {100 * before[-1]:.2f} ± {100 * found[-1]:.2f} over classes", flush=True)
+            print(f"{name} {kind.name}: overconfidence {100 * found[-1]:.2f} over classes", flush=True)
 
 
 def main() -> None:

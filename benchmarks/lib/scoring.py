@@ -47,23 +47,17 @@ def _interval(per_task: np.ndarray) -> list[float]:
     return [float(per_task.mean()), float(Z95 * per_task.std(ddof=1) / len(per_task) ** 0.5)]
 
 
-def over_classes(probs: Tensor, y: Tensor, classes: Tensor) -> float:
-    """Return the half width of the 95% interval of accuracy over classes, numbers of those of each task `(T, C)`.
-
-    It is NaN where every task has all classes.
-    """
-    right = query_scores(probs.numpy(), y.numpy(), TINY)["accuracy"].mean(1)
-    return class_half_width(right.astype(float), classes.numpy())
-
-
 def score(probs: Tensor, y: Tensor, classes: Tensor | None = None) -> dict[str, list[float] | float]:
     """Return each score with the half width of its 95% interval over tasks.
 
     Args:
         probs: class probabilities, shape `(T, Q, C)`.
         y: true classes, shape `(T, Q)`.
-        classes: numbers of the classes of each task, shape `(T, C)`; with them `accuracy_classes` is the half width
-            for other classes, where tasks differ in theirs.
+        classes: numbers of the classes of each task, shape `(T, C)`; with them `accuracy_classes` and
+            `overconfidence_classes` are half widths for other classes, where tasks differ in theirs.
+
+    Returns:
+        The scores by name; `overconfidence` is mean confidence less accuracy.
     """
     each = query_scores(probs.numpy(), y.numpy(), TINY)
     right, sure = each["accuracy"], np.clip(each["confidence"], 0, 1)
@@ -72,9 +66,10 @@ def score(probs: Tensor, y: Tensor, classes: Tensor | None = None) -> dict[str, 
     hits = torch.nn.functional.one_hot(y, probs.shape[-1]).numpy().reshape(1, -1)
     parts = brier_decomposition(bin_sums(pairs, hits, bin_edges(pairs))[0] / y.numel())
     area = area_under_risk_coverage(sure, right)
-    over = float("nan") if classes is None else over_classes(probs, y, classes)
-    return ({} if np.isnan(over) else {"accuracy_classes": over}) | {
-        "accuracy": _interval(right.mean(1)),
+    of_tasks = {"accuracy": right.mean(1).astype(float), "overconfidence": (sure - right).mean(1)}
+    over = {} if classes is None else {name: class_half_width(v, classes.numpy()) for name, v in of_tasks.items()}
+    return {f"{name}_classes": width for name, width in over.items() if not np.isnan(width)} | {
+        **{name: _interval(values) for name, values in of_tasks.items()},
         "nll": _interval(each["nll"].mean(1)),
         "brier": _interval(each["brier"].mean(1)),
         "brier_reliability": float(parts["reliability"]),

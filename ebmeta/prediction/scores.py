@@ -1,11 +1,11 @@
 r"""Evaluation by accuracy, proper scores and calibration after every refinement step.
 
 For classes: accuracy, NLL (nats per query), Brier score $\sum_c (p_c - 1\{y = c\})^2$ and its parts
-(`brier_decomposition`), the expected calibration error of the top label in 15 bins of equal width (`ece`)
-and of equal mass (`ece_mass`), and the area under the risk-coverage curve (`aurc`). For real labels: root
-mean squared error, NLL, and coverage of central 90% intervals. A task is the unit of sampling: means are
-over tasks, and intervals are over tasks too (normal for means, bootstrap for the calibration errors and the
-parts of the Brier score, infinitesimal jackknife for the area).
+(`brier_decomposition`), mean confidence less accuracy (`overconfidence`), the expected calibration error of the top
+label in 15 bins of equal width (`ece`) and of equal mass (`ece_mass`), and the area under the risk-coverage curve
+(`aurc`). For real labels: root mean squared error, NLL, and coverage of central 90% intervals. A task is the unit of
+sampling: means are over tasks, and intervals are over tasks too (normal for means, bootstrap for the calibration errors
+and the parts of the Brier score, infinitesimal jackknife for the area).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PARTS = {
     "brier_uncertainty": "uncertainty",
 }
 TINY = float(np.finfo(np.float32).tiny)
-DETAIL = {*PARTS, "ece_mass"}  # in the dataset, not in the printed table
+DETAIL = {*PARTS, "ece_mass", "overconfidence"}  # in the dataset, not in the printed table
 
 
 @checked(num_tasks=at_least(1))
@@ -192,7 +192,7 @@ def evaluate(
 def table(evaluation: xr.Dataset) -> str:
     """Return the scores as text: a row per refinement step, each number with its 95% interval.
 
-    The second calibration error and the parts of the Brier score are left to the dataset.
+    Overconfidence, the second calibration error and the parts of the Brier score are left to the dataset.
 
     Args:
         evaluation: what `evaluate` returned.
@@ -263,9 +263,9 @@ def task_scores(model: PredictiveModel, batch: TaskBatch, num_steps: int | None 
         num_steps: refinement steps, $K$; those of training by default.
 
     Returns:
-        Over `(step, task)`: `nll` in nats per query, and `accuracy` and `brier`, or `squared_error` and, where there is
-        a cdf, `coverage` of central 90% intervals, each a mean over queries. For classes also what `evaluate` makes
-        calibration errors of.
+        Over `(step, task)`: `nll` in nats per query, and `accuracy`, `brier` and `overconfidence`, or `squared_error`
+        and, where there is a cdf, `coverage` of central 90% intervals, each a mean over queries. For classes also what
+        `evaluate` makes calibration errors of.
 
     Raises:
         ValueError: if the tasks are unlabelled or do not fit the model.
@@ -281,6 +281,7 @@ def task_scores(model: PredictiveModel, batch: TaskBatch, num_steps: int | None 
         at = {dim: found[dim] for dim in dims}  # batches of unequal numbers of queries are put side by side
         queries = {name: xr.DataArray(values, at, dims) for name, values in scores.items()}
         extra = {"confidence": queries.pop("confidence").where(mask), "correct": queries["accuracy"].where(mask)}
+        queries["overconfidence"] = extra["confidence"] - extra["correct"]
         hit = np.arange(probs.shape[-1]) == y.values[..., None]
         sums = bin_sums(probs.astype(float), hit, bin_edges(probs)).sum(2)  # queries of a task weigh alike
         extra["pairs"] = xr.DataArray(sums, dims=("step", "task", "bin", "moment")) / mask.sum("query")

@@ -122,6 +122,14 @@ def test_tasks_weigh_alike_whatever_their_number_of_queries():
     assert float(scores["rmse"][-1]) == pytest.approx(np.sqrt(np.nanmean(error**2, 1).mean()))
 
 
+def test_overconfidence_is_mean_confidence_less_accuracy_and_has_an_interval_over_tasks():
+    scores = ebmeta.evaluate(classifier(), class_tasks(), num_bootstrap=2)
+    each = (scores["confidence"] - scores["correct"]).mean("query").transpose("step", "task").values
+    np.testing.assert_allclose(scores["overconfidence"], each.mean(1))
+    np.testing.assert_allclose(scores["overconfidence_half_width"], 1.959964 * each.std(1, ddof=1) / 2, rtol=1e-6)
+    assert bool((abs(scores["overconfidence"]) > 1e-3).all())
+
+
 def test_parts_of_the_brier_score_add_up_for_ragged_tasks():
     scores = ebmeta.evaluate(classifier(), class_tasks(spread=2.0), num_bootstrap=20)
     whole = scores["brier_reliability"] - scores["brier_resolution"] + scores["brier_uncertainty"]
@@ -204,6 +212,9 @@ def test_intervals_for_other_classes_stand_beside_those_over_tasks():
     classes = np.concatenate([batch.way_class for batch in batches])
     wanted = [class_half_width(row, classes) for row in values]
     np.testing.assert_allclose(scores["accuracy_half_width_classes"], wanted)
+    gaps = np.concatenate([task_scores(classifier(), batch)["overconfidence"].values for batch in batches], 1)
+    wanted = [class_half_width(row, classes) for row in gaps]
+    np.testing.assert_allclose(scores["overconfidence_half_width_classes"], wanted)
     assert scores.attrs["num_classes"] == 10
     assert "for other classes than these 10, last row: nll ± " in table(scores)
     given = ebmeta.evaluate(classifier(), class_tasks(), num_bootstrap=2)  # whose classes nobody knows
