@@ -138,7 +138,7 @@ def check_target(path: Path, kind: Kind, overwrite: bool = False) -> None:
         need("pyarrow")
     target = Path(os.path.realpath(path))
     try:
-        mode, size = (status := os.stat(path)).st_mode, status.st_size
+        mode, size = (status := os.stat(_existing(path))).st_mode, status.st_size
     except FileNotFoundError:
         folder = target.parent
         while kind in MAKE_FOLDERS and not folder.exists():
@@ -152,7 +152,7 @@ def check_target(path: Path, kind: Kind, overwrite: bool = False) -> None:
         raise NotADirectoryError(f"{path}: expected a folder {path.parent}, got a file") from None
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(f"{path}: expected a file to write to, got a folder")
-    if not os.access(path, os.W_OK):
+    if not os.access(_existing(path), os.W_OK):
         raise PermissionError(f"{path}: expected a file that can be written to, got a read-only one")
     if size and not overwrite and _stream(path) is None and (found := kind_of(target)) != kind:
         got = "a file that ebmeta did not write" if found is None else f"a {found}"
@@ -160,6 +160,14 @@ def check_target(path: Path, kind: Kind, overwrite: bool = False) -> None:
             f"{path}: expected a new file or a {kind} written by ebmeta, got {got}; choose another name, or say "
             "overwrite (--overwrite) to replace it"
         )
+
+
+def _existing(path: Path) -> Path:
+    """Return a path by which the system finds the file that `write` would replace, if there is one.
+
+    It writes to the end of all links, where `absent/../file` is `file`; a stream is found by its own name alone.
+    """
+    return path if path.exists() else Path(os.path.realpath(path))
 
 
 def check_files(targets: Iterable[tuple[str, Path, Kind]], inputs: Mapping[str, Path], overwrite: bool = False) -> None:
@@ -183,7 +191,8 @@ def check_files(targets: Iterable[tuple[str, Path, Kind]], inputs: Mapping[str, 
     taken: dict[str, str] = {}
     for flag, path, kind in targets:
         for name, other in read:
-            if path.exists() and other.exists() and os.path.samefile(path, other) and path.is_file():
+            place = _existing(path)
+            if place.exists() and other.exists() and os.path.samefile(place, other) and place.is_file():
                 raise ValueError(f"{flag}: expected a file that is no input, got {path}, which is {name}")
         check_target(path, kind, overwrite)
         target = os.path.realpath(path)

@@ -214,6 +214,7 @@ def test_inputs_are_no_targets(tmp_path):
         "link.csv",
         "hard.csv",
         "model/../data.csv",
+        "absent/../data.csv",
         "model/config.json",
         "model/model.safetensors",
     ):
@@ -226,6 +227,18 @@ def test_inputs_are_no_targets(tmp_path):
         ValueError, match="--json: expected a file of its own, got .*new.csv, which --output writes too"
     ):
         check_files([one, ("--json", tmp_path / "model" / ".." / "new.csv", "result")], inputs)
+
+
+def test_a_path_through_a_folder_that_is_not_there_replaces_no_file_of_others(tmp_path):
+    """The file that is written to is `data.csv`, which the system does not find by that path."""
+    data = tmp_path / "data.csv"
+    data.write_text("a,b\n1,2\n")
+    through = tmp_path / "absent" / ".." / "data.csv"
+    with pytest.raises(FileExistsError, match="expected a new file or a result written by ebmeta, got a file that"):
+        write(through, b"x", "result")
+    assert data.read_text() == "a,b\n1,2\n"
+    write(through, b"x", "result", overwrite=True)
+    assert data.read_bytes() == b"x"
 
 
 def test_folders_of_models_hold_nothing_else(tmp_path):
