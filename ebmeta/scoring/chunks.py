@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebmeta.estimators.regressor import FewShotRegressor
+from ebmeta.estimators.rows import check_groups
 from ebmeta.foundation.buckets import by_group
 from ebmeta.foundation.threads import one_thread
 from ebmeta.scoring.batches import opened
@@ -20,6 +21,7 @@ from ebmeta.scoring.batches import opened
 __all__ = ["GROUPS", "Chunk", "answer", "chunks"]
 
 GROUPS = 2000  # of a chunk: seconds of work, megabytes of rows
+NONE, NEAR = "groups: none of the", "groups: .* as new, and differs"  # warnings of `check_groups`
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +55,8 @@ def answer(chunk: Chunk) -> NDArray[np.float64]:
     reg = copy.copy(chunk.reg)
     reg.model = opened(chunk.folder)[0]
     with one_thread(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "groups: none of the", UserWarning)  # a chunk may have no labelled group
+        for known in NONE, NEAR:  # a chunk may have no labelled group, and what is near was told of all
+            warnings.filterwarnings("ignore", known, UserWarning)
         ordered = reg.model_.likelihood.num_labels is not None
         return reg.summaries(chunk.x, chunk.levels, groups=chunk.groups, size=chunk.size, probs=ordered)
 
@@ -66,7 +69,7 @@ def chunks(
     size: NDArray[Any] | None = None,
     levels: list[float] | None = None,
 ) -> Iterator[Chunk]:
-    """Divide rows by whole groups, in the order in which the rows name them.
+    """Divide rows by whole groups, in the order in which the rows name them; warn of names near those of labelled rows.
 
     Args:
         folder: of the model.
@@ -81,6 +84,9 @@ def chunks(
         alone.model = None
         yield Chunk(folder, alone, x, None, size, levels, np.arange(len(x)))
         return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", NONE, UserWarning)  # that is for the caller to say
+        check_groups(groups, reg.groups_, len(reg.support_y_))
     number = {name: n // GROUPS for n, name in enumerate(dict.fromkeys(groups))}
     keys = list(range(1 + max(number.values(), default=-1)))
     asked = by_group([number[g] for g in groups], keys, len(x))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 import ebmeta
@@ -48,3 +50,20 @@ def test_rows_without_groups_are_one_chunk(tmp_path):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
+
+
+def test_names_near_those_of_labelled_rows_are_told_of_once(tmp_path):
+    """A chunk has the labelled rows of its own groups alone, so that none is near in it: '7' was predicted as new."""
+    model = ebmeta.EmpiricalBayes.regressor(num_features=1, num_steps=0)
+    ebmeta.save(model, tmp_path / "m")
+    reg = ebmeta.FewShotRegressor(model).fit(np.zeros((3, 1)), [0.0, 1.0, 2.0], groups=["07", "08", "11"])
+    asked = np.zeros((3, 1)), ["7", "11", "08"]
+    with pytest.warns(UserWarning, match="'7' counts as new, and differs from '07' of the known groups in writing"):
+        parts = list(chunks(tmp_path / "m", reg, *asked))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "groups: ")
+        found = [answer(part) for part in parts]
+        assert list(chunks(tmp_path / "m", reg, np.zeros((1, 1)), ["new"]))
+        assert list(chunks(tmp_path / "m", reg, np.zeros((1, 1)), ["11"]))
+    with pytest.warns(UserWarning, match="counts as new"):
+        np.testing.assert_allclose(np.concatenate(found, 1), reg.summaries(asked[0], groups=asked[1]), rtol=1e-6)
