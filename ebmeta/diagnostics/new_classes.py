@@ -41,7 +41,7 @@ def new_classes(
     scores: Sequence[xr.Dataset] | None = None,
     num_partitions: int = 20,
 ) -> Check:
-    """Say how far accuracy may move with other classes, and what it does not fall below.
+    """Say how far accuracy and overconfidence may move with other classes, and what accuracy does not fall below.
 
     Args:
         model: a classifier.
@@ -57,11 +57,15 @@ def new_classes(
         return _used_before(label)
     found = certify(model, tasks, num_partitions=num_partitions)
     known = [task_scores(model, b) for b in batches] if scores is None else scores
-    accuracy, classes = np.concatenate([s["accuracy"].isel(step=-1).values for s in known]), classes_of(batches)
-    half = float("nan") if classes is None else class_half_width(accuracy.astype(float), classes)
+    names, classes = ("accuracy", "overconfidence"), classes_of(batches)
+    accuracy, gap = (np.concatenate([s[n].isel(step=-1).values for s in known]).astype(float) for n in names)
+    half, gap_half = (float("nan") if classes is None else class_half_width(v, classes) for v in (accuracy, gap))
     over_tasks = Z95 * float(accuracy.std(ddof=1)) / len(accuracy) ** 0.5
     moves = f", and {100 * half:.0f} points more or less with other classes" if np.isfinite(half) else ""
     finding = f"Here it is right in {accuracy.mean():.1%} of rows{moves}. "
+    if np.isfinite(gap_half):
+        said = f"Its probabilities said {(accuracy + gap).mean():.1%}, and the difference of the two may move by "
+        finding += f"{said}{100 * gap_half:.1f} points. "
     if found.vacuous:
         enough = "" if found.needed is None else f"; about {found.needed} would do"
         finding += f"These {found.num_used} classes are too few to promise anything of classes that are new{enough}."
@@ -80,6 +84,8 @@ def new_classes(
         {
             "accuracy": float(accuracy.mean()),
             "half_width_classes": half if np.isfinite(half) else None,
+            "overconfidence": float(gap.mean()),
+            "overconfidence_half_width_classes": gap_half if np.isfinite(gap_half) else None,
             "certified": found.bound,
             "num_classes": found.num_used,
         },

@@ -33,6 +33,12 @@ def test_the_certificate_and_the_interval_over_classes_are_said(model: ebmeta.Em
     assert check.numbers["half_width_classes"] == pytest.approx(class_half_width(accuracy, batch.way_class.numpy()))
     assert f"at least {bound:.1%} of the rows of tasks of new classes, with 95% confidence" in check.finding
     assert f"right in {accuracy.mean():.1%} of rows" in check.finding
+    last = ebmeta.evaluate(model, batch).isel(step=-1)
+    gap, half = (float(last[f"overconfidence{name}"]) for name in ("", "_half_width_classes"))
+    assert check.numbers["overconfidence"] == pytest.approx(gap)
+    assert check.numbers["overconfidence_half_width_classes"] == pytest.approx(half)
+    said = f"Its probabilities said {accuracy.mean() + gap:.1%}, and the difference of the two may move by "
+    assert f"{said}{100 * half:.1f} points. " in check.finding
 
 
 def test_too_few_classes_promise_nothing(model: ebmeta.EmpiricalBayes) -> None:
