@@ -66,7 +66,7 @@ def score_model(model: ebmeta.EmpiricalBayes, tasks: list[Task]) -> list[dict[st
         inferred = model.infer(batch)
         mean = inferred.predict(-1)["mean"]
         log_density = inferred.log_prob(-1, batch.query_y, torch.zeros(1), predictive=True)
-        quantiles = inferred.quantile(-1, torch.from_numpy(LEVELS), num_bisections=18)
+        quantiles = inferred.quantile(-1, torch.from_numpy(LEVELS))
     out = []
     for t, real in enumerate(batch.query_mask):
         parts = (v[t][real].numpy() for v in (batch.query_y, mean, log_density))

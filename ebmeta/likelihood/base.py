@@ -76,6 +76,9 @@ class Likelihood(nn.Module):
     #: True where the mean levels off at both ends of the linear predictor, as a step does.
     bounded: ClassVar[bool] = False
 
+    #: Ends of labels that are no counts; quantiles are looked for on a scale without those at 0 and 1.
+    ends: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+
     #: What rows of labels without sizes are, where the likelihood takes none.
     no_size: ClassVar[str] = ""
 

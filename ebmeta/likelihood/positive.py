@@ -42,6 +42,7 @@ class LogNormal(Normal):
 
     name = "log_normal"
     smooth = True
+    ends = (0.0, math.inf)
     canonical = conjugate = True  # in the logarithm of a label
     expected_log_prob = Normal.expected_log_prob
 
@@ -120,6 +121,7 @@ class Gamma(Exact, ScalarLikelihood):
 
     name = "gamma"
     smooth = True
+    ends = (0.0, math.inf)
     exact = ("center",)
 
     def __init__(self, shape: float = 2.0) -> None:

@@ -115,6 +115,7 @@ class ScalarLikelihood(Likelihood):
         if not {"distribution", "log_prob"}.isdisjoint(stated):
             _forget_other_density(cls, OF_DENSITY)
             cls.smooth = "smooth" in stated and cls.smooth
+            cls.ends = vars(cls).get("ends", Likelihood.ends)
             cls.conjugate = "conjugate" in stated and cls.conjugate
         if "distribution" in stated:
             for name in ("mean", "variance"):

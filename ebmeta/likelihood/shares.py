@@ -44,6 +44,7 @@ class Beta(ScalarLikelihood):
     name = "beta"
     smooth = True
     bounded = True
+    ends = (0.0, 1.0)
     no_size = "shares without sizes (successes of trials want 'binomial')"
 
     def __init__(self, precision: float = 5.0) -> None:

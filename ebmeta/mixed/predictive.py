@@ -22,20 +22,17 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from ebmeta.likelihood.base import Given, Likelihood
+from ebmeta.likelihood.quantiles import quantile
+from ebmeta.likelihood.real import Normal
 
 __all__ = ["cdf", "chances", "intervals", "mean_ends", "moments", "skewed"]
 
 Array = NDArray[np.float64]
-BISECTIONS = 60
 POINTS, MOST = 2.0, 0.9  # skewness of two points, and how much of the variance is between them at most
 SURE = 1 - 1e-6  # a larger share of a part leaves nothing that could be measured
-TINY, ROUNDING = 1e-300, 1e-16  # least probability, and what 1 lacks
-CLOSE = 1e-9  # of a probability on the scale of standard normal numbers: an end is found
-PACE = 4  # steps, of which one halves what is left
 AT_ONCE = 1 << 17  # predictions of one call
 TAIL = np.arange(-9, -4, 0.25)
 EDGES = np.concatenate([TAIL, np.linspace(-4, 4, 161), -TAIL[::-1]])  # of cells, in standard deviations
-FARTHEST = 64.0  # standard deviations from the mean, where a quantile is sought at most
 
 
 def skewed(
@@ -137,25 +134,25 @@ def mean_ends(
         freedom: degrees of freedom of the variance of one member, shape `(N,)`, where the interval is Student's.
     """
     members, weight, loc, var = linear
-    weight = np.broadcast_to(weight.reshape(len(weight), -1), loc.shape)
+    weight, sd = np.broadcast_to(weight.reshape(len(weight), -1), loc.shape), np.sqrt(var)
     flat, ends = np.zeros_like(loc), []
+
+    def below(y: Array, some: NDArray[np.int64]) -> Array:
+        return _below(y, weight[:, some], loc[:, some], sd[:, some])
+
     for level in ((1 - coverage) / 2, (1 + coverage) / 2):
-        reach = np.full(loc.shape[1], special.ndtri(level)) if freedom is None else stats.t.ppf(level, freedom)
-        each = loc + reach * np.sqrt(var)
-        end = each[0] if len(loc) == 1 else _quantile(level, weight, loc, np.sqrt(var), each)
+        if len(loc) == 1:
+            end = loc[0] + sd[0] * (special.ndtri(level) if freedom is None else stats.t.ppf(level, freedom))
+        else:
+            end = _quantile(level, below, Normal, *_whole(weight, loc, var))
         ends.append(moments(members, weight, flat + end, flat, size)[0])
     return ends[0], ends[1]
 
 
-def _quantile(level: float, weight: Array, loc: Array, sd: Array, each: Array) -> Array:
-    """Return the quantile of each mixture of normals, shape `(N,)`, which lies between those of its members."""
-    low, high = each.min(0), each.max(0)
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        above = _below(middle, weight, loc, sd) >= level
-        low, high = np.where(above, low, middle), np.where(above, middle, high)
-    out: Array = (low + high) / 2
-    return out
+def _whole(weight: Array, loc: Array, var: Array) -> tuple[Array, Array]:
+    """Return mean and standard deviation of each mixture of normals, shape `(N,)`; arguments as for `_cells`."""
+    mean = (weight * loc).sum(0)
+    return mean, np.sqrt((weight * (var + (loc - mean) ** 2)).sum(0))
 
 
 def _below(at: Array, weight: Array, loc: Array, sd: Array) -> Array:
@@ -174,8 +171,7 @@ def _cells(weight: Array, loc: Array, var: Array) -> tuple[Array, Array]:
         loc: their means.
         var: their variances.
     """
-    mean = (weight * loc).sum(0)
-    scale, sd = np.sqrt((weight * (var + (loc - mean) ** 2)).sum(0)), np.sqrt(var)
+    (mean, scale), sd = _whole(weight, loc, var), np.sqrt(var)
     below = [_below(mean + scale * edge, weight, loc, sd) for edge in EDGES]
     ends = np.zeros_like(mean), np.ones_like(mean)
     middles = np.concatenate([EDGES[:1], (EDGES[1:] + EDGES[:-1]) / 2, EDGES[-1:]])
@@ -227,52 +223,21 @@ def intervals(
             each = members[0].cdf(torch.from_numpy(y).expand(eta.shape), torch.from_numpy(eta), _given(own)).numpy()
         return np.asarray((mass * each).sum(0))
 
-    low, high = (_reached((1 + sign * coverage) / 2, below, members[0], mean, std) for sign in (-1, 1))
+    low, high = (_quantile((1 + sign * coverage) / 2, below, members[0], mean, std) for sign in (-1, 1))
     return low, high
 
 
-def _reached(
-    level: float, below: Callable[[Array, NDArray[np.int64]], Array], likelihood: Likelihood, mean: Array, std: Array
+def _quantile(
+    level: float,
+    below: Callable[[Array, NDArray[np.int64]], Array],
+    kind: Likelihood | type[Likelihood],
+    mean: Array,
+    std: Array,
 ) -> Array:
-    """Return where the probability of smaller labels reaches a level, for counts the smallest that does, shape `(N,)`.
-
-    By secants on the scale where the cdf of a normal distribution is a line, within two ends that close in.
-
-    Args:
-        level: of the quantile.
-        below: the probability of labels up to a number, of some rows.
-        likelihood: of the labels.
-        mean: of the labels.
-        std: of the same.
-    """
-    whole, aim = likelihood.discrete, special.ndtri(level)
-    reach = FARTHEST * (1 + whole) * std
-    low, high = (np.full_like(mean, -1.0), np.ceil(mean + reach) + 1) if whole else (mean - reach, mean + reach)
-    x, slope = mean + aim * std, 1 / np.where(std > 0, std, 1.0)
-    last, last_z, open_rows = np.full_like(mean, np.nan), np.full_like(mean, np.nan), np.arange(len(mean))
-    for turn in range(PACE * BISECTIONS):
-        at, a, b = x[open_rows], low[open_rows], high[open_rows]
-        middle = (a + b) / 2
-        inside = np.clip(np.ceil(at), a + 1, b - 1) if whole else np.where((at > a) & (at < b), at, middle)
-        at = np.where(np.isnan(inside) | (turn % PACE == PACE - 1), np.floor(middle) if whole else middle, inside)
-        found = below(at, open_rows)
-        above = found >= level
-        low[open_rows], high[open_rows] = np.where(above, a, at), np.where(above, at, b)
-        z = special.ndtri(found.clip(TINY, 1 - ROUNDING))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            steep = (z - last_z[open_rows]) / (at - last[open_rows])
-        slope[open_rows] = np.where(np.isfinite(steep) & (steep > 0), steep, slope[open_rows])
-        last[open_rows], last_z[open_rows] = at, z
-        x[open_rows] = at + (aim - z) / slope[open_rows]
-        wide = high[open_rows] - low[open_rows]
-        least = CLOSE * std[open_rows] if likelihood.bounded else ROUNDING * np.abs(at)  # no label is far beyond others
-        open_rows = open_rows[wide > 1 if whole else (np.abs(z - aim) > CLOSE) & (wide > least)]
-        if not len(open_rows):
-            break
-    if whole:
-        return high
-    inner = np.where((level > 0.5) & np.isfinite(low), low, high)  # a label that there is
-    return np.where(np.abs(last_z - aim) <= CLOSE, last, inner)
+    """Return the same as `quantile`, from arrays."""
+    probability = lambda y, rows: torch.from_numpy(below(y.numpy(), rows.numpy()))  # noqa: E731
+    out: Array = quantile(probability, level, torch.from_numpy(mean), torch.from_numpy(std), kind).numpy()
+    return out
 
 
 def _alike(members: Sequence[Likelihood]) -> bool:

@@ -29,9 +29,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ebmeta.foundation.roots import rising_root
 from ebmeta.foundation.seeding import stream
 from ebmeta.likelihood import Given, Likelihood
+from ebmeta.likelihood.quantiles import quantile
 from ebmeta.model.conditional import Conditional
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.parts.levels import Levels
@@ -209,7 +209,7 @@ class Mixture(ABC):
         each = self.each(lambda part: part.cdf(k, y), together=False)  # SciPy's of counts is one by one
         return self._known("cdf", self.average(each))
 
-    def quantile(self, k: int, levels: Tensor, num_bisections: int = 200) -> Tensor:
+    def quantile(self, k: int, levels: Tensor) -> Tensor:
         r"""Return predictive quantiles under $q_k$, where the cdf has its level, shape `(L, T, Q)`.
 
         For counts this is the smallest count whose cdf reaches the level.
@@ -217,7 +217,6 @@ class Mixture(ABC):
         Args:
             k: the step.
             levels: probabilities between 0 and 1, shape `(L,)`.
-            num_bisections: most values of the cdf for each level; many where a mean is far beyond all quantiles.
 
         Raises:
             ValueError: if a level is not between 0 and 1, labels are classes, or the likelihood has no cdf.
@@ -229,25 +228,14 @@ class Mixture(ABC):
         if not len(levels):
             raise ValueError("levels: expected at least one probability, got none")
         summary = self.predict(k)
-        mean, std, discrete = summary["mean"], summary["std"], self.likelihood.discrete
-        eps = torch.finfo(mean.dtype).eps
-        out = []
-        for level in levels.to(mean):
-            low, high = (mean + sign * 4 * std for sign in (-1, 1))
-            if discrete:  # the mean of a count may be astronomic where its quantiles are not
-                low, high = -torch.ones_like(low), torch.ones_like(high)
-            for _ in range(60):  # widen until the level is inside
-                at_low, at_high = (self.cdf(k, end) - level for end in (low, high))
-                below, above = at_low >= 0, at_high < 0
-                if not bool(below.any() | above.any()):
-                    break
-                low = torch.where(below, low - 4 * (high - low), low)
-                high = torch.where(above, high + 4 * (high - low), high)
-            least = torch.full_like(high, 1e-3) if discrete else 32 * eps * std
-            f = lambda y, level=level: self.cdf(k, y) - level  # noqa: E731
-            high = rising_root(f, (low, high), (at_low, at_high), least, num_bisections, steps=discrete)
-            out.append(high.floor().clamp(min=0) if discrete else high)
-        return torch.stack(out)
+        mean, std = summary["mean"], summary["std"]
+        places = mean.flatten().clone()
+
+        def below(y: Tensor, rows: Tensor) -> Tensor:
+            places[rows] = y
+            return self.cdf(k, places.view_as(mean)).flatten()[rows]
+
+        return torch.stack([quantile(below, level, mean, std, self.likelihood) for level in levels.tolist()])
 
 
 @dataclass(frozen=True, eq=False)
