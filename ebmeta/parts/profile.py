@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ebmeta.foundation.optimizers import LBFGS
 from ebmeta.likelihood import NEVER
 
 __all__ = ["ClassProfile"]
@@ -129,7 +130,7 @@ class ClassProfile(nn.Module):
         wanted = functional.one_hot(y, self.num_groups).to(u.dtype)
         wanted = (1 - SMOOTHING) * wanted + SMOOTHING / self.num_groups
         unknown = u.new_zeros(self.num_groups, u.shape[1] + 1, requires_grad=True)
-        optimizer = torch.optim.LBFGS([unknown], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+        optimizer = LBFGS([unknown], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
 
         def closure() -> Tensor:
             optimizer.zero_grad()

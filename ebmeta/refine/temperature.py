@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ebmeta.foundation.optimizers import LBFGS
 from ebmeta.foundation.softmax import softmax
 
 __all__ = ["TaskTemperature", "given_labels", "joined"]
@@ -99,7 +100,7 @@ class TaskTemperature(nn.Module):
         center, scale = reading.mean(0), reading.std(0) + LEAST_SCALE
         z = torch.cat([(reading - center) / scale, torch.ones_like(reading[:, :1])], 1)
         unknown = reading.new_zeros(z.shape[1], requires_grad=True)
-        optimizer = torch.optim.LBFGS([unknown], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+        optimizer = LBFGS([unknown], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
 
         def closure() -> Tensor:
             optimizer.zero_grad()

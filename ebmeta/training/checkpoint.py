@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ebmeta.foundation.fingerprint import fingerprint
+from ebmeta.foundation.optimizers import Adam
 from ebmeta.foundation.tensor_files import checksum, load_tensors, read_tensors, write_tensors
 from ebmeta.foundation.writing import check_target, to_json
 from ebmeta.model.empirical_bayes import EmpiricalBayes
@@ -122,7 +123,7 @@ class TrainingState:
     """
 
     model: EmpiricalBayes
-    optimizer: torch.optim.Adam
+    optimizer: Adam
     validation: Validation
     shares: int = 1
     iteration: int = 0

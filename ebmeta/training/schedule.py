@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ebmeta.foundation.optimizers import Adam
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 
 __all__ = ["Schedule"]
@@ -46,16 +47,16 @@ class Schedule:
             return (iteration + 1) / warm
         return 0.5 * (1 + math.cos(math.pi * (iteration - warm) / max(1, self.num_iterations - warm)))
 
-    def optimizer(self, model: EmpiricalBayes) -> torch.optim.Adam:
+    def optimizer(self, model: EmpiricalBayes) -> Adam:
         """Return Adam over what a model trains; each of its groups of parameters knows its `peak` learning rate."""
         fast = [p for p in model.fast() if p.requires_grad]
         known = set(map(id, fast))
         rest = [p for p in model.trainable() if id(p) not in known]
         groups = [(rest, self.learning_rate), (fast, max(FAST, self.learning_rate))]
         used = [group for group in groups if group[0]] or groups[:1]  # a model may be measured alone
-        return torch.optim.Adam([{"params": parameters, "peak": peak} for parameters, peak in used], fused=True)
+        return Adam([{"params": parameters, "peak": peak} for parameters, peak in used], fused=True)
 
-    def step(self, model: EmpiricalBayes, optimizer: torch.optim.Adam, loss: float, iteration: int) -> float:
+    def step(self, model: EmpiricalBayes, optimizer: Adam, loss: float, iteration: int) -> float:
         """Change the parameters by their gradients, cut to a norm of 5, and return the learning rate.
 
         Args:
