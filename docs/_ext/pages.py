@@ -38,9 +38,11 @@ MAKERS = {
 }
 LEFT_OUT = {"index.md", "references.md"}  # a list of pages, and one of references, which only a build has
 INCLUDE = re.compile(r"^```\{include\} _generated/(\S+)\n```$", re.M)
+CONTENTS = re.compile(r"^```\{toctree\}\n(.*?)^```$", re.M | re.S)
 DIRECTIVE = re.compile(r"^```\{\w+\}.*?^```$", re.M | re.S)
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
-LABEL = re.compile(r"\$\$ \((eq-[\w-]+)\)")
+EQUATION = re.compile(r"^\$\$\n(.*?)^\$\$(?: \((eq-[\w-]+)\))?$", re.M | re.S)  # with a label or without
+Labels = dict[str, tuple[str, int]]  # page and number of each equation
 CODE = re.compile(r"(^```.*?^```$)", re.M | re.S)
 
 
@@ -81,11 +83,12 @@ def pages(generated: Path) -> dict[str, str]:
     titles = {
         name: next(line[2:] for line in text.splitlines() if line.startswith("# ")) for name, text in texts.items()
     }
-    labels = {label: name for name, text in texts.items() for label in LABEL.findall(text)}
+    labels = {label: (name, number) for name, text in texts.items() for label, number in _numbers(text).items()}
     people = _people(DOCS / "references.bib")
     out = {}
     for name, text in texts.items():
         text = INCLUDE.sub(lambda found: (generated / found[1]).read_text(encoding="utf-8").rstrip(), text)
+        text = CONTENTS.sub(lambda found, name=name: _contents(found[1], name, titles), text)
         text = DIRECTIVE.sub("*The built documentation has a picture or a list here.*", text)
         parts = CODE.split(text)
         parts[::2] = [_plain(part, name, titles, labels, people) for part in parts[::2]]
@@ -94,7 +97,7 @@ def pages(generated: Path) -> dict[str, str]:
     return out
 
 
-def _plain(text: str, name: str, titles: dict[str, str], labels: dict[str, str], people: dict[str, str]) -> str:
+def _plain(text: str, name: str, titles: dict[str, str], labels: Labels, people: dict[str, str]) -> str:
     """Return the prose of a page without roles, its links those of `docs/pages`."""
     up = "../" * name.count("/")
     cited = lambda keys: "; ".join(people[key.strip()] for key in keys.split(","))  # noqa: E731
@@ -103,13 +106,32 @@ def _plain(text: str, name: str, titles: dict[str, str], labels: dict[str, str],
     text = re.sub(r"\{cite:t\}`([^`]+)`", lambda found: cited(found[1]), text)
     text = re.sub(r"\{py:\w+\}`~?(?:([^`<]+?) )?<?([\w.]+)>?`", lambda found: f"`{found[1] or found[2]}`", text)
     text = re.sub(r"\{eq\}`([^`]+)`", lambda found: _equation(found[1], name, up, titles, labels), text)
-    text = LABEL.sub("$$", text)
+    text = EQUATION.sub(lambda found: _numbered(found, labels), text)
     return LINK.sub(lambda found: _link(found, name, titles), text)
 
 
-def _equation(label: str, name: str, up: str, titles: dict[str, str], labels: dict[str, str]) -> str:
-    page = labels[label]
-    return "above" if page == name else f"see [{titles[page]}]({up}{page})"
+def _contents(listed: str, name: str, titles: dict[str, str]) -> str:
+    """Return a list of links to the pages of a table of contents."""
+    folder = f"{name.rpartition('/')[0]}/" if "/" in name else ""
+    return "\n".join(f"- [{titles[f'{folder}{page}.md']}]({page}.md)" for page in listed.split())
+
+
+def _numbers(text: str) -> dict[str, int]:
+    """Return the number of each equation of a page that has a label, as Sphinx counts them."""
+    found = [label for _, label in EQUATION.findall(text) if label]
+    return {label: number for number, label in enumerate(found, 1)}
+
+
+def _numbered(found: re.Match[str], labels: Labels) -> str:
+    """Return an equation with its number, where it has a label."""
+    tex, label = found.groups()
+    return f"$$\n{tex}\\tag{{{labels[label][1]}}}\n$$" if label else found[0]
+
+
+def _equation(label: str, name: str, up: str, titles: dict[str, str], labels: Labels) -> str:
+    """Return the number of an equation, and where it is on another page the link to that."""
+    page, number = labels[label]
+    return f"({number})" if page == name else f"[({number}) of {titles[page]}]({up}{page})"
 
 
 def _link(found: re.Match[str], name: str, titles: dict[str, str]) -> str:
@@ -124,7 +146,7 @@ def _link(found: re.Match[str], name: str, titles: dict[str, str]) -> str:
         return f"[{words or titles[flat]}]({path}{mark}{anchor})"
     if flat.startswith("_generated/"):
         return f"{image}[{words}]({'../' * bool(folder)}figures/{_flat(flat)})"
-    if not (DOCS / flat).exists():
+    if not (DOCS / flat).exists() or flat.startswith("api/"):  # a page of directives alone
         return words
     return f"{image}[{words}](../{'../' * bool(folder)}{flat}{mark}{anchor})"
 

@@ -18,6 +18,8 @@ from sphinx.util.docutils import SphinxRole
 
 __all__ = ["lookup", "setup"]
 
+LONGEST = 8  # characters of a number that a page shows as it is in the file
+
 
 def lookup(folder: Path, reference: str) -> str:
     """Return the formatted value that a reference names.
@@ -28,7 +30,7 @@ def lookup(folder: Path, reference: str) -> str:
 
     Raises:
         ValueError: if the reference is malformed, the file or the value is missing, or the value is
-            neither a number nor text, or does not take the format.
+            neither a number nor text, does not take the format, or has many digits and no format.
     """
     name, _, rest = reference.partition(":")
     path, _, form = rest.partition(":")
@@ -46,6 +48,10 @@ def lookup(folder: Path, reference: str) -> str:
             raise ValueError(f"result: {name} has no value at {path!r} (stopped at {key!r})") from None
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"result: expected a number or text at {path!r} of {name}, got {type(value).__name__}")
+    if isinstance(value, float) and not form and len(str(value)) > LONGEST:
+        raise ValueError(
+            f"result: expected a format such as ':.2f' at the end of {reference!r}, got {value} without one"
+        )
     try:
         return format(value, form)
     except ValueError as error:

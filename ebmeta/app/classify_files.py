@@ -207,9 +207,10 @@ def _parts(path: Path, label: str, **columns: Any) -> tuple[Table, list[Any], Ta
     if blank.all():
         raise ValueError(f"{path}: expected a few rows with a label in {label!r}, got none")
     if not blank.any():
+        told = " (-1 is one)" if labels.isin([-1, "-1"]).any() else ""  # which in scikit-learn is none
         raise ValueError(
             f"{path}: expected rows without a label, with an empty {label!r} (NaN or '' in an npz file), or a second "
-            f"file of rows, got a label in each of {len(X)} rows"
+            f"file of rows, got a label in each of {len(X)} rows{told}"
         )
     print(f"{path}: {table.roles}")
     refuse_inexact(f"{path}: column {label!r}", y)

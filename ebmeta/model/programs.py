@@ -30,6 +30,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.ops.provenance import detach_provenance
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -145,7 +146,7 @@ def register(owner: Owner) -> None:
     for key, parameter in keys.items():
         if not parameter.is_contiguous():
             parameter.data = parameter.data.contiguous()  # the store would keep a copy
-        if pyro.param(key, parameter) is not parameter:
+        if detach_provenance(pyro.param(key, parameter)) is not parameter:  # wrapped by pyro.render_model, and the same
             raise ValueError(
                 f"parameter {key!r}: expected the model's own value, got another one from a handler such as lift or "
                 "substitute, which the model does not use; put it into the model itself (model.load_state_dict)"

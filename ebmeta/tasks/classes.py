@@ -122,7 +122,7 @@ def class_codes(y: Any, name: str = "y", hint: str = "leave out rows without a l
     try:
         labels = read_keys(name, y, hint=f"; {hint}")
     except ValueError as error:
-        raise ValueError(f"{wanted}: {str(error).removeprefix(f'{name}: ')}") from None
+        raise ValueError(f"{wanted}: {str(error).removeprefix(f'{name}: ').removeprefix('expected ')}") from None
     array = y if isinstance(y, np.ndarray) and y.dtype.kind in "biufUS" else np.array(labels)
     cut = next((row for row, v in enumerate(labels) if isinstance(v, str) and v.endswith("\0")), None)
     if cut is not None:  # arrays of texts drop it, and two classes would be one

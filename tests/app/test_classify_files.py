@@ -213,6 +213,7 @@ def test_a_missing_label_is_written_in_one_way(tmp_path, rows, expected, capsys,
 
 WRONG = {
     "none": ([None] * 6, "rows.csv: expected a few rows with a label in 'y', got none"),
+    "minus one": ([0, 1, -1, -1, -1, -1], "got a label in each of 6 rows (-1 is one)"),
     "all": (list("aabbcc"), "rows.csv: expected rows without a label, with an empty 'y'"),
     "one": (["a", "a", None, None, None, " "], "expected labels of at least two classes, got 'a' alone (--outliers"),
     "numbers": ([0.5, 1.5, None, None, None, None], "expected class labels, got continuous numbers such as 0.5"),

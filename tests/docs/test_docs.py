@@ -79,7 +79,9 @@ def test_unfinished_docstrings_are_refused(text: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "run.json").write_text(json.dumps({"a": {"b": [0.5, 72.846]}, "n": 3, "who": "us", "yes": True}))
+    (tmp_path / "run.json").write_text(
+        json.dumps({"a": {"b": [0.5, 72.846]}, "n": 3, "long": 23.817350449, "who": "us", "yes": True})
+    )
     (tmp_path / "broken.json").write_text("{")
     return tmp_path
 
@@ -111,6 +113,7 @@ def test_result_is_read(folder: Path, reference: str, wanted: str) -> None:
         ("run.json:a", "expected a number or text"),
         ("run.json:yes", "expected a number or text"),
         ("run.json:who:.1f", "run.json:who:.1f"),
+        ("run.json:long", "expected a format such as ':.2f' at the end of 'run.json:long', got 23.817350449"),
     ],
 )
 def test_missing_result_is_refused(folder: Path, reference: str, message: str) -> None:

@@ -65,3 +65,16 @@ def test_numbers_are_those_of_results(wanted: dict[str, str]) -> None:
     result = json.loads((ROOT / "benchmarks" / "results" / "few_shot_classification.json").read_text(encoding="utf-8"))
     value = result["default"]["5way_1shot_balanced"]["test"]["accuracy"][-1][0]
     assert f"| ebmeta, one default model | {100 * value:.1f} ±" in wanted["classification.md"]
+
+
+def test_equations_have_the_numbers_that_the_text_gives_them(wanted: dict[str, str]) -> None:
+    page = wanted["theory/synthetic_gradient.md"]
+    assert "The label is in (3) and not in (4)." in page
+    assert "By [(4) of The model and its objective](../theory/model.md) the loss has gradient" in page
+    tags = dict(re.findall(r"^\$\$\n([^$]*?)\n\\tag\{(\d+)\}\n\$\$$", page, re.M))
+    assert list(tags.values()) == [str(number) for number in range(1, len(tags) + 1)]
+    by_number = {number: tex for tex, number in tags.items()}
+    assert by_number["3"].startswith(r"\nabla_m F =")
+    assert by_number["4"].startswith(r"2 \nabla_\Sigma F =")
+    fourth = wanted["theory/model.md"].split(r"\tag{4}")[0].rsplit("$$", 1)[1]
+    assert fourth.strip().startswith(r"-\log p(y \mid \eta) =")

@@ -14,6 +14,7 @@ import torch
 from builders import class_tasks, classifier, close, generator, real_tasks, regressor
 from pyro import poutine
 from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.inspect import get_model_relations
 from pyro.infer.mcmc.util import initialize_model
 from pyro.ops.stats import effective_sample_size
 from torch import nn
@@ -478,6 +479,13 @@ def test_predictive_draws_labels_of_a_joint_model_given_inputs():
     of_label = want.expand(160, -1, -1, -1).gather(-1, few.reshape(160, 4, -1, 1)).squeeze(-1)
     beyond = ((of_label - want.square().sum(-1)) * batch.query_mask).sum((1, 2))
     assert abs(float(beyond.mean())) < 5 * float(beyond.std()) / 160**0.5
+
+
+def test_pyro_sees_what_depends_on_what():
+    """As `pyro.render_model` draws it, which wraps every parameter."""
+    found = get_model_relations(EmpiricalBayes.classifier(num_features=4).model, (class_batch(),))["sample_sample"]
+    inputs = {"support_x": ["m"], "query_x": ["m", "pi"], "query_y": ["m", "pi", "query_x"]}
+    assert {site: sorted(above) for site, above in found.items()} == {"m": [], "pi": [], "w": ["m", "pi"], **inputs}
 
 
 @pytest.mark.parametrize("handler", ["lift", "substitute"])

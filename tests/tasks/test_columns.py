@@ -333,7 +333,7 @@ def test_a_missing_value_among_texts_is_no_group_called_nan():
         lambda: GroupSampler(x, np.zeros(4), mixed, n_support=(0, 1)),
         lambda: EpisodeSampler(x, mixed, 1, 1, 1),
     ):
-        with pytest.raises(ValueError, match="expected a label in every row, got the text 'nan' in row 2"):
+        with pytest.raises(ValueError, match="a label in every row, got the text 'nan' in row 2"):
             use()
 
 

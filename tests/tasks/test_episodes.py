@@ -318,7 +318,7 @@ def bad_x(value):
         ({"X": np.where(X[3, 1] == X, None, X)}, r"X: expected numbers, got no value in row .*, column ."),
         ({"X": X[:60]}, "y: expected 60 labels, one per row of X, got 65"),
         ({"y": CODES + 0.5}, r"y: expected one column of class labels .*, got continuous labels"),
-        ({"y": [None] * 65}, r"y: expected one column of class labels .* got none in row 0 \(and 64 more rows\)"),
+        ({"y": [None] * 65}, r"strings or booleans\): a label in every row, got none in row 0 \(and 64 more"),
         ({"y": np.array(["a", None] * 32 + ["a"], dtype=object)}, "y: expected one column of class labels"),
         ({"y": np.where(CODES == 1, np.nan, CODES)}, "y: expected one column of class labels"),
         ({"y": CODES[:, None]}, r"y: expected one column of class labels .* shape \(65, 1\)"),
