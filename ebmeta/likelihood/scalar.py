@@ -17,7 +17,6 @@ method for the efficient computation of posterior distributions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import cache
 from typing import ClassVar
 
@@ -28,6 +27,7 @@ from torch import Tensor
 
 from ebmeta.foundation.guarding import unvalidated
 from ebmeta.likelihood.base import Given, Likelihood
+from ebmeta.likelihood.curved import check_curved
 from ebmeta.likelihood.panels import Rows, cells, log_mean, mean, settled
 
 __all__ = ["ScalarLikelihood"]
@@ -193,44 +193,29 @@ class ScalarLikelihood(Likelihood):
         r"""Return the mean gradient and curvature of $-\log p(y \mid \eta)$; see `Likelihood.gradients`.
 
         A curvature below zero, of a density that is not log-concave, is taken for zero.
+
+        Raises:
+            ValueError: if the log density has no slope or no curvature.
         """
         if self.canonical:
             return super().gradients(y, loc, var, way_mask, given)
 
-        def loss(eta: Tensor) -> Tensor:
-            return -self.log_prob(y, eta.unsqueeze(-1), way_mask, given).sum()
+        def density(eta: Tensor) -> Tensor:
+            return self.log_prob(y, eta.unsqueeze(-1), way_mask, given)
 
         def slope(eta: Tensor) -> tuple[Tensor, Tensor]:
-            g = torch.func.grad(loss)(eta)
+            g = torch.func.grad(lambda eta: -density(eta).sum())(eta)
             return g.sum(), g
 
         eta, weight = spread(loc.squeeze(-1), var.squeeze(-1))
         with unvalidated():  # labels have been checked, and padding may be none
-            if "_curved" not in vars(type(self)):
-                self._check_curved(y, torch.func.grad(slope, has_aux=True), loc.detach().squeeze(-1))
-            h, g = torch.func.grad(slope, has_aux=True)(eta)
+            both = torch.func.grad(slope, has_aux=True)
+            near = self.name, y, density, both, loc.detach().squeeze(-1)
+            if "_curved" not in vars(type(self)) and check_curved(*near):  # once found, it is not asked again
+                type(self)._curved = True
+            h, g = both(eta)
         mean, curvature = ((weight * torch.nan_to_num(v)).sum(0).unsqueeze(-1) for v in (g, h))
         return mean.to(loc.dtype), curvature.clamp(min=0).to(loc.dtype)
-
-    def _check_curved(self, y: Tensor, curvature: Callable[[Tensor], tuple[Tensor, Tensor]], eta: Tensor) -> None:
-        """Raise `ValueError` where no curvature is found near any of several labels; once found, it is not asked again.
-
-        Args:
-            y: labels, shape `(T, Q)`.
-            curvature: from linear predictors, shape `(..., T, Q)`, to that of minus the log density.
-            eta: linear predictors to look near, shape `(T, Q)`.
-        """
-        at = eta + torch.linspace(-2, 2, 9, dtype=eta.dtype, device=eta.device).view(-1, 1, 1)
-        found = curvature(at)[0]
-        if bool(torch.nan_to_num(found).any()):
-            type(self)._curved = True
-        elif y.numel() and bool(found.isnan().all()):
-            raise ValueError(f"{self.name} likelihood: expected a log density, got NaN of every label")
-        elif y.numel() and bool((y != y.flatten()[0]).any()):
-            raise ValueError(
-                f"{self.name} likelihood: expected a log density that is curved in the linear predictor, got slopes "
-                "alone (automatic differentiation does not see a kink); state gradients, or smooth the kink"
-            )
 
     def predict(self, loc: Tensor, var: Tensor, way_mask: Tensor, given: Given | None = None) -> dict[str, Tensor]:
         """Return `mean` and `std` of a new label, shape `(T, Q)`, noise included."""
