@@ -29,7 +29,7 @@ from ebmeta.random_effects.effects import Effects
 from ebmeta.random_effects.engine import Engine, Mask, Numbers
 from ebmeta.random_effects.explained import refuse_explained
 from ebmeta.random_effects.modes import Labels, refuse_endless, refuse_endless_spread, refuse_separated
-from ebmeta.random_effects.nodes import HEAVY, Nodes, check_nodes, nodes_of, rough_nodes
+from ebmeta.random_effects.nodes import CHECKS, HEAVY, Nodes, check_nodes, nodes_of, rough_nodes
 from ebmeta.random_effects.rows import Rows
 from ebmeta.random_effects.tall import orthonormal
 
@@ -100,14 +100,14 @@ class QuadratureEngine(Engine):
 
     def _take(self, fineness: int) -> None:
         """Take a rule."""
-        self.fineness, self.nodes = fineness, nodes_of(len(self.factors[0].terms), fineness)
+        self.fineness, self.nodes = fineness, nodes_of(len(self.factors[0].terms), fineness, self.family.located)
         self.blocks, self.found, self._curved = blocks_of(self.data, len(self.nodes.points)), None, None
         self.last: tuple[Array, Expansion] | None = None
 
     @property
     def method(self) -> str:  # type: ignore[override]
         """What the summary says of the criterion: the rule, of which only the heavy one looks for several maxima."""
-        return f"maximum likelihood by {self.nodes.words} (a finer rule differs by {self.error:.1g} nats)"
+        return f"maximum likelihood by {self.nodes.words} ({self.nodes.checked} by {self.error:.1g} nats)"
 
     def _lay_out(self, rows: Rows, x: Array) -> Labels:
         grouping = rows.groupings[0]
@@ -230,9 +230,9 @@ class QuadratureEngine(Engine):
     def maximise(self, start: Array | None = None, held: Mask | None = None, least: float = -np.inf) -> Optimum:
         """Go to the maximum, by a finer rule where the present one is not exact there."""
         best = super().maximise(self._near() if start is None else start, held, least)
-        while self.fineness < FINEST:
-            self.error = self._apart(best.at, check_nodes(len(self.modes), self.fineness))
-            if self.error < EXACT:
+        while self.fineness < FINEST or (self.fineness == FINEST and len(self.modes) not in CHECKS):
+            self.error = self._apart(best.at, check_nodes(len(self.modes), self.fineness, self.family.located))
+            if self.error < EXACT or self.fineness == FINEST:
                 break
             best = self._on(best, self.fineness + 1, held)
         if self.heavy and self.fineness != HEAVY and self._apart(best.at, nodes_of(1, HEAVY)) >= EXACT:
@@ -264,16 +264,14 @@ class QuadratureEngine(Engine):
 
     def _near(self) -> Array:
         """Return parameters near the maximum, from some of the groups by a rough rule."""
-        begin, kept, rough = self.start(), (self.data, self.nodes, self.blocks), rough_nodes(len(self.modes))
+        begin, kept = self.start(), (self.data, self.nodes, self.blocks)
+        rough = rough_nodes(len(self.modes), self.family.located)
         step = max(min(self.modes.shape[1] // FEW, SPARSE), 1)
         if step == 1 and rough is self.nodes:
             return begin
         self._rest()  # of all groups
-        self.nodes, self.data, self.modes = (
-            rough,
-            self.data.of(np.arange(0, self.modes.shape[1], step)),
-            self.modes[:, ::step],
-        )
+        some = self.data.of(np.arange(0, self.modes.shape[1], step))
+        self.nodes, self.data, self.modes = rough, some, self.modes[:, ::step]
         self.blocks, self.last, self.found = blocks_of(self.data, len(rough.points)), None, None
         held, enough = np.zeros(len(begin), dtype=bool), NEAR * len(begin)
         at = self.polished(Optimum(begin, math.inf, False, 0), held, enough).at

@@ -39,6 +39,28 @@ def test_draws_of_many_dimensions_are_even():
     np.testing.assert_array_equal(rule.points, nodes_of(6).points)
 
 
+@pytest.mark.parametrize("rule", [nodes_of(6, 2, True), check_nodes(6, 2, True)])
+def test_draws_with_tails_average_a_density_with_heavier_ones(rule):
+    """Draws of a normal distribution miss a tenth of it, and say nothing of that: they hardly reach its tails."""
+    weight, target = np.exp(rule.log_weights), stats.multivariate_t(np.zeros(6), df=3)
+    np.testing.assert_allclose(weight.sum(), 1.0, atol=0.005)
+    np.testing.assert_allclose(weight @ rule.points, 0.0, atol=0.02)
+    np.testing.assert_allclose(np.einsum("s,sk,sl->kl", weight, rule.points, rule.points), np.eye(6), atol=0.04)
+    ratio = target.logpdf(rule.points) - stats.multivariate_normal(np.zeros(6)).logpdf(rule.points)
+    assert np.log(weight @ np.exp(ratio)) == pytest.approx(0.0, abs=0.03)
+
+
+def test_the_finest_draws_are_checked_by_others():
+    """Those of a coarser rule are the first of them, and share what they miss."""
+    for tails in (False, True):
+        finest, other = nodes_of(7, 2, tails), check_nodes(7, 2, tails)
+        assert finest.points.shape == other.points.shape
+        assert not np.isclose(finest.points[:100], other.points[:100]).any()
+        assert not np.isclose(nodes_of(7, 1, tails).points[:100], check_nodes(7, 1, tails).points[:100]).any()
+        assert finest.checked == "other draws differ"
+    assert nodes_of(2, 2).checked == "a finer rule differs"
+
+
 @pytest.mark.parametrize("fineness", [0, 1])
 @pytest.mark.parametrize("num_dims", [1, 2, 3, 4, 5, 6])
 def test_a_rule_that_checks_another_is_finer_and_that_of_first_steps_is_no_finer(num_dims, fineness):

@@ -11,10 +11,11 @@ from scipy import optimize, special, stats
 
 from ebmeta.formula.design import Design, Extras
 from ebmeta.likelihood import LIKELIHOODS
+from ebmeta.mixed import fit as fit_module
 from ebmeta.mixed.fit import mixed_model
 from ebmeta.random_effects.ascent import jacobian
 from ebmeta.random_effects.covariance import Factor
-from ebmeta.random_effects.nodes import Nodes
+from ebmeta.random_effects.nodes import Nodes, check_nodes, nodes_of
 from ebmeta.random_effects.quadrature import QuadratureEngine
 from tests.mixed.worlds import dense, engine_of
 
@@ -382,8 +383,15 @@ def test_the_rule_that_is_taken_is_told():
     assert one.method.startswith("maximum likelihood by quadrature over heavy tails around 51 nodes of each of five")
     assert two.method.startswith("maximum likelihood by adaptive Gauss-Hermite quadrature, ")
     assert len(two._modes_at(two.start())) == 1 < len(one._modes_at(one.start()))
-    six = mixed_model("k ~ 1 + (a + b + c + a:b + a:c || g)", data, "poisson", hyperprior=True).engine
+    fit = mixed_model("k ~ 1 + (a + b + c + a:b + a:c || g)", data, "poisson", hyperprior=True)
+    six = fit.engine
     assert six.method.startswith("maximum likelihood by importance weights of ")
+    assert f"(other draws differ by {six.error:.1g} nats)" in six.method
+    other = six.value(fit.optimum.at, check_nodes(6, six.fineness))
+    assert six.error == pytest.approx(abs(other - fit.log_likelihood), abs=1e-6)
+    design = Design("y ~ 1 + (a + b + c + a:b + a:c || g)", data, Extras(None, None, None, None), "drop")
+    assert fit_module.engine_of(design, "student_t", False, False).nodes is nodes_of(6, 0, True)
+    assert six.nodes is nodes_of(6, six.fineness, False)
 
 
 @pytest.mark.parametrize("likelihood", ["poisson", "zero_inflated_poisson", "negative_binomial"])
