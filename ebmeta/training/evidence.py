@@ -236,6 +236,8 @@ class Evidence:
         scales, prior = self.mask(self.model.prior.log_scale), self.model.prior
         # A spread of next to nothing is as good as a smaller one, whose precision would leave no digits to the rest.
         low[scales] = math.log(SMALLEST)
+        if (log_noise := self.model.likelihood.log_sigma) is not None:
+            low[self.mask(log_noise)] = self._no_noise()
         if not self.model.likelihood.located:
             features = self.mask(prior.loc) & (torch.cumsum(self.mask(prior.loc), 0) < len(prior.loc))
             low[features], high[features], high[scales] = -FARTHEST, FARTHEST, math.log(FARTHEST)
@@ -252,10 +254,13 @@ class Evidence:
         log_noise = self.model.likelihood.log_sigma
         if log_noise is None or self.model.likelihood.known:
             return []
+        return [NO_NOISE] if float(log_noise.detach()) <= self._no_noise() else []
+
+    def _no_noise(self) -> float:
+        """Return the logarithm of noise that is none."""
         sizes = [s[m] for part in self.parts for s, m in _sizes(part) if s is not None]
         typical = float(torch.cat(sizes).double().log().mean()) if sizes else 0.0
-        vanished = float(log_noise.detach()) - typical / 2 <= math.log(SMALL_NOISE)
-        return [NO_NOISE] if vanished else []
+        return math.log(SMALL_NOISE) + typical / 2
 
     def boundary(self, max_iterations: int) -> tuple[float, list[float], list[float]]:
         """Return the largest log evidence, those without the spread of each that varies, and what each of these left.

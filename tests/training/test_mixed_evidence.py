@@ -133,6 +133,7 @@ def test_labels_without_noise_are_told_of():
             EmpiricalBayes.regressor(0, "student_t", num_steps=0), tasks, boundary=False, max_iterations=100
         )
     assert not found.converged
+    assert found.model.likelihood.log_noise.exp().item() == pytest.approx(2e-7)  # and no further is gone
 
 
 def test_what_the_engine_does_not_take_is_left_to_draws():

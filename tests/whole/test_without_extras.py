@@ -59,12 +59,12 @@ COMMANDS = [
     ["train", "groups.csv", "--groups", "g", "--label", "score", "--output", "groups", "--num-iterations", "5"],
     ["predict", "groups", "groups.csv", "groups.csv", "--output", "groups.npz"],
     ["mixed", "groups.csv", "score ~ x + (1 | g)", "--output", "fitted"],
-    ["demo", "shown", "--num-iterations", "4", "--no-progress"],
 ]
+DEMO = "from ebmeta.app import demo\ndemo.run('shown', num_iterations=4, progress=False, num_tasks=40)\n"
 
 
 def test_every_command_works_on_the_core_alone(folder):
-    run = python(f"for tokens in {COMMANDS}:\n    assert main(tokens) == 0, tokens", folder)
+    run = python(f"for tokens in {COMMANDS}:\n    assert main(tokens) == 0, tokens\n{DEMO}", folder)
     assert run.returncode == 0, run.stderr
     assert len(pd.read_csv(folder / "p.csv")) == 33
     assert (folder / "shown" / "result.json").is_file()
