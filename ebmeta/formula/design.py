@@ -318,7 +318,8 @@ def _extra(given: Extras, frame: pd.DataFrame, data: Any) -> pd.DataFrame:
         if isinstance(value, str):
             if value not in frame.columns:
                 raise ValueError(
-                    f"{name}: expected a column, got {found(value)}, and the columns are {some_names(frame)}"
+                    f"{name}: expected the name of a column, got {found(value)}, and the "
+                    f"columns are {some_names(frame)}"
                 )
             out[name] = frame[value]
             continue

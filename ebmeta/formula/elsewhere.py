@@ -80,12 +80,14 @@ TERMS = {
 #: What fits of lme4, glmmTMB and statsmodels have under another name, or a fit here under a longer one.
 ATTRIBUTES = {
     "effects ranef random_effects re blup": "group_effects",
-    "fixef fe_params params coef coefficients bse pvalues tvalues": "fixed_effects",
+    "fixef fe_params params bse pvalues tvalues": "fixed_effects",
+    "coef coefficients": "fixed_effects, to which group_effects adds those of each group",
     "vcov cov_params covariance": "fixed_effects_covariance",
     "VarCorr varcorr vcomp cov_re scale sigma": "variance_components",
     "llf loglik logLik": "log_likelihood",
     "resid fittedvalues fitted": "residuals",
     "conf_int": "confint()",
+    "anova": "ebmeta.compare(fit, other)",
     "simulate": "tree",
     "name family": "likelihood",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NoReturn
 
 from torch import nn
 
@@ -46,6 +47,12 @@ class PredictiveModel(nn.Module, ABC):
         if self.num_covariates:
             said.insert(1, f"{self.num_covariates} covariates")
         return f"{type(self).__name__}({', '.join(said)}, {'trained' if self.fitted else 'not trained'})"
+
+    def forward(self, *_: object) -> NoReturn:
+        """Raise `TypeError`, since a model has several answers."""
+        raise TypeError(
+            "expected ebmeta.predict(model, batch), model.infer(batch) or model.model(batch), got model(...)"
+        )
 
     @property
     @abstractmethod

@@ -61,8 +61,8 @@ def save(
 
     Raises:
         OSError: if the folder cannot be written, or holds files of these names that are not of ebmeta.
-        ValueError: if the model was built from parts, so that no arguments can rebuild it, or a parameter is not
-            finite, or has another type than 32 or 64 bits, one for all but an embedder.
+        ValueError: if the model was built from parts or a part was replaced, so that no arguments can rebuild it, or a
+            parameter is not finite, or has another type than 32 or 64 bits, one for all but an embedder.
     """
     folder = Path(folder)
     write_folder(folder, *_content(model, encoder), overwrite)
@@ -96,8 +96,10 @@ def _content(model: EmpiricalBayes, encoder: FrameEncoder | None) -> tuple[dict[
     if recipe is None:
         raise ValueError("save: expected a model from EmpiricalBayes.classifier or regressor, got one built from parts")
     _type_of("save", dict(model.named_parameters()))
+    config = {"kind": recipe.kind, **asdict(recipe), "beta": model.beta}
+    _check_parts(model, config)
     entry = {
-        "config": {"kind": recipe.kind, **asdict(recipe), "beta": model.beta},
+        "config": config,
         "embedder": type(model.predictor.embedder).__name__ if model.predictor.embedder is not None else None,
         "encoder": None if encoder is None else encoder.config(),
         "feature_names": model.feature_names,
@@ -107,6 +109,20 @@ def _content(model: EmpiricalBayes, encoder: FrameEncoder | None) -> tuple[dict[
         "tasks": None if model.task_sizes is None else model.task_sizes.config(),
     }
     return entry, {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def _check_parts(model: EmpiricalBayes, config: Mapping[str, Any]) -> None:
+    """Raise `ValueError` where a part is not of the class that the arguments of a model build."""
+    with torch.device("meta"):
+        built = _construct(Path("save"), config, None if model.predictor.embedder is None else nn.Identity())
+    classes = [{name: type(part) for name, part in each.named_modules()} for each in (model, built)]
+    for name in sorted(classes[0].keys() | classes[1].keys()):
+        got, wanted = (each[name].__name__ if name in each else "none" for each in classes)
+        if classes[0].get(name) is not classes[1].get(name) and not f"{name}.".startswith(EMBEDDER):
+            raise ValueError(
+                f"save: expected the {wanted} that a {config['kind']} has as {name}, got {got}; "
+                "torch.save(model.state_dict(), file) keeps the numbers"
+            )
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -100,7 +100,7 @@ def test_new_rows_have_the_columns_of_the_training_rows():
         ("log(x) ~ 1 + (1 | g)", {}, "labels: expected finite numbers, got -inf of 'log(x)' in row 0"),
         ("kind ~ x + (1 | g)", {}, "labels: expected numbers, got texts in 'kind' (write kind['w'] for 1"),
         ("y ~ x + (0 | g)", {}, "formula: expected terms on the left of the bar"),
-        ("y ~ x + (1 | g)", {"size": "z"}, "size: expected a column, got 'z'"),
+        ("y ~ x + (1 | g)", {"size": "z"}, "size: expected the name of a column, got 'z'"),
         (
             "y ~ x + (1 | g)",
             {"size": [1.0]},

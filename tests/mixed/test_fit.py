@@ -253,7 +253,7 @@ def test_a_meta_analysis_offers_what_other_fits_do(bcg, tmp_path):
         ({"likelihood": "poisson"}, "known_noise: expected a normal likelihood, got 'poisson'"),
         ({"size": "se"}, "size: expected none next to known_noise"),
         ({"weights": "se"}, "weights: expected none next to known_noise"),
-        ({"known_noise": "sd"}, "known_noise: expected a column, got 'sd'"),
+        ({"known_noise": "sd"}, "known_noise: expected the name of a column, got 'sd'"),
         ({"known_noise": "trial"}, "column 'trial': expected numbers, got string values, such as 't0' in row 0"),
         ({"known_noise": -np.ones(13)}, "known_noise: expected numbers above 0, got -1 in row 0"),
         ({"known_noise": None, "vi": "se"}, "vi: expected an argument of another name (write known_noise=..."),
@@ -266,7 +266,9 @@ def test_what_known_noise_does_not_go_with_is_refused(bcg, options, said):
 
 def test_new_rows_have_known_noise_where_the_fit_has(bcg):
     fit = mixed_model("y ~ 1 + (1 | trial)", bcg, known_noise="se")
-    with pytest.raises(ValueError, match="known_noise: expected a column, got 'se', and the columns are trial"):
+    with pytest.raises(
+        ValueError, match="known_noise: expected the name of a column, got 'se', and the columns are trial"
+    ):
         fit.predict(bcg[["trial"]])
     learned = mixed_model("y ~ 1 + (1 | g)", frame())
     with pytest.raises(ValueError, match="known_noise: expected none, as the fit learned the noise of labels"):

@@ -50,3 +50,8 @@ def test_a_model_says_in_one_line_what_it_is():
     model.fitted = True
     assert repr(model).endswith(", trained)")
     assert repr(ebmeta.FewShotRegressor(model)) == f"FewShotRegressor(model={model!r})"
+
+
+def test_a_call_of_a_model_says_what_to_call():
+    with pytest.raises(TypeError, match=r"^expected ebmeta\.predict\(model, batch\), .* got model\(\.\.\.\)$"):
+        ebmeta.general_classifier()(None)

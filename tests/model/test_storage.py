@@ -164,6 +164,21 @@ def test_absent_and_unwritable_folders(tmp_path):
         ebmeta.save(classifier(), tmp_path / "file" / "model")
 
 
+class Other(ebmeta.refine.SyntheticGradient):
+    def forward(self, state):
+        return state.loc.new_zeros(state.loc.shape)
+
+
+def test_a_model_with_a_part_of_another_class_cannot_be_saved(tmp_path):
+    """It was saved, and the folder then refused as that of another model."""
+    model = ebmeta.EmpiricalBayes.classifier(4, synthetic_gradient="residual")
+    model.refiner.synthetic_gradient = Other()
+    said = r"the ClassSyntheticGradient that a classifier has as refiner\.synthetic_gradient, got Other; torch\.save"
+    with pytest.raises(ValueError, match=said):
+        ebmeta.save(model, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
 def test_a_model_built_from_parts_cannot_be_saved(tmp_path):
     parts = classifier()
     model = ebmeta.EmpiricalBayes(
