@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from scipy import linalg, sparse
 
 from ebmeta.random_effects.batched import cholesky, solve_lower, solve_upper
-from ebmeta.random_effects.covariance import Factor
 from ebmeta.random_effects.effects import Effects
 from ebmeta.random_effects.engine import Numbers
 from ebmeta.random_effects.rows import Rows
@@ -274,9 +273,6 @@ class CrossedEngine(ScaledEngine):
         sizes = [len(self.rows.groupings[j].labels) * len(self.factors[j].terms) for j in self.rest]
         k = self.rest.index(i)
         return slice(sum(sizes[:k]), sum(sizes[: k + 1]))
-
-    def like(self, rows: Rows, factors: list[Factor], reml: bool) -> CrossedEngine:
-        return CrossedEngine(rows, factors, self.names, reml, False, self.family)
 
 
 def _spread_out(z: Array, codes: NDArray[np.int64], num_groups: int) -> sparse.csr_matrix:

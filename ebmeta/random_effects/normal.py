@@ -23,7 +23,6 @@ import torch
 from numpy.typing import NDArray
 from scipy import linalg
 
-from ebmeta.likelihood.base import Likelihood
 from ebmeta.random_effects.ascent import Expansion, Optimum
 from ebmeta.random_effects.batched import Segments, cholesky, gram, solve_lower, solve_upper
 from ebmeta.random_effects.covariance import Factor, hyperprior_curvature
@@ -103,29 +102,10 @@ class _Split(NamedTuple):
 
 
 class NormalEngine(ScaledEngine):
-    r"""The criterion of one grouping factor, as a function of $\Lambda$ and $\log \sigma$.
-
-    Args:
-        few_rows: take groups with no more rows than effects too. The noise then shows in how labels depart from what
-            the terms of groups let expect.
-    """
+    r"""The criterion of one grouping factor, as a function of $\Lambda$ and $\log \sigma$; see `ScaledEngine`."""
 
     newton = True
     enough = 1e-10
-
-    def __init__(
-        self,
-        rows: Rows,
-        factors: list[Factor],
-        names: list[str],
-        reml: bool,
-        hyperprior: bool,
-        family: Likelihood | None = None,
-        *,
-        few_rows: bool = False,
-    ) -> None:
-        self.few_rows = few_rows
-        super().__init__(rows, factors, names, reml, hyperprior, family)
 
     def _prepare(self, rows: Rows) -> None:
         self.summaries = self._summarise(rows)
@@ -298,6 +278,3 @@ class NormalEngine(ScaledEngine):
             by_basis = np.einsum("jpg,pq->jqg", split.solved[:, :-1], self.basis)
             slope[split.some] = -np.einsum("ijg,jqg->giq", pull, by_basis)
         return [Effects(mean, covariance, slope).turned(factor.inverse)]
-
-    def like(self, rows: Rows, factors: list[Factor], reml: bool) -> NormalEngine:
-        return NormalEngine(rows, factors, self.names, reml, False, self.family, few_rows=self.few_rows)

@@ -79,6 +79,8 @@ class ScaledEngine(Engine):
         hyperprior: add the log of a Gamma(2, 0.1) density of each spread.
         family: the likelihood, of labels that are normal once they are transformed; a normal one by default. Where its
             noise is known, that of a row of typical size is the unit of labels, and its logarithm stays 0.
+        few_rows: take groups of a single factor with no more rows than effects too. The noise then shows in how labels
+            depart from what the terms of groups let expect.
     """
 
     def __init__(
@@ -89,9 +91,11 @@ class ScaledEngine(Engine):
         reml: bool,
         hyperprior: bool,
         family: Likelihood | None = None,
+        *,
+        few_rows: bool = False,
     ) -> None:
         super().__init__(rows, factors)
-        self.family = Normal() if family is None else family
+        self.family, self.few_rows = Normal() if family is None else family, few_rows
         self._solved: tuple[Array, Solved] | None = None
         self.reml, self.hyperprior, self.names = reml, hyperprior, names
         self.method = "restricted maximum likelihood (REML)" if reml else "maximum likelihood"
@@ -232,9 +236,9 @@ class ScaledEngine(Engine):
     def rebuild(self, rows: Rows, factors: list[Factor]) -> Engine:
         return self.like(rows, factors, self.reml)
 
-    @abstractmethod
     def like(self, rows: Rows, factors: list[Factor], reml: bool) -> Engine:
         """Return the criterion of rows with other random terms, without a hyperprior."""
+        return type(self)(rows, factors, self.names, reml, False, self.family, few_rows=self.few_rows)
 
     def log_posterior(self, at: Array) -> float:
         kept = self.reml, self.free
