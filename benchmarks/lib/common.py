@@ -26,7 +26,7 @@ def data_folder() -> Path:
     """Return the folder of the shared data sets, or say where it was expected."""
     folder = Path(os.environ.get("EBMETA_DATA", ROOT.parent.parent / "shared" / "data"))
     if not folder.is_dir():
-        raise SystemExit(f"{folder}: expected the data folder; set EBMETA_DATA")
+        raise SystemExit(f"{folder}: expected the data folder of benchmarks/README.md; set EBMETA_DATA")
     return folder
 
 
