@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from statistics import NormalDist
 
 import torch
+from scipy import special
 from torch import Tensor
 
 from ebmeta.likelihood.base import Likelihood
@@ -51,7 +51,8 @@ def quantile(
         tensor([0.6931, 0.6931], dtype=torch.float64)
     """
     whole, info = likelihood.discrete, torch.finfo(mean.dtype)
-    aim, close, more = float(NormalDist().inv_cdf(level)), math.sqrt(info.eps), float(whole)
+    level = min(level, 1 - info.eps / 2)  # the last probability below 1
+    aim, close, more = float(special.ndtri(level)), math.sqrt(info.eps), float(whole)
     (to, back), ends = _scale(likelihood, info.eps)
     start, spread = _guess(mean.flatten() + more / 2, std.flatten(), to)  # a count begins half below itself
     none = torch.full_like(start, math.nan)

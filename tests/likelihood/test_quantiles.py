@@ -104,6 +104,16 @@ def test_a_count_that_reaches_the_level_to_the_digit_is_the_quantile():
         assert quantile(below, level, mean, mean, Poisson).tolist() == [[count, count]]
 
 
+@pytest.mark.parametrize("name", LAWS)
+def test_a_level_that_rounds_to_1_has_a_quantile(name):
+    for level in (1.0, 1 - 1e-16):
+        got, calls = solve(LAWS[name], level, LIKELIHOODS[name])
+        last = got.numpy() == 1 - 2.0**-53  # of shares
+        assert ((LAWS[name].cdf(got.numpy()) >= 1 - 2e-16) | (last & (name == "beta"))).all()
+        assert got.isfinite().all()
+        assert len(calls) < 100
+
+
 @pytest.mark.parametrize("name", [*REALS, "poisson"])
 def test_quantiles_in_32_bits_are_those_in_64_but_for_rounding(name):
     law = stats.norm(np.array([-3.0, 0.0, 10.0]), np.array([1.0, 4.0, 1e-2])) if name == "normal" else LAWS[name]
