@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ebmeta.foundation.anywhere import anywhere
+
 __all__ = ["check_curved"]
 
 
@@ -42,18 +44,18 @@ def check_curved(
     at = eta + torch.linspace(-2, 2, 9, dtype=eta.dtype, device=eta.device).view(-1, 1, 1)
     found, slope = curvature(at)
     lost = (found + slope).isnan() & density(at).isfinite()
-    if bool((rows := lost.sum(0) > 1).any()):
+    if anywhere(rows := lost.sum(0) > 1):
         row = tuple(rows.nonzero()[0])
         raise ValueError(
             f"{name} likelihood: expected a slope wherever the log density is a number, got NaN near "
             f"{float(eta[row]):.3g} for label {float(y[row]):g} (torch.where takes the slopes of both branches: clamp "
             "what goes into the one that is not taken)"
         )
-    if bool(torch.nan_to_num(found).any()):
+    if anywhere(torch.nan_to_num(found) != 0):
         return True
-    if y.numel() and bool(found.isnan().all()):
+    if y.numel() and not anywhere(~found.isnan()):
         raise ValueError(f"{name} likelihood: expected a log density, got NaN of every label")
-    if y.numel() and bool((y != y.flatten()[0]).any()):
+    if anywhere(y != y.flatten()[:1]):
         raise ValueError(
             f"{name} likelihood: expected a log density that is curved in the linear predictor, got slopes "
             "alone (automatic differentiation does not see a kink); state gradients, or smooth the kink"

@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ebmeta.foundation.anywhere import anywhere, largest
 from ebmeta.foundation.guarding import unvalidated
 from ebmeta.likelihood.base import Given, Likelihood
 from ebmeta.likelihood.curved import check_curved
@@ -79,7 +80,7 @@ def even(loc: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     $e^{-2 \pi^2 / (h \sqrt v)}$ for a sigmoid. Source: Trefethen and Weideman 2014, The exponentially convergent
     trapezoidal rule.
     """
-    widest = float(var.detach().nan_to_num().amax().clamp(0, FINEST**2)) ** 0.5 if var.numel() else 0.0
+    widest = largest(var.nan_to_num().clamp(0, FINEST**2)) ** 0.5 if var.numel() else 0.0
     finer = max(math.ceil(widest / WIDEST), 1)
     nodes, weights = (v.to(loc).view(-1, *[1] * loc.dim()) for v in _even_rule(finer))
     return loc + var.clamp(min=1e-20).sqrt() * nodes, weights
@@ -287,7 +288,7 @@ class ScalarLikelihood(Likelihood):
             return total(mode + width * place.sinh(), (step * width * place.cosh()).log())
 
         wide = (var > WIDE).squeeze(-1)
-        any_wide = bool(wide.any())
+        any_wide = anywhere(wide)
 
         def average(num_nodes: int, num_steps: int) -> Tensor:
             out = centred(num_nodes)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ebmeta.foundation.anywhere import anywhere
 from ebmeta.foundation.lazy import lazy
 from ebmeta.foundation.softmax import log_softmax, probabilities
 from ebmeta.likelihood import Given, Likelihood
@@ -61,8 +62,8 @@ class Setting:
     @lazy
     def real_x(self) -> Tensor:
         """Features of the queries, zero for padding, shape `(T, Q, P)`."""
-        full = not torch.compiler.is_compiling() and bool(self.query_mask.all())
-        return self.x if full else self.x * self.query_mask.unsqueeze(-1)
+        padded = torch.compiler.is_compiling() or anywhere(~self.query_mask)
+        return self.x * self.query_mask.unsqueeze(-1) if padded else self.x
 
     @lazy
     def square(self) -> Tensor:

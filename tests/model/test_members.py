@@ -56,6 +56,24 @@ def test_a_batch_of_members_is_each_of_them(likelihood):
         close(inferred.kl(), torch.einsum("skt,st->kt", torch.stack([p.kl() for p in parts]), weight), 1e-8)
 
 
+@pytest.mark.parametrize("likelihood", NUMBERS)
+def test_members_are_computed_together(likelihood, monkeypatch):
+    """One by one they take as many times as long, and give the same numbers: nothing else would tell. A cdf is."""
+    batch = number_tasks(likelihood, supports=(4, 0, 3), queries=(3, 2, 4), features=2)
+    together = ensemble(likelihood, batch)
+
+    def one_by_one(*arguments):
+        raise AssertionError("expected all members at once, got one by one")
+
+    monkeypatch.setattr(Members, "each", one_by_one)
+    tree = ebmeta.predict(together, batch, num_draws=0)
+    with torch.no_grad():
+        inferred = together.infer(batch)
+        nll = -inferred.log_prob(-1, batch.query_y, torch.zeros(1), predictive=True)[batch.query_mask]
+    assert bool(nll.isfinite().all())
+    assert tree["predictive/kl"].shape == (3, 3)
+
+
 @pytest.mark.parametrize("likelihood", ["normal", "poisson"])
 def test_the_evidence_of_many_values_is_that_of_each(likelihood):
     batch = number_tasks(likelihood, supports=(4, 2, 3), queries=(3, 2, 4), features=2)
