@@ -102,6 +102,10 @@ class Drawing(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch stat
         super().__init__()  # type: ignore[no-untyped-call]
         self.generators = {torch.device("cpu"): generator}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or torch loads its compiler at the first draw, to be told to leave this class out
+
     def _key(self) -> int:
         key = torch.randint(2**62, (), generator=self.generators[torch.device("cpu")])
         return int(key)

@@ -1,4 +1,4 @@
-"""What a first prediction loads: nothing of torch that a prediction does not need."""
+"""What a first prediction and a first draw load: nothing of torch that they do not need."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ import torch
 CODE = """
 import sys
 import numpy as np
+import torch
 from ebmeta import FewShotClassifier
 X = np.random.default_rng(0).normal(size=(6, 8))
 print(FewShotClassifier().fit(X[:2], ["a", "b"]).predict_proba(X[2:]).sum().round(9))
+from ebmeta.foundation.seeding import Drawing, stream
+with Drawing(stream(0)):
+    torch.distributions.Poisson(torch.ones(3)).sample()
 print(*sorted({"torch._dynamo", "sympy", "matplotlib", "arviz", "jax"} & sys.modules.keys()))
 """
 
