@@ -115,7 +115,10 @@ class Refiner(nn.Module):
         for k in range(steps):
             trained = min(k, self.num_steps - 1)
             state = state.then(_fitting(self.step(trained, state), Gaussian, setting.q0.loc, f"step {k}", "loc"))
-            path.append(Iterate(state.q, self.report(trained, state), self.log_probs(trained, state)))
+            said, before = self.log_probs(trained, state), path[-1].log_probs
+            if k and said is not None and before is not None:
+                said = self.averaged(k + 1, said, before, state)
+            path.append(Iterate(state.q, self.report(trained, state), said))
         return path
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -175,6 +178,17 @@ class Refiner(nn.Module):
     def log_probs(self, k: int, state: QueryState) -> Tensor | None:
         """Return log probabilities of classes after step `k`, `(T, Q, C)`, or None where the posterior says them."""
         return None
+
+    def averaged(self, number: int, log_probs: Tensor, before: Tensor, state: QueryState) -> Tensor:
+        """Return what is predicted after some steps, `(T, Q, C)`; by default what the last of them says.
+
+        Args:
+            number: of steps, at least 2.
+            log_probs: log probabilities of classes by the last step, in nats, shape `(T, Q, C)`.
+            before: what was predicted after the step before, same shape.
+            state: that of the queries.
+        """
+        return log_probs
 
 
 def _steps(value: int) -> int:

@@ -32,6 +32,13 @@ These beliefs are too unsure where queries are few: potentials do not know that 
 of one class. Predictions know it (`ebmeta.refine.equal_counts`), where sums over counts are exact. The beliefs of a
 general classifier know it always. Its temperature acts on odds, and equal numbers are held anew.
 
+Where shares are not known to be equal, steps feed on themselves: a class that takes rows takes more. A trained model
+then predicts by a mean over its steps, in which later ones count more,
+
+$$ P_k = P_{k-1} + \frac{2}{k + 1} (p_k - P_{k-1}) = \sum_{j \le k} \frac{2 j}{k (k + 1)}\, p_j . $$
+
+Its loss is at most the mean of theirs. A general classifier and one of rows of no class predict by their last step.
+
 Where rows may be of none of the classes, how likely that is has a calibration of its own (`ebmeta.refine.outliers`).
 
 Source: Teh, Newman and Welling 2007, A collapsed variational Bayesian inference algorithm for latent Dirichlet
@@ -40,6 +47,7 @@ allocation; Cuturi 2013, Sinkhorn distances.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import cast
@@ -135,6 +143,14 @@ class BeliefRefiner(Refiner):
             factor * self.told(factor, state)[0], self.sharp(state), setting.equal, setting.query_mask, setting.way_mask
         )
         return OF_NONE[self.general](log_p, state) if setting.unknown else log_p
+
+    def averaged(self, number: int, log_probs: Tensor, before: Tensor, state: QueryState) -> Tensor:
+        setting = state.setting
+        if torch.compiler.is_compiling() or not self.temperature.fitted or self.general or setting.unknown:
+            return log_probs
+        share = 2 / (number + 1)
+        mean = torch.logaddexp(math.log(share) + log_probs, math.log1p(-share) + before)
+        return mean if setting.equal is None else torch.where(setting.equal[:, None, None], log_probs, mean)
 
     def told(self, factor: Tensor, state: QueryState) -> tuple[Tensor, Tensor]:
         """Return by what factors labelled rows correct a temperature, and what they leave to it, both `(T,)`."""

@@ -120,7 +120,8 @@ def test_few_queries_known_to_be_of_different_classes_are_predicted_so():
     close(sharp[0].exp(), want)
     close(sharp[1], odds[1].log_softmax(-1))
     factor = model.refiner.temperature(1, model.refiner.reading(state))[:, None, None]
-    close(inferred.predict(2)["probs"], (factor * sharp).softmax(-1))
+    close(model.refiner.log_probs(1, state).exp(), (factor * sharp).softmax(-1))
+    close(inferred.predict(2)["probs"][0], (factor * sharp).softmax(-1)[0])
 
 
 def test_a_fitted_temperature_changes_predictions_and_no_step():
@@ -139,6 +140,24 @@ def test_a_fitted_temperature_changes_predictions_and_no_step():
         assert sure[1] < sure[0] - 0.05
     model.refiner.forget()
     close(model.infer(batch).predict(-1)["probs"], before.predict(-1)["probs"], 0.0)
+
+
+def test_tasks_of_equal_shares_and_untrained_models_predict_by_their_last_step():
+    model, batch = joint(scale=0.3), class_tasks((3, 3), (2, 1), (6, 6), spread=2.0)
+    known = replace(batch, concentration=torch.tensor([math.inf, math.nan]))
+    rows = replace(batch, outliers=torch.tensor([True, True]))
+
+    def apart(tasks):
+        inferred = model.infer(tasks)
+        last = model.refiner.log_probs(2, QueryState(inferred.setting, inferred.iterates[3].q))
+        return (inferred.iterates[3].log_probs - last).detach().abs().amax((1, 2))
+
+    model.refiner.forget()
+    close(apart(known), torch.zeros(2).double(), 0.0)
+    model.refiner.temperature.bias += 0.1
+    assert apart(known)[0] == 0
+    assert apart(known)[1] > 1e-3
+    close(apart(rows), torch.zeros(2).double(), 0.0)
 
 
 def general(scale: float = 0.1) -> EmpiricalBayes:
@@ -238,7 +257,7 @@ def test_labelled_rows_correct_the_temperature_of_their_own_task():
         sharp, base = model.refiner.sharp(state), model.refiner.temperature(2, model.refiner.reading(state))
         told, _ = model.refiner.told(base, state)
         want = ((base * told)[:, None, None] * sharp).masked_fill(~batch.way_mask.unsqueeze(1), -torch.inf).softmax(-1)
-        close(inferred.predict(-1)["probs"][batch.query_mask], want[batch.query_mask])
+        close(model.refiner.log_probs(2, state).exp()[batch.query_mask], want[batch.query_mask])
         assert told[3] == 1
         assert (told[:3] > 1).tolist() == [y is not wrong, True, True]
 

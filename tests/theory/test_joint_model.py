@@ -434,6 +434,26 @@ def test_steps_count_corrected_beliefs(rng: torch.Generator) -> None:
     assert float((odds[-1] - probs[-1]).abs().max()) > 0.01
 
 
+@checks("eq-mean-of-steps")
+def test_a_trained_model_predicts_by_a_mean_over_its_steps() -> None:
+    model = classifier(4, 3, scale=0.3, synthetic_gradient="joint").eval()
+    refiner, batch = model.refiner, class_tasks((3, 3), (2, 1), (6, 6), spread=2.0)
+    assert isinstance(refiner, BeliefRefiner)
+    refiner.forget()
+    refiner.temperature.bias += torch.tensor([0.2, -0.1, 0.3], dtype=torch.float64)  # fitted, once it is not zero
+    inferred = model.infer(batch, 3)
+    states = [QueryState(inferred.setting, iterate.q) for iterate in inferred.iterates]
+    parts = [refiner.log_probs(k, states[k + 1]).exp().detach() for k in range(3)]
+    for k in range(1, 4):
+        weight = [2 * j / (k * (k + 1)) for j in range(1, k + 1)]
+        assert sum(weight) == pytest.approx(1.0)
+        probs = inferred.predict(k)["probs"].detach()
+        close(probs, sum(w * p for w, p in zip(weight, parts[:k], strict=True)))
+        loss = sum(-w * p.log() for w, p in zip(weight, parts[:k], strict=True))
+        assert bool((-probs.log() <= loss + 1e-12).all())
+    assert float((parts[2] - probs).abs().max()) > 0.01
+
+
 @checks("eq-joint-price")
 def test_the_price_of_a_correction_is_a_difference_of_divergences(rng: torch.Generator) -> None:
     task = world(rng)

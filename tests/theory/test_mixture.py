@@ -307,4 +307,4 @@ def test_labelled_rows_lead_to_the_likeliest_temperature() -> None:
     assert log_u[0] == 0
     assert float(log_u.detach().abs()[1:].min()) > 0.005
     used = ((t * log_u.detach().exp())[:, None, None] * refiner.sharp(state)).log_softmax(-1)
-    close(inferred.predict(-1)["probs"][batch.query_mask], used.exp()[batch.query_mask])
+    close(refiner.log_probs(1, state).exp()[batch.query_mask], used.exp()[batch.query_mask])
