@@ -127,6 +127,7 @@ LEFT = {
     "tasks.source.TaskSampler.sample": "a protocol",
     "tasks.source.TaskSource": PART,
     "tasks.source.TaskSource.sample": "abstract",
+    "*.forward": "refuses all there is",
     "*.harder": REFUSES,
     "*.disjoint": REFUSES,
     "*.Certificate": PART,
