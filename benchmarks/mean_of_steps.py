@@ -41,7 +41,7 @@ KINDS = {
 def weights(steps: int) -> dict[str, np.ndarray]:
     """Return the weights of steps in each mean."""
     number = np.arange(1, steps + 1)
-    return {"all": number > 0, "later": number > 1, "last_two": number > steps - 2, "rising": number}
+    return {"all": number > 0, "later": number > 1, "rising": number}
 
 
 @torch.no_grad()
