@@ -23,6 +23,7 @@ from ebmeta.foundation.folders import model_files, read_folder, write_folder
 from ebmeta.foundation.tensor_files import differing, load_tensors
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.recipes import RECIPES, ClassifierRecipe
+from ebmeta.model.settings import other_setting
 from ebmeta.tasks.frames import FrameEncoder
 from ebmeta.tasks.marks import Marks
 from ebmeta.tasks.sizes import TaskSizes
@@ -33,6 +34,8 @@ __all__ = ["build", "load", "load_encoder", "load_with_encoder", "model_files", 
 ADDED = {"predictor.profile.one_each": torch.tensor(False)}
 MEMBERS = "members."  # before the names of tensors of an ensemble's members
 EMBEDDER = "predictor.embedder."  # the same, of a network from outside, which may have numbers of any type
+#: The way that is left to a model that no arguments rebuild.
+KEEPS = "torch.save(model.state_dict(), file) keeps the numbers"
 #: What `save` takes.
 STORED = replace(
     cast(Kind, kind_of(EmpiricalBayes)),
@@ -61,8 +64,9 @@ def save(
 
     Raises:
         OSError: if the folder cannot be written, or holds files of these names that are not of ebmeta.
-        ValueError: if the model was built from parts or a part was replaced, so that no arguments can rebuild it, or a
-            parameter is not finite, or has another type than 32 or 64 bits, one for all but an embedder.
+        ValueError: if the model was built from parts, or a part was replaced by one of another class or has other
+            settings, so that no arguments can rebuild it, or a parameter is not finite, or has another type than 32 or
+            64 bits, one for all but an embedder.
     """
     folder = Path(folder)
     write_folder(folder, *_content(model, encoder), overwrite)
@@ -112,17 +116,19 @@ def _content(model: EmpiricalBayes, encoder: FrameEncoder | None) -> tuple[dict[
 
 
 def _check_parts(model: EmpiricalBayes, config: Mapping[str, Any]) -> None:
-    """Raise `ValueError` where a part is not of the class that the arguments of a model build."""
+    """Raise `ValueError` where a part is not of the class or the settings that the arguments of a model build."""
     with torch.device("meta"):
         built = _construct(Path("save"), config, None if model.predictor.embedder is None else nn.Identity())
-    classes = [{name: type(part) for name, part in each.named_modules()} for each in (model, built)]
-    for name in sorted(classes[0].keys() | classes[1].keys()):
-        got, wanted = (each[name].__name__ if name in each else "none" for each in classes)
-        if classes[0].get(name) is not classes[1].get(name) and not f"{name}.".startswith(EMBEDDER):
-            raise ValueError(
-                f"save: expected the {wanted} that a {config['kind']} has as {name}, got {got}; "
-                "torch.save(model.state_dict(), file) keeps the numbers"
-            )
+    parts = [dict(each.named_modules()) for each in (model, built)]
+    for name in sorted(set().union(*parts) - {""}):
+        if f"{name}.".startswith(EMBEDDER):
+            continue
+        part, like = (each.get(name) for each in parts)
+        if part is None or like is None or type(part) is not type(like):
+            got, wanted = ("none" if each is None else type(each).__name__ for each in (part, like))
+            raise ValueError(f"save: expected the {wanted} that a {config['kind']} has as {name}, got {got}; {KEEPS}")
+        if other := other_setting(part, like):
+            raise ValueError(f"save: expected {name}.{other}; {KEEPS}")
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -22,6 +22,7 @@ from ebmeta.foundation.optimizers import Adam
 from ebmeta.foundation.tensor_files import checksum, load_tensors, read_tensors, write_tensors
 from ebmeta.foundation.writing import check_target, to_json
 from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.settings import settings
 from ebmeta.tasks.source import TaskSource
 from ebmeta.training.objective import Objective
 from ebmeta.training.validation import Validation
@@ -34,7 +35,7 @@ COUNTERS = ("best_loss", "best_iteration", "stale", "stopped")  # of validation
 
 #: What a run started from, as checksums, and its name in errors.
 ORIGINS = {
-    "parts": "this model (its arguments, the kinds and sizes of its parts, and which of their parameters are trained)",
+    "parts": "this model (its arguments, kinds, settings and sizes of its parts, and which parameters are trained)",
     "tasks": "these tasks (data, settings and seed of their source)",
     "validation": "these validation tasks (data, settings and seed of their source, or none)",
     "embedder": "this embedder",
@@ -97,7 +98,8 @@ class RunSettings:
 def _parts(model: EmpiricalBayes) -> str:
     """Return a checksum of the arguments and the structure of a model without its seed and the values of parameters."""
     recipe = {} if model.recipe is None else asdict(model.recipe)
-    modules = [[k, type(m).__name__] for k, m in model.named_modules() if not k.startswith("predictor.embedder.")]
+    known = {k: m for k, m in model.named_modules() if k and not f"{k}.".startswith("predictor.embedder.")}
+    modules = [[k, type(m).__name__, sorted(settings(m).items())] for k, m in known.items()]
     sizes = [[k, list(v.shape), str(v.dtype)] for k, v in model.state_dict().items()]
     trained = [k for k, p in model.named_parameters() if p.requires_grad]
     return fingerprint({k: v for k, v in recipe.items() if k != "seed"}, modules, sizes, trained)

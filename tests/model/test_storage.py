@@ -179,6 +179,34 @@ def test_a_model_with_a_part_of_another_class_cannot_be_saved(tmp_path):
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "value", "said"),
+    [
+        ("refiner", "num_steps", 1, "refiner.num_steps to be 2, got 1"),
+        ("initializer", "num_steps", 4, "initializer.num_steps to be 16, got 4"),
+        ("prior", "varying", (1, 2), r"prior.varying to be \(0, 2\), got \(1, 2\)"),
+        ("predictor", "constant", 2.0, "predictor.constant to be 1.0, got 2.0"),
+        ("likelihood", "known", True, "likelihood.known to be False, got True"),
+        ("likelihood", "conjugate", False, "likelihood.conjugate to be True, got False"),
+        ("refiner", "step", 1.0, "refiner.step to be a method, got 1.0"),
+    ],
+)
+def test_a_model_with_a_part_of_other_settings_cannot_be_saved(tmp_path, part, name, value, said):
+    """It was saved as its recipe says, and the loaded model was another one, without a word."""
+    model = ebmeta.EmpiricalBayes.regressor(2, num_steps=2, random=[0])
+    setattr(getattr(model, part), name, value)
+    with pytest.raises(ValueError, match=f"^save: expected {said}; torch.save"):
+        ebmeta.save(model, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_part_of_the_same_settings_may_be_replaced_and_noted_on(tmp_path):
+    model = ebmeta.EmpiricalBayes.regressor(2, num_steps=2, random=[0])
+    model.initializer = type(model.initializer)(16)
+    model.prior.note = "of the second run"
+    ebmeta.load(ebmeta.save(model, tmp_path))
+
+
 def test_a_model_built_from_parts_cannot_be_saved(tmp_path):
     parts = classifier()
     model = ebmeta.EmpiricalBayes(

@@ -50,6 +50,22 @@ def train(path, tasks, model=None, **options):
     return ebmeta.fit(model, tasks, 1, checkpoint=path, **options)
 
 
+def test_a_run_of_parts_with_other_settings_is_refused(tmp_path):
+    """A model from parts has no arguments, so that its parts have to say what they are."""
+
+    def from_parts(steps):
+        m = ebmeta.EmpiricalBayes.regressor(3, num_steps=0, likelihood="student_t")
+        return ebmeta.EmpiricalBayes(
+            m.prior, m.likelihood, m.predictor, type(m.initializer)(steps), m.refiner, beta=1.0
+        )
+
+    path = tmp_path / "run"
+    train(path, schools(size=None), from_parts(8))
+    train(path, schools(size=None), from_parts(8))
+    with pytest.raises(ValueError, match="expected a checkpoint of a run with this model"):
+        train(path, schools(size=None), from_parts(9))
+
+
 def test_other_classes_are_refused(tmp_path):
     path = tmp_path / "run"
     held_out = classes(5, X=rows(9)[0])
