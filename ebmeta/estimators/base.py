@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ebmeta.estimators.rows import refuse_huge
 from ebmeta.foundation.checks import at_least, check
 from ebmeta.foundation.guarding import undisturbed
+from ebmeta.foundation.whereabouts import ElsewhereError
 from ebmeta.model.base import PredictiveModel
 from ebmeta.model.posterior import Mixture
 from ebmeta.prediction.trees import ask
@@ -52,6 +53,11 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no typ
         for name, method in list(vars(cls).items()):
             if inspect.isfunction(method) and not name.startswith("_"):
                 setattr(cls, name, undisturbed()(method))
+
+    def __getattr__(self, name: str) -> Any:
+        if hasattr(type(self), name):  # one that failed inside: its own error
+            return object.__getattribute__(self, name)
+        raise ElsewhereError(f"{type(self).__name__!r} object has no attribute {name!r}", name)
 
     def __init__(self, model: PredictiveModel | None = None, num_steps: int | None = None) -> None:
         self.model = model

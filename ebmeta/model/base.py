@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from torch import nn
 
+from ebmeta.foundation.whereabouts import ElsewhereError
 from ebmeta.likelihood import Likelihood
 from ebmeta.model.posterior import Mixture
 from ebmeta.parts.heads import Head
@@ -47,6 +48,12 @@ class PredictiveModel(nn.Module, ABC):
         if self.num_covariates:
             said.insert(1, f"{self.num_covariates} covariates")
         return f"{type(self).__name__}({', '.join(said)}, {'trained' if self.fitted else 'not trained'})"
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            raise ElsewhereError(str(error), name) from None
 
     def forward(self, *_: object) -> NoReturn:
         """Raise `TypeError`, since a model has several answers."""
