@@ -16,6 +16,7 @@ from ebmeta.foundation.checks import at_least, checked
 from ebmeta.likelihood import Likelihood
 from ebmeta.model.base import PredictiveModel
 from ebmeta.model.inference import check_labels, infer, prior_of
+from ebmeta.model.numbers import number_type, own_numbers
 from ebmeta.model.posterior import Inference
 from ebmeta.model.programs import Program
 from ebmeta.model.recipes import CLASSIFIER, REGRESSOR, ClassifierRecipe, Parts, Recipe, Refinement, RegressorRecipe
@@ -284,8 +285,8 @@ class EmpiricalBayes(PredictiveModel):
 
     @checked()
     def check(self, batch: TaskBatch) -> None:
-        """Raise `ValueError` where the labels have the wrong type or are impossible for the likelihood."""
-        check_labels(self.likelihood, self.prior.loc.dtype, batch)
+        """Raise `ValueError` where labels have the wrong type or are impossible, or parts differ in that of numbers."""
+        check_labels(self.likelihood, number_type("model", own_numbers(self)), batch)
 
     @checked(num_steps=at_least(0))
     def posterior(self, batch: TaskBatch, num_steps: int | None = None) -> list[Gaussian]:

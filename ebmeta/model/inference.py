@@ -93,11 +93,8 @@ def infer(
 def check_labels(likelihood: Likelihood, dtype: torch.dtype, batch: TaskBatch) -> None:
     """Raise `ValueError` where labels have the wrong type, are impossible, or too coarse for numbers of a type.
 
-    Sizes of rows without labels are checked too, and tasks of numbers have no class proportions. The numbers of a model
-    have 32 or 64 bits.
+    Sizes of rows without labels are checked too, and tasks of numbers have no class proportions.
     """
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"model: expected parameters of 32 or 64 bits, got {dtype}; model.float() makes them so")
     if batch.support_y.is_floating_point() == likelihood.categorical:
         wanted = "integer class" if likelihood.categorical else "real-valued"
         raise ValueError(

@@ -10,7 +10,7 @@ from torch import nn
 __all__ = ["other_setting", "settings"]
 
 #: What torch gives every module.
-COMMON = frozenset(vars(nn.Module()))  # type: ignore[no-untyped-call]  # torch states no type
+COMMON = frozenset(vars(nn.Module()))
 PLAIN = (bool, int, float, str, type(None))
 
 

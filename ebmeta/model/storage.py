@@ -22,6 +22,7 @@ from ebmeta.foundation.checks import Kind, checked, kind_of
 from ebmeta.foundation.folders import model_files, read_folder, write_folder
 from ebmeta.foundation.tensor_files import differing, load_tensors
 from ebmeta.model.empirical_bayes import EmpiricalBayes
+from ebmeta.model.numbers import EMBEDDER, number_type, own_numbers
 from ebmeta.model.recipes import RECIPES, ClassifierRecipe
 from ebmeta.model.settings import other_setting
 from ebmeta.tasks.frames import FrameEncoder
@@ -33,7 +34,6 @@ __all__ = ["build", "load", "load_encoder", "load_with_encoder", "model_files", 
 #: Tensors that older folders lack, as they would have been there.
 ADDED = {"predictor.profile.one_each": torch.tensor(False)}
 MEMBERS = "members."  # before the names of tensors of an ensemble's members
-EMBEDDER = "predictor.embedder."  # the same, of a network from outside, which may have numbers of any type
 #: The way that is left to a model that no arguments rebuild.
 KEEPS = "torch.save(model.state_dict(), file) keeps the numbers"
 #: What `save` takes.
@@ -99,7 +99,7 @@ def _content(model: EmpiricalBayes, encoder: FrameEncoder | None) -> tuple[dict[
     recipe = model.recipe
     if recipe is None:
         raise ValueError("save: expected a model from EmpiricalBayes.classifier or regressor, got one built from parts")
-    _type_of("save", dict(model.named_parameters()))
+    number_type("save", own_numbers(model))
     config = {"kind": recipe.kind, **asdict(recipe), "beta": model.beta}
     _check_parts(model, config)
     entry = {
@@ -234,8 +234,8 @@ def build(
     if difference := differing(shapes, tensors):
         raise ValueError(f"{folder}: {difference}: another model")
     model = _construct(path, config, embedder)
-    if _type_of(str(folder), {name: tensors[name] for name, _ in model.named_parameters()}) == torch.float64:
-        model.double()
+    own = {name: tensors[name] for name, _ in model.named_parameters() if not name.startswith(EMBEDDER)}
+    model.to(number_type(str(folder), own))
     for name, value in model.state_dict(keep_vars=True).items():
         if name.startswith(EMBEDDER):
             value.data = value.data.to(tensors[name].dtype)
@@ -254,21 +254,6 @@ def build(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return model.eval()
-
-
-def _type_of(place: str, parameters: Mapping[str, Tensor]) -> torch.dtype:
-    """Return the type of the numbers of all parameters but those of an embedder.
-
-    Raises:
-        ValueError: if there are several, or it is none that predictions are made in: others were rounded.
-    """
-    found = sorted({value.dtype for name, value in parameters.items() if not name.startswith(EMBEDDER)}, key=str)
-    if found not in ([torch.float32], [torch.float64]):
-        words = " and ".join(map(str, found))
-        raise ValueError(
-            f"{place}: expected parameters all of 32 or all of 64 bits, got {words}; model.float() does it"
-        )
-    return found[0]
 
 
 def _shapes(path: Path, config: Mapping[str, Any], embedder: nn.Module | None = None) -> dict[str, Tensor]:

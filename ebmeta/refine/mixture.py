@@ -164,7 +164,7 @@ class MixtureRefiner(Refiner):
         direction = functional.normalize(resultant, dim=-1, eps=1e-6)
         rate = torch.exp(-self.log_concentration)
         if setting.concentration is not None:
-            known = setting.concentration[:, None, None]
+            known = setting.concentration[:, None, None].to(rate)
             rate = torch.where(known.isnan(), rate, 1 / known)
         share = ways * (1 + rate * claimed) / (ways + rate * setting.query_mask.sum(1)[:, None, None])
         bias = (self.share * share.log() + shift) / CONSTANT

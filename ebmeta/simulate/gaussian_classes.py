@@ -34,6 +34,7 @@ MOST = 2**16  # labellings that are summed over
     num_features=at_least(1),
     between=above(0),
     within=above(0),
+    concentration=above(0, finite=False),
     n_way=at_least(1),
     n_shot=at_least(0),
     n_query=at_least(1),
@@ -53,7 +54,7 @@ class GaussianClasses(TaskSource):
         seed: first half of the key of every batch.
 
     Raises:
-        ValueError: if the concentration is not positive.
+        ValueError: if a variance, the concentration or a number of rows is out of range.
 
     Examples:
         >>> GaussianClasses(2, n_way=3, n_query=4).sample(5)
@@ -68,10 +69,6 @@ class GaussianClasses(TaskSource):
     n_shot: int = 1
     n_query: int = 30
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.concentration > 0:
-            raise ValueError(f"concentration: expected a positive number or infinity, got {self.concentration}")
 
     def sample(self, num_tasks: int, index: int = 0) -> TaskBatch:
         """Draw batch number `index`, a pure function of (seed, index)."""

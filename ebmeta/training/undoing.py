@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from torch import Tensor
+
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 
 __all__ = ["unchanged_after_error"]
@@ -37,12 +39,20 @@ def unchanged_after_error(model: EmpiricalBayes) -> Iterator[None]:
         raise ValueError("model: expected one that can be trained, got one made under torch.inference_mode()")
     moving = model.predictor.moving
     state = {n: v.clone() for n, v in model.state_dict().items() if moving or not n.startswith("predictor.embedder.")}
-    dtype, names = next(model.parameters()).dtype, (model.feature_names, model.covariate_names)
+    types, names = {k: v.dtype for k, v in _all(model).items()}, (model.feature_names, model.covariate_names)
     seen = model.marks, model.task_sizes
     try:
         yield
     except Exception:
-        model.to(dtype).load_state_dict(state, strict=False)
+        for name, value in _all(model).items():
+            if value.dtype != types[name]:
+                value.grad, value.data = None, value.data.to(types[name])
+        model.load_state_dict(state, strict=False)
         model.feature_names, model.covariate_names = names
         model.marks, model.task_sizes = seen
         raise
+
+
+def _all(model: EmpiricalBayes) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a model by name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}

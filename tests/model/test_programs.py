@@ -574,7 +574,9 @@ def test_a_joint_model_has_the_mean_field_elbo(observe):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_models_of_16_bits_are_refused(dtype):
     model = regressor(dtype=dtype)
-    with pytest.raises(ValueError, match=f"model: expected parameters of 32 or 64 bits, got {dtype}; model.float"):
+    with pytest.raises(
+        ValueError, match=f"model: expected parameters all of 32 or all of 64 bits, got {dtype}; model.float"
+    ):
         model.guide(real_tasks(dtype=dtype))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from builders import class_tasks, classifier, generator
 
@@ -41,6 +43,15 @@ def test_untrained_steps_do_not_force_balance():
     shares = model.likelihood.moments(*model.infer(batch).marginal(-1), batch.way_mask)[0].mean((0, 1))
     assert shares[0] > 0.5  # 40 in 60; balance would have it at a quarter
     assert shares[3] < 0.15  # 2 in 60
+
+
+def test_a_known_concentration_may_have_another_type_of_numbers():
+    """Torch could not multiply what 64 bits had made of 32."""
+    batch, model = class_tasks(dtype=torch.float32), EmpiricalBayes.classifier(4, synthetic_gradient="mixture")
+    known = torch.tensor([2.0, torch.nan, torch.inf, 0.5])
+    locs = [model.posterior(replace(batch, concentration=known.to(t)))[-1].loc for t in (torch.float32, torch.float64)]
+    assert torch.equal(*locs)
+    assert not torch.equal(locs[0], model.posterior(batch)[-1].loc)
 
 
 def test_more_steps_than_trained_converge():

@@ -77,8 +77,17 @@ def test_exact_probabilities_are_calibrated():
     assert float(probs.max(-1).values.mean()) < 0.95
 
 
+@pytest.mark.parametrize("infinity", [math.inf, np.inf, float("inf")])
+def test_any_infinity_is_equal_numbers(infinity):
+    """Another object than the default was refused."""
+    known, drawn = (
+        GaussianClasses(2, n_way=3, n_query=6, **each).sample(4) for each in ({}, {"concentration": infinity})
+    )
+    assert torch.equal(known.query_x, drawn.query_x)
+
+
 def test_bad_input():
-    with pytest.raises(ValueError, match="concentration: expected a positive number or infinity, got 0"):
+    with pytest.raises(ValueError, match="concentration: expected a number above 0, got 0"):
         GaussianClasses(2, concentration=0.0)
     family = GaussianClasses(2)
     with pytest.raises(ValueError, match=r"exact: expected at most 65536 labellings, got 5 \*\* 30"):

@@ -115,3 +115,23 @@ def test_a_frozen_embedder_is_left_alone():
         fail()
     assert (encoder.weight == 7.0).all()
     assert torch.equal(model.prior.log_power, ebmeta.EmpiricalBayes.classifier(3).prior.log_power)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_an_embedder_keeps_its_type_of_numbers(dtype):
+    """It took that of the model after any error: one of 64 bits was rounded."""
+    encoder = torch.nn.Linear(5, 3).to(dtype)
+    model = ebmeta.EmpiricalBayes.regressor(3, embedder=encoder, freeze_embedder=True, num_steps=0)
+    before = encoder.weight.clone()
+
+    def fail(change):
+        with unchanged_after_error(model):
+            change()
+            raise ValueError("refused")
+
+    for change in (lambda: None, model.double):
+        with pytest.raises(ValueError, match="refused"):
+            fail(change)
+        assert model.prior.loc.dtype == torch.float32
+        assert encoder.weight.dtype == dtype
+        assert torch.equal(encoder.weight, before)
