@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import cyclopts
 
 from ebmeta.foundation.extras import EXTRAS
+from ebmeta.foundation.whereabouts import whereabouts
 
 __all__ = ["FLAGS", "as_line", "one_line_each", "whole"]
 
@@ -43,6 +44,14 @@ FLAGS = {
         "seed",
         "validation",
     )
+}
+
+#: What is no command of its own.
+COMMANDS = {
+    "suggest": "`ebmeta classify --report` says which rows to label next",
+    "outliers": "`ebmeta classify --outliers`",
+    "sets": "`ebmeta classify --sets`",
+    "report": "`ebmeta classify --report`, `ebmeta diagnose`",
 }
 
 LONGEST_WORD, LONGEST_LINE = 300, 600
@@ -75,6 +84,10 @@ def as_line(error: BaseException) -> str:
             return f"Unknown option: {odd}." + (f" Did you mean {meant[0]}?" if meant else "")
         stated = re.search(rf"^ +{name[2:].replace('-', '_')}: (.*)$", error.target.__doc__ or "", re.MULTILINE)
         return f"{name}: expected {stated[1].rstrip('.;,') if stated else 'a value'}, got none"
+    if isinstance(error, cyclopts.UnknownCommandError) and error.unused_tokens:
+        wanted = error.unused_tokens[0]
+        here = COMMANDS.get(wanted, "") or whereabouts(wanted.replace("-", "_"))
+        return f"{text} ({wanted}: {here})" if here and "Did you mean" not in text else text
     text = re.sub(r"^Invalid value for (\S+): expected", r"\1: expected", text)  # of `whole`
     if isinstance(error, ValueError) and (role := text.partition(": ")[0]) in FLAGS:
         text = f"{FLAGS[role]}{text.removeprefix(role)}"

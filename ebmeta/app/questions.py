@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
 import xarray as xr
 
 from ebmeta.app.tables import Roles
 from ebmeta.estimators.classifier import FewShotClassifier
 from ebmeta.estimators.regressor import FewShotRegressor
-from ebmeta.estimators.rows import groups_of, sizes_of
+from ebmeta.estimators.rows import among, distinct, groups_of, sizes_of, staying
 from ebmeta.prediction.trees import predict
 from ebmeta.scoring.chunks import answer, chunks
 from ebmeta.scoring.engines import Engine, sharing
 from ebmeta.scoring.frame import LEVELS, columns_of
+from ebmeta.tasks.columns import read_rows
 
 __all__ = ["SEPARATOR", "Columns", "OfClasses", "OfNumbers", "Question", "Shared", "joined"]
 
@@ -107,10 +110,25 @@ class OfClasses(Question):
         return out
 
     def tree(self) -> xr.DataTree:
-        batch = self.estimator.tasks(self.rows)
-        tree = predict(self.estimator.model_, batch, num_steps=self.estimator.num_steps)
+        """Return the predictions of all rows as one task, in which each counts as in `columns`: at most once."""
+        clf, query = self.estimator, torch.from_numpy(read_rows("X", self.rows)[0].astype(np.float64))
+        first, which = distinct(query)
+        fresh = ~among(query[first], clf.support_X_)
+        tree, place = self._predicted(first), np.arange(len(first))
+        if fresh.any() and not fresh.all():  # a labelled row changes no answer for others
+            stays = staying(query[first], clf.support_X_).numpy()
+            own, known = np.flatnonzero(fresh[stays]), np.flatnonzero(~fresh)
+            tree = _side_by_side((self._predicted(first[stays]), own), (tree, known))
+            place = np.argsort(np.concatenate([np.flatnonzero(fresh), known]))
+        if len(first) < len(which) or not fresh.all():
+            tree = _side_by_side((tree, place[which]))
         tree["predictive/row"] = xr.DataArray(np.arange(len(self.rows))[None], dims=("task", "query"))
         return tree
+
+    def _predicted(self, numbers: np.ndarray) -> xr.DataTree:
+        """Return the predictions of the task that has some of the rows."""
+        rows = self.rows.iloc[numbers] if isinstance(self.rows, pd.DataFrame) else self.rows[numbers]
+        return predict(self.estimator.model_, self.estimator.tasks(rows), num_steps=self.estimator.num_steps)
 
     def facts(self) -> dict[str, Any]:
         return {"rows": len(self.rows), "classes": [str(c) for c in self.estimator.classes_]}
@@ -177,6 +195,22 @@ class OfNumbers(Question):
     def certainty(self, found: xr.DataTree | Columns) -> dict[str, float]:
         std = found["predictive/std"].isel(step=-1) if isinstance(found, xr.DataTree) else found["std"]
         return {"mean_std": float(std.mean())}
+
+
+def _side_by_side(*parts: tuple[xr.DataTree, np.ndarray]) -> xr.DataTree:
+    """Return some queries of each of some trees as those of one; what is of no query is that of the first tree."""
+    out = {}
+    for node in parts[0][0].subtree:
+        sets = [tree[node.path].to_dataset() for tree, _ in parts]
+        if "query" in sets[0].dims:
+            chosen = [data.isel(query=numbers) for data, (_, numbers) in zip(sets, parts, strict=True)]
+            of_rows = xr.concat(
+                [data.drop_vars([n for n, v in data.items() if "query" not in v.dims]) for data in chosen], "query"
+            )
+            sets[0] = of_rows.assign({n: v for n, v in sets[0].items() if "query" not in v.dims})
+            sets[0] = sets[0].assign_coords(query=np.arange(sets[0].sizes["query"]))
+        out[node.path] = sets[0]
+    return xr.DataTree.from_dict(out)
 
 
 @contextmanager

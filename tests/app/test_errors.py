@@ -7,7 +7,7 @@ import sys
 import warnings
 
 import pytest
-from commands import run
+from commands import refused, run
 
 from ebmeta.app.errors import as_line
 from tests.app.test_files import line
@@ -82,3 +82,17 @@ def test_output_that_nobody_takes_is_an_error(files, capsys, monkeypatch):
         patch.setattr(sys, "stdout", ascii_only)
         assert run(*command) == 0
     assert b"\\xb1" in ascii_only.buffer.getvalue()
+
+
+def test_what_is_no_command_is_told_where_it_is(capsys):
+    said = {
+        "suggest": "(suggest: `ebmeta classify --report` says which rows to label next)",
+        "mixed_model": 'Did you mean "mixed"?',
+        "fit": "(fit: ebmeta.fit; a method of ebmeta.FewShotClassifier; a method of ebmeta.FewShotRegressor)",
+        "certify": "(certify: ebmeta.certify)",
+        "zebra": "Available commands: ",
+    }
+    for name, words in said.items():
+        told = refused(capsys, name, "rows.csv")
+        assert told.startswith(f'ebmeta: error: Unknown command "{name}".')
+        assert words in told

@@ -80,3 +80,35 @@ def test_ordered_categories_come_with_their_probabilities(tmp_path):
     reg.fit(rows[["x", "z"]][seen], rows["y"][seen], groups=blank["shop"][seen])
     some = reg.probabilities(rows[["x", "z"]][~seen], groups=blank["shop"][~seen])
     np.testing.assert_allclose(np.stack([scored[f"p_{c}"] for c in range(3)], 1), some, rtol=1e-6)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_tree_counts_labelled_rows_and_copies_as_a_table_does(named):
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 2
+    X = rng.normal(size=(2, 6))[y] + rng.normal(size=(40, 6))
+    rows = np.concatenate([X[5:9], X, X[20:30]])  # four are labelled, and given twice; ten of the others, too
+    names = list("pqrstu")
+    known, new = (pd.DataFrame(v, columns=names) if named else v for v in (X[:9], rows))
+    clf = ebmeta.FewShotClassifier().fit(known, y[:9])
+    question = OfClasses(clf, new, {}, Roles(names), {})
+    tree, table = question.tree(), question.columns()
+    probs = tree["predictive/probs"].isel(step=-1, task=0)
+    np.testing.assert_allclose(probs, np.stack([table["p_0"], table["p_1"]], 1), atol=1e-6)
+    assert tree["predictive/row"].values.tolist() == [list(range(54))]
+    assert tree["predictive/probs"].dims == ("step", "task", "query", "way")
+    assert tree["posterior_predictive/query_y"].dims == ("chain", "draw", "task", "query")
+    draws = tree["posterior_predictive/query_y"].values[0, :, 0]
+    np.testing.assert_array_equal(draws[:, 24:34], draws[:, 44:])  # a copy is the same row
+    assert tree["constant_data/query_mask"].shape == (1, 54)
+    pure = ebmeta.predict(clf.model_, clf.tasks(new.iloc[13:44] if named else new[13:44]))
+    np.testing.assert_array_equal(tree["posterior/w"], pure["posterior/w"])  # of the rows that are new, each once
+
+
+def test_a_tree_of_labelled_rows_alone_has_them_all():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(6, 5))
+    clf = ebmeta.FewShotClassifier().fit(X, list("ababab"))
+    question = OfClasses(clf, X[[0, 3, 0]], {}, Roles(["X"]), {})
+    tree, table = question.tree(), question.columns()
+    np.testing.assert_allclose(tree["predictive/probs"].values[-1, 0, :, 0], table["p_a"], atol=1e-6)
