@@ -38,6 +38,7 @@ from ebmeta.foundation.checks import checked
 from ebmeta.foundation.kinds import is_tracing
 from ebmeta.likelihood import Given, Likelihood
 from ebmeta.model.posterior import Inference
+from ebmeta.model.sites import fitting, sample, sample_labels
 from ebmeta.parts.gaussian import Gaussian
 from ebmeta.parts.heads import Head
 from ebmeta.tasks.batch import TaskBatch
@@ -218,7 +219,8 @@ def model_program(owner: Owner, batch: TaskBatch, observe: Observe | None = None
         The weights `w`, shape `(T, C, P)`.
 
     Raises:
-        ValueError: if `observe` is unknown, or features or labels do not fit the model.
+        ValueError: if `observe` is unknown, features or labels do not fit the model, or a handler has put a value of
+            another shape in the place of a site.
     """
     owner.check(batch)
     register(owner)
@@ -228,17 +230,18 @@ def model_program(owner: Owner, batch: TaskBatch, observe: Observe | None = None
     with pyro.plate("task", batch.num_tasks, dim=-1):
         with _bottleneck(owner, observe):
             if owner.likelihood.has_level:
-                level = pyro.sample("level", dist.Normal(prior.loc.new_zeros(()), 1.0))
-            values = {name: pyro.sample(name, law) for name, law in prior.sites().items()}
+                level = sample("level", dist.Normal(prior.loc.new_zeros(()), 1.0), batch.num_tasks)
+            values = {name: sample(name, law, batch.num_tasks) for name, law in prior.sites().items()}
         w = prior.weights(values)
         if "w" not in values:
-            w = pyro.deterministic("w", w, event_dim=2)  # labels follow weights that a handler has put in their place
+            put = pyro.deterministic("w", w, event_dim=2)  # labels follow weights that a handler has put in their place
+            w = fitting("w", put, tuple(w.shape[-3:]))
         of_task = owner.predictor.of_task(batch, own)
         for side, rows, x in (("support", batch.support, of_task.support), ("query", batch.query, of_task.query)):
             features = x.to(w.dtype)  # samplers may move in 64 bits
             law = prior.inputs(values, rows.mask, batch.support_y if side == "support" else None)
             if law is not None:
-                inputs = pyro.sample(f"{side}_x", law.mask(observe != "query"), obs=features[..., :-1])
+                inputs = sample(f"{side}_x", law.mask(observe != "query"), batch.num_tasks, features[..., :-1])
                 features = _with_constant(inputs, features)  # labels follow inputs that a handler has put there
             if observe in (side, "both") and not (owner.joint and side == "support"):
                 _labels(owner, f"{side}_y", rows, owner.predictor(features, w), batch.way_mask, level)
@@ -253,7 +256,7 @@ def _with_constant(inputs: Tensor, features: Tensor) -> Tensor:
 def _labels(owner: Owner, site: str, rows: Rows, eta: Tensor, way_mask: Tensor, level: Tensor | None) -> None:
     eta = eta if owner.likelihood.categorical else eta.double()
     labels = owner.likelihood.distribution(eta, way_mask, Given(rows.size, level))
-    pyro.sample(site, labels.mask(rows.mask).to_event(1), obs=rows.y)
+    sample_labels(site, labels, rows, owner.likelihood, way_mask)
 
 
 def guide_program(owner: Owner, batch: TaskBatch, observe: Observe | None = None) -> Tensor:
@@ -273,12 +276,10 @@ def guide_program(owner: Owner, batch: TaskBatch, observe: Observe | None = None
     q = inferred.path[-1]
     with pyro.plate("task", batch.num_tasks, dim=-1), _bottleneck(owner, observe):
         if inferred.levels is not None:
-            level = pyro.sample(
-                "level",
-                dist.Normal(*(v.to(inferred.setting.x.dtype) for v in (inferred.levels.loc, inferred.levels.scale))),
-            )
+            known = (v.to(inferred.setting.x.dtype) for v in (inferred.levels.loc, inferred.levels.scale))
+            level = sample("level", dist.Normal(*known), batch.num_tasks)
             q = _given_level(owner, batch, level)
-        values = {name: pyro.sample(name, law) for name, law in q.sites().items()}
+        values = {name: sample(name, law, batch.num_tasks) for name, law in q.sites().items()}
     return q.weights(values)
 
 

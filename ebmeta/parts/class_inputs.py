@@ -22,6 +22,8 @@ from ebmeta.likelihood import NEVER
 
 __all__ = ["ClassInputs", "ClassProportions", "dirichlet_kl", "isotropic_kl"]
 
+ROUNDING = 1e-3  # by which proportions of many classes, or of a table, may miss a sum of 1
+
 
 class _Shares(constraints.Constraint):  # type: ignore[misc]
     """Proportions, 0 for classes that do not exist.
@@ -115,12 +117,17 @@ class ClassProportions(TorchDistribution):  # type: ignore[misc]  # Pyro ships n
         return (drawn / drawn.sum(-1, keepdim=True)).to(a.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log density in nats, shape `(..., T)`: -inf where a class that does not exist has a share."""
+        """Return the log density in nats, shape `(..., T)`.
+
+        It is -inf where values are no proportions, or a class that does not exist has a share.
+        """
         real, a = self.concentration > 0, self.concentration.double()
         share = torch.where(real, value.clamp(min=torch.finfo(value.dtype).tiny), 1.0).double()
         each = (a - 1) * share.log() - torch.where(real, a, 1.0).lgamma()
         of_real = torch.where(real, each, 0.0).sum(-1) + a.sum(-1).lgamma()
-        return of_real.masked_fill(((value > 0) & ~real).any(-1), -math.inf).to(value.dtype)
+        outside = (value < 0) | ((value > 0) & ~real)
+        off = (value.sum(-1) - 1).abs() > ROUNDING
+        return of_real.masked_fill(outside.any(-1) | off, -math.inf).to(value.dtype)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> ClassProportions:
         """Return the same law for more tasks."""
