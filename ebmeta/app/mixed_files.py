@@ -172,6 +172,7 @@ def _named(formula: str, rows: pd.DataFrame | None = None) -> tuple[set[str], se
 
 def _check_new(path: Path, formula: str, rows: pd.DataFrame, columns: dict[str, str | None]) -> None:
     """Raise `ValueError` before the fit, which may take long, where new rows lack a column of formula or flags."""
+    from ebmeta.foundation.telling import named
     from ebmeta.tasks.frame_files import read_frame
 
     groups, terms = _named(formula, rows)
@@ -180,11 +181,7 @@ def _check_new(path: Path, formula: str, rows: pd.DataFrame, columns: dict[str, 
     asked = {name: f"--{flag.replace('_', '-')}" for flag, name in needed.items()}
     asked |= dict.fromkeys(groups | terms, "the formula")
     if absent := sorted(set(asked).intersection(rows) - set(there)):
-        raise ValueError(
-            f"{path}: expected a column {absent[0]!r}, which {asked[absent[0]]} names, got "
-            + ", ".join(map(str, there[:8]))
-            + ", ..." * (len(there) > 8)
-        )
+        raise ValueError(f"{path}: expected a column {absent[0]!r}, which {asked[absent[0]]} names, got {named(there)}")
 
 
 def _ids(path: Path, name: str, column: pd.Series[Any]) -> list[Any]:

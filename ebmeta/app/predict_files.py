@@ -17,6 +17,7 @@ from ebmeta.app.sources import check_roles, column_errors, refuse_numbers, roles
 from ebmeta.app.tables import READS, Table, read_table, write_table
 from ebmeta.estimators.classifier import FewShotClassifier
 from ebmeta.estimators.regressor import FewShotRegressor
+from ebmeta.foundation.telling import named
 from ebmeta.foundation.writing import write_tree
 from ebmeta.model.empirical_bayes import EmpiricalBayes
 from ebmeta.model.storage import load_with_encoder
@@ -218,7 +219,7 @@ def _frames(
         if lacking and unseen:
             raise ValueError(
                 f"expected a column {lacking[0]!r}, because {support} has no row of group {unseen[0]!r}, got "
-                f"{', '.join(map(str, rows.columns))}"
+                f"{named(rows.columns)}"
             )
         both = [f[columns] for f in (labelled, rows) if len(f) and set(columns) <= set(f.columns)]
         group_x = encoder.group_x(pd.concat(both, ignore_index=True) if both else rows)

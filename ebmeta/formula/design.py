@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from ebmeta.formula.grammar import Formula, parse, quoted
 from ebmeta.formula.group_names import coded, placed
 from ebmeta.formula.response import Response, columns_of_response
-from ebmeta.formula.terms import Terms, some_names, tidy, variables
+from ebmeta.formula.terms import Terms, tidy, variables
 from ebmeta.foundation.checks import found
-from ebmeta.foundation.telling import tell
+from ebmeta.foundation.telling import named, tell
 from ebmeta.random_effects.rows import Grouping, Rows
 from ebmeta.tasks.columns import read_column
 from ebmeta.tasks.frame_columns import frame_of, numbers_of, refuse_written_numbers
@@ -173,7 +173,7 @@ class Design:
         for column in self.columns:
             if column not in frame.columns:
                 raise ValueError(
-                    f"new_data: expected a column {column!r}, which the formula names, got {some_names(frame)}"
+                    f"new_data: expected a column {column!r}, which the formula names, got {named(frame.columns)}"
                 )
         extra = _extra(given, frame, data)
         whole = ~self._missing(frame, extra)
@@ -277,7 +277,7 @@ def _columns_of(formula: Formula, frame: pd.DataFrame) -> list[str]:
         if factor not in frame.columns:
             raise ValueError(
                 f"formula: expected a column as the grouping factor, got {factor!r}, and the columns are "
-                f"{some_names(frame)}"
+                f"{named(frame.columns)}"
             )
         names.append(factor)
     return list(dict.fromkeys(names))
@@ -319,7 +319,7 @@ def _extra(given: Extras, frame: pd.DataFrame, data: Any) -> pd.DataFrame:
             if value not in frame.columns:
                 raise ValueError(
                     f"{name}: expected the name of a column, got {found(value)}, and the "
-                    f"columns are {some_names(frame)}"
+                    f"columns are {named(frame.columns)}"
                 )
             out[name] = frame[value]
             continue

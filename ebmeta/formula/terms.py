@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from ebmeta.formula.elsewhere import term_here
 from ebmeta.formula.knots import Reach, beyond, reaches
 from ebmeta.formula.syntax import parsed
+from ebmeta.foundation.telling import named
 
-__all__ = ["FUNCTIONS", "Terms", "asked", "some_names", "tidy", "variables"]
+__all__ = ["FUNCTIONS", "Terms", "asked", "tidy", "variables"]
 
 Array = NDArray[np.float64]
 
@@ -54,7 +55,6 @@ SAID = {
     "no attribute 'callee'": "a function of a function before another call of it (write log(b) + log(exp(a)), and not "
     "the other way round)",
 }
-MOST_SHOWN = 8  # names of columns in a message
 
 
 class Terms:
@@ -195,12 +195,6 @@ def tidy(frame: pd.DataFrame, groups: list[tuple[str, ...]]) -> pd.DataFrame:
     return out
 
 
-def some_names(frame: pd.DataFrame) -> str:
-    """Return the first names of columns, for a message."""
-    names = [str(c) for c in frame.columns]
-    return ", ".join(names[:MOST_SHOWN]) + (", ..." if len(names) > MOST_SHOWN else "")
-
-
 def variables(text: str, frame: pd.DataFrame) -> list[str]:
     """Return the columns that a text of terms names."""
     if text.strip() == INTERCEPT:
@@ -212,7 +206,7 @@ def variables(text: str, frame: pd.DataFrame) -> list[str]:
             raise ValueError(f"formula: expected names of columns but that of the constant, got {name!r} (rename it)")
         if name not in frame.columns and name not in FUNCTIONS:
             raise ValueError(
-                f"formula: expected names of columns, got {name!r}, and the columns are {some_names(frame)}"
+                f"formula: expected names of columns, got {name!r}, and the columns are {named(frame.columns)}"
                 f"{term_here(text)}"
             )
     return [n for n in names if n in frame.columns]

@@ -1,11 +1,15 @@
-"""Warnings, which point to the line of the caller's own code however deep in the package they arise."""
+"""Words of messages; warnings point to the line of the caller's own code however deep in the package they arise."""
 
 from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterable
+from typing import Any
 
-__all__ = ["tell"]
+__all__ = ["named", "tell"]
+
+MOST_NAMES = 8  # in a message
 
 PASSED = ("ebmeta", "contextlib", "functools", "torch")  # packages whose frames are no caller's
 
@@ -27,3 +31,14 @@ def tell(text: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in PASSED:
         level, frame = level + 1, frame.f_back
     warnings.warn(text, UserWarning, stacklevel=level)
+
+
+def named(columns: Iterable[Any]) -> str:
+    """Return the first names of columns, for a message; one with a blank at an end, or nothing but blanks, in quotes.
+
+    Examples:
+        >>> named(["shop", " price", ""])
+        "shop, ' price', ''"
+    """
+    names = [repr(c) if isinstance(c, str) and (not c or c != c.strip()) else str(c) for c in columns]
+    return ", ".join(names[:MOST_NAMES]) + ", ..." * (len(names) > MOST_NAMES)

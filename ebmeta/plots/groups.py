@@ -10,6 +10,7 @@ from scipy import special
 
 from ebmeta.formula.design import rows_of
 from ebmeta.foundation.checks import at_least, checked, found
+from ebmeta.foundation.telling import named
 from ebmeta.mixed.result import MixedModel
 from ebmeta.plots.axes import axes_or_new
 
@@ -168,7 +169,7 @@ def group_lines(fit: MixedModel, data: Any, x: str, *, num_groups: int = 12, ax:
     factor, response = ":".join(fit.design.factors[0]), fit.design.formula.response
     for column in (x, response, *fit.design.factors[0]):
         if column not in data.columns:
-            raise ValueError(f"data: expected a column {found(column)}, got {', '.join(map(str, data.columns[:8]))}")
+            raise ValueError(f"data: expected a column {found(column)}, got {named(data.columns)}")
     if not pd.api.types.is_numeric_dtype(data[response]):
         raise ValueError(f"data: expected numbers in column {response!r}, got {data[response].dtype}")
     data = data.dropna(subset=list(fit.design.factors[0]))

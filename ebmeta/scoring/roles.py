@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from ebmeta.foundation.telling import named
 from ebmeta.model.base import PredictiveModel
 from ebmeta.tasks.frames import FrameEncoder
 
@@ -34,7 +35,7 @@ class Roles:
         """Raise `ValueError` where a frame lacks a column that has to be there."""
         for name in (self.label, self.groups, *self.keep, *([] if self.group_rows is None else [self.group_rows])):
             if name not in frame:
-                raise ValueError(f"frame: expected a column {name!r}, got {', '.join(map(str, frame.columns[:8]))}")
+                raise ValueError(f"frame: expected a column {name!r}, got {named(frame.columns)}")
 
     def features(self, frame: pd.DataFrame, known: list[Any] | None) -> list[Any]:
         """Return the features of a frame: those that the model knows by name, or all columns without another role.

@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ebmeta.foundation.checks import checked, found as shown, kind_of
-from ebmeta.foundation.telling import tell
+from ebmeta.foundation.telling import named, tell
 from ebmeta.tasks.columns import read_keys
 from ebmeta.tasks.frame_columns import frame_of, levels_of, numbers_of, refuse_missing, texts_of
 from ebmeta.tasks.frame_files import note_on_ids, row_ids
@@ -309,8 +309,5 @@ def _check_names(levels: Levels) -> None:
 
 def _column(frame: pd.DataFrame, name: str) -> pd.Series[Any]:
     if name not in frame:
-        some = [str(c) for c in frame.columns[:8]]
-        raise ValueError(
-            f"frame: expected a column {shown(name)}, got {', '.join(some)}{', ...' * (len(frame.columns) > 8)}"
-        )
+        raise ValueError(f"frame: expected a column {shown(name)}, got {named(frame.columns)}")
     return frame[name]

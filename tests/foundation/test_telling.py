@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import ebmeta
-from ebmeta.foundation.telling import tell
+from ebmeta.foundation.telling import named, tell
 
 RNG = np.random.default_rng(0)
 X, WIDE = RNG.normal(size=(12, 2)), RNG.normal(size=(6, 3))
@@ -36,3 +36,21 @@ def test_a_warning_points_to_the_line_that_called(name):
     assert {one.filename for one in told} == {__file__}
     line = CALLS[name].__code__.co_firstlineno
     assert {one.lineno for one in told} == {line}
+
+
+def test_names_of_columns_are_some_and_show_blanks_at_their_ends():
+    assert named(range(20)) == "0, 1, 2, 3, 4, 5, 6, 7, ..."
+    assert named(["shop", " price", "my price", "\tx", ""]) == "shop, ' price', my price, '\\tx', ''"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda rows: ebmeta.mixed_model("y ~ x + (1 | site)", rows),
+        lambda rows: ebmeta.tasks.FrameEncoder("y", groups="site", features=["x"]).fit(rows),
+    ],
+)
+def test_a_column_that_differs_by_a_blank_is_seen_in_the_message(call):
+    spaced = TABLE.rename(columns={"x": " x"})
+    with pytest.raises(ValueError, match="' x', y, site"):
+        call(spaced)
