@@ -25,6 +25,8 @@ Array = NDArray[np.float64]
 FARTHEST = 8.0  # log factor between a task's noise and the typical one: beyond it nothing can be distinguished
 
 LOG_PRECISIONS = (-18.0, 4.0, 96)  # grid of log u over which a Student-t is a mixture of normals
+BROAD = 30.0  # degrees of freedom from which on the grid is too coarse for log u, whose spread is sqrt(2 / freedom)
+FINEST = 0.003  # times as fine as the grid: beyond it a Student-t is normal
 
 
 @checked(noise=above(0))
@@ -265,11 +267,16 @@ class StudentT(_Located):
         return {"mean": self.mean(loc), "std": (self.unit.square() * var + self.variance(loc, given)).sqrt()}
 
     def _mixture(self, var: Tensor, given: Given | None) -> tuple[Tensor, Tensor]:
-        """Return log weights and variances of the normals in the predictive distribution, shape `(grid, T, Q)`."""
+        r"""Return log weights and variances of the normals in the predictive distribution, shape `(grid, T, Q)`.
+
+        With $t$ on a grid from $l$ on, $\log u = k t + (1 - k)\, t^3 / l^2$: as fine as $u$ is narrow, and as wide.
+        """
         low, high, number = LOG_PRECISIONS
-        log_u = torch.linspace(low, high, number, dtype=var.dtype, device=var.device)
-        half = self.freedom / 2
-        log_weight = torch.log_softmax(half * (log_u - log_u.exp()), 0).view(-1, 1, 1)
+        grid = torch.linspace(low, high, number, dtype=var.dtype, device=var.device)
+        fine, cube = (BROAD / self.freedom).sqrt().clamp(FINEST, 1.0), grid.square() / low**2
+        log_u, log_slope = grid * (fine + (1 - fine) * cube), (fine + 3 * (1 - fine) * cube).log()
+        log_density = self.freedom / 2 * (log_u - torch.expm1(log_u))  # from its mode on, which keeps digits
+        log_weight = torch.log_softmax(log_density + log_slope, 0).view(-1, 1, 1)
         total = var.squeeze(-1) + self.noise(given).square() / log_u.exp().view(-1, 1, 1)
         return log_weight, self.unit.square() * total
 

@@ -246,7 +246,7 @@ class MixedModel(Guarded):
 
         Args:
             new_data: rows, a frame with the formula's columns; labels may be absent, and weights, which are then 1.
-            coverage: probability that a new label is in its interval.
+            coverage: probability that a new label is in its interval, given coefficients and spreads, or draws of them.
             groups: "known" uses what is known of groups. "typical" takes all group effects for 0, as `re.form = NA` of
                 lme4 does; a column of groups may be absent. "new" takes every group for one of which nothing is known.
             size: column, or a number for each row, in place of that of the fit.

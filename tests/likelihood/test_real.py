@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from builders import close
+from scipy import special, stats
 
 from ebmeta.likelihood import Given, Normal, ScalarLikelihood, StudentT
 from tests.likelihood.test_base import logits, normal
@@ -58,3 +59,20 @@ def test_slopes_of_student_t_labels_are_those_of_the_density(size):
         for at in (torch.zeros(1, 3).double(), torch.from_numpy(eta)[None])
     )
     torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("freedom", [2.2, 10.0, 100.0, 1e3, 1e4, 1e6])
+@pytest.mark.parametrize("var", [1e-4, 0.3, 9.0])
+def test_student_t_labels_of_an_uncertain_predictor_are_a_sum_of_both_whatever_the_freedom(freedom, var):
+    """A grid over precisions that is coarser than these are had a spread of its own."""
+    likelihood = StudentT(1.0, freedom).double()
+    z, sd, nu = np.linspace(-40.0, 40.0, 40001), var**0.5, likelihood.freedom.item()
+    ends, mass = z[1:] / 2 + z[:-1] / 2, np.diff(special.ndtr(z))
+    for y in (0.0, 0.7, 2.0, 5.0):
+        label, loc, wide = (torch.tensor(v, dtype=torch.float64).reshape(1, 1, -1) for v in (y, 0.0, var))
+        way = torch.ones(1, 1, dtype=torch.bool)
+        found = likelihood.predictive_log_prob(label[..., 0], loc, wide, way, torch.zeros(1))
+        density = (mass * stats.t.pdf(y - sd * ends, nu)).sum()
+        assert found.item() == pytest.approx(np.log(density), abs=2e-5)
+        below = (mass * stats.t.cdf(y - sd * ends, nu)).sum()
+        assert likelihood.predictive_cdf(label[..., 0], loc, wide).item() == pytest.approx(below, abs=1e-6)
