@@ -5,9 +5,10 @@ r"""Class tasks with a known truth, the world of the joint model of inputs and l
 $$ m_c \sim \mathcal N(0, b I), \qquad \pi \sim \mathrm{Dir}(a), \qquad x_i \mid y_i \sim \mathcal N(m_{y_i}, s I), $$
 
 with as many support rows of every class as are asked for, and $y_i \sim \mathrm{Cat}(\pi)$ for queries. With $a$
-infinite the queries are as many of every class. Given all labels the rows of a class are normal in every coordinate,
-with variance $b + s$ and covariance $b$. The labels of a few queries can then be summed out one labelling after
-another, which gives evidence and class probabilities exactly.
+infinite the queries are as many of every class; where their number leaves a rest, any of the classes have one more.
+Given all labels the rows of a class are normal in every coordinate, with variance $b + s$ and covariance $b$. The
+labels of a few queries can then be summed out one labelling after another, which gives evidence and class probabilities
+exactly.
 """
 
 from __future__ import annotations
@@ -89,6 +90,9 @@ class GaussianClasses(TaskSource):
         else:
             equal = np.tile(np.arange(self.n_query) % ways, (num_tasks, 1))
             labels = rng.permuted((equal + rng.integers(ways, size=(num_tasks, 1))) % ways, axis=1)
+            if 1 < self.n_query % ways < ways - 1:  # any classes may have one more, and not neighbours alone
+                order = rng.permuted(np.tile(np.arange(ways), (num_tasks, 1)), axis=1)
+                labels = np.take_along_axis(order, labels, 1)
         chosen = np.tile(np.repeat(np.arange(ways), self.n_shot), (num_tasks, 1))
         sides = []
         for y in (chosen, labels):

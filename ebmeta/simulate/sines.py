@@ -7,7 +7,7 @@ Source: `sines/train_DKT.py` in the code of Patacchiola et al. 2020, Bayesian me
 via deep kernels (a task is 200 points, 5 drawn at random are the support; training tasks have 10 points; out of
 range, all 200 points lie in $(-5, 10)$, the support too). In $w = (a \cos\varphi, a \sin\varphi)$ the curve is
 linear, $y = w_1 \sin x + w_2 \cos x + \sigma\varepsilon$, and $w$ has the density $1 / (4.9\,\pi\,|w|)$ on half an
-annulus. So the likelihood is a Gaussian in two dimensions, and every exact answer is a sum over a grid.
+annulus. So the likelihood is a Gaussian in two dimensions, and every exact answer is the limit of a sum over a grid.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ class SineTasks(TaskSource):
     def posterior_grid(self, x: Tensor, y: Tensor, num_points: int = 64) -> tuple[Tensor, Tensor]:
         r"""Return weights on a grid, and the logarithm of their joint mass with the labels.
 
-        The grid covers the likelihood's ellipse, as far as the amplitude allows: $G =$ `num_points`$^2$ points.
+        The grid covers the likelihood's ellipse, as far as the amplitude allows: $G =$ `num_points`$^2$ points. The sum
+        is exact to rounding where the ellipse lies within the ranges of amplitude and phase. Where few rows let it
+        reach beyond, errors fall in proportion to 1 / `num_points`.
 
         Args:
             x: inputs of the labelled rows, shape `(T, N, 1)`, in 64-bit floats.
@@ -136,7 +138,7 @@ class SineTasks(TaskSource):
 
     @checked(num_points=at_least(2))
     def exact(self, batch: TaskBatch, num_points: int = 64) -> tuple[Tensor, Tensor]:
-        r"""Return the exact prediction of every query for a known family.
+        r"""Return the exact prediction of every query for a known family, as far as the grid goes (`posterior_grid`).
 
         Args:
             batch: $T$ labelled tasks without padding.

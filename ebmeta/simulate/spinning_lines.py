@@ -27,7 +27,9 @@ from ebmeta.tasks.source import TaskSource
 
 __all__ = ["RingPosterior", "SpinningLines"]
 
-NODES = 512  # the trapezoid rule on a circle: exact to rounding for angles known to 0.02 radians or less well
+NODES = 512  # the trapezoid rule on a circle, at least; more where angles are known better than to 0.02 radians
+MOST = 2**16
+A_RADIAN = 9  # nodes in a circle per radian by which an angle is known: errors are below 1e-12
 
 
 def _unit(angle: Tensor) -> Tensor:
@@ -196,10 +198,16 @@ class SpinningLines(TaskSource):
 
         Returns:
             The posterior in 64-bit floats: a quadrature over the angle, all else in closed form.
+
+        Raises:
+            ValueError: if rows tell an angle more exactly than 65,536 nodes can.
         """
-        batch = batch.to(torch.float64)
-        angle = torch.arange(NODES, dtype=torch.float64) * (2 * math.pi / NODES)
-        u = _unit(angle)
+        batch, told = batch.to(torch.float64), None
+        if transductive and self.coupled:
+            x = torch.cat([batch.support_x, batch.query_x], 1)
+            told = self.evidence(x, torch.cat([batch.support_mask, batch.query_mask], 1))
+        nodes = self._nodes(batch, told)
+        u = _unit(torch.arange(nodes, dtype=torch.float64) * (2 * math.pi / nodes))
         weight = batch.support_mask.unsqueeze(-1)
         along = batch.support_x @ u.mT * weight  # (T, S, G): labels are along * radius + noise
         y = batch.support_y.unsqueeze(-1) * weight
@@ -207,10 +215,22 @@ class SpinningLines(TaskSource):
         error = y - self.radius * along
         gain = (along * error).sum(1) / self.noise**2
         log_p = (gain.square() / precision - precision.log() - error.square().sum(1) / self.noise**2) / 2
-        if transductive and self.coupled:
-            x = torch.cat([batch.support_x, batch.query_x], 1)
-            log_p = log_p + self.evidence(x, torch.cat([batch.support_mask, batch.query_mask], 1)) @ u.mT
+        if told is not None:
+            log_p = log_p + told @ u.mT
         return RingPosterior(torch.softmax(log_p, -1), self.radius + gain / precision, 1 / precision, self.noise)
+
+    def _nodes(self, batch: TaskBatch, told: Tensor | None) -> int:
+        """Return how many angles the sharpest task needs, given the evidence of inputs, `(T, 2)`, or None."""
+        reach = abs(self.radius) + 4 * self.radius_scale
+        square = (batch.support_x.square().sum(-1) * batch.support_mask).sum(1)
+        information = square * (reach / self.noise) ** 2 + (0.0 if told is None else told.norm(dim=-1))
+        wanted = A_RADIAN * math.sqrt(float(information.max()))
+        if wanted > MOST:
+            raise ValueError(
+                f"batch: expected rows that leave an angle {A_RADIAN / MOST:.2g} radians or more, got "
+                f"{A_RADIAN / wanted:.2g}: take fewer rows, or more noise"
+            )
+        return max(NODES, 2 ** math.ceil(math.log2(max(wanted, 1.0))))
 
     @checked()
     def exact_nll(self, batch: TaskBatch, *, transductive: bool) -> Tensor:

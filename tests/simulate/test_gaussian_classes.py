@@ -77,6 +77,18 @@ def test_exact_probabilities_are_calibrated():
     assert float(probs.max(-1).values.mean()) < 0.95
 
 
+@pytest.mark.parametrize(("ways", "queries"), [(4, 6), (5, 8), (6, 3), (3, 4)])
+def test_any_classes_have_the_rest_of_equal_numbers(ways, queries):
+    """They were neighbours, where the exact answers count every choice: chi-square, false alarms below 1e-6."""
+    labels = GaussianClasses(1, n_way=ways, n_query=queries).sample(20000).query_y
+    counts = torch.nn.functional.one_hot(labels, ways).sum(1)
+    more = counts - queries // ways
+    assert set(more.unique().tolist()) == {0, 1}
+    choices, times = torch.unique(more, dim=0, return_counts=True)
+    assert len(choices) == math.comb(ways, queries % ways)
+    assert stats.chisquare(times.numpy()).pvalue > 1e-6
+
+
 @pytest.mark.parametrize("infinity", [math.inf, np.inf, float("inf")])
 def test_any_infinity_is_equal_numbers(infinity):
     """Another object than the default was refused."""
