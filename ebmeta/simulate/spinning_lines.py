@@ -230,7 +230,7 @@ class SpinningLines(TaskSource):
                 f"batch: expected rows that leave an angle {A_RADIAN / MOST:.2g} radians or more, got "
                 f"{A_RADIAN / wanted:.2g}: take fewer rows, or more noise"
             )
-        return max(NODES, 2 ** math.ceil(math.log2(max(wanted, 1.0))))
+        return max(NODES, 1 << math.ceil(math.log2(max(wanted, 1.0))))
 
     @checked()
     def exact_nll(self, batch: TaskBatch, *, transductive: bool) -> Tensor:
