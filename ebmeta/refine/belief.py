@@ -146,7 +146,7 @@ class BeliefRefiner(Refiner):
 
     def averaged(self, number: int, log_probs: Tensor, before: Tensor, state: QueryState) -> Tensor:
         setting = state.setting
-        if torch.compiler.is_compiling() or not self.temperature.fitted or self.general or setting.unknown:
+        if torch.compiler.is_compiling() or not self.temperature.fitted or setting.unknown:
             return log_probs
         share = 2 / (number + 1)
         mean = torch.logaddexp(math.log(share) + log_probs, math.log1p(-share) + before)

@@ -186,10 +186,23 @@ def test_beliefs_of_a_general_classifier_hold_equal_counts():
         wanted = torch.einsum("n,nic->ic", weight, torch.nn.functional.one_hot(every, 3).double())
         close(after[0], wanted, 1e-9)
         free = (factor * model.refiner.odds(state)[1, :5]).softmax(-1)
-        close(after[1, :5], free, 1e-9)  # five queries of three classes cannot be shared
+        close(model.refiner.log_probs(-1, state).exp()[1, :5], free, 1e-9)  # five of three classes cannot be shared
 
 
-def test_the_temperature_of_a_general_classifier_is_fitted_to_what_it_predicts():
+def test_a_general_classifier_predicts_by_a_mean_over_steps_where_shares_are_not_known_to_be_equal():
+    model, batch = general(), class_tasks(ways=(3, 3), shots=(1, 1), queries=(6, 6), spread=2.0)
+    batch = replace(batch, concentration=torch.tensor([math.inf, math.nan], dtype=torch.float64))
+    model.refiner.temperature.bias.fill_(0.3)
+    inferred = model.infer(batch)
+    states = [QueryState(inferred.setting, iterate.q) for iterate in inferred.iterates[1:]]
+    parts = [model.refiner.log_probs(k, state).exp() for k, state in enumerate(states)]
+    probs = inferred.predict(2)["probs"]
+    close(probs[0], parts[1][0])
+    close(probs[1], (parts[0][1] + 2 * parts[1][1]) / 3)
+    assert float((probs[1] - parts[1][1]).detach().abs().max()) > 1e-3
+
+
+def test_the_temperature_of_a_general_classifier_is_fitted_to_what_its_steps_say():
     """No other factor of tasks with equal counts, and of those without, has a lower NLL."""
     model, batch = general(), class_tasks(spread=1.0)
     batch = replace(batch, concentration=torch.tensor([math.inf, 2.0] * 2, dtype=torch.float64))
@@ -199,7 +212,7 @@ def test_the_temperature_of_a_general_classifier_is_fitted_to_what_it_predicts()
     assert model.refiner.temperature.fitted
 
     def nll() -> float:
-        log_p = model.infer(batch).predict(-1)["probs"].clamp(min=1e-30).log()
+        log_p = model.refiner.log_probs(len(states) - 1, states[-1])
         return -float(log_p.gather(-1, batch.query_y.unsqueeze(-1)).squeeze(-1)[batch.query_mask].mean())
 
     with torch.no_grad():
