@@ -79,7 +79,7 @@ def test_a_step_keeps_the_shape(step, wanted):
             return step(state.q)
 
     model = regressor(num_steps=2)
-    model.refiner = Own(model.refiner.synthetic_gradient, 2)
+    model.refiner = Own(model.refiner.synthetic_gradient, 2).double()
     with pytest.raises(ValueError, match=rf"refiner, step 0: expected {wanted}"):
         model.posterior(real_tasks())
 
