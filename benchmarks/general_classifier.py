@@ -35,12 +35,12 @@ from lib.baselines import BASELINES, Method
 from lib.common import model_folder, model_new_to, read, write
 from lib.corpus import (
     ENCODERS,
-    OF_SAME_CLASSES,
     Nearer,
     Shape,
     changed,
     classes,
     draw,
+    draw_in_turn,
     encode_wordllama,
     simulated,
     united,
@@ -189,17 +189,8 @@ def calibrated(model: ebmeta.EmpiricalBayes, seen: list[Seen]) -> ebmeta.Empiric
 
 
 def tasks_of(encoder: str, column: str, num_tasks: int, seed: int = TEST_SEED) -> list[ebmeta.TaskBatch]:
-    """Return tasks of an encoder, each set of its classes in turn, numbered; those of the test by default."""
-    shape = COLUMNS[column]
-    ways = min(shape.ways, max(map(len, classes(encoder))))
-    sets = [rows for rows in classes(encoder) if len(rows) >= ways]
-    out = []
-    for n in range(math.ceil(num_tasks / BATCH)):
-        rows, rng = sets[n % len(sets)], np.random.default_rng([seed, n])
-        batch = draw(rows, replace(shape, ways=ways), BATCH, rng)
-        before = 0 if encoder in OF_SAME_CLASSES else sum(map(len, sets[: n % len(sets)]))
-        out.append(replace(batch, way_class=cast(Tensor, batch.way_class) + before))
-    return out
+    """Return tasks of an encoder; those of the test by default."""
+    return draw_in_turn(encoder, COLUMNS[column], math.ceil(num_tasks / BATCH), BATCH, seed)
 
 
 @torch.no_grad()

@@ -3,8 +3,7 @@
 The default model and that of a plain call, on tasks of unknown or unequal class proportions, and of known equal ones;
 and general classifiers, each on tasks of an encoder that it was trained without, other tasks than those of its table.
 Predictions are compared with those of the last step, on the same tasks: the mean of all steps, and the one in which
-step j counts as j. A piece that stands in the result is not done again.
-`python benchmarks/mean_of_steps.py`
+step j counts as j. A piece that stands in the result is not done again. `python benchmarks/mean_of_steps.py`
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from ebmeta.refine.belief import BeliefRefiner
 from ebmeta.refine.state import QueryState
 from lib.classifier import classifier
 from lib.common import model_new_to, read, write
-from lib.corpus import ENCODERS, Shape, classes, draw as draw_rows, encode_wordllama
+from lib.corpus import ENCODERS, Shape, draw_in_turn, encode_wordllama
 from lib.kinds import Kind, draw
 from lib.scoring import rounded
 
@@ -81,14 +80,6 @@ def of_kind(kind: Kind, told: bool) -> list[ebmeta.TaskBatch]:
     return [batch if told else replace(batch, concentration=None) for batch in draw(kind, "val", TASKS, SEED)]
 
 
-def of_encoder(encoder: str, shape: Shape) -> list[ebmeta.TaskBatch]:
-    """Return tasks of each set of an encoder's classes in turn."""
-    sets, rng = classes(encoder), np.random.default_rng(SEED)
-    ways = min(shape.ways, max(map(len, sets)))
-    wide = [rows for rows in sets if len(rows) >= ways]
-    return [draw_rows(wide[n % len(wide)], replace(shape, ways=ways), BATCH, rng) for n in range(EACH // BATCH)]
-
-
 def compared(model: Any, batches: Iterable[ebmeta.TaskBatch]) -> dict[str, np.ndarray]:
     """Return of each task the NLL of the `last` step, what each mean adds to it, and the rising one to the accuracy."""
     path, y = of_steps(model, batches)
@@ -113,7 +104,7 @@ def over_encoders() -> dict[str, Any]:
     for encoder in ENCODERS:
         model = ebmeta.load(model_new_to(encoder))
         for key, shape in SHAPES.items():
-            scores = compared(model, of_encoder(encoder, shape))
+            scores = compared(model, draw_in_turn(encoder, shape, EACH // BATCH, BATCH, SEED))
             found[key].append({name: float(v.mean()) for name, v in scores.items()})
     out: dict[str, Any] = {}
     for key, each in found.items():

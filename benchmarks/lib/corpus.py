@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -261,3 +261,19 @@ def draw(rows: Classes, shape: Shape, num_tasks: int, rng: np.random.Generator) 
     return ebmeta.TaskBatch.from_tasks(
         supports, labels, wanted, truths, concentration=stated, way_class=torch.stack(numbers)
     )
+
+
+def draw_in_turn(encoder: str, shape: Shape, num_batches: int, size: int, seed: int) -> list[ebmeta.TaskBatch]:
+    """Draw batches of an encoder's tasks, of each set of its classes in turn, which number the classes of all sets.
+
+    Where the encoder has fewer classes than tasks should have, they have as many as there are.
+    """
+    ways = min(shape.ways, max(map(len, classes(encoder))))
+    sets = [rows for rows in classes(encoder) if len(rows) >= ways]
+    out = []
+    for n in range(num_batches):
+        rows, rng = sets[n % len(sets)], np.random.default_rng([seed, n])
+        batch = draw(rows, replace(shape, ways=ways), size, rng)
+        before = 0 if encoder in OF_SAME_CLASSES else sum(map(len, sets[: n % len(sets)]))
+        out.append(replace(batch, way_class=cast(torch.Tensor, batch.way_class) + before))
+    return out
